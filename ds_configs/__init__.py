@@ -1,0 +1,1 @@
+"""DeepSpeed files, read by name through `trainer.ds_config`; see README.md."""

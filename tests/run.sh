@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Every check of the project: `bash tests/run.sh [pytest's arguments]`, in an environment it makes.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash launch/environment.sh test
+export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=1
+bash -n launch/*.sh launch/slurm/*.sbatch tests/*.sh .ci/run
+ruff check .
+ruff format --check .
+mypy
+pytest --cov --cov-report=term "$@"

@@ -1,0 +1,232 @@
+"""An experiment is exactly what its file says, or it is refused with every reason at once."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from trainer import config
+from trainer.config import ExperimentConfig, load_recipe, parse_experiment, resume_class
+from trainer.errors import InputError
+from trainer.validation import model_at
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        part = model_at(model, name)
+        if part:
+            yield from leaves(part, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+FIELDS = dict(leaves(ExperimentConfig))
+
+
+def values_with(path: str, value: Any) -> dict[str, Any]:
+    """The quickstart recipe's values, one of them changed."""
+    values = load_recipe("quickstart").model_dump(mode="json")
+    *parents, leaf = path.split(".")
+    part = values
+    for key in parents:
+        part = part[key]
+    part[leaf] = value
+    return values
+
+
+def refusal(values: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        parse_experiment(json.dumps(values).encode(), where="my.json")
+    assert str(caught.value).startswith("my.json: ")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# The published recipes (kimiyoung/transformer-xl, pytorch/run_*.sh and tf/scripts)
+
+# n_layer, d_model, n_head, d_head, d_inner, dropout, attn_dropout, tgt_len = mem_len, batch,
+# warm-up, steps; then evaluation tgt_len, mem_len, clamp_len
+PUBLISHED = {
+    "wt103-base": (16, 410, 10, 41, 2100, 0.1, 0.0, 150, 60, 0, 200_000, 64, 640, 400),
+    "wt103-large": (18, 1024, 16, 64, 4096, 0.2, 0.2, 384, 128, 16_000, 4_000_000, 128, 1600, 1000),
+    "enwik8-base": (12, 512, 8, 64, 2048, 0.1, 0.0, 512, 22, 0, 400_000, 80, 2100, 820),
+    "enwik8-large": (24, 1024, 8, 128, 3072, 0.15, 0.15, 768, 64, 4000, 400_000, 128, 3800, 1000),
+    "text8-base": (12, 512, 8, 64, 2048, 0.1, 0.0, 512, 22, 0, 400_000, 80, 2100, 820),
+    "text8-large": (24, 1024, 8, 128, 3072, 0.15, 0.15, 768, 64, 4000, 400_000, 128, 3800, 1000),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_has_the_published_figures(name: str) -> None:
+    recipe = load_recipe(name)
+    model, train, optim, score = recipe.model, recipe.train, recipe.optim, recipe.eval
+    assert train.tgt_len == train.mem_len
+    assert PUBLISHED[name] == (
+        model.n_layer, model.d_model, model.n_head, model.d_head, model.d_inner, model.dropout,
+        model.attn_dropout, train.mem_len, train.train_batch_size, optim.warmup_steps,
+        train.max_steps, score.tgt_len, score.mem_len, score.clamp_len,
+    )  # fmt: skip
+    assert score.same_length
+    assert not train.same_length
+    assert train.clamp_len is None
+    assert (optim.lr, optim.min_lr, optim.weight_decay, optim.gradient_clipping) == (
+        2.5e-4, 0.0, 0.0, 0.25,
+    )  # fmt: skip
+    assert (optim.betas, optim.eps) == ((0.9, 0.999), 1e-8)
+    assert (model.norm, model.position_biases, model.tie_embedding) == ("post", "shared", True)
+    words = name.startswith("wt103")
+    assert model.cutoffs == ((20_000, 40_000, 200_000) if words else ())
+    assert model.div_val == (4 if name == "wt103-large" else 1)
+    assert model.init_std == (0.005 if name == "wt103-large" else 0.02)
+    assert model.projection_init_std == 0.01
+
+
+def test_every_packaged_recipe_is_published_or_the_quickstart() -> None:
+    assert {*PUBLISHED, "quickstart"} == set(config.recipe_names())
+    load_recipe("quickstart")
+
+
+# Fields
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_every_field_says_its_meaning_and_its_class_on_resume(path: str) -> None:
+    assert FIELDS[path].description
+    assert resume_class(path) in ("free", "announced", "refused")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("model.d_model", "refused"), ("train.tgt_len", "refused"), ("seed", "refused"),
+        ("train.train_batch_size", "refused"), ("train.max_steps", "announced"),
+        ("optim.lr", "announced"), ("optim.gradient_clipping", "announced"),
+        ("model.dropout", "announced"), ("checkpoint.keep_last", "free"),
+        ("tracking.wandb", "free"), ("valid.interval_steps", "free"),
+    ],
+)  # fmt: skip
+def test_a_change_on_resume_has_the_decided_class(path: str, expected: str) -> None:
+    assert resume_class(path) == expected
+
+
+@pytest.mark.parametrize("path", ["model.width", "nothing.here", "seed.deep"])
+def test_a_path_that_is_no_field_has_no_class(path: str) -> None:
+    with pytest.raises(KeyError):
+        resume_class(path)
+
+
+def test_an_experiment_cannot_be_edited() -> None:
+    recipe = load_recipe("quickstart")
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.seed = 2
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.train.max_steps = 2
+
+
+def test_the_json_schema_describes_every_field_and_closes_every_object() -> None:
+    schema = ExperimentConfig.model_json_schema()
+    for part in (schema, *schema["$defs"].values()):
+        assert part["additionalProperties"] is False
+        for field in part["properties"].values():
+            assert field["description"]
+            assert "on_resume" in field
+
+
+def test_what_is_written_reads_back_the_same() -> None:
+    for name in config.recipe_names():
+        recipe = load_recipe(name)
+        assert parse_experiment(recipe.model_dump_json().encode(), where="copy") == recipe
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_a_misspelt_field_is_named_with_the_right_one(path: str) -> None:
+    message = refusal(values_with(path + "q", 1))
+    assert f"unknown key {path}q (did you mean '{path.rpartition('.')[2]}'?)" in message
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("train.max_steps", "12"), ("train.max_steps", 12.5), ("train.max_steps", True),
+        ("train.max_steps", None), ("train.tgt_len", 0), ("train.mem_len", -1),
+        ("optim.lr", "0.1"), ("optim.lr", 0), ("optim.lr", float("nan")),
+        ("optim.lr", float("inf")), ("optim.betas", [0.9]), ("optim.betas", [0.9, 1.0]),
+        ("model.cutoffs", [20, 10]), ("model.cutoffs", [0, 10]), ("model.cutoffs", [1.5]),
+        ("model.d_model", 191), ("model.norm", "Post"), ("model.dropout", 1),
+        ("model.factory", "package.build"), ("model", None), ("model", []),
+        ("valid.same_length", "yes"), ("valid.same_length", 1), ("tracking.tags", "one"),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_type_or_range_is_named(path: str, value: Any) -> None:
+    message = refusal(values_with(path, value))
+    assert path.partition(".")[0] in message
+    assert path.rpartition(".")[2] in message
+
+
+def test_a_whole_number_is_a_number() -> None:
+    values = values_with("optim.gradient_clipping", 1)
+    assert parse_experiment(json.dumps(values).encode(), where="f").optim.gradient_clipping == 1.0
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "eval"])
+def test_same_length_without_memory_is_refused(part: str) -> None:
+    values = values_with(f"{part}.mem_len", 0)
+    parse_experiment(json.dumps(values).encode(), where="f")
+    values[part]["same_length"] = True
+    assert f"{part}: same_length with mem_len 0" in refusal(values)
+
+
+def test_values_that_do_not_go_together_are_refused() -> None:
+    values = values_with("optim.warmup_steps", 601)
+    assert "optim.warmup_steps 601 exceeds train.max_steps 600" in refusal(values)
+    values = values_with("optim.min_lr", 1.0)
+    assert "min_lr 1.0 exceeds lr" in refusal(values)
+    values = values_with("train.train_micro_batch_size_per_gpu", 5)
+    assert "does not divide train.train_batch_size 16" in refusal(values)
+    values = values_with("model.cutoffs", [10, 100])
+    values["model"]["div_val"] = 14
+    assert "div_val 14" in refusal(values)
+
+
+def test_all_problems_are_in_one_error() -> None:
+    values = values_with("train.max_steps", "12")
+    values["optim"]["rl"] = 1
+    del values["model"]["n_layer"]
+    message = refusal(values)
+    for part in ("train.max_steps", "unknown key optim.rl", "model.n_layer is missing"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b'{"seed": 1, "seed": 2}', "'seed' is given twice"),
+        (b"", "not JSON"), (b'{"seed":', "not JSON"), (b"\xff", "not JSON"),
+        (b"[]", "should be an object"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_refused_by_name(text: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "my.json"
+    path.write_bytes(text)
+    with pytest.raises(InputError, match=f"my.json: .*{said}"):
+        load_recipe(str(path))
+
+
+def test_a_recipe_that_is_not_there_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"did you mean 'wt103-base'\?.*enwik8-large"):
+        load_recipe("wt103base")
+    with pytest.raises(InputError, match=r"none\.json: No such file"):
+        load_recipe(str(tmp_path / "none.json"))
+
+
+def test_a_recipe_by_path_is_read_as_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(load_recipe("text8-base").model_dump_json())
+    assert load_recipe(str(path)) == load_recipe("text8-base")

@@ -1,0 +1,457 @@
+"""A DeepSpeed file is taken whole or refused whole, and the experiment's values always win."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, KeysView
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from trainer import ds_blocks, ds_config
+from trainer.config import ExperimentConfig, load_recipe
+from trainer.ds_checks import REFUSED, lookup
+from trainer.errors import InputError
+from trainer.validation import model_at
+
+PACKAGED = ds_config.packaged_names()
+
+
+@pytest.fixture(scope="module")
+def experiment() -> ExperimentConfig:
+    return load_recipe("wt103-base")
+
+
+def changed(experiment: ExperimentConfig, part: str, **values: Any) -> ExperimentConfig:
+    inner = getattr(experiment, part).model_copy(update=values)
+    return experiment.model_copy(update={part: inner})
+
+
+def refusal(raw: dict[str, Any], experiment: ExperimentConfig, *, world_size: int = 1) -> str:
+    with pytest.raises(InputError) as caught:
+        ds_config.resolve(raw, experiment, world_size=world_size, where="my.json")
+    assert str(caught.value).startswith("my.json: ")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    first, *rest = path.split(".")
+    for key in reversed(rest):
+        value = {key: value}
+    return {first: value}
+
+
+def parts_of(pattern: str, text: str) -> tuple[str, ...]:
+    match = re.search(pattern, text)
+    assert match, text
+    return match.groups()
+
+
+def blocks(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    yield prefix, model
+    for name in model.model_fields:
+        inner = model_at(model, name)
+        if inner:
+            yield from blocks(inner, f"{prefix}{name}.")
+
+
+BLOCKS = dict(blocks(ds_blocks.DsFile))
+
+
+def keys_spoken_of(block: str) -> set[str]:
+    """Keys of a block (its path with a final dot) that are taken or refused with a reason."""
+    refused = {path.removeprefix(block) for path in REFUSED if path.startswith(block)}
+    return set(BLOCKS[block].model_fields) | {key for key in refused if "." not in key}
+
+
+# Packaged files
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_packaged_file_is_what_its_name_says(name: str, experiment: ExperimentConfig) -> None:
+    raw = ds_config.load_ds_config(name)
+    resolved = ds_config.resolve(raw, experiment, world_size=4, where=name)
+    stage, precision, offload = parts_of(r"^zero(\d)_(\w+?)(_offload)?$", name)
+    assert resolved.zero_stage == int(stage)
+    assert resolved.precision == precision
+    assert resolved.optimizer.offload == bool(offload)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_packaged_file_is_in_the_readme(name: str) -> None:
+    readme = Path(ds_config.__file__).parents[1] / "ds_configs" / "README.md"
+    assert f"`{name}`" in readme.read_text()
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_resolved_file_resolves_to_itself(name: str, experiment: ExperimentConfig) -> None:
+    raw = ds_config.load_ds_config(name)
+    once = ds_config.resolve(raw, experiment, world_size=2, where=name)
+    written = json.loads(json.dumps(once.values))
+    assert ds_config.resolve(written, experiment, world_size=2, where=name) == once
+    assert '"auto"' not in json.dumps(once.values)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_deepspeed_takes_a_resolved_file(name: str, experiment: ExperimentConfig) -> None:
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    raw = ds_config.load_ds_config(name)
+    resolved = ds_config.resolve(raw, experiment, world_size=1, where=name)
+    taken = DeepSpeedConfig(resolved.for_deepspeed)
+    assert taken.train_batch_size == experiment.train.train_batch_size
+    assert taken.gradient_clipping == experiment.optim.gradient_clipping
+    assert taken.zero_optimization_stage == resolved.zero_stage
+    assert taken.float16_config.enabled == (resolved.precision == "fp16")
+    assert taken.bfloat16_config.enabled == (resolved.precision == "bf16")
+    assert taken.torch_autocast_enabled == (resolved.precision == "bf16_autocast")
+    assert taken.optimizer_name is None
+    assert taken.scheduler_name is None
+    assert not taken.timers_config.enabled
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
+@pytest.mark.parametrize("bf16", [True, False])
+def test_every_default_is_packaged(accelerator: Any, bf16: bool) -> None:
+    assert ds_config.default_name(accelerator=accelerator, bf16=bf16) in PACKAGED
+
+
+# Whose value it is
+
+
+def test_what_a_file_leaves_out_is_the_experiments_not_deepspeeds(
+    experiment: ExperimentConfig,
+) -> None:
+    resolved = ds_config.resolve({"steps_per_print": 5}, experiment, world_size=3, where="f")
+    assert resolved.values["gradient_clipping"] == 0.25
+    assert resolved.values["optimizer"]["params"] == {
+        "lr": 0.00025, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0,
+    }  # fmt: skip
+    assert resolved.schedule.params == {"warmup_steps": 0, "min_lr": 0.0, "max_steps": 200000}
+    assert resolved.precision == "fp32"
+    assert resolved.zero_stage == 0
+
+
+def test_all_differences_are_in_one_error(experiment: ExperimentConfig) -> None:
+    raw = {
+        "train_batch_size": 64,
+        "gradient_accumulation_steps": 2,
+        "gradient_clipping": 1.0,
+        "optimizer": {"params": {"lr": 0.001, "betas": [0.9, 0.98]}},
+        "scheduler": {"params": {"max_steps": 100}},
+    }
+    message = refusal(raw, changed(experiment, "train", train_micro_batch_size_per_gpu=60))
+    for path, here, there in (
+        ("train_batch_size", 64, 60),
+        ("gradient_accumulation_steps", 2, 1),
+        ("gradient_clipping", 1.0, 0.25),
+        ("optimizer.params.lr", 0.001, 0.00025),
+        ("optimizer.params.betas", [0.9, 0.98], [0.9, 0.999]),
+        ("scheduler.params.max_steps", 100, 200000),
+    ):
+        assert re.search(
+            rf"{path} is {re.escape(str(here))}, .* is {re.escape(str(there))}", message
+        )
+
+
+def test_equal_values_in_both_are_no_difference(experiment: ExperimentConfig) -> None:
+    raw = {"train_batch_size": 60.0, "optimizer": {"params": {"lr": 2.5e-4}}}
+    assert (
+        ds_config.resolve(raw, experiment, world_size=1, where="f").values["train_batch_size"] == 60
+    )
+
+
+def test_the_readers_dict_is_left_alone(experiment: ExperimentConfig) -> None:
+    raw = ds_config.load_ds_config("zero1_bf16")
+    before = json.dumps(raw)
+    ds_config.resolve(raw, experiment, world_size=1, where="f")
+    assert json.dumps(raw) == before
+
+
+# How the batch is split
+
+
+@given(
+    micro=st.integers(1, 8), slots=st.integers(1, 8), ranks=st.integers(1, 8),
+    owner=st.sampled_from(["experiment", "file", "accumulation"]),
+)  # fmt: skip
+def test_micro_batch_times_accumulation_times_ranks_is_the_batch(
+    micro: int, slots: int, ranks: int, owner: str, experiment: ExperimentConfig
+) -> None:
+    said = {"train_micro_batch_size_per_gpu": micro} if owner == "experiment" else {}
+    small = changed(experiment, "train", train_batch_size=micro * slots * ranks, **said)
+    raws: dict[str, dict[str, Any]] = {
+        "experiment": {},
+        "file": {"train_micro_batch_size_per_gpu": micro},
+        "accumulation": {"gradient_accumulation_steps": slots},
+    }
+    resolved = ds_config.resolve(raws[owner], small, world_size=ranks, where="f")
+    assert resolved.train_micro_batch_size_per_gpu == micro
+    assert resolved.gradient_accumulation_steps == slots
+    assert resolved.values["gradient_accumulation_steps"] == slots
+
+
+def test_without_a_micro_batch_a_rank_reads_its_share_at_once(experiment: ExperimentConfig) -> None:
+    resolved = ds_config.resolve({"fp16": {}}, experiment, world_size=4, where="f")
+    assert (resolved.train_micro_batch_size_per_gpu, resolved.gradient_accumulation_steps) == (
+        15,
+        1,
+    )
+
+
+@pytest.mark.parametrize("ranks", [7, 8, 61])
+def test_ranks_that_do_not_divide_are_told_those_that_do(
+    ranks: int, experiment: ExperimentConfig
+) -> None:
+    message = refusal({"fp16": {}}, experiment, world_size=ranks)
+    counts, sizes = parts_of(r"use ([\d, or]+) ranks, or train.train_batch_size (.*)", message)
+    for count in re.findall(r"\d+", counts):
+        ds_config.resolve({"fp16": {}}, experiment, world_size=int(count), where="f")
+    for size in re.findall(r"\d+", sizes):
+        other = changed(experiment, "train", train_batch_size=int(size))
+        ds_config.resolve({"fp16": {}}, other, world_size=ranks, where="f")
+
+
+@pytest.mark.parametrize("key", ["train_micro_batch_size_per_gpu", "gradient_accumulation_steps"])
+def test_a_size_that_does_not_divide_is_told_those_that_do(
+    key: str, experiment: ExperimentConfig
+) -> None:
+    message = refusal({key: 4}, experiment, world_size=2)
+    for size in re.findall(r"\d+", message.partition("use ")[2]):
+        ds_config.resolve({key: int(size)}, experiment, world_size=2, where="f")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "path", [f"{block}{key}" for block, model in BLOCKS.items() for key in model.model_fields]
+)
+def test_a_misspelt_key_of_any_block_is_named_with_the_right_one(
+    path: str, experiment: ExperimentConfig
+) -> None:
+    message = refusal(nested(path + "q", 1), experiment)
+    assert f"unknown key {path}q (did you mean '{path.rpartition('.')[2]}'?)" in message
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "fp16.enabled", "bf16.enabled", "zero_optimization.stage", "torch_autocast.dtype",
+        "zero_optimization.reduce_bucket_size", "fp16.loss_scale", "scheduler.type",
+        "zero_optimization.offload_optimizer.device", "steps_per_print",
+    ],
+)  # fmt: skip
+def test_auto_is_refused_where_deepspeed_would_drop_it(
+    path: str, experiment: ExperimentConfig
+) -> None:
+    assert f"{path}: DeepSpeed ignores 'auto' here" in refusal(nested(path, "auto"), experiment)
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_a_refused_key_is_answered_with_its_reason(path: str, experiment: ExperimentConfig) -> None:
+    message = refusal(nested(path, {"enabled": False}), experiment)
+    assert message == f"my.json: {path} is refused: {REFUSED[path]}"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("train_batch_size", "60"), ("gradient_clipping", True), ("fp16", None), ("bf16", True),
+        ("bf16.enabled", 1), ("fp16.loss_scale", -1), ("fp16.loss_scale_window", 0),
+        ("zero_optimization.stage", 4), ("zero_optimization.stage", True),
+        ("zero_optimization.stage", "2"), ("zero_optimization.reduce_bucket_size", 5e8 + 0.5),
+        ("optimizer", "Adam"), ("optimizer.type", "Lamb"), ("scheduler.type", "cosin"),
+        ("torch_autocast.dtype", "float16"), ("communication_data_type", "int8"),
+        ("zero_optimization.offload_optimizer.device", "nvme"),
+        ("optimizer.params.betas", [0.9]),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_type_or_range_is_named(
+    path: str, value: Any, experiment: ExperimentConfig
+) -> None:
+    assert path in refusal(nested(path, value), experiment)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"fp16": {"enabled": True}}, "stage 0 trains wrongly"),
+        ({"bf16": {"enabled": True}}, "as zero1_bf16 does"),
+        (
+            {
+                "fp16": {"enabled": True},
+                "bf16": {"enabled": True},
+                "zero_optimization": {"stage": 1},
+            },
+            "fp16 and bf16 are both enabled",
+        ),
+        ({"torch_autocast": {"enabled": True}}, "dtype is missing"),
+        (nested("zero_optimization.offload_optimizer.device", "cpu"), "needs stage 1, 2 or 3"),
+        (nested("zero_optimization.offload_param.device", "cpu"), "needs stage 3"),
+        (nested("data_types.grad_accum_dtype", "fp32"), "needs stage 2 or 3"),
+        (nested("scheduler.type", "WarmupCosineLR"), "warm up for at least 2 updates"),
+    ],
+)
+def test_blocks_that_do_not_go_together_are_refused(
+    raw: dict[str, Any], said: str, experiment: ExperimentConfig
+) -> None:
+    assert said in refusal(raw, experiment)
+
+
+def test_all_kinds_of_problem_are_in_one_error(experiment: ExperimentConfig) -> None:
+    raw = {"wandb": {}, "fp61": {}, "gradient_clipping": 2.0, "fp16": {"enabled": "auto"},
+           "steps_per_print": "often"}  # fmt: skip
+    message = refusal(raw, experiment, world_size=7)
+    for part in (
+        "7 ranks",
+        "wandb",
+        "fp61",
+        "gradient_clipping",
+        "fp16.enabled",
+        "steps_per_print",
+    ):
+        assert part in message
+
+
+# DeepSpeed's schedules
+
+
+@pytest.mark.parametrize("kind", ["WarmupLR", "WarmupDecayLR", "WarmupCosineLR", "OneCycle"])
+def test_deepspeeds_schedules_take_the_experiments_rates(
+    kind: str, experiment: ExperimentConfig
+) -> None:
+    warm = changed(experiment, "optim", warmup_steps=10, min_lr=0.000025)
+    resolved = ds_config.resolve(nested("scheduler.type", kind), warm, world_size=1, where="f")
+    params = resolved.for_deepspeed["scheduler"]["params"]
+    expected = {
+        "warmup_num_steps": 10, "total_num_steps": 200000, "warmup_max_lr": 0.00025,
+        "warmup_min_lr": 0.000025, "warmup_min_ratio": 0.1, "cos_min_ratio": 0.1,
+        "cycle_min_lr": 0.000025, "cycle_max_lr": 0.00025,
+    }  # fmt: skip
+    assert params
+    assert params == {key: pytest.approx(expected[key]) for key in params}
+    assert "optimizer" not in resolved.for_deepspeed
+
+
+@pytest.mark.parametrize("kind", [k for k in ds_blocks.SCHEDULE_PARAMS if k != "cosine"])
+def test_schedule_params_are_deepspeeds(kind: Any, experiment: ExperimentConfig) -> None:
+    from deepspeed.runtime import lr_schedules
+
+    known = set(inspect.signature(getattr(lr_schedules, kind)).parameters)
+    ours = set(ds_blocks.SCHEDULE_PARAMS[kind].model_fields)
+    assert ours == known - {"optimizer", "last_batch_iteration"}
+    message = refusal({"scheduler": {"type": kind, "params": {"max_stepz": 1}}}, experiment)
+    assert "scheduler.params: unknown key max_stepz" in message
+
+
+# Every key that DeepSpeed knows is spoken of here
+
+
+def test_every_key_of_deepspeeds_own_blocks_is_taken_or_refused() -> None:
+    from deepspeed.comm.config import CommsLoggerConfig
+    from deepspeed.profiling.config import DeepSpeedFlopsProfilerConfig
+    from deepspeed.runtime import precision_config
+    from deepspeed.runtime.config import _REMOVED_ZERO_CONFIG_KEYS
+    from deepspeed.runtime.zero import offload_config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.utils.config import DeepSpeedThroughputTimerConfig
+
+    def keys(model: type[BaseModel]) -> set[str]:
+        return {field.alias or name for name, field in model.model_fields.items()}
+
+    zero = "zero_optimization."
+    assert keys_spoken_of(zero) == keys(DeepSpeedZeroConfig) | set(_REMOVED_ZERO_CONFIG_KEYS)
+    for block, model in (
+        ("fp16.", precision_config.DeepSpeedFP16Config),
+        ("bf16.", precision_config.DeepSpeedBF16Config),
+        (f"{zero}offload_optimizer.", offload_config.DeepSpeedZeroOffloadOptimizerConfig),
+        (f"{zero}offload_param.", offload_config.DeepSpeedZeroOffloadParamConfig),
+        ("comms_logger.", CommsLoggerConfig),
+        ("timers.throughput.", DeepSpeedThroughputTimerConfig),
+    ):
+        assert keys_spoken_of(block) == keys(model)
+    assert keys_spoken_of("flops_profiler.") == set(vars(DeepSpeedFlopsProfilerConfig({})))
+
+
+def test_every_top_level_key_that_deepspeed_reads_is_taken_or_refused() -> None:
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    read: set[str] = set()
+
+    class Spy(dict[str, Any]):
+        def __contains__(self, key: object) -> bool:
+            read.add(str(key))
+            return super().__contains__(key)
+
+        def get(self, key: str, default: Any = None) -> Any:
+            read.add(key)
+            return super().get(key, default)
+
+        def keys(self) -> Any:
+            return KeysView(self)
+
+    DeepSpeedConfig(Spy(train_batch_size=1))
+    assert read <= keys_spoken_of("")
+    taken = set(ds_blocks.DsFile.model_fields)
+    assert taken <= read
+
+
+# Reading a file
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"fp16": {}, "fp16": {"enabled": true}}', "'fp16' is given twice"),
+        ("", "not a JSON object"),
+        ("[1]", "not a JSON object"),
+        ('{"fp16": ', "not JSON"),
+        ("\udcff", "not JSON"),
+    ],
+)
+def test_a_broken_file_is_refused_by_name(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "my.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=f"my.json.*{said}"):
+        ds_config.load_ds_config(str(path))
+
+
+def test_a_file_may_have_comments_as_deepspeeds_do(tmp_path: Path) -> None:
+    path = tmp_path / "my.json"
+    path.write_text('{\n  # why\n  "zero_optimization": {"stage": 2}\n}')
+    assert lookup(ds_config.load_ds_config(str(path)), "zero_optimization.stage") == 2
+
+
+def test_a_name_that_is_not_packaged_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"did you mean 'zero1_bf16'\?.*zero3_fp16"):
+        ds_config.load_ds_config("zero1_bf61")
+    with pytest.raises(InputError, match="No such file"):
+        ds_config.load_ds_config(str(tmp_path / "none.json"))
+
+
+def test_show_prints_both_configurations_resolved() -> None:
+    shown = json.loads(ds_config.show("enwik8-base", "zero2_bf16", world_size=2))
+    assert shown["experiment"] == load_recipe("enwik8-base").model_dump(mode="json")
+    assert shown["deepspeed"]["train_micro_batch_size_per_gpu"] == 11
+
+
+def test_the_schema_describes_both_configurations() -> None:
+    schema = json.loads(ds_config.schema())
+    assert "train" in schema["experiment"]["properties"]
+    assert "zero_optimization" in schema["deepspeed"]["properties"]
+
+
+def test_reading_configurations_imports_neither_torch_nor_deepspeed() -> None:
+    code = (
+        "import sys; import trainer.arguments, trainer.ds_config, trainer.foreign_flags;"
+        "sys.exit(bool({'torch', 'deepspeed'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,311 @@
+"""From text to a corpus: counts that the field knows, constant memory, whole or not at all."""
+
+import io
+import itertools
+import json
+import lzma
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.data.corpus import Corpus, open_corpus, verify_corpus
+from trainer.data.prepare import PrepareOptions, prepare
+from trainer.errors import InputError
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+LINES = [f"the cat {i % 7} sat on mat {i}\n" for i in range(1000)]
+TEXT = "".join(LINES)
+
+
+def need(path: Path) -> Path:
+    if not path.exists():
+        pytest.skip(f"needs {path.relative_to(DATA.parent)} in ../shared")
+    return path
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def made(tmp_path: Path, **options: object) -> Corpus:
+    prepare(PrepareOptions(out=tmp_path / "corpus", **options))  # type: ignore[arg-type]
+    verify_corpus(tmp_path / "corpus")
+    return open_corpus(tmp_path / "corpus")
+
+
+def decoded(corpus: Corpus, name: str) -> str:
+    return corpus.vocabulary.decode(corpus.splits[name].tokens.tolist())
+
+
+@pytest.mark.data
+def test_wikitext2_has_the_tokens_that_everyone_counts(tmp_path: Path) -> None:
+    folder = need(DATA / "wikitext2")
+    valid, test = folder / "valid.txt", folder / "test.txt"
+    corpus = made(tmp_path, train=(valid,), valid=(valid,), test=(test,))
+    assert corpus.splits["valid"].n_tokens == 217_646
+    assert corpus.splits["test"].n_tokens == 245_569
+    words = set(valid.read_text().split())
+    assert corpus.vocabulary.size == len(words | {"<eos>"})
+    assert corpus.vocabulary.eos_id == 0
+
+
+@pytest.mark.data
+def test_every_tokenizer_counts_the_same_words(tmp_path: Path) -> None:
+    test = need(DATA / "wikitext2" / "test.txt")
+    for tokenizer in ("words", "bytes", "characters", "bpe"):
+        corpus = made(tmp_path, train=(test,), tokenizer=tokenizer, overwrite=True)
+        split = corpus.splits["train"]
+        assert split.n_words == 245_569, tokenizer
+        n_characters = test.stat().st_size if tokenizer == "bytes" else len(test.read_text())
+        assert split.n_characters == n_characters
+        if tokenizer != "words":
+            assert decoded(corpus, "train").removesuffix("<|endoftext|>") == test.read_text()
+
+
+@pytest.mark.data
+def test_shakespeare_divides_at_the_very_character_as_enwik8_and_text8_do(tmp_path: Path) -> None:
+    path = need(DATA / "tinyshakespeare" / "input.txt")
+    corpus = made(tmp_path, train=(path,), split="90,5,5", tokenizer="characters")
+    text = path.read_text()
+    assert corpus.vocabulary.size == 65
+    assert decoded(corpus, "train") == text[: len(text) * 9 // 10]
+    assert "".join(decoded(corpus, name) for name in corpus.splits) == text
+
+
+@pytest.mark.data
+def test_books_are_documents(tmp_path: Path) -> None:
+    path = need(DATA / "classics" / "valid.jsonl.xz")
+    with lzma.open(path) as lines:
+        texts = [json.loads(line)["text"] for line in lines]
+    corpus = made(tmp_path, train=(path,), tokenizer="characters")
+    starts = corpus.splits["train"].document_starts
+    assert starts.tolist() == np.cumsum([0, *map(len, texts)])[:-1].tolist()
+
+
+def test_documents_end_where_they_should_for_every_tokenizer(tmp_path: Path) -> None:
+    texts = ["a b\nc", "", "d\n", "e"]
+    path = tmp_path / "docs.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    expected = {
+        "words": "a b\nc\nd\ne\n",
+        "bytes": "a b\ncd\ne",
+        "characters": "a b\ncd\ne",
+        "bpe": "a b\nc<|endoftext|>d\n<|endoftext|>e<|endoftext|>",
+    }
+    for tokenizer, whole in expected.items():
+        corpus = made(tmp_path, train=(path,), tokenizer=tokenizer, overwrite=True)
+        split = corpus.splits["train"]
+        assert decoded(corpus, "train") == whole
+        assert split.header.n_documents == 3
+        bounds = [*split.document_starts.tolist(), split.n_tokens]
+        parts = [
+            corpus.vocabulary.decode(split.tokens[a:b].tolist())
+            for a, b in itertools.pairwise(bounds)
+        ]
+        assert "".join(parts) == whole
+        assert [part[0] for part in parts] == ["a", "d", "e"]
+        assert split.n_words == 9
+
+
+def test_the_vocabulary_is_of_train_alone(tmp_path: Path, text: Path) -> None:
+    (tmp_path / "valid.txt").write_text("the dog sat\n")
+    report = prepare(
+        PrepareOptions(out=tmp_path / "c", train=(text,), valid=(tmp_path / "valid.txt",))
+    )
+    corpus = open_corpus(tmp_path / "c")
+    assert decoded(corpus, "valid") == "the <unk> sat\n"
+    train, valid = report.splits
+    assert (train.unknown_frac, valid.unknown_frac) == (0, 1 / 4)
+    assert "unknown 25.00%" in report.lines()[1]
+    assert report.lines()[-1] == f"next: deepspeed launch/train.py quickstart --data {tmp_path}/c"
+
+
+def test_splitting_learns_the_vocabulary_from_trains_share_alone(tmp_path: Path) -> None:
+    path = tmp_path / "docs.jsonl"
+    path.write_text("".join(json.dumps({"text": f"word{i}"}) + "\n" for i in range(200)))
+    corpus = made(tmp_path, train=(path,), split="8,1,1")
+    assert {name: split.n_tokens for name, split in corpus.splits.items()} == {
+        "train": 320, "valid": 40, "test": 40,
+    }  # fmt: skip
+    assert corpus.vocabulary.size == 160 + 2
+    assert set(decoded(corpus, "valid").split()) == {"<unk>"}
+
+
+def test_one_document_is_split_in_order_at_line_ends_and_the_report_says_so(
+    tmp_path: Path, text: Path
+) -> None:
+    report = prepare(PrepareOptions(out=tmp_path / "corpus", train=(text,), split="98,1,1"))
+    corpus = open_corpus(tmp_path / "corpus")
+    pieces = [decoded(corpus, name) for name in corpus.splits]
+    assert pieces[0] == "".join(LINES[: pieces[0].count("\n")])
+    assert len(pieces[0]) == pytest.approx(0.98 * len(TEXT), abs=len(LINES[-1]))
+    assert any("1 document(s) cannot fill 3 splits" in line for line in report.lines())
+
+
+def test_stdin_reads_as_the_file_does(tmp_path: Path, text: Path) -> None:
+    from_file = made(tmp_path, train=(text,), split="9,1").hash
+    options = PrepareOptions(out=tmp_path / "piped", train=(Path("-"),), split="9,1")
+    prepare(options, stdin=io.BytesIO(TEXT.encode()))
+    assert open_corpus(tmp_path / "piped").hash == from_file
+    names = {p.name for p in (tmp_path / "piped").iterdir()}
+    assert names == {p.name for p in (tmp_path / "corpus").iterdir()}
+
+
+@pytest.mark.parametrize("tokenizer", ["words", "bytes", "characters", "bpe"])
+def test_preparing_twice_gives_the_same_corpus(tmp_path: Path, text: Path, tokenizer: str) -> None:
+    first = made(tmp_path, train=(text,), split="9,1", tokenizer=tokenizer).hash
+    again = made(tmp_path, train=(text,), split="9,1", tokenizer=tokenizer, overwrite=True).hash
+    assert again == first
+
+
+@pytest.mark.parametrize("tokenizer", ["words", "bytes", "characters", "bpe"])
+def test_a_vocabulary_can_be_that_of_another_corpus(
+    tmp_path: Path, text: Path, tokenizer: str
+) -> None:
+    corpus = made(tmp_path, train=(text,), tokenizer=tokenizer)
+    for i, vocab in enumerate((corpus.path, corpus.path / "vocabulary.json")):
+        out = tmp_path / f"other{i}"
+        prepare(PrepareOptions(out=out, test=(text,), vocab=vocab))
+        other = open_corpus(out)
+        assert other.vocabulary.hash == corpus.vocabulary.hash
+        assert list(other.splits) == ["test"]
+        assert np.array_equal(other.splits["test"].tokens, corpus.splits["train"].tokens)
+
+
+def test_unknown_characters_need_unk(tmp_path: Path, text: Path) -> None:
+    (tmp_path / "valid.txt").write_text("the zebra")
+    options = {"train": (text,), "valid": (tmp_path / "valid.txt",), "tokenizer": "characters"}
+    with pytest.raises(InputError, match=r"character 'z' is not in the vocabulary.*--unk"):
+        made(tmp_path, **options)
+    assert decoded(made(tmp_path, unk=True, **options), "valid") == "the \ufffde\ufffd\ufffda"
+
+
+def test_skipped_files_are_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a.txt", "b.png", "c.bin"):
+        (folder / name).write_text("text")
+    report = prepare(PrepareOptions(out=tmp_path / "corpus", train=(folder,)))
+    assert "skipped 2 files that are no text by their suffix" in report.lines()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train": ()}, "give --train, or --vocab"),
+        ({"split": "9,1", "valid": (Path("text.txt"),)}, "without --valid or --test"),
+        ({"split": "9;1"}, "--split 9;1: not shares"),
+        ({"tokenizer": "bytes", "min_count": 2}, "--min-count: for words, but .* is bytes"),
+        ({"unk": True}, "--unk: for bytes and characters, but the tokenizer is words"),
+        ({"max_size": 1}, "--max-size 1: must be at least 2"),
+        ({"tokenizer": "bpe", "vocab_size": 256}, "--vocab-size 256: must be at least 257"),
+        ({"train": (Path("none"),)}, "none: no such file or folder"),
+        ({"train": (Path("-"),)}, "stdin can be read once, and is not open"),
+        ({"train": (Path("empty"),)}, "split train has no text"),
+        ({"valid": (Path("empty"),)}, "split valid has no text"),
+        ({"vocab": Path("none")}, "none: no such vocabulary"),
+        ({"vocab": Path("words"), "min_count": 2}, "--min-count: .* but --vocab gives one"),
+        ({"vocab": Path("words"), "tokenizer": "bpe"}, "--tokenizer bpe: .* is of kind words"),
+    ],
+)
+def test_bad_options_and_inputs_leave_nothing_behind(
+    tmp_path: Path,
+    text: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, object],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").touch()
+    prepare(PrepareOptions(out=Path("words"), train=(text,)))
+    before = sorted(tmp_path.iterdir())
+    given = {"train": (text,)} | options
+    with pytest.raises(InputError, match=message):
+        prepare(PrepareOptions(out=Path("corpus"), **given))  # type: ignore[arg-type]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+STOPS_BEFORE_THE_END = """
+import sys
+from pathlib import Path
+from trainer.data.corpus_writer import SplitWriter
+from trainer.data.prepare import PrepareOptions, prepare
+
+def finish(self, **_):
+    print("all but the headers is written", flush=True)
+    sys.stdin.read()
+
+SplitWriter.finish = finish
+prepare(PrepareOptions(out=Path(sys.argv[1]), train=(Path(sys.argv[2]),)))
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_run_leaves_no_corpus_and_the_next_one_succeeds(
+    tmp_path: Path, text: Path, sent: signal.Signals
+) -> None:
+    out = tmp_path / "corpus"
+    command = [sys.executable, "-c", STOPS_BEFORE_THE_END, str(out), str(text)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        assert (tmp_path / "corpus.tmp" / "train.bin").exists()
+        process.send_signal(sent)
+        assert process.wait() != 0
+    assert not out.exists()
+    assert (tmp_path / "corpus.tmp").exists() == (sent != signal.SIGINT)
+    made(tmp_path, train=(text,))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus", "text.txt"]
+
+
+# Not ru_maxrss: it starts at the peak of the process that started this one.
+PEAK_MEMORY = """
+import sys
+from pathlib import Path
+from trainer.data.prepare import PrepareOptions, prepare
+prepare(PrepareOptions(out=Path(sys.argv[1]), train=(Path(sys.argv[2]),), tokenizer=sys.argv[3]))
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
+
+
+@pytest.mark.parametrize("tokenizer", ["words", "bytes", "bpe"])
+def test_memory_does_not_grow_with_the_text(tmp_path: Path, tokenizer: str) -> None:
+    pick = random.Random(0)
+    words = [f"word{i}" for i in range(5000)]
+    lines = (" ".join(pick.choices(words, k=12)) + "\n" for _ in range(50_000))
+    text = "".join(lines).encode()
+    peaks = []
+    for n_times in (1, 4):
+        path = tmp_path / f"{n_times}.txt"
+        path.write_bytes(text * n_times)
+        command = [sys.executable, "-c", PEAK_MEMORY, str(tmp_path / f"c{n_times}"), str(path)]
+        ran = subprocess.run([*command, tokenizer], check=True, capture_output=True, text=True)
+        peaks.append(int(ran.stdout))
+    assert peaks[1] <= 1.1 * peaks[0]
+
+
+def test_progress_off_a_terminal_is_plain_lines(
+    tmp_path: Path, text: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prepare(PrepareOptions(out=tmp_path / "corpus", train=(text,)))
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        f"{label}: {tenth}0% of 0.0 MiB" for label in ("vocabulary", "encoding") for tenth in (10,)
+    ]
+
+
+def test_neither_torch_nor_deepspeed_is_imported() -> None:
+    code = "import sys, trainer.data.prepare; print({'torch', 'deepspeed'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout.strip() == "set()"

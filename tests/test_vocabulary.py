@@ -1,0 +1,226 @@
+"""Vocabularies: ids by count, texts that come back, and files that are checked."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from trainer.data.text import Piece, read_pieces, text_file
+from trainer.data.vocabulary import (
+    BpeVocabulary,
+    SymbolVocabulary,
+    Vocabulary,
+    WordVocabulary,
+    canonical_hash,
+    load_vocabulary,
+    save_vocabulary,
+)
+from trainer.errors import InputError
+
+TEXT = "the cat sat\n\nthe  dog ,\tthe <unk> sat\n"
+
+
+def document(text: str) -> list[Piece]:
+    return [Piece(text, ends_document=True)]
+
+
+def vocabularies(text: str) -> list[Vocabulary]:
+    utf8_as_latin1 = text.encode().decode("latin-1")
+    return [
+        WordVocabulary.build(document(text)),
+        SymbolVocabulary.build("bytes", document(utf8_as_latin1)),
+        SymbolVocabulary.build("characters", document(text)),
+        BpeVocabulary.build(iter(document(text)), size=300),
+    ]
+
+
+def test_words_are_ranked_by_count_then_first_appearance_after_eos() -> None:
+    assert WordVocabulary.build(document(TEXT)).words == (
+        "<eos>", "the", "sat", "cat", "dog", ",", "<unk>",
+    )  # fmt: skip
+
+
+def test_a_line_is_its_words_and_eos_and_an_empty_line_is_eos() -> None:
+    vocabulary = WordVocabulary.build(document(TEXT))
+    assert vocabulary.encode(TEXT) == [1, 3, 2, 0, 0, 1, 4, 5, 1, 6, 2, 0]
+    assert vocabulary.encode("the cat") == [1, 3]
+    assert vocabulary.decode(vocabulary.encode(TEXT)) == "the cat sat\n\nthe dog , the <unk> sat\n"
+
+
+def test_only_a_document_gets_an_eos_that_its_last_line_lacks() -> None:
+    vocabulary = WordVocabulary.build(document(TEXT))
+    pieces = [Piece("the", False), Piece(" cat", True), Piece("sat\n", True), Piece("", True)]
+    assert [ids.tolist() for ids in vocabulary.encode_pieces(pieces)] == [[1], [3, 0], [2, 0], []]
+
+
+def test_unk_is_id_1_unless_the_text_ranks_it() -> None:
+    assert WordVocabulary.build(document("a a b\n")).words == ("<eos>", "<unk>", "a", "b")
+    assert WordVocabulary.build(document("a a <unk>\n")).words == ("<eos>", "a", "<unk>")
+    rare = WordVocabulary.build(document("a a b b <unk>\n"), min_count=2)
+    assert rare.words == ("<eos>", "<unk>", "a", "b")
+
+
+@pytest.mark.parametrize("max_size", range(2, 9))
+def test_max_size_keeps_the_commonest_words_and_always_unk(max_size: int) -> None:
+    words = WordVocabulary.build(document(TEXT), max_size=max_size).words
+    assert len(words) == min(max_size, 7)
+    assert {"<eos>", "<unk>"} <= set(words)
+    kept = [word for word in words if not word.startswith("<")]
+    assert kept == ["the", "sat", "cat", "dog", ","][: len(kept)]
+
+
+def test_min_count_and_lowercase_make_one_word_of_many() -> None:
+    vocabulary = WordVocabulary.build(document("The the cat\n"), min_count=2, lowercase=True)
+    assert vocabulary.words == ("<eos>", "<unk>", "the")
+    assert vocabulary.encode("THE dog") == [2, 1]
+
+
+def test_an_unknown_word_is_refused_where_there_is_no_unk() -> None:
+    with pytest.raises(InputError, match="word 'dog' is not in the vocabulary"):
+        WordVocabulary(["<eos>", "cat"]).encode("cat dog")
+
+
+def test_symbols_are_those_of_the_text_by_count() -> None:
+    vocabulary = SymbolVocabulary.build("characters", document("abbcccé"))
+    assert (vocabulary.symbols, vocabulary.size) == ("cbaé", 4)
+    as_bytes = SymbolVocabulary.build("bytes", document("é é".encode().decode("latin-1")))
+    assert as_bytes.size == 3
+    assert as_bytes.decode(as_bytes.encode("é é")) == "é é"
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters"])
+def test_a_symbol_that_train_lacks_is_an_error_or_unk_as_asked(kind: str) -> None:
+    assert kind in ("bytes", "characters")
+    strict = SymbolVocabulary.build(kind, document("ab"))  # type: ignore[arg-type]
+    for unseen in "zA\x00":
+        with pytest.raises(InputError, match=r"is not in the vocabulary.*--unk"):
+            strict.encode(f"a{unseen}b")
+    lenient = SymbolVocabulary.build(kind, document("ab"), unk=True)  # type: ignore[arg-type]
+    assert lenient.size == 3
+    assert lenient.encode("azbA\x00") == [0, 2, 1, 2, 2]
+    assert lenient.decode([0, 2, 1]) == "a\ufffdb"
+
+
+BPE = BpeVocabulary.build(iter(document("the cat sat on the mat\n" * 9)), size=270)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@settings(max_examples=200, deadline=None)
+def test_bpe_gives_any_text_back(text: str) -> None:
+    assert BPE.decode(BPE.encode(text)) == text
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+@settings(max_examples=100, deadline=None)
+def test_bytes_and_characters_give_the_text_they_were_made_of_back(text: str) -> None:
+    for vocabulary in vocabularies(text)[1:3]:
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+def test_the_documents_end_written_in_a_text_is_text() -> None:
+    text = "a <|endoftext|> b"
+    assert BPE.eos_id not in BPE.encode(text)
+    assert BPE.decode(BPE.encode(text)) == text
+    [ids] = BPE.encode_pieces(document(text))
+    assert ids.tolist() == [*BPE.encode(text), BPE.eos_id]
+
+
+def test_bpe_is_learnt_the_same_way_twice() -> None:
+    text = "".join(random.Random(0).choices("abcdef \n", k=20_000))
+    first, second = (BpeVocabulary.build(iter(document(text)), size=600) for _ in range(2))
+    assert first.hash == second.hash
+    assert first.size == 600
+
+
+def test_ids_do_not_depend_on_how_the_text_was_cut_for_streaming(tmp_path: Path) -> None:
+    pick = random.Random(1)
+    words = ["the", "cat", "é", "naïve", "...", "x" * 50, "12", "'s", "\u3000", "日本語", "\x85"]
+    spaces = [" ", "  ", "\n", " \n ", "\n\n\n", "\t", "\r\n"]
+    text = "".join(pick.choice(words) + pick.choice(spaces) for _ in range(30_000)) + "end"
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    for vocabulary in vocabularies(text):
+        pieces = list(
+            read_pieces(
+                [text_file(tmp_path / "text.txt", format="auto")],
+                as_bytes=vocabulary.kind == "bytes",
+            )
+        )
+        assert len(pieces) > 3
+        streamed = [i for ids in vocabulary.encode_pieces(pieces) for i in ids.tolist()]
+        end = [] if vocabulary.eos_id is None else [vocabulary.eos_id]
+        assert streamed == vocabulary.encode(text) + end, vocabulary.kind
+
+
+def test_every_vocabulary_survives_the_disk(tmp_path: Path) -> None:
+    for vocabulary in vocabularies(TEXT + "é日"):
+        save_vocabulary(vocabulary, tmp_path / "vocabulary.json")
+        loaded = load_vocabulary(tmp_path)
+        assert loaded.hash == vocabulary.hash
+        assert (loaded.kind, loaded.size) == (vocabulary.kind, vocabulary.size)
+        assert (loaded.eos_id, loaded.unk_id) == (vocabulary.eos_id, vocabulary.unk_id)
+        assert loaded.encode(TEXT) == vocabulary.encode(TEXT)
+
+
+def test_vocabularies_that_differ_have_different_hashes() -> None:
+    hashes = [v.hash for text in ("the cat", "the dog") for v in vocabularies(text)]
+    assert max(Counter(hashes).values()) == 1
+
+
+def test_a_tokenizer_json_loads_as_bpe_without_its_truncation(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2, "</s>": 9}, [("a", "b")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.enable_truncation(2)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    for path in (tmp_path, tmp_path / "tokenizer.json"):
+        vocabulary = load_vocabulary(path)
+        assert (vocabulary.kind, vocabulary.size, vocabulary.eos_id) == ("bpe", 10, 9)
+        assert vocabulary.encode("abba") == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not a vocabulary: "),
+        (b"\xff\xfe", "not a vocabulary: "),
+        (b"[]", "its format is not"),
+        (b'{"format": "other"}', "its format is not"),
+        (b'{"format": "txl-vocabulary", "version": 2}', "version 2, this program reads 1"),
+        (b'{"model": {"type": "BPE"}}', "tokenizers cannot read it"),
+    ],
+)
+def test_what_is_no_vocabulary_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "vocabulary.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        load_vocabulary(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_vocabulary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such vocabulary"):
+        load_vocabulary(tmp_path / "vocabulary.json")
+
+
+def test_a_changed_word_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "vocabulary.json"
+    save_vocabulary(WordVocabulary.build(document(TEXT)), path)
+    path.write_text(path.read_text().replace('"dog"', '"fox"'))
+    with pytest.raises(InputError, match="corrupt: its hash does not match"):
+        load_vocabulary(path)
+
+
+@pytest.mark.parametrize("words", [["a"], ["<eos>", "a", "a"], None, [["x"]]])
+def test_a_sound_file_with_an_unsound_vocabulary_is_refused(tmp_path: Path, words: object) -> None:
+    path = tmp_path / "vocabulary.json"
+    save_vocabulary(WordVocabulary.build(document(TEXT)), path)
+    content = json.loads(path.read_text())
+    content["vocabulary"]["words"] = words
+    content["hash"] = canonical_hash(content["vocabulary"])
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="not a vocabulary"):
+        load_vocabulary(path)

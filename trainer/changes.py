@@ -1,0 +1,68 @@
+"""What may change between a run and its resumption, and what was changed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.config import ExperimentConfig, OnResume, resume_class
+from trainer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Change:
+    """One field that differs."""
+
+    path: str
+    old: Any
+    new: Any
+    on_resume: OnResume
+
+    def __str__(self) -> str:
+        """``train.max_steps 100 -> 200``."""
+        return f"{self.path} {self.old} -> {self.new}"
+
+
+def changes(old: Mapping[str, Any], new: ExperimentConfig) -> list[Change]:
+    """Fields of an experiment, as saved in JSON, that `new` sets otherwise."""
+    return [
+        Change(path, before, after, resume_class(path))
+        for path, before, after in _differences(old, new.model_dump(mode="json"), prefix="")
+    ]
+
+
+def admit(
+    old: Mapping[str, Any], new: ExperimentConfig, *, allowed: tuple[str, ...], where: str
+) -> list[Change]:
+    """The changes that were announced by ``--allow-change``; free ones are not mentioned.
+
+    Raises:
+        InputError: there are changes that are refused, or that nobody announced; it lists all.
+    """
+    found = changes(old, new)
+    names = {name.replace("-", "_") for name in allowed}
+    refused = [change for change in found if change.on_resume == "refused"]
+    unannounced = [
+        change for change in found
+        if change.on_resume == "announced" and not {change.path, change.path.split(".")[-1]} & names
+    ]  # fmt: skip
+    problems = []
+    if refused:
+        problems.append(f"is another run's: {'; '.join(map(str, refused))} (use another --run-dir)")
+    if unannounced:
+        fields = " ".join(f"--allow-change {change.path}" for change in unannounced)
+        told = "; ".join(map(str, unannounced))
+        problems.append(f"was begun with {told}: to go on, add {fields}")
+    if problems:
+        raise InputError(f"{where} {'; '.join(problems)}")
+    return [change for change in found if change.on_resume == "announced"]
+
+
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str
+) -> Iterator[tuple[str, Any, Any]]:
+    for key, after in new.items():
+        before = old.get(key)
+        if isinstance(after, Mapping) and isinstance(before, Mapping):
+            yield from _differences(before, after, prefix=f"{prefix}{key}.")
+        elif before != after:
+            yield f"{prefix}{key}", before, after

@@ -1,0 +1,198 @@
+"""What a run says to people: one line per record in a fixed order, a progress bar, the logs."""
+
+import logging
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as Terminal
+from rich.progress import BarColumn, Progress, TextColumn
+
+_log = logging.getLogger(__name__)
+
+ETA_WINDOW = 50
+"""Records over which the speed behind the ETA is taken: evaluations and checkpoints average out."""
+
+
+def console_line(
+    values: Mapping[str, Any],
+    *,
+    step: int,
+    max_steps: int,
+    part: str = "train",
+    eta_s: float | None = None,
+) -> str:
+    """One line for people, always in the same order; what is not in `values` is left out.
+
+    Args:
+        values: metrics by name, such as ``train/loss``.
+        step: the step they belong to.
+        max_steps: the step at which the run ends.
+        part: ``train``, or ``valid``, which is then named in the line.
+        eta_s: seconds until the end; None is left out.
+    """
+    cells = [f"step {step:,}/{max_steps:,}"]
+    if part != "train":
+        cells.append(part)
+    for name, cell in _CELLS.items():
+        value = values.get(name.format(part=part))
+        if value is not None:
+            cells.append(cell(value))
+    if eta_s is not None:
+        cells.append(f"eta {human_seconds(eta_s)}")
+    return " | ".join(cells)
+
+
+def _perplexity(name: str, value: float) -> str:
+    return f"{name} {value:.2f}" if value < 1e6 else f"{name} {value:.2e}"
+
+
+_CELLS: dict[str, Callable[[float], str]] = {
+    "{part}/loss": "loss {:.4f}".format,
+    "{part}/ppl": partial(_perplexity, "ppl"),
+    "{part}/ppl_word": partial(_perplexity, "ppl_word"),
+    "{part}/bpc": "bpc {:.4f}".format,
+    "optim/lr": "lr {:.2e}".format,
+    "optim/grad_norm": "grad_norm {:.2f}".format,
+    "throughput/tokens_per_s": lambda rate: f"{human_count(rate)} tok/s",
+    "memory/peak_gib": "mem {:.1f} GiB".format,
+}
+
+
+def human_count(count: float) -> str:
+    """Three digits and a unit: 950, 5.3k, 412k, 1.74M."""
+    if not math.isfinite(count):
+        return str(count)
+    if abs(count) < 999.5:
+        return f"{count:.3g}"
+    for unit in "kMGT":
+        count /= 1000
+        if abs(count) < 999.5 or unit == "T":
+            break
+    return f"{count:.3g}{unit}"
+
+
+def human_seconds(seconds: float) -> str:
+    """The two largest units: 45s, 12m30s, 3h12m, 2d04h."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days}d{h:02d}h"
+    if hours:
+        return f"{hours}h{m:02d}m"
+    return f"{minutes}m{s:02d}s" if minutes else f"{s}s"
+
+
+class Console:
+    """Prints a run's records: a line each, and on a terminal a progress bar below them."""
+
+    def __init__(self, *, max_steps: int, update: int = 0, time_s: float | None = None) -> None:
+        """Start at `update`; `time_s` is the monotonic clock's reading, now if None."""
+        self._max_steps = max_steps
+        now_s = time.monotonic() if time_s is None else time_s
+        self._seen: deque[tuple[int, float]] = deque([(update, now_s)], maxlen=ETA_WINDOW)
+        self.eta_s: float | None = None
+        """Seconds until `max_steps` at the speed of the last records; None while unknown."""
+        self._bar = _progress_bar(max_steps, update) if sys.stderr.isatty() else None
+
+    def log(
+        self,
+        values: Mapping[str, Any],
+        *,
+        step: int,
+        update: int,
+        part: str = "train",
+        time_s: float | None = None,
+    ) -> None:
+        """Say one record; a train record also moves the ETA and the progress bar."""
+        if part == "train":
+            now_s = time.monotonic() if time_s is None else time_s
+            self.eta_s = self._eta_s(update, now_s)
+            if self._bar is not None:
+                left = "" if self.eta_s is None else f"eta {human_seconds(self.eta_s)}"
+                self._bar.update(self._bar.task_ids[0], completed=update, eta=left)
+        # A skipped step does not count towards max_steps: the run ends that many steps later.
+        last_step = self._max_steps + step - update
+        eta_s = self.eta_s if part == "train" else None
+        _log.info(
+            "%s", console_line(values, step=step, max_steps=last_step, part=part, eta_s=eta_s)
+        )
+
+    def close(self) -> None:
+        """Leave the progress bar as it stands and give the terminal back."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _eta_s(self, update: int, now_s: float) -> float | None:
+        if update < self._seen[-1][0]:
+            self._seen.clear()  # rolled back: the way there is no measure of the way on
+        self._seen.append((update, now_s))
+        first_update, first_s = self._seen[0]
+        if update == first_update:
+            return None
+        return (self._max_steps - update) * (now_s - first_s) / (update - first_update)
+
+
+def _progress_bar(max_steps: int, update: int) -> Progress:
+    bar = Progress(
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>5.1f} % {task.fields[eta]}"),
+        console=Terminal(stderr=True),
+        redirect_stdout=sys.stdout.isatty(),
+        expand=True,
+    )
+    bar.add_task("train", total=max_steps, completed=update, eta="")
+    bar.start()
+    return bar
+
+
+class _Stderr:
+    """`sys.stderr` as it is at the time of writing: a progress bar puts itself in its place."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def setup_logging(rank: int, *, log_file: Path | None = None) -> None:
+    """Send the trainer's log to stderr (rank 0 from info on, others warnings) and to `log_file`.
+
+    Called on every rank, at the start; a second call replaces the first.
+    """
+    close_logging()
+    handlers: list[logging.Handler] = [logging.StreamHandler(_Stderr())]
+    handlers[0].setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    logger = logging.getLogger("trainer")
+    logger.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.setFormatter(
+            logging.Formatter(f"%(asctime)s [{rank}] %(shortlevel)s%(message)s", "%H:%M:%S")
+        )
+        handler.addFilter(_name_level)
+        logger.addHandler(handler)
+
+
+def close_logging() -> None:
+    """Undo `setup_logging`: the end of a run, or a test."""
+    logger = logging.getLogger("trainer")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _name_level(record: logging.LogRecord) -> bool:
+    record.shortlevel = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+    return True

@@ -1,0 +1,224 @@
+"""Text to corpus, streaming: one pass over train for the vocabulary, one over all to encode."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from trainer.data.corpus_writer import SCRATCH_FILE, SplitWriter, new_corpus_folder
+from trainer.data.inputs import Inputs, divided, find_inputs
+from trainer.data.prepare_report import Report, SplitReport
+from trainer.data.splitting import SPLITS, Routed
+from trainer.data.text import Piece, count_words
+from trainer.data.vocabulary import (
+    VOCABULARY_FILE,
+    BpeVocabulary,
+    Ids,
+    Kind,
+    SymbolVocabulary,
+    Vocabulary,
+    WordVocabulary,
+    load_vocabulary,
+    save_vocabulary,
+)
+from trainer.errors import InputError
+
+# Enough for every core to encode at the same time, and little beside the interpreter.
+_BATCH_CHARACTERS, _BATCH_PIECES = 1 << 21, 1 << 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """Turn text into a corpus."""
+
+    out: Path
+    """folder of the new corpus"""
+    train: tuple[Path, ...] = ()
+    """text to train on: files, folders, JSON lines, .gz and .xz of them; - is stdin"""
+    valid: tuple[Path, ...] = ()
+    """text to validate on"""
+    test: tuple[Path, ...] = ()
+    """text to test on"""
+    split: str | None = None
+    """shares of train, valid and test to take from the documents of --train, such as 98,1,1"""
+    format: Literal["auto", "text", "jsonl"] = "auto"
+    """format of every input; auto goes by the suffix, and stdin is text"""
+    text_field: str = "text"
+    """key of the text in JSON lines"""
+    tokenizer: Kind | None = None
+    """words (the default), bytes, characters or bpe"""
+    vocab: Path | None = None
+    """vocabulary of another corpus or run, or a tokenizer.json, instead of one from train"""
+    min_count: int = 1
+    """words: rarer ones become <unk>"""
+    max_size: int | None = None
+    """words: size of the vocabulary at most, <eos> and <unk> included"""
+    lowercase: bool = False
+    """words: make the text lower case"""
+    unk: bool = False
+    """bytes, characters: an <unk> for what train lacks; without it such a symbol is an error"""
+    vocab_size: int = 16_384
+    """bpe: size of the vocabulary at most"""
+    bpe_sample_mib: int = 2048
+    """bpe: MiB of characters, from the start of train, that the vocabulary is learnt from"""
+    overwrite: bool = False
+    """replace the corpus at --out"""
+
+
+# Which tokenizers read an option.
+_APPLIES_TO: dict[str, tuple[Kind, ...]] = {
+    "min_count": ("words",),
+    "max_size": ("words",),
+    "lowercase": ("words",),
+    "unk": ("bytes", "characters"),
+    "vocab_size": ("bpe",),
+    "bpe_sample_mib": ("bpe",),
+}
+
+
+def prepare(options: PrepareOptions, *, stdin: BinaryIO | None = None) -> Report:
+    """Write the corpus at `options.out`, whole or not at all.
+
+    Args:
+        options: what to read and how.
+        stdin: what the path `-` reads; it is kept on disk meanwhile, for it is read twice.
+
+    Raises:
+        InputError: an option, an input or the output folder cannot be used.
+    """
+    given = load_vocabulary(options.vocab) if options.vocab else None
+    kind = _checked_kind(options, given)
+    with new_corpus_folder(options.out, overwrite=options.overwrite) as folder:
+        paths = {name: getattr(options, name) for name in SPLITS}
+        inputs = find_inputs(
+            {name: given_paths for name, given_paths in paths.items() if given_paths},
+            format=options.format,
+            text_field=options.text_field,
+            as_bytes=kind == "bytes",
+            stdin=stdin,
+            scratch=folder / SCRATCH_FILE,
+        )
+        if options.split:
+            inputs = divided(inputs, options.split, whole_lines=kind in ("words", "bpe"))
+        vocabulary = given or _build_vocabulary(options, kind, inputs)
+        save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
+        splits = _encode(inputs, vocabulary, folder, made=_as_json(options))
+    return Report(
+        out=options.out,
+        kind=kind,
+        vocabulary_size=vocabulary.size,
+        splits=splits,
+        n_skipped_files=inputs.n_skipped_files,
+        note=inputs.note,
+    )
+
+
+def _checked_kind(options: PrepareOptions, given: Vocabulary | None) -> Kind:
+    if not (options.train or given):
+        raise InputError("no text to make a vocabulary from: give --train, or --vocab")
+    if options.split and (options.valid or options.test or not options.train):
+        raise InputError("--split divides --train: give it with --train, without --valid or --test")
+    if given and options.tokenizer not in (None, given.kind):
+        raise InputError(
+            f"--tokenizer {options.tokenizer}: --vocab {options.vocab} is of kind {given.kind}"
+        )
+    kind = given.kind if given else options.tokenizer or "words"
+    defaults = {field.name: field.default for field in fields(PrepareOptions)}
+    for name, kinds in _APPLIES_TO.items():
+        flag = f"--{name.replace('_', '-')}"
+        if getattr(options, name) == defaults[name]:
+            continue
+        if given:
+            raise InputError(f"{flag}: says how to make a vocabulary, but --vocab gives one")
+        if kind not in kinds:
+            raise InputError(f"{flag}: for {' and '.join(kinds)}, but the tokenizer is {kind}")
+    _check_sizes(options)
+    return kind
+
+
+def _check_sizes(options: PrepareOptions) -> None:
+    least = {"min_count": 1, "max_size": 2, "vocab_size": 257, "bpe_sample_mib": 1}
+    for name, minimum in least.items():
+        value = getattr(options, name)
+        if value is not None and value < minimum:
+            raise InputError(f"--{name.replace('_', '-')} {value}: must be at least {minimum}")
+
+
+def _as_json(options: PrepareOptions) -> dict[str, Any]:
+    return {
+        name: [str(path) for path in value] if isinstance(value, tuple) else value
+        for name, value in asdict(options).items()
+        if name not in ("out", "vocab", "overwrite")
+    } | {"vocab": str(options.vocab) if options.vocab else None}
+
+
+def _build_vocabulary(options: PrepareOptions, kind: Kind, inputs: Inputs) -> Vocabulary:
+    with closing(inputs.read_train("vocabulary")) as pieces:
+        match kind:
+            case "words":
+                return WordVocabulary.build(
+                    pieces,
+                    min_count=options.min_count,
+                    max_size=options.max_size,
+                    lowercase=options.lowercase,
+                )
+            case "bytes" | "characters":
+                return SymbolVocabulary.build(kind, pieces, unk=options.unk)
+            case "bpe":
+                sample = _first(pieces, n_characters=options.bpe_sample_mib << 20)
+                return BpeVocabulary.build(sample, size=options.vocab_size)
+
+
+def _first(pieces: Iterable[Piece], *, n_characters: int) -> Iterator[Piece]:
+    n_seen = 0
+    for piece in pieces:
+        if n_seen >= n_characters:
+            return
+        yield piece
+        n_seen += len(piece.text)
+
+
+def _encode(
+    inputs: Inputs, vocabulary: Vocabulary, folder: Path, *, made: dict[str, Any]
+) -> tuple[SplitReport, ...]:
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(closing(SplitWriter(folder, name, vocabulary)))
+            for name in inputs.splits
+        }
+        for batch in _batches(inputs.read("encoding")):
+            encoded = vocabulary.encode_pieces([piece for _, piece in batch])
+            for (name, piece), ids in zip(batch, encoded, strict=True):
+                writers[name].add(
+                    ids,
+                    n_words=_n_words(piece, ids, vocabulary.kind),
+                    n_characters=len(piece.text),
+                    ends_document=piece.ends_document,
+                )
+        for writer in writers.values():
+            writer.finish(splits=list(writers), made=made)
+        return tuple(SplitReport.of(writer) for writer in writers.values())
+
+
+def _n_words(piece: Piece, ids: Ids, kind: Kind) -> int:
+    match kind:
+        case "words":
+            return len(ids)
+        case "bytes":
+            text = piece.text.encode("latin-1").decode("utf-8", "replace")
+            return count_words(piece._replace(text=text))
+        case _:
+            return count_words(piece)
+
+
+def _batches(routed: Routed) -> Iterator[list[tuple[str, Piece]]]:
+    batch: list[tuple[str, Piece]] = []
+    n_characters = 0
+    for name, piece in routed:
+        batch.append((name, piece))
+        n_characters += len(piece.text)
+        if n_characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_PIECES:
+            yield batch
+            batch, n_characters = [], 0
+    yield batch

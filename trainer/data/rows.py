@@ -1,0 +1,101 @@
+"""From spans of a split to the segment a model reads: the one place where rows are cut and padded.
+
+B rows · T tgt_len.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from trainer.data.corpus import Split
+from trainer.protocol import IGNORED, Segment
+
+
+class Span(NamedTuple):
+    """Pairs `begin … begin + length - 1` of a split, wrapping around at its end."""
+
+    begin: int
+    length: int
+    scored: bool = True
+    """Whether its targets count; text that only warms a memory has none."""
+
+
+def make_segment(
+    split: Split,
+    spans: Sequence[Span],
+    *,
+    tgt_len: int,
+    cutoffs: tuple[int, ...],
+    cut_documents: bool,
+    cut_seam: bool = False,
+) -> Segment:
+    """Read one span per row, padded on the right to `tgt_len` with targets that are ignored.
+
+    Args:
+        split: the tokens.
+        spans: one per row.
+        tgt_len: T.
+        cutoffs: of the model's adaptive softmax.
+        cut_documents: memory is not to reach across a document's start.
+        cut_seam: memory is not to reach across the wrap from the split's end to its start.
+    """
+    n_rows, n_pairs = len(spans), split.n_tokens - 1
+    tokens_BT = np.zeros((n_rows, tgt_len), np.int64)
+    targets_BT = np.full((n_rows, tgt_len), IGNORED, np.int64)
+    for row, span in enumerate(spans):
+        done = 0
+        while done < span.length:
+            begin = (span.begin + done) % n_pairs
+            piece = min(span.length - done, n_pairs - begin)
+            text = split.tokens[begin : begin + piece + 1]
+            tokens_BT[row, done : done + piece] = text[:-1]
+            if span.scored:
+                targets_BT[row, done : done + piece] = text[1:]
+            done += piece
+    lengths_B = np.array([span.length for span in spans], np.int64)
+    starts_BT = _starts(split, spans, tgt_len, cut_documents=cut_documents, cut_seam=cut_seam)
+    return Segment(
+        tokens_BT=torch.from_numpy(tokens_BT),
+        targets_BT=torch.from_numpy(targets_BT),
+        lengths_B=torch.from_numpy(lengths_B),
+        starts_BT=starts_BT,
+        token_clusters=clusters_of(tokens_BT, cutoffs),
+        target_clusters=clusters_of(targets_BT, cutoffs),
+        n_tokens=sum(span.length for span in spans if span.scored),
+        whole=all(span.length == tgt_len for span in spans),
+    )
+
+
+def clusters_of(ids_BT: np.ndarray, cutoffs: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+    """Per cluster, the flat positions of the ids it holds; known here, so no device is asked."""
+    if not cutoffs:
+        return ()
+    ids_N = ids_BT.reshape(-1)
+    cluster_N = np.searchsorted(np.asarray(cutoffs), ids_N, side="right")
+    cluster_N[ids_N == IGNORED] = -1
+    return tuple(torch.from_numpy(np.flatnonzero(cluster_N == c)) for c in range(len(cutoffs) + 1))
+
+
+def _starts(
+    split: Split, spans: Sequence[Span], tgt_len: int, *, cut_documents: bool, cut_seam: bool
+) -> torch.Tensor | None:
+    """`Segment.starts_BT`, or None where no span holds a start at which memory is cut."""
+    n_pairs = split.n_tokens - 1
+    marks_BT = np.full((len(spans), tgt_len), -1, np.int64)
+    for row, span in enumerate(spans):
+        if cut_documents:
+            for turn in (0, n_pairs):  # a span that wraps sees the documents of both ends
+                low, high = np.searchsorted(
+                    split.document_starts, (span.begin - turn, span.begin - turn + span.length)
+                )
+                inside = split.document_starts[low:high] + turn - span.begin
+                inside = inside[split.document_starts[low:high] < n_pairs]
+                marks_BT[row, inside] = inside
+        seam = -span.begin % n_pairs
+        if cut_seam and seam < span.length:
+            marks_BT[row, seam] = seam
+    if (marks_BT < 0).all():
+        return None
+    return torch.from_numpy(np.maximum.accumulate(marks_BT, axis=1))

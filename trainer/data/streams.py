@@ -1,0 +1,112 @@
+"""Streams: contiguous rows of a split, read segment by segment, rank by rank.
+
+A split of N tokens has P = N-1 (input, target) pairs. Stream s of S covers pairs ⌊sP/S⌋ up to
+⌊(s+1)P/S⌋: its last target is its neighbour's first input, so every token but the corpus's first is
+predicted exactly once per epoch. Where a rank stands is a pure function of (data_step, slot, rank).
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from trainer.data.corpus import Split
+from trainer.data.rows import Span, make_segment
+from trainer.errors import InputError
+from trainer.protocol import Segment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streams:
+    """The streams that one rank reads of one split.
+
+    Args:
+        split: the tokens.
+        train_batch_size: S, streams over all ranks and slots.
+        tgt_len: T, tokens of a segment.
+        slots: micro steps of a step; slot i always reads the same streams.
+        rank: of this process.
+        world_size: number of ranks.
+        epoch_order: `roll` rotates the pairs by an offset drawn from (seed, epoch).
+        memory_reset: where memory is cut; see `DataConfig`.
+        seed: of the roll.
+        cutoffs: of the model's adaptive softmax.
+    """
+
+    split: Split
+    train_batch_size: int
+    tgt_len: int
+    slots: int
+    rank: int
+    world_size: int
+    epoch_order: str = "same"
+    memory_reset: str = "epoch"
+    seed: int = 0
+    cutoffs: tuple[int, ...] = ()
+    _borders: np.ndarray = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a split with fewer pairs than streams."""
+        if self.n_pairs < self.train_batch_size:
+            raise InputError(
+                f"split {self.split.name!r} has {self.split.n_tokens:,} tokens, too few for "
+                f"{self.train_batch_size:,} streams: lower --train.train-batch-size or add text"
+            )
+        numbers = np.arange(self.train_batch_size + 1, dtype=object)  # Python ints: no overflow
+        borders = (numbers * self.n_pairs // self.train_batch_size).astype(np.int64)
+        object.__setattr__(self, "_borders", borders)
+
+    @property
+    def n_pairs(self) -> int:
+        """P: pairs of input and target."""
+        return self.split.n_tokens - 1
+
+    @property
+    def micro(self) -> int:
+        """B: streams of one micro step on one rank."""
+        return self.train_batch_size // (self.slots * self.world_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """⌈⌈P/S⌉/T⌉ segments cover the longest stream."""
+        longest = -(-self.n_pairs // self.train_batch_size)
+        return -(-longest // self.tgt_len)
+
+    def stream_ids(self, slot: int) -> np.ndarray:
+        """Global ids of the streams that this rank reads in `slot`, `[B]`."""
+        first = slot * self.world_size * self.micro + self.rank * self.micro
+        return np.arange(first, first + self.micro)
+
+    def epoch(self, data_step: int) -> int:
+        """The epoch that `data_step` belongs to, counted from 0."""
+        return data_step // self.steps_per_epoch
+
+    def begins_epoch(self, data_step: int) -> bool:
+        """Whether memory is to be forgotten before this step for an epoch's sake."""
+        return self.memory_reset != "never" and data_step % self.steps_per_epoch == 0
+
+    def n_tokens(self, data_step: int) -> int:
+        """Targets of the step over all ranks and slots, from arithmetic alone."""
+        begin = (data_step % self.steps_per_epoch) * self.tgt_len
+        left = np.diff(self._borders) - begin
+        return int(np.clip(left, 0, self.tgt_len).sum())
+
+    def segment(self, data_step: int, slot: int) -> Segment:
+        """What this rank reads in micro step `slot` of `data_step`, on the CPU."""
+        epoch, index = divmod(data_step, self.steps_per_epoch)
+        offset = self._roll(epoch)
+        spans = []
+        for stream in self.stream_ids(slot):
+            low, high = int(self._borders[stream]), int(self._borders[stream + 1])
+            begin = min(low + index * self.tgt_len, high)
+            length = min(self.tgt_len, high - begin)
+            spans.append(Span((begin + offset) % self.n_pairs, length))
+        return make_segment(
+            self.split, spans, tgt_len=self.tgt_len, cutoffs=self.cutoffs,
+            cut_documents=self.memory_reset == "document",
+            cut_seam=offset > 0 and self.memory_reset != "never",
+        )  # fmt: skip
+
+    def _roll(self, epoch: int) -> int:
+        if self.epoch_order == "same":
+            return 0
+        return int(np.random.default_rng((self.seed, epoch)).integers(self.n_pairs))

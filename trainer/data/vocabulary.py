@@ -1,0 +1,81 @@
+"""What token ids mean, saved beside the corpus and with the run as one `vocabulary.json`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer.data.bpe_vocabulary import BpeVocabulary
+from trainer.data.symbol_vocabulary import SymbolVocabulary
+from trainer.data.vocabulary_protocol import Ids, Kind, Vocabulary, canonical_hash
+from trainer.data.word_vocabulary import WordVocabulary
+from trainer.errors import InputError
+
+__all__ = [
+    "VOCABULARY_FILE",
+    "BpeVocabulary",
+    "Ids",
+    "Kind",
+    "SymbolVocabulary",
+    "Vocabulary",
+    "WordVocabulary",
+    "canonical_hash",
+    "load_vocabulary",
+    "save_vocabulary",
+]
+
+VOCABULARY_FILE = "vocabulary.json"
+_FORMAT, _VERSION = "txl-vocabulary", 1
+
+
+def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
+    """Write `vocabulary` as JSON to the file `path`, replacing it."""
+    content = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "hash": vocabulary.hash,
+        "vocabulary": vocabulary.to_json(),
+    }
+    path.write_text(json.dumps(content, indent=0) + "\n")
+
+
+def load_vocabulary(path: Path) -> Vocabulary:
+    """Read a vocabulary: `vocabulary.json`, a Hugging Face `tokenizer.json`, or a folder of either.
+
+    Raises:
+        InputError: it is missing, corrupt, or from a newer version.
+    """
+    if path.is_dir():
+        names = (VOCABULARY_FILE, "tokenizer.json")
+        path = next((path / n for n in names if (path / n).is_file()), path / VOCABULARY_FILE)
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such vocabulary; `txl prepare` writes one") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a vocabulary: {error}") from None
+    if isinstance(content, dict) and "model" in content and "format" not in content:
+        return _vocabulary_from({"kind": "bpe", "tokenizer": content}, where=path)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise InputError(f"{path}: not a vocabulary: its format is not {_FORMAT!r}")
+    if content.get("version") != _VERSION:
+        raise InputError(
+            f"{path}: vocabulary version {content.get('version')!r}, this program reads {_VERSION}"
+        )
+    if content.get("hash") != canonical_hash(content.get("vocabulary")):
+        raise InputError(f"{path}: corrupt: its hash does not match; restore or prepare it again")
+    return _vocabulary_from(content["vocabulary"], where=path)
+
+
+def _vocabulary_from(values: dict[str, Any], *, where: Path) -> Vocabulary:
+    try:
+        match values["kind"]:
+            case "words":
+                return WordVocabulary(values["words"], lowercase=values["lowercase"])
+            case "bytes" | "characters":
+                return SymbolVocabulary(values["kind"], values["symbols"], unk=values["unk"])
+            case "bpe":
+                return BpeVocabulary(values["tokenizer"])
+            case kind:
+                raise ValueError(f"unknown kind {kind!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: not a vocabulary: {error}") from None

@@ -1,0 +1,226 @@
+"""What a run does between its steps: record, sample, validate, save, finish.
+
+All functions are called by all ranks at the same step.
+"""
+
+import logging
+import resource
+from typing import Any
+
+import torch
+
+from trainer import checkpoint
+from trainer.distributed import largest, on_main, sum_floats
+from trainer.errors import Exit
+from trainer.evaluate import exp_or_inf, score
+from trainer.generate import Sampling, generate
+from trainer.run import Run, StepStats
+from trainer.state import TrainState
+from trainer.status import State as RunState
+from trainer.status import Status, write_status
+from trainer.stopping import STOP_FILE, Wish
+
+log = logging.getLogger(__name__)
+
+#: A record's loss this many nats above the one before is an event.
+SPIKE_NATS = 1.0
+
+
+def record(run: Run, state: TrainState, stats: StepStats) -> None:
+    """Add the step to the window, and at its end record the mean loss and how it was reached."""
+    state.window_loss_sum += stats.loss_sum
+    state.window_tokens += stats.n_tokens
+    state.window_seconds += stats.seconds
+    state.seconds += stats.seconds
+    if not stats.applied:
+        event(run, state, "skip", loss_scale=run.engine.loss_scale)
+    if state.step % run.experiment.tracking.log_interval_steps:
+        return
+    (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
+    loss = loss_sum / state.window_tokens
+    if state.last_loss is not None and loss > state.last_loss + SPIKE_NATS:
+        event(run, state, "spike", loss=loss, before=state.last_loss)
+    grad_norm = run.engine.grad_norm
+    values: dict[str, float | int | str | None] = {
+        "train/loss": loss,
+        "train/ppl": exp_or_inf(loss),
+        "train/epoch": state.data_step / run.streams.steps_per_epoch,
+        "optim/lr": stats.lr,
+        "optim/grad_norm": None if grad_norm is None else float(grad_norm),
+        "optim/loss_scale": run.engine.loss_scale,
+        "optim/skipped_steps": state.skipped_steps,
+        "throughput/tokens_per_s": state.window_tokens / max(1e-9, state.window_seconds),
+        "memory/peak_gib": peak_gib(run.world.device),
+    }
+    run.tracker.log("train", values=values, **_place(state))
+    state.last_loss = loss
+    clear_window(state)
+    set_status(run, state, "running")
+
+
+def validate_if_due(run: Run, state: TrainState) -> Wish:
+    """Validate at the interval's end; returns what was asked of the run meanwhile."""
+    interval = run.experiment.valid.interval_steps
+    if not interval or state.step == 0 or state.step % interval:
+        return Wish.NONE
+    return validate(run, state)
+
+
+def validate(run: Run, state: TrainState) -> Wish:
+    """Score the valid split, once per step, with a memory of its own, and remember the best.
+
+    Returns:
+        What was asked of the run meanwhile: then the validation was given up.
+    """
+    if "valid" not in run.corpus.splits or state.validated_step == state.step:
+        return Wish.NONE
+    wishes = [Wish.NONE]
+
+    def should_stop() -> bool:
+        wishes.append(Wish(largest(run.stops.poll(), run.world)))
+        return wishes[-1] is not Wish.NONE
+
+    settings, engine, split = run.experiment, run.engine, run.corpus.splits["valid"]
+    engine.train(False)
+    result = score(
+        engine, split, scoring=settings.valid, n_layer=settings.model.n_layer,
+        empty_memory=lambda rows, mem_len: engine.empty_memory(rows, mem_len=mem_len),
+        cutoffs=settings.model.cutoffs, world=run.world, should_stop=should_stop,
+        cut_documents=settings.data.memory_reset == "document",
+    )  # fmt: skip
+    if result is None:
+        return wishes[-1]
+    state.validated_step = state.step
+    state.evals_since_best += 1
+    if state.best_loss is None or result.loss < state.best_loss:
+        state.best_loss, state.best_step, state.evals_since_best = result.loss, state.step, 0
+    values = {f"valid/{name}": value for name, value in result.metrics(split).items()}
+    run.tracker.log("valid", values=values | {"valid/best_loss": state.best_loss}, **_place(state))
+    return Wish.NONE
+
+
+def sample_if_due(run: Run, state: TrainState) -> None:
+    """Record a sample of text, drawn from a generator and a memory of its own."""
+    settings = run.experiment.sample
+    if not settings.interval_steps or state.step % settings.interval_steps:
+        return
+    sampling = Sampling(
+        n_tokens=settings.n_tokens, temperature=settings.temperature,
+        seed=run.experiment.seed + state.step,
+    )  # fmt: skip
+    with run.engine.predicting() as model:
+        pieces = generate(
+            model, run.corpus.vocabulary, prompt=settings.prompt, sampling=sampling,
+            scoring=run.experiment.valid, cutoffs=run.experiment.model.cutoffs,
+            dtype=run.engine.dtype, device=run.world.device,
+        )  # fmt: skip
+        text = settings.prompt + "".join(pieces)
+    run.tracker.log("sample", values={"sample/text": text}, **_place(state))
+
+
+def save_if_due(run: Run, state: TrainState) -> None:
+    """Save at the interval's end and at every new best; a failed save does not end the run."""
+    interval = run.experiment.checkpoint.interval_steps
+    is_best = state.best_step == state.step
+    if not is_best and (not interval or state.step % interval):
+        return
+    try:
+        save(run, state)
+    except OSError as error:
+        log.error("%s", error)
+        event(run, state, "checkpoint_failed", error=str(error))
+
+
+def save(run: Run, state: TrainState) -> None:
+    """Save a checkpoint of this step and drop old ones.
+
+    Raises:
+        OSError: on every rank, when any could not write; older checkpoints are untouched.
+    """
+    # Folded onto rank 0, here as in the file, so that any number of ranks can go on from it.
+    (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
+    state.window_loss_sum.fill_(loss_sum if run.world.is_main else 0.0)
+    before, state.saved_step = state.saved_step, state.step
+    folder = checkpoint.directory(run.run_dir)
+    ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
+    try:
+        path = checkpoint.save(
+            folder, step=state.step, engine=run.engine, world=run.world,
+            state=run.identity | {"train": state.to_json(), "engine": run.engine.scalars()},
+            memories=list(zip(ids, state.memories, strict=True)),
+        )  # fmt: skip
+    except OSError:
+        state.saved_step = before
+        raise
+    if run.world.is_main:
+        if state.best_step == state.step:
+            checkpoint.point(folder, "best", path.name)
+        checkpoint.prune(folder, keep_last=run.experiment.checkpoint.keep_last)
+    event(run, state, "checkpoint", path=path.name)
+    run.tracker.sync()
+
+
+def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
+    """Validate if the run is done, save, and leave word in the events and the status."""
+    run.profiler.close()
+    run.watch.drain()
+    if wish is Wish.NONE:
+        wish = validate(run, state)
+    if state.saved_step != state.step:
+        save(run, state)
+    reason = on_main(lambda: run.stops.reason, run.world)
+    ending: dict[Wish, tuple[RunState, Exit]] = {
+        Wish.NONE: ("done", Exit.DONE),
+        Wish.REQUEUE: ("requeue", Exit.REQUEUE),
+        Wish.STOP: ("stopped", Exit.STOPPED),
+    }
+    run_state, code = ending[wish]
+    event(run, state, "stop", reason=reason or run_state)
+    set_status(run, state, run_state, reason=reason or None, code=code)
+    if wish is Wish.STOP and run.world.is_main:
+        (run.run_dir / STOP_FILE).unlink(missing_ok=True)  # it has been obeyed
+    return code
+
+
+def event(run: Run, state: TrainState, name: str, **details: Any) -> None:
+    """Record that something happened at this step."""
+    run.tracker.event(name, **_place(state), **details)
+
+
+def set_status(
+    run: Run, state: TrainState, run_state: RunState, *,
+    reason: str | None = None, code: Exit | None = None,
+) -> None:  # fmt: skip
+    """Rewrite `status.json`; a full disk does not end the run."""
+    if not run.world.is_main:
+        return
+    result: dict[str, float | int | str | None] = {
+        "train/loss": state.last_loss, "valid/best_loss": state.best_loss,
+        "valid/best_step": state.best_step, "tokens": state.n_tokens,
+    }  # fmt: skip
+    status = Status(
+        state=run_state, step=state.step, update=state.update,
+        max_steps=run.experiment.train.max_steps, eta_s=run.tracker.eta_s, attempt=state.attempt,
+        reason=reason, exit_code=code, result=result,
+    )  # fmt: skip
+    try:
+        write_status(run.run_dir, status)
+    except OSError as error:
+        log.error("status.json: %s", error)
+
+
+def peak_gib(device: torch.device) -> float:
+    """Most memory held so far: on the GPU by tensors, elsewhere by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def clear_window(state: TrainState) -> None:
+    """Begin a new window of records."""
+    state.window_loss_sum.zero_()
+    state.window_tokens, state.window_seconds = 0, 0.0
+
+
+def _place(state: TrainState) -> dict[str, int]:
+    return {"step": state.step, "update": state.update, "n_tokens": state.n_tokens}

@@ -1,0 +1,239 @@
+"""DeepSpeed behind one seam: the only file that imports it.
+
+Builds the engine, takes steps, and gives access to its full state. All functions are called by all ranks.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from deepspeed.ops.adam import DeepSpeedCPUAdam
+from torch import Tensor, nn
+
+from trainer.config import OptimConfig
+from trainer.distributed import World
+from trainer.ds_config import OptimizerChoice, ResolvedDs
+from trainer.errors import InputError
+from trainer.full_state import FullState
+from trainer.protocol import Memory, Output, Segment
+from trainer.schedules import Schedule, cosine
+
+
+def connect(world: World, *, timeout_s: float) -> World:
+    """Join the process group named by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if world.device.type == "cpu":
+        # Shared-memory collectives would be compiled at start (45 s) and need /dev/shm per rank.
+        getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
+    timeout = timedelta(seconds=timeout_s)
+    backend = "gloo" if world.device.type == "cpu" else "nccl"
+    deepspeed.init_distributed(
+        dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout,
+        rank=world.rank, world_size=world.world_size,
+    )  # fmt: skip
+    return replace(world, control=dist.new_group(backend="gloo", timeout=timeout))
+
+
+def disconnect() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def check_device(resolved: ResolvedDs, device: torch.device) -> None:
+    """Refuse a precision that `device` does not have.
+
+    Raises:
+        InputError: names the configuration to use instead.
+    """
+    accelerator = get_accelerator()
+    has = {"fp16": accelerator.is_fp16_supported, "bf16": accelerator.is_bf16_supported}
+    if resolved.precision in has and not has[resolved.precision]():
+        instead = "zero1_bf16" if has["bf16"]() else "zero0_fp32"
+        raise InputError(
+            f"precision {resolved.precision} is not supported on this {device.type}: "
+            f"use --deepspeed_config {instead}"
+        )
+
+
+def build(
+    model: nn.Module, *, optim: OptimConfig, max_steps: int, resolved: ResolvedDs, world: World
+) -> "Engine":
+    """Wrap `model` for training; it moves to `world.device` in the configured precision."""
+    groups = list(model.parameters())
+    optimizer = _optimizer(groups, optim, resolved.optimizer, world.device)
+    factory: Callable[[Any], Schedule] | None = None
+    if resolved.schedule.type == "cosine":
+        rate = partial(
+            cosine, lr=optim.lr, min_lr=optim.min_lr, warmup_steps=optim.warmup_steps,
+            max_steps=max_steps,
+        )  # fmt: skip
+        factory = partial(Schedule, rate=rate)
+    config = dict(resolved.for_deepspeed)
+    if resolved.zero_stage == 0:
+        config["gradient_clipping"] = 0.0  # Engine.step clips, after looking for a NaN
+    names = {id(p): name for name, p in model.named_parameters()}
+    ds, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=config, lr_scheduler=factory,
+        dist_init_required=False,
+    )  # fmt: skip
+    return Engine(ds, names=names, optim=optim, resolved=resolved, world=world)
+
+
+def _optimizer(
+    parameters: list[nn.Parameter], optim: OptimConfig, choice: OptimizerChoice,
+    device: torch.device,
+) -> torch.optim.Optimizer:  # fmt: skip
+    settings: dict[str, Any] = {
+        "lr": optim.lr, "betas": optim.betas, "eps": optim.eps, "weight_decay": optim.weight_decay,
+    }  # fmt: skip
+    decoupled = choice.type == "AdamW"
+    if choice.offload:
+        offloaded: torch.optim.Optimizer = DeepSpeedCPUAdam(
+            parameters, adamw_mode=decoupled, **settings
+        )
+        return offloaded
+    adam = torch.optim.AdamW if decoupled else torch.optim.Adam
+    return adam(parameters, fused=True if choice.fused is None else choice.fused, **settings)
+
+
+class Engine:
+    """A model under DeepSpeed: forward, backward, step, and its full state."""
+
+    def __init__(
+        self, ds: Any, *, names: dict[int, str], optim: OptimConfig, resolved: ResolvedDs,
+        world: World,
+    ) -> None:  # fmt: skip
+        self.ds, self.world, self.resolved = ds, world, resolved
+        self._stage = resolved.zero_stage
+        self._clip = optim.gradient_clipping
+        self.full_state = FullState(
+            ds, api=deepspeed.utils, names=names, stage=resolved.zero_stage, rank=world.rank,
+            world_size=world.world_size,
+        )  # fmt: skip
+        self.grad_norm: float | Tensor | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype, in which memory is kept."""
+        return {"fp32": torch.float32, "fp16": torch.float16}.get(
+            self.resolved.precision, torch.bfloat16
+        )
+
+    @property
+    def slots(self) -> int:
+        """Micro steps of a step."""
+        return int(self.resolved.gradient_accumulation_steps)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next update."""
+        return float(self._base.param_groups[0]["lr"])
+
+    @property
+    def loss_scale(self) -> float:
+        """Factor of the loss in fp16; 1 otherwise."""
+        return float(getattr(self.ds.optimizer, "loss_scale", 1.0))
+
+    def __call__(
+        self, segment: Segment, memory: Memory, *, clamp_len: int | None, same_length: bool
+    ) -> Output:
+        """Forward pass; see `trainer.protocol.RecurrentModel`."""
+        output: Output = self.ds(segment, memory, clamp_len=clamp_len, same_length=same_length)
+        return output
+
+    def empty_memory(self, n_streams: int, *, mem_len: int) -> Memory:
+        """Memory of streams that have read nothing, in the compute dtype."""
+        memory: Memory = self.ds.module.empty_memory(
+            n_streams, mem_len=mem_len, dtype=self.dtype, device=self.world.device
+        )
+        return memory
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout on or off."""
+        self.ds.train(mode)
+
+    @contextmanager
+    def predicting(self) -> Iterator[nn.Module]:
+        """The module in evaluation mode and the configured precision, for `predict`."""
+        self.ds.eval()
+        autocast = torch.autocast(
+            self.world.device.type, torch.bfloat16, self.resolved.precision == "bf16_autocast"
+        )
+        with autocast, torch.no_grad():
+            yield self.ds.module
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate gradients of `loss`, divided by the number of slots; reduce on the last."""
+        self.ds.backward(loss)
+
+    def step(self) -> bool | None:
+        """Run after every micro step. On the step's last: whether the update was applied."""
+        if not self.ds.is_gradient_accumulation_boundary():
+            self.ds.step()
+            return None
+        if self._stage > 0:
+            self.ds.step()
+            self.grad_norm = self.ds.get_global_grad_norm()
+            return bool(self.ds.was_step_applied())
+        # DeepSpeed looks for no NaN at stage 0: it would go into the weights. This waits for the
+        # device once per step, as its ZeRO stages do.
+        parameters = list(self.ds.module.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.grad_norm = float(norm)
+        applied = bool(torch.isfinite(norm))
+        if applied and self._clip > 0:
+            nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
+        scheduler = self.ds.lr_scheduler
+        if not applied:
+            self.ds.lr_scheduler = None
+            for parameter in parameters:
+                parameter.grad = None  # which Adam passes over
+        self.ds.step()
+        self.ds.lr_scheduler = scheduler
+        return applied
+
+    def destroy(self) -> None:
+        """Release DeepSpeed's buffers; nothing of the engine is used afterwards."""
+        self.ds.destroy()
+
+    def scalars(self) -> dict[str, Any]:
+        """What the engine counts, as plain values; see `load_scalars`."""
+        scaler = getattr(self.ds.optimizer, "loss_scaler", None)
+        schedule = self.ds.lr_scheduler
+        return {
+            "optimizer_step": self.full_state.optimizer_step(),
+            "schedule": schedule.state_dict() if schedule is not None else {},
+            "loss_scaler": {
+                key: value
+                for key in ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+                if (value := getattr(scaler, key, None)) is not None
+            },
+        }
+
+    def load_scalars(self, scalars: dict[str, Any], *, step: int, skipped_steps: int) -> None:
+        """Continue from `scalars`; rates and limits stay those of this configuration."""
+        schedule = self.ds.lr_scheduler
+        if schedule is not None and scalars["schedule"]:
+            schedule.load_state_dict(scalars["schedule"])
+            if not isinstance(schedule, Schedule):
+                schedule.step(schedule.last_batch_iteration)  # theirs acts a step late otherwise
+        scaler = getattr(self.ds.optimizer, "loss_scaler", None)
+        if self.resolved.precision == "fp16":
+            for key, value in scalars["loss_scaler"].items():
+                setattr(scaler, key, value)
+        self.ds.global_steps, self.ds.skipped_steps = step, skipped_steps
+        self.ds.global_samples = step * self.ds.train_batch_size()
+
+    @property
+    def _base(self) -> torch.optim.Optimizer:
+        base: torch.optim.Optimizer = self.ds.basic_optimizer
+        return base

@@ -1,0 +1,185 @@
+"""Scoring text: every token but the first exactly once, whatever the batch size and ranks.
+
+The split is cut into ⌈P/T⌉ segments at multiples of tgt_len. Each row takes a contiguous run of
+them and first reads, unscored, the segments before its own until its memory is what one long pass
+would have: n_layer·⌈mem_len/tgt_len⌉ of them reach as far as the top layer can look.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trainer.config import ScoringConfig
+from trainer.data.corpus import Split
+from trainer.data.rows import Span, make_segment
+from trainer.distributed import World, sum_floats
+from trainer.errors import InputError
+from trainer.protocol import Memory, Output, Segment
+
+
+class Forward(Protocol):
+    """A model, or an engine around one."""
+
+    def __call__(
+        self, segment: Segment, memory: Memory, *, clamp_len: int | None, same_length: bool
+    ) -> Output:
+        """Read a segment."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Result of scoring a split."""
+
+    loss: float
+    """Mean nats per token."""
+    n_tokens: int
+    """Tokens scored."""
+    loss_sum: float
+    """Nats."""
+    seconds: float
+
+    def metrics(self, split: Split) -> dict[str, float]:
+        """Loss, ppl, ppl_word and bpc; words and characters are those of the text."""
+        per_word = split.n_tokens / max(1, split.n_words)
+        per_character = split.n_tokens / max(1, split.n_characters)
+        return {
+            "loss": self.loss,
+            "ppl": exp_or_inf(self.loss),
+            "ppl_word": exp_or_inf(self.loss * per_word),
+            "bpc": self.loss / math.log(2) * per_character,
+        }
+
+
+def exp_or_inf(nats: float) -> float:
+    """Perplexity of a loss, infinite where it leaves the floats."""
+    return math.exp(nats) if nats < 700 else math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which segments each row of a rank reads.
+
+    Args:
+        n_pairs: P, targets of the split.
+        scoring: lengths and batch size.
+        n_layer: depth of the model.
+        rank: of this process.
+        world_size: number of ranks.
+    """
+
+    n_pairs: int
+    scoring: ScoringConfig
+    n_layer: int
+    rank: int
+    world_size: int
+
+    @property
+    def n_segments(self) -> int:
+        """⌈P/T⌉."""
+        return -(-self.n_pairs // self.scoring.tgt_len)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows over all ranks."""
+        return self.scoring.batch_size * self.world_size
+
+    @property
+    def lead(self) -> int:
+        """Unscored segments read ahead of every row; the same on all ranks."""
+        reach = -(-self.scoring.mem_len // self.scoring.tgt_len)
+        if self.scoring.warm == "exact":
+            reach *= self.n_layer
+        last_start = (self.n_rows - 1) * self.n_segments // self.n_rows
+        return min(reach, last_start)
+
+    @property
+    def n_forwards(self) -> int:
+        """Forward passes; the same on all ranks, for ZeRO-3 waits for its peers in each."""
+        return self.lead + -(-self.n_segments // self.n_rows)
+
+    def spans(self, index: int) -> list[Span]:
+        """What each row of this rank reads in forward pass `index`; empty before and after."""
+        spans = []
+        first_row = self.rank * self.scoring.batch_size
+        for row in range(first_row, first_row + self.scoring.batch_size):
+            first = row * self.n_segments // self.n_rows
+            last = (row + 1) * self.n_segments // self.n_rows
+            segment = first - self.lead + index
+            begin = max(0, segment) * self.scoring.tgt_len
+            inside = 0 <= segment < last
+            length = min(self.scoring.tgt_len, self.n_pairs - begin) if inside else 0
+            spans.append(Span(begin, length, scored=segment >= first))
+        return spans
+
+
+def score(
+    forward: Forward,
+    split: Split,
+    *,
+    scoring: ScoringConfig,
+    empty_memory: Callable[[int, int], Memory],
+    n_layer: int,
+    cutoffs: tuple[int, ...],
+    cut_documents: bool,
+    world: World,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_tokens: Callable[[int, Tensor], None] | None = None,
+) -> Score | None:
+    """Score a split. Collective; the caller has switched dropout off.
+
+    Args:
+        forward: the model.
+        split: the tokens.
+        scoring: lengths, batch size, warming.
+        empty_memory: makes a memory from (rows, mem_len).
+        n_layer: depth of the model.
+        cutoffs: of the model's adaptive softmax.
+        cut_documents: memory is not to reach across a document's start.
+        world: this process among its peers.
+        should_stop: asked now and then, on all ranks at the same pass; true gives the scoring up.
+        on_tokens: told (position of the first target in the split, nats) of each scored row.
+
+    Returns:
+        The score, the same on all ranks; None when it was given up.
+
+    Raises:
+        InputError: the split has one token, and so nothing to predict.
+    """
+    if split.n_tokens < 2:
+        raise InputError(f"split {split.name!r} has one token and nothing to predict: add text")
+    plan = Plan(
+        n_pairs=split.n_tokens - 1, scoring=scoring, n_layer=n_layer, rank=world.rank,
+        world_size=world.world_size,
+    )  # fmt: skip
+    began = time.monotonic()
+    memory = empty_memory(scoring.batch_size, scoring.mem_len)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
+    n_tokens = 0
+    with torch.no_grad():
+        for index in range(plan.n_forwards):
+            if index % 16 == 15 and should_stop():
+                return None
+            spans = plan.spans(index)
+            segment = make_segment(
+                split, spans, tgt_len=scoring.tgt_len, cutoffs=cutoffs, cut_documents=cut_documents
+            ).to(world.device)
+            output = forward(
+                segment, memory, clamp_len=scoring.clamp_len, same_length=scoring.same_length
+            )
+            memory = output.memory
+            loss_sum += output.loss_sum.double()
+            n_tokens += segment.n_tokens
+            if on_tokens is not None and output.nll_BT is not None:
+                for row, span in enumerate(spans):
+                    if span.scored and span.length:
+                        on_tokens(span.begin + 1, output.nll_BT[row, : span.length])
+    total, count = sum_floats([float(loss_sum), float(n_tokens)], world)
+    return Score(
+        loss=total / count, n_tokens=int(count), loss_sum=total, seconds=time.monotonic() - began
+    )

@@ -1,0 +1,124 @@
+"""Weights and Adam's moments as full fp32 tensors by parameter name, whatever the ZeRO stage.
+
+That form is the same for every stage, precision and number of ranks. All methods are called by all
+ranks: a parameter's parts are gathered from, or kept by, the ranks that own them.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Adam's moments, as every implementation of it names them.
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class FullState:
+    """Reads and writes what one DeepSpeed engine has optimized so far."""
+
+    def __init__(
+        self, ds: Any, *, api: Any, names: dict[int, str], stage: int, rank: int, world_size: int
+    ) -> None:
+        """Look into an engine.
+
+        Args:
+            ds: DeepSpeed's engine.
+            api: `deepspeed.utils`, handed in by the one module that imports it.
+            names: parameter names by id.
+            stage: of ZeRO.
+            rank: of this process.
+            world_size: number of ranks.
+        """
+        self._ds, self._api, self._stage = ds, api, stage
+        self._rank, self._world_size = rank, world_size
+        self._named: list[tuple[str, Any]] = [(names[id(p)], p) for p in ds.module.parameters()]
+
+    def sizes(self) -> list[tuple[str, int]]:
+        """Every parameter's name and number of elements, in a fixed order."""
+        return [(name, getattr(p, "ds_numel", p.numel())) for name, p in self._named]
+
+    def read(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Per parameter its ``weight``, and the moments once an update was applied.
+
+        Each item is gathered when it is asked for.
+        """
+        keys = MOMENTS if self.optimizer_step() > 0 else ()
+        for name, p in self._named:
+            yield name, {"weight": self._get(p, None)} | {key: self._get(p, key) for key in keys}
+
+    def write(self, item: Callable[[str], dict[str, Tensor]], *, optimizer_step: int) -> None:
+        """Take over what `read` gave.
+
+        Args:
+            item: by name; moments are taken where the item has them.
+            optimizer_step: updates that the moments saw: Adam's bias correction.
+        """
+        if optimizer_step > 0:
+            self._create_moments(optimizer_step)
+        for name, p in self._named:
+            for key, value in item(name).items():
+                self._set(p, None if key == "weight" else key, value.to(p.device))
+
+    def optimizer_step(self) -> int:
+        """Updates that the moments have seen."""
+        state = self._ds.basic_optimizer.state.get(self._flat()[0], {})
+        return int(state.get("step", 0))
+
+    def _flat(self) -> list[Tensor]:
+        """The tensors that the optimizer's state is keyed by, on this rank."""
+        optimizer = self._ds.optimizer
+        if self._stage == 3:
+            return list(optimizer.fp32_partitioned_groups_flat)
+        if self._stage > 0:
+            return list(optimizer.single_partition_of_fp32_groups)
+        return [p for _, p in self._named]
+
+    def _create_moments(self, optimizer_step: int) -> None:
+        """Make the state that the optimizer would make in its first step."""
+        base = self._ds.basic_optimizer
+        for flat in self._flat():
+            state: dict[str, Any] = {key: torch.zeros_like(flat) for key in MOMENTS}
+            state["step"] = optimizer_step  # a plain number in DeepSpeed's Adam for the CPU
+            if "fused" in base.defaults:
+                device = flat.device if base.defaults["fused"] else torch.device("cpu")
+                state["step"] = torch.tensor(float(optimizer_step), device=device)
+            base.state[flat] = state
+        if self._stage in (1, 2):  # it links parameters to their moments once, after a first step
+            self._ds.optimizer._hp_optimizer_states_linked = False
+            self._ds.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _get(self, p: Any, key: str | None) -> Tensor:
+        found: Tensor
+        if self._stage == 0:
+            found = p.detach() if key is None else self._ds.basic_optimizer.state[p][key]
+        elif key is None:
+            found = self._api.safe_get_full_fp32_param(p)
+        else:
+            found = self._api.safe_get_full_optimizer_state(p, key)
+        return found
+
+    def _set(self, p: Any, key: str | None, value: Tensor) -> None:
+        if self._stage == 3:
+            self._set_partition(p, key, value)
+        elif self._stage == 0:
+            (p.data if key is None else self._ds.basic_optimizer.state[p][key]).copy_(value)
+        elif key is None:
+            p.data.copy_(value)
+            self._api.safe_set_full_fp32_param(p, value)
+        else:
+            self._api.safe_set_full_optimizer_state(p, value, key)
+
+    def _set_partition(self, p: Any, key: str | None, value: Tensor) -> None:
+        """Stage 3 pads a parameter's last partition, which its setters for whole tensors forget."""
+        n_local = p.ds_tensor.ds_numel
+        padded = value.new_zeros(n_local * self._world_size)
+        padded[: value.numel()] = value.flatten()
+        local = padded.narrow(0, n_local * self._rank, n_local)
+        if key is not None:
+            self._api.safe_set_local_optimizer_state(p, local, key)
+            return
+        self._api.safe_set_local_fp32_param(p, local)
+        p.ds_tensor.data.copy_(local)
+        if p.data.numel() == value.numel():  # small ones are kept whole on every rank
+            p.data.copy_(value)

@@ -1,0 +1,191 @@
+"""Adaptive embedding and softmax over frequency clusters (Grave et al. 2017, Baevski & Auli 2019).
+
+Cluster 0 is the head: the most frequent words. Every cluster has a table of its own, also when all
+are equally wide: no use of one slices a larger one, whose gradient would be zero-filled each time.
+
+N positions (B·T) · D d_model · C width of a cluster · V vocabulary.
+"""
+
+import math
+from itertools import pairwise
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.config import ModelConfig
+from trainer.protocol import IGNORED
+
+
+def cluster_bounds(cutoffs: tuple[int, ...], vocabulary_size: int) -> list[tuple[int, int]]:
+    """First and past-the-last word id of every cluster, the head first."""
+    return list(pairwise((0, *cutoffs, vocabulary_size)))
+
+
+def adaptive_nll(
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    *,
+    clusters: tuple[Tensor, ...],
+    bounds: list[tuple[int, int]],
+    tables_VC: list[Tensor],
+    biases_V: list[Tensor],
+    projections_DC: list[Tensor | None],
+    cluster_table: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Nats of every target, `[N]` in fp32; 0 where the target is `IGNORED`.
+
+    A tail that holds no target is still run, on no rows: all ranks must touch all parameters.
+
+    Args:
+        hidden_ND: final hidden states.
+        targets_N: word ids.
+        clusters: per cluster, the positions in N of its targets.
+        bounds: see `cluster_bounds`.
+        tables_VC: per cluster, the output embedding.
+        biases_V: per cluster, a bias per word.
+        projections_DC: per cluster, the projection from D to C, or None.
+        cluster_table: weight and bias of the tails' logits in the head; None without tails.
+    """
+    logits = cluster_logits(hidden_ND, tables_VC[0], biases_V[0], projections_DC[0])
+    head_N = targets_N
+    if cluster_table is not None:
+        tails = cluster_logits(hidden_ND, *cluster_table, projections_DC[0])
+        logits = torch.cat([logits, tails], dim=-1)
+        # Not by `bucketize`: its borders would be copied to the device, and waited for.
+        for column, (low, _) in enumerate(bounds[1:], start=bounds[0][1]):
+            head_N = torch.where(targets_N >= low, column, head_N)
+    nll_N = F.cross_entropy(logits.float(), head_N, ignore_index=IGNORED, reduction="none")
+    for c in range(1, len(bounds)):
+        rows = clusters[c]
+        logits = cluster_logits(
+            hidden_ND.index_select(0, rows), tables_VC[c], biases_V[c], projections_DC[c]
+        )
+        local = targets_N.index_select(0, rows) - bounds[c][0]
+        tail = F.cross_entropy(logits.float(), local, reduction="none")
+        nll_N = nll_N.index_add(0, rows, tail)
+    return nll_N
+
+
+def cluster_logits(
+    hidden_ND: Tensor, table_VC: Tensor, bias_V: Tensor, projection_DC: Tensor | None
+) -> Tensor:
+    """Logits of one cluster's words, `[N, V]`, in the compute dtype."""
+    if projection_DC is not None:
+        hidden_ND = hidden_ND @ projection_DC
+    return F.linear(hidden_ND, table_VC, bias_V)
+
+
+class AdaptiveEmbedding(nn.Module):
+    """Word embeddings, clusters of rarer words narrower by `div_val`, projected to d_model."""
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        self.d_model = config.d_model
+        self.bounds = cluster_bounds(config.cutoffs, vocabulary_size)
+        widest = config.d_embed or config.d_model
+        widths = [widest // config.div_val**c for c in range(len(self.bounds))]
+        self.tables = nn.ParameterList(
+            nn.Parameter(torch.empty(high - low, width))
+            for (low, high), width in zip(self.bounds, widths, strict=True)
+        )
+        # One width needs one projection, or none; several need one each, as in the paper's code.
+        common = [widest] if widest != config.d_model else []
+        projected = widths if config.div_val > 1 else common
+        self.projections = nn.ParameterList(
+            nn.Parameter(torch.empty(config.d_model, width)) for width in projected
+        )
+
+    def projection(self, cluster: int) -> Tensor | None:
+        """The cluster's projection, `[D, C]`, or None where it is as wide as the model."""
+        if len(self.projections) == 0:
+            return None
+        return cast(Tensor, self.projections[cluster if len(self.projections) > 1 else 0])
+
+    def forward(self, tokens_BT: Tensor, clusters: tuple[Tensor, ...]) -> Tensor:
+        """Embeddings times √D, `[B, T, D]`; `clusters` as in `Segment.token_clusters`."""
+        tokens_N = tokens_BT.reshape(-1)
+        if len(self.bounds) == 1:
+            embedded_ND = self._embed(tokens_N, cluster=0)
+        else:
+            parts = [
+                self._embed(tokens_N.index_select(0, rows) - low, cluster=c)
+                for c, (rows, (low, _)) in enumerate(zip(clusters, self.bounds, strict=True))
+            ]
+            embedded_ND = parts[0].new_zeros(tokens_N.numel(), self.d_model)
+            embedded_ND = embedded_ND.index_copy(0, torch.cat(clusters), torch.cat(parts))
+        return (embedded_ND * math.sqrt(self.d_model)).view(*tokens_BT.shape, self.d_model)
+
+    def _embed(self, ids: Tensor, *, cluster: int) -> Tensor:
+        embedded = F.embedding(ids, self.tables[cluster])
+        projection_DC = self.projection(cluster)
+        return embedded if projection_DC is None else F.linear(embedded, projection_DC)
+
+
+class AdaptiveSoftmax(nn.Module):
+    """The embedding's clusters as output words; weights and tail projections tied by default."""
+
+    def __init__(self, config: ModelConfig, embedding: AdaptiveEmbedding) -> None:
+        super().__init__()
+        self.bounds = embedding.bounds
+        n_tails = len(self.bounds) - 1
+        if config.tie_embedding:
+            self.tables = embedding.tables
+        else:
+            self.tables = nn.ParameterList(
+                nn.Parameter(torch.empty_like(table)) for table in embedding.tables
+            )
+        self.biases = nn.ParameterList(
+            nn.Parameter(torch.empty(high - low)) for low, high in self.bounds
+        )
+        width = self.tables[0].shape[1]
+        self.cluster_weight = nn.Parameter(torch.empty(n_tails, width)) if n_tails else None
+        self.cluster_bias = nn.Parameter(torch.empty(n_tails)) if n_tails else None
+        first_tied = {"none": n_tails + 1, "tails": 1, "all": 0}[config.tie_projections]
+        projections = [embedding.projection(c) for c in range(n_tails + 1)]
+        self.projections = nn.ParameterList(
+            p if c >= first_tied else nn.Parameter(torch.empty_like(p))
+            for c, p in enumerate(projections)
+            if p is not None
+        )
+
+    def forward(
+        self, hidden_ND: Tensor, targets_N: Tensor | None, clusters: tuple[Tensor, ...]
+    ) -> Tensor:
+        """Nats per target, `[N]` fp32, see `adaptive_nll`; without targets log-probabilities.
+
+        One entry for both: ZeRO-3 gathers the weights of a module when its forward is called.
+        """
+        if targets_N is None:
+            return self._log_probs(hidden_ND)
+        return adaptive_nll(
+            hidden_ND, targets_N, clusters=clusters, bounds=self.bounds,
+            tables_VC=list(self.tables), biases_V=list(self.biases),
+            projections_DC=self._projections(), cluster_table=self._cluster_table(),
+        )  # fmt: skip
+
+    def _log_probs(self, hidden_ND: Tensor) -> Tensor:
+        """Log-probabilities of all words, `[N, V]` in fp32."""
+        projections = self._projections()
+        head = cluster_logits(hidden_ND, self.tables[0], self.biases[0], projections[0])
+        table = self._cluster_table()
+        if table is None:
+            return head.float().log_softmax(dim=-1)
+        n_head = head.shape[-1]
+        tails = cluster_logits(hidden_ND, *table, projections[0])
+        log_head = torch.cat([head, tails], dim=-1).float().log_softmax(dim=-1)
+        parts = [log_head[:, :n_head]]
+        for c in range(1, len(self.bounds)):
+            logits = cluster_logits(hidden_ND, self.tables[c], self.biases[c], projections[c])
+            within = logits.float().log_softmax(dim=-1)
+            parts.append(log_head[:, n_head + c - 1, None] + within)
+        return torch.cat(parts, dim=-1)
+
+    def _projections(self) -> list[Tensor | None]:
+        return list(self.projections) or [None] * len(self.bounds)
+
+    def _cluster_table(self) -> tuple[Tensor, Tensor] | None:
+        if self.cluster_weight is None or self.cluster_bias is None:
+            return None
+        return self.cluster_weight, self.cluster_bias

@@ -1,0 +1,128 @@
+"""Relative attention with content and position biases (Dai et al. 2019, section 3.3, appendix B).
+
+B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head · D d_model.
+"""
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def position_embedding(
+    n_keys: int, d_model: int, *, clamp_len: int | None, device: torch.device
+) -> Tensor:
+    """Sinusoids of the distances S-1 … 0, `[S, D]` in fp32: sines, then cosines.
+
+    Fp32 whatever the compute dtype: 16 bits do not tell distance 2047 from 2048.
+    """
+    distance_S = torch.arange(n_keys - 1, -1, -1.0, device=device)
+    if clamp_len is not None:
+        distance_S = distance_S.clamp_max(clamp_len)
+    frequency = 10000 ** -(torch.arange(0.0, d_model, 2.0, device=device) / d_model)
+    angle = distance_S[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def rel_shift(score_BHTS: Tensor) -> Tensor:
+    """Move column S-1-d of every row i to key i+M-d, so that distances become keys.
+
+    Pads a zero column in front and reads the rows one element out of step (appendix B). Entries
+    after the causal border are leftovers of the next row: the caller masks them.
+    """
+    n_streams, n_head, tgt_len, n_keys = score_BHTS.shape
+    padded = F.pad(score_BHTS, (1, 0)).view(n_streams, n_head, n_keys + 1, tgt_len)
+    return padded[:, :, 1:].view(n_streams, n_head, tgt_len, n_keys)
+
+
+def relative_attention(
+    q_BTHE: Tensor,
+    k_BSHE: Tensor,
+    v_BSHE: Tensor,
+    r_SHE: Tensor,
+    *,
+    content_bias_HE: Tensor,
+    position_bias_HE: Tensor,
+    hidden_keys: Tensor,
+    dropout: float,
+) -> Tensor:
+    """Softmax of ((q+u)·k + rel_shift((q+v)·r)) / √E over the visible keys, times the values.
+
+    Args:
+        q_BTHE: queries of the segment.
+        k_BSHE: keys of memory and segment.
+        v_BSHE: values of memory and segment.
+        r_SHE: projected positions S-1 … 0.
+        content_bias_HE: the paper's u.
+        position_bias_HE: the paper's v.
+        hidden_keys: bool, broadcastable to `[B, H, T, S]`; every query sees at least one key.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        `[B, T, H, E]`.
+    """
+    scale = 1 / math.sqrt(q_BTHE.shape[-1])
+    q_BTHE = q_BTHE * scale
+    content_BHTE = (q_BTHE + content_bias_HE * scale).transpose(1, 2)
+    position_BHTE = (q_BTHE + position_bias_HE * scale).transpose(1, 2)
+    score_BHTS = rel_shift(position_BHTE @ r_SHE.permute(1, 2, 0))
+    score_BHTS = score_BHTS + content_BHTE @ k_BSHE.permute(0, 2, 3, 1)
+    weight_BHTS = score_BHTS.masked_fill(hidden_keys, -torch.inf).softmax(dim=-1)
+    weight_BHTS = F.dropout(weight_BHTS.to(v_BSHE.dtype), dropout)
+    return (weight_BHTS @ v_BSHE.transpose(1, 2)).transpose(1, 2)
+
+
+class RelativeAttention(nn.Module):
+    """Multi-head relative attention with its residual connection and LayerNorm."""
+
+    def __init__(
+        self, *, d_model: int, n_head: int, d_head: int, dropout: float, attn_dropout: float,
+        pre_norm: bool, own_biases: bool,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.n_head, self.pre_norm = n_head, pre_norm
+        self.dropout, self.attn_dropout = dropout, attn_dropout
+        self.query = nn.Linear(d_model, n_head * d_head, bias=False)
+        self.key_value = nn.Linear(d_model, 2 * n_head * d_head, bias=False)
+        self.position = nn.Linear(d_model, n_head * d_head, bias=False)
+        self.out = nn.Linear(n_head * d_head, d_model, bias=False)
+        self.norm = nn.LayerNorm(d_model)
+        self.biases = PositionBiases(n_head, d_head) if own_biases else None
+
+    def forward(
+        self, x_BTD: Tensor, memory_BMD: Tensor, position_SD: Tensor, hidden_keys: Tensor,
+        shared_biases: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:  # fmt: skip
+        """Attend from the segment to memory and segment; returns `[B, T, D]`."""
+        tgt_len = x_BTD.shape[1]
+        x_BSD = torch.cat([memory_BMD, x_BTD.to(memory_BMD.dtype)], dim=1)
+        if self.pre_norm:
+            x_BSD = self.norm(x_BSD)
+        heads = (self.n_head, -1)
+        q_BTHE = self.query(x_BSD[:, x_BSD.shape[1] - tgt_len :]).unflatten(-1, heads)
+        k_BSHE, v_BSHE = self.key_value(x_BSD).unflatten(-1, (2, *heads)).unbind(2)
+        biases = shared_biases if self.biases is None else self.biases()
+        assert biases is not None, "biases are either shared or the layer's own"
+        mixed_BTHE = relative_attention(
+            q_BTHE, k_BSHE, v_BSHE, self.position(position_SD).unflatten(-1, heads),
+            content_bias_HE=biases[0], position_bias_HE=biases[1], hidden_keys=hidden_keys,
+            dropout=self.attn_dropout if self.training else 0.0,
+        )  # fmt: skip
+        out_BTD = F.dropout(self.out(mixed_BTHE.flatten(2)), self.dropout, self.training)
+        out_BTD = x_BTD + out_BTD
+        return out_BTD if self.pre_norm else cast(Tensor, self.norm(out_BTD))
+
+
+class PositionBiases(nn.Module):
+    """The content bias u and the position bias v, as a module so that ZeRO-3 gathers them."""
+
+    def __init__(self, n_head: int, d_head: int) -> None:
+        super().__init__()
+        self.content_HE = nn.Parameter(torch.empty(n_head, d_head))
+        self.position_HE = nn.Parameter(torch.empty(n_head, d_head))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """U and v, each `[H, E]`."""
+        return self.content_HE, self.position_HE

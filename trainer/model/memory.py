@@ -1,0 +1,83 @@
+"""Memory's arithmetic: what is kept of a segment, and which keys a query may see.
+
+B streams · T tgt_len · M mem_len · S = M+T · L layers · D d_model.
+"""
+
+import torch
+from torch import Tensor
+
+from trainer.protocol import Memory, Segment
+
+
+def empty_memory(
+    n_layer: int, n_streams: int, mem_len: int, d_model: int, *,
+    dtype: torch.dtype, device: torch.device,
+) -> Memory:  # fmt: skip
+    """Memory of streams that have read nothing: truly empty, no zeros are attended."""
+    return Memory(
+        hidden_LBMD=torch.zeros(n_layer, n_streams, mem_len, d_model, dtype=dtype, device=device),
+        valid_B=torch.zeros(n_streams, dtype=torch.int64, device=device),
+        valid_min=0,
+    )
+
+
+@torch.no_grad()
+def remember(memory: Memory, segment: Segment, inputs_LBTD: list[Tensor]) -> Memory:
+    """The memory after a segment; padding never enters it.
+
+    Args:
+        memory: before the segment.
+        segment: what was read.
+        inputs_LBTD: per layer, the segment as the layer saw it.
+    """
+    _, n_streams, mem_len, _ = memory.hidden_LBMD.shape
+    tgt_len, device = segment.tokens_BT.shape[1], memory.valid_B.device
+    row_B1 = torch.arange(n_streams, device=device)[:, None]
+    kept_BM = segment.lengths_B[:, None] + torch.arange(mem_len, device=device)
+    hidden_LBMD = memory.hidden_LBMD.new_empty(memory.hidden_LBMD.shape)
+    for layer, x_BTD in enumerate(inputs_LBTD):
+        x_BSD = torch.cat([memory.hidden_LBMD[layer], x_BTD.to(hidden_LBMD.dtype)], dim=1)
+        hidden_LBMD[layer] = x_BSD[:, tgt_len:] if segment.whole else x_BSD[row_B1, kept_BM]
+    read_B = memory.valid_B + segment.lengths_B
+    if segment.starts_BT is not None:
+        last_B = segment.starts_BT.gather(1, (segment.lengths_B - 1).clamp_min(0)[:, None])[:, 0]
+        began_B = (last_B >= 0) & (segment.lengths_B > 0)
+        read_B = torch.where(began_B, segment.lengths_B - last_B, read_B)
+    sure = segment.starts_BT is None and segment.whole
+    n_read = memory.valid_min + tgt_len if sure else 0
+    return Memory(hidden_LBMD, read_B.clamp_max(mem_len), min(mem_len, n_read))
+
+
+def forget_rows(memory: Memory, keep_B: Tensor) -> Memory:
+    """Zero and forget the rows where `keep_B` is false, without waiting for the device.
+
+    0·NaN is NaN: masking a row that went non-finite is not enough.
+    """
+    return Memory(
+        hidden_LBMD=torch.where(keep_B[:, None, None], memory.hidden_LBMD, 0.0),
+        valid_B=torch.where(keep_B, memory.valid_B, 0),
+        valid_min=0,
+    )
+
+
+def hidden_keys(memory: Memory, segment: Segment, *, same_length: bool) -> Tensor:
+    """Which keys a query may not see: bool `[T, S]` for all rows, or `[B, 1, T, S]`.
+
+    Key j of S is seen by query i iff visible_from <= j <= i + M, where visible_from is the largest
+    of M - valid, the start of the query's document, and with `same_length` i + 1.
+    """
+    mem_len = memory.hidden_LBMD.shape[2]
+    tgt_len = segment.tokens_BT.shape[1]
+    device = memory.valid_B.device
+    query_T1 = torch.arange(tgt_len, device=device)[:, None]
+    key_S = torch.arange(mem_len + tgt_len, device=device)
+    hidden_TS = key_S > query_T1 + mem_len
+    if same_length:
+        hidden_TS = hidden_TS | (key_S < query_T1 + 1)
+    if segment.starts_BT is None and memory.valid_min == mem_len:
+        return hidden_TS
+    visible_from_BT = (mem_len - memory.valid_B)[:, None].expand(-1, tgt_len)
+    if segment.starts_BT is not None:
+        starts_BT = segment.starts_BT
+        visible_from_BT = torch.where(starts_BT >= 0, mem_len + starts_BT, visible_from_BT)
+    return (hidden_TS | (key_S < visible_from_BT[:, :, None]))[:, None]

@@ -1,0 +1,65 @@
+"""Taking a run up again: from a checkpoint after a start, or after losses that are not finite."""
+
+from pathlib import Path
+from typing import Any
+
+from trainer import checkpoint, duties
+from trainer.distributed import on_main
+from trainer.errors import NonFiniteError
+from trainer.faults import Verdict
+from trainer.run import Run
+from trainer.state import TrainState
+
+
+def restore(path: Path, saved: dict[str, Any], *, run: Run, state: TrainState) -> None:
+    """Put the verified checkpoint at `path` into the engine and `state`, memories included."""
+    state.load_json(saved["train"])
+    if not run.world.is_main:
+        state.window_loss_sum.zero_()  # saved folded onto rank 0
+    scalars = saved["engine"]
+    checkpoint.load_engine(path, run.engine, optimizer_step=scalars["optimizer_step"])
+    run.engine.load_scalars(scalars, step=state.step, skipped_steps=state.skipped_steps)
+    ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
+    state.memories = checkpoint.read_memories(
+        path, ids, dtype=run.engine.dtype, device=run.world.device
+    )
+
+
+def handle_nonfinite(run: Run, state: TrainState, verdict: Verdict) -> bool:
+    """Count steps with a non-finite loss; at the limit roll back once, then give up.
+
+    Returns:
+        Whether the run was rolled back.
+
+    Raises:
+        NonFiniteError: a rollback is spent already, or there is nothing to roll back to.
+    """
+    if not verdict.bad_streams:
+        state.nonfinite_in_a_row = 0
+        return False
+    state.nonfinite_in_a_row += 1
+    ranks = run.watch.ranks_of(verdict.bad_streams)
+    where = {"ranks": ranks, "streams": verdict.bad_streams}
+    duties.event(run, state, "nonfinite", in_a_row=state.nonfinite_in_a_row, **where)
+    if state.nonfinite_in_a_row < run.experiment.limits.nonfinite_steps:
+        return False
+    told = (
+        f"the loss was not finite for {state.nonfinite_in_a_row} steps up to step {state.step}, "
+        f"on ranks {ranks}, streams {verdict.bad_streams}"
+    )
+    folder = checkpoint.directory(run.run_dir)
+    found = on_main(lambda: checkpoint.newest_whole(folder), run.world)
+    if state.rolled_back or found is None:
+        spent = "after a rollback" if state.rolled_back else "and there is no checkpoint"
+        raise NonFiniteError(f"{told}, {spent}: lower --optim.lr or look at the text there")
+    run.watch.drain()
+    path, saved = found
+    attempt, data_step, wandb_id = state.attempt, state.data_step, state.wandb_id
+    restore(path, saved, run=run, state=state)
+    # Past the offending text, with nothing remembered of it.
+    state.data_step, state.attempt, state.wandb_id = data_step, attempt + 1, wandb_id
+    state.rolled_back, state.nonfinite_in_a_row, state.memories = True, 0, []
+    duties.clear_window(state)
+    run.tracker.begin_attempt(state.attempt)
+    duties.event(run, state, "rollback", path=path.name, data_step=data_step, **where)
+    return True

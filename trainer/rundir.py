@@ -1,0 +1,148 @@
+"""The run directory: whose it is, what it says of its run, and where to go on from. Rank 0 only."""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from trainer import checkpoint
+from trainer.changes import Change, admit
+from trainer.config import ExperimentConfig
+from trainer.data.corpus import Corpus
+from trainer.data.vocabulary import save_vocabulary
+from trainer.errors import InputError
+from trainer.files import write_atomically
+
+#: Packages whose version can change a result.
+PACKAGES = ("torch", "deepspeed", "numpy", "pydantic", "wandb", "tokenizers", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a run goes on from."""
+
+    path: Path
+    saved: dict[str, Any]
+    changes: list[Change]
+    is_own: bool
+    """The checkpoint is this run's, not a parent's."""
+
+
+def default_run_dir(recipe: str, *, now: float) -> Path:
+    """``runs/RECIPE-TIME``, in local time."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+    return Path("runs") / f"{Path(recipe).stem}-{stamp}"
+
+
+def claim(run_dir: Path, experiment: ExperimentConfig, *, allowed: tuple[str, ...]) -> None:
+    """Make the directory, or make sure that it is this run's.
+
+    Raises:
+        InputError: it holds something else, or a run of another experiment.
+    """
+    config = run_dir / "config.json"
+    if config.is_file():
+        try:
+            old = json.loads(config.read_bytes())
+        except ValueError:
+            raise InputError(f"{config} is corrupt: give another --run-dir") from None
+        admit(old, experiment, allowed=allowed, where=str(run_dir))
+    elif run_dir.exists() and not run_dir.is_dir():
+        raise InputError(f"--run-dir {run_dir} is a file: give another")
+    elif run_dir.is_dir() and any(run_dir.iterdir()):
+        raise InputError(f"--run-dir {run_dir} holds something that is no run: give another")
+    try:
+        (run_dir / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--run-dir {run_dir} cannot be made: {error.strerror}") from None
+
+
+def find_origin(
+    run_dir: Path,
+    experiment: ExperimentConfig,
+    corpus: Corpus,
+    *,
+    resume: Literal["auto", "must", "never"],
+    resume_from: Path | None,
+    allowed: tuple[str, ...],
+) -> Origin | None:
+    """The newest whole checkpoint of this run, else the one to fork from, else None.
+
+    Raises:
+        InputError: there is none but there must be, or one but there must not; or it is of another
+            experiment, corpus or vocabulary, and the message says in what it differs.
+    """
+    folder = checkpoint.directory(run_dir)
+    own = None if resume == "never" else checkpoint.newest_whole(folder)
+    if resume == "never" and folder.is_dir() and any(folder.glob("step-*")):
+        raise InputError(f"{folder} has checkpoints: --resume never needs another --run-dir")
+    if resume == "must" and own is None and resume_from is None:
+        raise InputError(f"{folder} has no whole checkpoint, but --resume must asks for one")
+    if own is None and resume_from is None:
+        return None
+    if own is not None:
+        path, saved = own
+    else:
+        assert resume_from is not None
+        path = resume_from
+        saved = checkpoint.verify(path)
+    changed = admit(saved["experiment"], experiment, allowed=allowed, where=str(path))
+    if saved["corpus"] != corpus.hash:
+        raise InputError(
+            f"{path} was trained on corpus {saved['corpus']}, but --data {corpus.path} is "
+            f"{corpus.hash}: give the corpus it began with, or begin a new run with --init-from"
+        )
+    return Origin(path=path.resolve(), saved=saved, changes=changed, is_own=own is not None)
+
+
+def find_weights(source: Path, corpus: Corpus) -> tuple[Path, dict[str, Any]]:
+    """The verified checkpoint that ``--init-from`` names: a checkpoint, or a run's newest.
+
+    Raises:
+        InputError: there is none, or it has another vocabulary.
+    """
+    path = checkpoint.resolve(source, "last") if (source / "config.json").is_file() else source
+    saved = checkpoint.verify(path)
+    if saved["vocabulary"] != corpus.vocabulary.hash:
+        raise InputError(
+            f"--init-from {path} has vocabulary {saved['vocabulary']}, but {corpus.path} has "
+            f"{corpus.vocabulary.hash}: prepare the corpus with --vocab of the run's directory"
+        )
+    return path.resolve(), saved
+
+
+def describe(
+    run_dir: Path, experiment: ExperimentConfig, ds_config: dict[str, Any], corpus: Corpus,
+    hosts: list[str],
+) -> None:  # fmt: skip
+    """Write what a reader needs to understand the run, or to do it again."""
+    write_atomically(run_dir / "config.json", experiment.model_dump_json(indent=2) + "\n")
+    write_atomically(run_dir / "ds_config.json", json.dumps(ds_config, indent=2) + "\n")
+    data = {"path": str(corpus.path.resolve()), "hash": corpus.hash}
+    write_atomically(run_dir / "corpus.json", json.dumps(data, indent=2) + "\n")
+    save_vocabulary(corpus.vocabulary, run_dir / "vocabulary.json")
+    with (run_dir / "command.txt").open("a") as file:
+        file.write(shlex.join(sys.argv) + "\n")
+    environment = {
+        "python": platform.python_version(), "platform": platform.platform(), "hosts": hosts,
+        "commit": _commit(), "packages": {name: metadata.version(name) for name in PACKAGES},
+    }  # fmt: skip
+    write_atomically(run_dir / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+
+def _commit() -> str | None:
+    """The checkout's commit, where the trainer runs from one and git is there."""
+    here = Path(__file__).parent
+    try:
+        shown = subprocess.run(
+            ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return shown.stdout.strip() or None

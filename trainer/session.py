@@ -1,0 +1,171 @@
+"""From a plan to a trained run: claim the directory, build, resume, train."""
+
+import logging
+import socket
+import time
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from trainer import checkpoint, duties, engine, recovery, rundir
+from trainer.arguments import TrainArguments
+from trainer.console import close_logging, setup_logging
+from trainer.distributed import (
+    World,
+    barrier,
+    broadcast_object,
+    complete_environ,
+    gather_objects,
+    on_main,
+)
+from trainer.errors import Exit, NonFiniteError
+from trainer.faults import FaultWatch
+from trainer.loop import train
+from trainer.metrics import next_attempt
+from trainer.model.build import build_model
+from trainer.plan import Plan, describe_plan, make_plan
+from trainer.profiling import Profiler
+from trainer.run import Run
+from trainer.state import TrainState
+from trainer.status import read_status
+from trainer.stopping import StopRequests
+from trainer.tracking import open_tracker
+
+log = logging.getLogger(__name__)
+
+
+def run_training(arguments: TrainArguments, environ: MutableMapping[str, str]) -> Exit:
+    """Train as `arguments` say; `environ` is the process's own. One call per process, on all ranks.
+
+    Raises:
+        InputError: on every rank, before anything was allocated or overwritten.
+    """
+    environ.update(complete_environ(environ))
+    plan = make_plan(arguments, environ)
+    if arguments.dry_run:
+        print(describe_plan(plan))
+        return Exit.DONE
+    limits = arguments.experiment.limits
+    world = engine.connect(plan.world, timeout_s=limits.distributed_timeout_s)
+    code = train_connected(plan, world, environ)
+    barrier(world)
+    engine.disconnect()
+    return code
+
+
+def train_connected(plan: Plan, world: World, environ: MutableMapping[str, str]) -> Exit:
+    """Train in a process group that is there already, and leave it there. Collective.
+
+    Raises:
+        InputError: on every rank.
+    """
+    arguments, experiment = plan.arguments, plan.arguments.experiment
+    wanted = arguments.run_dir or rundir.default_run_dir(arguments.recipe, now=time.time())
+    run_dir = broadcast_object(wanted, world)
+    origin = on_main(lambda: _open_run_dir(plan, run_dir), world)
+    setup_logging(world.rank, log_file=run_dir / "logs" / f"rank-{world.rank:05d}.log")
+    status = broadcast_object(read_status(run_dir) if world.is_main else None, world)
+    is_done = status is not None and status.state == "done"
+    if status is not None and is_done and origin is not None and not origin.changes:
+        log.info("%s is done: %s", run_dir, status.result)
+        close_logging()
+        return Exit.DONE
+    weights = None
+    if origin is None and arguments.init_from is not None:
+        source = arguments.init_from
+        weights, _ = on_main(lambda: rundir.find_weights(source, plan.corpus), world)
+    hosts = gather_objects(socket.gethostname(), world)
+    if world.is_main:
+        rundir.describe(run_dir, experiment, plan.resolved.values, plan.corpus, hosts)
+    run, state = _build(plan, world, run_dir, origin, weights, environ)
+    code = None
+    try:
+        code = _train_to_the_end(run, state)
+    finally:
+        run.tracker.close(1 if code is None else int(code))
+        close_logging()
+    run.engine.destroy()
+    return code
+
+
+def _open_run_dir(plan: Plan, run_dir: Path) -> rundir.Origin | None:
+    arguments, experiment = plan.arguments, plan.arguments.experiment
+    rundir.claim(run_dir, experiment, allowed=arguments.allow_change)
+    return rundir.find_origin(
+        run_dir, experiment, plan.corpus, resume=arguments.resume,
+        resume_from=arguments.resume_from, allowed=arguments.allow_change,
+    )  # fmt: skip
+
+
+def _build(
+    plan: Plan, world: World, run_dir: Path, origin: rundir.Origin | None, weights: Path | None,
+    environ: MutableMapping[str, str],
+) -> tuple[Run, TrainState]:  # fmt: skip
+    experiment = plan.arguments.experiment
+    stops = StopRequests(
+        run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main
+    )
+    stops.install()
+    model = build_model(
+        experiment.model, vocabulary_size=plan.corpus.vocabulary.size, seed=experiment.seed
+    )
+    n_parameters = sum(p.numel() for p in model.parameters())
+    built = engine.build(
+        model, optim=experiment.optim, max_steps=experiment.train.max_steps,
+        resolved=plan.resolved, world=world,
+    )  # fmt: skip
+    identity = {
+        "experiment": experiment.model_dump(mode="json"), "ds_config": plan.resolved.values,
+        "corpus": plan.corpus.hash, "vocabulary": plan.corpus.vocabulary.hash,
+        "precision": plan.resolved.precision, "world_size": world.world_size,
+    }  # fmt: skip
+    state = TrainState(attempt=broadcast_object(next_attempt(run_dir), world))
+    state.window_loss_sum = state.window_loss_sum.to(world.device)
+    if weights is not None:
+        checkpoint.load_engine(weights, built, optimizer_step=0)
+        state.parent = str(weights)
+    attempt = state.attempt
+    saved_train: dict[str, Any] = {} if origin is None else origin.saved["train"]
+    tracker = open_tracker(
+        experiment.tracking, run_dir=run_dir, rank=world.rank, attempt=attempt,
+        max_steps=experiment.train.max_steps,
+        wandb_id=saved_train.get("wandb_id") if origin is not None and origin.is_own else None,
+        run_config=identity, environ=environ, step=saved_train.get("step", 0),
+        update=saved_train.get("step", 0) - saved_train.get("skipped_steps", 0),
+    )  # fmt: skip
+    run = Run(
+        experiment=experiment, run_dir=run_dir, corpus=plan.corpus, streams=plan.streams,
+        engine=built, tracker=tracker, stops=stops, watch=FaultWatch(plan.streams, world),
+        profiler=Profiler(plan.arguments.profile, run_dir=run_dir, world=world), world=world,
+        identity=identity,
+    )  # fmt: skip
+    log.info(
+        "%s: %s parameters, %s train tokens, %s, ZeRO-%s, %s ranks", run_dir, f"{n_parameters:,}",
+        f"{plan.corpus.splits['train'].n_tokens:,}", plan.resolved.precision,
+        plan.resolved.zero_stage, world.world_size,
+    )  # fmt: skip
+    if origin is None:
+        duties.event(run, state, "start", parameters=n_parameters, parent=state.parent)
+    else:
+        recovery.restore(origin.path, origin.saved, run=run, state=state)
+        state.parent = state.parent if origin.is_own else str(origin.path)
+        changed = [str(change) for change in origin.changes]
+        state.attempt = attempt
+        duties.event(run, state, "resume", path=origin.path.name, changes=changed)
+    state.wandb_id = tracker.wandb_id
+    duties.set_status(run, state, "starting")
+    return run, state
+
+
+def _train_to_the_end(run: Run, state: TrainState) -> Exit:
+    try:
+        return train(run, state)
+    except NonFiniteError as error:
+        log.error("%s", error)
+        duties.event(run, state, "stop", reason=str(error))
+        duties.set_status(run, state, "failed", reason=str(error), code=Exit.NONFINITE)
+        return Exit.NONFINITE
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        duties.set_status(run, state, "failed", reason=reason)
+        raise

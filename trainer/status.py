@@ -1,0 +1,89 @@
+"""What a run is doing: `status.json`, replaced whole, read by people, wrappers and `txl report`.
+
+Launchers change exit codes, so a wrapper that requeues goes by `state`.
+"""
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trainer.errors import InputError
+
+STATUS_FILE = "status.json"
+
+State = Literal["starting", "running", "done", "requeue", "stopped", "failed"]
+
+
+class Status(BaseModel):
+    """One moment of a run."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
+
+    version: Literal[1] = Field(1, description="version of this file's format")
+    state: State = Field(description="requeue: run again; stopped: the user ended it")
+    step: int = Field(0, description="steps taken")
+    update: int = Field(0, description="steps that changed the weights")
+    max_steps: int = Field(description="updates after which the run is done")
+    eta_s: float | None = Field(None, description="seconds until then; None while unknown")
+    attempt: int = Field(description="starts of this run so far, this one included")
+    reason: str | None = Field(None, description="why the run is in this state")
+    exit_code: int | None = Field(None, description="the trainer's own, whatever its launcher says")
+    result: dict[str, float | int | str | None] | None = Field(None, description="final metrics")
+    heartbeat: float = Field(default_factory=time.time, description="unix time of writing")
+    host: str = Field(default_factory=socket.gethostname, description="where rank 0 runs")
+    pid: int = Field(default_factory=os.getpid, description="process of rank 0")
+
+    def silent_s(self, *, now: float) -> float:
+        """Seconds since the heartbeat at unix time `now`; 0 for a run that has ended."""
+        alive = self.state in ("starting", "running")
+        return max(0.0, now - self.heartbeat) if alive else 0.0
+
+
+def write_status(run_dir: Path, status: Status) -> None:
+    """Replace `run_dir`'s status atomically and durably; rank 0 only.
+
+    Raises:
+        OSError: the disk is full or gone; the status before stays whole.
+    """
+    path = run_dir / STATUS_FILE
+    draft = path.with_name(f".{STATUS_FILE}.tmp")
+    try:
+        with draft.open("w") as file:
+            file.write(status.model_dump_json(indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+    folder = os.open(run_dir, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_status(run_dir: str | Path) -> Status | None:
+    """The run's last written status, or None where none was written.
+
+    Raises:
+        InputError: the file is there but cannot be read as a status.
+    """
+    path = Path(run_dir) / STATUS_FILE
+    try:
+        return Status.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(key) for key in first["loc"])
+        raise InputError(
+            f"{path} is not a status: {f'{where}: ' if where else ''}{first['msg']}; "
+            "remove it, the run writes it anew"
+        ) from None

@@ -1,0 +1,95 @@
+"""Strict reading of settings: found by name or path, no key twice, every problem in one line."""
+
+import re
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from trainer.errors import InputError, did_you_mean
+
+
+def packaged_names(folder: Traversable) -> list[str]:
+    """Names of the JSON files in `folder`, sorted."""
+    return sorted(
+        p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json")
+    )
+
+
+def read_named(name_or_path: str, folder: Traversable, *, kind: str) -> bytes:
+    """Read a JSON file of `folder` by name, or any by path; `kind` says in errors what it is.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read.
+    """
+    path = Path(name_or_path)
+    try:
+        if path.suffix == ".json" or path.is_file():
+            return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{kind} {path}: {error.strerror}") from None
+    names = packaged_names(folder)
+    if name_or_path in names:
+        return (folder / f"{name_or_path}.json").read_bytes()
+    raise InputError(
+        f"{kind} {name_or_path!r} is not packaged{did_you_mean(name_or_path, names)}; "
+        f"there are {', '.join(names)}, or give the path of a JSON file"
+    )
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object of `pairs` (an ``object_pairs_hook``).
+
+    Raises:
+        ValueError: a key is there twice, so that one of its values would be lost.
+    """
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"key {key!r} is given twice")
+        values[key] = value
+    return values
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Say each problem of a failed validation: key path, what is wrong, got what, nearest key."""
+    return [_describe(dict(problem), model) for problem in error.errors(include_url=False)]
+
+
+def _describe(problem: dict[str, Any], model: type[BaseModel]) -> str:
+    path = ".".join(str(key) for key in problem["loc"])
+    kind, got = problem["type"], problem["input"]
+    if kind == "extra_forbidden":
+        owner = model_at(model, *problem["loc"][:-1])
+        known = owner.model_fields if owner else ()
+        return f"unknown key {path}{did_you_mean(str(problem['loc'][-1]), known)}"
+    if kind == "missing":
+        return f"{path} is missing"
+    if kind == "value_error":  # a validator's own words, which say what they got
+        message = problem["msg"].removeprefix("Value error, ")
+    elif kind == "model_type":
+        message = f"input should be an object, got {got!r}"
+    elif isinstance(got, dict):
+        message = f"{_lower(problem['msg'])}, got an object"
+    else:
+        choices = re.findall(r"'([^']*)'", problem.get("ctx", {}).get("expected", ""))
+        word = next((c for c in choices if c.lower() == str(got).lower()), str(got))
+        hint = did_you_mean(word, choices)
+        message = f"{_lower(problem['msg'])}, got {got!r}{hint}"
+    return f"{path}: {message}" if path else message
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
+
+
+def model_at(model: type[BaseModel], *path: int | str) -> type[BaseModel] | None:
+    """Find the model nested at the keys of `path`; None where there is none."""
+    for key in path:
+        field = model.model_fields.get(str(key))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return None
+        model = annotation
+    return model
