@@ -34,6 +34,7 @@ def write(path: Path, *, n_words: int = 100, seed: int = 0, overwrite: bool = Fa
             ids = random.integers(0, vocabulary.size, n_tokens, dtype=np.uint32)
             ids[0] = vocabulary.size - 1
             for piece in np.array_split(ids, 10):
+                writer.add(piece[:0], n_words=0, n_characters=0, ends_document=False)
                 writer.add(piece, n_words=len(piece), n_characters=9, ends_document=True)
                 writer.add(piece[:0], n_words=0, n_characters=0, ends_document=True)
             writer.finish(splits=list(N_TOKENS), made={"by": "test"})
@@ -55,6 +56,8 @@ def test_what_was_written_is_read_back(pristine: Path) -> None:
     corpus = open_corpus(pristine)
     verify_corpus(pristine)
     assert list(corpus.splits) == ["train", "valid"]
+    files = {p.name for name in corpus.splits for p in split_paths(pristine, name)}
+    assert {p.name for p in pristine.iterdir()} == {*files, "vocabulary.json"}
     random = np.random.default_rng(0)
     for name, n_tokens in N_TOKENS.items():
         ids = random.integers(0, corpus.vocabulary.size, n_tokens, dtype=np.uint32)
@@ -253,14 +256,14 @@ def test_an_interrupted_write_leaves_the_earlier_corpus(
 
 
 def test_what_killed_writers_left_is_replaced(tmp_path: Path) -> None:
-    for left in ("corpus.tmp", "corpus.replaced"):
-        (tmp_path / left).mkdir()
-        (tmp_path / left / "train.bin").write_bytes(b"half")
-    (tmp_path / "corpus.tmp" / "test.json").write_bytes(b"half")
-    write(tmp_path / "corpus")
-    write(tmp_path / "corpus", overwrite=True)
-    assert list(open_corpus(tmp_path / "corpus").splits) == ["train", "valid"]
-    assert [p.name for p in tmp_path.iterdir()] == ["corpus"]
+    for seed in range(2):
+        for left in ("corpus.tmp", "corpus.replaced"):
+            (tmp_path / left).mkdir()
+            (tmp_path / left / "train.bin").write_bytes(b"half")
+        (tmp_path / "corpus.tmp" / "test.json").write_bytes(b"half")
+        write(tmp_path / "corpus", seed=seed, overwrite=True)
+        assert list(open_corpus(tmp_path / "corpus").splits) == ["train", "valid"]
+        assert [p.name for p in tmp_path.iterdir()] == ["corpus"]
 
 
 def test_two_writers_of_one_corpus_do_not_meet(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from trainer.data.text import Piece, read_pieces, text_file
 from trainer.data.vocabulary import (
@@ -137,13 +137,28 @@ def test_bpe_is_learnt_the_same_way_twice() -> None:
     assert first.size == 600
 
 
+def bpe_joining_line_ends(text: str) -> BpeVocabulary:
+    """BPE with the pre-tokens of newer models, where line ends join what is before them."""
+    pattern = r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.train_from_iterator([text], trainers.BpeTrainer(vocab_size=600, show_progress=False))
+    return BpeVocabulary(json.loads(tokenizer.to_str()))
+
+
 def test_ids_do_not_depend_on_how_the_text_was_cut_for_streaming(tmp_path: Path) -> None:
     pick = random.Random(1)
     words = ["the", "cat", "é", "naïve", "...", "x" * 50, "12", "'s", "\u3000", "日本語", "\x85"]
+    words += ["..."] * len(words)
     spaces = [" ", "  ", "\n", " \n ", "\n\n\n", "\t", "\r\n"]
-    text = "".join(pick.choice(words) + pick.choice(spaces) for _ in range(30_000)) + "end"
+    text = "".join(pick.choice(words) + pick.choice(spaces) for _ in range(60_000)) + "end"
     (tmp_path / "text.txt").write_bytes(text.encode())
-    for vocabulary in vocabularies(text):
+    for vocabulary in [*vocabularies(text), bpe_joining_line_ends(text)]:
         pieces = list(
             read_pieces(
                 [text_file(tmp_path / "text.txt", format="auto")],

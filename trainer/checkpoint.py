@@ -215,7 +215,7 @@ def read_memories(
 ) -> list[Memory]:
     """Per slot, the saved memory of the streams this rank now reads, whoever had them before."""
     files = sorted(path.glob("memory-*.safetensors"))
-    opened = [safe_open(file, framework="pt") for file in files]
+    opened: list[Any] = [safe_open(file, framework="pt") for file in files]
     place = {
         int(stream): (tensors, row)
         for tensors in opened

@@ -164,7 +164,7 @@ def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
     """Validate if the run is done, save, and leave word in the events and the status."""
     run.profiler.close()
     run.watch.drain()
-    if wish is Wish.NONE:
+    if wish is Wish.NONE and run.experiment.valid.interval_steps:
         wish = validate(run, state)
     if state.saved_step != state.step:
         save(run, state)

@@ -1,9 +1,11 @@
 """DeepSpeed behind one seam: the only file that imports it.
 
-Builds the engine, takes steps, and gives access to its full state. All functions are called by all ranks.
+Builds the engine, takes steps, and gives access to its full state. All functions are called by
+all ranks.
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +32,9 @@ from trainer.schedules import Schedule, cosine
 def connect(world: World, *, timeout_s: float) -> World:
     """Join the process group named by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed's own calls, which its users can do nothing about.
+    deprecated = r"`torch\.distributed\.\w+` is deprecated"
+    warnings.filterwarnings("ignore", message=deprecated, category=FutureWarning)
     if world.device.type == "cpu":
         # Shared-memory collectives would be compiled at start (45 s) and need /dev/shm per rank.
         getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False

@@ -85,10 +85,19 @@ def prepare(options: PrepareOptions, *, stdin: BinaryIO | None = None) -> Report
         stdin: what the path `-` reads; it is kept on disk meanwhile, for it is read twice.
 
     Raises:
-        InputError: an option, an input or the output folder cannot be used.
+        InputError: an option, an input or the output folder cannot be used, or the disk is full.
     """
     given = load_vocabulary(options.vocab) if options.vocab else None
     kind = _checked_kind(options, given)
+    try:
+        return _prepare(options, kind, given, stdin)
+    except OSError as error:
+        raise InputError(f"{options.out}: cannot be written: {error}") from None
+
+
+def _prepare(
+    options: PrepareOptions, kind: Kind, given: Vocabulary | None, stdin: BinaryIO | None
+) -> Report:
     with new_corpus_folder(options.out, overwrite=options.overwrite) as folder:
         paths = {name: getattr(options, name) for name in SPLITS}
         inputs = find_inputs(
@@ -115,6 +124,8 @@ def prepare(options: PrepareOptions, *, stdin: BinaryIO | None = None) -> Report
 
 
 def _checked_kind(options: PrepareOptions, given: Vocabulary | None) -> Kind:
+    if not (options.train or options.valid or options.test):
+        raise InputError("no text: give --train, --valid or --test")
     if not (options.train or given):
         raise InputError("no text to make a vocabulary from: give --train, or --vocab")
     if options.split and (options.valid or options.test or not options.train):

@@ -24,9 +24,10 @@ TEXT_SUFFIXES = (".txt", ".text", ".tokens", ".md", ".rst", ".py", ".jsonl")
 COMPRESSED_SUFFIXES = (".gz", ".xz")
 PIECE_BYTES = 1 << 15
 
-# Words and GPT-2's pre-tokens never reach from a visible character into the space after it, so a
-# text may be cut there without changing any id.
-_UP_TO_LAST_CUT = re.compile(r"(?s).*\S(?=[ \n])")
+# No word, and no pre-token of GPT-2 and its kin, reaches from a visible character into the space
+# after it, so a text may be cut there without changing any id. A text without spaces is cut
+# before a line end, which a few tokenizers do join to the punctuation before it.
+_UP_TO_LAST_CUT = re.compile(r"(?s).*\S(?= )"), re.compile(r"(?s).*\S(?=\n)")
 
 
 class Piece(NamedTuple):
@@ -174,8 +175,9 @@ def _text_pieces(stream: IO[bytes], name: str, *, as_bytes: bool) -> Iterator[Pi
 
 def _cut(text: str) -> int:
     """Length of the part of `text` that can go before more is read; 0 is none yet."""
-    if match := _UP_TO_LAST_CUT.match(text):
-        return match.end()
+    for up_to_last_cut in _UP_TO_LAST_CUT:
+        if match := up_to_last_cut.match(text):
+            return match.end()
     # A run longer than a piece without a space is cut anyway, for memory to stay bounded; a
     # character stays behind so that the last piece of a document is not empty.
     return len(text) - 1 if len(text) > PIECE_BYTES else 0

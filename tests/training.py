@@ -1,0 +1,91 @@
+"""Real training in real processes: runs of the tests' corpus under torchrun over gloo."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainer import read_metrics
+from trainer.data.prepare import PrepareOptions, prepare
+
+ROOT = Path(__file__).parent.parent
+WORKER = Path(__file__).with_name("training_worker.py")
+
+TINY = [
+    "--model.n-layer", "2", "--model.d-model", "32", "--model.n-head", "2", "--model.d-head", "16",
+    "--model.d-inner", "48", "--model.cutoffs", "100", "400", "--model.div-val", "2",
+    "--train.train-batch-size", "8", "--train.tgt-len", "12", "--train.mem-len", "20",
+    "--train.max-steps", "30", "--optim.lr", "1e-2", "--optim.warmup-steps", "4",
+    "--optim.gradient-clipping", "0.25", "--tracking.log-interval-steps", "1",
+    "--tracking.wandb", "disabled", "--valid.interval-steps", "0", "--valid.batch-size", "2",
+    "--valid.tgt-len", "12", "--valid.mem-len", "20", "--eval.tgt-len", "12",
+    "--eval.mem-len", "20", "--eval.batch-size", "2",
+    "--checkpoint.interval-steps", "0", "--device", "cpu",
+]  # fmt: skip
+
+
+def make_corpus(folder: Path) -> Path:
+    """A few of the standard library's files, by words: several documents of real text."""
+    package = Path(sysconfig.get_paths()["stdlib"]) / "json"
+    prepare(
+        PrepareOptions(
+            out=folder, train=tuple(sorted(package.glob("*.py"))[:3]),
+            valid=(package / "scanner.py",), tokenizer="words",
+        )  # fmt: skip
+    )
+    return folder
+
+
+@dataclass
+class Case:
+    """One run: its directory, its DeepSpeed file and what it changes of `TINY`."""
+
+    run_dir: Path
+    ds_config: str = "zero0_fp32"
+    flags: list[str] = field(default_factory=list)
+    recipe: str = "quickstart"
+
+    def argv(self, corpus: Path) -> list[str]:
+        """The training command."""
+        where = ["--data", str(corpus), "--run-dir", str(self.run_dir)]
+        how = ["--deepspeed-config", self.ds_config]
+        return [self.recipe, *where, *how, *TINY, *self.flags]
+
+
+def run_cases(cases: list[Case], *, corpus: Path, n_ranks: int, timeout_s: float = 500) -> None:
+    """Train the cases one after the other in the same `n_ranks` processes; all must succeed."""
+    spec = json.dumps([case.argv(corpus) for case in cases])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(n_ranks)]
+    command += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    done = subprocess.run(
+        [*command, str(WORKER)], input=spec, env=environment(), text=True, capture_output=True,
+        timeout=timeout_s, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-8000:]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """One thread per process: two that spin on two cores wait for each other."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    return kept | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONPATH": paths} | changes
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    """Training loss by step."""
+    return {record["step"]: record["train/loss"] for record in read_metrics(run_dir, kind="train")}
+
+
+def checkpoint_hashes(run_dir: Path, step: int) -> dict[str, str]:
+    """Hash of every tensor file of a checkpoint: equal hashes are bitwise equal contents."""
+    path = run_dir / "checkpoints" / f"step-{step:08d}" / "manifest.json"
+    files = json.loads(path.read_text())["files"]
+    return {name: entry["xxh3_128"] for name, entry in files.items() if name.endswith("tensors")}
+
+
+def events(run_dir: Path, name: str) -> list[dict]:
+    """The run's events of that name."""
+    return [record for record in read_metrics(run_dir, kind="event") if record["event"] == name]
