@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,6 +20,8 @@ from trainer.protocol import IGNORED, Memory, Segment
 
 CPU = torch.device("cpu")
 
+Document = Sequence[int] | npt.NDArray[np.int64]
+
 
 def lone_world(*, rank: int = 0, world_size: int = 1) -> World:
     """A process on the CPU that talks to no other."""
@@ -30,9 +33,7 @@ def words(size: int) -> WordVocabulary:
     return WordVocabulary(["<eos>", "<unk>", *(f"w{i}" for i in range(2, size))])
 
 
-def write_corpus(
-    folder: Path, *, vocabulary_size: int, **splits: Iterable[Sequence[int]]
-) -> Corpus:
+def write_corpus(folder: Path, *, vocabulary_size: int, **splits: Iterable[Document]) -> Corpus:
     """A corpus with the given splits, each a list of documents of ids."""
     folder.mkdir(parents=True)
     vocabulary = words(vocabulary_size)
@@ -46,14 +47,14 @@ def write_corpus(
     return open_corpus(folder)
 
 
-def write_split(folder: Path, documents: Iterable[Sequence[int]], *, vocabulary_size: int) -> Split:
+def write_split(folder: Path, documents: Iterable[Document], *, vocabulary_size: int) -> Split:
     """The one split of a corpus."""
     return write_corpus(folder, vocabulary_size=vocabulary_size, train=documents).splits["train"]
 
 
 def random_documents(
     n_tokens: int, *, vocabulary_size: int, n_documents: int = 1, seed: int = 0
-) -> list[np.ndarray]:
+) -> list[npt.NDArray[np.int64]]:
     """`n_tokens` random ids, cut at random into up to `n_documents`."""
     random = np.random.default_rng(seed)
     ids = random.integers(0, vocabulary_size, n_tokens)
@@ -63,7 +64,9 @@ def random_documents(
 def tiny_model_config(**changes: Any) -> ModelConfig:
     """Two layers, no dropout, weights large enough that everything matters."""
     sizes = {"n_layer": 2, "d_model": 8, "n_head": 2, "d_head": 3, "d_inner": 12}
-    return ModelConfig(**{**sizes, "dropout": 0.0, "init_std": 0.5, "projection_init_std": 0.5, **changes})
+    return ModelConfig(
+        **{**sizes, "dropout": 0.0, "init_std": 0.5, "projection_init_std": 0.5, **changes}
+    )
 
 
 def tiny_model(vocabulary_size: int = 20, *, seed: int = 0, **changes: Any) -> TransformerXL:
@@ -72,7 +75,7 @@ def tiny_model(vocabulary_size: int = 20, *, seed: int = 0, **changes: Any) -> T
     model = TransformerXL(tiny_model_config(**changes), vocabulary_size).double()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return model
 
 
@@ -115,7 +118,7 @@ def scoring(**changes: Any) -> ScoringConfig:
 
 
 def tiny_experiment(**parts: dict[str, Any]) -> ExperimentConfig:
-    """An experiment of a tiny model; `parts` change single fields, as in ``train={"tgt_len": 5}``."""
+    """An experiment of a tiny model; `parts` change fields, as in ``train={"tgt_len": 5}``."""
     lengths = {"tgt_len": 4, "mem_len": 6}
     values: dict[str, dict[str, Any]] = {
         "model": tiny_model_config().model_dump(),

@@ -1,10 +1,30 @@
 """Fixtures of many tests."""
 
+import hypothesis
 import pytest
 import training
+
+# A loaded machine is slow to draw examples; what is drawn is none the worse for it.
+hypothesis.settings.register_profile(
+    "loaded", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("loaded")
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """A small corpus of real text with several documents."""
     return training.make_corpus(tmp_path_factory.mktemp("corpora") / "stdlib")
+
+
+@pytest.fixture(scope="session")
+def trained(corpus, tmp_path_factory):
+    """Directory of a run of six steps that validated, sampled, profiled and drew curves."""
+    flags = [
+        "--train.max-steps", "6", "--valid.interval-steps", "3", "--checkpoint.interval-steps", "2",
+        "--checkpoint.keep-last", "9", "--sample.interval-steps", "3", "--sample.n-tokens", "8",
+        "--sample.prompt", "def scan", "--tracking.tensorboard", "True", "--profile", "2:4",
+    ]  # fmt: skip
+    case = training.Case(tmp_path_factory.mktemp("trained") / "run", flags=flags)
+    training.run_cases([case], corpus=corpus, n_ranks=1)
+    return case.run_dir

@@ -8,4 +8,5 @@ bash -n launch/*.sh launch/slurm/*.sbatch tests/*.sh .ci/run
 ruff check .
 ruff format --check .
 mypy
-pytest --cov --cov-report=term "$@"
+# Two at a time, the tests of a file together, for they share what their fixtures trained.
+pytest --numprocesses=2 --dist=loadscope --cov --cov-report=term "$@"

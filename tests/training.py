@@ -5,16 +5,19 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer import read_metrics
 from trainer.data.prepare import PrepareOptions, prepare
+from trainer.errors import Exit
 
 ROOT = Path(__file__).parent.parent
 WORKER = Path(__file__).with_name("training_worker.py")
 
 TINY = [
+    "--model.norm", "post",
     "--model.n-layer", "2", "--model.d-model", "32", "--model.n-head", "2", "--model.d-head", "16",
     "--model.d-inner", "48", "--model.cutoffs", "100", "400", "--model.div-val", "2",
     "--train.train-batch-size", "8", "--train.tgt-len", "12", "--train.mem-len", "20",
@@ -32,9 +35,11 @@ def make_corpus(folder: Path) -> Path:
     package = Path(sysconfig.get_paths()["stdlib"]) / "json"
     prepare(
         PrepareOptions(
-            out=folder, train=tuple(sorted(package.glob("*.py"))[:3]),
-            valid=(package / "scanner.py",), tokenizer="words",
-        )  # fmt: skip
+            out=folder,
+            train=tuple(sorted(package.glob("*.py"))[:3]),
+            valid=(package / "scanner.py",),
+            tokenizer="words",
+        )
     )
     return folder
 
@@ -47,31 +52,49 @@ class Case:
     ds_config: str = "zero0_fp32"
     flags: list[str] = field(default_factory=list)
     recipe: str = "quickstart"
+    corpus: Path | None = None
+    """Another than that of the other cases."""
+    ends: Exit = Exit.DONE
+    """What it is to exit with."""
 
     def argv(self, corpus: Path) -> list[str]:
         """The training command."""
-        where = ["--data", str(corpus), "--run-dir", str(self.run_dir)]
+        where = ["--data", str(self.corpus or corpus), "--run-dir", str(self.run_dir)]
         how = ["--deepspeed-config", self.ds_config]
         return [self.recipe, *where, *how, *TINY, *self.flags]
 
 
-def run_cases(cases: list[Case], *, corpus: Path, n_ranks: int, timeout_s: float = 500) -> None:
-    """Train the cases one after the other in the same `n_ranks` processes; all must succeed."""
-    spec = json.dumps([case.argv(corpus) for case in cases])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(n_ranks)]
-    command += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    done = subprocess.run(
-        [*command, str(WORKER)], input=spec, env=environment(), text=True, capture_output=True,
-        timeout=timeout_s, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-8000:]
+def run_cases(
+    cases: list[Case], *, corpus: Path, n_ranks: int, timeout_s: float = 500
+) -> list[str]:  # fmt: skip
+    """Train the cases one after the other in the same `n_ranks` processes.
+
+    Each must end as it says. Returns, in their order, what those that were refused were told.
+    """
+    command = [sys.executable, str(WORKER)]
+    if n_ranks > 1:
+        rendezvous = ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+        torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", str(n_ranks), *rendezvous]
+        command[1:1] = torchrun
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = Path(folder) / "outcomes.json"
+        spec = {"commands": [case.argv(corpus) for case in cases], "outcomes": str(outcomes)}
+        done = subprocess.run(
+            command, input=json.dumps(spec), env=environment(), text=True, capture_output=True,
+            timeout=timeout_s, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-8000:]
+        found = json.loads(outcomes.read_text())
+    for case, (code, told) in zip(cases, found, strict=True):
+        assert code == case.ends, f"{case} ended with {code}: {told}\n{done.stderr[-4000:]}"
+    return [told for code, told in found if code == Exit.BAD_INPUT]
 
 
 def environment(**changes: str) -> dict[str, str]:
     """One thread per process: two that spin on two cores wait for each other."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
-    return kept | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PYTHONPATH": paths} | changes
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths} | changes
 
 
 def losses(run_dir: Path) -> dict[int, float]:

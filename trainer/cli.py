@@ -1,242 +1,22 @@
-"""The console command ``txl``: every command but training under a launcher."""
+"""The console command ``txl``, and the training command that ``launch/train.py`` is."""
 
 import logging
 import os
 import sys
-from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+import time
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
 
 import tyro
 
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer import commands
 from trainer.errors import Exit, InputError
 
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs)
 
 
-@dataclass(frozen=True)
-class Prepare:
-    """Turn text into a corpus."""
-
-    options: tyro.conf.OmitArgPrefixes[PrepareOptions]
-
-    def run(self) -> None:
-        """Prepare, and say what was made and what to do next."""
-        for line in prepare(self.options, stdin=sys.stdin.buffer).lines():
-            print(line)
-
-
-@dataclass(frozen=True)
-class ShowCorpus:
-    """Show what a corpus holds."""
-
-    corpus: tyro.conf.Positional[Path]
-    """folder made by `txl prepare`"""
-
-    def run(self) -> None:
-        """Print a line per split."""
-        from trainer.data.corpus import open_corpus
-
-        corpus = open_corpus(self.corpus)
-        print(f"{corpus.path}: {corpus.vocabulary.kind}, vocabulary {corpus.vocabulary.size:,}")
-        for split in corpus.splits.values():
-            print(
-                f"{split.name:5} {split.n_tokens:>14,} tokens {split.n_words:>13,} words "
-                f"{len(split.document_starts):>9,} documents"
-            )
-
-
-@dataclass(frozen=True)
-class Verify:
-    """Read a corpus whole and compare every block with its hash."""
-
-    corpus: tyro.conf.Positional[Path]
-    """folder made by `txl prepare`"""
-
-    def run(self) -> None:
-        """Verify."""
-        from trainer.data.corpus import verify_corpus
-
-        verify_corpus(self.corpus)
-        print(f"{self.corpus}: whole")
-
-
-@dataclass(frozen=True)
-class Eval:
-    """Score a split with a trained model: every token but the first, exactly once."""
-
-    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run")]
-    """directory of the run"""
-    checkpoint: str = "best"
-    """best, last, a step, or a path"""
-    split: Literal["train", "valid", "test"] = "test"
-    """part of the corpus"""
-    data: Path | None = None
-    """corpus; None is the run's"""
-    tgt_len: int | None = None
-    """tokens scored per forward pass and row; None is the recipe's"""
-    mem_len: str | None = None
-    """tokens of memory, or several lengths to compare: 0,150,640"""
-    clamp_len: int | None = None
-    """distances beyond this share a position; None is the recipe's"""
-    same_length: bool | None = None
-    """every query sees exactly mem_len keys; None is the recipe's"""
-    batch_size: int | None = None
-    """rows read side by side on one rank"""
-    warm: Literal["exact", "near"] | None = None
-    """how much text rows read ahead of their own"""
-    no_memory: bool = False
-    """score without memory too, and say what it gains"""
-    precision: Literal["fp32", "bf16", "fp16", "bf16_autocast"] | None = None
-    """None is the run's"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """where to run"""
-
-    def run(self) -> None:
-        """Evaluate; under torchrun or deepspeed, on all ranks together."""
-        import torch.distributed as dist
-
-        from trainer.distributed import World, choose_device, complete_environ, join
-        from trainer.scoring import EvalOptions, evaluate_run
-
-        place = complete_environ(os.environ)
-        os.environ.update(place)
-        local_rank = int(place["LOCAL_RANK"])
-        world = World(
-            rank=int(place["RANK"]), world_size=int(place["WORLD_SIZE"]), local_rank=local_rank,
-            device=choose_device(self.device, local_rank=local_rank),
-        )  # fmt: skip
-        options = EvalOptions(
-            run=self.run_dir, checkpoint=self.checkpoint, split=self.split, data=self.data,
-            tgt_len=self.tgt_len, mem_lens=_lengths(self.mem_len), clamp_len=self.clamp_len,
-            same_length=self.same_length, batch_size=self.batch_size, warm=self.warm,
-            no_memory=self.no_memory, precision=self.precision,
-        )  # fmt: skip
-        evaluate_run(options, join(world, timeout_s=600.0))
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-@dataclass(frozen=True)
-class Generate:
-    """Continue a prompt, with the memory as the only cache."""
-
-    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run")]
-    """directory of the run"""
-    prompt: str = ""
-    """text to continue; - reads standard input"""
-    checkpoint: str = "best"
-    """best, last, a step, or a path"""
-    n_tokens: int = 200
-    """tokens to make"""
-    temperature: float = 0.8
-    """0 takes the likeliest token"""
-    seed: int = 0
-    """of the draws"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """where to run"""
-
-    def run(self) -> None:
-        """Write the prompt and its continuation as it is made."""
-        from trainer.distributed import choose_device
-        from trainer.generate import Sampling, generate
-        from trainer.inference import open_trained
-
-        device = choose_device(self.device, local_rank=0)
-        trained = open_trained(self.run_dir, which=self.checkpoint, precision=None, device=device)
-        prompt = sys.stdin.read() if self.prompt == "-" else self.prompt
-        sampling = Sampling(n_tokens=self.n_tokens, temperature=self.temperature, seed=self.seed)
-        sys.stdout.write(prompt)
-        with trained.autocast():
-            for piece in generate(
-                trained.module, trained.vocabulary, prompt=prompt, sampling=sampling,
-                scoring=trained.experiment.eval, cutoffs=trained.experiment.model.cutoffs,
-                dtype=trained.dtype, device=device,
-            ):  # fmt: skip
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-        print()
-
-
-@dataclass(frozen=True)
-class Report:
-    """Show where runs stand, their curves and their evaluations."""
-
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """directories of runs"""
-    json: bool = False
-    """as JSON"""
-    plot: Path | None = None
-    """draw the loss curves into this file; needs matplotlib"""
-
-    def run(self) -> None:
-        """Print the report."""
-        from trainer.report import report
-
-        print(report(self.runs, as_json=self.json, plot=self.plot))
-
-
-@dataclass(frozen=True)
-class Show:
-    """Print a recipe and a DeepSpeed file as a run would use them."""
-
-    recipe: tyro.conf.Positional[str]
-    """packaged name, or a JSON file"""
-    deepspeed_config: str = "zero1_bf16"
-    """packaged name, or a JSON file"""
-    world_size: int = 1
-    """ranks that share the batch"""
-
-    def run(self) -> None:
-        """Print both."""
-        from trainer.ds_config import show
-
-        print(show(self.recipe, self.deepspeed_config, world_size=self.world_size))
-
-
-@dataclass(frozen=True)
-class Schema:
-    """Print the JSON Schema of recipes and DeepSpeed files."""
-
-    def run(self) -> None:
-        """Print it."""
-        from trainer.ds_config import schema
-
-        print(schema())
-
-
-@dataclass(frozen=True)
-class Recipes:
-    """List the packaged recipes."""
-
-    def run(self) -> None:
-        """Print a line each."""
-        from trainer.config import load_recipe, recipe_names
-
-        for name in recipe_names():
-            model, settings = load_recipe(name).model, load_recipe(name).train
-            print(
-                f"{name:14} {model.n_layer:2} layers, d_model {model.d_model:4}, tgt_len "
-                f"{settings.tgt_len:3}, {settings.train_batch_size:3} streams, "
-                f"{settings.max_steps:,} steps"
-            )
-
-
-@dataclass(frozen=True)
-class ExitCodes:
-    """List the exit codes."""
-
-    def run(self) -> None:
-        """Print a line each."""
-        for code in Exit:
-            print(f"{code:3} {code.describe()}")
-
-
 def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     """One process of a training job; `launch/train.py` is this and nothing else."""
-    is_main = environ.get("RANK", environ.get("SLURM_PROCID", "0")) == "0"
     try:
         import torch
 
@@ -249,9 +29,7 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
         return int(run_training(arguments, environ))
     except InputError as error:
-        if is_main:
-            print(f"error: {error}", file=sys.stderr)
-        return int(Exit.BAD_INPUT)
+        return _refuse(error, environ)
 
 
 def main() -> None:
@@ -263,19 +41,31 @@ def main() -> None:
     try:
         parse_command(argv).run()
     except InputError as error:
+        sys.exit(_refuse(error, os.environ))
+
+
+def _refuse(error: InputError, environ: Mapping[str, str]) -> int:
+    """Say it once, however many ranks were asked the same."""
+    if environ.get("RANK", environ.get("SLURM_PROCID", "0")) == "0":
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(int(Exit.BAD_INPUT))
+    else:
+        time.sleep(3)  # a launcher ends all ranks with the first: let rank 0 speak
+    return int(Exit.BAD_INPUT)
 
 
 def parse_command(argv: Sequence[str]) -> Any:
     """The command that `argv` spells; prints help or what is wrong with it and exits, else."""
-    commands: dict[str, Any] = {
-        "prepare": Prepare, "eval": Eval, "generate": Generate, "report": Report,
-        "recipes": Recipes, "exit-codes": ExitCodes,
-    }  # fmt: skip
+    plain: dict[str, Any] = {
+        "prepare": commands.Prepare,
+        "eval": commands.Eval,
+        "generate": commands.Generate,
+        "report": commands.Report,
+        "recipes": commands.Recipes,
+        "exit-codes": commands.ExitCodes,
+    }
     groups: dict[str, dict[str, Any]] = {
-        "corpus": {"verify": Verify, "show": ShowCorpus},
-        "config": {"show": Show, "schema": Schema},
+        "corpus": {"verify": commands.Verify, "show": commands.ShowCorpus},
+        "config": {"show": commands.Show, "schema": commands.Schema},
     }
     name = argv[0] if argv else ""
     if name in groups:
@@ -287,14 +77,5 @@ def parse_command(argv: Sequence[str]) -> Any:
         "CORPUS … (the same as launch/train.py), txl corpus verify|show, txl config show|schema."
     )
     return tyro.extras.subcommand_cli_from_dict(
-        commands, prog="txl", description=about, args=argv, config=_STYLE
+        plain, prog="txl", description=about, args=argv, config=_STYLE
     )
-
-
-def _lengths(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--mem-len {text!r} is not a list of lengths such as 0,150,640") from None

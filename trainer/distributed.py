@@ -77,6 +77,15 @@ def choose_device(wanted: str, *, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def this_process(environ: Mapping[str, str], *, device: str) -> World:
+    """Who a completed `environ` says this process is; `device` as for `choose_device`."""
+    local_rank = int(environ["LOCAL_RANK"])
+    return World(
+        rank=int(environ["RANK"]), world_size=int(environ["WORLD_SIZE"]), local_rank=local_rank,
+        device=choose_device(device, local_rank=local_rank),
+    )  # fmt: skip
+
+
 def join(world: World, *, timeout_s: float) -> World:
     """Join the process group without DeepSpeed, for commands that only read a run."""
     if world.world_size == 1:

@@ -4,12 +4,13 @@ All functions are called by all ranks at the same step.
 """
 
 import logging
+import math
 import resource
 from typing import Any
 
 import torch
 
-from trainer import checkpoint
+from trainer import checkpoint, checkpoint_files
 from trainer.distributed import largest, on_main, sum_floats
 from trainer.errors import Exit
 from trainer.evaluate import exp_or_inf, score
@@ -92,8 +93,9 @@ def validate(run: Run, state: TrainState) -> Wish:
         return wishes[-1]
     state.validated_step = state.step
     state.evals_since_best += 1
-    if state.best_loss is None or result.loss < state.best_loss:
+    if math.isfinite(result.loss) and (state.best_loss is None or result.loss < state.best_loss):
         state.best_loss, state.best_step, state.evals_since_best = result.loss, state.step, 0
+        mark_best(run, state)  # saved before, when a stop had interrupted its validation
     values = {f"valid/{name}": value for name, value in result.metrics(split).items()}
     run.tracker.log("valid", values=values | {"valid/best_loss": state.best_loss}, **_place(state))
     return Wish.NONE
@@ -141,7 +143,7 @@ def save(run: Run, state: TrainState) -> None:
     (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
     state.window_loss_sum.fill_(loss_sum if run.world.is_main else 0.0)
     before, state.saved_step = state.saved_step, state.step
-    folder = checkpoint.directory(run.run_dir)
+    folder = checkpoint_files.directory(run.run_dir)
     ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
     try:
         path = checkpoint.save(
@@ -152,12 +154,22 @@ def save(run: Run, state: TrainState) -> None:
     except OSError:
         state.saved_step = before
         raise
+    mark_best(run, state)
     if run.world.is_main:
-        if state.best_step == state.step:
-            checkpoint.point(folder, "best", path.name)
-        checkpoint.prune(folder, keep_last=run.experiment.checkpoint.keep_last)
+        checkpoint_files.prune(folder, keep_last=run.experiment.checkpoint.keep_last)
     event(run, state, "checkpoint", path=path.name)
     run.tracker.sync()
+
+
+def mark_best(run: Run, state: TrainState) -> None:
+    """Point ``best`` at this step's checkpoint, if it is saved and has the lowest loss."""
+    if not run.world.is_main or not state.best_step == state.step == state.saved_step:
+        return
+    folder = checkpoint_files.directory(run.run_dir)
+    try:
+        checkpoint_files.point(folder, "best", checkpoint_files.name_of(state.step))
+    except OSError as error:
+        log.error("the pointer `best` was not moved: %s", error)
 
 
 def finish(run: Run, state: TrainState, wish: Wish) -> Exit:

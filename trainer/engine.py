@@ -212,29 +212,23 @@ class Engine:
 
     def scalars(self) -> dict[str, Any]:
         """What the engine counts, as plain values; see `load_scalars`."""
-        scaler = getattr(self.ds.optimizer, "loss_scaler", None)
-        schedule = self.ds.lr_scheduler
+        keys = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+        scaler = self.ds.optimizer.loss_scaler if self.resolved.precision == "fp16" else None
         return {
             "optimizer_step": self.full_state.optimizer_step(),
-            "schedule": schedule.state_dict() if schedule is not None else {},
-            "loss_scaler": {
-                key: value
-                for key in ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-                if (value := getattr(scaler, key, None)) is not None
-            },
+            "loss_scaler": {key: getattr(scaler, key) for key in keys if hasattr(scaler, key)},
         }
 
     def load_scalars(self, scalars: dict[str, Any], *, step: int, skipped_steps: int) -> None:
         """Continue from `scalars`; rates and limits stay those of this configuration."""
-        schedule = self.ds.lr_scheduler
-        if schedule is not None and scalars["schedule"]:
-            schedule.load_state_dict(scalars["schedule"])
-            if not isinstance(schedule, Schedule):
-                schedule.step(schedule.last_batch_iteration)  # theirs acts a step late otherwise
-        scaler = getattr(self.ds.optimizer, "loss_scaler", None)
+        schedule, update = self.ds.lr_scheduler, step - skipped_steps
+        if isinstance(schedule, Schedule):
+            schedule.load_state_dict({"updates": update})
+        elif update > 0:
+            schedule.step(update - 1)  # theirs counts from the second rate on
         if self.resolved.precision == "fp16":
             for key, value in scalars["loss_scaler"].items():
-                setattr(scaler, key, value)
+                setattr(self.ds.optimizer.loss_scaler, key, value)
         self.ds.global_steps, self.ds.skipped_steps = step, skipped_steps
         self.ds.global_samples = step * self.ds.train_batch_size()
 

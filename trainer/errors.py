@@ -17,6 +17,7 @@ class Exit(IntEnum):
     NONFINITE = 70
     REQUEUE = 75
     STOPPED = 76
+    ABORTED = 130
 
     def describe(self) -> str:
         """One sentence for a reader of the table of exit codes."""
@@ -25,6 +26,7 @@ class Exit(IntEnum):
             Exit.BAD_INPUT: "bad input: one line on stderr says what, where and the fix",
             Exit.NONFINITE: "the loss stayed non-finite after one rollback",
             Exit.REQUEUE: "interrupted (signal, time limit); a checkpoint is saved, run again",
+            Exit.ABORTED: "left at once, on a second Ctrl-C; nothing is saved",
             Exit.STOPPED: "stopped by the user (STOP file or Ctrl-C); a checkpoint is saved",
         }[self]
 

@@ -58,7 +58,7 @@ class Score:
 
 def exp_or_inf(nats: float) -> float:
     """Perplexity of a loss, infinite where it leaves the floats."""
-    return math.exp(nats) if nats < 700 else math.inf
+    return math.inf if nats > 700 else math.exp(nats)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def score(
     should_stop: Callable[[], bool] = lambda: False,
     on_tokens: Callable[[int, Tensor], None] | None = None,
 ) -> Score | None:
-    """Score a split. Collective; the caller has switched dropout off.
+    """Score a split, or give up with None. Collective; the caller has switched dropout off.
 
     Args:
         forward: the model.
@@ -145,22 +145,18 @@ def score(
         should_stop: asked now and then, on all ranks at the same pass; true gives the scoring up.
         on_tokens: told (position of the first target in the split, nats) of each scored row.
 
-    Returns:
-        The score, the same on all ranks; None when it was given up.
-
     Raises:
         InputError: the split has one token, and so nothing to predict.
     """
-    if split.n_tokens < 2:
-        raise InputError(f"split {split.name!r} has one token and nothing to predict: add text")
     plan = Plan(
         n_pairs=split.n_tokens - 1, scoring=scoring, n_layer=n_layer, rank=world.rank,
         world_size=world.world_size,
     )  # fmt: skip
+    if not plan.n_pairs:
+        raise InputError(f"split {split.name!r} has one token and nothing to predict: add text")
     began = time.monotonic()
     memory = empty_memory(scoring.batch_size, scoring.mem_len)
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
-    n_tokens = 0
     with torch.no_grad():
         for index in range(plan.n_forwards):
             if index % 16 == 15 and should_stop():
@@ -174,12 +170,16 @@ def score(
             )
             memory = output.memory
             loss_sum += output.loss_sum.double()
-            n_tokens += segment.n_tokens
             if on_tokens is not None and output.nll_BT is not None:
-                for row, span in enumerate(spans):
-                    if span.scored and span.length:
-                        on_tokens(span.begin + 1, output.nll_BT[row, : span.length])
-    total, count = sum_floats([float(loss_sum), float(n_tokens)], world)
+                _tell(on_tokens, spans, output.nll_BT)
+    (total,) = sum_floats([float(loss_sum)], world)
     return Score(
-        loss=total / count, n_tokens=int(count), loss_sum=total, seconds=time.monotonic() - began
-    )
+        loss=total / plan.n_pairs, n_tokens=plan.n_pairs, loss_sum=total,
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def _tell(on_tokens: Callable[[int, Tensor], None], spans: list[Span], nll_BT: Tensor) -> None:
+    for row, span in enumerate(spans):
+        if span.scored and span.length:
+            on_tokens(span.begin + 1, nll_BT[row, : span.length])

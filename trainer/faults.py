@@ -13,6 +13,9 @@ from trainer.data.streams import Streams
 from trainer.distributed import Agreement, World
 from trainer.stopping import Wish
 
+#: Steps after which a loss that was not finite is known of on all ranks.
+STEPS_LATE = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -21,7 +24,7 @@ class Verdict:
     wish: Wish
     """The strongest request to stop."""
     bad_streams: list[int]
-    """Global ids of the streams whose loss was not finite."""
+    """Global ids of the streams whose loss was not finite, `STEPS_LATE` steps ago."""
 
 
 class FaultWatch:

@@ -34,9 +34,9 @@ class FullState:
         self._rank, self._world_size = rank, world_size
         self._named: list[tuple[str, Any]] = [(names[id(p)], p) for p in ds.module.parameters()]
 
-    def sizes(self) -> list[tuple[str, int]]:
-        """Every parameter's name and number of elements, in a fixed order."""
-        return [(name, getattr(p, "ds_numel", p.numel())) for name, p in self._named]
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every parameter's shape by name, in a fixed order."""
+        return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in self._named}
 
     def read(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Per parameter its ``weight``, and the moments once an update was applied.
@@ -54,7 +54,7 @@ class FullState:
             item: by name; moments are taken where the item has them.
             optimizer_step: updates that the moments saw: Adam's bias correction.
         """
-        if optimizer_step > 0:
+        if optimizer_step > 0 or self.optimizer_step() > 0:
             self._create_moments(optimizer_step)
         for name, p in self._named:
             for key, value in item(name).items():

@@ -9,8 +9,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from trainer import checkpoint
-from trainer.config import ExperimentConfig, experiment_from
+from trainer import checkpoint, checkpoint_files
+from trainer.config import ExperimentConfig, experiment_from, parse_experiment
 from trainer.data.vocabulary import Vocabulary, load_vocabulary
 from trainer.errors import InputError
 from trainer.model.build import build_model
@@ -61,7 +61,7 @@ class TrainedModel:
 def open_trained(
     run_dir: Path, *, which: str, precision: Precision | None, device: torch.device
 ) -> TrainedModel:
-    """Load the checkpoint `which` (see `checkpoint.resolve`) of a run, verified.
+    """Load the checkpoint `which` (see `checkpoint_files.resolve`) of a run, verified.
 
     Args:
         run_dir: of the run.
@@ -74,9 +74,15 @@ def open_trained(
     """
     if not (run_dir / "config.json").is_file():
         raise InputError(f"{run_dir} is no run directory (config.json is missing)")
-    path = checkpoint.resolve(run_dir, which)
-    saved = checkpoint.verify(path)
+    path = checkpoint_files.resolve(run_dir, which)
+    saved = checkpoint_files.verify(path)
     experiment = experiment_from(saved["experiment"], where=f"{path}/state.json")
+    config = run_dir / "config.json"
+    configured = parse_experiment(config.read_bytes(), where=str(config)).model.factory
+    if experiment.model.factory != configured:  # code is named by a configuration alone
+        raise InputError(
+            f"{path} is of model.factory {experiment.model.factory}, but {config} says {configured}"
+        )
     vocabulary = load_vocabulary(run_dir / "vocabulary.json")
     if vocabulary.hash != saved["vocabulary"]:
         raise InputError(f"{run_dir}/vocabulary.json is not the one that {path} was trained with")
@@ -98,8 +104,16 @@ def open_trained(
 
 
 def corpus_of(run_dir: Path) -> Path:
-    """Where the run's corpus was."""
-    return Path(json.loads((run_dir / "corpus.json").read_text())["path"])
+    """Where the run's corpus was.
+
+    Raises:
+        InputError: the run does not say.
+    """
+    file = run_dir / "corpus.json"
+    try:
+        return Path(json.loads(file.read_bytes())["path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{file} names no corpus: give one with --data") from None
 
 
 def _with_ties(module: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

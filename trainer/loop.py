@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from trainer import duties, recovery
+from trainer.config import ExperimentConfig
 from trainer.errors import Exit
 from trainer.model.memory import forget_rows
 from trainer.protocol import Memory, Output
@@ -27,7 +28,7 @@ def train(run: Run, state: TrainState) -> Exit:
         NonFiniteError: the loss stayed non-finite after the one rollback.
     """
     wish = duties.validate_if_due(run, state)  # one that a stop had interrupted
-    while wish is Wish.NONE and not is_done(run, state):
+    while wish is Wish.NONE and not is_done(run.experiment, state):
         run.profiler.before_step(state.step)
         stats = train_step(run, state)
         run.profiler.after_step(state.step)
@@ -39,15 +40,16 @@ def train(run: Run, state: TrainState) -> Exit:
         duties.sample_if_due(run, state)
         if wish is Wish.NONE:
             wish = duties.validate_if_due(run, state)
-        duties.save_if_due(run, state)
+        if wish is Wish.NONE and not is_done(run.experiment, state):
+            duties.save_if_due(run, state)  # the last one is left to `finish`
     return duties.finish(run, state, wish)
 
 
-def is_done(run: Run, state: TrainState) -> bool:
+def is_done(experiment: ExperimentConfig, state: TrainState) -> bool:
     """Whether `max_steps` updates were applied, or patience is exhausted."""
-    patience = run.experiment.valid.patience
+    patience = experiment.valid.patience
     out_of_patience = patience is not None and state.evals_since_best >= patience
-    return out_of_patience or state.update >= run.experiment.train.max_steps
+    return out_of_patience or state.update >= experiment.train.max_steps
 
 
 def train_step(run: Run, state: TrainState) -> StepStats:

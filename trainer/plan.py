@@ -10,7 +10,7 @@ from trainer import ds_config, engine
 from trainer.arguments import TrainArguments
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.streams import Streams
-from trainer.distributed import World, choose_device
+from trainer.distributed import World, this_process
 from trainer.errors import InputError
 from trainer.model.build import build_model
 from trainer.tracking import check_tracking
@@ -34,16 +34,11 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
         InputError: the first thing that does not fit.
     """
     experiment = arguments.experiment
-    local_rank = int(environ["LOCAL_RANK"])
-    device = choose_device(arguments.device, local_rank=local_rank)
-    world = World(
-        rank=int(environ["RANK"]), world_size=int(environ["WORLD_SIZE"]), local_rank=local_rank,
-        device=device,
-    )  # fmt: skip
-    name = arguments.deepspeed_config or _default_ds_config(device)
+    world = this_process(environ, device=arguments.device)
+    name = arguments.deepspeed_config or _default_ds_config(world.device)
     raw = ds_config.load_ds_config(name)
     resolved = ds_config.resolve(raw, experiment, world_size=world.world_size, where=name)
-    engine.check_device(resolved, device)
+    engine.check_device(resolved, world.device)
     check_tracking(experiment.tracking, environ=environ)
     corpus = open_corpus(arguments.data)
     if "train" not in corpus.splits:

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from trainer import checkpoint, duties
+from trainer import checkpoint, checkpoint_files, duties
 from trainer.distributed import on_main
 from trainer.errors import NonFiniteError
-from trainer.faults import Verdict
+from trainer.faults import STEPS_LATE, Verdict
 from trainer.run import Run
 from trainer.state import TrainState
 
@@ -39,27 +39,32 @@ def handle_nonfinite(run: Run, state: TrainState, verdict: Verdict) -> bool:
         return False
     state.nonfinite_in_a_row += 1
     ranks = run.watch.ranks_of(verdict.bad_streams)
-    where = {"ranks": ranks, "streams": verdict.bad_streams}
+    bad_step = state.step - STEPS_LATE
+    where = {"bad_step": bad_step, "ranks": ranks, "streams": verdict.bad_streams}
     duties.event(run, state, "nonfinite", in_a_row=state.nonfinite_in_a_row, **where)
     if state.nonfinite_in_a_row < run.experiment.limits.nonfinite_steps:
         return False
     told = (
-        f"the loss was not finite for {state.nonfinite_in_a_row} steps up to step {state.step}, "
+        f"the loss was not finite for {state.nonfinite_in_a_row} steps up to step {bad_step}, "
         f"on ranks {ranks}, streams {verdict.bad_streams}"
     )
-    folder = checkpoint.directory(run.run_dir)
-    found = on_main(lambda: checkpoint.newest_whole(folder), run.world)
-    if state.rolled_back or found is None:
-        spent = "after a rollback" if state.rolled_back else "and there is no checkpoint"
+    folder = checkpoint_files.directory(run.run_dir)
+    first = bad_step - state.nonfinite_in_a_row + 1  # one saved since may be what is wrong
+    found = on_main(lambda: checkpoint_files.newest_whole(folder, before_step=first), run.world)
+    if state.rolled_back or found.path is None:
+        spent = (
+            "after a rollback"
+            if state.rolled_back
+            else "and there is no whole checkpoint of before"
+        )
         raise NonFiniteError(f"{told}, {spent}: lower --optim.lr or look at the text there")
     run.watch.drain()
-    path, saved = found
     attempt, data_step, wandb_id = state.attempt, state.data_step, state.wandb_id
-    restore(path, saved, run=run, state=state)
+    restore(found.path, found.state, run=run, state=state)
     # Past the offending text, with nothing remembered of it.
     state.data_step, state.attempt, state.wandb_id = data_step, attempt + 1, wandb_id
     state.rolled_back, state.nonfinite_in_a_row, state.memories = True, 0, []
     duties.clear_window(state)
     run.tracker.begin_attempt(state.attempt)
-    duties.event(run, state, "rollback", path=path.name, data_step=data_step, **where)
+    duties.event(run, state, "rollback", path=found.path.name, data_step=data_step, **where)
     return True

@@ -6,12 +6,13 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer import checkpoint
+from trainer import checkpoint, checkpoint_files
 from trainer.changes import Change, admit
 from trainer.config import ExperimentConfig
 from trainer.data.corpus import Corpus
@@ -32,6 +33,8 @@ class Origin:
     changes: list[Change]
     is_own: bool
     """The checkpoint is this run's, not a parent's."""
+    skipped: list[str]
+    """Newer checkpoints that are not whole: which, and why."""
 
 
 def default_run_dir(recipe: str, *, now: float) -> Path:
@@ -40,8 +43,8 @@ def default_run_dir(recipe: str, *, now: float) -> Path:
     return Path("runs") / f"{Path(recipe).stem}-{stamp}"
 
 
-def claim(run_dir: Path, experiment: ExperimentConfig, *, allowed: tuple[str, ...]) -> None:
-    """Make the directory, or make sure that it is this run's.
+def check(run_dir: Path, experiment: ExperimentConfig, *, allowed: tuple[str, ...]) -> None:
+    """Make sure that the directory is this run's, or free to become it; changes nothing.
 
     Raises:
         InputError: it holds something else, or a run of another experiment.
@@ -55,8 +58,16 @@ def claim(run_dir: Path, experiment: ExperimentConfig, *, allowed: tuple[str, ..
         admit(old, experiment, allowed=allowed, where=str(run_dir))
     elif run_dir.exists() and not run_dir.is_dir():
         raise InputError(f"--run-dir {run_dir} is a file: give another")
-    elif run_dir.is_dir() and any(run_dir.iterdir()):
+    elif run_dir.is_dir() and any(path.name != "logs" for path in run_dir.iterdir()):
         raise InputError(f"--run-dir {run_dir} holds something that is no run: give another")
+
+
+def make(run_dir: Path) -> None:
+    """Make the directory where it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
     try:
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -75,46 +86,59 @@ def find_origin(
     """The newest whole checkpoint of this run, else the one to fork from, else None.
 
     Raises:
-        InputError: there is none but there must be, or one but there must not; or it is of another
-            experiment, corpus or vocabulary, and the message says in what it differs.
+        InputError: there is none but there must be, or one but there must not; none is whole; or
+            it is of another experiment, corpus or vocabulary, and the message says in what.
     """
-    folder = checkpoint.directory(run_dir)
-    own = None if resume == "never" else checkpoint.newest_whole(folder)
-    if resume == "never" and folder.is_dir() and any(folder.glob("step-*")):
+    folder = checkpoint_files.directory(run_dir)
+    own = checkpoint_files.newest_whole(folder)
+    if resume == "never" and (own.path or own.skipped):
         raise InputError(f"{folder} has checkpoints: --resume never needs another --run-dir")
-    if resume == "must" and own is None and resume_from is None:
-        raise InputError(f"{folder} has no whole checkpoint, but --resume must asks for one")
-    if own is None and resume_from is None:
+    if own.path is None and own.skipped:
+        raise InputError(f"{folder} has no whole checkpoint: {'; '.join(own.skipped)}")
+    if own.path is None and resume_from is None:
+        if resume == "must":
+            raise InputError(f"{folder} has no checkpoint, but --resume must asks for one")
         return None
-    if own is not None:
-        path, saved = own
-    else:
+    path, saved = own.path, own.state
+    if path is None:
         assert resume_from is not None
-        path = resume_from
-        saved = checkpoint.verify(path)
+        path = _checkpoint_at(resume_from)
+        saved = checkpoint_files.verify(path)
     changed = admit(saved["experiment"], experiment, allowed=allowed, where=str(path))
     if saved["corpus"] != corpus.hash:
         raise InputError(
             f"{path} was trained on corpus {saved['corpus']}, but --data {corpus.path} is "
             f"{corpus.hash}: give the corpus it began with, or begin a new run with --init-from"
         )
-    return Origin(path=path.resolve(), saved=saved, changes=changed, is_own=own is not None)
+    return Origin(
+        path=path.resolve(), saved=saved, changes=changed, is_own=own.path is not None,
+        skipped=own.skipped,
+    )  # fmt: skip
 
 
-def find_weights(source: Path, corpus: Corpus) -> tuple[Path, dict[str, Any]]:
-    """The verified checkpoint that ``--init-from`` names: a checkpoint, or a run's newest.
+def find_weights(
+    source: Path, corpus: Corpus, *, shapes: Mapping[str, tuple[int, ...]]
+) -> Path:  # fmt: skip
+    """The verified checkpoint that ``--init-from`` names, whose weights have these `shapes`.
 
     Raises:
-        InputError: there is none, or it has another vocabulary.
+        InputError: there is none, or it has another vocabulary or other weights.
     """
-    path = checkpoint.resolve(source, "last") if (source / "config.json").is_file() else source
-    saved = checkpoint.verify(path)
+    path = _checkpoint_at(source)
+    saved = checkpoint_files.verify(path)
     if saved["vocabulary"] != corpus.vocabulary.hash:
         raise InputError(
             f"--init-from {path} has vocabulary {saved['vocabulary']}, but {corpus.path} has "
             f"{corpus.vocabulary.hash}: prepare the corpus with --vocab of the run's directory"
         )
-    return path.resolve(), saved
+    checkpoint.refuse_misfit(path, shapes)
+    return path.resolve()
+
+
+def _checkpoint_at(path: Path) -> Path:
+    """A checkpoint's own path, or the newest of a run's directory."""
+    is_run = (path / "config.json").is_file()
+    return checkpoint_files.resolve(path, "last") if is_run else path
 
 
 def describe(

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from trainer import validation
 from trainer.config import ScoringConfig
 from trainer.data.corpus import Corpus, Split, open_corpus
 from trainer.distributed import World
@@ -47,11 +49,8 @@ def evaluate_run(options: EvalOptions, world: World) -> list[dict[str, Any]]:
     Raises:
         InputError: the run, checkpoint, corpus, split or settings cannot be used.
     """
-    which = options.checkpoint
-    if which == "best" and not (options.run / "checkpoints" / "best").is_file():
-        which = "last"  # a run that never validated has no best
     trained = open_trained(
-        options.run, which=which, precision=options.precision, device=world.device
+        options.run, which=options.checkpoint, precision=options.precision, device=world.device
     )
     corpus = open_corpus(options.data or corpus_of(options.run))
     split = _split(corpus, options.split, trained)
@@ -100,8 +99,9 @@ def _settings(options: EvalOptions, trained: TrainedModel, mem_len: int) -> Scor
         values["same_length"] = False  # every query would see no key at all
     try:
         return ScoringConfig.model_validate(values)
-    except ValueError as error:
-        raise InputError(f"evaluation settings {values}: {error}") from None
+    except ValidationError as error:
+        problems = "; ".join(validation.describe(error, ScoringConfig))
+        raise InputError(f"evaluation settings: {problems}") from None
 
 
 def _describe(
@@ -141,7 +141,8 @@ def _file(run_dir: Path, result: dict[str, Any]) -> None:
     parts = [
         result["split"], result["checkpoint"], f"tgt{settings['tgt_len']}",
         f"mem{settings['mem_len']}", f"clamp{settings['clamp_len'] or 0}",
-        "same" if settings["same_length"] else "full", result["split_hash"][:8],
+        "same" if settings["same_length"] else "full", settings["warm"], result["precision"],
+        result["split_hash"][:8],
     ]  # fmt: skip
     folder = run_dir / "evals"
     folder.mkdir(exist_ok=True)

@@ -4,8 +4,11 @@ import logging
 import socket
 import time
 from collections.abc import MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from trainer import checkpoint, duties, engine, recovery, rundir
 from trainer.arguments import TrainArguments
@@ -20,7 +23,7 @@ from trainer.distributed import (
 )
 from trainer.errors import Exit, NonFiniteError
 from trainer.faults import FaultWatch
-from trainer.loop import train
+from trainer.loop import is_done, train
 from trainer.metrics import next_attempt
 from trainer.model.build import build_model
 from trainer.plan import Plan, describe_plan, make_plan
@@ -34,6 +37,18 @@ from trainer.tracking import open_tracker
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a run begins with."""
+
+    origin: rundir.Origin | None
+    """Where it goes on from."""
+    weights: Path | None
+    """The checkpoint whose weights a new run takes."""
+    result: dict[str, Any] | None
+    """Of a run that is done: nothing is to begin."""
+
+
 def run_training(arguments: TrainArguments, environ: MutableMapping[str, str]) -> Exit:
     """Train as `arguments` say; `environ` is the process's own. One call per process, on all ranks.
 
@@ -43,7 +58,8 @@ def run_training(arguments: TrainArguments, environ: MutableMapping[str, str]) -
     environ.update(complete_environ(environ))
     plan = make_plan(arguments, environ)
     if arguments.dry_run:
-        print(describe_plan(plan))
+        if plan.world.is_main:
+            print(describe_plan(plan))
         return Exit.DONE
     limits = arguments.experiment.limits
     world = engine.connect(plan.world, timeout_s=limits.distributed_timeout_s)
@@ -62,22 +78,19 @@ def train_connected(plan: Plan, world: World, environ: MutableMapping[str, str])
     arguments, experiment = plan.arguments, plan.arguments.experiment
     wanted = arguments.run_dir or rundir.default_run_dir(arguments.recipe, now=time.time())
     run_dir = broadcast_object(wanted, world)
-    origin = on_main(lambda: _open_run_dir(plan, run_dir), world)
+    model = build_model(
+        experiment.model, vocabulary_size=plan.corpus.vocabulary.size, seed=experiment.seed
+    )
+    start = on_main(lambda: _open_run_dir(plan, run_dir, model), world)
     setup_logging(world.rank, log_file=run_dir / "logs" / f"rank-{world.rank:05d}.log")
-    status = broadcast_object(read_status(run_dir) if world.is_main else None, world)
-    is_done = status is not None and status.state == "done"
-    if status is not None and is_done and origin is not None and not origin.changes:
-        log.info("%s is done: %s", run_dir, status.result)
+    if start.result is not None:
+        log.info("%s is done: %s", run_dir, start.result)
         close_logging()
         return Exit.DONE
-    weights = None
-    if origin is None and arguments.init_from is not None:
-        source = arguments.init_from
-        weights, _ = on_main(lambda: rundir.find_weights(source, plan.corpus), world)
     hosts = gather_objects(socket.gethostname(), world)
     if world.is_main:
         rundir.describe(run_dir, experiment, plan.resolved.values, plan.corpus, hosts)
-    run, state = _build(plan, world, run_dir, origin, weights, environ)
+    run, state = _build(plan, world, run_dir, start, model, environ)
     code = None
     try:
         code = _train_to_the_end(run, state)
@@ -88,27 +101,37 @@ def train_connected(plan: Plan, world: World, environ: MutableMapping[str, str])
     return code
 
 
-def _open_run_dir(plan: Plan, run_dir: Path) -> rundir.Origin | None:
+def _open_run_dir(plan: Plan, run_dir: Path, model: nn.Module) -> Start:
+    """Check everything that the run begins with before the directory is made. Rank 0."""
     arguments, experiment = plan.arguments, plan.arguments.experiment
-    rundir.claim(run_dir, experiment, allowed=arguments.allow_change)
-    return rundir.find_origin(
+    rundir.check(run_dir, experiment, allowed=arguments.allow_change)
+    origin = rundir.find_origin(
         run_dir, experiment, plan.corpus, resume=arguments.resume,
         resume_from=arguments.resume_from, allowed=arguments.allow_change,
     )  # fmt: skip
+    weights = None
+    if origin is None and arguments.init_from is not None:
+        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        weights = rundir.find_weights(arguments.init_from, plan.corpus, shapes=shapes)
+    status = read_status(run_dir)
+    result = status.result if status is not None and status.state == "done" else None
+    if origin is not None and result is not None:
+        saved = TrainState()
+        saved.load_json(origin.saved["train"])
+        result = result if is_done(experiment, saved) else None
+    rundir.make(run_dir)
+    return Start(origin=origin, weights=weights, result=result)
 
 
 def _build(
-    plan: Plan, world: World, run_dir: Path, origin: rundir.Origin | None, weights: Path | None,
+    plan: Plan, world: World, run_dir: Path, start: Start, model: nn.Module,
     environ: MutableMapping[str, str],
 ) -> tuple[Run, TrainState]:  # fmt: skip
-    experiment = plan.arguments.experiment
+    experiment, origin = plan.arguments.experiment, start.origin
     stops = StopRequests(
         run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main
     )
     stops.install()
-    model = build_model(
-        experiment.model, vocabulary_size=plan.corpus.vocabulary.size, seed=experiment.seed
-    )
     n_parameters = sum(p.numel() for p in model.parameters())
     built = engine.build(
         model, optim=experiment.optim, max_steps=experiment.train.max_steps,
@@ -121,9 +144,9 @@ def _build(
     }  # fmt: skip
     state = TrainState(attempt=broadcast_object(next_attempt(run_dir), world))
     state.window_loss_sum = state.window_loss_sum.to(world.device)
-    if weights is not None:
-        checkpoint.load_engine(weights, built, optimizer_step=0)
-        state.parent = str(weights)
+    if start.weights is not None:
+        checkpoint.load_engine(start.weights, built, optimizer_step=0)
+        state.parent = str(start.weights)
     attempt = state.attempt
     saved_train: dict[str, Any] = {} if origin is None else origin.saved["train"]
     tracker = open_tracker(
@@ -148,10 +171,13 @@ def _build(
         duties.event(run, state, "start", parameters=n_parameters, parent=state.parent)
     else:
         recovery.restore(origin.path, origin.saved, run=run, state=state)
-        state.parent = state.parent if origin.is_own else str(origin.path)
-        changed = [str(change) for change in origin.changes]
         state.attempt = attempt
-        duties.event(run, state, "resume", path=origin.path.name, changes=changed)
+        if not origin.is_own:
+            state.parent, state.saved_step = str(origin.path), -1
+        duties.event(
+            run, state, "resume", path=origin.path.name, skipped=origin.skipped,
+            changes=[str(change) for change in origin.changes], parent=state.parent,
+        )  # fmt: skip
     state.wandb_id = tracker.wandb_id
     duties.set_status(run, state, "starting")
     return run, state

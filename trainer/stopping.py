@@ -12,6 +12,8 @@ from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 
+from trainer.errors import Exit
+
 STOP_FILE = "STOP"
 
 
@@ -53,7 +55,7 @@ class StopRequests:
         del frame
         if number == signal.SIGINT:
             if self.wish is Wish.STOP:
-                os._exit(130)  # the second Ctrl-C: the user does not want to wait
+                os._exit(Exit.ABORTED)  # the second Ctrl-C: the user does not want to wait
             self._want(Wish.STOP, "Ctrl-C")
         else:
             self._want(Wish.REQUEUE, signal.Signals(number).name)

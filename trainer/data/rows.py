@@ -91,7 +91,6 @@ def _starts(
                     split.document_starts, (span.begin - turn, span.begin - turn + span.length)
                 )
                 inside = split.document_starts[low:high] + turn - span.begin
-                inside = inside[split.document_starts[low:high] < n_pairs]
                 marks_BT[row, inside] = inside
         seam = -span.begin % n_pairs
         if cut_seam and seam < span.length:

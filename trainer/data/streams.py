@@ -88,7 +88,7 @@ class Streams:
         """Targets of the step over all ranks and slots, from arithmetic alone."""
         begin = (data_step % self.steps_per_epoch) * self.tgt_len
         left = np.diff(self._borders) - begin
-        return int(np.clip(left, 0, self.tgt_len).sum())
+        return int(np.minimum(left, self.tgt_len).sum())
 
     def segment(self, data_step: int, slot: int) -> Segment:
         """What this rank reads in micro step `slot` of `data_step`, on the CPU."""
@@ -97,7 +97,7 @@ class Streams:
         spans = []
         for stream in self.stream_ids(slot):
             low, high = int(self._borders[stream]), int(self._borders[stream + 1])
-            begin = min(low + index * self.tgt_len, high)
+            begin = low + index * self.tgt_len
             length = min(self.tgt_len, high - begin)
             spans.append(Span((begin + offset) % self.n_pairs, length))
         return make_segment(

@@ -1,7 +1,6 @@
 """From a configuration to a model: ours, or a third party's factory."""
 
 import importlib
-from typing import cast
 
 import torch
 from torch import nn
@@ -15,7 +14,8 @@ def build_model(config: ModelConfig, *, vocabulary_size: int, seed: int) -> nn.M
     """Build and initialise the model on the CPU in fp32; every rank gets the same weights.
 
     Raises:
-        InputError: the cutoffs do not fit the vocabulary, or the factory cannot be imported.
+        InputError: the cutoffs do not fit the vocabulary, or the factory cannot be imported or
+            builds no `trainer.protocol.RecurrentModel`.
     """
     if config.cutoffs and config.cutoffs[-1] >= vocabulary_size:
         raise InputError(
@@ -30,4 +30,11 @@ def build_model(config: ModelConfig, *, vocabulary_size: int, seed: int) -> nn.M
         build = getattr(importlib.import_module(package), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"model.factory {config.factory!r}: {error}") from None
-    return cast(nn.Module, build(config, vocabulary_size))
+    model = build(config, vocabulary_size)
+    lacking = [name for name in ("empty_memory", "forward", "predict") if not hasattr(model, name)]
+    if lacking or not isinstance(model, nn.Module):
+        raise InputError(
+            f"model.factory {config.factory!r} gives a {type(model).__name__} without "
+            f"{', '.join(lacking) or 'being an nn.Module'}: see trainer.protocol.RecurrentModel"
+        )
+    return model

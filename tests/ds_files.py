@@ -1,0 +1,57 @@
+"""What the tests of DeepSpeed files share."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from trainer import ds_blocks, ds_config
+from trainer.config import ExperimentConfig
+from trainer.ds_checks import REFUSED
+from trainer.errors import InputError
+from trainer.validation import model_at
+
+
+def changed(experiment: ExperimentConfig, part: str, **values: Any) -> ExperimentConfig:
+    inner = getattr(experiment, part).model_copy(update=values)
+    return experiment.model_copy(update={part: inner})
+
+
+def refusal(raw: dict[str, Any], experiment: ExperimentConfig, *, world_size: int = 1) -> str:
+    with pytest.raises(InputError) as caught:
+        ds_config.resolve(raw, experiment, world_size=world_size, where="my.json")
+    assert str(caught.value).startswith("my.json: ")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    first, *rest = path.split(".")
+    for key in reversed(rest):
+        value = {key: value}
+    return {first: value}
+
+
+def parts_of(pattern: str, text: str) -> tuple[str, ...]:
+    match = re.search(pattern, text)
+    assert match, text
+    return match.groups()
+
+
+def blocks(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    yield prefix, model
+    for name in model.model_fields:
+        inner = model_at(model, name)
+        if inner:
+            yield from blocks(inner, f"{prefix}{name}.")
+
+
+BLOCKS = dict(blocks(ds_blocks.DsFile))
+
+
+def keys_spoken_of(block: str) -> set[str]:
+    """Keys of a block (its path with a final dot) that are taken or refused with a reason."""
+    refused = {path.removeprefix(block) for path in REFUSED if path.startswith(block)}
+    return set(BLOCKS[block].model_fields) | {key for key in refused if "." not in key}

@@ -1,0 +1,43 @@
+"""A model for the tests of faults: Transformer-XL whose loss is not finite where a token occurs."""
+
+from torch import Tensor, nn
+
+from trainer.config import ModelConfig
+from trainer.model.transformer_xl import TransformerXL
+from trainer.protocol import Memory, Output, Segment
+
+
+class PoisonedXL(TransformerXL):
+    """Rows that read the vocabulary's last token lose their loss, and their memory, to NaN."""
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+        super().__init__(config, vocabulary_size)
+        self.poison = vocabulary_size - 1
+
+    def forward(
+        self, segment: Segment, memory: Memory, *,
+        clamp_len: int | None = None, same_length: bool = False,
+    ) -> Output:  # fmt: skip
+        output = super().forward(segment, memory, clamp_len=clamp_len, same_length=same_length)
+        assert output.nll_BT is not None
+        hidden_LBMD = output.memory.hidden_LBMD
+        poisoned_BT = segment.tokens_BT == self.poison
+        poisoned_B = poisoned_BT.any(dim=1)
+        return Output(
+            loss_sum=output.loss_sum * _nan_where(poisoned_BT.any(), output.loss_sum),
+            nll_BT=output.nll_BT * _nan_where(poisoned_BT, output.nll_BT),
+            memory=output.memory._replace(
+                hidden_LBMD=hidden_LBMD * _nan_where(poisoned_B[:, None, None], hidden_LBMD)
+            ),
+        )
+
+
+def _nan_where(poisoned: Tensor, like: Tensor) -> Tensor:
+    """NaN where `poisoned`, else one."""
+    one = like.new_ones(())
+    return one.where(~poisoned, float("nan"))
+
+
+def build(config: ModelConfig, vocabulary_size: int) -> nn.Module:
+    """What `--model.factory poisoned_model:build` calls."""
+    return PoisonedXL(config, vocabulary_size)

@@ -1,0 +1,135 @@
+"""Relative attention equals the paper's formula, taken query by query and key by key."""
+
+import itertools
+
+import pytest
+import torch
+from builders import CPU, segment_of
+from reference import attend, sinusoid
+from torch import Tensor
+
+from trainer.model.attention import position_embedding, rel_shift, relative_attention
+from trainer.model.memory import hidden_keys
+from trainer.protocol import Memory
+
+B, T, H, E = 2, 4, 3, 5
+NO_START = -1
+
+
+def memory_with(valid: list[int], mem_len: int) -> Memory:
+    return Memory(torch.zeros(1, B, mem_len, 1), torch.tensor(valid), min(valid))
+
+
+def sees(query: int, key: int, *, mem_len: int, valid: int, start: int, same_length: bool) -> bool:
+    """Whether a query of the segment may look at a key of memory and segment."""
+    in_memory = key < mem_len
+    if same_length and query + mem_len - key >= mem_len:
+        return False
+    if start != NO_START:
+        return not in_memory and start <= key - mem_len <= query
+    return key >= mem_len - valid if in_memory else key - mem_len <= query
+
+
+STARTS = {
+    "no document starts": None,
+    "documents start inside": [[NO_START, 1, 1, 3], [NO_START, NO_START, NO_START, NO_START]],
+    "documents start at the border": [[0, 0, 0, 0], [0, 0, 2, 2]],
+}
+VALID = {"empty": [0, 0], "part, by row": [1, 3], "one row full": [2, 5], "full": [5, 5]}
+# Without memory nothing is valid in it, and same_length is refused.
+MEMORIES = [(0, "empty", False), *itertools.product([5], VALID, [False, True])]
+
+
+@pytest.mark.parametrize("starts", STARTS)
+@pytest.mark.parametrize(("mem_len", "valid", "same_length"), MEMORIES)
+def test_attention_equals_a_loop_over_queries_and_keys(
+    mem_len: int, starts: str, valid: str, same_length: bool
+) -> None:
+    torch.manual_seed(0)
+    starts_BT = None if STARTS[starts] is None else torch.tensor(STARTS[starts])
+    memory = memory_with(VALID[valid], mem_len)
+    segment = segment_of(torch.zeros(B, T, dtype=torch.int64), starts_BT=starts_BT)
+    n_keys = mem_len + T
+    shapes = [(B, T, H, E), (B, n_keys, H, E), (B, n_keys, H, E), (n_keys, H, E), (H, E), (H, E)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    q, k, v, r, content, position = inputs
+    ours_BTHE = relative_attention(
+        q, k, v, r, content_bias_HE=content, position_bias_HE=position, dropout=0.0,
+        hidden_keys=hidden_keys(memory, segment, same_length=same_length),
+    )  # fmt: skip
+    rows = []
+    for b, i, h in itertools.product(range(B), range(T), range(H)):
+        start = NO_START if starts_BT is None else int(starts_BT[b, i])
+        visible = [
+            (k[b, j, h], r[n_keys - 1 - (i + mem_len - j), h], v[b, j, h])
+            for j in range(n_keys)
+            if sees(
+                i, j, mem_len=mem_len, valid=VALID[valid][b], start=start, same_length=same_length
+            )
+        ]
+        rows.append(attend(q[b, i, h], visible, content[h], position[h]))
+    naive_BTHE = torch.stack(rows).view(B, T, H, E)
+    torch.testing.assert_close(ours_BTHE, naive_BTHE, rtol=1e-10, atol=1e-10)
+    upstream = torch.randn_like(naive_BTHE)
+    for ours, naive in zip(
+        gradients(ours_BTHE, upstream, inputs), gradients(naive_BTHE, upstream, inputs), strict=True
+    ):
+        torch.testing.assert_close(ours, naive, rtol=1e-10, atol=1e-10)
+
+
+def gradients(output: Tensor, upstream: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    grads = torch.autograd.grad(output, inputs, upstream, allow_unused=True)
+    return [torch.zeros(()) if g is None else g for g in grads]
+
+
+@pytest.mark.parametrize("mem_len", [1, 3, 8])
+def test_under_same_length_every_query_sees_mem_len_keys_itself_included(mem_len: int) -> None:
+    segment = segment_of(torch.zeros(B, T, dtype=torch.int64))
+    hidden = hidden_keys(memory_with([mem_len] * B, mem_len), segment, same_length=True)
+    hidden = hidden.expand(B, 1, T, mem_len + T)
+    assert ((~hidden).sum(-1) == mem_len).all()
+    assert all(not hidden[0, 0, i, mem_len + i] for i in range(T))
+
+
+def test_a_mask_of_whole_memories_without_document_starts_has_no_rows() -> None:
+    segment = segment_of(torch.zeros(B, T, dtype=torch.int64))
+    assert hidden_keys(memory_with([3, 3], 3), segment, same_length=False).shape == (T, 3 + T)
+
+
+def test_rel_shift_moves_every_distance_to_its_key() -> None:
+    n_keys = 7
+    distance = torch.arange(n_keys - 1, -1, -1).expand(1, 1, T, n_keys)
+    shifted = rel_shift(distance.contiguous())
+    for i, j in itertools.product(range(T), range(n_keys)):
+        query_at = n_keys - T + i
+        if j <= query_at:
+            assert shifted[0, 0, i, j] == query_at - j
+
+
+@pytest.mark.parametrize("clamp_len", [None, 5, 1000])
+def test_positions_are_sinusoids_of_the_distance(clamp_len: int | None) -> None:
+    n_keys, d_model = 60, 8
+    ours = position_embedding(n_keys, d_model, clamp_len=clamp_len, device=CPU)
+    assert ours.dtype == torch.float32
+    for row, distance in enumerate(range(n_keys - 1, -1, -1)):
+        expected = sinusoid(min(distance, clamp_len or distance), d_model).float()
+        torch.testing.assert_close(ours[row], expected, rtol=0, atol=1e-5)
+
+
+def test_far_positions_differ_from_their_neighbours() -> None:
+    far = position_embedding(4001, 410, clamp_len=None, device=CPU)[:2]
+    assert (far[0] - far[1]).abs().max() > 0.5
+
+
+def test_attention_weights_are_dropped_by_the_given_probability() -> None:
+    torch.manual_seed(0)
+    q, k, r = torch.randn(1, 64, 1, 4), torch.randn(1, 64, 1, 4), torch.randn(64, 1, 4)
+    v = torch.ones(1, 64, 1, 1)  # the output is then the sum of what is left of the weights
+    zero = torch.zeros(1, 4)
+    hidden = torch.ones(64, 64).triu(1).bool()
+    left = relative_attention(
+        q, k, v, r, content_bias_HE=zero, position_bias_HE=zero, hidden_keys=hidden, dropout=0.25
+    )
+    assert float(left[0, 0]) in (0.0, pytest.approx(4 / 3))  # the one key of the first query
+    assert left.mean() == pytest.approx(1, abs=0.1)
+    assert left.std() > 0.05

@@ -1,0 +1,94 @@
+"""What a model is made of before it has learnt anything, and where it comes from."""
+
+import pytest
+import torch
+from builders import tiny_model_config
+
+from trainer.config import ModelConfig, load_recipe
+from trainer.errors import InputError
+from trainer.model.build import build_model
+from trainer.model.transformer_xl import TransformerXL
+
+V = 20
+
+# Counted for a word list of WikiText-103 and for the symbols of the other two texts.
+PARAMETERS = {
+    "wt103-base": (267_735, 151_107_538),
+    "wt103-large": (267_735, 285_170_506),
+    "enwik8-base": (204, 41.06e6),
+    "enwik8-large": (204, 277.2e6),
+    "text8-base": (27, 40.96e6),
+    "text8-large": (27, 277.05e6),
+}
+
+
+@pytest.mark.parametrize("recipe", PARAMETERS)
+def test_recipes_have_the_papers_number_of_parameters(recipe: str) -> None:
+    vocabulary_size, expected = PARAMETERS[recipe]
+    with torch.device("meta"):
+        model = TransformerXL(load_recipe(recipe).model, vocabulary_size)
+    n_parameters = sum(p.numel() for p in model.parameters())
+    exactly = isinstance(expected, int)
+    assert n_parameters == pytest.approx(expected, rel=0 if exactly else 2e-4, abs=0)
+
+
+def test_initial_weights_are_the_papers() -> None:
+    config = tiny_model_config(
+        d_model=64, n_head=4, d_head=32, d_inner=256, cutoffs=(600, 1200), div_val=2,
+        init_std=0.02, projection_init_std=0.01,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = TransformerXL(config, 2000).requires_grad_(False)
+    for name, p in model.named_parameters():
+        if "norm.weight" in name:
+            mean, std = 1.0, 0.02
+        elif "projections" in name:
+            mean, std = 0.0, 0.01
+        elif p.dim() == 1:
+            mean, std = 0.0, 0.0
+        else:
+            mean, std = 0.0, 0.02
+        n = p.numel()
+        assert float(p.mean()) == pytest.approx(mean, abs=5 * std / n**0.5), name
+        assert float(p.std()) == pytest.approx(std, rel=4 / (2 * n) ** 0.5), name
+
+
+def test_all_ranks_build_the_same_weights_from_the_seed() -> None:
+    config = tiny_model_config()
+    weights = []
+    for seed in (5, 5, 6):
+        torch.rand(3)
+        model = build_model(config, vocabulary_size=V, seed=seed)
+        weights.append(torch.cat([p.flatten() for p in model.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_cutoffs_must_fit_the_vocabulary() -> None:
+    with pytest.raises(InputError, match=r"cutoffs \[5, 20\] do not fit a vocabulary of 20"):
+        build_model(tiny_model_config(cutoffs=(5, V)), vocabulary_size=V, seed=0)
+
+
+class Other(TransformerXL):
+    """Another class with the methods of the protocol."""
+
+
+def build_linear(config: ModelConfig, vocabulary_size: int) -> torch.nn.Module:
+    return torch.nn.Linear(config.d_model, vocabulary_size)
+
+
+def test_another_model_comes_from_its_factory() -> None:
+    config = tiny_model_config(factory=f"{__name__}:Other")
+    assert isinstance(build_model(config, vocabulary_size=V, seed=0), Other)
+
+
+def test_a_factory_of_something_else_is_told_what_it_lacks() -> None:
+    config = tiny_model_config(factory=f"{__name__}:build_linear")
+    with pytest.raises(InputError, match="Linear without empty_memory, predict"):
+        build_model(config, vocabulary_size=V, seed=0)
+
+
+@pytest.mark.parametrize("factory", ["no_such_package:build", f"{__name__}:no_such_name", ":build"])
+def test_a_factory_that_cannot_be_imported_is_named(factory: str) -> None:
+    with pytest.raises(InputError, match=rf"model\.factory '{factory}'"):
+        build_model(tiny_model_config(factory=factory), vocabulary_size=V, seed=0)

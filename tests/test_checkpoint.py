@@ -1,0 +1,186 @@
+"""A checkpoint is there whole or not at all, is verified before it is believed, never unpickled."""
+
+import contextlib
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from builders import CPU
+from saved_checkpoints import TENSOR_FILES, contents, save
+
+from trainer import checkpoint
+from trainer import checkpoint_files as files
+from trainer.errors import InputError
+
+
+def test_what_was_saved_is_read_back_bit_by_bit(tmp_path: Path) -> None:
+    path = save(tmp_path, 7)
+    assert files.verify(path)["train"] == {"step": 7}
+    draws = torch.Generator().manual_seed(7)
+    expected = {name: torch.randn(30, 10, generator=draws) for name in ("a", "b.c")}
+    weights = checkpoint.read_weights(path)
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_memory_is_read_by_stream_in_any_order_and_grouping(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    (whole,) = checkpoint.read_memories(path, [[0, 1, 2, 3]], dtype=torch.float32, device=CPU)
+    assert whole.valid_B.tolist() == [2, 1, 3, 0]  # by stream; rows were 3, 1, 0, 2
+    first, second = checkpoint.read_memories(path, [[2], [3, 1]], dtype=torch.bfloat16, device=CPU)
+    assert torch.equal(first.hidden_LBMD, whole.hidden_LBMD[:, [2]].bfloat16())
+    assert torch.equal(second.hidden_LBMD, whole.hidden_LBMD[:, [3, 1]].bfloat16())
+    assert (first.valid_min, second.valid_min) == (3, 0)
+
+
+def test_nothing_in_a_checkpoint_is_ever_unpickled(tmp_path: Path) -> None:
+    class Poison:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "poisoned"),)
+
+    poison = pickle.dumps(Poison())
+    for name in [*TENSOR_FILES, "state.json", "manifest.json"]:
+        path = save(tmp_path / name, 1)
+        (path / name).write_bytes(poison)
+        if name in TENSOR_FILES:  # whose planter has also written a manifest that fits
+            values = json.loads((path / "manifest.json").read_text())
+            values["files"][name] = files.fingerprint(path / name)
+            (path / "manifest.json").write_text(json.dumps(values))
+        with pickles_watched() as seen, pytest.raises(InputError, match=name):
+            read_whole(path)
+        assert seen == []
+    with pickles_watched() as seen:
+        pickle.loads(poison)
+    assert seen
+    assert (tmp_path / "poisoned").exists()
+
+
+def read_whole(path: Path) -> None:
+    """All that a resuming run does with a checkpoint, to an engine that keeps nothing of it."""
+    files.verify(path)
+    checkpoint.read_weights(path)
+    checkpoint.read_memories(path, [[0]], dtype=torch.float32, device=CPU)
+    shapes = {"a": (30, 10), "b.c": (30, 10)}
+
+    def write(item: Callable[[str], object], *, optimizer_step: int) -> None:
+        for name in shapes:
+            item(name)
+
+    full_state = SimpleNamespace(shapes=lambda: shapes, write=write)
+    engine: Any = SimpleNamespace(full_state=full_state)
+    checkpoint.load_engine(path, engine, optimizer_step=1)
+
+
+_seen: list[str] | None = None
+
+
+@contextlib.contextmanager
+def pickles_watched() -> Iterator[list[str]]:
+    """Collects what any unpickler looks up; audit hooks stay, so this one is mostly deaf."""
+    global _seen
+    if not hasattr(pickles_watched, "hooked"):
+        sys.addaudithook(lambda name, args: _note(name, args))
+        pickles_watched.hooked = True  # type: ignore[attr-defined]
+    _seen = seen = []
+    try:
+        yield seen
+    finally:
+        _seen = None
+
+
+def _note(name: str, args: tuple[Any, ...]) -> None:
+    if _seen is not None and name == "pickle.find_class":
+        _seen.append(f"{args[0]}.{args[1]}")
+
+
+def test_a_checkpoint_of_other_sizes_is_refused_with_all_that_differs(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    checkpoint.refuse_misfit(path, {"a": (30, 10), "b.c": (30, 10)})
+    with pytest.raises(InputError) as refusal:
+        checkpoint.refuse_misfit(path, {"a": (30, 11), "d": (2,)})
+    for told in ("a is 30×10, the model's 30×11", "b.c is 30×10, the model's missing",
+                 "d is missing, the model's 2"):  # fmt: skip
+        assert told in str(refusal.value)
+
+
+@pytest.mark.parametrize("largest_bytes", [0, 100, 700, 4000])
+def test_a_disk_that_is_full_leaves_all_as_it_was(tmp_path: Path, largest_bytes: int) -> None:
+    save(tmp_path, 1)
+    before = contents(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_bytes, hard))
+    try:
+        with pytest.raises(OSError, match=r"step-00000002 was not written: rank 0: .*too large"):
+            save(tmp_path, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert contents(tmp_path) == before
+    assert save(tmp_path, 2) == files.newest_whole(tmp_path).path
+
+
+def test_a_folder_that_cannot_be_made_is_reported_as_a_failed_save(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file is in the way")
+    with pytest.raises(OSError, match="step-00000001 was not written"):
+        save(tmp_path / "checkpoints", 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_kill_at_any_file_operation_leaves_a_whole_newest(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    survived, newest = [], []
+    for n in range(1, 200):
+        shutil.rmtree(folder, ignore_errors=True)
+        for step in (1, 2):
+            save(folder, step)
+        killed = run_until_operation(n, lambda: (save(folder, 3), files.prune(folder, keep_last=1)))
+        found = files.newest_whole(folder)
+        assert found.path is not None
+        newest.append(found.state["train"]["step"])
+        target = files.resolve(tmp_path, "last")
+        survived.append(files.verify(target)["train"]["step"])
+        if not killed:
+            break
+        save(folder, 4)
+        assert [p.name for p in folder.iterdir() if p.name.startswith((".w", ".rep"))] == []
+    assert n > 15
+    assert newest == sorted(newest)
+    assert survived == sorted(survived)
+    assert set(newest) == set(survived) == {2, 3}
+
+
+def run_until_operation(n: int, action: Callable[[], object]) -> bool:
+    """Run `action` in a child that is killed before its n-th change of the file system.
+
+    Returns:
+        Whether it got as far as that.
+    """
+    child = os.fork()
+    if child == 0:
+        left = [n]
+
+        def count(name: str, args: tuple[Any, ...]) -> None:
+            writes = name == "open" and args[1] is not None and set(args[1]) & set("wxa+")
+            if writes or name in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(count)
+            action()
+            os.kill(os.getpid(), signal.SIGTERM)  # no exit handlers of pytest's
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGTERM)
+    return os.WTERMSIG(status) == signal.SIGKILL

@@ -1,0 +1,111 @@
+"""Between its steps a run validates, samples and saves; nothing of that is lost by a stop."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import random_documents, write_corpus
+from saved_checkpoints import contents
+from training import ROOT, Case, environment, events, losses, run_cases
+
+from trainer import checkpoint_files as files
+from trainer import read_metrics
+from trainer.errors import Exit
+from trainer.status import read_status
+
+FLAGS = ["--train.max-steps", "20", "--checkpoint.interval-steps", "5"]
+
+
+@pytest.fixture(scope="module")
+def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories of runs by name."""
+    folder = tmp_path_factory.mktemp("duties")
+    ids = random_documents(4000, vocabulary_size=599)
+    poisoned = write_corpus(
+        folder / "poisoned text", vocabulary_size=600, train=ids, valid=[[*ids[0][:50], 599, 1]]
+    ).path
+    impatient = ["--valid.interval-steps", "2", "--optim.lr", "2", "--optim.warmup-steps", "0"]
+    validated = ["--valid.interval-steps", "10", "--valid.tgt-len", "4", "--valid.batch-size", "1"]
+    stopping = ["--model.factory", "stopping_model:build"]
+    poisoning = ["--model.factory", "poisoned_model:build", "--valid.interval-steps", "5"]
+
+    def case(name: str, *flags: str, **changes: Any) -> Case:
+        return Case(folder / name, flags=[*FLAGS, *flags], **changes)
+
+    cases = {
+        "impatient": case("impatient", *impatient, "--valid.patience", "2"),
+        "more patient": case("impatient", *impatient, "--valid.patience", "4"),
+        "undisturbed": case("undisturbed", *validated),
+        "stopped": case("stopped", *validated, *stopping, ends=Exit.REQUEUE),
+        "resumed": case("stopped", *validated, *stopping),
+        "poisoned": case("poisoned", *poisoning, corpus=poisoned),
+        "short": case("short"),
+    }
+    run_cases(list(cases.values()), corpus=corpus, n_ranks=1)
+    return {name: case.run_dir for name, case in cases.items()}
+
+
+def test_patience_ends_a_run_and_more_of_it_lets_it_go_on(runs: dict[str, Path]) -> None:
+    run_dir = runs["impatient"]
+    stops = [event["step"] for event in events(run_dir, "stop")]
+    validated = {r["step"]: r["valid/loss"] for r in read_metrics(run_dir, kind="valid")}
+    best = min(validated, key=lambda step: validated[step])
+    assert stops == [best + 4, best + 8]
+    assert max(validated) == stops[-1] < 20
+    assert files.resolve(run_dir, "best").name == files.name_of(best)
+    status = read_status(run_dir)
+    assert status is not None
+    assert status.state == "done"
+
+
+def test_an_interrupted_validation_is_made_up_for(runs: dict[str, Path]) -> None:
+    run_dir, undisturbed = runs["stopped"], runs["undisturbed"]
+    assert [event["step"] for event in events(run_dir, "stop")] == [10, 20]
+    for kind in ("train", "valid"):
+        for metric in (f"{kind}/loss", "step", "update", "tokens"):
+            found, expected = (
+                [record[metric] for record in read_metrics(folder, kind=kind)]
+                for folder in (run_dir, undisturbed)
+            )
+            assert found == expected, (kind, metric)
+    best = [files.resolve(folder, "best").name for folder in (run_dir, undisturbed)]
+    assert best[0] == best[1]
+
+
+def test_a_validation_that_is_not_finite_is_never_the_best(runs: dict[str, Path]) -> None:
+    run_dir = runs["poisoned"]
+    validated = [record["valid/loss"] for record in read_metrics(run_dir, kind="valid")]
+    assert validated == [None] * 4
+    state = files.directory(run_dir) / files.name_of(20) / "state.json"
+    assert json.loads(state.read_text())["train"]["best_loss"] is None
+    assert not (files.directory(run_dir) / "best").exists()
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
+    runs: dict[str, Path], corpus: Path
+) -> None:
+    run_dir = runs["short"]
+    longer = [*FLAGS, "--train.max-steps", "30", "--allow-change", "train.max_steps"]
+    before = contents(files.directory(run_dir))
+    largest_bytes = 100_000  # enough for the records
+    done = subprocess.run(
+        [
+            sys.executable, str(ROOT / "launch" / "train.py"),
+            *Case(run_dir, flags=longer).argv(corpus),
+        ],
+        env=environment(), capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_bytes,) * 2),
+    )  # fmt: skip
+    assert done.returncode not in (0, Exit.REQUEUE), done.stderr
+    (failed,) = events(run_dir, "checkpoint_failed")
+    assert failed["step"] == 25
+    assert list(losses(run_dir)) == list(range(1, 31))
+    assert contents(files.directory(run_dir)) == before
+    status = read_status(run_dir)
+    assert status is not None
+    assert status.state == "failed"
+    assert "step-00000030 was not written" in str(status.reason)

@@ -1,0 +1,231 @@
+"""What DeepSpeed is asked to do is done: the rate, the clipping, the optimizer of plain torch."""
+
+import itertools
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from training import ROOT, TINY, Case, checkpoint_hashes, events, run_cases
+
+from trainer import checkpoint_files as files
+from trainer import read_metrics
+from trainer.arguments import parse_train
+from trainer.data.corpus import open_corpus
+from trainer.data.streams import Streams
+from trainer.model.build import build_model
+from trainer.schedules import cosine
+
+LR, MIN_LR, WARMUP, MAX_STEPS = 3e-3, 1e-4, 3, 20
+FLAGS = [
+    "--train.max-steps", str(MAX_STEPS), "--optim.lr", str(LR), "--optim.min-lr", str(MIN_LR),
+    "--optim.warmup-steps", str(WARMUP), "--model.dropout", "0",
+    "--optim.gradient-clipping", "0.05", "--train.train-micro-batch-size-per-gpu", "4",
+    "--checkpoint.interval-steps", "10", "--checkpoint.keep-last", "9",
+]  # fmt: skip
+STAGES = ("zero0_fp32", "zero1_fp32", "zero2_fp32", "zero3_fp32")
+OFFLOADS = ("zero2_bf16_offload", "zero3_bf16_offload")
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "WarmupLR": {"warmup_type": "linear"},
+    "WarmupDecayLR": {"warmup_type": "linear"},
+    "WarmupCosineLR": {"warmup_type": "linear"},
+    "OneCycle": {"cycle_first_step_size": 5, "cycle_momentum": False},
+}
+
+
+class Records(NamedTuple):
+    """What a run recorded, step by step."""
+
+    loss: list[float]
+    grad_norm: list[float]
+    lr: list[float]
+    update: list[int]
+
+
+def records(run_dir: Path) -> Records:
+    rows = read_metrics(run_dir, kind="train")
+    assert [row["step"] for row in rows] == list(range(rows[0]["step"], rows[-1]["step"] + 1))
+    keys = ("train/loss", "optim/grad_norm", "optim/lr", "update")
+    return Records(*([row[key] for row in rows] for key in keys))
+
+
+def changed(folder: Path, name: str, like: str, **blocks: dict[str, Any]) -> str:
+    """A DeepSpeed file like a packaged one, with some of its blocks changed."""
+    values = json.loads((ROOT / "ds_configs" / f"{like}.json").read_text())
+    for block, changes in blocks.items():
+        values[block] = values.get(block, {}) | changes
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories of runs of 20 steps by name, in two slots; those `resumed` began at step 10."""
+    folder = tmp_path_factory.mktemp("engine")
+    kinds = {stage: stage for stage in STAGES}
+    for type_, params in SCHEDULERS.items():
+        block = {"type": type_, "params": params}
+        kinds[type_] = changed(folder, type_, "zero1_fp32", scheduler=block)
+    kinds["AdamW"] = changed(
+        folder, "AdamW", "zero0_fp32", optimizer={"type": "AdamW", "params": {}}
+    )
+    scale = {"initial_scale_power": 30, "loss_scale_window": 3, "hysteresis": 1}
+    kinds["fp16"] = changed(folder, "fp16", "zero2_fp16", fp16=scale)
+    decay = ["--optim.weight-decay", "0.5"]
+    cases = {
+        name: Case(folder / name, file, [*FLAGS, *(decay if name == "AdamW" else [])])
+        for name, file in kinds.items()
+    }
+    run_cases(list(cases.values()), corpus=corpus, n_ranks=1)
+    faster = ["--optim.lr", str(2 * LR), "--allow-change", "optim.lr"]
+    for name in SCHEDULERS:
+        cases[f"{name} resumed"] = begun_at_10(cases[name], "resumed")
+        cases[f"{name} faster"] = begun_at_10(cases[name], "faster", *faster)
+    later = [case for case in cases.values() if " " in case.run_dir.name]
+    run_cases(later, corpus=corpus, n_ranks=1)
+    return {name: case.run_dir for name, case in cases.items()}
+
+
+def begun_at_10(case: Case, name: str, *flags: str) -> Case:
+    """The case in a directory that knows nothing but its checkpoint of step 10."""
+    run_dir = case.run_dir.with_name(f"{case.run_dir.name} {name}")
+    shutil.copytree(
+        files.directory(case.run_dir) / files.name_of(10),
+        files.directory(run_dir) / files.name_of(10),
+    )
+    shutil.copy(case.run_dir / "config.json", run_dir)
+    return Case(run_dir, case.ds_config, [*case.flags, *flags])
+
+
+def plain_loop(corpus: Path, *, n_steps: int, decoupled: bool, weight_decay: float) -> Records:
+    """Ten lines of torch that train the same model on the same text, 8 streams at a time."""
+    experiment = parse_train(["quickstart", "--data", str(corpus), *TINY, *FLAGS]).experiment
+    opened = open_corpus(corpus)
+    streams = Streams(
+        split=opened.splits["train"], train_batch_size=8, tgt_len=12, slots=1, rank=0,
+        world_size=1, cutoffs=experiment.model.cutoffs,
+    )  # fmt: skip
+    model: Any = build_model(
+        experiment.model, vocabulary_size=opened.vocabulary.size, seed=experiment.seed
+    )
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    optimizer = kind(model.parameters(), lr=LR, weight_decay=weight_decay)
+    memory = model.empty_memory(8, mem_len=20, dtype=torch.float32, device=torch.device("cpu"))
+    found = Records([], [], [], [])
+    for step in range(n_steps):
+        segment = streams.segment(step, 0)
+        output = model(segment, memory)
+        memory, loss = output.memory, output.loss_sum / segment.n_tokens
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+        lr = cosine(step + 1, lr=LR, min_lr=MIN_LR, warmup_steps=WARMUP, max_steps=MAX_STEPS)
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step()
+        for values, value in zip(found, (loss.item(), float(norm), lr, step + 1), strict=True):
+            values.append(value)
+    return found
+
+
+@pytest.mark.parametrize("name", [*STAGES, "AdamW"])
+def test_a_plain_torch_loop_has_the_same_losses_norms_and_rates(
+    runs: dict[str, Path], corpus: Path, name: str
+) -> None:
+    is_adamw = name == "AdamW"
+    plain = plain_loop(
+        corpus, n_steps=10, decoupled=is_adamw, weight_decay=0.5 if is_adamw else 0.0
+    )
+    found = records(runs[name])
+    # The engine adds up two slots where the loop has one batch: the last bits differ.
+    assert found.loss[:10] == pytest.approx(plain.loss, rel=2e-6)
+    assert found.grad_norm[:10] == pytest.approx(plain.grad_norm, rel=1e-4)
+    assert found.lr[:10] == pytest.approx(plain.lr, rel=1e-12)
+    assert min(plain.grad_norm) > 0.05
+
+
+def test_weight_decay_matters_to_the_loop_above(corpus: Path) -> None:
+    with_decay, without = (
+        plain_loop(corpus, n_steps=10, decoupled=True, weight_decay=decay).loss
+        for decay in (0.5, 0.0)
+    )
+    assert with_decay[-1] != pytest.approx(without[-1], rel=1e-4)
+
+
+def test_the_cosine_counts_updates_and_not_the_steps_that_overflowed(
+    runs: dict[str, Path],
+) -> None:
+    found = records(runs["fp16"])
+    skipped = [event["step"] for event in events(runs["fp16"], "skip")]
+    assert min(skipped) == 1
+    assert any(before + 1 < after for before, after in itertools.pairwise(skipped))
+    for step, (lr, update) in enumerate(zip(found.lr, found.update, strict=True), start=1):
+        used = update + 1 if step in skipped else update
+        assert lr == pytest.approx(
+            cosine(used, lr=LR, min_lr=MIN_LR, warmup_steps=WARMUP, max_steps=MAX_STEPS), rel=1e-12
+        )
+    assert found.update[-1] == MAX_STEPS
+    assert len(found.update) == MAX_STEPS + len(skipped)
+
+
+def deepspeed_s_rates(name: str, *, lr: float) -> Iterator[float]:
+    """DeepSpeed's formulas, in which the rate of the second update is that of iteration 0."""
+    for iteration in range(-1, MAX_STEPS - 1):
+        left = (MAX_STEPS - iteration) / (MAX_STEPS - WARMUP)
+        wave = (1 + math.cos(math.pi * (iteration - WARMUP + 1) / (MAX_STEPS - WARMUP))) / 2
+        rise = max(0.0, 1 - abs((iteration + 1) / 5 - 1))
+        frac = {"WarmupLR": 1.0, "WarmupDecayLR": left, "WarmupCosineLR": wave}.get(name, rise)
+        if iteration < WARMUP and name != "OneCycle":
+            frac = max(0, iteration) / WARMUP
+        is_first_cosine = iteration < 0 and name == "WarmupCosineLR"
+        yield 0.0 if is_first_cosine else MIN_LR + (lr - MIN_LR) * frac
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_deepspeed_s_schedulers_train_and_resume(runs: dict[str, Path], name: str) -> None:
+    found, resumed = records(runs[name]), records(runs[f"{name} resumed"])
+    assert found.lr == pytest.approx(list(deepspeed_s_rates(name, lr=LR)))
+    assert resumed.lr == found.lr[10:]
+    assert resumed.loss == found.loss[10:]
+    assert checkpoint_hashes(runs[f"{name} resumed"], 20) == checkpoint_hashes(runs[name], 20)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_changed_rate_acts_at_once_under_deepspeed_s_schedulers(
+    runs: dict[str, Path], name: str
+) -> None:
+    found = records(runs[f"{name} faster"])
+    assert found.lr == pytest.approx(list(deepspeed_s_rates(name, lr=2 * LR))[10:])
+
+
+@pytest.fixture(scope="module")
+def offloaded(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories of runs whose optimizer is on the CPU, of their resumptions, and of one not."""
+    for tool in ("g++", "ninja"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"DeepSpeedCPUAdam is compiled with {tool}, which is not installed")
+    folder = tmp_path_factory.mktemp("offload")
+    cases = {name: Case(folder / name, name, FLAGS) for name in (*OFFLOADS, "zero2_bf16")}
+    run_cases(list(cases.values()), corpus=corpus, n_ranks=2)
+    for name in OFFLOADS:
+        cases[f"{name} resumed"] = begun_at_10(cases[name], "resumed")
+    later = [case for name, case in cases.items() if " " in name]
+    run_cases(later, corpus=corpus, n_ranks=2)
+    return {name: case.run_dir for name, case in cases.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OFFLOADS)
+def test_offloaded_optimizers_train_and_resume_bit_by_bit(
+    offloaded: dict[str, Path], name: str
+) -> None:
+    found, resumed = records(offloaded[name]), records(offloaded[f"{name} resumed"])
+    assert found.loss == pytest.approx(records(offloaded["zero2_bf16"]).loss, rel=1e-2)
+    assert resumed.loss == found.loss[10:]
+    hashes = checkpoint_hashes(offloaded[name], 20)
+    assert checkpoint_hashes(offloaded[f"{name} resumed"], 20) == hashes
+    assert {file.partition("-")[0] for file in hashes} == {"weights", "optimizer", "memory"}

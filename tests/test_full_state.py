@@ -1,0 +1,89 @@
+"""Weights, moments and memory keep every bit, whatever stage, precision and number of ranks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import CPU
+from safetensors.torch import load_file
+from training import ROOT, Case, run_cases
+
+from trainer import checkpoint
+from trainer import checkpoint_files as files
+
+#: Every stage in fp32, and the others that keep their weights in fp32 beside those they train.
+ENGINES = (
+    "zero0_fp32", "zero1_fp32", "zero2_fp32", "zero3_fp32", "zero1_fp16", "zero2_bf16",
+    "zero3_bf16",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def written(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run's checkpoint, and what engines of every kind on one and two ranks made of it."""
+    folder = tmp_path_factory.mktemp("engines")
+    flags = ["--train.max-steps", "9", "--model.dropout", "0.1"]
+    source = Case(folder / "source", "zero1_fp32", flags)
+    origin = files.directory(source.run_dir) / files.name_of(9)
+    forks = {
+        (kind, n_ranks): Case(
+            folder / f"{kind}-{n_ranks}", small_partitions(kind, folder),
+            [*flags, "--resume-from", str(origin)],
+        )
+        for kind in ENGINES
+        for n_ranks in (1, 2)
+    }  # fmt: skip
+    for n_ranks in (1, 2):
+        cases = [case for (_, n), case in forks.items() if n == n_ranks]
+        run_cases([source, *cases] if n_ranks == 1 else cases, corpus=corpus, n_ranks=n_ranks)
+    return origin, {
+        key: files.directory(case.run_dir) / files.name_of(9) for key, case in forks.items()
+    }
+
+
+def small_partitions(kind: str, folder: Path) -> str:
+    """A DeepSpeed file like `kind` that at stage 3 shares out all but the smallest parameters."""
+    values = json.loads((ROOT / "ds_configs" / f"{kind}.json").read_text())
+    if values["zero_optimization"]["stage"] == 3:
+        values["zero_optimization"]["stage3_param_persistence_threshold"] = 100
+    path = folder / f"{kind}.json"
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2])
+@pytest.mark.parametrize("kind", ENGINES)
+def test_every_engine_gives_back_the_weights_and_moments_it_was_given(
+    written: Any, kind: str, n_ranks: int
+) -> None:
+    origin, copies = written
+    for part in ("weights", "optimizer"):
+        expected, found = tensors(origin, part), tensors(copies[kind, n_ranks], part)
+        assert found.keys() == expected.keys()
+        assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2])
+@pytest.mark.parametrize("kind", ENGINES)
+def test_every_engine_gives_back_the_memory_it_was_given_in_its_own_precision(
+    written: Any, kind: str, n_ranks: int
+) -> None:
+    origin, copies = written
+    dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16}
+    dtype = dtypes.get(kind.split("_")[1], torch.float32)
+    (expected,) = checkpoint.read_memories(origin, [list(range(8))], dtype=dtype, device=CPU)
+    (found,) = checkpoint.read_memories(
+        copies[kind, n_ranks], [list(range(8))], dtype=dtype, device=CPU
+    )
+    assert torch.equal(found.hidden_LBMD, expected.hidden_LBMD)
+    assert torch.equal(found.valid_B, expected.valid_B)
+
+
+def tensors(path: Path, part: str) -> dict[str, torch.Tensor]:
+    """All tensors of a part, from every rank's file."""
+    found: dict[str, torch.Tensor] = {}
+    for file in path.glob(f"{part}-*.safetensors"):
+        found |= load_file(file)
+    return found

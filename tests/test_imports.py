@@ -1,0 +1,196 @@
+"""The shape of the source: imports run one way, nothing runs at import, no file is long."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+#: A row imports from the rows above it alone. `a+b` are one unit, whose modules may import each
+#: other; so may those of a package. Modules are named without `trainer.`.
+LAYERS = """
+errors files protocol schedules full_state
+stopping foreign_flags validation console metrics status state distributed
+trainer config profiling report
+changes arguments ds_config+ds_checks+ds_blocks data model tracking+wandb_log
+engine faults
+checkpoint+checkpoint_files evaluate generate run plan
+rundir inference duties
+recovery scoring
+loop
+session
+commands
+cli
+__main__ launch
+"""
+
+#: What a command that only reads a run, or explains itself, may import.
+WITHOUT_TORCH = (
+    "trainer", "trainer.report", "trainer.metrics", "trainer.status", "trainer.config",
+    "trainer.ds_config", "trainer.changes", "trainer.arguments", "trainer.tracking", "trainer.cli",
+    "trainer.commands",
+    "trainer.data.prepare",
+)  # fmt: skip
+
+#: Calls that make a constant.
+CONSTANTS = {
+    "BeforeValidator", "Field", "Path", "TypeVar", "compile", "getLogger", "partial",
+    "removeprefix", "split",
+}  # fmt: skip
+
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+TREES = {name_of(path): ast.parse(path.read_text()) for path in sources("trainer", "launch")}
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Modules imported anywhere in a file, also inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide who imports whom"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in TREES else str(node.module)
+
+
+GRAPH = {
+    name: {module for module in imports(tree) if module in TREES} for name, tree in TREES.items()
+}
+
+
+def unit_of(module: str, units: list[str]) -> str:
+    """The entry of `LAYERS` that a module belongs to."""
+    inner = module.removeprefix("trainer.")
+    for unit in units:
+        if any(inner == part or inner.startswith(f"{part}.") for part in unit.split("+")):
+            return unit
+    pytest.fail(f"{module} has no place in LAYERS")
+
+
+def test_imports_run_one_way() -> None:
+    rows = [row.split() for row in LAYERS.strip().splitlines()]
+    units = [unit for row in rows for unit in row]
+    depth = {unit: i for i, row in enumerate(rows) for unit in row}
+    wrong = []
+    for module, imported in GRAPH.items():
+        unit = unit_of(module, units)
+        for other in (unit_of(name, units) for name in imported):
+            if other != unit and depth[other] >= depth[unit]:
+                wrong.append(f"{module} imports {other}")
+    assert wrong == []
+
+
+def test_every_entry_of_the_table_is_a_module() -> None:
+    parts = LAYERS.replace("+", " ").split()
+    assert len(parts) == len(set(parts))
+    assert {part for part in parts if not {part, f"trainer.{part}"} & {*TREES, "launch"}} == set()
+
+
+def test_no_imports_run_in_circles() -> None:
+    assert len(list(TopologicalSorter(GRAPH).static_order())) == len(GRAPH)
+
+
+def test_one_file_imports_deepspeed() -> None:
+    importers = {
+        name
+        for name, tree in TREES.items()
+        if any(m.split(".")[0] == "deepspeed" for m in imports(tree))
+    }
+    assert importers == {"trainer.engine"}
+
+
+def heavy_imports(code: str) -> str:
+    """What of torch, deepspeed and wandb a new process has loaded after running `code`."""
+    code += "\nimport sys\nprint({'torch', 'deepspeed', 'wandb'} & set(sys.modules), end='')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()[-1]
+
+
+def test_what_needs_no_torch_does_not_wait_for_it() -> None:
+    assert heavy_imports(f"import {', '.join(WITHOUT_TORCH)}") == "set()"
+    assert heavy_imports("import trainer.protocol") == "{'torch'}"
+
+
+def test_commands_that_only_read_do_not_wait_for_torch() -> None:
+    commands = [["recipes"], ["exit-codes"], ["config", "show", "quickstart"]]
+    runs = [f"parse_command({command}).run()" for command in commands]
+    assert heavy_imports("\n".join(["from trainer.cli import parse_command", *runs])) == "set()"
+
+
+def test_the_environment_is_read_where_a_command_begins() -> None:
+    readers = {
+        name for name, tree in TREES.items()
+        if any(
+            isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv", "putenv"}
+            for node in ast.walk(tree)
+        )
+    }  # fmt: skip
+    assert {name for name in readers if not name.startswith("launch.")} <= {
+        "trainer.cli",
+        "trainer.commands",
+    }
+
+
+def test_nothing_but_definitions_runs_at_import() -> None:
+    wrong = [
+        f"{name}:{statement.lineno}: {ast.unparse(statement).splitlines()[0]}"
+        for name, tree in TREES.items()
+        for statement in tree.body
+        if not defines(statement)
+    ]
+    assert wrong == []
+
+
+def defines(statement: ast.stmt) -> bool:
+    """Whether a statement of a module does nothing but give names to things."""
+    match statement:
+        case ast.Import() | ast.ImportFrom() | ast.FunctionDef() | ast.ClassDef():
+            return True
+        case ast.Expr(value=ast.Constant(value=str())):
+            return True
+        case ast.If():
+            return ast.unparse(statement.test) in {"TYPE_CHECKING", "__name__ == '__main__'"}
+        case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
+            return {ast.unparse(call.func).split(".")[-1] for call in calls(statement)} <= CONSTANTS
+    return False
+
+
+def calls(node: ast.AST) -> Iterator[ast.Call]:
+    """What an expression calls when it is evaluated: the body of a lambda is not."""
+    if isinstance(node, ast.Call):
+        yield node
+    if not isinstance(node, ast.Lambda):
+        for child in ast.iter_child_nodes(node):
+            yield from calls(child)
+
+
+@pytest.mark.parametrize("path", sources("trainer", "launch", "tests"), ids=name_of)
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text()
+    n_file_lines = text.count("\n")
+    assert n_file_lines <= MAX_FILE_LINES
+    long = {
+        node.name: n_lines
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef)
+        and (n_lines := 1 + (node.end_lineno or 0) - node.lineno) > MAX_FUNCTION_LINES
+    }
+    assert long == {}

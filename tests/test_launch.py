@@ -1,0 +1,216 @@
+"""Every launcher runs the same training, and every way of stopping leaves word of itself."""
+
+import math
+import os
+import runpy
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+from training import ROOT, Case, environment, events, losses
+
+from trainer.arguments import parse_train
+from trainer.errors import Exit
+from trainer.status import read_status
+
+TRAIN = str(ROOT / "launch" / "train.py")
+BIN = Path(sys.executable).parent
+#: Without dropout, which is drawn per rank, one rank computes what two do.
+FLAGS = ["--model.dropout", "0", "--model.norm", "post", "--train.max-steps", "150"]
+
+
+class Ended(NamedTuple):
+    """What a job left behind: its launcher's exit code, and all it said."""
+
+    code: int
+    said: str
+
+
+def run_job(
+    launcher: list[str], argv: list[str], *,
+    at: str = "never", act: Callable[["subprocess.Popen[str]"], None] = lambda process: None,
+) -> Ended:  # fmt: skip
+    """Run a job as a terminal would, in a process group of its own, to the end of its last process.
+
+    The first time it says `at`, `act` is called.
+    """
+    with subprocess.Popen(
+        [*launcher, *argv], env=environment(), text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        said = ""
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                if at in line and at not in said:
+                    act(process)
+                said += line
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return Ended(process.returncode, said)
+
+
+def ending(run_dir: Path) -> tuple[str, int | None, str | None]:
+    """State, exit code and reason of the run, as a wrapper reads them."""
+    status = read_status(run_dir)
+    assert status is not None
+    return status.state, status.exit_code, status.reason
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def under_python(corpus, tmp_path_factory):
+    """One rank: stopped by SIGUSR2, the STOP file and the time limit in turn, then left alone."""
+    case = Case(tmp_path_factory.mktemp("python") / "run", flags=FLAGS)
+    argv, launcher = case.argv(corpus), [sys.executable, TRAIN]
+    ended, endings = [], []
+    for at, act, flags in (
+        ("step 10/150", lambda process: process.send_signal(signal.SIGUSR2), []),
+        ("step 30/150", lambda process: (case.run_dir / "STOP").touch(), []),
+        ("never", lambda process: None, ["--limits.time-limit-s", "0.001"]),
+        ("never", lambda process: None, []),
+        ("never", lambda process: None, []),
+    ):
+        ended.append(run_job(launcher, [*argv, *flags], at=at, act=act))
+        endings.append(ending(case.run_dir))
+    return case.run_dir, ended, endings
+
+
+def test_a_process_exits_with_the_code_of_why_it_stopped(under_python):
+    _, ended, endings = under_python
+    assert endings[:4] == [
+        ("requeue", Exit.REQUEUE, "SIGUSR2"),
+        ("stopped", Exit.STOPPED, "STOP file"),
+        ("requeue", Exit.REQUEUE, "time limit"),
+        ("done", Exit.DONE, None),
+    ]
+    assert [code for code, _ in ended[:4]] == [code for _, code, _ in endings[:4]]
+
+
+def test_a_stop_file_that_was_obeyed_does_not_stop_the_next_attempt(under_python):
+    run_dir, _, _ = under_python
+    assert not (run_dir / "STOP").exists()
+    assert len(events(run_dir, "resume")) == 3
+
+
+def test_a_finished_run_says_its_result_and_is_left_as_it_is(under_python):
+    run_dir, ended, endings = under_python
+    assert ended[4].code == Exit.DONE
+    assert str(losses(run_dir)[150]) in ended[4].said
+    assert endings[4] == endings[3]
+    assert len(events(run_dir, "stop")) == 4
+
+
+@pytest.fixture(scope="module")
+def under_torchrun(corpus, tmp_path_factory):
+    """Two ranks: SIGTERM to the launcher alone, as clusters send it; then left alone."""
+    case = Case(tmp_path_factory.mktemp("torchrun") / "run", flags=FLAGS)
+    launcher = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node=2", TRAIN]
+    stopped = run_job(
+        launcher, case.argv(corpus), at="step 10/150", act=lambda process: process.terminate()
+    )
+    return case.run_dir, stopped, ending(case.run_dir), run_job(launcher, case.argv(corpus))
+
+
+def test_torchrun_hands_sigterm_on_and_the_run_is_to_be_requeued(under_torchrun):
+    run_dir, stopped, left, resumed = under_torchrun
+    assert left == ("requeue", Exit.REQUEUE, "SIGTERM"), stopped.said
+    assert stopped.code != 0
+    assert resumed.code == 0, resumed.said
+    assert ending(run_dir) == ("done", Exit.DONE, None)
+
+
+@pytest.fixture(scope="module")
+def under_deepspeed(corpus, tmp_path_factory):
+    """Two ranks: Ctrl-C, which a terminal sends to all processes of a job; then left alone."""
+    case = Case(tmp_path_factory.mktemp("deepspeed") / "run", flags=FLAGS)
+    launcher = [str(BIN / "deepspeed"), "--num_gpus=2", f"--master_port={free_port()}", TRAIN]
+    stopped = run_job(
+        launcher, case.argv(corpus), at="step 10/150",
+        act=lambda process: os.killpg(process.pid, signal.SIGINT),
+    )  # fmt: skip
+    return case.run_dir, stopped, ending(case.run_dir), run_job(launcher, case.argv(corpus))
+
+
+def test_ctrl_c_under_deepspeed_saves_and_is_not_to_be_requeued(under_deepspeed):
+    run_dir, stopped, left, resumed = under_deepspeed
+    assert left == ("stopped", Exit.STOPPED, "Ctrl-C"), stopped.said
+    assert stopped.code != 0
+    assert resumed.code == 0, resumed.said
+    assert ending(run_dir) == ("done", Exit.DONE, None)
+
+
+def test_every_launcher_gives_the_same_losses(under_python, under_torchrun, under_deepspeed):
+    reference = losses(under_torchrun[0])
+    assert list(reference) == list(range(1, 151))
+    assert losses(under_deepspeed[0]) == reference
+    one_rank = losses(under_python[0])
+    assert list(one_rank) == list(reference)
+    # Sums in another order differ in their last bits, and training makes more of it step by step.
+    for step in range(1, 41):
+        assert one_rank[step] == pytest.approx(reference[step], rel=1e-5), step
+
+
+def test_machines_without_ssh_start_the_same_command_each(corpus, tmp_path):
+    case = Case(tmp_path / "run", flags=[*FLAGS, "--train.max-steps", "5"])
+    hosts = tmp_path / "hosts"
+    hosts.write_text("first slots=1 # as `hostname` says it\nsecond slots=1\n")
+    port = str(free_port())
+    command = ["bash", str(ROOT / "launch" / "multi_node.sh"), str(hosts), *case.argv(corpus)]
+    machines = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=environment(NODE_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port),
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    said = [machine.communicate()[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], "".join(said)
+    assert "2 ranks" in said[0]
+    assert list(losses(case.run_dir)) == [1, 2, 3, 4, 5]
+
+
+def test_every_parameter_of_the_sweep_is_a_flag_and_takes_its_values():
+    sweep = yaml.safe_load((ROOT / "launch" / "sweep.yaml").read_text())
+    words = sweep["command"]
+    fixed = [word for word in words[words.index("${program}") + 1 :] if word != "${args}"]
+    for name, how in sweep["parameters"].items():
+        for value in how.get("values", [how.get("min"), how.get("max")]):
+            experiment = parse_train([*fixed, f"--{name}={value}"]).experiment
+            part, field = name.split(".")
+            assert getattr(getattr(experiment, part), field) == value
+
+
+def test_without_a_python_that_is_new_enough_it_says_so(tmp_path):
+    (tmp_path / "launch").mkdir()
+    shutil.copy(ROOT / "launch" / "environment.sh", tmp_path / "launch")
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    ended = subprocess.run(
+        ["bash", "launch/environment.sh"], cwd=tmp_path, env=environment(PYTHON="false"),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == Exit.BAD_INPUT
+    assert ended.stderr.startswith("error: no Python 3.11 or newer found")
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_a_model_that_only_counts_tokens_loses_their_entropy():
+    entropy = runpy.run_path(str(ROOT / "launch" / "quickstart_result.py"))["entropy"]
+    assert entropy(np.array([5, 5, 0, 5, 5])) == pytest.approx(math.log(4))
+    assert entropy(np.array([3, 1])) == pytest.approx(math.log(4) - 0.75 * math.log(3))

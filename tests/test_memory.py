@@ -1,0 +1,119 @@
+"""Memory holds each stream's newest tokens, all of them real, in a shape that never changes."""
+
+import pytest
+import torch
+from builders import CPU, segment_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.model.memory import empty_memory, forget_rows, hidden_keys, remember
+from trainer.protocol import Memory, Segment
+
+L, D = 2, 1
+NO_START = -1
+
+
+def empty(n_streams: int, mem_len: int) -> Memory:
+    return empty_memory(L, n_streams, mem_len, D, dtype=torch.float64, device=CPU)
+
+
+def segment_with(lengths: list[int], tgt_len: int, starts: list[list[int]] | None) -> Segment:
+    tokens_BT = torch.zeros(len(lengths), tgt_len, dtype=torch.int64)
+    starts_BT = None if starts is None else torch.tensor(starts)
+    return segment_of(tokens_BT, lengths=lengths, starts_BT=starts_BT)
+
+
+def inputs(values_BT: list[list[float]]) -> list[torch.Tensor]:
+    """Per layer, the segment as the layer saw it; the second layer's is negative."""
+    x_BTD = torch.tensor(values_BT, dtype=torch.float64)[:, :, None]
+    return [x_BTD, -x_BTD]
+
+
+def kept(memory: Memory, row: int) -> list[float]:
+    """What may be attended of a row's first layer, oldest first."""
+    n = int(memory.valid_B[row])
+    values: list[float] = memory.hidden_LBMD[0, row, :, 0].tolist()
+    return values[len(values) - n :]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[int, int, list[tuple[list[int], list[list[bool]]]]]:
+    """mem_len, tgt_len, and per segment each row's length and where documents start in it."""
+    mem_len, tgt_len = draw(st.integers(0, 7)), draw(st.integers(1, 5))
+    row = st.integers(0, tgt_len)
+    marks = st.lists(st.booleans(), min_size=tgt_len, max_size=tgt_len)
+    pair = st.tuples(st.tuples(row, row).map(list), st.tuples(marks, marks).map(list))
+    return mem_len, tgt_len, draw(st.lists(pair, min_size=1, max_size=5))
+
+
+@given(histories(), st.booleans())
+@settings(deadline=None, max_examples=200)
+def test_memory_is_the_newest_real_tokens_of_each_rows_document(
+    history: tuple[int, int, list[tuple[list[int], list[list[bool]]]]], documents: bool
+) -> None:
+    mem_len, tgt_len, segments = history
+    memory = empty(2, mem_len)
+    read: list[list[float]] = [[], []]
+    number = 0.0
+    for lengths, marks in segments:
+        values: list[list[float]] = [[], []]
+        starts = [[NO_START] * tgt_len, [NO_START] * tgt_len]
+        for b in range(2):
+            newest = NO_START
+            for i in range(tgt_len):
+                number += 1
+                is_real = i < lengths[b]
+                if documents and is_real and marks[b][i]:
+                    newest, read[b] = i, []
+                starts[b][i] = newest
+                values[b].append(number if is_real else float("inf"))  # a pad would show
+                read[b] += [number] if is_real else []
+        segment = segment_with(lengths, tgt_len, starts if documents else None)
+        memory = remember(memory, segment, inputs(values))
+        assert memory.hidden_LBMD.shape == (L, 2, mem_len, D)
+        assert memory.hidden_LBMD.isfinite().all()
+        assert torch.equal(memory.hidden_LBMD[1], -memory.hidden_LBMD[0])
+        for b in range(2):
+            assert kept(memory, b) == read[b][max(0, len(read[b]) - mem_len) :]
+        assert memory.valid_min <= memory.valid_B.min()
+
+
+@pytest.mark.parametrize(("tgt_len", "mem_len"), [(2, 5), (5, 2), (3, 3)])
+def test_the_host_knows_when_a_memory_is_full(tgt_len: int, mem_len: int) -> None:
+    memory = empty(1, mem_len)
+    for n_read in range(tgt_len, 12, tgt_len):
+        memory = remember(memory, segment_with([tgt_len], tgt_len, None), inputs([[1.0] * tgt_len]))
+        assert memory.valid_min == memory.valid_B.item() == min(mem_len, n_read)
+
+
+def test_nothing_of_an_empty_memory_is_seen() -> None:
+    segment = segment_with([3, 3], 3, None)
+    hidden = hidden_keys(empty(2, 4), segment, same_length=False)
+    assert hidden[..., :4].all()
+
+
+def test_rows_are_seen_as_far_as_each_is_valid() -> None:
+    memory = Memory(torch.zeros(L, 2, 4, D), torch.tensor([1, 3]), 1)
+    hidden = hidden_keys(memory, segment_with([2, 2], 2, None), same_length=False)
+    assert hidden[0, 0, 1].tolist() == [True, True, True, False, False, False]
+    assert hidden[1, 0, 0].tolist() == [True, False, False, False, False, True]
+
+
+def test_memory_keeps_its_own_dtype_and_is_detached() -> None:
+    memory = empty_memory(L, 1, 3, D, dtype=torch.bfloat16, device=CPU)
+    x_BTD = torch.ones(1, 2, D, requires_grad=True) * 2
+    memory = remember(memory, segment_with([2], 2, None), [x_BTD, x_BTD])
+    assert memory.hidden_LBMD.dtype == torch.bfloat16
+    assert not memory.hidden_LBMD.requires_grad
+
+
+def test_forgotten_rows_are_zero_even_where_they_were_not_finite() -> None:
+    hidden = torch.ones(L, 3, 4, D)
+    hidden[:, 1] = torch.nan
+    hidden[1, 2, 0] = torch.inf
+    memory = Memory(hidden, torch.tensor([4, 4, 4]), 4)
+    left = forget_rows(memory, torch.tensor([True, False, False]))
+    assert left.valid_B.tolist() == [4, 0, 0]
+    assert left.valid_min == 0
+    assert torch.equal(left.hidden_LBMD[:, 0], memory.hidden_LBMD[:, 0])
+    assert not left.hidden_LBMD[:, 1:].any()

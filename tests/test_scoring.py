@@ -1,0 +1,166 @@
+"""`txl eval`: one result, whatever the batch size and the number of ranks; and it is filed."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import lone_world, random_documents, write_corpus
+from training import ROOT, environment
+
+from trainer import read_metrics
+from trainer.checkpoint_files import fingerprint
+from trainer.data.corpus import open_corpus
+from trainer.errors import InputError
+from trainer.scoring import EvalOptions, evaluate_run
+
+
+def score(run: Path, **options: Any) -> dict[str, Any]:
+    """The one result of an evaluation of the valid split."""
+    (result,) = evaluate_run(EvalOptions(run=run, **{"split": "valid", **options}), lone_world())
+    return result
+
+
+def filed(run: Path) -> dict[str, dict[str, Any]]:
+    return {path.name: json.loads(path.read_text()) for path in (run / "evals").glob("*.json")}
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the trained run, to file results in."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_an_evaluation_equals_the_one_in_training(run: Path, step: int) -> None:
+    (in_training,) = (
+        record for record in read_metrics(run, kind="valid") if record["step"] == step
+    )
+    result = score(run, checkpoint=str(step))
+    for name in ("loss", "ppl", "ppl_word", "bpc"):
+        assert result[name] == pytest.approx(in_training[f"valid/{name}"], rel=1e-6)
+    assert result["step"] == step
+
+
+def test_neither_batch_size_nor_ranks_change_the_result(run: Path) -> None:
+    losses = [score(run, batch_size=batch_size)["loss"] for batch_size in (1, 3, 8, 50)]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend",
+        "c10d", "--rdzv_endpoint", "localhost:0", "-m", "trainer", "eval", str(run), "--split",
+        "valid", "--batch-size", "3", "--mem-len", "0,20", "--device", "cpu",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("memory of 20 gains") == 1
+    results = [result for result in filed(run).values() if result["world_size"] == 2]
+    by_length = {result["settings"]["mem_len"]: result["loss"] for result in results}
+    assert [*losses, by_length[20]] == pytest.approx([losses[0]] * 5, rel=1e-6)
+    assert by_length[0] == pytest.approx(score(run, mem_lens=(0,))["loss"], rel=1e-6)
+
+
+def test_several_lengths_of_memory_make_several_results(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = EvalOptions(run=run, split="valid", mem_lens=(10, 20), no_memory=True)
+    results = evaluate_run(options, lone_world())
+    assert [result["settings"]["mem_len"] for result in results] == [0, 10, 20]
+    assert len({result["loss"] for result in results}) == 3
+    assert len(filed(run)) == 3
+    told = capsys.readouterr().out
+    for result in results:
+        assert f"{result['loss']:.6f}" in told
+        if mem_len := result["settings"]["mem_len"]:
+            gain = results[0]["loss"] - result["loss"]
+            assert f"memory of {mem_len} gains {gain:.4f} nats per token" in told
+
+
+def test_a_filed_result_says_what_was_scored_with_what_and_how(run: Path, corpus: Path) -> None:
+    result = score(run, checkpoint="4", tgt_len=7, clamp_len=9)
+    (kept,) = filed(run).values()
+    assert kept == result
+    opened = open_corpus(corpus)
+    assert kept["n_tokens"] == opened.splits["valid"].n_tokens - 1
+    assert kept["counting"] == "every token but the first of the split, each exactly once"
+    assert kept["corpus_hash"] == opened.hash
+    assert kept["split_hash"] == opened.splits["valid"].hash
+    assert kept["vocabulary_hash"] == opened.vocabulary.hash
+    manifest = json.loads((run / "checkpoints/step-00000004/manifest.json").read_text())
+    weights = manifest["files"]["weights-00000.safetensors"]["xxh3_128"]
+    assert kept["checkpoint_hash"] == {"weights-00000.safetensors": weights}
+    assert (kept["checkpoint"], kept["step"], kept["precision"]) == ("step-00000004", 4, "fp32")
+    assert kept["settings"] == {
+        "tgt_len": 7, "mem_len": 20, "clamp_len": 9, "same_length": False, "batch_size": 2,
+        "warm": "exact",
+    }  # fmt: skip
+
+
+def test_what_changes_a_result_changes_the_name_of_its_file(run: Path) -> None:
+    score(run)
+    changes: list[dict[str, Any]] = [
+        {"checkpoint": "2"}, {"tgt_len": 5}, {"mem_lens": (5,)}, {"clamp_len": 3},
+        {"same_length": True}, {"warm": "near"}, {"precision": "bf16"}, {"split": "train"},
+    ]  # fmt: skip
+    for n_files, change in enumerate(changes, start=2):
+        score(run, **change)
+        assert len(filed(run)) == n_files, change
+    score(run, batch_size=5)
+    assert len(filed(run)) == 1 + len(changes)
+
+
+def test_without_memory_same_length_means_nothing(run: Path) -> None:
+    result = score(run, mem_lens=(0,), same_length=True)
+    assert not result["settings"]["same_length"]
+    assert result["loss"] == score(run, mem_lens=(0,))["loss"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"run": "nowhere"}, "nowhere is no run directory"),
+        ({"checkpoint": "5"}, "no checkpoint '5'; there are: step-00000006, step-00000004"),
+        ({"split": "test"}, "has no split 'test': it has train, valid"),
+        ({"data": "nowhere"}, "nowhere: no such corpus"),
+        ({"tgt_len": 0}, "tgt_len: input should be greater than or equal to 1, got 0"),
+        ({"mem_lens": (-1,)}, "mem_len: input should be greater than or equal to 0, got -1"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_in_one_line(
+    run: Path, options: dict[str, Any], told: str
+) -> None:
+    options = {key: Path(value) if value == "nowhere" else value for key, value in options.items()}
+    with pytest.raises(InputError) as refusal:
+        score(**{"run": run, **options})
+    assert told in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not (run / "evals").exists()
+
+
+def test_a_corpus_in_another_vocabulary_is_refused(run: Path, tmp_path: Path) -> None:
+    other = write_corpus(
+        tmp_path / "other", vocabulary_size=30, valid=random_documents(50, vocabulary_size=30)
+    )
+    with pytest.raises(InputError, match=r"another vocabulary.*prepare it with --vocab"):
+        score(run, data=other.path)
+
+
+def test_a_run_that_lost_its_corpus_asks_for_one(run: Path, corpus: Path) -> None:
+    (run / "corpus.json").unlink()
+    with pytest.raises(InputError, match=r"corpus\.json names no corpus: give one with --data"):
+        score(run)
+    assert score(run, data=corpus)["n_tokens"] > 0
+
+
+def test_a_checkpoint_cannot_name_the_code_that_reads_it(run: Path) -> None:
+    path = run / "checkpoints" / "step-00000006"
+    state, manifest = path / "state.json", path / "manifest.json"
+    state.write_text(state.read_text().replace('"factory": null', '"factory": "os:mkdir"'))
+    listed = json.loads(manifest.read_text())
+    listed["files"]["state.json"] = fingerprint(state)
+    manifest.write_text(json.dumps(listed))
+    with pytest.raises(InputError, match=r"is of model.factory os:mkdir, but .*config.json says"):
+        score(run, checkpoint="6")

@@ -1,0 +1,162 @@
+"""A job under a real Slurm of two nodes: what becomes of it at its time limit, and at its end."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from training import ROOT, Case, environment, events, losses
+from wandb_reader import read_offline
+
+from trainer.errors import Exit
+from trainer.metrics import METRICS_FILE
+from trainer.status import read_status
+
+CLUSTER = ROOT.parent / "shared" / "tools" / "slurm_cluster.sh"
+LONG_S = 50
+"""Training that a job of one minute, Slurm's shortest, cannot end: it is told to stop before."""
+
+pytestmark = pytest.mark.slurm
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of train.sbatch on both nodes, one rank each."""
+
+    id: str
+    case: Case
+    output: Path
+
+    def state(self) -> dict[str, str]:
+        """What Slurm knows of the job."""
+        shown = run("scontrol", "--oneliner", "show", "job", self.id)
+        return dict(word.split("=", 1) for word in shown.split() if "=" in word)
+
+    def wait(self, what: str, happened: Callable[["Job"], object], timeout_s: float = 240) -> None:
+        """Return when it `happened`; a job that ends before that says why."""
+        deadline = time.monotonic() + timeout_s
+        while not happened(self):
+            said = self.output.read_text() if self.output.exists() else ""
+            assert time.monotonic() < deadline, f"no sign of {what}: {self.state()}\n{said}"
+            time.sleep(0.5)
+
+    def wait_for_step(self, step: int) -> None:
+        self.wait(f"step {step}", lambda job: step in steps(job.case.run_dir))
+
+    def wait_for_end(self) -> str:
+        """Exit code and signal of the batch script, once the job is over."""
+        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+        self.wait("its end", lambda job: job.state()["JobState"] in over)
+        return self.state()["ExitCode"]
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def steps(run_dir: Path) -> dict[int, float]:
+    return losses(run_dir) if (run_dir / METRICS_FILE).exists() else {}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Two one-core nodes on this machine; Slurm's commands speak to them meanwhile."""
+    missing = [name for name in ("slurmctld", "munged") if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not installed: apt install slurm-wlm munge")
+    if os.geteuid() != 0:
+        pytest.skip("starting a Slurm cluster needs root")
+    if not CLUSTER.is_file():
+        pytest.skip(f"{CLUSTER} is absent: it starts the cluster")
+    folder = tmp_path_factory.mktemp("slurm")
+    run("bash", str(CLUSTER), "start", "2", str(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        yield
+        run("scancel", "--user=root", "--full", "--signal=KILL")
+        run("bash", str(CLUSTER), "stop", str(folder))
+
+
+@pytest.fixture
+def submit(cluster, corpus, tmp_path):
+    """Submits a case with options of sbatch and variables of train.sbatch."""
+
+    def _submit(name: str, flags: list[str], *options: str, **variables: str) -> Job:
+        case = Case(tmp_path / name, flags=flags)
+        argv = case.argv(corpus)
+        at = argv.index("--run-dir")
+        variables |= {"RUN_DIR": argv[at + 1], "PYTHON": sys.executable}
+        del argv[at : at + 2]
+        output = tmp_path / f"{name}.out"
+        command = ["sbatch", "--parsable", "--nodes=2", f"--output={output}", *options]
+        job_id = subprocess.run(
+            [*command, "launch/slurm/train.sbatch", *argv], cwd=ROOT, text=True, check=True,
+            env=environment(**variables), stdout=subprocess.PIPE,
+        ).stdout.strip()  # fmt: skip
+        return Job(job_id, case, output)
+
+    return _submit
+
+
+def test_a_run_that_meets_its_time_limit_is_requeued_and_ends_as_if_undisturbed(submit, tmp_path):
+    # Stopped by its file, the first job also tells how fast this machine trains.
+    stopped = submit("stopped", ["--train.max-steps", "100000"], "--time=10")
+    stopped.wait_for_step(10)
+    began_s, began = time.monotonic(), len(steps(stopped.case.run_dir))
+    stopped.wait_for_step(began + 200)
+    steps_per_s = 200 / (time.monotonic() - began_s)
+    (stopped.case.run_dir / "STOP").touch()
+    assert stopped.wait_for_end() == f"{Exit.STOPPED}:0"
+    assert stopped.state()["Restarts"] == "0"
+    assert read_status(stopped.case.run_dir).state == "stopped"
+
+    flags = ["--train.max-steps", str(int(LONG_S * steps_per_s)), "--tracking.wandb", "offline"]
+    cut = submit("cut", flags, "--time=1", "--signal=B:USR2@10")
+    whole = submit("whole", flags, "--time=10")
+    cut.wait("requeue", lambda job: job.state()["Restarts"] == "1")
+    assert read_status(cut.case.run_dir).state == "requeue"
+    assert whole.wait_for_end() == "0:0"
+    while cut.state()["JobState"] not in ("COMPLETED", "FAILED"):
+        at_once = ["scontrol", "update", f"JobId={cut.id}", "StartTime=now"]
+        subprocess.run(at_once, check=False, capture_output=True)  # Slurm lets it wait two minutes
+        time.sleep(1)
+
+    assert cut.wait_for_end() == "0:0", cut.output.read_text()
+    assert read_status(cut.case.run_dir).state == "done"
+    assert losses(cut.case.run_dir) == losses(whole.case.run_dir)
+    assert next(event["reason"] for event in events(cut.case.run_dir, "stop")) == "SIGUSR2"
+    ids, _, rows = read_offline(cut.case.run_dir)
+    assert len(ids) > 1
+    assert len(set(ids)) == 1
+    logged = {row["train/step"] for row in rows if "train/loss" in row}
+    assert logged == set(losses(whole.case.run_dir))
+
+
+def test_a_run_without_progress_is_not_requeued_for_ever(submit):
+    job = submit("stalled", ["--train.max-steps", "100000"], "--time=10", MAX_STALLS="0")
+    job.wait_for_step(1)
+    run("scancel", "--batch", "--signal=USR2", job.id)
+    assert job.wait_for_end() == f"{Exit.REQUEUE}:0"
+    assert job.state()["Restarts"] == "0"
+    assert "no progress" in job.output.read_text()
+
+
+def test_a_job_that_its_user_cancels_is_saved_and_not_requeued(submit):
+    job = submit("cancelled", ["--train.max-steps", "100000"], "--time=10")
+    job.wait_for_step(1)
+    run("scancel", job.id)
+    job.wait_for_end()
+    job.wait("a checkpoint", lambda job: read_status(job.case.run_dir).state == "requeue")
+    assert job.state()["JobState"] == "CANCELLED"
+
+
+def test_bad_input_ends_the_job_with_one_line(submit, tmp_path):
+    job = submit("bad", ["--train.max-steps", "many"], "--time=10")
+    assert job.wait_for_end() == f"{Exit.BAD_INPUT}:0"
+    assert job.output.read_text().count("error: quickstart") == 1
+    assert not job.case.run_dir.exists()

@@ -1,0 +1,84 @@
+"""Requests to stop are noted when they come, and the strongest one counts."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trainer.stopping import STOP_FILE, StopRequests, Wish
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+
+
+@pytest.fixture(autouse=True)
+def _restore_handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def requests(run_dir: Path, *, watches_file: bool = True) -> StopRequests:
+    stops = StopRequests(run_dir, time_limit_s=None, watches_file=watches_file)
+    stops.install()
+    return stops
+
+
+@pytest.mark.parametrize(
+    ("number", "wish", "reason"),
+    [
+        (signal.SIGTERM, Wish.REQUEUE, "SIGTERM"),
+        (signal.SIGUSR2, Wish.REQUEUE, "SIGUSR2"),
+        (signal.SIGINT, Wish.STOP, "Ctrl-C"),
+    ],
+)
+def test_a_signal_is_noted_and_kills_nobody(
+    tmp_path: Path, number: signal.Signals, wish: Wish, reason: str
+) -> None:
+    stops = requests(tmp_path)
+    assert stops.poll() is Wish.NONE
+    os.kill(os.getpid(), number)
+    assert (stops.poll(), stops.reason) == (wish, reason)
+
+
+def test_one_rank_sees_the_stop_file_for_all(tmp_path: Path) -> None:
+    watching, other = requests(tmp_path), requests(tmp_path, watches_file=False)
+    (tmp_path / STOP_FILE).touch()
+    assert (watching.poll(), watching.reason) == (Wish.STOP, "STOP file")
+    assert other.poll() is Wish.NONE
+
+
+def test_the_time_limit_counts_from_the_start(tmp_path: Path) -> None:
+    now = [100.0]
+    stops = StopRequests(tmp_path, time_limit_s=60, watches_file=True, clock=lambda: now[0])
+    now[0] = 159.0
+    assert stops.poll() is Wish.NONE
+    now[0] = 161.0
+    assert (stops.poll(), stops.reason) == (Wish.REQUEUE, "time limit")
+
+
+def test_a_users_stop_outranks_a_requeue_and_keeps_its_reason(tmp_path: Path) -> None:
+    stops = requests(tmp_path)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    assert (stops.poll(), stops.reason) == (Wish.STOP, "Ctrl-C")
+    assert max(Wish) is Wish.STOP  # which is how ranks agree
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+    code = f"""
+import os, signal, pathlib
+from trainer.stopping import StopRequests
+stops = StopRequests(pathlib.Path({str(tmp_path)!r}), time_limit_s=None, watches_file=True)
+stops.install()
+os.kill(os.getpid(), signal.SIGINT)
+print(stops.poll().name, flush=True)
+os.kill(os.getpid(), signal.SIGINT)
+print("still here")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("STOP\n", 130)
