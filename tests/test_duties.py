@@ -109,3 +109,35 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
     assert status is not None
     assert status.state == "failed"
     assert "step-00000030 was not written" in str(status.reason)
+
+
+def test_samples_are_the_same_at_every_stage_on_two_ranks(corpus: Path, tmp_path: Path) -> None:
+    zero3 = json.loads((ROOT / "ds_configs" / "zero3_fp32.json").read_text())
+    zero3["zero_optimization"]["stage3_param_persistence_threshold"] = 10
+    (tmp_path / "zero3.json").write_text(json.dumps(zero3))
+    flags = [
+        "--train.max-steps", "6", "--sample.interval-steps", "3", "--sample.n-tokens", "8",
+        "--model.dropout", "0",
+    ]  # fmt: skip
+    cases = [
+        Case(tmp_path / "whole", "zero0_fp32", flags),
+        Case(tmp_path / "shared out", str(tmp_path / "zero3.json"), flags),
+    ]
+    run_cases(cases, corpus=corpus, n_ranks=2)
+    whole, shared_out = (read_metrics(case.run_dir, kind="sample") for case in cases)
+    assert [record["step"] for record in whole] == [3, 6]
+    texts = [record["sample/text"] for record in whole]
+    assert [record["sample/text"] for record in shared_out] == texts
+    assert texts[0] != texts[1]
+
+
+def test_tensorboard_shows_what_is_recorded(trained: Path) -> None:
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = accumulators.EventAccumulator(str(trained / "logs" / "tensorboard"))
+    board.Reload()
+    for kind in ("train", "valid"):
+        shown = {event.step: event.value for event in board.Scalars(f"{kind}/loss")}
+        recorded = {r["step"]: r[f"{kind}/loss"] for r in read_metrics(trained, kind=kind)}
+        assert shown == pytest.approx(recorded, rel=1e-6)
+    (sampled,) = (tag for tag in board.Tags()["tensors"] if tag.startswith("sample/text"))
+    assert [event.step for event in board.Tensors(sampled)] == [3, 6]

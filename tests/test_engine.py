@@ -28,6 +28,7 @@ FLAGS = [
     "--checkpoint.interval-steps", "10", "--checkpoint.keep-last", "9",
 ]  # fmt: skip
 STAGES = ("zero0_fp32", "zero1_fp32", "zero2_fp32", "zero3_fp32")
+OVERFLOWING = ("zero1_fp16", "zero2_fp16", "zero3_fp16")
 OFFLOADS = ("zero2_bf16_offload", "zero3_bf16_offload")
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "WarmupLR": {"warmup_type": "linear"},
@@ -75,7 +76,8 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
         folder, "AdamW", "zero0_fp32", optimizer={"type": "AdamW", "params": {}}
     )
     scale = {"initial_scale_power": 30, "loss_scale_window": 3, "hysteresis": 1}
-    kinds["fp16"] = changed(folder, "fp16", "zero2_fp16", fp16=scale)
+    for kind in OVERFLOWING:
+        kinds[kind] = changed(folder, kind, kind, fp16=scale)
     decay = ["--optim.weight-decay", "0.5"]
     cases = {
         name: Case(folder / name, file, [*FLAGS, *(decay if name == "AdamW" else [])])
@@ -156,11 +158,12 @@ def test_weight_decay_matters_to_the_loop_above(corpus: Path) -> None:
     assert with_decay[-1] != pytest.approx(without[-1], rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", OVERFLOWING)
 def test_the_cosine_counts_updates_and_not_the_steps_that_overflowed(
-    runs: dict[str, Path],
+    runs: dict[str, Path], kind: str
 ) -> None:
-    found = records(runs["fp16"])
-    skipped = [event["step"] for event in events(runs["fp16"], "skip")]
+    found = records(runs[kind])
+    skipped = [event["step"] for event in events(runs[kind], "skip")]
     assert min(skipped) == 1
     assert any(before + 1 < after for before, after in itertools.pairwise(skipped))
     for step, (lr, update) in enumerate(zip(found.lr, found.update, strict=True), start=1):

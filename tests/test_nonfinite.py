@@ -74,7 +74,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         add(f"{kind} unharmed", "once", kind, EVERY_STEP)
     longer = [
         *POISONED, "--checkpoint.interval-steps", "8", "--train.max-steps", "20",
-        "--model.dropout", "0",
+        "--model.dropout", "0", "--checkpoint.keep-last", "9",
     ]  # fmt: skip
     add("scattered", "scattered", "zero0_fp32", longer)
     for kind in ("zero0_fp32", "zero1_bf16", "zero3_fp32"):

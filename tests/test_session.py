@@ -229,8 +229,8 @@ def test_weights_alone_are_taken_and_nothing_else(runs: Runs, name: str, which: 
         run=runs.folder / "base", checkpoint=which, split="valid", data=case.corpus or runs.corpus
     )
     (parent,) = evaluate_run(options, lone_world())
-    # The first update of a warm-up has rate 0: the first validation is of the parent's weights.
-    first, second = read_metrics(case.run_dir, kind="valid")
+    first, _, second = read_metrics(case.run_dir, kind="valid")
+    assert (first["step"], second["step"]) == (0, 2)
     assert first["valid/loss"] == pytest.approx(parent["loss"], rel=1e-6)
     assert second["valid/loss"] != pytest.approx(parent["loss"], rel=1e-6)
     assert list(losses(case.run_dir)) == [1, 2]

@@ -60,9 +60,13 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
 
 
 def validate_if_due(run: Run, state: TrainState) -> Wish:
-    """Validate at the interval's end; returns what was asked of the run meanwhile."""
+    """Validate at the interval's end; returns what was asked of the run meanwhile.
+
+    Weights that a parent trained are scored before the first step, too; random ones are not.
+    """
     interval = run.experiment.valid.interval_steps
-    if not interval or state.step == 0 or state.step % interval:
+    untrained = state.step == 0 and state.parent is None
+    if not interval or untrained or state.step % interval:
         return Wish.NONE
     return validate(run, state)
 

@@ -27,7 +27,11 @@ def train(run: Run, state: TrainState) -> Exit:
     Raises:
         NonFiniteError: the loss stayed non-finite after the one rollback.
     """
-    wish = duties.validate_if_due(run, state)  # one that a stop had interrupted
+    state.memories = state.memories or empty_memories(run)
+    best_step = state.best_step
+    wish = duties.validate_if_due(run, state)  # of a parent's weights, or one that was interrupted
+    if state.best_step != best_step:
+        duties.save_if_due(run, state)
     while wish is Wish.NONE and not is_done(run.experiment, state):
         run.profiler.before_step(state.step)
         stats = train_step(run, state)

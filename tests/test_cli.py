@@ -1,0 +1,178 @@
+"""Every command of ``txl`` does what its help says, and ends with a code of the table."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from training import ROOT, Case, environment
+
+from trainer.cli import main
+from trainer.config import recipe_names
+from trainer.distributed import RENDEZVOUS, complete_environ
+from trainer.errors import Exit
+
+
+class Ended(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Txl = Callable[..., Ended]
+
+
+@pytest.fixture
+def txl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Txl:
+    """Runs a command as the shell does, in this process, which it leaves as it was."""
+    for key in RENDEZVOUS:  # which `txl eval` sets
+        monkeypatch.setenv(key, complete_environ({})[key])
+
+    def run(*argv: object, stdin: str = "") -> Ended:
+        monkeypatch.setattr(sys, "argv", ["txl", *map(str, argv)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        capsys.readouterr()
+        code: object = Exit.DONE
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+        assert isinstance(code, int)
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+def test_prepare_says_what_it_made_and_corpus_commands_check_it(txl: Txl, tmp_path: Path) -> None:
+    out = tmp_path / "corpus"
+    made = txl(
+        "prepare", "--train", "-", "--tokenizer", "words", "--out", out, stdin="a b c\nb c\n" * 9
+    )
+    assert made.code == 0
+    assert str(out) in made.out
+    shown = txl("corpus", "show", out)
+    assert (shown.code, "63 tokens" in shown.out, "words" in shown.out) == (0, True, True)
+    assert txl("corpus", "verify", out) == (0, f"{out}: whole\n", "")
+    data = out / "train.bin"
+    data.write_bytes(b"\1" + data.read_bytes()[1:])
+    damaged = txl("corpus", "verify", out)
+    assert damaged.code == Exit.BAD_INPUT
+    assert "train.bin: split train is corrupt" in damaged.err
+
+
+def test_eval_prints_a_table_and_files_its_numbers(txl: Txl, trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    ended = txl("eval", run, "--split", "valid", "--mem-len", "10,20", "--no-memory", "--device",
+                "cpu")  # fmt: skip
+    assert ended.code == 0, ended.err
+    results = [json.loads(path.read_text()) for path in (run / "evals").glob("*.json")]
+    assert {result["settings"]["mem_len"] for result in results} == {0, 10, 20}
+    assert all(f"{result['loss']:.6f}" in ended.out for result in results)
+    refused = txl("eval", run, "--mem-len", "ten")
+    assert refused.code == Exit.BAD_INPUT
+    assert "'ten' is not a list of lengths" in refused.err
+
+
+def test_generate_continues_a_prompt_the_same_for_the_same_seed(txl: Txl, trained: Path) -> None:
+    def say(*flags: object, stdin: str = "") -> str:
+        ended = txl("generate", trained, "--n-tokens", "12", "--device", "cpu", *flags, stdin=stdin)
+        assert ended.code == 0, ended.err
+        return ended.out
+
+    first = say("--prompt", "def scan", "--seed", "3")
+    assert first.startswith("def scan")
+    assert len(first.split()) > 8
+    assert say("--prompt", "-", "--seed", "3", stdin="def scan") == first
+    assert say("--prompt", "def scan", "--seed", "4") != first
+    cold = say("--prompt", "def scan", "--temperature", "0", "--seed", "1")
+    assert say("--prompt", "def scan", "--temperature", "0", "--seed", "2") == cold
+
+
+def test_a_run_that_never_validated_is_read_at_its_last_checkpoint(
+    txl: Txl, trained: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "checkpoints" / "best").unlink()
+    flags = ("--n-tokens", "12", "--device", "cpu")
+    assert txl("generate", run, *flags) == txl("generate", run, *flags, "--checkpoint", "6")
+
+
+def test_report_tells_of_a_run_in_words_and_in_json(txl: Txl, trained: Path) -> None:
+    told = txl("report", trained)
+    assert (told.code, "done" in told.out) == (0, True)
+    in_json = txl("report", trained, "--json")
+    assert json.loads(in_json.out)
+    missing = txl("report", trained / "logs")
+    assert missing.code == Exit.BAD_INPUT
+
+
+def test_config_shows_both_files_filled_in_and_their_schema(txl: Txl) -> None:
+    shown = json.loads(txl("config", "show", "wt103-base", "--world-size", "4").out)
+    batch = shown["experiment"]["train"]["train_batch_size"]
+    assert shown["deepspeed"]["train_batch_size"] == batch
+    assert shown["deepspeed"]["train_micro_batch_size_per_gpu"] == batch // 4
+    schema = json.loads(txl("config", "schema").out)
+    assert set(schema) == {"experiment", "deepspeed"}
+
+
+def test_lists_are_whole(txl: Txl) -> None:
+    recipes = txl("recipes").out
+    assert [line.split()[0] for line in recipes.splitlines()] == recipe_names()
+    codes = txl("exit-codes").out
+    assert [int(line.split()[0]) for line in codes.splitlines()] == sorted(Exit)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [], ["evaluate", "run"], ["eval"], ["eval", "run", "--tgt-length", "3"],
+        ["generate", "run", "--n-tokens", "many"], ["corpus", "mend", "x"], ["config"],
+        ["train"], ["train", "quickstart", "--data", "nowhere", "--tgt_len", "9"],
+        ["report", "nowhere"], ["eval", "nowhere"], ["corpus", "show", "nowhere"],
+        ["config", "show", "wt104"], ["config", "show", "wt103-base", "--deepspeed-config", "x"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_bad_arguments_end_with_2_and_a_reason(txl: Txl, argv: list[str]) -> None:
+    ended = txl(*argv)
+    assert ended.code == Exit.BAD_INPUT
+    assert ended.err + ended.out
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["eval", "--help"], ["corpus", "--help"]])
+def test_help_is_no_error(txl: Txl, argv: list[str]) -> None:
+    ended = txl(*argv)
+    assert (ended.code, "usage" in ended.out) == (0, True)
+
+
+def test_a_dry_run_prints_what_it_would_need_and_allocates_nothing(
+    corpus: Path, tmp_path: Path
+) -> None:
+    # A terabyte of weights.
+    sizes = ["--model.n-layer", "100", "--model.d-model", "16384", "--model.d-inner", "65536"]
+    case = Case(tmp_path / "run", "zero3_bf16", [*sizes, "--dry-run"])
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", "train", *case.argv(corpus)], cwd=ROOT,
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["experiment"]["model"]["d_model"] == 16384
+    assert told["deepspeed"]["zero_optimization"]["stage"] == 3
+    needs = told["needs"]
+    per_layer = 16384 * (2 * 65536 + 2 * 32 * 4)
+    assert needs["parameters"] > 100 * per_layer
+    assert needs["tokens_per_step"] == 8 * 12
+    assert needs["weights_gradients_optimizer_gib_per_rank"] == pytest.approx(
+        needs["parameters"] * 16 / 2**30, rel=0.01
+    )
+    assert needs["memory_gib_per_rank"] == pytest.approx(100 * 20 * 16384 * 8 * 2 / 2**30, abs=1e-3)
+    assert not case.run_dir.exists()
