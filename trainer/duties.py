@@ -127,8 +127,8 @@ def sample_if_due(run: Run, state: TrainState) -> None:
 def save_if_due(run: Run, state: TrainState) -> None:
     """Save at the interval's end and at every new best; a failed save does not end the run."""
     interval = run.experiment.checkpoint.interval_steps
-    is_best = state.best_step == state.step
-    if not is_best and (not interval or state.step % interval):
+    is_due = state.best_step == state.step or (interval > 0 and state.step % interval == 0)
+    if not is_due or state.saved_step == state.step:
         return
     try:
         save(run, state)
