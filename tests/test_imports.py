@@ -24,7 +24,7 @@ rundir inference duties
 recovery scoring
 loop
 session
-commands
+commands model_commands
 cli
 __main__ launch
 """
@@ -33,7 +33,7 @@ __main__ launch
 WITHOUT_TORCH = (
     "trainer", "trainer.report", "trainer.metrics", "trainer.status", "trainer.config",
     "trainer.ds_config", "trainer.changes", "trainer.arguments", "trainer.tracking", "trainer.cli",
-    "trainer.commands",
+    "trainer.commands", "trainer.model_commands",
     "trainer.data.prepare",
 )  # fmt: skip
 
@@ -145,7 +145,7 @@ def test_the_environment_is_read_where_a_command_begins() -> None:
     }  # fmt: skip
     assert {name for name in readers if not name.startswith("launch.")} <= {
         "trainer.cli",
-        "trainer.commands",
+        "trainer.model_commands",
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from trainer import commands
+from trainer import commands, model_commands
 from trainer.errors import Exit, InputError
 
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs)
@@ -57,8 +57,8 @@ def parse_command(argv: Sequence[str]) -> Any:
     """The command that `argv` spells; prints help or what is wrong with it and exits, else."""
     plain: dict[str, Any] = {
         "prepare": commands.Prepare,
-        "eval": commands.Eval,
-        "generate": commands.Generate,
+        "eval": model_commands.Eval,
+        "generate": model_commands.Generate,
         "report": commands.Report,
         "recipes": commands.Recipes,
         "exit-codes": commands.ExitCodes,
