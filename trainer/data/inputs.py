@@ -52,15 +52,16 @@ class Inputs:
                 for piece in self._pieces(name, on_read):
                     yield name, piece
 
-    def read_train(self, label: str) -> Generator[Piece]:
-        """The pieces of train alone."""
+    def read_only(self, splits: Sequence[str], label: str) -> Generator[Piece]:
+        """The pieces of some splits alone, such as train's for a vocabulary."""
         if self.divide:
             for name, piece in self.read(label):
-                if name == "train":
+                if name in splits:
                     yield piece
             return
-        with progress(label, n_bytes=self._n_bytes(["train"])) as on_read:
-            yield from self._pieces("train", on_read)
+        with progress(label, n_bytes=self._n_bytes(splits)) as on_read:
+            for name in splits:
+                yield from self._pieces(name, on_read)
 
     def _pieces(self, name: str, on_read: Callable[[int], None]) -> Iterator[Piece]:
         return read_pieces(
@@ -68,7 +69,7 @@ class Inputs:
         )
 
     def _n_bytes(self, names: Iterable[str]) -> int:
-        return sum(file.path.stat().st_size for name in names for file in self.files[name])
+        return sum(file.n_bytes for name in names for file in self.files[name])
 
 
 def find_inputs(
@@ -115,7 +116,7 @@ def divided(inputs: Inputs, split: str, *, whole_lines: bool) -> Inputs:
         InputError: `split` is not shares.
     """
     shares = parse_shares(split)
-    with closing(inputs.read_train("measuring")) as pieces:
+    with closing(inputs.read_only(["train"], "measuring")) as pieces:
         n_documents, n_characters = _measure(pieces, enough=len(shares))
     inputs = replace(inputs, splits=tuple(shares))
     if n_documents >= len(shares):

@@ -65,6 +65,14 @@ class PrepareOptions:
     overwrite: bool = False
     """replace the corpus at --out"""
 
+    def flags(self) -> list[str]:
+        """Flags of the options that are not what they are by default."""
+        return [
+            _flag(field.name)
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+
 
 # Which tokenizers read an option.
 _APPLIES_TO: dict[str, tuple[Kind, ...]] = {
@@ -111,8 +119,7 @@ def _prepare(
         if options.split:
             inputs = divided(inputs, options.split, whole_lines=kind in ("words", "bpe"))
         vocabulary = given or _build_vocabulary(options, kind, inputs)
-        save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
-        splits = _encode(inputs, vocabulary, folder, made=_as_json(options))
+        splits = write_corpus(folder, inputs, vocabulary, made=_as_json(options))
     return Report(
         out=options.out,
         kind=kind,
@@ -125,7 +132,9 @@ def _prepare(
 
 def _checked_kind(options: PrepareOptions, given: Vocabulary | None) -> Kind:
     if not (options.train or options.valid or options.test):
-        raise InputError("no text: give --train, --valid or --test")
+        raise InputError(
+            "no text: give --train, --valid or --test, or the name of a known corpus (see --help)"
+        )
     if not (options.train or given):
         raise InputError("no text to make a vocabulary from: give --train, or --vocab")
     if options.split and (options.valid or options.test or not options.train):
@@ -135,10 +144,10 @@ def _checked_kind(options: PrepareOptions, given: Vocabulary | None) -> Kind:
             f"--tokenizer {options.tokenizer}: --vocab {options.vocab} is of kind {given.kind}"
         )
     kind = given.kind if given else options.tokenizer or "words"
-    defaults = {field.name: field.default for field in fields(PrepareOptions)}
+    given_flags = options.flags()
     for name, kinds in _APPLIES_TO.items():
-        flag = f"--{name.replace('_', '-')}"
-        if getattr(options, name) == defaults[name]:
+        flag = _flag(name)
+        if flag not in given_flags:
             continue
         if given:
             raise InputError(f"{flag}: says how to make a vocabulary, but --vocab gives one")
@@ -153,7 +162,11 @@ def _check_sizes(options: PrepareOptions) -> None:
     for name, minimum in least.items():
         value = getattr(options, name)
         if value is not None and value < minimum:
-            raise InputError(f"--{name.replace('_', '-')} {value}: must be at least {minimum}")
+            raise InputError(f"{_flag(name)} {value}: must be at least {minimum}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _as_json(options: PrepareOptions) -> dict[str, Any]:
@@ -165,7 +178,7 @@ def _as_json(options: PrepareOptions) -> dict[str, Any]:
 
 
 def _build_vocabulary(options: PrepareOptions, kind: Kind, inputs: Inputs) -> Vocabulary:
-    with closing(inputs.read_train("vocabulary")) as pieces:
+    with closing(inputs.read_only(["train"], "vocabulary")) as pieces:
         match kind:
             case "words":
                 return WordVocabulary.build(
@@ -190,9 +203,15 @@ def _first(pieces: Iterable[Piece], *, n_characters: int) -> Iterator[Piece]:
         n_seen += len(piece.text)
 
 
-def _encode(
-    inputs: Inputs, vocabulary: Vocabulary, folder: Path, *, made: dict[str, Any]
+def write_corpus(
+    folder: Path, inputs: Inputs, vocabulary: Vocabulary, *, made: dict[str, Any]
 ) -> tuple[SplitReport, ...]:
+    """Write vocabulary and splits to `folder`, reading `inputs` once; `made` says how, to readers.
+
+    Raises:
+        InputError: an input cannot be read, or a split is empty.
+    """
+    save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(closing(SplitWriter(folder, name, vocabulary)))
@@ -203,8 +222,8 @@ def _encode(
             for (name, piece), ids in zip(batch, encoded, strict=True):
                 writers[name].add(
                     ids,
-                    n_words=_n_words(piece, ids, vocabulary.kind),
-                    n_characters=len(piece.text),
+                    n_words=_n_words(piece, ids, vocabulary),
+                    n_characters=_n_characters(piece, ids, vocabulary),
                     ends_document=piece.ends_document,
                 )
         for writer in writers.values():
@@ -212,15 +231,19 @@ def _encode(
         return tuple(SplitReport.of(writer) for writer in writers.values())
 
 
-def _n_words(piece: Piece, ids: Ids, kind: Kind) -> int:
-    match kind:
-        case "words":
-            return len(ids)
-        case "bytes":
-            text = piece.text.encode("latin-1").decode("utf-8", "replace")
-            return count_words(piece._replace(text=text))
-        case _:
-            return count_words(piece)
+def _n_words(piece: Piece, ids: Ids, vocabulary: Vocabulary) -> int:
+    if vocabulary.kind == "words":
+        return len(ids)
+    if vocabulary.kind == "bytes":
+        piece = piece._replace(text=piece.text.encode("latin-1").decode("utf-8", "replace"))
+    if isinstance(vocabulary, SymbolVocabulary) and not vocabulary.line_ends:
+        return len(piece.text.split())  # no line end is predicted
+    return count_words(piece)
+
+
+def _n_characters(piece: Piece, ids: Ids, vocabulary: Vocabulary) -> int:
+    # A symbol is an id, but for line ends where the vocabulary has none.
+    return len(ids) if isinstance(vocabulary, SymbolVocabulary) else len(piece.text)
 
 
 def _batches(routed: Routed) -> Iterator[list[tuple[str, Piece]]]:

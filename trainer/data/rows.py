@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from trainer.data.corpus import Split
@@ -65,6 +66,22 @@ def make_segment(
         target_clusters=clusters_of(targets_BT, cutoffs),
         n_tokens=sum(span.length for span in spans if span.scored),
         whole=all(span.length == tgt_len for span in spans),
+    )
+
+
+def one_row(
+    tokens_T: npt.NDArray[np.int64], targets_T: npt.NDArray[np.int64], *, cutoffs: tuple[int, ...]
+) -> Segment:
+    """A segment of one row, as it stands: T tokens and as many targets."""
+    return Segment(
+        tokens_BT=torch.from_numpy(tokens_T[None]),
+        targets_BT=torch.from_numpy(targets_T[None]),
+        lengths_B=torch.tensor([len(tokens_T)]),
+        starts_BT=None,
+        token_clusters=clusters_of(tokens_T, cutoffs),
+        target_clusters=clusters_of(targets_T, cutoffs),
+        n_tokens=int((targets_T != IGNORED).sum()),
+        whole=True,
     )
 
 

@@ -14,13 +14,18 @@ from trainer.errors import InputError
 class SymbolVocabulary:
     """The bytes or characters of train, by count, and no `<eos>`.
 
-    A byte is held as the character of the same number, so both kinds share all code.
+    A byte is held as the character of the same number, so both kinds share all code. Without
+    `line_ends` a line end is no symbol: it vanishes from every text, as in published results on
+    enwik8.
     """
 
     eos_id: int | None = None
 
-    def __init__(self, kind: Kind, symbols: str, *, unk: bool = False) -> None:
+    def __init__(
+        self, kind: Kind, symbols: str, *, unk: bool = False, line_ends: bool = True
+    ) -> None:
         self.kind = kind
+        self.line_ends = line_ends
         self.symbols = symbols
         self.unk_id = len(symbols) if unk else None
         self.size = len(symbols) + unk
@@ -31,23 +36,32 @@ class SymbolVocabulary:
             self._table[self._table == self.size] = len(symbols)
 
     @classmethod
-    def build(cls, kind: Kind, pieces: Iterable[Piece], *, unk: bool = False) -> "SymbolVocabulary":
-        """Symbols by descending count, ties by number, then `<unk>` if it is asked for."""
+    def build(
+        cls, kind: Kind, pieces: Iterable[Piece], *, unk: bool = False, line_ends: bool = True
+    ) -> "SymbolVocabulary":
+        """Symbols by descending count, ties by first appearance, then `<unk>` if asked for."""
         counts = np.zeros(0, np.int64)
+        appeared: list[int] = []
         for piece in pieces:
             found = np.bincount(_codes(piece.text))
             if len(found) > len(counts):
                 counts = np.pad(counts, (0, len(found) - len(counts)))
+            if new := {*np.flatnonzero((found > 0) & (counts[: len(found)] == 0)).tolist()}:
+                appeared += [code for code in map(ord, dict.fromkeys(piece.text)) if code in new]
             counts[: len(found)] += found
-        ranked = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
-        return cls(kind, "".join(map(chr, ranked)), unk=unk)
+        ranked = sorted(appeared, key=lambda code: -int(counts[code]))
+        symbols = "".join(map(chr, ranked))
+        return cls(
+            kind, symbols if line_ends else symbols.replace("\n", ""), unk=unk, line_ends=line_ends
+        )
 
     @cached_property
     def hash(self) -> str:  # noqa: D102
         return canonical_hash(self.to_json())
 
     def to_json(self) -> dict[str, Any]:  # noqa: D102
-        return {"kind": self.kind, "symbols": self.symbols, "unk": self.unk_id is not None}
+        values = {"kind": self.kind, "symbols": self.symbols, "unk": self.unk_id is not None}
+        return values if self.line_ends else values | {"line_ends": False}
 
     def encode(self, text: str) -> list[int]:  # noqa: D102
         symbols = text.encode().decode("latin-1") if self._is_bytes else text
@@ -67,7 +81,7 @@ class SymbolVocabulary:
         return self.kind == "bytes"
 
     def _encode(self, text: str) -> Ids:
-        codes = _codes(text)
+        codes = _codes(text if self.line_ends else text.replace("\n", ""))
         ids = self._table[np.minimum(codes, len(self._table) - 1)]
         if self.unk_id is None and ids.max(initial=0) >= self.size:
             code = int(codes[ids >= self.size][0])

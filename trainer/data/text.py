@@ -11,10 +11,12 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
+from trainer.data.archive import member_bytes, open_member
 from trainer.errors import InputError
 
 TextFormat = Literal["text", "jsonl"]
@@ -39,11 +41,17 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file to read; `name` is what errors call it."""
+    """A file to read, or the file `member` of an archive; `name` is what errors call it."""
 
     path: Path
     name: str
     format: TextFormat
+    member: str | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """Length on the disk; of a member, its length unpacked."""
+        return member_bytes(self.path, self.member) if self.member else self.path.stat().st_size
 
 
 @dataclass(frozen=True)
@@ -112,8 +120,8 @@ def read_pieces(
     """
     for file in files:
         try:
-            with file.path.open("rb") as raw:
-                stream = _decompressed(raw, file.path)
+            with _opened(file) as raw:
+                stream = raw if file.member else _decompressed(raw, file.path)
                 if file.format == "jsonl":
                     pieces = _json_pieces(stream, file.name, text_field, as_bytes=as_bytes)
                 else:
@@ -139,6 +147,10 @@ def _suffix(path: Path) -> str:
     if suffixes and suffixes[-1] in COMPRESSED_SUFFIXES:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
+
+
+def _opened(file: TextFile) -> AbstractContextManager[IO[bytes]]:
+    return open_member(file.path, file.member) if file.member else file.path.open("rb")
 
 
 def _decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:

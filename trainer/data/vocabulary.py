@@ -72,7 +72,12 @@ def _vocabulary_from(values: dict[str, Any], *, where: Path) -> Vocabulary:
             case "words":
                 return WordVocabulary(values["words"], lowercase=values["lowercase"])
             case "bytes" | "characters":
-                return SymbolVocabulary(values["kind"], values["symbols"], unk=values["unk"])
+                return SymbolVocabulary(
+                    values["kind"],
+                    values["symbols"],
+                    unk=values["unk"],
+                    line_ends=values.get("line_ends", True),
+                )
             case "bpe":
                 return BpeVocabulary(values["tokenizer"])
             case kind:

@@ -1,0 +1,72 @@
+"""A small HTTP server on this machine that serves files, and misbehaves as it is told."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Served:
+    """What a server has, how it behaves, and what it was asked for.
+
+    Attributes:
+        files: content by path, such as ``/a.zip``.
+        break_after: bytes of content after which the next answers break off, one each.
+        ranges: whether it understands ``Range``.
+        asked: path and ``Range`` of each request.
+    """
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    break_after: list[int] = field(default_factory=list)
+    ranges: bool = True
+    wrong_range: bool = False
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+
+
+@contextmanager
+def serving(**behaviour: object) -> Iterator[Served]:
+    """Serve until the block ends."""
+    served = Served(**behaviour)  # type: ignore[arg-type]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self, served)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        served.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield served
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def answer(request: BaseHTTPRequestHandler, served: Served) -> None:
+    wanted = request.headers.get("Range")
+    served.asked.append((request.path, wanted))
+    content = served.files.get(request.path)
+    if content is None:
+        request.send_error(404)
+        return
+    start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+    if not served.ranges:
+        start, wanted = 0, None
+    if wanted and start >= len(content):
+        request.send_error(416)
+        return
+    request.send_response(206 if wanted else 200)
+    if wanted:
+        said = start + served.wrong_range
+        request.send_header("Content-Range", f"bytes {said}-{len(content) - 1}/{len(content)}")
+    request.send_header("Content-Length", str(len(content) - start))
+    request.end_headers()
+    until = start + served.break_after.pop(0) if served.break_after else len(content)
+    request.wfile.write(content[start:until])
