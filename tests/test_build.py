@@ -15,6 +15,8 @@ V = 20
 PARAMETERS = {
     "wt103-base": (267_735, 151_107_538),
     "wt103-large": (267_735, 285_170_506),
+    "wt103-nvidia-base": (267_735, 191_950_298),
+    "wt103-nvidia-large": (267_735, 285_167_482),
     "enwik8-base": (204, 41.06e6),
     "enwik8-large": (204, 277.2e6),
     "text8-base": (27, 40.96e6),
@@ -30,6 +32,22 @@ def test_recipes_have_the_papers_number_of_parameters(recipe: str) -> None:
     n_parameters = sum(p.numel() for p in model.parameters())
     exactly = isinstance(expected, int)
     assert n_parameters == pytest.approx(expected, rel=0 if exactly else 2e-4, abs=0)
+
+
+@pytest.mark.parametrize("recipe", ["wt103-nvidia-base", "wt103-nvidia-large"])
+def test_the_numbers_of_nvidia_s_models_follow_from_their_sizes(recipe: str) -> None:
+    size, vocabulary = load_recipe(recipe).model, PARAMETERS[recipe][0]
+    d, inner, heads = size.d_model, size.d_inner, size.n_head * size.d_head
+    attention = 5 * d * heads + 2 * d
+    feed_forward = d * inner + inner + inner * d + d + 2 * d
+    ends = (*size.cutoffs, vocabulary)
+    words = [end - begin for begin, end in zip((0, *size.cutoffs), ends, strict=True)]
+    widths = [d // size.div_val**c for c in range(len(words))]
+    tables = sum(n * width for n, width in zip(words, widths, strict=True))
+    projections = d * sum(widths) + d * d if size.div_val > 1 else 0  # the head's own is untied
+    softmax = vocabulary + len(size.cutoffs) * (d + 1)
+    layers = size.n_layer * (attention + feed_forward)
+    assert PARAMETERS[recipe][1] == tables + projections + softmax + layers + 2 * heads
 
 
 def test_initial_weights_are_the_papers() -> None:

@@ -26,6 +26,14 @@ def test_an_experiment_read_back_has_not_changed() -> None:
     assert changes(old, new) == []
 
 
+def test_a_field_that_came_later_had_its_default_before() -> None:
+    old = saved()
+    del old["optim"]["type"], old["expect"], old["eval"]["clamp_len"]
+    assert changes(old, tiny_experiment()) == []
+    (change,) = changes(old, tiny_experiment(optim={"lr": 1e-3, "type": "Lamb"}))
+    assert str(change) == "optim.type Adam -> Lamb"
+
+
 def test_a_change_says_where_from_what_to_what() -> None:
     new = tiny_experiment(train={"max_steps": 20}, model={"dropout": 0.5}, tracking={"name": "x"})
     told = {str(change): change.on_resume for change in changes(saved(), new)}

@@ -46,17 +46,27 @@ def refusal(values: Any) -> str:
     return str(caught.value)
 
 
-# The published recipes (kimiyoung/transformer-xl, pytorch/run_*.sh and tf/scripts)
+# The published recipes (kimiyoung/transformer-xl, pytorch/run_*.sh and tf/scripts; NVIDIA's
+# PyTorch/LanguageModeling/Transformer-XL, wt103_*.yaml)
 
 # n_layer, d_model, n_head, d_head, d_inner, dropout, attn_dropout, tgt_len = mem_len, batch,
 # warm-up, steps; then evaluation tgt_len, mem_len, clamp_len
 PUBLISHED = {
     "wt103-base": (16, 410, 10, 41, 2100, 0.1, 0.0, 150, 60, 0, 200_000, 64, 640, 400),
     "wt103-large": (18, 1024, 16, 64, 4096, 0.2, 0.2, 384, 128, 16_000, 4_000_000, 128, 1600, 1000),
+    "wt103-nvidia-base": (16, 512, 8, 64, 2048, 0.1, 0.0, 192, 256, 1000, 40_000, 64, 640, 400),
+    "wt103-nvidia-large": (
+        18, 1024, 16, 64, 4096, 0.2, 0.2, 384, 128, 16_000, 100_000, 128, 1600, 1000,
+    ),
     "enwik8-base": (12, 512, 8, 64, 2048, 0.1, 0.0, 512, 22, 0, 400_000, 80, 2100, 820),
     "enwik8-large": (24, 1024, 8, 128, 3072, 0.15, 0.15, 768, 64, 4000, 400_000, 128, 3800, 1000),
     "text8-base": (12, 512, 8, 64, 2048, 0.1, 0.0, 512, 22, 0, 400_000, 80, 2100, 820),
     "text8-large": (24, 1024, 8, 128, 3072, 0.15, 0.15, 768, 64, 4000, 400_000, 128, 3800, 1000),
+}  # fmt: skip
+# lr, min_lr; validation every so many steps, at tgt_len, mem_len, batch
+NVIDIA = {
+    "wt103-nvidia-base": (0.01, 1e-3, 5000, 192, 192, 16),
+    "wt103-nvidia-large": (0.01, 1e-4, 5000, 128, 384 + 384 - 128, 16),
 }
 
 
@@ -73,16 +83,31 @@ def test_a_recipe_has_the_published_figures(name: str) -> None:
     assert score.same_length
     assert not train.same_length
     assert train.clamp_len is None
-    assert (optim.lr, optim.min_lr, optim.weight_decay, optim.gradient_clipping) == (
-        2.5e-4, 0.0, 0.0, 0.25,
-    )  # fmt: skip
-    assert (optim.betas, optim.eps) == ((0.9, 0.999), 1e-8)
+    assert (optim.weight_decay, optim.gradient_clipping, optim.betas) == (0.0, 0.25, (0.9, 0.999))
+    if name not in NVIDIA:
+        assert (optim.lr, optim.min_lr, optim.type, optim.eps) == (2.5e-4, 0.0, "Adam", 1e-8)
+        assert recipe.data.epoch_order == "same"
     assert (model.norm, model.position_biases, model.tie_embedding) == ("post", "shared", True)
     words = name.startswith("wt103")
-    assert model.cutoffs == ((20_000, 40_000, 200_000) if words else ())
-    assert model.div_val == (4 if name == "wt103-large" else 1)
-    assert model.init_std == (0.005 if name == "wt103-large" else 0.02)
+    cutoffs = (19_997, 39_997, 199_997) if name in NVIDIA else (20_000, 40_000, 200_000)
+    assert model.cutoffs == (cutoffs if words else ())
+    is_large = words and name.endswith("large")
+    assert model.div_val == (4 if is_large else 1)
+    assert model.init_std == (0.005 if is_large else 0.02)
     assert model.projection_init_std == 0.01
+
+
+@pytest.mark.parametrize("name", NVIDIA)
+def test_nvidia_s_recipes_have_their_optimizer_order_and_validation(name: str) -> None:
+    recipe = load_recipe(name)
+    optim, valid = recipe.optim, recipe.valid
+    assert NVIDIA[name] == (
+        optim.lr, optim.min_lr, valid.interval_steps, valid.tgt_len, valid.mem_len,
+        valid.batch_size,
+    )  # fmt: skip
+    assert (optim.type, optim.eps) == ("Lamb", 1e-6)
+    assert recipe.data.epoch_order == "roll"
+    assert (recipe.seed, valid.clamp_len, valid.same_length) == (1111, None, False)
 
 
 def test_every_packaged_recipe_is_published_or_the_quickstart() -> None:
@@ -105,6 +130,7 @@ def test_every_field_says_its_meaning_and_its_class_on_resume(path: str) -> None
         ("model.d_model", "refused"), ("train.tgt_len", "refused"), ("seed", "refused"),
         ("train.train_batch_size", "refused"), ("train.max_steps", "announced"),
         ("optim.lr", "announced"), ("optim.gradient_clipping", "announced"),
+        ("optim.type", "refused"), ("expect.ppl", "free"), ("expect.tokens_per_s", "free"),
         ("model.dropout", "announced"), ("checkpoint.keep_last", "free"),
         ("tracking.wandb", "free"), ("valid.interval_steps", "free"),
     ],
@@ -157,6 +183,7 @@ def test_a_misspelt_field_is_named_with_the_right_one(path: str) -> None:
         ("train.max_steps", "12"), ("train.max_steps", 12.5), ("train.max_steps", True),
         ("train.max_steps", None), ("train.tgt_len", 0), ("train.mem_len", -1),
         ("optim.lr", "0.1"), ("optim.lr", 0), ("optim.lr", float("nan")),
+        ("optim.type", "Lamp"), ("expect.ppl", 0.5), ("expect.tokens_per_s", 0),
         ("optim.lr", float("inf")), ("optim.betas", [0.9]), ("optim.betas", [0.9, 1.0]),
         ("model.cutoffs", [20, 10]), ("model.cutoffs", [0, 10]), ("model.cutoffs", [1.5]),
         ("model.d_model", 191), ("model.norm", "Post"), ("model.dropout", 1),
@@ -193,6 +220,13 @@ def test_values_that_do_not_go_together_are_refused() -> None:
     values = values_with("model.cutoffs", [10, 100])
     values["model"]["div_val"] = 14
     assert "div_val 14" in refusal(values)
+
+
+def test_a_perplexity_is_not_expected_of_a_run_that_never_validates() -> None:
+    values = values_with("expect.ppl", 30)
+    parse_experiment(json.dumps(values).encode(), where="f")
+    values["valid"]["interval_steps"] = 0
+    assert "expect.ppl 30 needs validations: set valid.interval_steps" in refusal(values)
 
 
 def test_all_problems_are_in_one_error() -> None:

@@ -58,7 +58,7 @@ def test_a_refused_key_is_answered_with_its_reason(path: str, experiment: Experi
         ("bf16.enabled", 1), ("fp16.loss_scale", -1), ("fp16.loss_scale_window", 0),
         ("zero_optimization.stage", 4), ("zero_optimization.stage", True),
         ("zero_optimization.stage", "2"), ("zero_optimization.reduce_bucket_size", 5e8 + 0.5),
-        ("optimizer", "Adam"), ("optimizer.type", "Lamb"), ("scheduler.type", "cosin"),
+        ("optimizer", "Adam"), ("optimizer.type", "Lamp"), ("scheduler.type", "cosin"),
         ("torch_autocast.dtype", "float16"), ("communication_data_type", "int8"),
         ("zero_optimization.offload_optimizer.device", "nvme"),
         ("optimizer.params.betas", [0.9]),
@@ -94,6 +94,24 @@ def test_blocks_that_do_not_go_together_are_refused(
     raw: dict[str, Any], said: str, experiment: ExperimentConfig
 ) -> None:
     assert said in refusal(raw, experiment)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("zero_optimization.offload_optimizer.device", "cpu"), ("optimizer.params.fused", True),
+        ("zero_optimization.sub_group_size", 10**6),
+    ],
+)  # fmt: skip
+def test_what_only_adam_has_is_refused_with_lamb(
+    path: str, value: Any, experiment: ExperimentConfig
+) -> None:
+    file = {"zero_optimization": {"stage": 3}}
+    block, _, rest = path.partition(".")
+    file[block] = file.get(block, {}) | nested(rest, value)
+    ds_config.resolve(file, experiment, world_size=1, where="f")
+    lamb = changed(experiment, "optim", type="Lamb")
+    assert f"{path.removesuffix('.device')} is for optim.type Adam and AdamW" in refusal(file, lamb)
 
 
 def test_all_kinds_of_problem_are_in_one_error(experiment: ExperimentConfig) -> None:

@@ -98,7 +98,7 @@ def test_all_differences_are_in_one_error(experiment: ExperimentConfig) -> None:
         "train_batch_size": 64,
         "gradient_accumulation_steps": 2,
         "gradient_clipping": 1.0,
-        "optimizer": {"params": {"lr": 0.001, "betas": [0.9, 0.98]}},
+        "optimizer": {"type": "AdamW", "params": {"lr": 0.001, "betas": [0.9, 0.98]}},
         "scheduler": {"params": {"max_steps": 100}},
     }
     message = refusal(raw, changed(experiment, "train", train_micro_batch_size_per_gpu=60))
@@ -106,6 +106,7 @@ def test_all_differences_are_in_one_error(experiment: ExperimentConfig) -> None:
         ("train_batch_size", 64, 60),
         ("gradient_accumulation_steps", 2, 1),
         ("gradient_clipping", 1.0, 0.25),
+        ("optimizer.type", "AdamW", "Adam"),
         ("optimizer.params.lr", 0.001, 0.00025),
         ("optimizer.params.betas", [0.9, 0.98], [0.9, 0.999]),
         ("scheduler.params.max_steps", 100, 200000),
@@ -120,6 +121,31 @@ def test_equal_values_in_both_are_no_difference(experiment: ExperimentConfig) ->
     assert (
         ds_config.resolve(raw, experiment, world_size=1, where="f").values["train_batch_size"] == 60
     )
+
+
+def test_a_misspelt_optimizer_is_no_difference_but_corrected(experiment: ExperimentConfig) -> None:
+    message = refusal({"optimizer": {"type": "Lamp"}}, changed(experiment, "optim", type="Lamb"))
+    assert "optimizer.type" in message
+    assert "got 'Lamp' (did you mean 'Lamb'?)" in message
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+@pytest.mark.parametrize("rule", ["Adam", "AdamW", "Lamb"])
+def test_packaged_files_take_every_rule_that_their_devices_have(
+    name: str, rule: str, experiment: ExperimentConfig
+) -> None:
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    ruled = changed(experiment, "optim", type=rule)
+    raw = ds_config.load_ds_config(name)
+    if rule == "Lamb" and "offload" in name:
+        assert "offload_optimizer is for optim.type Adam" in refusal(raw, ruled)
+        return
+    resolved = ds_config.resolve(raw, ruled, world_size=1, where=name)
+    assert resolved.values["optimizer"]["type"] == rule
+    assert "zero_allow_untested_optimizer" not in resolved.values
+    taken = DeepSpeedConfig(resolved.for_deepspeed)
+    assert taken.zero_allow_untested_optimizer == (rule == "Lamb")
 
 
 def test_the_readers_dict_is_left_alone(experiment: ExperimentConfig) -> None:

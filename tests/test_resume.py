@@ -1,7 +1,6 @@
 """A resumed run is the run: bit by bit on as many ranks, and as it was on any other number."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +10,12 @@ import torch
 from training import (
     ROOT,
     Case,
+    begun_from,
     checkpoint_hashes,
     environment,
     events,
     losses,
+    overflowing,
     run_cases,
 )
 from wandb_reader import read_offline
@@ -31,27 +32,6 @@ SAVING = [
     "--checkpoint.interval-steps", "20", "--checkpoint.keep-last", "9",
     "--model.dropout", "0.2", "--optim.lr", "3e-3",
 ]  # fmt: skip
-
-
-def overflowing(kind: str, folder) -> str:
-    """A DeepSpeed file like `kind` whose loss scale overflows now and then; in fp16 only."""
-    values = json.loads((ROOT / "ds_configs" / f"{kind}.json").read_text())
-    if "fp16" in values:
-        values["fp16"] |= {"initial_scale_power": 24, "loss_scale_window": 4, "hysteresis": 1}
-    if kind.startswith("zero3"):
-        values["zero_optimization"]["stage3_param_persistence_threshold"] = 100
-    path = folder / f"{kind}.json"
-    path.write_text(json.dumps(values))
-    return str(path)
-
-
-def begun_from(source, step: int, target):
-    """A run directory that knows nothing but the checkpoint of `source` at `step`."""
-    name = f"step-{step:08d}"
-    (target / "checkpoints").mkdir(parents=True)
-    shutil.copy(source / "config.json", target)
-    shutil.copytree(source / "checkpoints" / name, target / "checkpoints" / name)
-    return target
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -88,6 +89,30 @@ def run_cases(
     for case, (code, told) in zip(cases, found, strict=True):
         assert code == case.ends, f"{case} ended with {code}: {told}\n{done.stderr[-4000:]}"
     return [told for code, told in found if code == Exit.BAD_INPUT]
+
+
+def overflowing(kind: str, folder: Path) -> str:
+    """A DeepSpeed file like `kind` whose loss scale overflows now and then; in fp16 only.
+
+    At stage 3 it shares out all but the smallest parameters.
+    """
+    values = json.loads((ROOT / "ds_configs" / f"{kind}.json").read_text())
+    if "fp16" in values:
+        values["fp16"] |= {"initial_scale_power": 24, "loss_scale_window": 4, "hysteresis": 1}
+    if kind.startswith("zero3"):
+        values["zero_optimization"]["stage3_param_persistence_threshold"] = 100
+    path = folder / f"{kind}.json"
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
+def begun_from(source: Path, step: int, target: Path) -> Path:
+    """A run directory that knows nothing but the checkpoint of `source` at `step`."""
+    name = f"step-{step:08d}"
+    (target / "checkpoints").mkdir(parents=True)
+    shutil.copy(source / "config.json", target)
+    shutil.copytree(source / "checkpoints" / name, target / "checkpoints" / name)
+    return target
 
 
 def environment(**changes: str) -> dict[str, str]:

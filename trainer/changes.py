@@ -4,6 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
 from trainer.config import ExperimentConfig, OnResume, resume_class
 from trainer.errors import InputError
 
@@ -23,10 +26,14 @@ class Change:
 
 
 def changes(old: Mapping[str, Any], new: ExperimentConfig) -> list[Change]:
-    """Fields of an experiment, as saved in JSON, that `new` sets otherwise."""
+    """Fields of an experiment, as saved in JSON, that `new` sets otherwise.
+
+    A field that was not there yet when `old` was saved had the effect of its default.
+    """
+    filled = _filled(old, ExperimentConfig)
     return [
         Change(path, before, after, resume_class(path))
-        for path, before, after in _differences(old, new.model_dump(mode="json"), prefix="")
+        for path, before, after in _differences(filled, new.model_dump(mode="json"), prefix="")
     ]
 
 
@@ -55,6 +62,18 @@ def admit(
     if problems:
         raise InputError(f"{where} {'; '.join(problems)}")
     return [change for change in found if change.on_resume == "announced"]
+
+
+def _filled(old: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """`old` with the defaults of the fields that it lacks."""
+    filled = dict(old)
+    for name, field in model.model_fields.items():
+        part = field.annotation
+        if name not in old and not field.is_required():
+            filled[name] = to_jsonable_python(field.default)
+        elif isinstance(part, type) and issubclass(part, BaseModel) and name in old:
+            filled[name] = _filled(old[name], part)
+    return filled
 
 
 def _differences(

@@ -32,8 +32,8 @@ class Block(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class AdamParams(Block):
-    """``optimizer.params``; `fused` null takes a fused kernel where there is one."""
+class OptimizerParams(Block):
+    """``optimizer.params``; `fused` null takes Adam's fused kernel where there is one."""
 
     lr: Number = None
     betas: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
@@ -43,10 +43,10 @@ class AdamParams(Block):
 
 
 class Optimizer(Block):
-    """Adam adds weight decay to the gradient; AdamW takes it off the weights."""
+    """The rule is the experiment's, ``optim.type``; what computes it is the file's."""
 
-    type: Literal["Adam", "AdamW"] = "Adam"
-    params: AdamParams = AdamParams()
+    type: Literal["Adam", "AdamW", "Lamb"] | None = None
+    params: OptimizerParams = OptimizerParams()
 
 
 class CosineParams(Block):
@@ -176,7 +176,6 @@ class Zero(Block):
     offload_param: Offload = Offload()
     offload_optimizer: Offload = Offload()
     sub_group_size: Positive = None
-    round_robin_gradients: Flag = None
     parameter_alignment: Flag = None
     ignore_unused_parameters: Flag = None
     memory_efficient_linear: Flag = None

@@ -49,6 +49,8 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
     ("zero_optimization", "pipeline_loading_checkpoint leaf_module override_module_apply "
      "save_muon_momentum_buffer_in_memory stage3_gather_16bit_weights_on_model_save "
      "stage3_gather_fp16_weights_on_model_save load_from_fp32_weights", _NOTHING),
+    ("zero_optimization", "round_robin_gradients",
+     "DeepSpeed then mistakes parts of one parameter for another's, and checkpoints are wrong"),
     ("zero_optimization", "compute_grad_norm", "the gradient's norm is always recorded"),
     ("zero_optimization", "zero_hpz_partition_size zero_quantized_weights "
      "zero_quantized_nontrainable_weights zero_quantized_gradients", "ZeRO++ is not supported"),
@@ -114,7 +116,22 @@ def _conflicts(values: Mapping[str, Any]) -> list[str]:
             "DeepSpeed's schedules warm up for at least 2 updates: "
             "raise optim.warmup_steps, or use scheduler.type cosine"
         )
-    return found
+    return found + _lamb_conflicts(values)
+
+
+def _lamb_conflicts(values: Mapping[str, Any]) -> list[str]:
+    """Say what of the file is for the two Adams alone."""
+    if lookup(values, "optimizer.type") != "Lamb":
+        return []
+    only_adam = "is for optim.type Adam and AdamW: leave it out, or take one of them"
+    given = {
+        "optimizer.params.fused": lookup(values, "optimizer.params.fused"),
+        "zero_optimization.offload_optimizer": lookup(
+            values, "zero_optimization.offload_optimizer.device"
+        ) == "cpu",
+        "zero_optimization.sub_group_size": lookup(values, "zero_optimization.sub_group_size"),
+    }  # fmt: skip
+    return [f"{path} {only_adam}" for path, is_given in given.items() if is_given]
 
 
 def lookup(values: Mapping[str, Any], path: str) -> Any:

@@ -1,7 +1,7 @@
 """How it is trained: a DeepSpeed JSON, checked and completed by the experiment.
 
 The file says ``"auto"``, or nothing, for what the experiment owns. Where both give a value, they
-must agree. The precision, ZeRO, offload and the implementation of the optimizer are the file's.
+must agree. The precision, ZeRO, offload and what computes the optimizer's rule are the file's.
 """
 
 import json
@@ -29,6 +29,7 @@ _BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 _OWNERS = {
     "train_batch_size": "train.train_batch_size",
     "gradient_clipping": "optim.gradient_clipping",
+    "optimizer.type": "optim.type",
     "optimizer.params.lr": "optim.lr",
     "optimizer.params.betas": "optim.betas",
     "optimizer.params.eps": "optim.eps",
@@ -63,9 +64,8 @@ _SCHEDULE_OWNERS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class OptimizerChoice:
-    """Which Adam to build. `fused` None: where the device has it. `offload`: DeepSpeedCPUAdam."""
+    """What computes Adam. `fused` None: where the device has it. `offload`: DeepSpeedCPUAdam."""
 
-    type: Literal["Adam", "AdamW"]
     fused: bool | None
     offload: bool
 
@@ -151,7 +151,7 @@ def resolve(
         given = lookup(raw, path)
         if given in (None, "auto"):
             _fill(filled, path, value)
-        elif given != value and not isinstance(given, str):
+        elif given != value and isinstance(given, str) == isinstance(value, str):
             found.append(f"{path} is {given}, but the experiment's {owner} is {value}")
     found += problems(filled, owned={*owned, *_BATCH})
     if found:
@@ -206,7 +206,6 @@ def _fill(values: Any, path: str, value: Any) -> None:
 
 def _resolved(filled: dict[str, Any], micro: int, accumulation: int) -> ResolvedDs:
     for path, value in (
-        ("optimizer.type", "Adam"),
         ("scheduler.type", "cosine"),
         ("zero_optimization.stage", 0),
         ("timers.throughput.enabled", False),
@@ -218,6 +217,10 @@ def _resolved(filled: dict[str, Any], micro: int, accumulation: int) -> Resolved
     params = SCHEDULE_PARAMS[file.scheduler.type].model_validate(file.scheduler.params)
     values["scheduler"]["params"] = params.model_dump(exclude_unset=True, exclude_none=True)
     ours = {"optimizer", "scheduler"} if file.scheduler.type == "cosine" else {"optimizer"}
+    theirs = {key: deepcopy(value) for key, value in values.items() if key not in ours}
+    if file.optimizer.type == "Lamb":
+        theirs["zero_allow_untested_optimizer"] = True  # it is tested, with this trainer
+        theirs["zero_optimization"] |= {"sub_group_size": 10**15}  # all matrices in one call
     precisions: dict[Precision, bool | None] = {
         "fp16": file.fp16.enabled,
         "bf16": file.bf16.enabled,
@@ -226,9 +229,8 @@ def _resolved(filled: dict[str, Any], micro: int, accumulation: int) -> Resolved
     }
     return ResolvedDs(
         values=values,
-        for_deepspeed={key: value for key, value in values.items() if key not in ours},
+        for_deepspeed=theirs,
         optimizer=OptimizerChoice(
-            type=file.optimizer.type,
             fused=file.optimizer.params.fused,
             offload=file.zero_optimization.offload_optimizer.device == "cpu",
         ),

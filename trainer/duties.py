@@ -14,6 +14,7 @@ from trainer import checkpoint, checkpoint_files
 from trainer.distributed import largest, on_main, sum_floats
 from trainer.errors import Exit
 from trainer.evaluate import exp_or_inf, score
+from trainer.expectations import missed
 from trainer.generate import Sampling, generate
 from trainer.run import Run, StepStats
 from trainer.state import TrainState
@@ -177,7 +178,7 @@ def mark_best(run: Run, state: TrainState) -> None:
 
 
 def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
-    """Validate if the run is done, save, and leave word in the events and the status."""
+    """Validate if the run is done, save, judge, and leave word in the events and the status."""
     run.profiler.close()
     run.watch.drain()
     if wish is Wish.NONE and run.experiment.valid.interval_steps:
@@ -191,6 +192,11 @@ def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
         Wish.STOP: ("stopped", Exit.STOPPED),
     }
     run_state, code = ending[wish]
+    expect = run.experiment.expect
+    lacks = on_main(lambda: missed(expect, _result(state)), run.world) if wish is Wish.NONE else []
+    if lacks:
+        reason, code = f"missed {'; '.join(lacks)}", Exit.EXPECTATION
+        event(run, state, "expectation", missed=lacks)
     event(run, state, "stop", reason=reason or run_state)
     set_status(run, state, run_state, reason=reason or None, code=code)
     if wish is Wish.STOP and run.world.is_main:
@@ -210,19 +216,24 @@ def set_status(
     """Rewrite `status.json`; a full disk does not end the run."""
     if not run.world.is_main:
         return
-    result: dict[str, float | int | str | None] = {
-        "train/loss": state.last_loss, "valid/best_loss": state.best_loss,
-        "valid/best_step": state.best_step, "tokens": state.n_tokens,
-    }  # fmt: skip
     status = Status(
         state=run_state, step=state.step, update=state.update,
         max_steps=run.experiment.train.max_steps, eta_s=run.tracker.eta_s, attempt=state.attempt,
-        reason=reason, exit_code=code, result=result,
+        reason=reason, exit_code=code, result=_result(state),
     )  # fmt: skip
     try:
         write_status(run.run_dir, status)
     except OSError as error:
         log.error("status.json: %s", error)
+
+
+def _result(state: TrainState) -> dict[str, float | int | str | None]:
+    """What the run has come to, for `status.json`."""
+    return {
+        "train/loss": state.last_loss, "valid/best_loss": state.best_loss,
+        "valid/best_step": state.best_step, "tokens": state.n_tokens,
+        "throughput/tokens_per_s": state.n_tokens / max(1e-9, state.seconds),
+    }  # fmt: skip
 
 
 def peak_gib(device: torch.device) -> float:

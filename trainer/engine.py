@@ -20,13 +20,15 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch import Tensor, nn
 
-from trainer.config import OptimConfig
 from trainer.distributed import World
 from trainer.ds_config import OptimizerChoice, ResolvedDs
 from trainer.errors import InputError
 from trainer.full_state import FullState
+from trainer.lamb import Lamb
+from trainer.model.matrices import matrices
 from trainer.protocol import Memory, Output, Segment
 from trainer.schedules import Schedule, cosine
+from trainer.settings import OptimConfig
 
 
 def connect(world: World, *, timeout_s: float) -> World:
@@ -86,11 +88,19 @@ def build(
     if resolved.zero_stage == 0:
         config["gradient_clipping"] = 0.0  # Engine.step clips, after looking for a NaN
     names = {id(p): name for name, p in model.named_parameters()}
+    parts = matrices(model)
     ds, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=config, lr_scheduler=factory,
         dist_init_required=False,
     )  # fmt: skip
-    return Engine(ds, names=names, optim=optim, resolved=resolved, world=world)
+    engine = Engine(ds, names=names, optim=optim, resolved=resolved, world=world)
+    if isinstance(optimizer, Lamb):
+        is_shared_out = resolved.zero_stage > 0 and world.world_size > 1
+        optimizer.cut(
+            engine.full_state.fragments(), matrices=parts,
+            sum_over_ranks=dist.all_reduce if is_shared_out else None,
+        )  # fmt: skip
+    return engine
 
 
 def _optimizer(
@@ -100,7 +110,9 @@ def _optimizer(
     settings: dict[str, Any] = {
         "lr": optim.lr, "betas": optim.betas, "eps": optim.eps, "weight_decay": optim.weight_decay,
     }  # fmt: skip
-    decoupled = choice.type == "AdamW"
+    if optim.type == "Lamb":
+        return Lamb(parameters, **settings)
+    decoupled = optim.type == "AdamW"
     if choice.offload:
         offloaded: torch.optim.Optimizer = DeepSpeedCPUAdam(
             parameters, adamw_mode=decoupled, **settings

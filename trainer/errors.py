@@ -15,6 +15,7 @@ class Exit(IntEnum):
     DONE = 0
     BAD_INPUT = 2
     NONFINITE = 70
+    EXPECTATION = 71
     REQUEUE = 75
     STOPPED = 76
     ABORTED = 130
@@ -25,6 +26,7 @@ class Exit(IntEnum):
             Exit.DONE: "done: the run reached its end (or had reached it before)",
             Exit.BAD_INPUT: "bad input: one line on stderr says what, where and the fix",
             Exit.NONFINITE: "the loss stayed non-finite after one rollback",
+            Exit.EXPECTATION: "the run reached its end, but missed a target of --expect",
             Exit.REQUEUE: "interrupted (signal, time limit); a checkpoint is saved, run again",
             Exit.ABORTED: "left at once, on a second Ctrl-C; nothing is saved",
             Exit.STOPPED: "stopped by the user (STOP file or Ctrl-C); a checkpoint is saved",

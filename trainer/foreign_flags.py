@@ -15,7 +15,7 @@ _OLD = (KIMIYOUNG, NVIDIA)
 _MICRO = "--train.train-micro-batch-size-per-gpu"
 _LAUNCHER = "none here: the launcher says it (deepspeed, torchrun or srun)"
 _COSINE = "none here: scheduler.type in the --deepspeed_config file says it; by default cosine"
-_ADAM = "none here: Adam, or AdamW by optimizer.type in the --deepspeed_config file"
+_RULE = "--optim.type (Adam, AdamW or Lamb)"
 _SCALE = "none here: block fp16 of the --deepspeed_config file, as in zero1_fp16"
 _INIT = "none here: weights start normal: --model.init-std, --model.projection-init-std"
 _EVAL = "none here: evaluation is a command of its own, `txl eval`"
@@ -101,9 +101,10 @@ TABLE: tuple[tuple[tuple[str, ...], str, str], ...] = (
     ((FAIRSEQ,), "--stop-time-hours", "--limits.time-limit-s"),
     ((HF,), "--data-seed", "--seed"),
     # Optimizer and learning rate
-    ((FAIRSEQ,), "--optimizer", _ADAM),
-    ((*_OLD, HF), "--optim", _ADAM),
-    (_OLD, "--mom", _ADAM),
+    ((FAIRSEQ,), "--optimizer", _RULE),
+    ((KIMIYOUNG, HF), "--optim", _RULE),
+    ((NVIDIA,), "--optim", "--optim.type Lamb (for lamb and jitlamb; or Adam, AdamW)"),
+    (_OLD, "--mom", "none here: there is no SGD, and the moments decay by --optim.betas"),
     ((FAIRSEQ, *_OLD), "--lr", "--optim.lr"),
     ((HF,), "--learning-rate", "--optim.lr"),
     ((FAIRSEQ,), "--min-lr", "--optim.min-lr"),
@@ -213,7 +214,9 @@ TABLE: tuple[tuple[tuple[str, ...], str, str], ...] = (
      "--eval.mem-len (and --eval.clamp-len, --eval.same-length True)"),
     ((FAIRSEQ,), "--path --gen-subset --context-window --softmax-batch --results-path", _EVAL),
     (_OLD, "--split", _EVAL),
-    ((NVIDIA,), "--model --manual --type --target-perplexity --target-throughput", _EVAL),
+    ((NVIDIA,), "--target-perplexity", "--expect.ppl (of the best validation, as theirs)"),
+    ((NVIDIA,), "--target-throughput", "--expect.tokens-per-s"),
+    ((NVIDIA,), "--model --manual --type", _EVAL),
     ((HF,), "--do-train --do-eval --do-predict", _EVAL),
 )  # fmt: skip
 

@@ -1,17 +1,25 @@
-"""Weights and Adam's moments as full fp32 tensors by parameter name, whatever the ZeRO stage.
+"""Weights and moments as full fp32 tensors by parameter name, whatever the ZeRO stage.
 
 That form is the same for every stage, precision and number of ranks. All methods are called by all
 ranks: a parameter's parts are gathered from, or kept by, the ranks that own them.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-#: Adam's moments, as every implementation of it names them.
+#: The optimizer's moments, as every implementation of Adam names them.
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Fragment(NamedTuple):
+    """A part of a parameter, and where it lies in a tensor that the optimizer is given."""
+
+    name: str
+    start: int
+    numel: int
 
 
 class FullState:
@@ -52,7 +60,7 @@ class FullState:
 
         Args:
             item: by name; moments are taken where the item has them.
-            optimizer_step: updates that the moments saw: Adam's bias correction.
+            optimizer_step: updates that the moments saw, for Adam's bias correction.
         """
         if optimizer_step > 0 or self.optimizer_step() > 0:
             self._create_moments(optimizer_step)
@@ -64,6 +72,24 @@ class FullState:
         """Updates that the moments have seen."""
         state = self._ds.basic_optimizer.state.get(self._flat()[0], {})
         return int(state.get("step", 0))
+
+    def fragments(self) -> dict[Tensor, list[Fragment]]:
+        """What this rank's tensors of the optimizer are made of; alignment's padding left out."""
+        flats = self._flat()
+        found: dict[Tensor, list[Fragment]] = {flat: [] for flat in flats}
+        for i, (name, p) in enumerate(self._named):
+            if self._stage == 0:
+                found[flats[i]] = [Fragment(name, 0, p.numel())]
+            elif self._stage == 3:
+                group, start, n_local = self._ds.optimizer.grad_position[p.ds_id]
+                numel = min(n_local, p.ds_numel - n_local * self._rank)
+                if numel > 0:
+                    found[flats[group]].append(Fragment(name, start, numel))
+            elif p._hp_mapping is not None:  # part of it is this rank's
+                address = p._hp_mapping.hp_fragment_address
+                flat = flats[p._hp_mapping.param_group_index]
+                found[flat].append(Fragment(name, address.start, address.numel))
+        return found
 
     def _flat(self) -> list[Tensor]:
         """The tensors that the optimizer's state is keyed by, on this rank."""

@@ -43,6 +43,8 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
     corpus = open_corpus(arguments.data)
     if "train" not in corpus.splits:
         raise InputError(f"{corpus.path} has no train split: prepare it with --train")
+    if experiment.expect.ppl is not None and "valid" not in corpus.splits:
+        raise InputError(f"--expect.ppl needs a valid split, and {corpus.path} has none")
     streams = Streams(
         split=corpus.splits["train"], train_batch_size=experiment.train.train_batch_size,
         tgt_len=experiment.train.tgt_len, slots=resolved.gradient_accumulation_steps,

@@ -22,6 +22,7 @@ from trainer.distributed import (
     on_main,
 )
 from trainer.errors import Exit, NonFiniteError
+from trainer.expectations import missed
 from trainer.faults import FaultWatch
 from trainer.loop import is_done, train
 from trainer.metrics import next_attempt
@@ -84,9 +85,11 @@ def train_connected(plan: Plan, world: World, environ: MutableMapping[str, str])
     start = on_main(lambda: _open_run_dir(plan, run_dir, model), world)
     setup_logging(world.rank, log_file=run_dir / "logs" / f"rank-{world.rank:05d}.log")
     if start.result is not None:
-        log.info("%s is done: %s", run_dir, start.result)
+        result = start.result
+        log.info("%s is done: %s", run_dir, result)
+        lacks = on_main(lambda: missed(experiment.expect, result), world)
         close_logging()
-        return Exit.DONE
+        return Exit.EXPECTATION if lacks else Exit.DONE
     hosts = gather_objects(socket.gethostname(), world)
     if world.is_main:
         rundir.describe(run_dir, experiment, plan.resolved.values, plan.corpus, hosts)

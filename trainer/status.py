@@ -30,7 +30,7 @@ class Status(BaseModel):
     max_steps: int = Field(description="updates after which the run is done")
     eta_s: float | None = Field(None, description="seconds until then; None while unknown")
     attempt: int = Field(description="starts of this run so far, this one included")
-    reason: str | None = Field(None, description="why the run is in this state")
+    reason: str | None = Field(None, description="why the run is in this state, or what it missed")
     exit_code: int | None = Field(None, description="the trainer's own, whatever its launcher says")
     result: dict[str, float | int | str | None] | None = Field(None, description="final metrics")
     heartbeat: float = Field(default_factory=time.time, description="unix time of writing")
