@@ -14,18 +14,19 @@ ROOT = Path(__file__).parent.parent
 #: A row imports from the rows above it alone. `a+b` are one unit, whose modules may import each
 #: other; so may those of a package. Modules are named without `trainer.`.
 LAYERS = """
-errors files protocol schedules full_state
-stopping foreign_flags validation console metrics status state distributed
-trainer config profiling report
-changes arguments ds_config+ds_checks+ds_blocks data model tracking+wandb_log
+errors files protocol schedules full_state settings
+lamb stopping foreign_flags validation console metrics status state distributed
+config profiling report
+changes arguments ds_config+ds_checks+ds_blocks data model tracking+wandb_log expectations
 engine faults
 checkpoint+checkpoint_files evaluate generate run plan
 rundir inference duties
-recovery scoring
-loop
+recovery scoring model_card foreign
+loop export
 session
 commands model_commands
 cli
+trainer
 __main__ launch
 """
 

@@ -54,7 +54,7 @@ def test_it_equals_the_papers_formulas_word_by_word(
     naive_rows = [NaiveStream(model, **options) for _ in range(2)]
     mem_len = options.pop("mem_len")
     memory = empty(model, 2, mem_len)
-    ours_sum, naive_sum = torch.zeros(()), torch.zeros(())
+    ours_sum, naive_sum = torch.zeros(2, dtype=torch.float64)
     for index, tokens_BT in enumerate(tokens_BN.chunk(3, dim=1)):
         starts = ROW_STARTS[index] if documents else [set(), set()]
         segment = segment_of(
@@ -64,22 +64,22 @@ def test_it_equals_the_papers_formulas_word_by_word(
         output = model(segment, memory, **options)
         memory = output.memory
         ours_sum = ours_sum + output.loss_sum
-        naive_BT = torch.zeros(2, TGT_LEN)
+        naive_BT = torch.zeros(2, TGT_LEN, dtype=torch.float64)
         for b in range(2):
             words = tokens_BT[b, : ROW_LENGTHS[index][b]].tolist()
             for i, log_probs in enumerate(naive_rows[b].read(words, starts[b])):
                 nll = -log_probs[segment.targets_BT[b, i]]
                 naive_BT[b, i] = nll.detach()
                 naive_sum = naive_sum + nll
-        torch.testing.assert_close(output.nll_BT, naive_BT, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(ours_sum, naive_sum.float(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(output.nll_BT, naive_BT, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours_sum, naive_sum, rtol=1e-9, atol=1e-9)
     parameters = list(model.parameters())
     ours = torch.autograd.grad(ours_sum, parameters)
     naive = torch.autograd.grad(naive_sum, parameters)
     names = [name for name, _ in model.named_parameters()]
     torch.testing.assert_close(
         dict(zip(names, ours, strict=True)), dict(zip(names, naive, strict=True)),
-        rtol=1e-5, atol=1e-5,
+        rtol=1e-9, atol=1e-9,
     )  # fmt: skip
 
 

@@ -1,5 +1,26 @@
 """Train language models that carry memory across text: Transformer-XL on DeepSpeed."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from trainer.metrics import read_metrics
 
-__all__ = ["read_metrics"]
+if TYPE_CHECKING:
+    from trainer.inference import TrainedModel
+
+__all__ = ["load", "read_metrics"]
+
+
+def load(path: str | Path, *, device: str = "cpu") -> "TrainedModel":
+    """The model that `txl export` wrote to `path`, or the best one of a run's directory.
+
+    Needs neither deepspeed nor wandb.
+
+    Raises:
+        trainer.errors.InputError: there is none, or it is not whole.
+    """
+    import torch
+
+    from trainer.inference import open_trained
+
+    return open_trained(Path(path), which="best", precision="fp32", device=torch.device(device))

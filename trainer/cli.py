@@ -59,6 +59,8 @@ def parse_command(argv: Sequence[str]) -> Any:
         "prepare": commands.Prepare,
         "eval": model_commands.Eval,
         "generate": model_commands.Generate,
+        "import": commands.Import,
+        "export": commands.Export,
         "report": commands.Report,
         "recipes": commands.Recipes,
         "exit-codes": commands.ExitCodes,

@@ -7,23 +7,42 @@ Those that run a model are in `trainer.model_commands`.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
+from trainer.data.known import known_corpus
 from trainer.data.prepare import PrepareOptions, prepare
-from trainer.errors import Exit
+from trainer.data.prepare_known import prepare_known
+from trainer.data.prepare_report import Report as PrepareReport
+from trainer.errors import Exit, InputError
 
 
 @dataclass(frozen=True)
 class Prepare:
-    """Turn text into a corpus."""
+    """Turn text into a corpus: your own, or one that the field knows by name."""
 
     options: tyro.conf.OmitArgPrefixes[PrepareOptions]
+    name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]")] = None
+    """wikitext-103, wikitext-2, enwik8, text8 or ptb: downloaded, and made into what published
+    results are of; goes with --out, --overwrite, --from and --cache alone"""
+    source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """NAME: folder that has its files, packed or not; nothing is downloaded"""
+    cache: Path | None = None
+    """NAME: folder that keeps downloads; by default `downloads` beside --out"""
 
     def run(self) -> None:
         """Prepare, and say what was made and what to do next."""
-        for line in prepare(self.options, stdin=sys.stdin.buffer).lines():
+        for line in self._prepared().lines():
             print(line)
+
+    def _prepared(self) -> PrepareReport:
+        if self.name is not None:
+            corpus = known_corpus(self.name)
+            return prepare_known(corpus, self.options, source=self.source, cache=self.cache)
+        if self.source or self.cache:
+            raise InputError("--from and --cache: for a known corpus; give its name (see --help)")
+        return prepare(self.options, stdin=sys.stdin.buffer)
 
 
 @dataclass(frozen=True)
@@ -119,7 +138,7 @@ class Recipes:
         for name in recipe_names():
             model, settings = load_recipe(name).model, load_recipe(name).train
             print(
-                f"{name:14} {model.n_layer:2} layers, d_model {model.d_model:4}, tgt_len "
+                f"{name:18} {model.n_layer:2} layers, d_model {model.d_model:4}, tgt_len "
                 f"{settings.tgt_len:3}, {settings.train_batch_size:3} streams, "
                 f"{settings.max_steps:,} steps"
             )
@@ -133,3 +152,48 @@ class ExitCodes:
         """Print a line each."""
         for code in Exit:
             print(f"{code:3} {code.describe()}")
+
+
+@dataclass(frozen=True)
+class Import:
+    """Bring in a checkpoint of Hugging Face, kimiyoung, NVIDIA or fairseq."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """its file, or the folder it lies in"""
+    out: Path
+    """run directory to make"""
+    vocab: Path | None = None
+    """vocab.pkl, vocab.txt, cache.pt, dict.txt, or a corpus of ours, if not beside it"""
+    recipe: str | None = None
+    """says what the checkpoint does not; None is the one of the same sizes"""
+
+    def run(self) -> None:
+        """Import, and say what was found and what to do next."""
+        from trainer.foreign.importing import import_checkpoint
+
+        imported = import_checkpoint(
+            self.checkpoint, out=self.out, vocab=self.vocab, recipe=self.recipe
+        )
+        for line in imported.lines():
+            print(line)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained model for use elsewhere: weights, configuration, vocabulary, model card."""
+
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run")]
+    """directory of the run"""
+    out: Path
+    """folder to make"""
+    checkpoint: str = "best"
+    """best, last, a step, or a path"""
+    as_: Annotated[Literal["txl", "huggingface"], tyro.conf.arg(name="as")] = "txl"
+    """for trainer.load, or for transformers 4.35"""
+
+    def run(self) -> None:
+        """Export, and say where to."""
+        from trainer.export import export
+
+        export(self.run_dir, out=self.out, which=self.checkpoint, form=self.as_)
+        print(f"{self.out}: see its README.md")

@@ -1,24 +1,34 @@
-"""A trained model without DeepSpeed: what `txl eval` and `txl generate` run."""
+"""A trained model without DeepSpeed: what `trainer.load`, `txl eval` and `txl generate` run."""
 
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
+import numpy as np
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from trainer import checkpoint, checkpoint_files
 from trainer.config import ExperimentConfig, experiment_from, parse_experiment
+from trainer.data.rows import one_row
 from trainer.data.vocabulary import Vocabulary, load_vocabulary
 from trainer.errors import InputError
+from trainer.generate import Sampling, generate
 from trainer.model.build import build_model
 from trainer.protocol import Memory, Output, Segment
 
 log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16", "bf16_autocast"]
+
+#: What `txl export` writes beside the vocabulary, and how its `config.json` says that it did.
+EXPORT_FORMAT, EXPORT_VERSION = "txl-model", 1
+EXPORT_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,23 +67,97 @@ class TrainedModel:
         memory = module.empty_memory(n_rows, mem_len=mem_len, dtype=self.dtype, device=self.device)
         return cast(Memory, memory)
 
+    def nats(self, text: str) -> list[float]:
+        """Nats of every token of `text` but the first, by the recipe's evaluation settings.
+
+        Raises:
+            InputError: the vocabulary cannot encode the text, or the model does not tell.
+        """
+        scoring, cutoffs = self.experiment.eval, self.experiment.model.cutoffs
+        ids = np.array(self.vocabulary.encode(text), np.int64)
+        memory, found = self.empty_memory(1, scoring.mem_len), list[float]()
+        for begin in range(0, len(ids) - 1, scoring.tgt_len):
+            piece = ids[begin : begin + scoring.tgt_len + 1]
+            segment = one_row(piece[:-1], piece[1:], cutoffs=cutoffs).to(self.device)
+            with torch.no_grad():
+                output = self(
+                    segment, memory, clamp_len=scoring.clamp_len, same_length=scoring.same_length
+                )
+            if output.nll_BT is None:
+                raise InputError("this model does not tell the nats of single tokens")
+            memory = output.memory
+            found += output.nll_BT[0].tolist()
+        return found
+
+    def generate(self, prompt: str, *, n_tokens: int = 200, **sampling: Any) -> str:
+        """What continues `prompt`; `sampling` as in `trainer.generate.Sampling`.
+
+        Raises:
+            InputError: the vocabulary cannot encode the prompt, or a setting is out of range.
+        """
+        return "".join(self.stream(prompt, Sampling(n_tokens=n_tokens, **sampling)))
+
+    def stream(self, prompt: str, sampling: Sampling) -> Iterator[str]:
+        """As `generate`, piece by piece."""
+        with self.autocast():
+            yield from generate(
+                self.module, self.vocabulary, prompt=prompt, sampling=sampling,
+                scoring=self.experiment.eval, cutoffs=self.experiment.model.cutoffs,
+                dtype=self.dtype, device=self.device,
+            )  # fmt: skip
+
+
+class _Source(NamedTuple):
+    """What a model is made from."""
+
+    path: Path
+    saved: dict[str, Any]
+    experiment: ExperimentConfig
+    vocabulary: Vocabulary
+    weights: dict[str, Tensor]
+
 
 def open_trained(
-    run_dir: Path, *, which: str, precision: Precision | None, device: torch.device
+    path: Path, *, which: str, precision: Precision | None, device: torch.device
 ) -> TrainedModel:
-    """Load the checkpoint `which` (see `checkpoint_files.resolve`) of a run, verified.
+    """Load the checkpoint `which` of a run, verified, or an exported model.
 
     Args:
-        run_dir: of the run.
-        which: best, last, a step, or a path.
+        path: directory of a run, or a folder that `txl export` made.
+        which: of a run's checkpoints: see `checkpoint_files.resolve`.
         precision: None is the run's own; fp16 becomes fp32 on a CPU.
         device: to load to.
 
     Raises:
         InputError: there is no such run or checkpoint, or it is not whole.
     """
-    if not (run_dir / "config.json").is_file():
-        raise InputError(f"{run_dir} is no run directory (config.json is missing)")
+    config = path / "config.json"
+    if not config.is_file():
+        raise InputError(f"{path} is no run directory (config.json is missing)")
+    source = _exported(path) if _is_exported(config) else _checkpoint(path, which)
+    saved, experiment, vocabulary = source.saved, source.experiment, source.vocabulary
+    if vocabulary.hash != saved["vocabulary"]:
+        raise InputError(f"{path}/vocabulary.json is not the one of {source.path}")
+    chosen: Precision = precision or saved["precision"]
+    if chosen == "fp16" and device.type == "cpu":
+        log.warning("fp16 is slow on a CPU: evaluating in fp32")
+        chosen = "fp32"
+    module = build_model(experiment.model, vocabulary_size=vocabulary.size, seed=0)
+    full = _with_ties(module, source.weights)
+    missing, unexpected = module.load_state_dict(full, strict=False)
+    if missing or unexpected:
+        raise InputError(
+            f"{source.path} does not fit its model: lacks {missing}, besides {unexpected}"
+        )
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(chosen, torch.float32)
+    module.to(device=device, dtype=dtype).eval()
+    return TrainedModel(
+        module=module, experiment=experiment, vocabulary=vocabulary, path=source.path,
+        saved=saved, precision=chosen, device=device,
+    )  # fmt: skip
+
+
+def _checkpoint(run_dir: Path, which: str) -> _Source:
     path = checkpoint_files.resolve(run_dir, which)
     saved = checkpoint_files.verify(path)
     experiment = experiment_from(saved["experiment"], where=f"{path}/state.json")
@@ -84,23 +168,34 @@ def open_trained(
             f"{path} is of model.factory {experiment.model.factory}, but {config} says {configured}"
         )
     vocabulary = load_vocabulary(run_dir / "vocabulary.json")
-    if vocabulary.hash != saved["vocabulary"]:
-        raise InputError(f"{run_dir}/vocabulary.json is not the one that {path} was trained with")
-    chosen: Precision = precision or saved["precision"]
-    if chosen == "fp16" and device.type == "cpu":
-        log.warning("fp16 is slow on a CPU: evaluating in fp32")
-        chosen = "fp32"
-    module = build_model(experiment.model, vocabulary_size=vocabulary.size, seed=0)
-    weights = checkpoint.read_weights(path)
-    missing, unexpected = module.load_state_dict(_with_ties(module, weights), strict=False)
-    if missing or unexpected:
-        raise InputError(f"{path} does not fit its model: lacks {missing}, besides {unexpected}")
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(chosen, torch.float32)
-    module.to(device=device, dtype=dtype).eval()
-    return TrainedModel(
-        module=module, experiment=experiment, vocabulary=vocabulary, path=path, saved=saved,
-        precision=chosen, device=device,
-    )  # fmt: skip
+    return _Source(path, saved, experiment, vocabulary, checkpoint.read_weights(path))
+
+
+def _is_exported(config: Path) -> bool:
+    try:
+        return bool(json.loads(config.read_bytes()).get("format") == EXPORT_FORMAT)
+    except (ValueError, AttributeError):
+        return False
+
+
+def _exported(folder: Path) -> _Source:
+    config, file = folder / "config.json", folder / EXPORT_WEIGHTS
+    saved = json.loads(config.read_bytes())
+    if saved.get("version") != EXPORT_VERSION:
+        raise InputError(
+            f"{config} has version {saved.get('version')!r}, this program reads {EXPORT_VERSION}"
+        )
+    try:
+        experiment = experiment_from(saved["experiment"], where=str(config))
+        if experiment.model.factory is not None:  # code is named by a run's configuration alone
+            raise InputError(f"{config} names a model.factory, which an exported model may not")
+        if checkpoint_files.fingerprint(file) != saved["weights"]:
+            raise InputError(f"{file} is corrupt (size or hash differ): export it again")
+        weights = load_file(file)
+    except (KeyError, OSError, SafetensorError) as error:
+        raise InputError(f"{folder} is no whole exported model: {error}") from None
+    vocabulary = load_vocabulary(folder / "vocabulary.json")
+    return _Source(folder, saved, experiment, vocabulary, weights)
 
 
 def corpus_of(run_dir: Path) -> Path:

@@ -76,9 +76,9 @@ class Output(NamedTuple):
     """Result of one forward pass."""
 
     loss_sum: Tensor
-    """Sum of nats over the segment's targets, fp32 scalar."""
+    """Sum of nats over the segment's targets, a scalar in fp32 at least."""
     nll_BT: Tensor | None
-    """Nats per target, fp32, 0 where there is none; None if the model does not tell."""
+    """Nats per target, in fp32 at least, 0 where there is none; None if the model does not tell."""
     memory: Memory
 
 
@@ -110,7 +110,7 @@ class RecurrentModel(Protocol):
         clamp_len: int | None = None,
         same_length: bool = False,
     ) -> tuple[Tensor, Memory]:
-        """Log-probabilities `[B, T, V]` (fp32) of the token after each position, and the memory."""
+        """Log-probabilities `[B, T, V]`, fp32 at least, of the token after each, and the memory."""
         ...
 
     def train(self, mode: bool = True) -> Self:

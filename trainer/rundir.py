@@ -104,6 +104,8 @@ def find_origin(
         assert resume_from is not None
         path = _checkpoint_at(resume_from)
         saved = checkpoint_files.verify(path)
+    if "imported" in saved:
+        raise InputError(f"{path} was imported, weights alone: begin a new run with --init-from it")
     changed = admit(saved["experiment"], experiment, allowed=allowed, where=str(path))
     if saved["corpus"] != corpus.hash:
         raise InputError(

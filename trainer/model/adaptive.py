@@ -34,7 +34,7 @@ def adaptive_nll(
     projections_DC: list[Tensor | None],
     cluster_table: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Nats of every target, `[N]` in fp32; 0 where the target is `IGNORED`.
+    """Nats of every target, `[N]` in fp32 at least; 0 where the target is `IGNORED`.
 
     A tail that holds no target is still run, on no rows: all ranks must touch all parameters.
 
@@ -56,14 +56,14 @@ def adaptive_nll(
         # Not by `bucketize`: its borders would be copied to the device, and waited for.
         for column, (low, _) in enumerate(bounds[1:], start=bounds[0][1]):
             head_N = torch.where(targets_N >= low, column, head_N)
-    nll_N = F.cross_entropy(logits.float(), head_N, ignore_index=IGNORED, reduction="none")
+    nll_N = F.cross_entropy(_wide(logits), head_N, ignore_index=IGNORED, reduction="none")
     for c in range(1, len(bounds)):
         rows = clusters[c]
         logits = cluster_logits(
             hidden_ND.index_select(0, rows), tables_VC[c], biases_V[c], projections_DC[c]
         )
         local = targets_N.index_select(0, rows) - bounds[c][0]
-        tail = F.cross_entropy(logits.float(), local, reduction="none")
+        tail = F.cross_entropy(_wide(logits), local, reduction="none")
         nll_N = nll_N.index_add(0, rows, tail)
     return nll_N
 
@@ -75,6 +75,11 @@ def cluster_logits(
     if projection_DC is not None:
         hidden_ND = hidden_ND @ projection_DC
     return F.linear(hidden_ND, table_VC, bias_V)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """In fp32 at least: what softmax and its sums are computed in."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class AdaptiveEmbedding(nn.Module):
@@ -153,7 +158,7 @@ class AdaptiveSoftmax(nn.Module):
     def forward(
         self, hidden_ND: Tensor, targets_N: Tensor | None, clusters: tuple[Tensor, ...]
     ) -> Tensor:
-        """Nats per target, `[N]` fp32, see `adaptive_nll`; without targets log-probabilities.
+        """Nats per target, `[N]`, see `adaptive_nll`; without targets log-probabilities.
 
         One entry for both: ZeRO-3 gathers the weights of a module when its forward is called.
         """
@@ -166,19 +171,19 @@ class AdaptiveSoftmax(nn.Module):
         )  # fmt: skip
 
     def _log_probs(self, hidden_ND: Tensor) -> Tensor:
-        """Log-probabilities of all words, `[N, V]` in fp32."""
+        """Log-probabilities of all words, `[N, V]` in fp32 at least."""
         projections = self._projections()
         head = cluster_logits(hidden_ND, self.tables[0], self.biases[0], projections[0])
         table = self._cluster_table()
         if table is None:
-            return head.float().log_softmax(dim=-1)
+            return _wide(head).log_softmax(dim=-1)
         n_head = head.shape[-1]
         tails = cluster_logits(hidden_ND, *table, projections[0])
-        log_head = torch.cat([head, tails], dim=-1).float().log_softmax(dim=-1)
+        log_head = _wide(torch.cat([head, tails], dim=-1)).log_softmax(dim=-1)
         parts = [log_head[:, :n_head]]
         for c in range(1, len(self.bounds)):
             logits = cluster_logits(hidden_ND, self.tables[c], self.biases[c], projections[c])
-            within = logits.float().log_softmax(dim=-1)
+            within = _wide(logits).log_softmax(dim=-1)
             parts.append(log_head[:, n_head + c - 1, None] + within)
         return torch.cat(parts, dim=-1)
 

@@ -12,18 +12,19 @@ from torch import Tensor, nn
 
 
 def position_embedding(
-    n_keys: int, d_model: int, *, clamp_len: int | None, device: torch.device
+    n_keys: int, d_model: int, *, clamp_len: int | None, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Sinusoids of the distances S-1 … 0, `[S, D]` in fp32: sines, then cosines.
+    """Sinusoids of the distances S-1 … 0, `[S, D]` in `dtype`: sines, then cosines.
 
-    Fp32 whatever the compute dtype: 16 bits do not tell distance 2047 from 2048.
+    Computed in fp32 at least: 16 bits do not tell distance 2047 from 2048.
     """
-    distance_S = torch.arange(n_keys - 1, -1, -1.0, device=device)
+    wide = torch.promote_types(dtype, torch.float32)
+    distance_S = torch.arange(n_keys - 1, -1, -1, dtype=wide, device=device)
     if clamp_len is not None:
         distance_S = distance_S.clamp_max(clamp_len)
-    frequency = 10000 ** -(torch.arange(0.0, d_model, 2.0, device=device) / d_model)
+    frequency = 10000 ** -(torch.arange(0, d_model, 2, dtype=wide, device=device) / d_model)
     angle = distance_S[:, None] * frequency
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).to(dtype)
 
 
 def rel_shift(score_BHTS: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class TransformerXL(nn.Module):
         self, segment: Segment, memory: Memory, *,
         clamp_len: int | None = None, same_length: bool = False,
     ) -> tuple[Tensor, Memory]:  # fmt: skip
-        """Log-probabilities `[B, T, V]` (fp32) of the token after each position, and the memory."""
+        """Log-probabilities `[B, T, V]`, fp32 at least, of the token after each, and the memory."""
         hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length)
         log_probs_NV = self.softmax(hidden_BTD.flatten(0, 1), None, ())
         return log_probs_NV.view(*segment.tokens_BT.shape, -1), memory
@@ -106,13 +106,13 @@ class TransformerXL(nn.Module):
         self, segment: Segment, memory: Memory, clamp_len: int | None, same_length: bool
     ) -> tuple[Tensor, Memory]:
         dropout = self.config.dropout
-        dtype = memory.hidden_LBMD.dtype
         x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters)
         x_BTD = F.dropout(x_BTD, dropout, self.training)
         n_keys = memory.hidden_LBMD.shape[2] + x_BTD.shape[1]
         position_SD = position_embedding(
-            n_keys, self.config.d_model, clamp_len=clamp_len, device=x_BTD.device
-        ).to(dtype)
+            n_keys, self.config.d_model, clamp_len=clamp_len, dtype=memory.hidden_LBMD.dtype,
+            device=x_BTD.device,
+        )  # fmt: skip
         position_SD = F.dropout(position_SD, dropout, self.training)
         hidden = hidden_keys(memory, segment, same_length=same_length)
         biases = self.biases() if self.biases is not None else None

@@ -1,0 +1,141 @@
+"""`txl export`: a trained model in a folder of its own, for use without this trainer's training.
+
+``txl``: `model.safetensors`, `config.json`, `vocabulary.json`, read by `trainer.load`.
+``huggingface``: what transformers 4.35.2 loads as `TransfoXLLMHeadModel`.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trainer import checkpoint_files
+from trainer.config import ModelConfig, ScoringConfig
+from trainer.data.vocabulary import (
+    VOCABULARY_FILE,
+    BpeVocabulary,
+    Vocabulary,
+    WordVocabulary,
+    save_vocabulary,
+)
+from trainer.errors import InputError
+from trainer.foreign.names import table_of, to_theirs
+from trainer.inference import (
+    EXPORT_FORMAT,
+    EXPORT_VERSION,
+    EXPORT_WEIGHTS,
+    TrainedModel,
+    open_trained,
+)
+from trainer.model_card import model_card
+
+Form = Literal["txl", "huggingface"]
+
+
+def export(run_dir: Path, *, out: Path, which: str, form: Form) -> None:
+    """Write the checkpoint `which` of a run to the folder `out`, whole or not at all.
+
+    Raises:
+        InputError: the run or checkpoint cannot be used, its model has no such form, or `out` is
+            there already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out} exists: give another")
+    trained = open_trained(run_dir, which=which, precision="fp32", device=torch.device("cpu"))
+    if trained.experiment.model.factory is not None:
+        raise InputError(
+            f"{run_dir} is of model.factory {trained.experiment.model.factory}, whose code an "
+            f"export cannot carry: pass on the run directory and the code"
+        )
+    draft = out.with_name(f"{out.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        _WRITE[form](draft, trained)
+        (draft / "README.md").write_text(model_card(run_dir, trained, name=out.name, form=form))
+        if out.is_dir():
+            out.rmdir()
+        draft.rename(out)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write_txl(folder: Path, trained: TrainedModel) -> None:
+    save_file(_weights(trained), folder / EXPORT_WEIGHTS)
+    save_vocabulary(trained.vocabulary, folder / VOCABULARY_FILE)
+    config = {
+        "format": EXPORT_FORMAT, "version": EXPORT_VERSION,
+        "experiment": trained.experiment.model_dump(mode="json"), "precision": "fp32",
+        "vocabulary": trained.vocabulary.hash, "train": trained.saved["train"],
+        "weights": checkpoint_files.fingerprint(folder / EXPORT_WEIGHTS, sync=True),
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _write_huggingface(folder: Path, trained: TrainedModel) -> None:
+    model, scoring = trained.experiment.model, trained.experiment.eval
+    theirs = to_theirs(_weights(trained), table_of(model, trained.vocabulary.size))
+    frequencies = torch.arange(0.0, model.d_model, 2.0) / model.d_model
+    theirs["transformer.pos_emb.inv_freq"] = 1 / 10000**frequencies
+    tensors = {name: tensor.contiguous() for name, tensor in theirs.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = _huggingface_config(model, scoring, trained.vocabulary)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    _write_tokenizer(folder, trained.vocabulary)
+
+
+_WRITE = {"txl": _write_txl, "huggingface": _write_huggingface}
+
+
+def _weights(trained: TrainedModel) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in trained.module.named_parameters()}
+
+
+def _huggingface_config(
+    model: ModelConfig, scoring: ScoringConfig, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """The fields of transformers' `TransfoXLConfig`."""
+    n_tails = len(model.cutoffs)
+    tied = {
+        "none": [False] * (n_tails + 1),
+        "tails": [False] + [True] * n_tails,
+        "all": [True] * (n_tails + 1),
+    }[model.tie_projections]
+    return {
+        "architectures": ["TransfoXLLMHeadModel"], "model_type": "transfo-xl",
+        "torch_dtype": "float32", "vocab_size": vocabulary.size, "cutoffs": list(model.cutoffs),
+        "d_model": model.d_model, "d_embed": model.d_embed or model.d_model,
+        "n_head": model.n_head, "d_head": model.d_head, "d_inner": model.d_inner,
+        "n_layer": model.n_layer, "div_val": model.div_val, "pre_lnorm": model.norm == "pre",
+        "untie_r": model.position_biases == "per_layer", "tie_projs": tied,
+        "tie_word_embeddings": model.tie_embedding, "dropout": model.dropout,
+        "dropatt": model.attn_dropout, "mem_len": scoring.mem_len,
+        "clamp_len": scoring.clamp_len or -1, "same_length": scoring.same_length, "attn_type": 0,
+        "sample_softmax": -1, "adaptive": True, "layer_norm_epsilon": 1e-5,
+        "init_std": model.init_std, "proj_init_std": model.projection_init_std,
+        "eos_token_id": vocabulary.eos_id,
+    }  # fmt: skip
+
+
+def _write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
+    """What transformers' tokenizers read; bytes and characters have none there."""
+    settings: dict[str, Any] = {}
+    if isinstance(vocabulary, WordVocabulary):
+        text = "".join(f"{word}\n" for word in vocabulary.words)
+        (folder / "vocab.txt").write_text(text, encoding="utf-8")
+        settings = {
+            "tokenizer_class": "TransfoXLTokenizer", "lower_case": vocabulary.lowercase,
+            "special": ["<eos>"],
+        }  # fmt: skip
+    elif isinstance(vocabulary, BpeVocabulary):
+        (folder / "tokenizer.json").write_text(json.dumps(vocabulary.to_json()["tokenizer"]))
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
+    if settings:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")

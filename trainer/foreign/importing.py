@@ -1,0 +1,153 @@
+"""`txl import`: a checkpoint of another trainer becomes a run directory of ours.
+
+Weights, configuration and vocabulary come over; the optimizer's state does not. The run can be
+evaluated, sampled, exported and finetuned (``--init-from``).
+"""
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trainer import checkpoint_files
+from trainer.config import ExperimentConfig, experiment_from, load_recipe, recipe_names
+from trainer.data.vocabulary import VOCABULARY_FILE, Vocabulary, save_vocabulary
+from trainer.errors import InputError
+from trainer.files import write_atomically
+from trainer.foreign.layouts import Foreign, read_foreign
+from trainer.foreign.names import table_of, to_ours
+from trainer.foreign.settings import Settings
+from trainer.foreign.vocabularies import find_vocabulary
+from trainer.state import TrainState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What became of a checkpoint."""
+
+    run_dir: Path
+    foreign: Foreign
+    recipe: str
+    vocabulary: Vocabulary
+    n_parameters: int
+
+    def lines(self) -> list[str]:
+        """What the command prints."""
+        model = self.foreign.settings.model
+        return [
+            f"{self.foreign.file}: {self.foreign.layout}, {model.n_layer} layers, d_model "
+            f"{model.d_model}, {self.n_parameters:,} parameters",
+            f"vocabulary: {self.vocabulary.size:,} {self.vocabulary.kind}",
+            f"settings that it does not say are those of recipe {self.recipe}",
+            f"next: txl prepare --vocab {self.run_dir} --test TEXT --out CORPUS",
+            f"      txl eval {self.run_dir} --data CORPUS",
+            f"      deepspeed launch/train.py {self.run_dir}/config.json --init-from {self.run_dir}"
+            f" --data CORPUS",
+        ]
+
+
+def import_checkpoint(
+    path: Path, *, out: Path, vocab: Path | None = None, recipe: str | None = None
+) -> Imported:
+    """Read the checkpoint at `path` and write the run directory `out`, whole or not at all.
+
+    Args:
+        path: see `trainer.foreign.layouts.read_foreign`.
+        out: must not exist, or be empty.
+        vocab: see `trainer.foreign.vocabularies.find_vocabulary`.
+        recipe: says what the checkpoint does not; None takes the one with the same sizes.
+
+    Raises:
+        InputError: anything about the files cannot be used.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out} exists: give another")
+    foreign = read_foreign(path)
+    settings = foreign.settings
+    vocabulary = find_vocabulary(
+        vocab, beside=foreign.file.parent, inside=foreign.vocabulary,
+        size=settings.vocabulary_size,
+    )  # fmt: skip
+    recipe = recipe or _nearest_recipe(settings)
+    experiment = _experiment(settings, recipe)
+    table = table_of(settings.model, settings.vocabulary_size)
+    weights = to_ours(foreign.tensors, table, where=str(foreign.file))
+    draft = out.with_name(f"{out.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        _write(draft, experiment, vocabulary, weights, foreign)
+        if out.is_dir():
+            out.rmdir()
+        draft.rename(out)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return Imported(
+        run_dir=out, foreign=foreign, recipe=recipe, vocabulary=vocabulary,
+        n_parameters=sum(weight.numel() for weight in weights.values()),
+    )  # fmt: skip
+
+
+def _nearest_recipe(settings: Settings) -> str:
+    """The packaged recipe of the same sizes; else the one nearest in width."""
+    sizes = ("n_layer", "d_model", "n_head", "d_inner")
+
+    def distance(name: str) -> tuple[int, int]:
+        model = load_recipe(name).model
+        differing = sum(getattr(model, size) != getattr(settings.model, size) for size in sizes)
+        return differing, abs(model.d_model - settings.model.d_model)
+
+    return min(recipe_names(), key=distance)
+
+
+def _experiment(settings: Settings, recipe: str) -> ExperimentConfig:
+    """The recipe, with all that the checkpoint says put over it."""
+    base = load_recipe(recipe)
+    values = base.model_dump(mode="json")
+    values["model"] = settings.model.model_dump(mode="json")
+    lengths = {
+        "mem_len": settings.mem_len, "clamp_len": settings.clamp_len,
+        "same_length": settings.same_length and settings.mem_len > 0,
+    }  # fmt: skip
+    if settings.tgt_len is not None:
+        lengths["tgt_len"] = settings.tgt_len
+    for part in ("train", "valid"):
+        values[part] |= lengths
+    if base.model.n_layer != settings.model.n_layer or base.model.d_model != settings.model.d_model:
+        values["eval"] |= lengths  # else the recipe's official evaluation is this model's, too
+    return experiment_from(values, where=f"settings of the checkpoint over recipe {recipe}")
+
+
+def _write(
+    folder: Path, experiment: ExperimentConfig, vocabulary: Vocabulary,
+    weights: dict[str, Tensor], foreign: Foreign,
+) -> None:  # fmt: skip
+    checkpoints = checkpoint_files.directory(folder)
+    draft = checkpoint_files.draft_of(checkpoints, 0)
+    draft.mkdir(parents=True)
+    write_atomically(folder / "config.json", experiment.model_dump_json(indent=2) + "\n")
+    save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
+    origin: dict[str, Any] = {
+        "layout": foreign.layout, "path": str(foreign.file.resolve()),
+        **checkpoint_files.fingerprint(foreign.file),
+    }  # fmt: skip
+    write_atomically(folder / "imported.json", json.dumps(origin, indent=2) + "\n")
+    file = draft / "weights-00000.safetensors"
+    save_file(weights, file)
+    state = {
+        "experiment": experiment.model_dump(mode="json"), "corpus": None,
+        "vocabulary": vocabulary.hash, "precision": "fp32", "imported": origin,
+        "train": TrainState(parent=origin["path"]).to_json(),
+    }  # fmt: skip
+    final = checkpoints / checkpoint_files.name_of(0)
+    listed = {file.name: checkpoint_files.fingerprint(file, sync=True)}
+    checkpoint_files.seal(draft, final, state=state, files=listed)
+    checkpoint_files.point(checkpoints, "best", final.name)

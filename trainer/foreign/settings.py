@@ -1,0 +1,192 @@
+"""What other trainers' configurations say, in our words."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.config import ModelConfig
+from trainer.errors import InputError
+from trainer.foreign.pickles import Opaque
+
+_EMBEDDING, _SOFTMAX = "transformer.word_emb", "crit"
+_SIZES = ("n_layer", "d_model", "n_head", "d_head", "d_inner")
+
+#: The defaults of fairseq's `TransformerXLConfig`.
+_FAIRSEQ_DEFAULTS = {
+    "cutoffs": [20000, 40000, 200000], "d_model": 500, "n_head": 10, "d_head": 50, "d_inner": 1000,
+    "div_val": 1, "n_layer": 12, "mem_len": 0, "clamp_len": -1, "same_length": False,
+    "dropout": 0.0, "dropatt": 0.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Of one checkpoint."""
+
+    model: ModelConfig
+    vocabulary_size: int
+    tgt_len: int | None
+    """Tokens of a training segment; None where the checkpoint does not say."""
+    mem_len: int
+    clamp_len: int | None
+    same_length: bool
+
+
+def of_huggingface(
+    values: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
+) -> Settings:
+    """From `config.json`."""
+    if abs(values.get("layer_norm_epsilon", 1e-5) - 1e-5) > 1e-12:
+        raise InputError(
+            f"{where}: layer_norm_epsilon {values['layer_norm_epsilon']} is not the 1e-5 of this "
+            f"model"
+        )
+    return _settings(
+        values, tensors, where=where, vocabulary_size=_need(values, "vocab_size", where),
+        position_biases="per_layer" if values.get("untie_r", True) else "shared",
+    )  # fmt: skip
+
+
+def of_kimiyoung(module: Opaque, tensors: Mapping[str, Tensor], *, where: str) -> Settings:
+    """From the attributes of the pickled module."""
+    values = dict(module.attributes)
+    parts = values.get("_modules") or {}
+    try:
+        layers = parts["layers"].attributes["_modules"]
+        first = {name: part.attributes for name, part in layers["0"].attributes["_modules"].items()}
+        embedding = parts["word_emb"].attributes
+        values |= {
+            "cutoffs": list(embedding["cutoffs"])[:-1],  # the last one is the vocabulary's size
+            "div_val": embedding["div_val"],
+            "d_inner": first["pos_ff"]["d_inner"],
+            "pre_lnorm": first["dec_attn"]["pre_lnorm"],
+            "dropout": parts["drop"].attributes["p"],
+            "dropatt": first["dec_attn"]["_modules"]["dropatt"].attributes["p"],
+        }
+    except (KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{where}: the pickled module lacks {error}") from None
+    return _settings(
+        values, tensors, where=where, vocabulary_size=_need(values, "n_token", where),
+        position_biases="shared",
+    )  # fmt: skip
+
+
+def of_nvidia(
+    content: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
+) -> Settings:  # fmt: skip
+    """From `model_config`; what was trained with stands in `args`."""
+    values = content.get("model_config")
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: model_config is missing")
+    return _settings(
+        values, tensors, where=where, vocabulary_size=_need(values, "n_token", where),
+        position_biases="shared",
+    )  # fmt: skip
+
+
+def of_fairseq(
+    content: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
+) -> Settings:  # fmt: skip
+    """From `cfg` (omegaconf, since 2020) or `args` (argparse).
+
+    Its decoder is Hugging Face's model with biases of their own in every layer, and leaves out the
+    cutoffs that its dictionary does not reach.
+    """
+    cfg, args = content.get("cfg") or {}, content.get("args") or {}
+    given = dict(cfg.get("model") or args)
+    if not given:
+        raise InputError(f"{where}: neither cfg nor args says what model this is")
+    table = tensors.get(f"{_SOFTMAX}.out_layers.0.bias")
+    sizes = [tensor.shape[0] for name, tensor in tensors.items() if _is_output_bias(name)]
+    if table is None:
+        raise InputError(f"{where}: {_SOFTMAX}.out_layers.0.bias is missing")
+    known = {key: given[key] for key in _FAIRSEQ_DEFAULTS if key in given}
+    values: dict[str, Any] = _FAIRSEQ_DEFAULTS | known
+    if isinstance(values["cutoffs"], str):
+        values["cutoffs"] = json.loads(values["cutoffs"])
+    values["cutoffs"] = [cutoff for cutoff in values["cutoffs"] if cutoff < sum(sizes)]
+    values["tgt_len"] = (cfg.get("task") or args).get("tokens_per_sample")
+    return _settings(
+        values, tensors, where=where, vocabulary_size=sum(sizes), position_biases="per_layer"
+    )
+
+
+def _settings(
+    values: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str, vocabulary_size: int,
+    position_biases: str,
+) -> Settings:  # fmt: skip
+    for name, only in (("attn_type", 0), ("sample_softmax", -1)):
+        if values.get(name, only) != only:
+            raise InputError(f"{where}: {name} {values[name]} is not supported: only {only} is")
+    cutoffs = [cutoff for cutoff in values.get("cutoffs") or [] if cutoff < vocabulary_size]
+    n_clusters = len(cutoffs) + 1
+    sizes = {name: _need(values, name, where) for name in _SIZES}
+    d_embed = values.get("d_embed") or sizes["d_model"]
+    model = {
+        **sizes,
+        "d_embed": None if d_embed == sizes["d_model"] else d_embed,
+        "cutoffs": cutoffs,
+        "div_val": values.get("div_val", 1),
+        "norm": "pre" if values.get("pre_lnorm") else "post",
+        "position_biases": position_biases,
+        "dropout": values.get("dropout", 0.0),
+        "attn_dropout": values.get("dropatt", 0.0),
+        "tie_embedding": _are_tied(tensors, "out_layers.{}.weight", "emb_layers.{}.weight"),
+        "tie_projections": _tied_projections(tensors, n_clusters, values.get("tie_projs") or ()),
+    }
+    try:
+        config = ModelConfig.model_validate_json(json.dumps(model))
+    except ValueError as error:
+        raise InputError(f"{where}: not a model that can be built here: {error}") from None
+    clamp_len = values.get("clamp_len") or -1
+    return Settings(
+        model=config, vocabulary_size=vocabulary_size, tgt_len=values.get("tgt_len") or None,
+        mem_len=values.get("mem_len") or 0, clamp_len=clamp_len if clamp_len > 0 else None,
+        same_length=bool(values.get("same_length")),
+    )  # fmt: skip
+
+
+def _need(values: Mapping[str, Any], name: str, where: str) -> int:
+    value = values.get(name)
+    if not isinstance(value, int):
+        raise InputError(f"{where}: {name} should be a number, but is {value!r}")
+    return value
+
+
+def _are_tied(tensors: Mapping[str, Tensor], output: str, embedding: str) -> bool:
+    """Whether the softmax's tensors are the embedding's: the same values, or not even there."""
+    c = 0
+    while (kept := tensors.get(f"{_EMBEDDING}.{embedding.format(c)}")) is not None:
+        copy = tensors.get(f"{_SOFTMAX}.{output.format(c)}")
+        if copy is not None and not (copy.shape == kept.shape and torch.equal(copy, kept)):
+            return False
+        c += 1
+    return True
+
+
+def _tied_projections(
+    tensors: Mapping[str, Tensor], n_clusters: int, said: Sequence[bool]
+) -> str:  # fmt: skip
+    """Which of the softmax's projections are the embedding's; absent ones are as `said`."""
+    only = tensors.get(f"{_EMBEDDING}.emb_projs.0")
+    if only is None:
+        return "tails"  # and none to tie
+    tied = []
+    for c in range(n_clusters):
+        kept = tensors.get(f"{_EMBEDDING}.emb_projs.{c}", only)
+        copy = tensors.get(f"{_SOFTMAX}.out_projs.{c}")
+        if copy is None:
+            tied.append(said[c] if c < len(said) else c > 0)
+        else:
+            tied.append(copy.shape == kept.shape and torch.equal(copy, kept))
+    if all(tied):
+        return "all"
+    return "tails" if all(tied[1:]) and n_clusters > 1 else "none"
+
+
+def _is_output_bias(name: str) -> bool:
+    return name.startswith(f"{_SOFTMAX}.out_layers.") and name.endswith(".bias")
