@@ -19,6 +19,7 @@ from trainer.data.corpus import Split
 from trainer.errors import InputError
 from trainer.evaluate import Plan, Score, exp_or_inf, score
 from trainer.model.transformer_xl import TransformerXL
+from trainer.protocol import Memory, Output, Segment
 
 V, N = 20, 60
 
@@ -124,6 +125,49 @@ def test_a_document_does_not_see_the_one_before_where_memory_is_cut(
             nats[name, cut] = run(model, text, settings, cut_documents=cut)[1][17:]
     torch.testing.assert_close(nats["one", True], nats["other", True], rtol=0, atol=1e-6)
     assert (nats["one", False] - nats["other", False]).abs().max() > 1e-3
+
+
+@pytest.mark.usefixtures(_ranks_take_turns.__name__)
+@pytest.mark.parametrize("same_length", [True, False])
+def test_a_text_has_one_loss_at_every_batch_size_and_number_of_ranks(
+    tmp_path: Path, same_length: bool
+) -> None:
+    model = tiny_model(V).eval()
+    documents = random_documents(1500, vocabulary_size=V)
+    split = write_split(tmp_path / "corpus", documents, vocabulary_size=V)
+    losses = {}
+    for tgt_len in (16, 64, 320):
+        at = {"tgt_len": tgt_len, "mem_len": 64, "same_length": same_length}
+        losses[tgt_len] = [
+            run(model, split, scoring(batch_size=batch_size, **at), world_size=world_size)[0]
+            for batch_size in (1, 4)
+            for world_size in (1, 2)
+        ]
+        assert losses[tgt_len] == pytest.approx([losses[tgt_len][0]] * 4, abs=1e-6)
+    ends = [losses[tgt_len][0] for tgt_len in losses]
+    # With same_length every token sees as much wherever its row was cut; else it does not.
+    assert (max(ends) - min(ends) < 1e-6) is same_length
+
+
+@pytest.mark.parametrize("asked", [{"as_fairseq": True}, {"on_tokens": lambda *_: None}])
+def test_a_model_that_does_not_tell_nats_by_token_is_scored_as_a_whole_alone(
+    model: TransformerXL, split: Split, asked: dict[str, Any]
+) -> None:
+    def silent(segment: Segment, memory: Memory, **lengths: Any) -> Output:
+        return model(segment, memory, **lengths)._replace(nll_BT=None)
+
+    def scored(**asked: Any) -> Score | None:
+        return score(
+            silent, split, scoring=scoring(), n_layer=3, world=lone_world(),
+            empty_memory=lambda rows, mem_len: empty(model, rows, mem_len),
+            cutoffs=model.config.cutoffs, cut_documents=False, **asked,
+        )  # fmt: skip
+
+    whole = scored()
+    assert whole is not None
+    assert whole.loss == pytest.approx(run(model, split, scoring())[0])
+    with pytest.raises(InputError, match=r"does not tell the nats of single tokens"):
+        scored(**asked)
 
 
 @st.composite

@@ -1,6 +1,7 @@
 """`txl eval`: one result, whatever the batch size and the number of ranks; and it is filed."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -8,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import lone_world, random_documents, write_corpus
+import torch
+from builders import lone_world, random_documents, write_corpus, write_split
 from training import ROOT, environment
 
-from trainer import read_metrics
+from trainer import read_metrics, scoring
 from trainer.checkpoint_files import fingerprint
 from trainer.data.corpus import open_corpus
+from trainer.data.symbol_vocabulary import SymbolVocabulary
 from trainer.errors import InputError
 from trainer.scoring import EvalOptions, evaluate_run
 
@@ -24,8 +27,41 @@ def score(run: Path, **options: Any) -> dict[str, Any]:
     return result
 
 
+def ranks(n_ranks: int, run: Path, *flags: object) -> str:
+    """What `txl eval` of the valid split prints under torchrun."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(n_ranks),
+        "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "-m", "trainer", "eval",
+        str(run), "--split", "valid", "--device", "cpu", *map(str, flags),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def per_token(path: Path) -> list[tuple[int, str, float]]:
+    """Position, token and nats in the lines of a file."""
+    header, *lines, end = path.read_text().split("\n")
+    assert (header, end) == ("position\ttoken\tnats", "")
+    rows = [line.split("\t") for line in lines]
+    return [(int(position), json.loads(token), float(nats)) for position, token, nats in rows]
+
+
 def filed(run: Path) -> dict[str, dict[str, Any]]:
     return {path.name: json.loads(path.read_text()) for path in (run / "evals").glob("*.json")}
+
+
+def alter_state(run: Path, old: str, new: str) -> None:
+    """Change what the last checkpoint says of its run, and keep it whole."""
+    path = run / "checkpoints" / "step-00000006"
+    state, manifest = path / "state.json", path / "manifest.json"
+    assert old in state.read_text()
+    state.write_text(state.read_text().replace(old, new))
+    listed = json.loads(manifest.read_text())
+    listed["files"]["state.json"] = fingerprint(state)
+    manifest.write_text(json.dumps(listed))
 
 
 @pytest.fixture
@@ -47,16 +83,8 @@ def test_an_evaluation_equals_the_one_in_training(run: Path, step: int) -> None:
 
 def test_neither_batch_size_nor_ranks_change_the_result(run: Path) -> None:
     losses = [score(run, batch_size=batch_size)["loss"] for batch_size in (1, 3, 8, 50)]
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend",
-        "c10d", "--rdzv_endpoint", "localhost:0", "-m", "trainer", "eval", str(run), "--split",
-        "valid", "--batch-size", "3", "--mem-len", "0,20", "--device", "cpu",
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("memory of 20 gains") == 1
+    told = ranks(2, run, "--batch-size", 3, "--mem-len", "0,20")
+    assert told.count("memory of 20 gains") == 1
     results = [result for result in filed(run).values() if result["world_size"] == 2]
     by_length = {result["settings"]["mem_len"]: result["loss"] for result in results}
     assert [*losses, by_length[20]] == pytest.approx([losses[0]] * 5, rel=1e-6)
@@ -112,6 +140,80 @@ def test_what_changes_a_result_changes_the_name_of_its_file(run: Path) -> None:
     assert len(filed(run)) == 1 + len(changes)
 
 
+def test_every_token_is_written_once_at_any_batch_size_and_number_of_ranks(
+    run: Path, corpus: Path, tmp_path: Path
+) -> None:
+    vocabulary, split = open_corpus(corpus).vocabulary, open_corpus(corpus).splits["valid"]
+    file = tmp_path / "nats.tsv"
+    file.write_text("of an earlier result")
+    results = {}
+    for batch_size in (1, 4):
+        loss = score(run, batch_size=batch_size, per_token=file)["loss"]
+        results[batch_size, 1] = loss, per_token(file)
+        ranks(2, run, "--batch-size", batch_size, "--per-token", file)
+        (kept,) = (result for result in filed(run).values() if result["world_size"] == 2)
+        results[batch_size, 2] = kept["loss"], per_token(file)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [file.name]
+    _, expected = results[1, 1]
+    assert [token for _, token, _ in expected] == [
+        vocabulary.decode([token]) for token in split.tokens[1:].tolist()
+    ]
+    assert "\n" in {token for _, token, _ in expected}
+    for loss, rows in results.values():
+        assert [row[:2] for row in rows] == [row[:2] for row in expected]
+        assert [position for position, _, _ in rows] == list(range(1, split.n_tokens))
+        nats = [row[2] for row in rows]
+        assert nats == pytest.approx([row[2] for row in expected], abs=1e-5)
+        assert sum(nats) / len(nats) == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("text", ['tab\tquote"\r \x1c€é\n', "plain"])
+def test_a_token_of_any_text_is_read_back(text: str, tmp_path: Path) -> None:
+    vocabulary = SymbolVocabulary("characters", text)
+    split = write_split(tmp_path / "corpus", [range(len(text))], vocabulary_size=len(text))
+    nats = [(1, torch.linspace(0, 20, len(text) - 1))]
+    scoring._write_per_token(tmp_path / "out", nats, split, vocabulary, lone_world())
+    found = per_token(tmp_path / "out")
+    assert "".join(token for _, token, _ in found) == text[1:]
+    assert [value for _, _, value in found] == pytest.approx(nats[0][1].tolist(), rel=1e-8)
+
+
+def test_a_result_as_fairseq_counts_stands_beside_ours_and_says_what_it_leaves_out(
+    run: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = score(run)
+    capsys.readouterr()
+    theirs = score(run, as_fairseq=True, per_token=tmp_path / "nats.tsv")
+    assert len(filed(run)) == 2
+    n_tokens = open_corpus(corpus).splits["valid"].n_tokens
+    n_chunks = -(-n_tokens // 12)
+    assert theirs["n_tokens"] == n_tokens - n_chunks
+    assert f"{n_tokens - n_chunks:,} of {n_tokens:,} tokens" in theirs["counting"]
+    assert theirs["loss_base2"] == pytest.approx(theirs["loss"] / math.log(2))
+    assert theirs["ppl"] == pytest.approx(2 ** theirs["loss_base2"])
+    positions = [position for position, _, _ in per_token(tmp_path / "nats.tsv")]
+    assert positions == [position for position in range(n_tokens) if position % 12]
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"Loss (base 2): {theirs['loss_base2']:.4f}, Perplexity: {theirs['ppl']:.2f}" in told
+    assert theirs["counting"] in told
+    assert "fairseq" not in ours["counting"]
+
+
+def test_fairseqs_memory_is_not_cut_at_documents(run: Path) -> None:
+    def losses() -> list[float]:
+        both = (False, True)
+        return [
+            score(run, split="train", checkpoint="6", as_fairseq=fairseq)["loss"]
+            for fairseq in both
+        ]
+
+    ours, theirs = losses()
+    alter_state(run, '"memory_reset": "epoch"', '"memory_reset": "document"')
+    ours_cut, theirs_uncut = losses()
+    assert ours_cut != pytest.approx(ours, rel=1e-6)
+    assert theirs_uncut == theirs
+
+
 def test_without_memory_same_length_means_nothing(run: Path) -> None:
     result = score(run, mem_lens=(0,), same_length=True)
     assert not result["settings"]["same_length"]
@@ -127,6 +229,12 @@ def test_without_memory_same_length_means_nothing(run: Path) -> None:
         ({"data": "nowhere"}, "nowhere: no such corpus"),
         ({"tgt_len": 0}, "tgt_len: input should be greater than or equal to 1, got 0"),
         ({"mem_lens": (-1,)}, "mem_len: input should be greater than or equal to 0, got -1"),
+        ({"as_fairseq": True, "warm": "near"}, "reads the text as one long pass: use --warm exact"),
+        ({"as_fairseq": True, "tgt_len": 1}, "scores one token less than tgt_len"),
+        ({"per_token": Path("x"), "mem_lens": (0, 4)}, "--per-token x holds one result: give one"),
+        ({"per_token": Path("x"), "no_memory": True}, "--per-token x holds one result: give one"),
+        ({"per_token": ROOT}, "is no file that can be written"),
+        ({"per_token": ROOT / "no" / "where"}, "is no file that can be written"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_in_one_line(
@@ -156,11 +264,6 @@ def test_a_run_that_lost_its_corpus_asks_for_one(run: Path, corpus: Path) -> Non
 
 
 def test_a_checkpoint_cannot_name_the_code_that_reads_it(run: Path) -> None:
-    path = run / "checkpoints" / "step-00000006"
-    state, manifest = path / "state.json", path / "manifest.json"
-    state.write_text(state.read_text().replace('"factory": null', '"factory": "os:mkdir"'))
-    listed = json.loads(manifest.read_text())
-    listed["files"]["state.json"] = fingerprint(state)
-    manifest.write_text(json.dumps(listed))
+    alter_state(run, '"factory": null', '"factory": "os:mkdir"')
     with pytest.raises(InputError, match=r"is of model.factory os:mkdir, but .*config.json says"):
         score(run, checkpoint="6")

@@ -42,6 +42,9 @@ def main() -> None:
         parse_command(argv).run()
     except InputError as error:
         sys.exit(_refuse(error, os.environ))
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        sys.exit(Exit.ABORTED)
 
 
 def _refuse(error: InputError, environ: Mapping[str, str]) -> int:

@@ -28,7 +28,7 @@ class Exit(IntEnum):
             Exit.NONFINITE: "the loss stayed non-finite after one rollback",
             Exit.EXPECTATION: "the run reached its end, but missed a target of --expect",
             Exit.REQUEUE: "interrupted (signal, time limit); a checkpoint is saved, run again",
-            Exit.ABORTED: "left at once, on a second Ctrl-C; nothing is saved",
+            Exit.ABORTED: "left at once by Ctrl-C, a training run by its second; nothing is saved",
             Exit.STOPPED: "stopped by the user (STOP file or Ctrl-C); a checkpoint is saved",
         }[self]
 

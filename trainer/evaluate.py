@@ -3,11 +3,14 @@
 The split is cut into ⌈P/T⌉ segments at multiples of tgt_len. Each row takes a contiguous run of
 them and first reads, unscored, the segments before its own until its memory is what one long pass
 would have: n_layer·⌈mem_len/tgt_len⌉ of them reach as far as the top layer can look.
+
+fairseq counts otherwise: it predicts inside chunks of tgt_len tokens alone, so that the last target
+of every whole segment is never scored, and its memory begins as zeros that are attended.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,6 +74,7 @@ class Plan:
         n_layer: depth of the model.
         rank: of this process.
         world_size: number of ranks.
+        as_fairseq: leave out what fairseq does not score.
     """
 
     n_pairs: int
@@ -78,6 +82,17 @@ class Plan:
     n_layer: int
     rank: int
     world_size: int
+    as_fairseq: bool = False
+
+    @property
+    def n_counted(self) -> int:
+        """Targets that are scored."""
+        return self.n_pairs - (self.n_pairs // self.scoring.tgt_len if self.as_fairseq else 0)
+
+    @property
+    def n_columns(self) -> int:
+        """Targets of a whole segment that are scored: its first ones."""
+        return self.scoring.tgt_len - self.as_fairseq
 
     @property
     def n_segments(self) -> int:
@@ -130,6 +145,7 @@ def score(
     world: World,
     should_stop: Callable[[], bool] = lambda: False,
     on_tokens: Callable[[int, Tensor], None] | None = None,
+    as_fairseq: bool = False,
 ) -> Score | None:
     """Score a split, or give up with None. Collective; the caller has switched dropout off.
 
@@ -143,40 +159,74 @@ def score(
         cut_documents: memory is not to reach across a document's start.
         world: this process among its peers.
         should_stop: asked now and then, on all ranks at the same pass; true gives the scoring up.
-        on_tokens: told (position of the first target in the split, nats) of each scored row.
+        on_tokens: told (position of the first target in the split, nats) of each scored row, on
+            the host.
+        as_fairseq: count as fairseq does, see above.
 
     Raises:
-        InputError: the split has one token, and so nothing to predict.
+        InputError: there is nothing to score, or the model does not tell what is asked for.
     """
     plan = Plan(
         n_pairs=split.n_tokens - 1, scoring=scoring, n_layer=n_layer, rank=world.rank,
-        world_size=world.world_size,
+        world_size=world.world_size, as_fairseq=as_fairseq,
     )  # fmt: skip
-    if not plan.n_pairs:
+    if not plan.n_counted:
         raise InputError(f"split {split.name!r} has one token and nothing to predict: add text")
     began = time.monotonic()
     memory = empty_memory(scoring.batch_size, scoring.mem_len)
+    if as_fairseq:
+        memory = _attended(memory, scoring.mem_len)
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
-    with torch.no_grad():
-        for index in range(plan.n_forwards):
-            if index % 16 == 15 and should_stop():
-                return None
-            spans = plan.spans(index)
-            segment = make_segment(
-                split, spans, tgt_len=scoring.tgt_len, cutoffs=cutoffs, cut_documents=cut_documents
-            ).to(world.device)
+    passes = _passes(
+        forward, split, plan, memory, cutoffs=cutoffs, cut_documents=cut_documents,
+        device=world.device,
+    )  # fmt: skip
+    for index, (spans, output) in enumerate(passes):
+        if index % 16 == 15 and should_stop():
+            return None
+        counted = _nats(output, plan).double().sum() if as_fairseq else output.loss_sum.double()
+        loss_sum += counted
+        if on_tokens is not None:
+            _tell(on_tokens, spans, _nats(output, plan).cpu())
+    (total,) = sum_floats([float(loss_sum)], world)
+    return Score(
+        loss=total / plan.n_counted, n_tokens=plan.n_counted, loss_sum=total,
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def _passes(
+    forward: Forward, split: Split, plan: Plan, memory: Memory, *,
+    cutoffs: tuple[int, ...], cut_documents: bool, device: torch.device,
+) -> Iterator[tuple[list[Span], Output]]:  # fmt: skip
+    """What every forward pass read, and what came of it."""
+    scoring = plan.scoring
+    for index in range(plan.n_forwards):
+        spans = plan.spans(index)
+        segment = make_segment(
+            split, spans, tgt_len=scoring.tgt_len, cutoffs=cutoffs, cut_documents=cut_documents
+        ).to(device)
+        with torch.no_grad():
             output = forward(
                 segment, memory, clamp_len=scoring.clamp_len, same_length=scoring.same_length
             )
-            memory = output.memory
-            loss_sum += output.loss_sum.double()
-            if on_tokens is not None and output.nll_BT is not None:
-                _tell(on_tokens, spans, output.nll_BT)
-    (total,) = sum_floats([float(loss_sum)], world)
-    return Score(
-        loss=total / plan.n_pairs, n_tokens=plan.n_pairs, loss_sum=total,
-        seconds=time.monotonic() - began,
-    )  # fmt: skip
+        memory = output.memory
+        yield spans, output
+
+
+def _attended(memory: Memory, mem_len: int) -> Memory:
+    """The empty memory with its zeros there to be attended."""
+    return memory._replace(valid_B=torch.full_like(memory.valid_B, mem_len), valid_min=mem_len)
+
+
+def _nats(output: Output, plan: Plan) -> Tensor:
+    """Nats of the targets that are scored, and 0 where a row has none."""
+    if output.nll_BT is None:
+        raise InputError(
+            "the model does not tell the nats of single tokens (its Output.nll_BT is None): let "
+            "its forward return them, or score without --per-token and --as-fairseq"
+        )
+    return output.nll_BT[:, : plan.n_columns]
 
 
 def _tell(on_tokens: Callable[[int, Tensor], None], spans: list[Span], nll_BT: Tensor) -> None:

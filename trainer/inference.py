@@ -98,13 +98,17 @@ class TrainedModel:
         return "".join(self.stream(prompt, Sampling(n_tokens=n_tokens, **sampling)))
 
     def stream(self, prompt: str, sampling: Sampling) -> Iterator[str]:
-        """As `generate`, piece by piece."""
+        """As `generate`, piece by piece; errors come at once."""
+        pieces = generate(
+            self.module, self.vocabulary, prompt=prompt, sampling=sampling,
+            scoring=self.experiment.eval, cutoffs=self.experiment.model.cutoffs,
+            dtype=self.dtype, device=self.device,
+        )  # fmt: skip
+        return self._in_precision(pieces)
+
+    def _in_precision(self, pieces: Iterator[str]) -> Iterator[str]:
         with self.autocast():
-            yield from generate(
-                self.module, self.vocabulary, prompt=prompt, sampling=sampling,
-                scoring=self.experiment.eval, cutoffs=self.experiment.model.cutoffs,
-                dtype=self.dtype, device=self.device,
-            )  # fmt: skip
+            yield from pieces
 
 
 class _Source(NamedTuple):

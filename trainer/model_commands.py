@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from trainer.errors import InputError
+from trainer.errors import Exit, InputError
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class Eval:
     """score without memory too, and say what it gains"""
     precision: Literal["fp32", "bf16", "fp16", "bf16_autocast"] | None = None
     """None is the run's"""
+    per_token: Path | None = None
+    """write position, token and nats of every scored token to this file, tab-separated"""
+    as_fairseq: bool = False
+    """count as fairseq does, which skips a token per tgt_len and attends to empty memory"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to run"""
 
@@ -58,7 +62,8 @@ class Eval:
             run=self.run_dir, checkpoint=self.checkpoint, split=self.split, data=self.data,
             tgt_len=self.tgt_len, mem_lens=_lengths(self.mem_len), clamp_len=self.clamp_len,
             same_length=self.same_length, batch_size=self.batch_size, warm=self.warm,
-            no_memory=self.no_memory, precision=self.precision,
+            no_memory=self.no_memory, precision=self.precision, per_token=self.per_token,
+            as_fairseq=self.as_fairseq,
         )  # fmt: skip
         evaluate_run(options, join(world, timeout_s=600.0))
         if dist.is_initialized():
@@ -78,32 +83,55 @@ class Generate:
     n_tokens: int = 200
     """tokens to make"""
     temperature: float = 0.8
-    """0 takes the likeliest token"""
+    """0 takes the likeliest token; applied first, then top-k, then top-p"""
+    top_k: int = 0
+    """draw from this many of the likeliest tokens; 0 is all"""
+    top_p: float = 1.0
+    """draw from the fewest of the likeliest tokens that reach this probability; 1 is all"""
+    stop: str | None = None
+    """text before which the output ends"""
     seed: int = 0
     """of the draws"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to run"""
 
     def run(self) -> None:
-        """Write the prompt and its continuation as it is made."""
+        """Write the prompt and its continuation as it is made, until done, stopped or unread."""
+        try:
+            self._write()
+        except KeyboardInterrupt:
+            print()
+            raise SystemExit(Exit.ABORTED) from None
+        except BrokenPipeError:  # `| head` has what it wanted; what is buffered goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def _write(self) -> None:
         from trainer.distributed import choose_device
-        from trainer.generate import Sampling, generate
+        from trainer.generate import Sampling
         from trainer.inference import open_trained
 
+        sampling = Sampling(
+            n_tokens=self.n_tokens, temperature=self.temperature, top_k=self.top_k,
+            top_p=self.top_p, seed=self.seed, stop=self.stop,
+        )  # fmt: skip
         device = choose_device(self.device, local_rank=0)
         trained = open_trained(self.run_dir, which=self.checkpoint, precision=None, device=device)
-        prompt = sys.stdin.read() if self.prompt == "-" else self.prompt
-        sampling = Sampling(n_tokens=self.n_tokens, temperature=self.temperature, seed=self.seed)
-        sys.stdout.write(prompt)
-        with trained.autocast():
-            for piece in generate(
-                trained.module, trained.vocabulary, prompt=prompt, sampling=sampling,
-                scoring=trained.experiment.eval, cutoffs=trained.experiment.model.cutoffs,
-                dtype=trained.dtype, device=device,
-            ):  # fmt: skip
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-        print()
+        prompt = _read_prompt(self.prompt)
+        pieces = trained.stream(prompt, sampling)
+        print(prompt, end="", flush=True)
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print(flush=True)
+
+
+def _read_prompt(prompt: str) -> str:
+    """The prompt, or standard input for ``-``."""
+    try:
+        text = sys.stdin.buffer.read().decode() if prompt == "-" else prompt
+        text.encode()  # an argument of other bytes holds surrogates, which no text has
+    except UnicodeError:
+        raise InputError("the prompt is not UTF-8: convert it, as with iconv -t UTF-8") from None
+    return text
 
 
 def _lengths(text: str | None) -> tuple[int, ...] | None:

@@ -1,24 +1,30 @@
 """`txl eval`: score a split with a checkpoint, once per memory length, and file each result."""
 
 import datetime
+import functools
 import json
 import logging
+import math
+import os
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from trainer import validation
 from trainer.config import ScoringConfig
 from trainer.data.corpus import Corpus, Split, open_corpus
-from trainer.distributed import World
+from trainer.data.vocabulary import Vocabulary
+from trainer.distributed import World, gather_objects, on_main
 from trainer.errors import InputError
 from trainer.evaluate import Score, score
-from trainer.files import write_atomically
-from trainer.inference import Precision, TrainedModel, corpus_of, open_trained
+from trainer.files import replacing, write_atomically
+from trainer.inference import EXPORT_WEIGHTS, Precision, TrainedModel, corpus_of, open_trained
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +47,10 @@ class EvalOptions:
     warm: str | None = None
     no_memory: bool = False
     precision: Precision | None = None
+    per_token: Path | None = None
+    """File for the nats of every scored token, see `_write_per_token`; replaced if it is there."""
+    as_fairseq: bool = False
+    """Count as fairseq does, see `trainer.evaluate`, to compare with its numbers."""
 
 
 def evaluate_run(options: EvalOptions, world: World) -> list[dict[str, Any]]:
@@ -55,20 +65,46 @@ def evaluate_run(options: EvalOptions, world: World) -> list[dict[str, Any]]:
     corpus = open_corpus(options.data or corpus_of(options.run))
     split = _split(corpus, options.split, trained)
     settings = [_settings(options, trained, mem_len) for mem_len in _mem_lens(options, trained)]
+    on_main(lambda: _refuse_misuse(options, settings, trained), world)
     results = []
+    told: list[tuple[int, Tensor]] = []
     for scoring in settings:
         result = score(
             trained, split, scoring=scoring, empty_memory=trained.empty_memory, world=world,
             n_layer=trained.experiment.model.n_layer, cutoffs=trained.experiment.model.cutoffs,
-            cut_documents=trained.experiment.data.memory_reset == "document",
+            cut_documents=_cuts_documents(options, trained), as_fairseq=options.as_fairseq,
+            on_tokens=None if options.per_token is None else lambda *row: told.append(row),
         )  # fmt: skip
         assert result is not None, "nothing asks this scoring to stop"
-        results.append(_describe(result, scoring, split, corpus, trained, world))
+        results.append(_describe(result, scoring, split, corpus, trained, options, world))
         if world.is_main:
             _file(options.run, results[-1])
+    if options.per_token is not None:
+        _write_per_token(options.per_token, told, split, corpus.vocabulary, world)
     if world.is_main:
         _print_table(results)
     return results
+
+
+def _refuse_misuse(
+    options: EvalOptions, settings: list[ScoringConfig], trained: TrainedModel
+) -> None:
+    """Say what of the options does not go together before any time is spent on it."""
+    factory = trained.experiment.model.factory
+    if options.as_fairseq and factory is not None:
+        raise InputError(f"--as-fairseq is for Transformer-XL, and the run's model is {factory}")
+    for scoring in settings if options.as_fairseq else ():
+        if scoring.warm == "near":
+            raise InputError("--as-fairseq reads the text as one long pass: use --warm exact")
+        if scoring.tgt_len == 1:
+            raise InputError("--as-fairseq scores one token less than tgt_len: use --tgt-len 2 up")
+    path = options.per_token
+    if path is None:
+        return
+    if len(settings) > 1:
+        raise InputError(f"--per-token {path} holds one result: give one --mem-len, no --no-memory")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"--per-token {path} is no file that can be written: name another")
 
 
 def _split(corpus: Corpus, name: str, trained: TrainedModel) -> Split:
@@ -104,16 +140,29 @@ def _settings(options: EvalOptions, trained: TrainedModel, mem_len: int) -> Scor
         raise InputError(f"evaluation settings: {problems}") from None
 
 
+def _cuts_documents(options: EvalOptions, trained: TrainedModel) -> bool:
+    return trained.experiment.data.memory_reset == "document" and not options.as_fairseq
+
+
 def _describe(
     result: Score, scoring: ScoringConfig, split: Split, corpus: Corpus, trained: TrainedModel,
-    world: World,
+    options: EvalOptions, world: World,
 ) -> dict[str, Any]:  # fmt: skip
+    counting, fairseq = COUNTING, {}
+    if options.as_fairseq:
+        counting = (
+            f"as fairseq, {result.n_tokens:,} of {split.n_tokens:,} tokens: without those at "
+            f"multiples of tgt_len {scoring.tgt_len}, which its chunks begin with and never "
+            f"predict; memory begins as zeros that are attended"
+        )
+        fairseq = {"loss_base2": result.loss / math.log(2)}
     return {
         **result.metrics(split),
+        **fairseq,
         "n_tokens": result.n_tokens,
         "seconds": result.seconds,
         "tokens_per_s": result.n_tokens / result.seconds,
-        "counting": COUNTING,
+        "counting": counting,
         "split": split.name,
         "settings": scoring.model_dump(mode="json"),
         "precision": trained.precision,
@@ -130,7 +179,9 @@ def _describe(
 
 
 def _hash_of(trained: TrainedModel) -> dict[str, str]:
-    """Hashes of the checkpoint's weight files, from its manifest."""
+    """Hashes of the weight files, from the checkpoint's manifest or the exported configuration."""
+    if "weights" in trained.saved:
+        return {EXPORT_WEIGHTS: trained.saved["weights"]["xxh3_128"]}
     manifest = json.loads((trained.path / "manifest.json").read_text())
     files = manifest["files"].items()
     return {name: entry["xxh3_128"] for name, entry in files if name.startswith("weights")}
@@ -142,12 +193,46 @@ def _file(run_dir: Path, result: dict[str, Any]) -> None:
         result["split"], result["checkpoint"], f"tgt{settings['tgt_len']}",
         f"mem{settings['mem_len']}", f"clamp{settings['clamp_len'] or 0}",
         "same" if settings["same_length"] else "full", settings["warm"], result["precision"],
-        result["split_hash"][:8],
+        result["split_hash"][:8], *(["fairseq"] if "loss_base2" in result else []),
     ]  # fmt: skip
     folder = run_dir / "evals"
     folder.mkdir(exist_ok=True)
     path = folder / f"{'-'.join(parts)}.json"
     write_atomically(path, json.dumps(result, indent=2) + "\n")
+    log.info("%s", path)
+
+
+def _write_per_token(
+    path: Path, told: list[tuple[int, Tensor]], split: Split, vocabulary: Vocabulary, world: World
+) -> None:
+    """Gather every rank's nats and write them in the order of the text. Collective.
+
+    A line each, tab-separated: position in the split, the vocabulary's text of the token alone as
+    a JSON string, for it may be a line end or a tab, and nats.
+
+    Raises:
+        InputError: the file could not be written.
+    """
+    rows = [(begin, nll_T.numpy()) for begin, nll_T in told]  # a tensor would pickle all it views
+    gathered = [row for part in gather_objects(rows, world) for row in part]
+    on_main(lambda: _write_rows(path, gathered, split, vocabulary), world)
+
+
+def _write_rows(
+    path: Path, rows: list[tuple[int, Any]], split: Split, vocabulary: Vocabulary
+) -> None:
+    text_of = functools.cache(
+        lambda token: json.dumps(vocabulary.decode([token]), ensure_ascii=False)
+    )
+    try:
+        with replacing(path) as file:
+            file.write("position\ttoken\tnats\n")
+            for begin, nll_T in sorted(rows, key=itemgetter(0)):
+                for position, nats in enumerate(nll_T.tolist(), start=begin):
+                    token = text_of(int(split.tokens[position]))
+                    file.write(f"{position}\t{token}\t{nats:.9g}\n")
+    except OSError as error:
+        raise InputError(f"--per-token {path}: {error.strerror}: name another file") from None
     log.info("%s", path)
 
 
@@ -163,6 +248,11 @@ def _print_table(results: list[dict[str, Any]]) -> None:
         table.add_row(*cells)
     console = Console(width=200, highlight=False)
     console.print(table)
+    for result in results:
+        if "loss_base2" in result:
+            loss, ppl = result["loss_base2"], result["ppl"]
+            console.print(f"fairseq's Loss (base 2): {loss:.4f}, Perplexity: {ppl:.2f}")
+            console.print(f"counted {result['counting']}")
     without = [result for result in results if result["settings"]["mem_len"] == 0]
     for result in results:
         if without and result["settings"]["mem_len"]:

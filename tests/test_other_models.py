@@ -1,0 +1,138 @@
+"""The README's LSTM is a model like ours: it trains, stops, resumes, is scored and writes."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from builders import CPU, segment_of, tiny_model_config
+from training import ROOT, Case, checkpoint_hashes, environment, losses
+
+from trainer.errors import Exit
+from trainer.protocol import Memory
+
+V = 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the README's code lies as `lstm.py`."""
+    readme = (ROOT / "README.md").read_text()
+    section = readme.partition("## Other recurrent models\n")[2]
+    (code,) = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    folder = tmp_path_factory.mktemp("lstm")
+    (folder / "lstm.py").write_text(code)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lstm(folder: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("lstm", folder / "lstm.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def built(lstm: ModuleType) -> Any:
+    torch.manual_seed(0)
+    return lstm.build(tiny_model_config(), V).double()
+
+
+def unread(model: Any, n_streams: int) -> Memory:
+    memory: Memory = model.empty_memory(n_streams, mem_len=6, dtype=torch.float64, device=CPU)
+    return memory
+
+
+def test_a_row_remembers_what_it_really_read(lstm: ModuleType) -> None:
+    model = built(lstm)
+    tokens_BT = torch.randint(V, (3, 6))
+    memory = model(segment_of(tokens_BT.flip(0)), unread(model, 3)).memory
+    after = model(segment_of(tokens_BT, lengths=[6, 0, 2]), memory).memory
+    assert torch.equal(after.hidden_LBMD[:, 1], memory.hidden_LBMD[:, 1])
+    alone = memory._replace(hidden_LBMD=memory.hidden_LBMD[:, 2:])
+    expected = model(segment_of(tokens_BT[2:, :2]), alone).memory
+    torch.testing.assert_close(after.hidden_LBMD[:, 2:], expected.hidden_LBMD)
+    assert not after.hidden_LBMD.requires_grad
+
+
+def test_its_nats_are_those_of_its_predictions_however_the_text_is_cut(lstm: ModuleType) -> None:
+    model = built(lstm)
+    tokens_BT = torch.randint(V, (2, 9))
+    whole = segment_of(tokens_BT)
+    output = model(whole, unread(model, 2))
+    assert output.loss_sum.dtype == torch.float32
+    torch.testing.assert_close(output.loss_sum, output.nll_BT.sum())
+    memory, parts = unread(model, 2), []
+    for begin, end in [(0, 4), (4, 5), (5, 9)]:
+        log_probs_BTV, memory = model.predict(segment_of(tokens_BT[:, begin:end]), memory)
+        parts.append(log_probs_BTV)
+    nll_BT = -torch.cat(parts, dim=1).gather(2, whole.targets_BT[..., None])[..., 0]
+    torch.testing.assert_close(nll_BT, output.nll_BT)
+
+
+def trainer(folder: Path, *argv: object, ends: Exit = Exit.DONE) -> subprocess.CompletedProcess:
+    """Runs a command of `txl` that can import what lies in `folder`."""
+    path = os.pathsep.join([str(ROOT), str(folder)])
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", *map(str, argv)], env=environment(PYTHONPATH=path),
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == ends, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module", params=["zero0_fp32", "zero0_bf16_autocast"])
+def runs(
+    request: pytest.FixtureRequest, folder: Path, corpus: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path]:  # fmt: skip
+    """A run in one go, and one that was stopped and resumed."""
+    where = tmp_path_factory.mktemp("runs")
+    flags = [
+        "--model.factory", "lstm:build", "--train.max-steps", "12", "--valid.interval-steps", "6",
+        "--train.train-micro-batch-size-per-gpu", "4", "--sample.interval-steps", "6",
+    ]  # fmt: skip
+    whole = Case(where / "whole", request.param, flags)
+    stopped = Case(where / "stopped", request.param, flags)
+    trainer(folder, "train", *whole.argv(corpus))
+    no_time = ["--limits.time-limit-s", "1e-9"]
+    trainer(folder, "train", *stopped.argv(corpus), *no_time, ends=Exit.REQUEUE)
+    assert 0 < len(losses(stopped.run_dir)) < 12
+    trainer(folder, "train", *stopped.argv(corpus))
+    return whole.run_dir, stopped.run_dir
+
+
+def test_stopped_and_resumed_it_is_the_same_run_bit_by_bit(runs: tuple[Path, Path]) -> None:
+    whole, resumed = runs
+    assert list(losses(whole)) == list(range(1, 13))
+    assert losses(resumed) == losses(whole)
+    assert losses(whole)[12] < losses(whole)[1] - 0.3
+    assert checkpoint_hashes(resumed, 12) == checkpoint_hashes(whole, 12)
+
+
+def test_txl_scores_it_and_lets_it_write(runs: tuple[Path, Path], folder: Path) -> None:
+    run, _ = runs
+    scored = ["eval", run, "--split", "valid", "--device", "cpu", "--precision", "fp32"]
+    by_batch = []
+    # As many tokens of memory as the text has: every row then reads all of the text before it.
+    for batch_size in (1, 3):
+        trainer(folder, *scored, "--batch-size", batch_size, "--mem-len", 2000)
+        (result,) = (json.loads(path.read_text()) for path in (run / "evals").glob("*mem2000*"))
+        by_batch.append(result["loss"])
+    assert by_batch == pytest.approx([by_batch[0]] * 2, rel=1e-6)
+    assert result["settings"]["batch_size"] == 3
+    refused = trainer(folder, *scored, "--as-fairseq", ends=Exit.BAD_INPUT)
+    assert "--as-fairseq is for Transformer-XL" in refused.stderr
+    said = ["generate", run, "--prompt", "def scan", "--n-tokens", 12, "--device", "cpu"]
+    text = trainer(folder, *said).stdout
+    assert text.startswith("def scan ")
+    assert len(text.split()) > 6
