@@ -219,3 +219,18 @@ def test_an_exported_model_cannot_name_code(runs: dict[str, Path], tmp_path: Pat
     (out / "config.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match=r"names a model\.factory"):
         trainer.load(out)
+
+
+def test_the_origin_of_an_imported_model_stays_with_it(tmp_path: Path) -> None:
+    symbols = ["<eos>", "<unk>", *(f"w{i}" for i in range(2, 20))]
+    theirs = foreign_files.write_nvidia(tmp_path / "theirs", tiny_model(20), symbols)
+    first = import_checkpoint(theirs, out=tmp_path / "run").run_dir
+    for source, name in ((first, "once"), (tmp_path / "once", "twice")):
+        export(source, out=tmp_path / name, which="best", form="txl")
+        card = (tmp_path / name / "README.md").read_text()
+        assert "Imported from checkpoint_best.pt, a checkpoint of nvidia" in card
+        assert "How it was trained is not known" in card
+        assert "optim.lr" not in card
+        assert str(tmp_path) not in card
+    with pytest.raises(InputError, match="leave --checkpoint out"):
+        export(tmp_path / "once", out=tmp_path / "x", which="7", form="txl")

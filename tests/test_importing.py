@@ -1,6 +1,7 @@
 """`txl import`: every tensor arrives bit by bit, and whatever is wrong with a file is said."""
 
 import json
+import math
 import pickle
 import shutil
 from collections.abc import Callable
@@ -205,6 +206,16 @@ def test_sizes_that_disagree_with_the_configuration_name_the_tensor(
         import_checkpoint(path, out=tmp_path / "run", vocab=vocab)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    path, _ = source(tmp_path / "theirs", "huggingface")
+    tensors = load_file(path / "model.safetensors")
+    tensors["crit.out_layers.0.bias"][3] = value
+    save_file(tensors, path / "model.safetensors")
+    with pytest.raises(InputError, match=r"out_layers\.0\.bias .* something else than finite"):
+        import_checkpoint(path, out=tmp_path / "run")
+
+
 def test_an_unknown_layout_says_what_was_found(tmp_path: Path) -> None:
     file = tmp_path / "model.pt"
     for content, found in (
@@ -241,8 +252,9 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path, layout: str) -> None:
     ("attributes", "said"),
     [
         ({"attn_type": 1}, "attn_type 1 is not supported"),
+        ({"clamp_len": "3"}, "clamp_len: input should be a valid integer, got '3'"),
         ({"sample_softmax": 100}, "sample_softmax 100 is not supported"),
-        ({"n_head": None}, "n_head should be a number, but is None"),
+        ({"n_head": None}, "n_head: input should be a valid integer, got None"),
     ],
 )
 def test_models_that_are_not_the_papers_are_refused(

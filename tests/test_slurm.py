@@ -18,7 +18,7 @@ from trainer.metrics import METRICS_FILE
 from trainer.status import read_status
 
 CLUSTER = ROOT.parent / "shared" / "tools" / "slurm_cluster.sh"
-LONG_S = 50
+LONG_S = 60
 """Training that a job of one minute, Slurm's shortest, cannot end: it is told to stop before."""
 
 pytestmark = pytest.mark.slurm

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from training import ROOT
 
 from trainer.stopping import STOP_FILE, StopRequests, Wish
 
@@ -82,3 +83,20 @@ print("still here")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("STOP\n", 130)
+
+
+@pytest.mark.parametrize(("ignores", "ends"), [(True, 0), (False, -signal.SIGUSR2)])
+def test_a_signal_after_the_end_does_not_kill_what_is_done(ignores: bool, ends: int) -> None:
+    code = (
+        "import os, signal, pathlib\n"
+        "from trainer.stopping import StopRequests, ignore_requests\n"
+        "class Late:\n"
+        "    def __init__(self): self.kill, self.me = os.kill, os.getpid()\n"
+        "    def __del__(self): self.kill(self.me, 12)\n"
+        "late = Late()\n"
+        "StopRequests(pathlib.Path('x'), time_limit_s=None, watches_file=False).install()\n"
+        f"if {ignores}: ignore_requests()\n"
+    )
+    assert signal.SIGUSR2 == 12
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert done.returncode == ends

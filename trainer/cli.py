@@ -42,6 +42,11 @@ def main() -> None:
         parse_command(argv).run()
     except InputError as error:
         sys.exit(_refuse(error, os.environ))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        problem = InputError(f"{error.filename}: {(error.strerror or 'cannot be used').lower()}")
+        sys.exit(_refuse(problem, os.environ))
     except KeyboardInterrupt:
         print(file=sys.stderr)
         sys.exit(Exit.ABORTED)

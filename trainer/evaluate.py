@@ -167,8 +167,8 @@ def score(
         InputError: there is nothing to score, or the model does not tell what is asked for.
     """
     plan = Plan(
-        n_pairs=split.n_tokens - 1, scoring=scoring, n_layer=n_layer, rank=world.rank,
-        world_size=world.world_size, as_fairseq=as_fairseq,
+        n_pairs=split.n_tokens - 1, scoring=_fitting(scoring, split), n_layer=n_layer,
+        rank=world.rank, world_size=world.world_size, as_fairseq=as_fairseq,
     )  # fmt: skip
     if not plan.n_counted:
         raise InputError(f"split {split.name!r} has one token and nothing to predict: add text")
@@ -193,6 +193,11 @@ def score(
         loss=total / plan.n_counted, n_tokens=plan.n_counted, loss_sum=total,
         seconds=time.monotonic() - began,
     )  # fmt: skip
+
+
+def _fitting(scoring: ScoringConfig, split: Split) -> ScoringConfig:
+    """No segment longer than the text: padding would cost as if it were text."""
+    return scoring.model_copy(update={"tgt_len": min(scoring.tgt_len, split.n_tokens)})
 
 
 def _passes(

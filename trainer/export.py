@@ -5,7 +5,6 @@
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from trainer.data.vocabulary import (
     save_vocabulary,
 )
 from trainer.errors import InputError
+from trainer.folders import new_folder
 from trainer.foreign.names import table_of, to_theirs
 from trainer.inference import (
     EXPORT_FORMAT,
@@ -31,7 +31,7 @@ from trainer.inference import (
     TrainedModel,
     open_trained,
 )
-from trainer.model_card import model_card
+from trainer.model_card import model_card, origin_of
 
 Form = Literal["txl", "huggingface"]
 
@@ -43,27 +43,16 @@ def export(run_dir: Path, *, out: Path, which: str, form: Form) -> None:
         InputError: the run or checkpoint cannot be used, its model has no such form, or `out` is
             there already.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out} exists: give another")
     trained = open_trained(run_dir, which=which, precision="fp32", device=torch.device("cpu"))
     if trained.experiment.model.factory is not None:
         raise InputError(
             f"{run_dir} is of model.factory {trained.experiment.model.factory}, whose code an "
             f"export cannot carry: pass on the run directory and the code"
         )
-    draft = out.with_name(f"{out.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        draft.mkdir(parents=True)
+    with new_folder(out) as draft:
         _WRITE[form](draft, trained)
-        (draft / "README.md").write_text(model_card(run_dir, trained, name=out.name, form=form))
-        if out.is_dir():
-            out.rmdir()
-        draft.rename(out)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error}") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        card = model_card(run_dir, trained, name=out.resolve().name, form=form)
+        (draft / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write_txl(folder: Path, trained: TrainedModel) -> None:
@@ -74,6 +63,7 @@ def _write_txl(folder: Path, trained: TrainedModel) -> None:
         "experiment": trained.experiment.model_dump(mode="json"), "precision": "fp32",
         "vocabulary": trained.vocabulary.hash, "train": trained.saved["train"],
         "weights": checkpoint_files.fingerprint(folder / EXPORT_WEIGHTS, sync=True),
+        **origin_of(trained),
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 

@@ -138,7 +138,12 @@ def open_trained(
     config = path / "config.json"
     if not config.is_file():
         raise InputError(f"{path} is no run directory (config.json is missing)")
-    source = _exported(path) if _is_exported(config) else _checkpoint(path, which)
+    if _is_exported(config):
+        if which != "best":
+            raise InputError(f"{path} is an exported model, which is one: leave --checkpoint out")
+        source = _exported(path.resolve())
+    else:
+        source = _checkpoint(path, which)
     saved, experiment, vocabulary = source.saved, source.experiment, source.vocabulary
     if vocabulary.hash != saved["vocabulary"]:
         raise InputError(f"{path}/vocabulary.json is not the one of {source.path}")
@@ -148,11 +153,11 @@ def open_trained(
         chosen = "fp32"
     module = build_model(experiment.model, vocabulary_size=vocabulary.size, seed=0)
     full = _with_ties(module, source.weights)
-    missing, unexpected = module.load_state_dict(full, strict=False)
-    if missing or unexpected:
-        raise InputError(
-            f"{source.path} does not fit its model: lacks {missing}, besides {unexpected}"
-        )
+    try:
+        module.load_state_dict(full)
+    except RuntimeError as error:  # it lists all that is missing, unknown or of another shape
+        told = " ".join(str(error).split())
+        raise InputError(f"{source.path} does not fit its model: {told}") from None
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(chosen, torch.float32)
     module.to(device=device, dtype=dtype).eval()
     return TrainedModel(
@@ -193,6 +198,8 @@ def _exported(folder: Path) -> _Source:
         experiment = experiment_from(saved["experiment"], where=str(config))
         if experiment.model.factory is not None:  # code is named by a run's configuration alone
             raise InputError(f"{config} names a model.factory, which an exported model may not")
+        if not {"vocabulary", "train"} <= saved.keys() or saved["precision"] != "fp32":
+            raise KeyError("vocabulary, train or precision in config.json")
         if checkpoint_files.fingerprint(file) != saved["weights"]:
             raise InputError(f"{file} is corrupt (size or hash differ): export it again")
         weights = load_file(file)

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from trainer.config import ExperimentConfig
 from trainer.errors import InputError
 from trainer.inference import TrainedModel, corpus_of
 
@@ -55,7 +54,7 @@ def model_card(run_dir: Path, trained: TrainedModel, *, name: str, form: str) ->
         f"# {name}\n\n{_summary(trained)}",
         f"## How to load it\n\n{loading}",
         f"## Data\n\n{_data(run_dir, trained)}",
-        f"## Recipe\n\n{_recipe(trained.experiment)}",
+        f"## Recipe\n\n{_recipe(trained)}",
         f"## Results\n\n{_results(run_dir, trained)}",
     ]
     return "\n\n".join(sections) + "\n"
@@ -71,10 +70,19 @@ def _summary(trained: TrainedModel) -> str:
         f"{trained.vocabulary.size:,} {trained.vocabulary.kind}. It carries memory from segment to "
         f"segment."
     )
+    if origin := origin_of(trained).get("imported"):
+        return f"{told}\n\nImported from {origin['file']}, a checkpoint of {origin['layout']}."
+    parent = train.get("parent")
+    begun = f", begun from {Path(parent).parent.parent.name}/{Path(parent).name}" if parent else ""
+    return f"{told}\n\nTrained with txl-trainer{begun}; this is step {train['step']:,}."
+
+
+def origin_of(trained: TrainedModel) -> dict[str, dict[str, str]]:
+    """Where an imported model came from, without anybody's folders; nothing for another."""
     imported = trained.saved.get("imported")
-    if imported:
-        return f"{told}\n\nImported from a checkpoint of {imported['layout']}."
-    return f"{told}\n\nTrained with txl-trainer; this is step {train['step']:,}."
+    if imported is None:
+        return {}
+    return {"imported": {key: imported[key] for key in ("layout", "file") if key in imported}}
 
 
 def _data(run_dir: Path, trained: TrainedModel) -> str:
@@ -109,15 +117,20 @@ def _made(options: dict[str, Any]) -> str:
     return json.dumps(told)
 
 
-def _recipe(experiment: ExperimentConfig) -> str:
-    parts = ("model", "train", "optim", "data")
+def _recipe(trained: TrainedModel) -> str:
+    """All that shaped the weights; of an imported model only what its checkpoint says."""
+    imported = "imported" in trained.saved
+    parts = ("model", "eval") if imported else ("model", "train", "optim", "data", "eval")
+    values = trained.experiment.model_dump(mode="json")
     rows = [
         (f"{part}.{name}", json.dumps(value))
         for part in parts
-        for name, value in experiment.model_dump(mode="json")[part].items()
+        for name, value in values[part].items()
         if value is not None
     ]
-    return _table(("setting", "value"), [*rows, ("seed", str(experiment.seed))])
+    if imported:
+        return "How it was trained is not known here.\n\n" + _table(("setting", "value"), rows)
+    return _table(("setting", "value"), [*rows, ("seed", str(values["seed"]))])
 
 
 def _results(run_dir: Path, trained: TrainedModel) -> str:

@@ -78,6 +78,8 @@ def summarise(run_dir: Path, *, now: float) -> RunSummary:
     """
     status = read_status(run_dir)
     if status is None and not (run_dir / METRICS_FILE).is_file():
+        if (run_dir / "imported.json").is_file():
+            raise InputError(f"{run_dir} was imported and never trained here: see txl eval")
         raise InputError(f"{run_dir} is not a run: it has neither status.json nor {METRICS_FILE}")
     records = read_metrics(run_dir) if (run_dir / METRICS_FILE).is_file() else []
     train = [record for record in records if record["kind"] == "train"]

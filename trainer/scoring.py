@@ -103,7 +103,7 @@ def _refuse_misuse(
         return
     if len(settings) > 1:
         raise InputError(f"--per-token {path} holds one result: give one --mem-len, no --no-memory")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if (path.exists() and not path.is_file()) or not os.access(path.parent, os.W_OK):
         raise InputError(f"--per-token {path} is no file that can be written: name another")
 
 
@@ -196,10 +196,13 @@ def _file(run_dir: Path, result: dict[str, Any]) -> None:
         result["split_hash"][:8], *(["fairseq"] if "loss_base2" in result else []),
     ]  # fmt: skip
     folder = run_dir / "evals"
-    folder.mkdir(exist_ok=True)
     path = folder / f"{'-'.join(parts)}.json"
-    write_atomically(path, json.dumps(result, indent=2) + "\n")
-    log.info("%s", path)
+    try:
+        folder.mkdir(exist_ok=True)
+        write_atomically(path, json.dumps(result, indent=2) + "\n")
+        log.info("%s", path)
+    except OSError as error:
+        log.warning("%s is not written, the result only printed: %s", path, error.strerror)
 
 
 def _write_per_token(

@@ -15,6 +15,7 @@ from types import FrameType
 from trainer.errors import Exit
 
 STOP_FILE = "STOP"
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
 class Wish(IntEnum):
@@ -40,7 +41,7 @@ class StopRequests:
 
     def install(self) -> None:
         """Take SIGTERM, SIGUSR2 and SIGINT; main thread only."""
-        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        for number in _SIGNALS:
             signal.signal(number, self._on_signal)
 
     def poll(self) -> Wish:
@@ -63,3 +64,9 @@ class StopRequests:
     def _want(self, wish: Wish, reason: str) -> None:
         if wish > self.wish:
             self.wish, self.reason = wish, reason
+
+
+def ignore_requests() -> None:
+    """Let the signals pass, for all is saved: Python gives them back to the system as it ends."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

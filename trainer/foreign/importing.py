@@ -6,7 +6,6 @@ evaluated, sampled, exported and finetuned (``--init-from``).
 
 import json
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from torch import Tensor
 from trainer import checkpoint_files
 from trainer.config import ExperimentConfig, experiment_from, load_recipe, recipe_names
 from trainer.data.vocabulary import VOCABULARY_FILE, Vocabulary, save_vocabulary
-from trainer.errors import InputError
 from trainer.files import write_atomically
+from trainer.folders import new_folder
 from trainer.foreign.layouts import Foreign, read_foreign
 from trainer.foreign.names import table_of, to_ours
 from trainer.foreign.settings import Settings
@@ -67,8 +66,13 @@ def import_checkpoint(
     Raises:
         InputError: anything about the files cannot be used.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out} exists: give another")
+    with new_folder(out) as draft:
+        return _import(path, draft, out=out, vocab=vocab, recipe=recipe)
+
+
+def _import(
+    path: Path, draft: Path, *, out: Path, vocab: Path | None, recipe: str | None
+) -> Imported:  # fmt: skip
     foreign = read_foreign(path)
     settings = foreign.settings
     vocabulary = find_vocabulary(
@@ -79,17 +83,7 @@ def import_checkpoint(
     experiment = _experiment(settings, recipe)
     table = table_of(settings.model, settings.vocabulary_size)
     weights = to_ours(foreign.tensors, table, where=str(foreign.file))
-    draft = out.with_name(f"{out.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        _write(draft, experiment, vocabulary, weights, foreign)
-        if out.is_dir():
-            out.rmdir()
-        draft.rename(out)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error}") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    _write(draft, experiment, vocabulary, weights, foreign)
     return Imported(
         run_dir=out, foreign=foreign, recipe=recipe, vocabulary=vocabulary,
         n_parameters=sum(weight.numel() for weight in weights.values()),
@@ -136,7 +130,7 @@ def _write(
     write_atomically(folder / "config.json", experiment.model_dump_json(indent=2) + "\n")
     save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
     origin: dict[str, Any] = {
-        "layout": foreign.layout, "path": str(foreign.file.resolve()),
+        "layout": foreign.layout, "path": str(foreign.file.resolve()), "file": foreign.file.name,
         **checkpoint_files.fingerprint(foreign.file),
     }  # fmt: skip
     write_atomically(folder / "imported.json", json.dumps(origin, indent=2) + "\n")

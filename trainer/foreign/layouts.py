@@ -178,13 +178,19 @@ def _without_buffers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _is_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(inner, Tensor) for inner in value.values())
+    """Whether it is a state dict: tensors by name, and nothing else."""
+    return isinstance(value, dict) and bool(value) and all(
+        isinstance(name, str) and isinstance(inner, Tensor) for name, inner in value.items()
+    )  # fmt: skip
 
 
 def _revealed(content: dict[str, Any]) -> dict[str, Any]:
     """The configuration objects of a checkpoint as plain values."""
     kept = {key: content.get(key) for key in ("args", "cfg", "model_config")}
-    shown: dict[str, Any] = plain(kept)
+    try:
+        shown: dict[str, Any] = plain(kept)
+    except RecursionError:
+        raise InputError("the checkpoint's configuration holds itself") from None
     return shown
 
 

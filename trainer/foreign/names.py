@@ -96,6 +96,8 @@ def to_ours(theirs: Mapping[str, Tensor], table: Table, *, where: str) -> dict[s
             problems.append(f"{name} ({_by(tensor.shape)}) has no place in the model")
         elif tuple(tensor.shape) != shape:
             problems.append(f"{name} is {_by(tensor.shape)}, by its configuration {_by(shape)}")
+        elif not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            problems.append(f"{name} ({tensor.dtype}) holds something else than finite numbers")
         elif kept != name and not torch.equal(tensor, full[kept]):
             problems.append(f"{name} differs from {kept}, with which it should be shared")
     if problems:

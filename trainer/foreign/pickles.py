@@ -11,7 +11,7 @@ import sys
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,6 +74,21 @@ def _is_dict(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+class _Call:
+    """A function that a pickle may call, and do nothing else to: no attribute can be set."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("it would change how tensors are built")
+
+
 def _parameter(data: Tensor, *_: Any) -> Tensor:
     return data
 
@@ -87,17 +102,17 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
 
 #: What is called or built, by the name in the file.
 _BUILT: dict[str, Any] = {
-    "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_tensor": _Call(_rebuild_tensor),
+    "torch._utils._rebuild_tensor_v2": _Call(_rebuild_tensor_v2),
+    "torch._utils._rebuild_parameter": _Call(_parameter),
+    "torch._utils._rebuild_parameter_with_state": _Call(_parameter),
     "torch.Size": tuple,
-    "_codecs.encode": _latin1,
+    "_codecs.encode": _Call(_latin1),
     "builtins.long": int,  # Python 2's
     "builtins.unicode": str,
-    "collections.OrderedDict": Mapping,
-    "collections.Counter": Mapping,
-    "collections.defaultdict": Mapping,
+    "collections.OrderedDict": _Call(Mapping),
+    "collections.Counter": _Call(Mapping),
+    "collections.defaultdict": _Call(Mapping),
     **{
         f"builtins.{kind.__name__}": kind
         for kind in (bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
@@ -106,9 +121,10 @@ _BUILT: dict[str, Any] = {
 
 #: Packages whose classes such checkpoints hold; they become `Opaque`.
 _KNOWN_PACKAGES = {
-    "adaptive_softmax", "apex", "argparse", "data_utils", "enum", "fairseq", "mem_transformer",
-    "numpy", "omegaconf", "pathlib", "proj_adaptive_softmax", "pytorch_pretrained_bert",
-    "pytorch_transformers", "transformers", "typing", "utils", "vocabulary",
+    "adaptive_softmax", "apex", "argparse", "data_utils", "enum", "fairseq", "log_uniform_sampler",
+    "mem_transformer", "numpy", "omegaconf", "pathlib", "proj_adaptive_softmax",
+    "pytorch_pretrained_bert", "pytorch_transformers", "re", "sacremoses", "tokenizers",
+    "transformers", "typing", "utils", "vocabulary",
 }  # fmt: skip
 _KNOWN_MODULES = ("torch.nn.", "torch.optim.", "torch.cuda.amp.")
 
@@ -160,17 +176,27 @@ def read_pickled(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} is refused: {error}; nothing of it was run") from None
     except Exception as error:  # what a damaged file raises is anything
+        if "explicit pickle_module" in str(error):
+            hint = "unset TORCH_FORCE_WEIGHTS_ONLY_LOAD: the unpickler here is no less strict"
+            raise InputError(f"{path} cannot be read: {hint}") from None
         raise InputError(f"{path} cannot be read as a checkpoint: {error}") from None
 
 
 def _is_torch_file(path: Path) -> bool:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise pickle.UnpicklingError("it is a TorchScript program")
+    """Whether `torch.save` wrote it, by what `torch.load` itself would go by.
+
+    What that would hand to another reader (programs, archives of PyTorch before 0.2) is refused.
+    """
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    if is_zip:
+        # PyTorch's own reader: another may see other records in a crafted file.
+        records = torch._C.PyTorchFileReader(str(path)).get_all_records()
+        if "constants.pkl" in records:
+            raise pickle.UnpicklingError("it is a TorchScript program")
         return True
-    if tarfile.is_tarfile(path):
-        raise pickle.UnpicklingError("it is a tar archive, as PyTorch wrote before 0.2")
+    if tarfile.is_tarfile(path) or zipfile.is_zipfile(path):
+        raise pickle.UnpicklingError("it is an archive, but none of torch.save")
     with path.open("rb") as file:  # the older format begins with a pickled number
         try:
             return bool(load(file) == torch.serialization.MAGIC_NUMBER)

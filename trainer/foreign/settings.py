@@ -3,16 +3,19 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from trainer import validation
 from trainer.config import ModelConfig
 from trainer.errors import InputError
 from trainer.foreign.pickles import Opaque
 
 _EMBEDDING, _SOFTMAX = "transformer.word_emb", "crit"
+_Model = TypeVar("_Model", bound=BaseModel)
 _SIZES = ("n_layer", "d_model", "n_head", "d_head", "d_inner")
 
 #: The defaults of fairseq's `TransformerXLConfig`.
@@ -21,6 +24,32 @@ _FAIRSEQ_DEFAULTS = {
     "div_val": 1, "n_layer": 12, "mem_len": 0, "clamp_len": -1, "same_length": False,
     "dropout": 0.0, "dropatt": 0.0,
 }  # fmt: skip
+
+
+class _Said(BaseModel):
+    """What is taken of their configuration; the defaults are theirs, the rest is left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+    n_layer: int
+    d_model: int
+    n_head: int
+    d_head: int
+    d_inner: int
+    d_embed: int | None = None
+    div_val: int = 1
+    cutoffs: list[int] | None = None
+    pre_lnorm: bool | None = None
+    dropout: float = 0.0
+    dropatt: float = 0.0
+    tie_projs: list[bool] | None = None
+    tgt_len: int | None = None
+    mem_len: int | None = None
+    clamp_len: int | None = None
+    same_length: bool | None = None
+    attn_type: int = 0
+    sample_softmax: int = -1
+    layer_norm_epsilon: float = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +69,6 @@ def of_huggingface(
     values: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
 ) -> Settings:
     """From `config.json`."""
-    if abs(values.get("layer_norm_epsilon", 1e-5) - 1e-5) > 1e-12:
-        raise InputError(
-            f"{where}: layer_norm_epsilon {values['layer_norm_epsilon']} is not the 1e-5 of this "
-            f"model"
-        )
     return _settings(
         values, tensors, where=where, vocabulary_size=_need(values, "vocab_size", where),
         position_biases="per_layer" if values.get("untie_r", True) else "shared",
@@ -96,20 +120,26 @@ def of_fairseq(
     Its decoder is Hugging Face's model with biases of their own in every layer, and leaves out the
     cutoffs that its dictionary does not reach.
     """
-    cfg, args = content.get("cfg") or {}, content.get("args") or {}
-    given = dict(cfg.get("model") or args)
+    cfg, args = _dict(content.get("cfg")), _dict(content.get("args"))
+    given = _dict(cfg.get("model")) or args
     if not given:
         raise InputError(f"{where}: neither cfg nor args says what model this is")
-    table = tensors.get(f"{_SOFTMAX}.out_layers.0.bias")
-    sizes = [tensor.shape[0] for name, tensor in tensors.items() if _is_output_bias(name)]
-    if table is None:
-        raise InputError(f"{where}: {_SOFTMAX}.out_layers.0.bias is missing")
+    sizes = [len(t) for name, t in tensors.items() if _is_output_bias(name) and t.dim() == 1]
+    if not sizes:
+        kind = given.get("_name") or given.get("arch")
+        found = ", ".join(sorted(tensors)[:5])
+        raise InputError(
+            f"{where}: {_SOFTMAX}.out_layers.0.bias is missing, so the model ({kind}) is no "
+            f"transformer_xl; found {found} …"
+        )
     known = {key: given[key] for key in _FAIRSEQ_DEFAULTS if key in given}
     values: dict[str, Any] = _FAIRSEQ_DEFAULTS | known
-    if isinstance(values["cutoffs"], str):
-        values["cutoffs"] = json.loads(values["cutoffs"])
-    values["cutoffs"] = [cutoff for cutoff in values["cutoffs"] if cutoff < sum(sizes)]
-    values["tgt_len"] = (cfg.get("task") or args).get("tokens_per_sample")
+    if isinstance(values["cutoffs"], str):  # argparse's
+        try:
+            values["cutoffs"] = json.loads(values["cutoffs"])
+        except ValueError:
+            raise InputError(f"{where}: cutoffs {values['cutoffs']!r} are no list") from None
+    values["tgt_len"] = (_dict(cfg.get("task")) or args).get("tokens_per_sample")
     return _settings(
         values, tensors, where=where, vocabulary_size=sum(sizes), position_biases="per_layer"
     )
@@ -119,35 +149,45 @@ def _settings(
     values: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str, vocabulary_size: int,
     position_biases: str,
 ) -> Settings:  # fmt: skip
-    for name, only in (("attn_type", 0), ("sample_softmax", -1)):
-        if values.get(name, only) != only:
-            raise InputError(f"{where}: {name} {values[name]} is not supported: only {only} is")
-    cutoffs = [cutoff for cutoff in values.get("cutoffs") or [] if cutoff < vocabulary_size]
-    n_clusters = len(cutoffs) + 1
-    sizes = {name: _need(values, name, where) for name in _SIZES}
-    d_embed = values.get("d_embed") or sizes["d_model"]
+    said = _checked(values, _Said, where)
+    for name, only in (("attn_type", 0), ("sample_softmax", -1), ("layer_norm_epsilon", 1e-5)):
+        if abs(getattr(said, name) - only) > 1e-12:
+            raise InputError(
+                f"{where}: {name} {getattr(said, name)} is not supported: only {only} is"
+            )
+    # fairseq leaves out the cutoffs that its dictionary does not reach, and so did the others.
+    cutoffs = [cutoff for cutoff in said.cutoffs or [] if cutoff < vocabulary_size]
+    d_embed = said.d_embed or said.d_model
     model = {
-        **sizes,
-        "d_embed": None if d_embed == sizes["d_model"] else d_embed,
-        "cutoffs": cutoffs,
-        "div_val": values.get("div_val", 1),
-        "norm": "pre" if values.get("pre_lnorm") else "post",
+        **{name: getattr(said, name) for name in _SIZES},
+        "d_embed": None if d_embed == said.d_model else d_embed,
+        "cutoffs": tuple(cutoffs),
+        "div_val": said.div_val,
+        "norm": "pre" if said.pre_lnorm else "post",
         "position_biases": position_biases,
-        "dropout": values.get("dropout", 0.0),
-        "attn_dropout": values.get("dropatt", 0.0),
+        "dropout": said.dropout,
+        "attn_dropout": said.dropatt,
         "tie_embedding": _are_tied(tensors, "out_layers.{}.weight", "emb_layers.{}.weight"),
-        "tie_projections": _tied_projections(tensors, n_clusters, values.get("tie_projs") or ()),
+        "tie_projections": _tied_projections(tensors, len(cutoffs) + 1, said.tie_projs or ()),
     }
-    try:
-        config = ModelConfig.model_validate_json(json.dumps(model))
-    except ValueError as error:
-        raise InputError(f"{where}: not a model that can be built here: {error}") from None
-    clamp_len = values.get("clamp_len") or -1
+    clamp_len = said.clamp_len or -1
     return Settings(
-        model=config, vocabulary_size=vocabulary_size, tgt_len=values.get("tgt_len") or None,
-        mem_len=values.get("mem_len") or 0, clamp_len=clamp_len if clamp_len > 0 else None,
-        same_length=bool(values.get("same_length")),
+        model=_checked(model, ModelConfig, where), vocabulary_size=vocabulary_size,
+        tgt_len=said.tgt_len or None, mem_len=said.mem_len or 0,
+        clamp_len=clamp_len if clamp_len > 0 else None, same_length=bool(said.same_length),
     )  # fmt: skip
+
+
+def _checked(values: Mapping[str, Any], model: type[_Model], where: str) -> _Model:
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problems = "; ".join(validation.describe(error, model))
+        raise InputError(f"{where}: its configuration cannot be used: {problems}") from None
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _need(values: Mapping[str, Any], name: str, where: str) -> int:

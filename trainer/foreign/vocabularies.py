@@ -112,6 +112,7 @@ def _from_object(found: Any, *, where: str) -> Vocabulary:
 
 
 def _from_symbols(symbols: Sequence[str], *, lowercase: bool, where: str) -> Vocabulary:
+    _check(symbols, where)
     try:
         if EOS in symbols:
             return WordVocabulary(symbols, lowercase=lowercase)
@@ -126,3 +127,14 @@ def _from_symbols(symbols: Sequence[str], *, lowercase: bool, where: str) -> Voc
     raise InputError(
         f"{where}: not a vocabulary: neither words with {EOS}, nor bytes or characters"
     )
+
+
+def _check(symbols: Sequence[Any], where: str) -> None:
+    """Refuse what cannot be told apart in a text, or be written at all."""
+    seen = set[str]()
+    for i, symbol in enumerate(symbols):
+        if not isinstance(symbol, str) or not symbol or any(map(str.isspace, symbol)):
+            raise InputError(f"{where}: not a vocabulary: symbol {i} is {symbol!r}")
+        if symbol in seen or any("\ud800" <= letter <= "\udfff" for letter in symbol):
+            raise InputError(f"{where}: not a vocabulary: symbol {i}, {symbol!r}, is no new text")
+        seen.add(symbol)
