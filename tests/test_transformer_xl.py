@@ -1,6 +1,5 @@
 """Transformer-XL as a whole: what it equals, what it cannot see, and what it is made of."""
 
-import inspect
 from itertools import pairwise
 from typing import Any
 
@@ -9,8 +8,9 @@ import torch
 from builders import CPU, empty, segment_of, tiny_model
 from reference import NaiveStream
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from trainer.model import attention, transformer_xl
+from trainer.model.dropout import dropout
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory
 
@@ -231,30 +231,29 @@ def test_dropout_follows_the_seed_and_only_in_training() -> None:
     assert loss(1) == loss(2) == float(tiny_model(V)(segment, memory).loss_sum.detach())
 
 
-class Dropouts(TorchFunctionMode):
+@pytest.fixture
+def dropouts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...], float]]:
     """Notes the shape of everything that dropout is applied to, and its probability."""
+    seen: list[tuple[tuple[int, ...], float]] = []
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[tuple[int, ...], float]] = []
+    def note(x: Tensor, probability: float, *, training: bool = True) -> Tensor:
+        if training and probability > 0:
+            seen.append((tuple(x.shape), probability))
+        return dropout(x, probability, training=training)
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func is torch.nn.functional.dropout:
-            bound = inspect.signature(func).bind(*args, **kwargs or {}).arguments
-            if bound.get("training", True) and bound["p"] > 0:
-                self.seen.append((tuple(bound["input"].shape), bound["p"]))
-        return func(*args, **kwargs or {})
+    monkeypatch.setattr(attention, "drop", note)
+    monkeypatch.setattr(transformer_xl, "dropout", note)
+    return seen
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_dropout_is_where_the_paper_has_it(norm: str) -> None:
+def test_dropout_is_where_the_paper_has_it(
+    norm: str, dropouts: list[tuple[tuple[int, ...], float]]
+) -> None:
     n_streams, tgt_len, mem_len, d_model, n_head, d_inner = 3, 4, 6, 8, 2, 12
     model = tiny_model(V, norm=norm, dropout=0.25, attn_dropout=0.5)
     segment, memory = segment_of(torch.randint(V, (n_streams, tgt_len))), empty(model, 3, mem_len)
-    with Dropouts() as dropouts:
-        model(segment, memory)
+    model(segment, memory)
     n_keys, stream = mem_len + tgt_len, (n_streams, tgt_len, d_model)
     layer = [
         ((n_streams, n_head, tgt_len, n_keys), 0.5),
@@ -262,13 +261,13 @@ def test_dropout_is_where_the_paper_has_it(norm: str) -> None:
         ((n_streams, tgt_len, d_inner), 0.25),
         (stream, 0.25),
     ]
-    assert dropouts.seen == [
+    assert dropouts == [
         (stream, 0.25), ((n_keys, d_model), 0.25), *layer, *layer, (stream, 0.25),
     ]  # fmt: skip
     model.eval()
-    with Dropouts() as dropouts:
-        model(segment, memory)
-    assert dropouts.seen == []
+    dropouts.clear()
+    model(segment, memory)
+    assert dropouts == []
 
 
 def test_memory_has_one_shape_and_the_compute_dtype() -> None:

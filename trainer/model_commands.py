@@ -54,10 +54,13 @@ class Eval:
         import torch.distributed as dist
 
         from trainer.distributed import complete_environ, join, this_process
+        from trainer.host_cpu import use_cpu_well
         from trainer.scoring import EvalOptions, evaluate_run
 
         os.environ.update(complete_environ(os.environ))
         world = this_process(os.environ, device=self.device)
+        if world.device.type == "cpu":
+            use_cpu_well()
         options = EvalOptions(
             run=self.run_dir, checkpoint=self.checkpoint, split=self.split, data=self.data,
             tgt_len=self.tgt_len, mem_lens=_lengths(self.mem_len), clamp_len=self.clamp_len,
@@ -108,6 +111,7 @@ class Generate:
     def _write(self) -> None:
         from trainer.distributed import choose_device
         from trainer.generate import Sampling
+        from trainer.host_cpu import use_cpu_well
         from trainer.inference import open_trained
 
         sampling = Sampling(
@@ -115,6 +119,8 @@ class Generate:
             top_p=self.top_p, seed=self.seed, stop=self.stop,
         )  # fmt: skip
         device = choose_device(self.device, local_rank=0)
+        if device.type == "cpu":
+            use_cpu_well()
         trained = open_trained(self.run_dir, which=self.checkpoint, precision=None, device=device)
         prompt = _read_prompt(self.prompt)
         pieces = trained.stream(prompt, sampling)

@@ -24,6 +24,7 @@ from trainer.distributed import (
 from trainer.errors import Exit, NonFiniteError
 from trainer.expectations import missed
 from trainer.faults import FaultWatch
+from trainer.host_cpu import use_cpu_well
 from trainer.loop import is_done, train
 from trainer.metrics import next_attempt
 from trainer.model.build import build_model
@@ -32,7 +33,7 @@ from trainer.profiling import Profiler
 from trainer.run import Run
 from trainer.state import TrainState
 from trainer.status import read_status
-from trainer.stopping import StopRequests
+from trainer.stopping import StopRequests, ignore_requests
 from trainer.tracking import open_tracker
 
 log = logging.getLogger(__name__)
@@ -62,11 +63,14 @@ def run_training(arguments: TrainArguments, environ: MutableMapping[str, str]) -
         if plan.world.is_main:
             print(describe_plan(plan))
         return Exit.DONE
+    if plan.world.device.type == "cpu":
+        use_cpu_well()
     limits = arguments.experiment.limits
     world = engine.connect(plan.world, timeout_s=limits.distributed_timeout_s)
     code = train_connected(plan, world, environ)
     barrier(world)
     engine.disconnect()
+    ignore_requests()
     return code
 
 

@@ -63,6 +63,9 @@ class ModelConfig(_Part):
     projection_init_std: float = _field(
         0.01, "standard deviation of initial cluster projections", gt=0
     )
+    kernels: Literal["auto", "plain"] = _free(
+        "auto", "auto takes what is fastest on the device; plain is PyTorch's own operations"
+    )
     activation_checkpointing: bool = _free(
         False, "recompute each layer in the backward pass instead of keeping it"
     )

@@ -8,13 +8,14 @@ N positions (B·T) · D d_model · C width of a cluster · V vocabulary.
 
 import math
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import ModelConfig
+from trainer.model.linear_nll import Handoff, TiedEmbedding, linear_nll
 from trainer.protocol import IGNORED
 
 
@@ -49,13 +50,10 @@ def adaptive_nll(
         cluster_table: weight and bias of the tails' logits in the head; None without tails.
     """
     logits = cluster_logits(hidden_ND, tables_VC[0], biases_V[0], projections_DC[0])
-    head_N = targets_N
     if cluster_table is not None:
         tails = cluster_logits(hidden_ND, *cluster_table, projections_DC[0])
         logits = torch.cat([logits, tails], dim=-1)
-        # Not by `bucketize`: its borders would be copied to the device, and waited for.
-        for column, (low, _) in enumerate(bounds[1:], start=bounds[0][1]):
-            head_N = torch.where(targets_N >= low, column, head_N)
+    head_N = _head_targets(targets_N, bounds)
     nll_N = F.cross_entropy(_wide(logits), head_N, ignore_index=IGNORED, reduction="none")
     for c in range(1, len(bounds)):
         rows = clusters[c]
@@ -68,13 +66,54 @@ def adaptive_nll(
     return nll_N
 
 
+def fast_adaptive_nll(
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    handoff: Handoff,
+    *,
+    clusters: tuple[Tensor, ...],
+    bounds: list[tuple[int, int]],
+    tables_VC: list[Tensor],
+    biases_V: list[Tensor],
+    projections_DC: list[Tensor | None],
+    cluster_table: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """As `adaptive_nll`, by `linear_nll`; `handoff` takes the gradients of the tables."""
+    head = [(tables_VC[0], biases_V[0])]
+    if cluster_table is not None:
+        head.append(cluster_table)
+    nll_N = linear_nll(
+        _projected(hidden_ND, projections_DC[0]), _head_targets(targets_N, bounds), head,
+        handoff=handoff,
+    )  # fmt: skip
+    for c in range(1, len(bounds)):
+        rows = clusters[c]
+        hidden_NC = _projected(hidden_ND.index_select(0, rows), projections_DC[c])
+        local = targets_N.index_select(0, rows) - bounds[c][0]
+        table = [(tables_VC[c], biases_V[c])]
+        tail = linear_nll(hidden_NC, local, table, handoff=handoff, cluster=c)
+        nll_N = nll_N.index_add(0, rows, tail)
+    return nll_N
+
+
+def _head_targets(targets_N: Tensor, bounds: list[tuple[int, int]]) -> Tensor:
+    """Columns of the head: its own words, then a column per tail."""
+    head_N = targets_N
+    # Not by `bucketize`: its borders would be copied to the device, and waited for.
+    for column, (low, _) in enumerate(bounds[1:], start=bounds[0][1]):
+        head_N = torch.where(targets_N >= low, column, head_N)
+    return head_N
+
+
+def _projected(hidden_ND: Tensor, projection_DC: Tensor | None) -> Tensor:
+    return hidden_ND if projection_DC is None else hidden_ND @ projection_DC
+
+
 def cluster_logits(
     hidden_ND: Tensor, table_VC: Tensor, bias_V: Tensor, projection_DC: Tensor | None
 ) -> Tensor:
     """Logits of one cluster's words, `[N, V]`, in the compute dtype."""
-    if projection_DC is not None:
-        hidden_ND = hidden_ND @ projection_DC
-    return F.linear(hidden_ND, table_VC, bias_V)
+    return F.linear(_projected(hidden_ND, projection_DC), table_VC, bias_V)
 
 
 def _wide(logits: Tensor) -> Tensor:
@@ -108,22 +147,31 @@ class AdaptiveEmbedding(nn.Module):
             return None
         return cast(Tensor, self.projections[cluster if len(self.projections) > 1 else 0])
 
-    def forward(self, tokens_BT: Tensor, clusters: tuple[Tensor, ...]) -> Tensor:
-        """Embeddings times √D, `[B, T, D]`; `clusters` as in `Segment.token_clusters`."""
+    def forward(
+        self, tokens_BT: Tensor, clusters: tuple[Tensor, ...], handoff: Handoff | None = None
+    ) -> Tensor:
+        """Embeddings times √D, `[B, T, D]`; `clusters` as in `Segment.token_clusters`.
+
+        With a `handoff`, gradients join those that the softmax leaves there.
+        """
         tokens_N = tokens_BT.reshape(-1)
         if len(self.bounds) == 1:
-            embedded_ND = self._embed(tokens_N, cluster=0)
+            embedded_ND = self._embed(tokens_N, 0, handoff)
         else:
             parts = [
-                self._embed(tokens_N.index_select(0, rows) - low, cluster=c)
+                self._embed(tokens_N.index_select(0, rows) - low, c, handoff)
                 for c, (rows, (low, _)) in enumerate(zip(clusters, self.bounds, strict=True))
             ]
             embedded_ND = parts[0].new_zeros(tokens_N.numel(), self.d_model)
             embedded_ND = embedded_ND.index_copy(0, torch.cat(clusters), torch.cat(parts))
         return (embedded_ND * math.sqrt(self.d_model)).view(*tokens_BT.shape, self.d_model)
 
-    def _embed(self, ids: Tensor, *, cluster: int) -> Tensor:
-        embedded = F.embedding(ids, self.tables[cluster])
+    def _embed(self, ids: Tensor, cluster: int, handoff: Handoff | None) -> Tensor:
+        table = self.tables[cluster]
+        if handoff is None:
+            embedded = F.embedding(ids, table)
+        else:
+            embedded = TiedEmbedding.apply(ids, table, handoff, cluster)  # type: ignore[no-untyped-call]
         projection_DC = self.projection(cluster)
         return embedded if projection_DC is None else F.linear(embedded, projection_DC)
 
@@ -135,6 +183,7 @@ class AdaptiveSoftmax(nn.Module):
         super().__init__()
         self.bounds = embedding.bounds
         n_tails = len(self.bounds) - 1
+        self.is_tied = config.tie_embedding
         if config.tie_embedding:
             self.tables = embedding.tables
         else:
@@ -156,19 +205,27 @@ class AdaptiveSoftmax(nn.Module):
         )
 
     def forward(
-        self, hidden_ND: Tensor, targets_N: Tensor | None, clusters: tuple[Tensor, ...]
-    ) -> Tensor:
+        self, hidden_ND: Tensor, targets_N: Tensor | None, clusters: tuple[Tensor, ...],
+        handoff: Handoff | None = None,
+    ) -> Tensor:  # fmt: skip
         """Nats per target, `[N]`, see `adaptive_nll`; without targets log-probabilities.
+
+        With a `handoff`, by the fast path, which leaves the gradients of tied tables there.
 
         One entry for both: ZeRO-3 gathers the weights of a module when its forward is called.
         """
         if targets_N is None:
             return self._log_probs(hidden_ND)
-        return adaptive_nll(
-            hidden_ND, targets_N, clusters=clusters, bounds=self.bounds,
-            tables_VC=list(self.tables), biases_V=list(self.biases),
-            projections_DC=self._projections(), cluster_table=self._cluster_table(),
-        )  # fmt: skip
+        parts: dict[str, Any] = {
+            "clusters": clusters, "bounds": self.bounds, "tables_VC": list(self.tables),
+            "biases_V": list(self.biases), "projections_DC": self._projections(),
+            "cluster_table": self._cluster_table(),
+        }  # fmt: skip
+        if handoff is None:
+            return adaptive_nll(hidden_ND, targets_N, **parts)
+        return fast_adaptive_nll(
+            hidden_ND, targets_N, handoff if self.is_tied else Handoff(), **parts
+        )
 
     def _log_probs(self, hidden_ND: Tensor) -> Tensor:
         """Log-probabilities of all words, `[N, V]` in fp32 at least."""

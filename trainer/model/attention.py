@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.model.dropout import dropout as drop
+
 
 def position_embedding(
     n_keys: int, d_model: int, *, clamp_len: int | None, dtype: torch.dtype, device: torch.device
@@ -71,7 +73,7 @@ def relative_attention(
     score_BHTS = rel_shift(position_BHTE @ r_SHE.permute(1, 2, 0))
     score_BHTS = score_BHTS + content_BHTE @ k_BSHE.permute(0, 2, 3, 1)
     weight_BHTS = score_BHTS.masked_fill(hidden_keys, -torch.inf).softmax(dim=-1)
-    weight_BHTS = F.dropout(weight_BHTS.to(v_BSHE.dtype), dropout)
+    weight_BHTS = drop(weight_BHTS.to(v_BSHE.dtype), dropout)
     return (weight_BHTS @ v_BSHE.transpose(1, 2)).transpose(1, 2)
 
 
@@ -111,7 +113,7 @@ class RelativeAttention(nn.Module):
             content_bias_HE=biases[0], position_bias_HE=biases[1], hidden_keys=hidden_keys,
             dropout=self.attn_dropout if self.training else 0.0,
         )  # fmt: skip
-        out_BTD = F.dropout(self.out(mixed_BTHE.flatten(2)), self.dropout, self.training)
+        out_BTD = drop(self.out(mixed_BTHE.flatten(2)), self.dropout, training=self.training)
         out_BTD = x_BTD + out_BTD
         return out_BTD if self.pre_norm else cast(Tensor, self.norm(out_BTD))
 

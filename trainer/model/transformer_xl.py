@@ -6,13 +6,14 @@ B streams · T tgt_len · M mem_len · S = M+T · D d_model · L layers · V voc
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelConfig
 from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from trainer.model.attention import PositionBiases, RelativeAttention, position_embedding
+from trainer.model.dropout import dropout
+from trainer.model.linear_nll import Handoff
 from trainer.model.memory import empty_memory, hidden_keys, remember
 from trainer.protocol import Memory, Output, Segment
 
@@ -30,8 +31,8 @@ class FeedForward(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """`[B, T, D]` to `[B, T, D]`."""
         inner_BTF = self.inner(self.norm(x_BTD) if self.pre_norm else x_BTD).relu()
-        inner_BTF = F.dropout(inner_BTF, self.dropout, self.training)
-        out_BTD = x_BTD + F.dropout(self.outer(inner_BTF), self.dropout, self.training)
+        inner_BTF = dropout(inner_BTF, self.dropout, training=self.training)
+        out_BTD = x_BTD + dropout(self.outer(inner_BTF), self.dropout, training=self.training)
         return out_BTD if self.pre_norm else cast(Tensor, self.norm(out_BTD))
 
 
@@ -87,10 +88,12 @@ class TransformerXL(nn.Module):
         clamp_len: int | None = None, same_length: bool = False,
     ) -> Output:  # fmt: skip
         """Read a segment, predict its targets and update the memory."""
-        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length)
+        handoff = self._handoff(memory)
+        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, handoff)
         nll_N = self.softmax(
-            hidden_BTD.flatten(0, 1), segment.targets_BT.reshape(-1), segment.target_clusters
-        )
+            hidden_BTD.flatten(0, 1), segment.targets_BT.reshape(-1), segment.target_clusters,
+            handoff,
+        )  # fmt: skip
         return Output(nll_N.sum(), nll_N.detach().view_as(segment.targets_BT), memory)
 
     def predict(
@@ -98,22 +101,32 @@ class TransformerXL(nn.Module):
         clamp_len: int | None = None, same_length: bool = False,
     ) -> tuple[Tensor, Memory]:  # fmt: skip
         """Log-probabilities `[B, T, V]`, fp32 at least, of the token after each, and the memory."""
-        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length)
+        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, None)
         log_probs_NV = self.softmax(hidden_BTD.flatten(0, 1), None, ())
         return log_probs_NV.view(*segment.tokens_BT.shape, -1), memory
 
+    def _handoff(self, memory: Memory) -> Handoff | None:
+        """Given where the fast path is taken; see `trainer.model.linear_nll`.
+
+        In fp16 its probabilities would be too coarse, and on a GPU its blocks of rows too many.
+        """
+        hidden_LBMD = memory.hidden_LBMD
+        fits = hidden_LBMD.device.type == "cpu" and hidden_LBMD.dtype != torch.float16
+        return Handoff() if fits and self.config.kernels == "auto" else None
+
     def _read(
-        self, segment: Segment, memory: Memory, clamp_len: int | None, same_length: bool
-    ) -> tuple[Tensor, Memory]:
-        dropout = self.config.dropout
-        x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters)
-        x_BTD = F.dropout(x_BTD, dropout, self.training)
+        self, segment: Segment, memory: Memory, clamp_len: int | None, same_length: bool,
+        handoff: Handoff | None,
+    ) -> tuple[Tensor, Memory]:  # fmt: skip
+        probability = self.config.dropout
+        x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, handoff)
+        x_BTD = dropout(x_BTD, probability, training=self.training)
         n_keys = memory.hidden_LBMD.shape[2] + x_BTD.shape[1]
         position_SD = position_embedding(
             n_keys, self.config.d_model, clamp_len=clamp_len, dtype=memory.hidden_LBMD.dtype,
             device=x_BTD.device,
         )  # fmt: skip
-        position_SD = F.dropout(position_SD, dropout, self.training)
+        position_SD = dropout(position_SD, probability, training=self.training)
         hidden = hidden_keys(memory, segment, same_length=same_length)
         biases = self.biases() if self.biases is not None else None
         inputs_LBTD = []
@@ -124,7 +137,8 @@ class TransformerXL(nn.Module):
                 x_BTD = checkpoint(layer, *args, use_reentrant=False)
             else:
                 x_BTD = layer(*args)
-        return F.dropout(x_BTD, dropout, self.training), remember(memory, segment, inputs_LBTD)
+        x_BTD = dropout(x_BTD, probability, training=self.training)
+        return x_BTD, remember(memory, segment, inputs_LBTD)
 
 
 @torch.no_grad()

@@ -1,0 +1,66 @@
+"""What is measured: sizes of model and batch, and the text that all implementations read."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dims:
+    """One configuration; names as in Hugging Face's `TransfoXLConfig`."""
+
+    vocab_size: int
+    cutoffs: tuple[int, ...]
+    n_layer: int
+    d_model: int
+    n_head: int
+    d_head: int
+    d_inner: int
+    tgt_len: int
+    mem_len: int
+    n_streams: int
+    clamp_len: int = -1
+    same_length: bool = False
+    n_steps: int = 2
+    """Steps of one timing; long enough for the clock, short enough for many rounds."""
+
+    def huggingface(self, *, dropout: float) -> dict[str, Any]:
+        """The peer's configuration; one bias for all layers, as kimiyoung's."""
+        return {
+            "vocab_size": self.vocab_size, "cutoffs": list(self.cutoffs), "d_model": self.d_model,
+            "d_embed": self.d_model, "n_head": self.n_head, "d_head": self.d_head,
+            "d_inner": self.d_inner, "n_layer": self.n_layer, "mem_len": self.mem_len,
+            "clamp_len": self.clamp_len, "same_length": self.same_length, "div_val": 1,
+            "untie_r": False, "dropout": dropout, "dropatt": 0.0, "pre_lnorm": False,
+        }  # fmt: skip
+
+
+CONFIGS = {
+    "tiny": Dims(
+        vocab_size=10_000, cutoffs=(), n_layer=4, d_model=128, n_head=4, d_head=32, d_inner=512,
+        tgt_len=64, mem_len=64, n_streams=16,
+    ),
+    "small": Dims(
+        vocab_size=267_735, cutoffs=(20_000, 40_000, 200_000), n_layer=4, d_model=128, n_head=4,
+        d_head=32, d_inner=512, tgt_len=64, mem_len=64, n_streams=16, n_steps=1,
+    ),
+    "wt103-base": Dims(
+        vocab_size=267_735, cutoffs=(20_000, 40_000, 200_000), n_layer=16, d_model=410, n_head=10,
+        d_head=41, d_inner=2100, tgt_len=150, mem_len=150, n_streams=4, n_steps=1,
+    ),
+    "eval-64/640": Dims(
+        vocab_size=267_735, cutoffs=(20_000, 40_000, 200_000), n_layer=16, d_model=410, n_head=10,
+        d_head=41, d_inner=2100, tgt_len=64, mem_len=640, n_streams=1, clamp_len=400,
+        same_length=True, n_steps=4,
+    ),
+}  # fmt: skip
+
+
+def text(dims: Dims, *, n_segments: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Ids `[n_streams, n_segments·tgt_len]`, as frequent as words are (Zipf's law)."""
+    draws = np.random.default_rng(seed)
+    weights = 1 / (np.arange(dims.vocab_size) + 2.7)
+    shape = (dims.n_streams, n_segments * dims.tgt_len)
+    return draws.choice(dims.vocab_size, size=shape, p=weights / weights.sum()).astype(np.int64)

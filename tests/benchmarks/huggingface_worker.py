@@ -1,0 +1,52 @@
+"""Hugging Face's TransfoXL as shipped: its own forward and loss, clipping at 0.25, Adam."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from dims import CONFIGS, text
+from transformers import TransfoXLConfig, TransfoXLLMHeadModel
+from worker import serve
+
+
+def main(task: dict[str, object]) -> None:
+    """Serve steps of training, or of evaluation."""
+    dims, device = CONFIGS[str(task["config"])], torch.device(str(task["device"]))
+    torch.manual_seed(0)
+    config = TransfoXLConfig(**dims.huggingface(dropout=float(str(task["dropout"]))))
+    model = TransfoXLLMHeadModel(config)
+    if weights := task.get("save_weights"):
+        model.save_pretrained(str(weights), safe_serialization=False)
+    model.to(device)
+    torch.set_float32_matmul_precision(str(task["matmul"]))
+    optimizer = torch.optim.Adam(model.parameters(), lr=2.5e-4)
+    ids_BN = torch.from_numpy(text(dims, n_segments=int(str(task["n_segments"])))).to(device)
+    segments = iter(ids_BN.split(dims.tgt_len, dim=1))
+    mems = None
+
+    def train() -> torch.Tensor:
+        nonlocal mems
+        ids_BT = next(segments)
+        output = model(ids_BT, mems=mems, labels=ids_BT)
+        mems, loss = output.mems, output.losses.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+        optimizer.step()
+        return loss.detach()
+
+    def evaluate() -> torch.Tensor:
+        nonlocal mems
+        ids_BT = next(segments)
+        with torch.no_grad():
+            output = model(ids_BT, mems=mems, labels=ids_BT)
+        mems = output.mems
+        return output.losses.mean()
+
+    model.train(mode=task["mode"] == "train")
+    serve(train if task["mode"] == "train" else evaluate, device=device)
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

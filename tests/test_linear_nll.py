@@ -1,0 +1,131 @@
+"""The fast softmax equals cross entropy over linear logits, and the embedding's rows join it."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from builders import empty, segment_of, tiny_model, tiny_model_config
+from torch import Tensor
+
+from trainer.model import linear_nll as module
+from trainer.model.linear_nll import Handoff, TiedEmbedding, linear_nll
+from trainer.model.transformer_xl import TransformerXL
+from trainer.protocol import IGNORED
+
+V = 20
+
+
+def problem(n_rows: int, *, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    """Hidden states, targets, and two tables of 7 and 4 words."""
+    torch.manual_seed(n_rows)
+    leaves = [torch.randn(size, dtype=dtype) for size in ((n_rows, 5), (7, 5), (7,), (4, 5), (4,))]
+    targets_N = torch.randint(11, (n_rows,))
+    targets_N[1::4] = IGNORED
+    hidden_NC, *tables = [leaf.requires_grad_() for leaf in leaves]
+    return hidden_NC, targets_N, *tables
+
+
+@pytest.mark.parametrize("block", [1, 40, 1 << 20])
+@pytest.mark.parametrize("n_rows", [0, 1, 16, 17, 60])
+def test_nats_and_gradients_equal_cross_entropy(
+    monkeypatch: pytest.MonkeyPatch, n_rows: int, block: int
+) -> None:
+    monkeypatch.setattr(module, "_BLOCK_LOGITS", block)
+    hidden_NC, targets_N, w, b, w2, b2 = problem(n_rows)
+    logits = F.linear(hidden_NC, torch.cat([w, w2]), torch.cat([b, b2]))
+    plain_N = F.cross_entropy(logits, targets_N, ignore_index=IGNORED, reduction="none")
+    fast_N = linear_nll(hidden_NC, targets_N, [(w, b), (w2, b2)])
+    torch.testing.assert_close(fast_N, plain_N)
+    with torch.no_grad():
+        assert torch.equal(linear_nll(hidden_NC, targets_N, [(w, b), (w2, b2)]), fast_N)
+    weights_N = torch.randn(n_rows, dtype=torch.float64)
+    leaves = [hidden_NC, w, b, w2, b2]
+    fast = torch.autograd.grad(fast_N @ weights_N, leaves)
+    plain = torch.autograd.grad(plain_N @ weights_N, leaves)
+    torch.testing.assert_close(fast, plain)
+
+
+def test_large_logits_neither_overflow_nor_lose_small_nats() -> None:
+    hidden_NC = torch.tensor([[1e4], [3e4]])
+    weight, bias = torch.tensor([[1.0], [-1.0]]), torch.tensor([0.0, 0.0])
+    nll_N = linear_nll(hidden_NC, torch.tensor([0, 1]), [(weight, bias)])
+    assert nll_N.tolist() == [0, 6e4]
+
+
+def test_autocast_gives_gradients_in_the_parameters_dtype() -> None:
+    hidden_NC, targets_N, w, b, _, _ = problem(30, dtype=torch.float32)
+    targets_N = targets_N.clamp(max=6)
+    with torch.autocast("cpu", torch.bfloat16):
+        nll_N = linear_nll(hidden_NC, targets_N, [(w, b)])
+        plain_N = F.cross_entropy(F.linear(hidden_NC, w, b).float(), targets_N, reduction="none",
+                                  ignore_index=IGNORED)  # fmt: skip
+    assert nll_N.dtype == torch.float32
+    torch.testing.assert_close(nll_N, plain_N)
+    for fast, plain in zip(
+        torch.autograd.grad(nll_N.sum(), [hidden_NC, w, b]),
+        torch.autograd.grad(plain_N.sum(), [hidden_NC, w, b]),
+        strict=True,
+    ):
+        assert fast.dtype == torch.float32
+        torch.testing.assert_close(fast, plain, rtol=0.05, atol=0.05)
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "clusters": {"cutoffs": (5, 12)},
+    "halved": {"cutoffs": (5, 12), "div_val": 2},
+    "untied": {"cutoffs": (5, 12), "tie_embedding": False},
+}
+
+
+@pytest.mark.parametrize("n_passes", [1, 3])
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_fast_model_equals_the_plain_one_also_over_several_passes(
+    kind: str, n_passes: int
+) -> None:
+    models = {
+        kernels: tiny_model(V, kernels=kernels, **MODELS[kind]) for kernels in ("auto", "plain")
+    }
+    torch.manual_seed(1)
+    tokens_BT = torch.randint(V, (2, 6))
+    segment = segment_of(tokens_BT, cutoffs=models["auto"].config.cutoffs)
+    grads = {}
+    for kernels, model in models.items():
+        loss = torch.zeros((), dtype=torch.float64)
+        memory = empty(model, 2, 4)
+        for _ in range(n_passes):
+            output = model(segment, memory)
+            loss, memory = loss + output.loss_sum, output.memory
+        loss.backward()
+        grads[kernels] = {name: p.grad for name, p in model.named_parameters()}
+    torch.testing.assert_close(grads["auto"], grads["plain"])
+
+
+def test_one_pass_takes_the_fast_path_and_makes_one_dense_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[bool] = []
+    take = Handoff.take
+
+    def spy(self: Handoff, cluster: int) -> Tensor | None:
+        grad_VC = take(self, cluster)
+        taken.append(grad_VC is not None)
+        return grad_VC
+
+    monkeypatch.setattr(Handoff, "take", spy)
+    for kernels, wanted in (("auto", [True, True, True]), ("plain", [])):
+        taken.clear()
+        model = TransformerXL(tiny_model_config(cutoffs=(5, 12), kernels=kernels), V)
+        segment = segment_of(torch.randint(V, (2, 6)), cutoffs=(5, 12))
+        model(segment, empty(model, 2, 4)).loss_sum.backward()
+        assert taken == wanted
+
+
+def test_an_embedding_without_its_softmax_makes_its_own_gradient() -> None:
+    table_VC = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    ids_N = torch.tensor([1, 1, 3])
+    rows = TiedEmbedding.apply(ids_N, table_VC, Handoff(), 0)
+    (grad,) = torch.autograd.grad((rows**2).sum(), table_VC)
+    (wanted,) = torch.autograd.grad((F.embedding(ids_N, table_VC) ** 2).sum(), table_VC)
+    torch.testing.assert_close(grad, wanted)
