@@ -8,14 +8,14 @@ N positions (B·T) · D d_model · C width of a cluster · V vocabulary.
 
 import math
 from itertools import pairwise
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import ModelConfig
-from trainer.model.linear_nll import Handoff, TiedEmbedding, linear_nll
+from trainer.model.linear_nll import Handoff, Table, TiedEmbedding, linear_nll
 from trainer.protocol import IGNORED
 
 
@@ -34,6 +34,7 @@ def adaptive_nll(
     biases_V: list[Tensor],
     projections_DC: list[Tensor | None],
     cluster_table: tuple[Tensor, Tensor] | None,
+    handoff: Handoff | None = None,
 ) -> Tensor:
     """Nats of every target, `[N]` in fp32 at least; 0 where the target is `IGNORED`.
 
@@ -48,52 +49,30 @@ def adaptive_nll(
         biases_V: per cluster, a bias per word.
         projections_DC: per cluster, the projection from D to C, or None.
         cluster_table: weight and bias of the tails' logits in the head; None without tails.
+        handoff: takes the gradients of the tables from `linear_nll`, which is the fast path; None
+            is PyTorch's own cross entropy.
     """
-    logits = cluster_logits(hidden_ND, tables_VC[0], biases_V[0], projections_DC[0])
-    if cluster_table is not None:
-        tails = cluster_logits(hidden_ND, *cluster_table, projections_DC[0])
-        logits = torch.cat([logits, tails], dim=-1)
-    head_N = _head_targets(targets_N, bounds)
-    nll_N = F.cross_entropy(_wide(logits), head_N, ignore_index=IGNORED, reduction="none")
-    for c in range(1, len(bounds)):
-        rows = clusters[c]
-        logits = cluster_logits(
-            hidden_ND.index_select(0, rows), tables_VC[c], biases_V[c], projections_DC[c]
-        )
-        local = targets_N.index_select(0, rows) - bounds[c][0]
-        tail = F.cross_entropy(_wide(logits), local, reduction="none")
-        nll_N = nll_N.index_add(0, rows, tail)
-    return nll_N
-
-
-def fast_adaptive_nll(
-    hidden_ND: Tensor,
-    targets_N: Tensor,
-    handoff: Handoff,
-    *,
-    clusters: tuple[Tensor, ...],
-    bounds: list[tuple[int, int]],
-    tables_VC: list[Tensor],
-    biases_V: list[Tensor],
-    projections_DC: list[Tensor | None],
-    cluster_table: tuple[Tensor, Tensor] | None,
-) -> Tensor:
-    """As `adaptive_nll`, by `linear_nll`; `handoff` takes the gradients of the tables."""
-    head = [(tables_VC[0], biases_V[0])]
-    if cluster_table is not None:
-        head.append(cluster_table)
-    nll_N = linear_nll(
-        _projected(hidden_ND, projections_DC[0]), _head_targets(targets_N, bounds), head,
-        handoff=handoff,
-    )  # fmt: skip
+    head = [(tables_VC[0], biases_V[0]), *([cluster_table] if cluster_table else [])]
+    hidden_NC = _projected(hidden_ND, projections_DC[0])
+    nll_N = _nats(hidden_NC, _head_targets(targets_N, bounds), head, handoff, 0)
     for c in range(1, len(bounds)):
         rows = clusters[c]
         hidden_NC = _projected(hidden_ND.index_select(0, rows), projections_DC[c])
         local = targets_N.index_select(0, rows) - bounds[c][0]
-        table = [(tables_VC[c], biases_V[c])]
-        tail = linear_nll(hidden_NC, local, table, handoff=handoff, cluster=c)
+        tail = _nats(hidden_NC, local, [(tables_VC[c], biases_V[c])], handoff, c)
         nll_N = nll_N.index_add(0, rows, tail)
     return nll_N
+
+
+def _nats(
+    hidden_NC: Tensor, targets_N: Tensor, tables: list[Table], handoff: Handoff | None, cluster: int
+) -> Tensor:
+    """Nats under one softmax over the words of all `tables`."""
+    if handoff is not None:
+        return linear_nll(hidden_NC, targets_N, tables, handoff=handoff, cluster=cluster)
+    logits = [F.linear(hidden_NC, weight, bias) for weight, bias in tables]
+    joint = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
+    return F.cross_entropy(_wide(joint), targets_N, ignore_index=IGNORED, reduction="none")
 
 
 def _head_targets(targets_N: Tensor, bounds: list[tuple[int, int]]) -> Tensor:
@@ -216,16 +195,12 @@ class AdaptiveSoftmax(nn.Module):
         """
         if targets_N is None:
             return self._log_probs(hidden_ND)
-        parts: dict[str, Any] = {
-            "clusters": clusters, "bounds": self.bounds, "tables_VC": list(self.tables),
-            "biases_V": list(self.biases), "projections_DC": self._projections(),
-            "cluster_table": self._cluster_table(),
-        }  # fmt: skip
-        if handoff is None:
-            return adaptive_nll(hidden_ND, targets_N, **parts)
-        return fast_adaptive_nll(
-            hidden_ND, targets_N, handoff if self.is_tied else Handoff(), **parts
-        )
+        return adaptive_nll(
+            hidden_ND, targets_N, clusters=clusters, bounds=self.bounds,
+            tables_VC=list(self.tables), biases_V=list(self.biases),
+            projections_DC=self._projections(), cluster_table=self._cluster_table(),
+            handoff=handoff if handoff is None or self.is_tied else Handoff(),
+        )  # fmt: skip
 
     def _log_probs(self, hidden_ND: Tensor) -> Tensor:
         """Log-probabilities of all words, `[N, V]` in fp32 at least."""

@@ -77,6 +77,7 @@ class _LinearNll(torch.autograd.Function):
         ctx: Any, hidden_NC: Tensor, targets_N: Tensor, dtype: torch.dtype, keep: bool,
         handoff: Handoff | None, cluster: int, *flat: Tensor,
     ) -> Tensor:  # fmt: skip
+        """`[N]`; `keep` says whether a backward pass may follow."""
         hidden = hidden_NC.to(dtype)
         weights = [tensor.to(dtype) for tensor in flat[::2]]
         biases = [tensor.to(dtype) for tensor in flat[1::2]]
@@ -113,6 +114,7 @@ class _LinearNll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the hidden states, then of each table's weight and bias."""
         hidden, error_NV, share_N, *weights = ctx.saved_tensors
         scale_N1 = (grads[0] * share_N)[:, None]
         hidden_dtype, weight_dtypes = ctx.dtypes
