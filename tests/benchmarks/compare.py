@@ -10,6 +10,7 @@ same weights without dropout. Ours runs through DeepSpeed's engine and `loop.tra
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -202,6 +203,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the results there as JSON")
     parser.add_argument("--plot", type=Path, help="draw them there")
     told = parser.parse_args()
+    if told.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: .venv/bin/pip install -e '.[plots]'")
     results = [
         result
         for config in told.configs
