@@ -93,10 +93,7 @@ def of_kimiyoung(module: Opaque, tensors: Mapping[str, Tensor], *, where: str) -
         }
     except (KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{where}: the pickled module lacks {error}") from None
-    return _settings(
-        values, tensors, where=where, vocabulary_size=_need(values, "n_token", where),
-        position_biases="shared",
-    )  # fmt: skip
+    return _of_mem_transformer(values, tensors, where)
 
 
 def of_nvidia(
@@ -106,9 +103,16 @@ def of_nvidia(
     values = content.get("model_config")
     if not isinstance(values, dict):
         raise InputError(f"{where}: model_config is missing")
+    return _of_mem_transformer(values, tensors, where)
+
+
+def _of_mem_transformer(
+    values: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
+) -> Settings:  # fmt: skip
+    """Both modules call the vocabulary's size so, and have one pair of biases for all layers."""
+    size = _need(values, "n_token", where)
     return _settings(
-        values, tensors, where=where, vocabulary_size=_need(values, "n_token", where),
-        position_biases="shared",
+        values, tensors, where=where, vocabulary_size=size, position_biases="shared"
     )  # fmt: skip
 
 
