@@ -1,6 +1,7 @@
 """Relative attention equals the paper's formula, taken query by query and key by key."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from reference import attend, sinusoid
 from torch import Tensor
 
 from trainer.model.attention import position_embedding, rel_shift, relative_attention
+from trainer.model.cpu_attention import cpu_attention
 from trainer.model.memory import hidden_keys
 from trainer.protocol import Memory
 
@@ -40,21 +42,23 @@ VALID = {"empty": [0, 0], "part, by row": [1, 3], "one row full": [2, 5], "full"
 MEMORIES = [(0, "empty", False), *itertools.product([5], VALID, [False, True])]
 
 
+@pytest.mark.parametrize("attention", [relative_attention, cpu_attention])
 @pytest.mark.parametrize("starts", STARTS)
 @pytest.mark.parametrize(("mem_len", "valid", "same_length"), MEMORIES)
 def test_attention_equals_a_loop_over_queries_and_keys(
-    mem_len: int, starts: str, valid: str, same_length: bool
+    mem_len: int, starts: str, valid: str, same_length: bool, attention: Callable[..., Tensor]
 ) -> None:
     torch.manual_seed(0)
     starts_BT = None if STARTS[starts] is None else torch.tensor(STARTS[starts])
     memory = memory_with(VALID[valid], mem_len)
     segment = segment_of(torch.zeros(B, T, dtype=torch.int64), starts_BT=starts_BT)
     n_keys = mem_len + T
-    shapes = [(B, T, H, E), (B, n_keys, H, E), (B, n_keys, H, E), (n_keys, H, E), (H, E), (H, E)]
+    shapes = [(B, T, H, E), (B, n_keys, 2, H, E), (n_keys, H, E), (H, E), (H, E)]
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    q, k, v, r, content, position = inputs
-    ours_BTHE = relative_attention(
-        q, k, v, r, content_bias_HE=content, position_bias_HE=position, dropout=0.0,
+    q, kv, r, content, position = inputs
+    k, v = kv.unbind(2)
+    ours_BTHE = attention(
+        q, kv, r, content_bias_HE=content, position_bias_HE=position, dropout=0.0,
         hidden_keys=hidden_keys(memory, segment, same_length=same_length),
     )  # fmt: skip
     rows = []
@@ -86,14 +90,15 @@ def gradients(output: Tensor, upstream: Tensor, inputs: list[Tensor]) -> list[Te
 def test_under_same_length_every_query_sees_mem_len_keys_itself_included(mem_len: int) -> None:
     segment = segment_of(torch.zeros(B, T, dtype=torch.int64))
     hidden = hidden_keys(memory_with([mem_len] * B, mem_len), segment, same_length=True)
-    hidden = hidden.expand(B, 1, T, mem_len + T)
+    assert hidden.shape == (T, mem_len + T)
     assert ((~hidden).sum(-1) == mem_len).all()
-    assert all(not hidden[0, 0, i, mem_len + i] for i in range(T))
+    assert all(not hidden[i, mem_len + i] for i in range(T))
 
 
-def test_a_mask_of_whole_memories_without_document_starts_has_no_rows() -> None:
+def test_a_mask_of_whole_memories_without_document_starts_is_of_the_segment_alone() -> None:
     segment = segment_of(torch.zeros(B, T, dtype=torch.int64))
-    assert hidden_keys(memory_with([3, 3], 3), segment, same_length=False).shape == (T, 3 + T)
+    hidden = hidden_keys(memory_with([3, 3], 3), segment, same_length=False)
+    assert torch.equal(hidden, torch.ones(T, T).triu(1).bool())
 
 
 def test_rel_shift_moves_every_distance_to_its_key() -> None:
@@ -121,15 +126,44 @@ def test_far_positions_differ_from_their_neighbours() -> None:
     assert (far[0] - far[1]).abs().max() > 0.5
 
 
-def test_attention_weights_are_dropped_by_the_given_probability() -> None:
+@pytest.mark.parametrize("attention", [relative_attention, cpu_attention])
+def test_attention_weights_are_dropped_by_the_given_probability(
+    attention: Callable[..., Tensor],
+) -> None:
     torch.manual_seed(0)
     q, k, r = torch.randn(1, 64, 1, 4), torch.randn(1, 64, 1, 4), torch.randn(64, 1, 4)
-    v = torch.ones(1, 64, 1, 1)  # the output is then the sum of what is left of the weights
+    v = torch.ones(1, 64, 1, 4)  # the output is then the sum of what is left of the weights
     zero = torch.zeros(1, 4)
     hidden = torch.ones(64, 64).triu(1).bool()
-    left = relative_attention(
-        q, k, v, r, content_bias_HE=zero, position_bias_HE=zero, hidden_keys=hidden, dropout=0.25
-    )
-    assert float(left[0, 0]) in (0.0, pytest.approx(4 / 3))  # the one key of the first query
+    left = attention(
+        q, torch.stack([k, v], dim=2), r, content_bias_HE=zero, position_bias_HE=zero,
+        hidden_keys=hidden, dropout=0.25,
+    )  # fmt: skip
+    assert float(left[0, 0, 0, 0]) in (0.0, pytest.approx(4 / 3))  # the first query has one key
     assert left.mean() == pytest.approx(1, abs=0.1)
     assert left.std() > 0.05
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("mem_len", [0, 3])
+@pytest.mark.parametrize("tgt_len", [1, 6])
+def test_both_implementations_drop_the_same_and_agree_also_in_gradients(
+    tgt_len: int, mem_len: int, dropout: float
+) -> None:
+    # One head and one stream: the order of heads and streams decides who gets which draw.
+    n_keys = mem_len + tgt_len
+    shapes = [(1, tgt_len, 1, 5), (1, n_keys, 2, 1, 5), (n_keys, 1, 5), (1, 5), (1, 5)]
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    q, kv, r, content, position = inputs
+    upstream = torch.randn(shapes[0], dtype=torch.float64)
+    found = []
+    for attention in (relative_attention, cpu_attention):
+        torch.manual_seed(1)
+        mixed = attention(
+            q, kv, r, content_bias_HE=content, position_bias_HE=position, dropout=dropout,
+            hidden_keys=torch.ones(tgt_len, tgt_len).triu(1).bool(),
+        )  # fmt: skip
+        found.append([mixed, *gradients(mixed, upstream, inputs)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)

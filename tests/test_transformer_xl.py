@@ -1,5 +1,6 @@
 """Transformer-XL as a whole: what it equals, what it cannot see, and what it is made of."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,7 @@ from reference import NaiveStream
 from torch import Tensor
 
 from trainer.model import attention, transformer_xl
-from trainer.model.dropout import dropout
+from trainer.model.dropout import dropout, relu_dropout
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory
 
@@ -236,13 +237,17 @@ def dropouts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...], flo
     """Notes the shape of everything that dropout is applied to, and its probability."""
     seen: list[tuple[tuple[int, ...], float]] = []
 
-    def note(x: Tensor, probability: float, *, training: bool = True) -> Tensor:
-        if training and probability > 0:
-            seen.append((tuple(x.shape), probability))
-        return dropout(x, probability, training=training)
+    def noting(drop: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def note(x: Tensor, probability: float, *, training: bool = True) -> Tensor:
+            if training and probability > 0:
+                seen.append((tuple(x.shape), probability))
+            return drop(x, probability, training=training)
 
-    monkeypatch.setattr(attention, "drop", note)
-    monkeypatch.setattr(transformer_xl, "dropout", note)
+        return note
+
+    monkeypatch.setattr(attention, "drop", noting(dropout))
+    monkeypatch.setattr(transformer_xl, "dropout", noting(dropout))
+    monkeypatch.setattr(transformer_xl, "relu_dropout", noting(relu_dropout))
     return seen
 
 
@@ -251,7 +256,7 @@ def test_dropout_is_where_the_paper_has_it(
     norm: str, dropouts: list[tuple[tuple[int, ...], float]]
 ) -> None:
     n_streams, tgt_len, mem_len, d_model, n_head, d_inner = 3, 4, 6, 8, 2, 12
-    model = tiny_model(V, norm=norm, dropout=0.25, attn_dropout=0.5)
+    model = tiny_model(V, norm=norm, dropout=0.25, attn_dropout=0.5, kernels="plain")
     segment, memory = segment_of(torch.randint(V, (n_streams, tgt_len))), empty(model, 3, mem_len)
     model(segment, memory)
     n_keys, stream = mem_len + tgt_len, (n_streams, tgt_len, d_model)

@@ -27,6 +27,7 @@ from trainer.full_state import FullState
 from trainer.lamb import Lamb
 from trainer.model.matrices import matrices
 from trainer.protocol import Memory, Output, Segment
+from trainer.reduction import average_gradients
 from trainer.schedules import Schedule, cosine
 from trainer.settings import OptimConfig
 
@@ -94,6 +95,10 @@ def build(
         dist_init_required=False,
     )  # fmt: skip
     engine = Engine(ds, names=names, optim=optim, resolved=resolved, world=world)
+    if resolved.zero_stage == 0:
+        # Before the first step: what lives as long as the run is not to lie between what comes and
+        # goes, or the heap grows by all the gradients.
+        engine.full_state.create_moments(0)
     if isinstance(optimizer, Lamb):
         is_shared_out = resolved.zero_stage > 0 and world.world_size > 1
         optimizer.cut(
@@ -132,6 +137,10 @@ class Engine:
         self.ds, self.world, self.resolved = ds, world, resolved
         self._stage = resolved.zero_stage
         self._clip = optim.gradient_clipping
+        # Theirs copies all gradients, twice; but it alone sends them in another dtype.
+        self._averages = self._stage == 0 and not resolved.values.get("communication_data_type")
+        if self._averages:
+            ds.enable_backward_allreduce = False
         self.full_state = FullState(
             ds, api=deepspeed.utils, names=names, stage=resolved.zero_stage, rank=world.rank,
             world_size=world.world_size,
@@ -204,6 +213,8 @@ class Engine:
         # DeepSpeed looks for no NaN at stage 0: it would go into the weights. This waits for the
         # device once per step, as its ZeRO stages do.
         parameters = list(self.ds.module.parameters())
+        if self._averages:
+            average_gradients(parameters, world_size=self.world.world_size)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self.grad_norm = float(norm)
         applied = bool(torch.isfinite(norm))

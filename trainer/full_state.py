@@ -63,10 +63,24 @@ class FullState:
             optimizer_step: updates that the moments saw, for Adam's bias correction.
         """
         if optimizer_step > 0 or self.optimizer_step() > 0:
-            self._create_moments(optimizer_step)
+            self.create_moments(optimizer_step)
         for name, p in self._named:
             for key, value in item(name).items():
                 self._set(p, None if key == "weight" else key, value.to(p.device))
+
+    def create_moments(self, optimizer_step: int) -> None:
+        """Make the state that the optimizer would make in its first step, as after so many."""
+        base = self._ds.basic_optimizer
+        for flat in self._flat():
+            state: dict[str, Any] = {key: torch.zeros_like(flat) for key in MOMENTS}
+            state["step"] = optimizer_step  # a plain number in DeepSpeed's Adam for the CPU
+            if "fused" in base.defaults:
+                device = flat.device if base.defaults["fused"] else torch.device("cpu")
+                state["step"] = torch.tensor(float(optimizer_step), device=device)
+            base.state[flat] = state
+        if self._stage in (1, 2):  # it links parameters to their moments once, after a first step
+            self._ds.optimizer._hp_optimizer_states_linked = False
+            self._ds.optimizer._lazy_init_hp_params_optimizer_state()
 
     def optimizer_step(self) -> int:
         """Updates that the moments have seen."""
@@ -99,20 +113,6 @@ class FullState:
         if self._stage > 0:
             return list(optimizer.single_partition_of_fp32_groups)
         return [p for _, p in self._named]
-
-    def _create_moments(self, optimizer_step: int) -> None:
-        """Make the state that the optimizer would make in its first step."""
-        base = self._ds.basic_optimizer
-        for flat in self._flat():
-            state: dict[str, Any] = {key: torch.zeros_like(flat) for key in MOMENTS}
-            state["step"] = optimizer_step  # a plain number in DeepSpeed's Adam for the CPU
-            if "fused" in base.defaults:
-                device = flat.device if base.defaults["fused"] else torch.device("cpu")
-                state["step"] = torch.tensor(float(optimizer_step), device=device)
-            base.state[flat] = state
-        if self._stage in (1, 2):  # it links parameters to their moments once, after a first step
-            self._ds.optimizer._hp_optimizer_states_linked = False
-            self._ds.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _get(self, p: Any, key: str | None) -> Tensor:
         found: Tensor

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.model.cpu_attention import cpu_attention
 from trainer.model.dropout import dropout as drop
+from trainer.model.kernels import Kernels
 
 
 def position_embedding(
@@ -42,8 +44,7 @@ def rel_shift(score_BHTS: Tensor) -> Tensor:
 
 def relative_attention(
     q_BTHE: Tensor,
-    k_BSHE: Tensor,
-    v_BSHE: Tensor,
+    kv_BS2HE: Tensor,
     r_SHE: Tensor,
     *,
     content_bias_HE: Tensor,
@@ -55,12 +56,11 @@ def relative_attention(
 
     Args:
         q_BTHE: queries of the segment.
-        k_BSHE: keys of memory and segment.
-        v_BSHE: values of memory and segment.
+        kv_BS2HE: keys and values of memory and segment.
         r_SHE: projected positions S-1 … 0.
         content_bias_HE: the paper's u.
         position_bias_HE: the paper's v.
-        hidden_keys: bool, broadcastable to `[B, H, T, S]`; every query sees at least one key.
+        hidden_keys: see `trainer.model.memory`; every query sees at least one key.
         dropout: probability of dropping an attention weight.
 
     Returns:
@@ -71,7 +71,9 @@ def relative_attention(
     content_BHTE = (q_BTHE + content_bias_HE * scale).transpose(1, 2)
     position_BHTE = (q_BTHE + position_bias_HE * scale).transpose(1, 2)
     score_BHTS = rel_shift(position_BHTE @ r_SHE.permute(1, 2, 0))
+    k_BSHE, v_BSHE = kv_BS2HE.unbind(2)
     score_BHTS = score_BHTS + content_BHTE @ k_BSHE.permute(0, 2, 3, 1)
+    hidden_keys = F.pad(hidden_keys, (k_BSHE.shape[1] - hidden_keys.shape[-1], 0))
     weight_BHTS = score_BHTS.masked_fill(hidden_keys, -torch.inf).softmax(dim=-1)
     weight_BHTS = drop(weight_BHTS.to(v_BSHE.dtype), dropout)
     return (weight_BHTS @ v_BSHE.transpose(1, 2)).transpose(1, 2)
@@ -96,7 +98,7 @@ class RelativeAttention(nn.Module):
 
     def forward(
         self, x_BTD: Tensor, memory_BMD: Tensor, position_SD: Tensor, hidden_keys: Tensor,
-        shared_biases: tuple[Tensor, Tensor] | None,
+        shared_biases: tuple[Tensor, Tensor] | None, kernels: Kernels,
     ) -> Tensor:  # fmt: skip
         """Attend from the segment to memory and segment; returns `[B, T, D]`."""
         tgt_len = x_BTD.shape[1]
@@ -105,11 +107,12 @@ class RelativeAttention(nn.Module):
             x_BSD = self.norm(x_BSD)
         heads = (self.n_head, -1)
         q_BTHE = self.query(x_BSD[:, x_BSD.shape[1] - tgt_len :]).unflatten(-1, heads)
-        k_BSHE, v_BSHE = self.key_value(x_BSD).unflatten(-1, (2, *heads)).unbind(2)
+        kv_BS2HE = self.key_value(x_BSD).unflatten(-1, (2, *heads))
         biases = shared_biases if self.biases is None else self.biases()
         assert biases is not None, "biases are either shared or the layer's own"
-        mixed_BTHE = relative_attention(
-            q_BTHE, k_BSHE, v_BSHE, self.position(position_SD).unflatten(-1, heads),
+        attend = cpu_attention if kernels is Kernels.CPU else relative_attention
+        mixed_BTHE = attend(
+            q_BTHE, kv_BS2HE, self.position(position_SD).unflatten(-1, heads),
             content_bias_HE=biases[0], position_bias_HE=biases[1], hidden_keys=hidden_keys,
             dropout=self.attn_dropout if self.training else 0.0,
         )  # fmt: skip

@@ -7,8 +7,7 @@ cache, and is what the backward pass multiplies with.
 N positions · C width · V words.
 """
 
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -75,61 +74,94 @@ class _LinearNll(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden_NC: Tensor, targets_N: Tensor, dtype: torch.dtype, keep: bool,
-        handoff: Handoff | None, cluster: int, *flat: Tensor,
+        handoff: Handoff | None, cluster: int, *tables: Tensor,
     ) -> Tensor:  # fmt: skip
         """`[N]`; `keep` says whether a backward pass may follow."""
         hidden = hidden_NC.to(dtype)
-        weights = [tensor.to(dtype) for tensor in flat[::2]]
-        biases = [tensor.to(dtype) for tensor in flat[1::2]]
-        borders = [0, *accumulate(len(weight) for weight in weights)]
-        n_rows, n_words = len(hidden), borders[-1]
+        n_rows, n_words = len(hidden), sum(map(len, tables[::2]))
         wide = torch.promote_types(dtype, torch.float32)
         error_NV = hidden.new_empty(n_rows if keep else 0, n_words)
         nll_N: Tensor = hidden.new_empty(n_rows, dtype=wide)
         total_N = torch.ones_like(nll_N)
         known_N = targets_N != IGNORED
         index_N = targets_N.clamp_min(0)
-        for rows in _blocks(n_rows, n_words):
-            logits = error_NV[rows] if keep and dtype == wide else None
-            if logits is None:
-                logits = hidden.new_empty(rows.stop - rows.start, n_words)
-            for weight, bias, (low, high) in zip(weights, biases, pairwise(borders), strict=True):
-                torch.addmm(bias, hidden[rows], weight.t(), out=logits[:, low:high])
-            exact = logits.to(wide)
-            index = index_N[rows, None]
-            exact.sub_(exact.amax(dim=1, keepdim=True))
-            chosen = exact.gather(1, index)[:, 0]
-            total = exact.exp_().sum(dim=1)
-            nll_N[rows] = (total.log() - chosen) * known_N[rows]
-            if keep:
-                # Times the total, probabilities less one where the target is.
-                exact.scatter_add_(1, index, -total[:, None])
-                total_N[rows] = total
-                if exact is not logits:
-                    error_NV[rows] = exact
-        ctx.save_for_backward(hidden, error_NV, known_N / total_N, *weights)
-        ctx.borders, ctx.handoff, ctx.cluster = borders, handoff, cluster
-        ctx.dtypes = hidden_NC.dtype, [tensor.dtype for tensor in flat[::2]]
-        return nll_N
+        # A small table stays in the cache while the rows go by in blocks; a large one goes by once.
+        is_small = n_words * hidden.shape[1] <= 2 * _BLOCK_LOGITS
+        small = list(_pieces(tables, dtype)) if is_small else None
+        for rows in _blocks(n_rows, n_words, size=_BLOCK_LOGITS * (1 if is_small else 8)):
+            logits = error_NV[rows] if keep else hidden.new_empty(rows.stop - rows.start, n_words)
+            for weight, bias, words in small or _pieces(tables, dtype):
+                torch.addmm(bias, hidden[rows], weight.t(), out=logits[:, words])
+            for block in _blocks(len(logits), n_words, size=_BLOCK_LOGITS):
+                these = slice(rows.start + block.start, rows.start + block.stop)
+                nll_N[these], total_N[these] = _errors(logits[block], index_N[these], keep=keep)
+        ctx.save_for_backward(hidden, error_NV, known_N / total_N, *tables)
+        ctx.handoff, ctx.cluster, ctx.hidden_dtype = handoff, cluster, hidden_NC.dtype
+        return nll_N.mul_(known_N)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Of the hidden states, then of each table's weight and bias."""
-        hidden, error_NV, share_N, *weights = ctx.saved_tensors
+        hidden, error_NV, share_N, *tables = ctx.saved_tensors
         scale_N1 = (grads[0] * share_N)[:, None]
-        hidden_dtype, weight_dtypes = ctx.dtypes
         scaled_NC = (hidden * scale_N1).to(hidden.dtype)
-        grad_NC, of_tables = torch.zeros_like(hidden), list[Tensor]()
-        parts = zip(weights, weight_dtypes, pairwise(ctx.borders), strict=True)
-        for weight, dtype, (low, high) in parts:
-            part_NV = error_NV[:, low:high]
-            grad_NC.addmm_(part_NV, weight)
-            bias_V1 = part_NV.t() @ scale_N1.to(hidden.dtype)
-            of_tables += [(part_NV.t() @ scaled_NC).to(dtype), bias_V1[:, 0]]
+        grad_NC = torch.zeros_like(hidden, dtype=share_N.dtype)
+        of_tables = [torch.empty_like(tensor) for tensor in tables]
+        written = _pieces(of_tables, None)
+        for (weight, _, words), (of_weight, of_bias, _) in zip(
+            _pieces(tables, hidden.dtype), written, strict=True
+        ):
+            part_VN = error_NV[:, words].t()
+            grad_NC += part_VN.t() @ weight
+            of_bias.copy_((part_VN @ scale_N1.to(hidden.dtype))[:, 0])
+            if of_weight.dtype == hidden.dtype:
+                torch.mm(part_VN, scaled_NC, out=of_weight)
+            else:
+                of_weight.copy_(part_VN @ scaled_NC)
         if ctx.handoff is not None:
             ctx.handoff.put(ctx.cluster, of_tables[0])
-        grad_NC = (grad_NC * scale_N1).to(hidden_dtype)
+        grad_NC = (grad_NC * scale_N1).to(ctx.hidden_dtype)
         return grad_NC, None, None, None, None, None, *of_tables
+
+
+def _errors(logits: Tensor, index_N: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
+    """Nats and the softmax's total of each row.
+
+    With `keep` the logits become, times that total, the probabilities less one at the target.
+    """
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    exact.sub_(exact.amax(dim=1, keepdim=True))
+    chosen_N = exact.gather(1, index_N[:, None])[:, 0]
+    total_N = exact.exp_().sum(dim=1)
+    if keep:
+        exact.scatter_add_(1, index_N[:, None], -total_N[:, None])
+        if exact is not logits:
+            logits.copy_(exact)
+    return total_N.log() - chosen_N, total_N
+
+
+def _pieces(
+    tables: Sequence[Tensor], dtype: torch.dtype | None
+) -> Iterator[tuple[Tensor, Tensor, slice]]:
+    """Some words' weight and bias in `dtype`, and where they are among all words.
+
+    A table that is not in `dtype` is never there whole in it as well: the tables are most of a
+    model.
+    """
+    first = 0
+    for weight, bias in zip(tables[::2], tables[1::2], strict=True):
+        n_words = max(1, _BLOCK_LOGITS // weight.shape[1])
+        for low in range(0, len(weight), n_words):
+            words = slice(low, min(low + n_words, len(weight)))
+            there = slice(first + words.start, first + words.stop)
+            yield weight[words].to(dtype), bias[words].to(dtype), there
+        first += len(weight)
+
+
+def _blocks(n_rows: int, n_words: int, *, size: int) -> list[slice]:
+    """The rows in blocks of at most `size` logits, if that is 16 rows."""
+    n = max(16, size // n_words)
+    return [slice(low, min(low + n, n_rows)) for low in range(0, n_rows, n)]
 
 
 class TiedEmbedding(torch.autograd.Function):
@@ -154,8 +186,3 @@ class TiedEmbedding(torch.autograd.Function):
             return None, begun_VC.index_add_(0, ids_N, grads[0]), None, None
         begun_VC.index_add_(0, ids_N, grads[0].to(begun_VC.dtype))
         return None, None, None, None
-
-
-def _blocks(n_rows: int, n_words: int) -> list[slice]:
-    size = max(16, _BLOCK_LOGITS // n_words)
-    return [slice(low, min(low + size, n_rows)) for low in range(0, n_rows, size)]

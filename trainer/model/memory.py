@@ -60,24 +60,38 @@ def forget_rows(memory: Memory, keep_B: Tensor) -> Memory:
     )
 
 
-def hidden_keys(memory: Memory, segment: Segment, *, same_length: bool) -> Tensor:
-    """Which keys a query may not see: bool `[T, S]` for all rows, or `[B, 1, T, S]`.
+def visible_from(memory: Memory, segment: Segment, *, same_length: bool) -> Tensor | None:
+    """The first key that each query sees: int64 `[1, T]` or `[B, T]`, or None where it is key 0.
 
     Key j of S is seen by query i iff visible_from <= j <= i + M, where visible_from is the largest
     of M - valid, the start of the query's document, and with `same_length` i + 1.
     """
-    mem_len = memory.hidden_LBMD.shape[2]
-    tgt_len = segment.tokens_BT.shape[1]
-    device = memory.valid_B.device
-    query_T1 = torch.arange(tgt_len, device=device)[:, None]
-    key_S = torch.arange(mem_len + tgt_len, device=device)
-    hidden_TS = key_S > query_T1 + mem_len
+    mem_len, tgt_len = memory.hidden_LBMD.shape[2], segment.tokens_BT.shape[1]
+    first_1T = None
     if same_length:
-        hidden_TS = hidden_TS | (key_S < query_T1 + 1)
+        first_1T = torch.arange(1, tgt_len + 1, device=memory.valid_B.device)[None]
     if segment.starts_BT is None and memory.valid_min == mem_len:
-        return hidden_TS
-    visible_from_BT = (mem_len - memory.valid_B)[:, None].expand(-1, tgt_len)
+        return first_1T
+    first_BT = (mem_len - memory.valid_B)[:, None].expand(-1, tgt_len)
     if segment.starts_BT is not None:
         starts_BT = segment.starts_BT
-        visible_from_BT = torch.where(starts_BT >= 0, mem_len + starts_BT, visible_from_BT)
-    return (hidden_TS | (key_S < visible_from_BT[:, :, None]))[:, None]
+        first_BT = torch.where(starts_BT >= 0, mem_len + starts_BT, first_BT)
+    return first_BT if first_1T is None else torch.maximum(first_BT, first_1T)
+
+
+def hidden_keys(memory: Memory, segment: Segment, *, same_length: bool) -> Tensor:
+    """Which of the newest keys a query may not see: bool `[T, n]`, or `[B, 1, T, n]`.
+
+    These are the segment's own, n = T, where all of memory is seen, and else all, n = S.
+    """
+    first_BT = visible_from(memory, segment, same_length=same_length)
+    mem_len, tgt_len = memory.hidden_LBMD.shape[2], segment.tokens_BT.shape[1]
+    device = memory.valid_B.device
+    query_T1 = torch.arange(mem_len, mem_len + tgt_len, device=device)[:, None]
+    oldest = mem_len if first_BT is None else 0
+    key_n = torch.arange(oldest, mem_len + tgt_len, device=device)
+    hidden_Tn = key_n > query_T1
+    if first_BT is None:
+        return hidden_Tn
+    hidden_BTn = hidden_Tn | (key_n < first_BT[:, :, None])
+    return hidden_BTn[:, None] if len(hidden_BTn) > 1 else hidden_BTn[0]

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from trainer.config import ModelConfig
 from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from trainer.model.attention import PositionBiases, RelativeAttention, position_embedding
-from trainer.model.dropout import dropout
+from trainer.model.dropout import dropout, relu_dropout
+from trainer.model.kernels import Kernels, choose_kernels
 from trainer.model.linear_nll import Handoff
 from trainer.model.memory import empty_memory, hidden_keys, remember
 from trainer.protocol import Memory, Output, Segment
@@ -30,8 +31,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """`[B, T, D]` to `[B, T, D]`."""
-        inner_BTF = self.inner(self.norm(x_BTD) if self.pre_norm else x_BTD).relu()
-        inner_BTF = dropout(inner_BTF, self.dropout, training=self.training)
+        inner_BTF = self.inner(self.norm(x_BTD) if self.pre_norm else x_BTD)
+        inner_BTF = relu_dropout(inner_BTF, self.dropout, training=self.training)
         out_BTD = x_BTD + dropout(self.outer(inner_BTF), self.dropout, training=self.training)
         return out_BTD if self.pre_norm else cast(Tensor, self.norm(out_BTD))
 
@@ -54,10 +55,10 @@ class Layer(nn.Module):
 
     def forward(
         self, x_BTD: Tensor, memory_BMD: Tensor, position_SD: Tensor, hidden: Tensor,
-        shared_biases: tuple[Tensor, Tensor] | None,
+        shared_biases: tuple[Tensor, Tensor] | None, kernels: Kernels,
     ) -> Tensor:  # fmt: skip
         """The segment one layer on, `[B, T, D]`."""
-        x_BTD = self.attention(x_BTD, memory_BMD, position_SD, hidden, shared_biases)
+        x_BTD = self.attention(x_BTD, memory_BMD, position_SD, hidden, shared_biases, kernels)
         return cast(Tensor, self.feed_forward(x_BTD))
 
 
@@ -110,9 +111,9 @@ class TransformerXL(nn.Module):
 
         In fp16 its probabilities would be too coarse, and on a GPU its blocks of rows too many.
         """
-        hidden_LBMD = memory.hidden_LBMD
-        fits = hidden_LBMD.device.type == "cpu" and hidden_LBMD.dtype != torch.float16
-        return Handoff() if fits and self.config.kernels == "auto" else None
+        kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
+        fits = memory.hidden_LBMD.dtype != torch.float16
+        return Handoff() if fits and kernels is Kernels.CPU else None
 
     def _read(
         self, segment: Segment, memory: Memory, clamp_len: int | None, same_length: bool,
@@ -128,11 +129,12 @@ class TransformerXL(nn.Module):
         )  # fmt: skip
         position_SD = dropout(position_SD, probability, training=self.training)
         hidden = hidden_keys(memory, segment, same_length=same_length)
+        kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
         biases = self.biases() if self.biases is not None else None
         inputs_LBTD = []
         for layer, memory_BMD in zip(self.layers, memory.hidden_LBMD, strict=True):
             inputs_LBTD.append(x_BTD)
-            args = (x_BTD, memory_BMD, position_SD, hidden, biases)
+            args = (x_BTD, memory_BMD, position_SD, hidden, biases, kernels)
             if self.config.activation_checkpointing and self.training:
                 x_BTD = checkpoint(layer, *args, use_reentrant=False)
             else:

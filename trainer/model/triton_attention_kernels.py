@@ -1,0 +1,236 @@
+"""The kernels of `triton_attention`: one program per block of queries, or of keys, of one head.
+
+rel_shift is an address: the position score of key j for query i lies in column j - i + T - 1 of
+row i. With P the weights and dP the gradient of them, dS = P·(dP - delta), delta the sum of a
+query's out·d_out; weights come back from the scores as exp(score - log_sum).
+
+B streams · T tgt_len · S n_keys · H heads · E d_head · Q, K a block's queries, keys.
+"""
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def forward(
+    query_BTHE, query_b, query_t, query_h, kv_BS2HE, kv_b, kv_s, kv_2, kv_h,
+    position_BHTS, position_b, position_h, position_t, visible_from_BT, visible_b, visible_t,
+    seed, dropout, tgt_len, n_keys, d_head, log_sum_BHT, out_BTHE,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    """By queries: `out`, and the logarithm of the sum of the softmax's exponentials."""
+    head, stream = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    n_head = tl.num_programs(1)
+    row = stream * n_head + head
+    wide = log_sum_BHT.dtype.element_ty
+    query_Q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    from_Q = first_visible(visible_from_BT, stream * visible_b, visible_t, query_Q, tgt_len)
+    query_BTHE += stream * query_b + head * query_h
+    kv_BS2HE += stream * kv_b + head * kv_h
+    position_TS = position_BHTS + stream * position_b + head * position_h
+    position_Q1 = shifted(position_TS, query_Q, position_t, tgt_len)
+    weight_Q1 = (row * tgt_len + query_Q[:, None]) * n_keys
+    until_Q = query_Q + n_keys - tgt_len + 1
+    query_QE = load_rows(query_BTHE, query_Q, query_t, tgt_len, d_head, BLOCK_E)
+    # Finite: exp(-inf - -inf) would be NaN where a block holds no key that some query sees.
+    best_Q = tl.full([BLOCK_Q], -3e38, wide)
+    sum_Q = tl.zeros([BLOCK_Q], wide)
+    out_QE = tl.zeros([BLOCK_Q, BLOCK_E], wide)
+    first = tl.min(from_Q, axis=0) // BLOCK_K * BLOCK_K
+    end = tl.minimum((tl.program_id(0) + 1) * BLOCK_Q, tgt_len) + n_keys - tgt_len
+    for start in range(first, end, BLOCK_K):
+        key_K = start + tl.arange(0, BLOCK_K)
+        key_KE = load_rows(kv_BS2HE, key_K, kv_s, n_keys, d_head, BLOCK_E)
+        value_KE = load_rows(kv_BS2HE + kv_2, key_K, kv_s, n_keys, d_head, BLOCK_E)
+        score_QK = scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q)
+        better_Q = tl.maximum(best_Q, tl.max(score_QK, axis=1))
+        weight_QK = tl.exp(score_QK - better_Q[:, None])
+        shrink_Q = tl.exp(best_Q - better_Q)
+        sum_Q = sum_Q * shrink_Q + tl.sum(weight_QK, axis=1)
+        if seed is not None:
+            weight_QK *= kept(seed, weight_Q1, key_K, dropout)
+        out_QE = out_QE * shrink_Q[:, None]
+        out_QE += tl.dot(weight_QK.to(value_KE.dtype), value_KE, input_precision="ieee")
+        best_Q = better_Q
+    # The best key alone is worth 1: less is in rows past the segment only, which are not stored.
+    sum_Q = tl.maximum(sum_Q, 1.0)
+    tl.store(log_sum_BHT + row * tgt_len + query_Q, best_Q + tl.log(sum_Q), query_Q < tgt_len)
+    out_BTHE += (stream * tgt_len * n_head + head) * d_head
+    out_QE = out_QE / sum_Q[:, None]
+    store_rows(out_BTHE, out_QE, query_Q, n_head * d_head, tgt_len, d_head, BLOCK_E)
+
+
+@triton.jit
+def backward_by_query(
+    query_BTHE, query_b, query_t, query_h, kv_BS2HE, kv_b, kv_s, kv_2, kv_h,
+    position_BHTS, position_b, position_h, position_t, visible_from_BT, visible_b, visible_t,
+    seed, dropout, tgt_len, n_keys, d_head, log_sum_BHT, out_BTHE, d_out_BTHE,
+    delta_BHT, d_query_BTHE, d_position_BHTS,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    """By queries: `delta`, `d_query`, and every element of their rows of `d_position` once."""
+    head, stream = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    n_head = tl.num_programs(1)
+    row = stream * n_head + head
+    wide = log_sum_BHT.dtype.element_ty
+    query_Q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    real_Q = query_Q < tgt_len
+    from_Q = first_visible(visible_from_BT, stream * visible_b, visible_t, query_Q, tgt_len)
+    query_BTHE += stream * query_b + head * query_h
+    kv_BS2HE += stream * kv_b + head * kv_h
+    position_TS = position_BHTS + stream * position_b + head * position_h
+    position_Q1 = shifted(position_TS, query_Q, position_t, tgt_len)
+    weight_Q1 = (row * tgt_len + query_Q[:, None]) * n_keys
+    until_Q = query_Q + n_keys - tgt_len + 1
+    query_QE = load_rows(query_BTHE, query_Q, query_t, tgt_len, d_head, BLOCK_E)
+    place, stride = (stream * tgt_len * n_head + head) * d_head, n_head * d_head
+    out_QE = load_rows(out_BTHE + place, query_Q, stride, tgt_len, d_head, BLOCK_E)
+    d_out_QE = load_rows(d_out_BTHE + place, query_Q, stride, tgt_len, d_head, BLOCK_E)
+    delta_Q = tl.sum(out_QE.to(wide) * d_out_QE.to(wide), axis=1)
+    tl.store(delta_BHT + row * tgt_len + query_Q, delta_Q, real_Q)
+    log_sum_Q = tl.load(log_sum_BHT + row * tgt_len + query_Q, real_Q, other=0.0)
+    d_query_QE = tl.zeros([BLOCK_Q, BLOCK_E], wide)
+    d_position_TS = d_position_BHTS + row * tgt_len * n_keys
+    d_position_Q1 = shifted(d_position_TS, query_Q, n_keys, tgt_len)
+    first = tl.min(from_Q, axis=0) // BLOCK_K * BLOCK_K
+    end = tl.minimum((tl.program_id(0) + 1) * BLOCK_Q, tgt_len) + n_keys - tgt_len
+    # Keys that none of these queries sees, and columns that are no key's: those count as -1, -2 …
+    for start in range(tl.program_id(0) * BLOCK_Q + 1 - tgt_len, first, BLOCK_K):
+        key_1K = start + tl.arange(0, BLOCK_K)[None, :]
+        inside_QK = (key_1K > query_Q[:, None] - tgt_len) & (key_1K < until_Q[:, None])
+        tl.store(d_position_Q1 + key_1K, 0.0, real_Q[:, None] & inside_QK & (key_1K < first))
+    for start in range(first, end, BLOCK_K):
+        key_K = start + tl.arange(0, BLOCK_K)
+        key_KE = load_rows(kv_BS2HE, key_K, kv_s, n_keys, d_head, BLOCK_E)
+        value_KE = load_rows(kv_BS2HE + kv_2, key_K, kv_s, n_keys, d_head, BLOCK_E)
+        score_QK = scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q)
+        d_weight_QK = tl.dot(d_out_QE, tl.trans(value_KE), input_precision="ieee")
+        if seed is not None:
+            d_weight_QK *= kept(seed, weight_Q1, key_K, dropout)
+        d_score_QK = tl.exp(score_QK - log_sum_Q[:, None]) * (d_weight_QK - delta_Q[:, None])
+        d_score_QK = d_score_QK.to(key_KE.dtype)
+        inside_QK = real_Q[:, None] & (key_K[None, :] < until_Q[:, None])
+        tl.store(d_position_Q1 + key_K[None, :], d_score_QK, inside_QK)
+        d_query_QE += tl.dot(d_score_QK, key_KE, input_precision="ieee")
+    store_rows(d_query_BTHE + place, d_query_QE, query_Q, stride, tgt_len, d_head, BLOCK_E)
+
+
+@triton.jit
+def backward_by_key(
+    query_BTHE, query_b, query_t, query_h, kv_BS2HE, kv_b, kv_s, kv_2, kv_h,
+    position_BHTS, position_b, position_h, position_t, visible_from_BT, visible_b, visible_t,
+    seed, dropout, tgt_len, n_keys, d_head, log_sum_BHT, d_out_BTHE, delta_BHT, d_kv_BS2HE,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    """By keys: the gradients of keys and values, zero where no query sees them."""
+    head, stream = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    n_head = tl.num_programs(1)
+    row = stream * n_head + head
+    wide = log_sum_BHT.dtype.element_ty
+    key_K = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
+    query_BTHE += stream * query_b + head * query_h
+    kv_BS2HE += stream * kv_b + head * kv_h
+    position_TS = position_BHTS + stream * position_b + head * position_h
+    d_out_BTHE += (stream * tgt_len * n_head + head) * d_head
+    key_KE = load_rows(kv_BS2HE, key_K, kv_s, n_keys, d_head, BLOCK_E)
+    value_KE = load_rows(kv_BS2HE + kv_2, key_K, kv_s, n_keys, d_head, BLOCK_E)
+    d_key_KE = tl.zeros([BLOCK_K, BLOCK_E], wide)
+    d_value_KE = tl.zeros([BLOCK_K, BLOCK_E], wide)
+    first = tl.maximum(tl.program_id(0) * BLOCK_K + tgt_len - n_keys, 0) // BLOCK_Q * BLOCK_Q
+    end = last_seeing(
+        visible_from_BT, stream * visible_b, visible_t, first, tgt_len,
+        (tl.program_id(0) + 1) * BLOCK_K, BLOCK_Q,
+    )  # fmt: skip
+    for start in range(first, end, BLOCK_Q):
+        query_Q = start + tl.arange(0, BLOCK_Q)
+        from_Q = first_visible(visible_from_BT, stream * visible_b, visible_t, query_Q, tgt_len)
+        query_QE = load_rows(query_BTHE, query_Q, query_t, tgt_len, d_head, BLOCK_E)
+        d_out_QE = load_rows(d_out_BTHE, query_Q, n_head * d_head, tgt_len, d_head, BLOCK_E)
+        position_Q1 = shifted(position_TS, query_Q, position_t, tgt_len)
+        weight_Q1 = (row * tgt_len + query_Q[:, None]) * n_keys
+        until_Q = query_Q + n_keys - tgt_len + 1
+        log_sum_Q = tl.load(log_sum_BHT + row * tgt_len + query_Q, query_Q < tgt_len, other=0.0)
+        delta_Q = tl.load(delta_BHT + row * tgt_len + query_Q, query_Q < tgt_len, other=0.0)
+        score_QK = scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q)
+        weight_QK = tl.exp(score_QK - log_sum_Q[:, None])
+        left_QK = weight_QK
+        d_weight_QK = tl.dot(d_out_QE, tl.trans(value_KE), input_precision="ieee")
+        if seed is not None:
+            kept_QK = kept(seed, weight_Q1, key_K, dropout)
+            left_QK = weight_QK * kept_QK
+            d_weight_QK *= kept_QK
+        left_KQ = tl.trans(left_QK.to(d_out_QE.dtype))
+        d_value_KE += tl.dot(left_KQ, d_out_QE, input_precision="ieee")
+        d_score_QK = weight_QK * (d_weight_QK - delta_Q[:, None])
+        d_score_KQ = tl.trans(d_score_QK.to(query_QE.dtype))
+        d_key_KE += tl.dot(d_score_KQ, query_QE, input_precision="ieee")
+    d_kv_BS2HE += (stream * n_keys * 2 * n_head + head) * d_head
+    stride = 2 * n_head * d_head
+    store_rows(d_kv_BS2HE, d_key_KE, key_K, stride, n_keys, d_head, BLOCK_E)
+    d_kv_BS2HE += n_head * d_head
+    store_rows(d_kv_BS2HE, d_value_KE, key_K, stride, n_keys, d_head, BLOCK_E)
+
+
+@triton.jit
+def first_visible(visible_from_BT, stream_at, visible_t, query_Q, tgt_len):
+    """The first key that each query sees; none at all for queries past the segment."""
+    from_Q = tl.where(query_Q < tgt_len, 0, 1 << 30)
+    if visible_from_BT is not None:
+        place_Q = stream_at + query_Q.to(tl.int64) * visible_t
+        from_Q += tl.load(visible_from_BT + place_Q, query_Q < tgt_len, other=0).to(tl.int32)
+    return from_Q
+
+
+@triton.jit
+def last_seeing(
+    visible_from_BT, stream_at, visible_t, first, tgt_len, end_key, BLOCK_Q: tl.constexpr
+):  # fmt: skip
+    """After the last query, of those from `first` on, that sees some key before `end_key`."""
+    end = tgt_len
+    if visible_from_BT is not None:
+        end = first
+        for start in range(first, tgt_len, BLOCK_Q):
+            query_Q = start + tl.arange(0, BLOCK_Q)
+            from_Q = first_visible(visible_from_BT, stream_at, visible_t, query_Q, tgt_len)
+            end = tl.maximum(end, tl.max(tl.where(from_Q < end_key, query_Q + 1, 0), axis=0))
+    return end
+
+
+@triton.jit
+def shifted(matrix_TS, query_Q, stride, tgt_len):
+    """What to add a key to for its element of the queries' rows, `[Q, 1]`: rel_shift."""
+    query_Q1 = query_Q[:, None].to(tl.int64)
+    return matrix_TS + query_Q1 * stride + (tgt_len - 1 - query_Q1)
+
+
+@triton.jit
+def scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q):
+    """Content and position scores, `[Q, K]`; -inf where the query does not see the key."""
+    sees_QK = (key_K[None, :] >= from_Q[:, None]) & (key_K[None, :] < until_Q[:, None])
+    position_QK = tl.load(position_Q1 + key_K[None, :], sees_QK, other=float("-inf"))
+    return tl.dot(query_QE, tl.trans(key_KE), input_precision="ieee") + position_QK
+
+
+@triton.jit
+def kept(seed, weight_Q1, key_K, dropout):
+    """What dropout multiplies weights by, 0 or 1 / (1 - dropout): the same however it is cut."""
+    keep_QK = tl.rand(tl.load(seed), weight_Q1 + key_K[None, :]) >= dropout
+    return tl.where(keep_QK, 1 / (1 - dropout), 0.0)
+
+
+@triton.jit
+def load_rows(first, row_R, stride, n_rows, width, BLOCK_E: tl.constexpr):
+    """Rows of a matrix at `first`, `[R, BLOCK_E]`, zero beyond its borders."""
+    column_1E = tl.arange(0, BLOCK_E)[None, :]
+    place_RE = row_R[:, None].to(tl.int64) * stride + column_1E
+    return tl.load(first + place_RE, (row_R[:, None] < n_rows) & (column_1E < width), other=0.0)
+
+
+@triton.jit
+def store_rows(first, value_RE, row_R, stride, n_rows, width, BLOCK_E: tl.constexpr):
+    """The inverse of `load_rows`, in the dtype of the matrix."""
+    column_1E = tl.arange(0, BLOCK_E)[None, :]
+    place_RE = row_R[:, None].to(tl.int64) * stride + column_1E
+    inside_RE = (row_R[:, None] < n_rows) & (column_1E < width)
+    tl.store(first + place_RE, value_RE.to(first.dtype.element_ty), inside_RE)

@@ -1,0 +1,238 @@
+"""Residual connection, its dropout and LayerNorm in one pass over each row, in Triton.
+
+Rows are padded: of P stored columns the first `width` count. What lies in the others makes no
+difference and comes out as zero, in values and in gradients. Statistics and sums are in fp32 at
+least. The backward pass keeps the inputs alone: a row lies in registers, where to normalise it
+again is cheaper than to store and load what comes of it.
+
+R rows and C columns of the tile that a program holds · N rows · P stored columns · D width.
+"""
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+#: Elements of a tile: what the threads of a program hold in registers.
+_TILE = 1024
+#: Tiles of a program of the backward pass, which share one partial sum.
+_N_TILES = 8
+
+
+def residual_norm(
+    x: Tensor, branch: Tensor, weight_D: Tensor, bias_D: Tensor, *,
+    width: int, dropout: float = 0.0, seed: Tensor | None = None, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    """LayerNorm of `x + dropout(branch)` over the first `width` columns; `[..., P]` like `x`.
+
+    Args:
+        x: `[..., P]`; its dtype is the result's.
+        branch: `[..., P]`, what the sublayer has made of `x`.
+        weight_D: the norm's weight, `[width]`, in any floating dtype.
+        bias_D: the norm's bias, `[width]`.
+        width: columns that count.
+        dropout: probability of dropping an element of `branch`.
+        seed: one int64 on the device, of this place and step alone; None without dropout. The
+            backward pass reads it again.
+        eps: added to the variance.
+    """
+    return _apply(x, branch, weight_D, bias_D, seed, width, dropout, eps)
+
+
+def norm(
+    x: Tensor, weight_D: Tensor, bias_D: Tensor, *, width: int, eps: float = 1e-5
+) -> Tensor:  # fmt: skip
+    """LayerNorm over the first `width` columns; arguments as in `residual_norm`."""
+    return _apply(x, None, weight_D, bias_D, None, width, 0.0, eps)
+
+
+def residual(
+    x: Tensor, branch: Tensor, *, width: int, dropout: float = 0.0, seed: Tensor | None = None
+) -> Tensor:
+    """`x + dropout(branch)` in the first `width` columns; arguments as in `residual_norm`."""
+    return _apply(x, branch, None, None, seed, width, dropout, 0.0)
+
+
+def _apply(
+    x: Tensor, branch: Tensor | None, weight_D: Tensor | None, bias_D: Tensor | None,
+    seed: Tensor | None, width: int, dropout: float, eps: float,
+) -> Tensor:  # fmt: skip
+    assert dropout == 0 or seed is not None, "dropout takes a seed"
+    out: Tensor = _ResidualNorm.apply(
+        x, branch, weight_D, bias_D, seed if dropout > 0 else None, width, dropout, eps
+    )
+    return out
+
+
+class _ResidualNorm(torch.autograd.Function):
+    """Without a weight it does not normalise, without a branch it does not add."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, branch: Tensor | None, weight_D: Tensor | None, bias_D: Tensor | None,
+        seed: Tensor | None, width: int, dropout: float, eps: float,
+    ) -> Tensor:  # fmt: skip
+        """`[..., P]` like `x`."""
+        x = x.contiguous()
+        branch = None if branch is None else branch.contiguous()
+        out = torch.empty_like(x)
+        sizes = _sizes(x)
+        _forward_kernel[(triton.cdiv(sizes["n_rows"], sizes["ROWS"]),)](
+            x, branch, weight_D, bias_D, seed, out, width, dropout, eps, **sizes
+        )
+        inputs = (x, branch) if weight_D is not None else (None, None)
+        ctx.save_for_backward(*inputs, weight_D, seed)
+        ctx.settings = width, dropout, eps
+        ctx.branch_dtype = None if branch is None else branch.dtype
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Of `x`, the branch, the weight and the bias."""
+        x, branch, weight_D, seed = ctx.saved_tensors
+        d_out = grads[0].contiguous()
+        d_x = torch.empty_like(d_out)
+        d_branch = None if seed is None else torch.empty_like(d_out, dtype=ctx.branch_dtype)
+        sizes = _sizes(d_out)
+        n_programs = triton.cdiv(sizes["n_rows"], sizes["ROWS"] * _N_TILES)
+        partial = None
+        if weight_D is not None:
+            partial = d_out.new_empty(
+                2, n_programs, len(weight_D), dtype=torch.promote_types(d_out.dtype, torch.float32)
+            )
+        _backward_kernel[(n_programs,)](
+            x, branch, weight_D, seed, d_out, d_x, d_branch, partial, *ctx.settings, **sizes,
+            TILES=_N_TILES,
+        )  # fmt: skip
+        # Autograd gives gradients the dtypes of what they are gradients of.
+        if d_branch is None and ctx.branch_dtype is not None:
+            d_branch = d_x
+        d_affine = (None, None) if partial is None else partial.sum(1)
+        return d_x, d_branch, *d_affine, None, None, None, None
+
+
+def _sizes(x: Tensor) -> dict[str, Any]:
+    """How rows `[..., P]` are cut into tiles, and what is computed in."""
+    n_stored = x.shape[-1]
+    n_columns = max(16, triton.next_power_of_2(n_stored))
+    return {
+        "n_rows": x.numel() // n_stored, "PITCH": n_stored, "ROWS": max(1, _TILE // n_columns),
+        "COLUMNS": n_columns, "WIDE": wide(x), "num_warps": 4 if n_columns <= 2 * _TILE else 8,
+    }  # fmt: skip
+
+
+def wide(x: Tensor) -> tl.dtype:
+    """What sums over elements of `x` are computed in."""
+    return tl.float64 if x.dtype == torch.float64 else tl.float32
+
+
+@triton.jit
+def _forward_kernel(
+    x, branch, weight_D, bias_D, seed, out, width, dropout, eps, n_rows,
+    PITCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    row_R1 = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    column_1C = tl.arange(0, COLUMNS)[None, :]
+    at_RC = row_R1 * PITCH + column_1C
+    stored_RC = (row_R1 < n_rows) & (column_1C < PITCH)
+    scale_RC = 1.0
+    if seed is not None:
+        scale_RC = dropout_scale(seed, dropout, row_R1, 0, PITCH, ROWS, COLUMNS)
+    value_RC = _total(x, branch, scale_RC, at_RC, stored_RC, column_1C < width, WIDE)
+    if weight_D is not None:
+        value_RC, _ = _normalised(value_RC, column_1C < width, width, eps)
+        weight_1C = tl.load(weight_D + column_1C, mask=column_1C < width, other=0.0)
+        bias_1C = tl.load(bias_D + column_1C, mask=column_1C < width, other=0.0)
+        value_RC = value_RC * weight_1C.to(WIDE) + bias_1C.to(WIDE)
+        value_RC = tl.where(column_1C < width, value_RC, 0.0)
+    tl.store(out + at_RC, value_RC, mask=stored_RC)
+
+
+@triton.jit
+def _backward_kernel(
+    x, branch, weight_D, seed, d_out, d_x, d_branch, partial, width, dropout, eps, n_rows,
+    PITCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr,
+    TILES: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    column_1C = tl.arange(0, COLUMNS)[None, :]
+    if weight_D is not None:
+        weight_1C = tl.load(weight_D + column_1C, mask=column_1C < width, other=0.0).to(WIDE)
+    d_weight_RC = tl.zeros((ROWS, COLUMNS), WIDE)
+    d_bias_RC = tl.zeros((ROWS, COLUMNS), WIDE)
+    for tile in range(TILES):
+        row_R1 = ((program * TILES + tile) * ROWS + tl.arange(0, ROWS))[:, None]
+        at_RC = row_R1 * PITCH + column_1C
+        stored_RC = (row_R1 < n_rows) & (column_1C < PITCH)
+        d_RC = load_counted(d_out, at_RC, stored_RC, column_1C < width, WIDE)
+        scale_RC = 1.0
+        if seed is not None:
+            scale_RC = dropout_scale(seed, dropout, row_R1, 0, PITCH, ROWS, COLUMNS)
+        if weight_D is not None:
+            total_RC = _total(x, branch, scale_RC, at_RC, stored_RC, column_1C < width, WIDE)
+            normal_RC, rstd_R1 = _normalised(total_RC, column_1C < width, width, eps)
+            d_weight_RC += d_RC * normal_RC
+            d_bias_RC += d_RC
+            d_RC *= weight_1C
+            along_R1 = tl.sum(d_RC * normal_RC, axis=1)[:, None] / width
+            mean_R1 = tl.sum(d_RC, axis=1)[:, None] / width
+            d_RC = (d_RC - normal_RC * along_R1 - mean_R1) * rstd_R1
+            d_RC = tl.where(column_1C < width, d_RC, 0.0)
+        tl.store(d_x + at_RC, d_RC, mask=stored_RC)
+        if d_branch is not None:
+            tl.store(d_branch + at_RC, d_RC * scale_RC, mask=stored_RC)
+    if weight_D is not None:
+        column_C = tl.arange(0, COLUMNS)
+        at_C = program * width + column_C
+        tl.store(partial + at_C, tl.sum(d_weight_RC, axis=0), mask=column_C < width)
+        at_C += tl.num_programs(0).to(tl.int64) * width
+        tl.store(partial + at_C, tl.sum(d_bias_RC, axis=0), mask=column_C < width)
+
+
+@triton.jit
+def _total(x, branch, scale_RC, at_RC, stored_RC, counts_1C, WIDE: tl.constexpr):
+    total_RC = load_counted(x, at_RC, stored_RC, counts_1C, WIDE)
+    if branch is not None:
+        total_RC += load_counted(branch, at_RC, stored_RC, counts_1C, WIDE) * scale_RC
+    return total_RC
+
+
+@triton.jit
+def _normalised(x_RC, counts_1C, width, eps):
+    mean_R1 = tl.sum(x_RC, axis=1)[:, None] / width
+    centred_RC = tl.where(counts_1C, x_RC - mean_R1, 0.0)
+    variance_R1 = tl.sum(centred_RC * centred_RC, axis=1)[:, None] / width
+    rstd_R1 = 1.0 / tl.sqrt(variance_R1 + eps)
+    return centred_RC * rstd_R1, rstd_R1
+
+
+@triton.jit
+def load_counted(tensor, at_RC, stored_RC, counts_1C, WIDE: tl.constexpr):
+    """A tile in `WIDE`, zero where its columns do not count.
+
+    All stored columns are loaded, for a border that is aligned lets them be loaded eight at a time.
+    """
+    value_RC = tl.load(tensor + at_RC, mask=stored_RC, other=0.0).to(WIDE)
+    return tl.where(counts_1C, value_RC, 0.0)
+
+
+@triton.jit
+def dropout_scale(
+    seed, dropout, row_R1, first_column, n_columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """0 for the elements of a tile to drop, 1/(1-p) for the others, `[ROWS, COLUMNS]` in fp32.
+
+    A function of seed, row and column, however rows are cut into tiles: `first_column` and
+    `COLUMNS` are multiples of 4, for one draw of Philox decides on four neighbours. That, and 7
+    rounds (Salmon et al. 2011: the fewest that pass every test of BigCrush), keep the draws cheaper
+    than the loads around them.
+    """
+    group_1G = first_column // 4 + tl.arange(0, COLUMNS // 4)[None, :]
+    counter_RG = row_R1 * tl.cdiv(n_columns, 4) + group_1G
+    a_RG, b_RG, c_RG, d_RG = tl.rand4x(tl.load(seed), counter_RG, n_rounds=7)
+    draw_RG22 = tl.join(tl.join(a_RG, b_RG), tl.join(c_RG, d_RG))
+    draw_RC = tl.reshape(draw_RG22, (ROWS, COLUMNS))
+    return tl.where(draw_RC < dropout, 0.0, 1.0 / (1.0 - dropout))
