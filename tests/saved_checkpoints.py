@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from builders import lone_world
 
-from trainer import checkpoint
+from trainer import checkpoint, checkpoint_files
 from trainer.protocol import Memory
 
 KINDS = ("weights", "optimizer", "memory")
@@ -27,11 +27,13 @@ def save(folder: Path, step: int) -> Path:
     )
     hidden_LBMD = torch.randn(2, 4, 3, 5, generator=draws)
     engine: Any = SimpleNamespace(full_state=full_state)
-    return checkpoint.save(
+    for work in checkpoint.save(
         folder, step=step, state={"train": {"step": step}, "engine": {"optimizer_step": step}},
         engine=engine, world=lone_world(),
         memories=[([3, 1, 0, 2], Memory(hidden_LBMD, torch.arange(4) % 4, 0))],
-    )  # fmt: skip
+    ):  # fmt: skip
+        work()
+    return folder / checkpoint_files.name_of(step)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
