@@ -1,23 +1,23 @@
 """What the loop costs beside the engine: one command, one table.
 
-    OMP_NUM_THREADS=1 .venv/bin/python tests/benchmarks/loop_cost.py
+    OMP_NUM_THREADS=1 .venv/bin/python tests/benchmarks/loop_cost.py [--config tiny] [flags]
 
-A real run on the CPU, as users start it, whose loop is watched: processor time of the process per
-step and part, the median over steps, and the sum of all that is not the engine's forward, backward
-and update. Clock time beside it shows what waits without computing. Medians hide what happens in
-few steps, so the parts that records and checkpoints cost are means.
+A real run on the CPU whose loop is watched; flags are those of the training command. Processor
+time of the process by part of a step, the median over steps, and the sum of all that is not the
+engine's forward, backward and update. Clock time beside it shows what waits without computing.
+Records and checkpoints, which a median would hide, are means.
 """
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from dims import CONFIGS
 from ours_worker import experiment_of, split_of
@@ -35,9 +35,10 @@ from trainer.session import train_connected
 from trainer.stopping import StopRequests
 
 WARM_STEPS = 5
+ENGINE, REST = "engine", "all else between"
 #: Functions by the row they are counted in; none calls another of them.
-ENGINE = {"engine": [(Engine, "__call__"), (Engine, "backward"), (Engine, "step")]}
 PARTS: dict[str, list[tuple[Any, str]]] = {
+    ENGINE: [(Engine, "__call__"), (Engine, "backward"), (Engine, "step")],
     "read segments": [(Streams, "segment"), (Streams, "n_tokens")],
     "seed dropout": [(loop, "dropout_seed"), (torch, "manual_seed")],
     "look for rows that are not finite": [(loop, "finite_rows"), (loop, "keep_finite")],
@@ -51,14 +52,16 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
 }  # fmt: skip
 OCCASIONAL = {"record", "sample, validate, save"}
 
+Times = npt.NDArray[np.float64]
+
 
 class Watch:
-    """Adds up what functions take, step by step."""
+    """Adds up what functions take, step by step: microseconds of processor and of the clock."""
 
     def __init__(self) -> None:
-        self.steps: list[dict[str, tuple[float, float]]] = []
-        self._now: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        self._began: tuple[float, float] | None = None
+        self.steps: list[dict[str, Times]] = []
+        self._parts: dict[str, Times] = {}
+        self._began: Times | None = None
 
     def watch(self, row: str, owner: Any, name: str) -> None:
         """Count `owner.name` in `row` from now on."""
@@ -69,8 +72,7 @@ class Watch:
             try:
                 return function(*args, **kwargs)
             finally:
-                for i, (a, b) in enumerate(zip(began, _clocks(), strict=True)):
-                    self._now[row][i] += b - a
+                self._parts[row] = self._parts.get(row, 0.0) + _clocks() - began
 
         setattr(owner, name, watched)
 
@@ -80,24 +82,23 @@ class Watch:
         def watched(*args: Any, **kwargs: Any) -> Any:
             now = _clocks()
             if self._began is not None:
-                self._now["step"] = [b - a for a, b in zip(self._began, now, strict=True)]
-                self.steps.append({row: (told[0], told[1]) for row, told in self._now.items()})
-            self._now.clear()
-            self._began = now
+                rest = now - self._began - sum(self._parts.values())
+                self.steps.append(self._parts | {REST: rest})
+            self._parts, self._began = {}, now
             return function(*args, **kwargs)
 
         return watched
 
 
-def _clocks() -> tuple[float, float]:
-    return time.process_time(), time.perf_counter()
+def _clocks() -> Times:
+    return 1e6 * np.array([time.process_time(), time.perf_counter()])
 
 
 def watch_a_run(config: str, ds_config: str, *, n_steps: int, flags: list[str]) -> Watch:
     """Train and watch; warm steps are left out."""
     dims = CONFIGS[config]
     watch = Watch()
-    for row, functions in (ENGINE | PARTS).items():
+    for row, functions in PARTS.items():
         for owner, name in functions:
             watch.watch(row, owner, name)
     loop.train_step = watch.begin_step(loop.train_step)
@@ -126,30 +127,18 @@ def watch_a_run(config: str, ds_config: str, *, n_steps: int, flags: list[str]) 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", nargs="?", default="tiny", choices=list(CONFIGS))
+    parser.add_argument("--config", default="tiny", choices=list(CONFIGS))
     parser.add_argument("--ds-config", default="zero0_fp32")
     parser.add_argument("--steps", type=int, default=100)
     told, flags = parser.parse_known_args()
     watch = watch_a_run(told.config, told.ds_config, n_steps=told.steps, flags=flags)
 
-    def microseconds(row: str, clock: int) -> float:
-        values = [step.get(row, (0.0, 0.0))[clock] * 1e6 for step in watch.steps]
-        return statistics.fmean(values) if row in OCCASIONAL else statistics.median(values)
-
-    whole = [microseconds("step", clock) for clock in (0, 1)]
-    beside = [sum(microseconds(row, clock) for row in PARTS) for clock in (0, 1)]
-    rows = {row: [microseconds(row, 0), microseconds(row, 1)] for row in (*ENGINE, *PARTS)}
-    rest = [
-        statistics.median(
-            step["step"][clock] - sum(part[clock] for row, part in step.items() if row != "step")
-            for step in watch.steps
-        ) * 1e6
-        for clock in (0, 1)
-    ]  # fmt: skip
-    rows |= {
-        "all else between": rest,
-        "the loop's own": [a + b for a, b in zip(beside, rest, strict=True)],
-    }
+    rows = {}
+    for row in (*PARTS, REST):
+        times = np.array([step.get(row, np.zeros(2)) for step in watch.steps])
+        rows[row] = times.mean(axis=0) if row in OCCASIONAL else np.median(times, axis=0)
+    whole = sum(rows.values())
+    rows["the loop's own"] = whole - rows[ENGINE]
     print(f"\n{told.config}, {told.ds_config}, {len(watch.steps)} steps of {whole[0]:,.0f} µs")
     print(f"{'part':36} {'processor µs':>13} {'share':>8} {'clock µs':>10}")
     for row, (processor, clock) in rows.items():
