@@ -33,9 +33,9 @@ class SegmentReader:
         self._streams, self._device, self._n_ahead = streams, device, n_ahead
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._begun: dict[int, Future[_Sent]] = {}
-        self._stream: torch.cuda.Stream | None = None
+        self._side: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
+            self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
 
     def segment(self, data_step: int, slot: int) -> Segment:
         """What micro step `slot` of `data_step` reads, on the device; raises what reading raised.
@@ -60,11 +60,11 @@ class SegmentReader:
 
     def _send(self, number: int) -> _Sent:
         segment = self._streams.segment(*divmod(number, self._streams.slots))
-        if self._stream is None:
+        if self._side is None:
             return _Sent(segment, None)
-        with torch.cuda.stream(self._stream):  # which makes its device the thread's, too
+        with torch.cuda.stream(self._side):  # which makes its device the thread's, too
             sent = segment.to(self._device)
-            return _Sent(sent, self._stream.record_event())
+            return _Sent(sent, self._side.record_event())
 
     def _received(self, sent: _Sent) -> Segment:
         if sent.arrival is None:
