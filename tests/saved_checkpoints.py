@@ -1,5 +1,6 @@
 """Checkpoints for the tests of what is on disk, written without training anything."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,31 +8,52 @@ from typing import Any
 import torch
 from builders import lone_world
 
-from trainer import checkpoint
+from trainer import checkpoint, checkpoint_files
+from trainer.distributed import World
 from trainer.protocol import Memory
 
 KINDS = ("weights", "optimizer", "memory")
 TENSOR_FILES = [f"{kind}-00000.safetensors" for kind in KINDS]
 
 
+class Trained:
+    """Tensors that a run would have after a step: random ones, seeded by the step."""
+
+    def __init__(self, step: int) -> None:
+        draws = torch.Generator().manual_seed(step)
+        weights = {name: torch.randn(30, 10, generator=draws) for name in ("a", "b.c")}
+        self.items = {
+            name: {"weight": weight, "exp_avg": weight + 1, "exp_avg_sq": weight**2}
+            for name, weight in weights.items()
+        }
+        hidden_LBMD = torch.randn(2, 4, 3, 5, generator=draws)
+        self.step, self.memory = step, Memory(hidden_LBMD, torch.arange(4) % 4, 0)
+
+    def train_on(self) -> None:
+        """Change every tensor where it is."""
+        items = [tensor for item in self.items.values() for tensor in item.values()]
+        for tensor in [*items, self.memory.hidden_LBMD, self.memory.valid_B]:
+            tensor.add_(1)
+
+    def saving(self, folder: Path, world: World) -> Iterator[Callable[[], None]]:
+        """The job that saves them."""
+        full_state = SimpleNamespace(
+            shapes=lambda: {name: tuple(item["weight"].shape) for name, item in self.items.items()},
+            read=lambda: iter(self.items.items()),
+        )
+        engine: Any = SimpleNamespace(full_state=full_state)
+        return checkpoint.save(
+            folder, step=self.step, engine=engine, world=world,
+            state={"train": {"step": self.step}, "engine": {"optimizer_step": self.step}},
+            memories=[([3, 1, 0, 2], self.memory)],
+        )  # fmt: skip
+
+
 def save(folder: Path, step: int) -> Path:
     """A checkpoint of random tensors, seeded by the step."""
-    draws = torch.Generator().manual_seed(step)
-    weights = {name: torch.randn(30, 10, generator=draws) for name in ("a", "b.c")}
-    full_state = SimpleNamespace(
-        shapes=lambda: {name: tuple(weight.shape) for name, weight in weights.items()},
-        read=lambda: iter(
-            (name, {"weight": weight, "exp_avg": weight + 1, "exp_avg_sq": weight**2})
-            for name, weight in weights.items()
-        ),
-    )
-    hidden_LBMD = torch.randn(2, 4, 3, 5, generator=draws)
-    engine: Any = SimpleNamespace(full_state=full_state)
-    return checkpoint.save(
-        folder, step=step, state={"train": {"step": step}, "engine": {"optimizer_step": step}},
-        engine=engine, world=lone_world(),
-        memories=[([3, 1, 0, 2], Memory(hidden_LBMD, torch.arange(4) % 4, 0))],
-    )  # fmt: skip
+    for work in Trained(step).saving(folder, lone_world()):
+        work()
+    return folder / checkpoint_files.name_of(step)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

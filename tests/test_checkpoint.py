@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-from builders import CPU
-from saved_checkpoints import TENSOR_FILES, contents, save
+from builders import CPU, lone_world
+from saved_checkpoints import TENSOR_FILES, Trained, contents, save
 
 from trainer import checkpoint
 from trainer import checkpoint_files as files
+from trainer.background import Background
 from trainer.errors import InputError
 
 
@@ -134,15 +135,27 @@ def test_a_folder_that_cannot_be_made_is_reported_as_a_failed_save(tmp_path: Pat
         save(tmp_path / "checkpoints", 1)
 
 
+def save_beside_steps(folder: Path, step: int) -> None:
+    """As `save`, by a thread."""
+    background = Background(lone_world())
+    background.start(Trained(step).saving(folder, lone_world()))
+    background.wait()
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_kill_at_any_file_operation_leaves_a_whole_newest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("save_last", [save, save_beside_steps])
+def test_a_kill_at_any_file_operation_leaves_a_whole_newest(
+    tmp_path: Path, save_last: Callable[[Path, int], object]
+) -> None:
     folder = tmp_path / "checkpoints"
     survived, newest = [], []
     for n in range(1, 200):
         shutil.rmtree(folder, ignore_errors=True)
         for step in (1, 2):
             save(folder, step)
-        killed = run_until_operation(n, lambda: (save(folder, 3), files.prune(folder, keep_last=1)))
+        killed = run_until_operation(
+            n, lambda: (save_last(folder, 3), files.prune(folder, keep_last=1))
+        )
         found = files.newest_whole(folder)
         assert found.path is not None
         newest.append(found.state["train"]["step"])

@@ -1,16 +1,12 @@
 """Who a process is follows from its launcher; what ranks agree on is the same on all of them."""
 
-import json
-import multiprocessing
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from builders import empty, lone_world, random_documents, scoring, tiny_model, write_split
+from two_ranks import told_by_two_ranks
 
 from trainer.data.corpus import open_corpus
 from trainer.data.streams import Streams
@@ -164,15 +160,8 @@ def _evaluation(world: World, folder: Path) -> dict[str, Any]:
     return {"losses": losses}
 
 
-WORK: tuple[Callable[[World, Path], dict[str, Any]], ...] = (_collectives, _faults, _evaluation)
-
-
-def _run_rank(rank: int, port: str, folder: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    world = join(lone_world(rank=rank, world_size=2), timeout_s=60)
-    told = {work.__name__: work(world, folder) for work in WORK}
-    (folder / f"{rank}.json").write_text(json.dumps(told))
-    dist.destroy_process_group()
+def _all(world: World, folder: Path) -> dict[str, Any]:
+    return {work.__name__: work(world, folder) for work in (_collectives, _faults, _evaluation)}
 
 
 @pytest.fixture(scope="module")
@@ -180,15 +169,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict
     """What each of two real processes found."""
     folder = tmp_path_factory.mktemp("ranks")
     write_split(folder / "corpus", random_documents(40, vocabulary_size=9), vocabulary_size=9)
-    context = multiprocessing.get_context("spawn")
-    port = complete_environ({})["MASTER_PORT"]
-    ranks = [context.Process(target=_run_rank, args=(rank, port, folder)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-    assert [process.exitcode for process in ranks] == [0, 0]
-    first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in range(2))
+    first, second = told_by_two_ranks(_all, folder)
     return first, second, folder
 
 

@@ -19,9 +19,10 @@ folders host_cpu lamb reduction stopping foreign_flags validation console
 metrics status state distributed
 config profiling report
 changes arguments ds_config+ds_checks+ds_blocks data model tracking+wandb_log expectations
-engine faults
+engine faults background
 checkpoint+checkpoint_files evaluate generate run plan
-rundir inference duties
+rundir inference saving
+duties
 recovery scoring model_card foreign
 loop export
 session

@@ -39,6 +39,20 @@ def test_a_status_reads_back_as_it_was_written(tmp_path):
 def test_no_status_is_none(tmp_path):
     assert read_status(tmp_path) is None
     assert read_status(tmp_path / "no such run") is None
+    (tmp_path / STATUS_FILE).touch()  # a power cut's
+    assert read_status(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "waits"), [("running", False), ("done", True), ("requeue", True), ("failed", True)]
+)
+def test_only_a_heartbeat_does_not_wait_for_the_disk(tmp_path, monkeypatch, state, waits):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file)), fsync(file)))
+    write_status(tmp_path, running(1).model_copy(update={"state": state}))
+    expected = [os.stat(path).st_ino for path in (tmp_path / STATUS_FILE, tmp_path)]
+    assert [found.st_ino for found in synced] == (expected if waits else [])
 
 
 def test_the_file_is_strict_json(tmp_path):
@@ -57,7 +71,6 @@ def test_the_file_is_strict_json(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "EOF"),
         (b'{"state": "running", "st', "EOF"),
         (b'{"state": "flying", "max_steps": 1, "attempt": 1}', "state: Input should be"),
         (b'{"version": 2, "state": "done", "max_steps": 1, "attempt": 1}', "version: "),

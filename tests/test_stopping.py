@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from training import ROOT
 
-from trainer.stopping import STOP_FILE, StopRequests, Wish
+from trainer.stopping import LOOK_S, STOP_FILE, StopRequests, Wish
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
@@ -51,6 +51,16 @@ def test_one_rank_sees_the_stop_file_for_all(tmp_path: Path) -> None:
     (tmp_path / STOP_FILE).touch()
     assert (watching.poll(), watching.reason) == (Wish.STOP, "STOP file")
     assert other.poll() is Wish.NONE
+
+
+def test_the_stop_file_is_looked_for_now_and_then(tmp_path: Path) -> None:
+    now = [100.0]
+    stops = StopRequests(tmp_path, time_limit_s=None, watches_file=True, clock=lambda: now[0])
+    assert stops.poll() is Wish.NONE
+    (tmp_path / STOP_FILE).touch()
+    assert stops.poll() is Wish.NONE
+    now[0] += LOOK_S
+    assert stops.poll() is Wish.STOP
 
 
 def test_the_time_limit_counts_from_the_start(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ A checkpoint is a directory ``step-00000040`` of safetensors and JSON:
 - ``manifest.json``: format version, size and hash of every file.
 
 It is written under a temporary name, synced, renamed; then the pointer ``latest`` is replaced.
+Only copying what is saved into the host's memory has to be waited for: see `save`.
 """
 
 import math
@@ -25,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer import checkpoint_files as files
-from trainer.distributed import World, barrier, broadcast_object, gather_objects
+from trainer.distributed import World, gather_objects
 from trainer.errors import InputError
 from trainer.protocol import Memory
 
@@ -41,8 +42,11 @@ def save(
     engine: "Engine",
     memories: list[tuple[list[int], Memory]],
     world: World,
-) -> Path:
-    """Write a checkpoint and point ``latest`` at it. Collective.
+) -> Iterator[Callable[[], None]]:
+    """Write a checkpoint and point ``latest`` at it, as a job of `trainer.background`. Collective.
+
+    What is saved is copied before the first work is yielded: steps may go on meanwhile. Each rank
+    then holds its share of 12 bytes per parameter, and its memories, in the host's memory.
 
     Args:
         folder: see `checkpoint_files.directory`.
@@ -52,11 +56,14 @@ def save(
         memories: per slot, the stream ids of its rows and the memory.
         world: this process among its peers.
 
+    Yields:
+        Work without collectives, for any thread; resumed when all ranks have done theirs.
+
     Raises:
         OSError: on every rank, when any rank could not write. Older checkpoints are untouched.
     """
-    draft = files.draft_of(folder, step)
-    tensors = _gather_tensors(engine, world) | {"memory": _memory_tensors(memories)}
+    draft, final = files.draft_of(folder, step), folder / files.name_of(step)
+    problems: list[str] = []
     written: dict[str, Any] = {}
 
     def write() -> None:
@@ -65,31 +72,43 @@ def save(
             save_file(values, path)
             written[path.name] = files.fingerprint(path, sync=True)
 
-    problem = _problem_of(lambda: files.begin(draft)) if world.is_main else None
-    barrier(world)
-    problem = problem or _problem_of(write)
-    gathered = gather_objects((problem, written), world)
-    problems = [f"rank {rank}: {told}" for rank, (told, _) in enumerate(gathered) if told]
-    final = folder / files.name_of(step)
-    if not problems and world.is_main:
-        listed = {name: entry for _, part in gathered for name, entry in part.items()}
-        told = _problem_of(lambda: files.seal(draft, final, state=state, files=listed))
-        problems = [told] if told else []
-    problems = broadcast_object(problems, world)
-    if problems:
+    def seal() -> None:
         if world.is_main:
-            shutil.rmtree(draft, ignore_errors=True)
-        raise OSError(f"checkpoint {final.name} was not written: {'; '.join(problems)}")
-    return final
+            listed = {name: entry for part in everyones for name, entry in part.items()}
+            files.seal(draft, final, state=state, files=listed)
+
+    if world.is_main:
+        _try(lambda: files.begin(draft), problems)
+    _raise_together(problems, draft, world)
+    tensors = _gather_tensors(engine, world) | {"memory": _memory_tensors(memories)}
+    yield lambda: _try(write, problems)
+    _raise_together(problems, draft, world)
+    everyones = gather_objects(written, world)
+    yield lambda: _try(seal, problems)
+    _raise_together(problems, draft, world)
 
 
-def _problem_of(action: Callable[[], None]) -> str | None:
-    """What kept `action` from writing, if anything."""
+def _try(action: Callable[[], None], problems: list[str]) -> None:
+    """Note what kept `action` from writing, if anything."""
     try:
         action()
     except (OSError, SafetensorError) as error:
-        return str(error)
-    return None
+        problems.append(str(error))
+
+
+def _raise_together(problems: list[str], draft: Path, world: World) -> None:
+    """Raise all ranks' problems on all ranks, and remove the draft; nothing if there are none."""
+    told = [
+        f"rank {rank}: {problem}"
+        for rank, found in enumerate(gather_objects(problems, world))
+        for problem in found
+    ]
+    if not told:
+        return
+    if world.is_main:
+        shutil.rmtree(draft, ignore_errors=True)
+    name = draft.name.removeprefix(files.DRAFT)
+    raise OSError(f"checkpoint {name} was not written: {'; '.join(told)}")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

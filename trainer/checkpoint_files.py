@@ -20,6 +20,8 @@ from trainer.files import sync_directory, write_atomically
 FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
+#: What the name of a checkpoint begins with until it is sealed.
+DRAFT = ".writing-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +47,12 @@ def name_of(step: int) -> str:
 
 def draft_of(folder: Path, step: int) -> Path:
     """Where the checkpoint at `step` is written before it is sealed."""
-    return folder / f".writing-{name_of(step)}"
+    return folder / f"{DRAFT}{name_of(step)}"
 
 
 def begin(draft: Path) -> None:
     """Make an empty draft, and remove what a crash left of others."""
-    for pattern in (".writing-*", ".replaced-*"):
+    for pattern in (f"{DRAFT}*", ".replaced-*"):
         for left in draft.parent.glob(pattern):
             shutil.rmtree(left)
     draft.mkdir(parents=True)

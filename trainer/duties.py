@@ -1,4 +1,4 @@
-"""What a run does between its steps: record, sample, validate, save, finish.
+"""What a run does between its steps: record, sample, validate, finish.
 
 All functions are called by all ranks at the same step.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trainer import checkpoint, checkpoint_files
+from trainer import saving
 from trainer.distributed import largest, on_main, sum_floats
 from trainer.errors import Exit
 from trainer.evaluate import exp_or_inf, score
@@ -54,7 +54,7 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
         "throughput/tokens_per_s": state.window_tokens / max(1e-9, state.window_seconds),
         "memory/peak_gib": peak_gib(run.world.device),
     }
-    run.tracker.log("train", values=values, **_place(state))
+    run.tracker.log("train", values=values, **state.place)
     state.last_loss = loss
     clear_window(state)
     set_status(run, state, "running")
@@ -100,9 +100,10 @@ def validate(run: Run, state: TrainState) -> Wish:
     state.evals_since_best += 1
     if math.isfinite(result.loss) and (state.best_loss is None or result.loss < state.best_loss):
         state.best_loss, state.best_step, state.evals_since_best = result.loss, state.step, 0
-        mark_best(run, state)  # saved before, when a stop had interrupted its validation
+        if state.saved_step == state.step:  # before a stop interrupted its validation
+            saving.mark_best(run, state.step)
     values = {f"valid/{name}": value for name, value in result.metrics(split).items()}
-    run.tracker.log("valid", values=values | {"valid/best_loss": state.best_loss}, **_place(state))
+    run.tracker.log("valid", values=values | {"valid/best_loss": state.best_loss}, **state.place)
     return Wish.NONE
 
 
@@ -122,69 +123,18 @@ def sample_if_due(run: Run, state: TrainState) -> None:
             dtype=run.engine.dtype, device=run.world.device,
         )  # fmt: skip
         text = settings.prompt + "".join(pieces)
-    run.tracker.log("sample", values={"sample/text": text}, **_place(state))
-
-
-def save_if_due(run: Run, state: TrainState) -> None:
-    """Save at the interval's end and at every new best; a failed save does not end the run."""
-    interval = run.experiment.checkpoint.interval_steps
-    is_due = state.best_step == state.step or (interval > 0 and state.step % interval == 0)
-    if not is_due or state.saved_step == state.step:
-        return
-    try:
-        save(run, state)
-    except OSError as error:
-        log.error("%s", error)
-        event(run, state, "checkpoint_failed", error=str(error))
-
-
-def save(run: Run, state: TrainState) -> None:
-    """Save a checkpoint of this step and drop old ones.
-
-    Raises:
-        OSError: on every rank, when any could not write; older checkpoints are untouched.
-    """
-    # Folded onto rank 0, here as in the file, so that any number of ranks can go on from it.
-    (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
-    state.window_loss_sum.fill_(loss_sum if run.world.is_main else 0.0)
-    before, state.saved_step = state.saved_step, state.step
-    folder = checkpoint_files.directory(run.run_dir)
-    ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
-    try:
-        path = checkpoint.save(
-            folder, step=state.step, engine=run.engine, world=run.world,
-            state=run.identity | {"train": state.to_json(), "engine": run.engine.scalars()},
-            memories=list(zip(ids, state.memories, strict=True)),
-        )  # fmt: skip
-    except OSError:
-        state.saved_step = before
-        raise
-    mark_best(run, state)
-    if run.world.is_main:
-        checkpoint_files.prune(folder, keep_last=run.experiment.checkpoint.keep_last)
-    event(run, state, "checkpoint", path=path.name)
-    run.tracker.sync()
-
-
-def mark_best(run: Run, state: TrainState) -> None:
-    """Point ``best`` at this step's checkpoint, if it is saved and has the lowest loss."""
-    if not run.world.is_main or not state.best_step == state.step == state.saved_step:
-        return
-    folder = checkpoint_files.directory(run.run_dir)
-    try:
-        checkpoint_files.point(folder, "best", checkpoint_files.name_of(state.step))
-    except OSError as error:
-        log.error("the pointer `best` was not moved: %s", error)
+    run.tracker.log("sample", values={"sample/text": text}, **state.place)
 
 
 def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
     """Validate if the run is done, save, judge, and leave word in the events and the status."""
     run.profiler.close()
     run.watch.drain()
+    run.background.wait()
     if wish is Wish.NONE and run.experiment.valid.interval_steps:
         wish = validate(run, state)
     if state.saved_step != state.step:
-        save(run, state)
+        saving.save_now(run, state)
     reason = on_main(lambda: run.stops.reason, run.world)
     ending: dict[Wish, tuple[RunState, Exit]] = {
         Wish.NONE: ("done", Exit.DONE),
@@ -206,7 +156,7 @@ def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
 
 def event(run: Run, state: TrainState, name: str, **details: Any) -> None:
     """Record that something happened at this step."""
-    run.tracker.event(name, **_place(state), **details)
+    run.tracker.event(name, **state.place, **details)
 
 
 def set_status(
@@ -247,7 +197,3 @@ def clear_window(state: TrainState) -> None:
     """Begin a new window of records."""
     state.window_loss_sum.zero_()
     state.window_tokens, state.window_seconds = 0, 0.0
-
-
-def _place(state: TrainState) -> dict[str, int]:
-    return {"step": state.step, "update": state.update, "n_tokens": state.n_tokens}

@@ -185,7 +185,8 @@ class Engine:
 
     def train(self, mode: bool) -> None:
         """Switch dropout on or off."""
-        self.ds.train(mode)
+        if self.ds.module.training is not mode:  # a walk over all modules, for every step
+            self.ds.train(mode)
 
     @contextmanager
     def predicting(self) -> Iterator[nn.Module]:

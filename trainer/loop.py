@@ -9,7 +9,7 @@ import time
 import numpy as np
 import torch
 
-from trainer import duties, recovery
+from trainer import duties, recovery, saving
 from trainer.config import ExperimentConfig
 from trainer.errors import Exit
 from trainer.model.memory import forget_rows
@@ -22,7 +22,8 @@ from trainer.stopping import Wish
 def train(run: Run, state: TrainState) -> Exit:
     """Train until `max_steps` updates, the end of patience or a request to stop. Collective.
 
-    Evaluates before it saves, so that a resumed run logs the same sequence.
+    Evaluates before it saves, so that a resumed run logs the same sequence. What is saved is
+    written while the next steps run.
 
     Raises:
         NonFiniteError: the loss stayed non-finite after the one rollback.
@@ -31,12 +32,13 @@ def train(run: Run, state: TrainState) -> Exit:
     best_step = state.best_step
     wish = duties.validate_if_due(run, state)  # of a parent's weights, or one that was interrupted
     if state.best_step != best_step:
-        duties.save_if_due(run, state)
+        saving.save_if_due(run, state)
     while wish is Wish.NONE and not is_done(run.experiment, state):
         run.profiler.before_step(state.step)
         stats = train_step(run, state)
         run.profiler.after_step(state.step)
         verdict = run.watch.exchange(run.stops.poll(), stats.finite_S)
+        run.background.advance()
         if recovery.handle_nonfinite(run, state, verdict):
             continue
         wish = verdict.wish
@@ -45,7 +47,7 @@ def train(run: Run, state: TrainState) -> Exit:
         if wish is Wish.NONE:
             wish = duties.validate_if_due(run, state)
         if wish is Wish.NONE and not is_done(run.experiment, state):
-            duties.save_if_due(run, state)  # the last one is left to `finish`
+            saving.save_if_due(run, state)  # the last one is left to `finish`
     return duties.finish(run, state, wish)
 
 
@@ -68,7 +70,7 @@ def train_step(run: Run, state: TrainState) -> StepStats:
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
     for slot, memory in enumerate(state.memories):
         torch.manual_seed(dropout_seed(run.experiment.seed, state.step, slot, world.rank))
-        segment = streams.segment(state.data_step, slot).to(world.device)
+        segment = run.reader.segment(state.data_step, slot)
         output = engine(
             segment, memory, clamp_len=settings.clamp_len, same_length=settings.same_length
         )

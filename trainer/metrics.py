@@ -30,6 +30,8 @@ class MetricsWriter:
 
     Every record is one line, handed to the operating system at once: killing the process loses
     none. `sync` also survives the machine.
+
+    Only `sync` waits for the disk, and only it may be called from another thread.
     """
 
     def __init__(self, run_dir: Path, *, attempt: int) -> None:
@@ -72,13 +74,13 @@ class MetricsWriter:
         self._drain()
 
     def sync(self) -> None:
-        """Return when all records are on the disk itself; called with every checkpoint."""
-        self._drain()
+        """Return when all that the disk has taken is on it for good."""
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Sync and close; the writer is of no use afterwards."""
+        """Write what is left, sync and close; the writer is of no use afterwards."""
         try:
+            self._drain()
             self.sync()
         finally:
             os.close(self._file)

@@ -48,6 +48,7 @@ def handle_nonfinite(run: Run, state: TrainState, verdict: Verdict) -> bool:
         f"the loss was not finite for {state.nonfinite_in_a_row} steps up to step {bad_step}, "
         f"on ranks {ranks}, streams {verdict.bad_streams}"
     )
+    run.background.wait()
     folder = checkpoint_files.directory(run.run_dir)
     first = bad_step - state.nonfinite_in_a_row + 1  # one saved since may be what is wrong
     found = on_main(lambda: checkpoint_files.newest_whole(folder, before_step=first), run.world)

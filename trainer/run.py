@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+from trainer.background import Background
 from trainer.config import ExperimentConfig
 from trainer.data.corpus import Corpus
+from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
 from trainer.distributed import World
 from trainer.engine import Engine
@@ -25,11 +27,13 @@ class Run:
     run_dir: Path
     corpus: Corpus
     streams: Streams
+    reader: SegmentReader
     engine: Engine
     tracker: Tracker
     stops: StopRequests
     watch: FaultWatch
     profiler: Profiler
+    background: Background
     world: World
     identity: dict[str, Any]
     """What every checkpoint says of its run: configurations, hashes, number of ranks."""

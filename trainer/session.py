@@ -12,7 +12,9 @@ from torch import nn
 
 from trainer import checkpoint, duties, engine, recovery, rundir
 from trainer.arguments import TrainArguments
+from trainer.background import Background
 from trainer.console import close_logging, setup_logging
+from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.distributed import (
     World,
     barrier,
@@ -102,6 +104,8 @@ def train_connected(plan: Plan, world: World, environ: MutableMapping[str, str])
     try:
         code = _train_to_the_end(run, state)
     finally:
+        run.reader.close()
+        run.background.close()
         run.tracker.close(1 if code is None else int(code))
         close_logging()
     run.engine.destroy()
@@ -165,9 +169,10 @@ def _build(
     )  # fmt: skip
     run = Run(
         experiment=experiment, run_dir=run_dir, corpus=plan.corpus, streams=plan.streams,
+        reader=SegmentReader(plan.streams, world.device, n_ahead=AHEAD[world.device.type]),
         engine=built, tracker=tracker, stops=stops, watch=FaultWatch(plan.streams, world),
-        profiler=Profiler(plan.arguments.profile, run_dir=run_dir, world=world), world=world,
-        identity=identity,
+        profiler=Profiler(plan.arguments.profile, run_dir=run_dir, world=world),
+        background=Background(world), world=world, identity=identity,
     )  # fmt: skip
     log.info(
         "%s: %s parameters, %s train tokens, %s, ZeRO-%s, %s ranks", run_dir, f"{n_parameters:,}",

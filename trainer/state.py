@@ -59,6 +59,11 @@ class TrainState:
         """Updates applied: what the learning rate and `max_steps` count."""
         return self.step - self.skipped_steps
 
+    @property
+    def place(self) -> dict[str, int]:
+        """Where a record of this moment belongs."""
+        return {"step": self.step, "update": self.update, "n_tokens": self.n_tokens}
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the memories."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "memories"}

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.errors import InputError
+from trainer.files import sync_directory
 
 STATUS_FILE = "status.json"
 
@@ -44,38 +45,43 @@ class Status(BaseModel):
 
 
 def write_status(run_dir: Path, status: Status) -> None:
-    """Replace `run_dir`'s status atomically and durably; rank 0 only.
+    """Replace `run_dir`'s status atomically; rank 0 only.
+
+    That of a run which is training does not wait for the disk: killing the process loses nothing,
+    and a power cut the heartbeat. Any other is on the disk itself when this returns.
 
     Raises:
         OSError: the disk is full or gone; the status before stays whole.
     """
     path = run_dir / STATUS_FILE
     draft = path.with_name(f".{STATUS_FILE}.tmp")
+    waits = status.state != "running"
     try:
         with draft.open("w") as file:
             file.write(status.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+            if waits:
+                file.flush()
+                os.fsync(file.fileno())
         draft.replace(path)
     except OSError:
         draft.unlink(missing_ok=True)
         raise
-    folder = os.open(run_dir, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    if waits:
+        sync_directory(run_dir)
 
 
 def read_status(run_dir: str | Path) -> Status | None:
     """The run's last written status, or None where none was written.
+
+    Nor is there one in an empty file, which is what a power cut may leave of a heartbeat.
 
     Raises:
         InputError: the file is there but cannot be read as a status.
     """
     path = Path(run_dir) / STATUS_FILE
     try:
-        return Status.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
+        return Status.model_validate_json(text) if text else None
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -15,6 +15,8 @@ from types import FrameType
 from trainer.errors import Exit
 
 STOP_FILE = "STOP"
+#: Seconds between looks for it: each may cost a round trip to a file server.
+LOOK_S = 0.25
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
@@ -35,7 +37,7 @@ class StopRequests:
     ) -> None:  # fmt: skip
         """The clock of the time limit starts now; one rank watches the STOP file for all."""
         self._file = run_dir / STOP_FILE if watches_file else None
-        self._clock = clock
+        self._clock, self._next_look = clock, clock()
         self._deadline = None if time_limit_s is None else clock() + time_limit_s
         self.wish, self.reason = Wish.NONE, ""
 
@@ -45,10 +47,13 @@ class StopRequests:
             signal.signal(number, self._on_signal)
 
     def poll(self) -> Wish:
-        """The strongest request so far."""
-        if self._file is not None and self._file.exists():
-            self._want(Wish.STOP, f"{STOP_FILE} file")
-        if self._deadline is not None and self._clock() > self._deadline:
+        """The strongest request so far; a STOP file is noticed within `LOOK_S`."""
+        now = self._clock()
+        if self._file is not None and now >= self._next_look:
+            self._next_look = now + LOOK_S
+            if self._file.exists():
+                self._want(Wish.STOP, f"{STOP_FILE} file")
+        if self._deadline is not None and now > self._deadline:
             self._want(Wish.REQUEUE, "time limit")
         return self.wish
 

@@ -162,9 +162,12 @@ class Tracker:
             self._metrics.attempt = attempt
 
     def sync(self) -> None:
-        """Bring the records to the disk itself; called with every checkpoint."""
+        """Bring the records to the disk itself. Waits for it, and may be called in any thread."""
         if self._metrics:
-            self._try_disk(self._metrics.sync)
+            try:
+                self._metrics.sync()
+            except OSError as error:
+                _log.error("%s: %s", METRICS_FILE, error.strerror)
         self._try_board(lambda board: board.flush())
 
     def close(self, exit_code: int) -> None:

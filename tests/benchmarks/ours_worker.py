@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from trainer import ds_config, engine
 from trainer.config import ExperimentConfig, experiment_from
 from trainer.data.corpus import Split, open_corpus
 from trainer.data.corpus_writer import SplitWriter
+from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.data.rows import clusters_of
 from trainer.data.streams import Streams
 from trainer.data.vocabulary import VOCABULARY_FILE, WordVocabulary, save_vocabulary
@@ -120,12 +122,11 @@ def main(task: dict[str, Any]) -> None:
         built = engine.build(
             model, optim=experiment.optim, max_steps=10**6, resolved=resolved, world=world
         )
-        run = cast(Any, Run)(
-            experiment=experiment, streams=streams, engine=built, world=world,
-            **dict.fromkeys(
-                ("run_dir", "corpus", "tracker", "stops", "watch", "profiler", "identity")
-            ),
-        )  # fmt: skip
+        used = {
+            "experiment": experiment, "streams": streams, "engine": built, "world": world,
+            "reader": SegmentReader(streams, world.device, n_ahead=AHEAD[world.device.type]),
+        }  # fmt: skip
+        run = cast(Any, Run)(**{field.name: used.get(field.name) for field in fields(Run)})
         state = TrainState()
         state.memories = [valid_zeros(memory) for memory in empty_memories(run)]
 

@@ -1,0 +1,35 @@
+"""Two real processes that talk over gloo, for tests of what ranks do together."""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from builders import lone_world
+
+from trainer.distributed import World, complete_environ, join
+
+Work = Callable[[World, Path], Any]
+
+
+def told_by_two_ranks(work: Work, folder: Path) -> list[Any]:
+    """What `work`, a function of a module, gave on each of two ranks, as JSON keeps it."""
+    context = multiprocessing.get_context("spawn")
+    port = complete_environ({})["MASTER_PORT"]
+    ranks = [context.Process(target=_run, args=(rank, port, work, folder)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    return [json.loads((folder / f"rank {rank}.json").read_text()) for rank in range(2)]
+
+
+def _run(rank: int, port: str, work: Work, folder: Path) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    world = join(lone_world(rank=rank, world_size=2), timeout_s=60)
+    (folder / f"rank {rank}.json").write_text(json.dumps(work(world, folder)))
+    dist.destroy_process_group()
