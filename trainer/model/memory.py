@@ -28,7 +28,7 @@ def remember(memory: Memory, segment: Segment, inputs_LBTD: list[Tensor]) -> Mem
     Args:
         memory: before the segment.
         segment: what was read.
-        inputs_LBTD: per layer, the segment as the layer saw it.
+        inputs_LBTD: per layer, the segment as the layer saw it, or what it made of it.
     """
     _, n_streams, mem_len, _ = memory.hidden_LBMD.shape
     tgt_len, device = segment.tokens_BT.shape[1], memory.valid_B.device
@@ -45,7 +45,10 @@ def remember(memory: Memory, segment: Segment, inputs_LBTD: list[Tensor]) -> Mem
         read_B = torch.where(began_B, segment.lengths_B - last_B, read_B)
     sure = segment.starts_BT is None and segment.whole
     n_read = memory.valid_min + tgt_len if sure else 0
-    return Memory(hidden_LBMD, read_B.clamp_max(mem_len), min(mem_len, n_read))
+    return memory._replace(
+        hidden_LBMD=hidden_LBMD, valid_B=read_B.clamp_max(mem_len),
+        valid_min=min(mem_len, n_read),
+    )  # fmt: skip
 
 
 def forget_rows(memory: Memory, keep_B: Tensor) -> Memory:

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelConfig
 from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from trainer.model.attention import PositionBiases, RelativeAttention, position_embedding
+from trainer.model.attention import Past, PositionBiases, RelativeAttention, position_embedding
 from trainer.model.dropout import dropout, relu_dropout
 from trainer.model.kernels import Kernels, choose_kernels
 from trainer.model.linear_nll import Handoff
@@ -54,12 +54,12 @@ class Layer(nn.Module):
         )  # fmt: skip
 
     def forward(
-        self, x_BTD: Tensor, memory_BMD: Tensor, position_SD: Tensor, hidden: Tensor,
+        self, x_BTD: Tensor, past: Past, hidden: Tensor,
         shared_biases: tuple[Tensor, Tensor] | None, kernels: Kernels,
-    ) -> Tensor:  # fmt: skip
-        """The segment one layer on, `[B, T, D]`."""
-        x_BTD = self.attention(x_BTD, memory_BMD, position_SD, hidden, shared_biases, kernels)
-        return cast(Tensor, self.feed_forward(x_BTD))
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:  # fmt: skip
+        """The segment one layer on, `[B, T, D]`; and as `RelativeAttention`."""
+        x_BTD, projected = self.attention(x_BTD, past, hidden, shared_biases, kernels)
+        return self.feed_forward(x_BTD), projected
 
 
 class TransformerXL(nn.Module):
@@ -83,6 +83,19 @@ class TransformerXL(nn.Module):
         return empty_memory(
             self.config.n_layer, n_streams, mem_len, self.config.d_model, dtype=dtype, device=device
         )
+
+    def reading_memory(
+        self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device
+    ) -> Memory:
+        """The same of keys and values, which stay as they are as long as the weights do.
+
+        One memory is read on with the same `clamp_len`.
+        """
+        width = 2 * self.config.n_head * self.config.d_head
+        memory = empty_memory(
+            self.config.n_layer, n_streams, mem_len, width, dtype=dtype, device=device
+        )
+        return memory._replace(is_projected=True)
 
     def forward(
         self, segment: Segment, memory: Memory, *,
@@ -119,28 +132,44 @@ class TransformerXL(nn.Module):
         self, segment: Segment, memory: Memory, clamp_len: int | None, same_length: bool,
         handoff: Handoff | None,
     ) -> tuple[Tensor, Memory]:  # fmt: skip
+        assert not (memory.is_projected and self.training), "weights do not stay as they are"
         probability = self.config.dropout
         x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, handoff)
         x_BTD = dropout(x_BTD, probability, training=self.training)
+        hidden = hidden_keys(memory, segment, same_length=same_length)
+        kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
+        biases = self.biases() if self.biases is not None else None
+        remembered, positions = [], []
+        for layer, past in zip(self.layers, self._pasts(memory, x_BTD, clamp_len), strict=True):
+            args = (x_BTD, past, hidden, biases, kernels)
+            remembered.append(x_BTD)
+            if self.config.activation_checkpointing and self.training:
+                x_BTD, projected = checkpoint(layer, *args, use_reentrant=False)
+            else:
+                x_BTD, projected = layer(*args)
+            if projected is not None:
+                remembered[-1], r_SX = projected
+                positions.append(r_SX)
+        x_BTD = dropout(x_BTD, probability, training=self.training)
+        memory = remember(memory, segment, remembered)
+        if positions:
+            memory = memory._replace(position_LSX=torch.stack(positions))
+        return x_BTD, memory
+
+    def _pasts(self, memory: Memory, x_BTD: Tensor, clamp_len: int | None) -> list[Past]:
+        """Per layer, what it attends to beside the segment."""
         n_keys = memory.hidden_LBMD.shape[2] + x_BTD.shape[1]
+        known_LSX = memory.position_LSX
+        if known_LSX is not None and known_LSX.shape[1] == n_keys:
+            pairs = zip(memory.hidden_LBMD, known_LSX, strict=True)
+            return [Past(rows_BMX, True, None, r_SX) for rows_BMX, r_SX in pairs]
         position_SD = position_embedding(
             n_keys, self.config.d_model, clamp_len=clamp_len, dtype=memory.hidden_LBMD.dtype,
             device=x_BTD.device,
         )  # fmt: skip
-        position_SD = dropout(position_SD, probability, training=self.training)
-        hidden = hidden_keys(memory, segment, same_length=same_length)
-        kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
-        biases = self.biases() if self.biases is not None else None
-        inputs_LBTD = []
-        for layer, memory_BMD in zip(self.layers, memory.hidden_LBMD, strict=True):
-            inputs_LBTD.append(x_BTD)
-            args = (x_BTD, memory_BMD, position_SD, hidden, biases, kernels)
-            if self.config.activation_checkpointing and self.training:
-                x_BTD = checkpoint(layer, *args, use_reentrant=False)
-            else:
-                x_BTD = layer(*args)
-        x_BTD = dropout(x_BTD, probability, training=self.training)
-        return x_BTD, remember(memory, segment, inputs_LBTD)
+        position_SD = dropout(position_SD, self.config.dropout, training=self.training)
+        rows = memory.hidden_LBMD
+        return [Past(rows_BMX, memory.is_projected, position_SD) for rows_BMX in rows]
 
 
 @torch.no_grad()
