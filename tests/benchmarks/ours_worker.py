@@ -7,33 +7,23 @@ starts as zeros marked valid, and that target is ignored, to have the same work 
 import json
 import os
 import sys
-import tempfile
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
-from dims import CONFIGS, Dims, text
+from dims import CONFIGS
+from ours import experiment_of, training
 from worker import serve
 
-from trainer import ds_config, engine
-from trainer.config import ExperimentConfig, experiment_from
-from trainer.data.corpus import Split, open_corpus
-from trainer.data.corpus_writer import SplitWriter
-from trainer.data.read_ahead import AHEAD, SegmentReader
+from trainer import engine
 from trainer.data.rows import clusters_of
 from trainer.data.streams import Streams
-from trainer.data.vocabulary import VOCABULARY_FILE, WordVocabulary, save_vocabulary
 from trainer.distributed import complete_environ, this_process
 from trainer.foreign.layouts import read_foreign
 from trainer.foreign.names import table_of, to_ours
 from trainer.host_cpu import use_cpu_well
-from trainer.loop import empty_memories, train_step
-from trainer.model.build import build_model
+from trainer.loop import train_step
 from trainer.protocol import IGNORED, Memory, Segment
-from trainer.run import Run
-from trainer.state import TrainState
 
 
 class PeersTargets(Streams):
@@ -58,37 +48,6 @@ class PeersTargets(Streams):
         return False
 
 
-def experiment_of(dims: Dims, dropout: float) -> ExperimentConfig:
-    """The experiment that a configuration is."""
-    lengths = {
-        "tgt_len": dims.tgt_len, "mem_len": dims.mem_len, "same_length": dims.same_length,
-        "clamp_len": dims.clamp_len if dims.clamp_len > 0 else None,
-    }  # fmt: skip
-    model = {
-        name: getattr(dims, name)
-        for name in ("n_layer", "d_model", "n_head", "d_head", "d_inner", "cutoffs")
-    }
-    values = {
-        "model": {**model, "dropout": dropout},
-        "train": {"train_batch_size": dims.n_streams, "max_steps": 10**6, **lengths},
-        "optim": {"lr": 2.5e-4, "min_lr": 2.5e-4},
-        "valid": lengths,
-        "eval": lengths,
-    }
-    return experiment_from(values, where="benchmark")
-
-
-def split_of(dims: Dims, n_segments: int, folder: Path) -> Split:
-    """The same text as the peer's rows, row after row, which is how streams read it."""
-    vocabulary = WordVocabulary(["<eos>", "<unk>", *(f"w{i}" for i in range(2, dims.vocab_size))])
-    save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
-    ids = np.append(text(dims, n_segments=n_segments).reshape(-1), 0).astype(np.uint32)
-    writer = SplitWriter(folder, "train", vocabulary)
-    writer.add(ids, n_words=len(ids), n_characters=len(ids), ends_document=True)
-    writer.finish(splits=["train"], made={})
-    return open_corpus(folder).splits["train"]
-
-
 def valid_zeros(memory: Memory) -> Memory:
     """The memory with all of its zeros to be attended."""
     mem_len = memory.hidden_LBMD.shape[2]
@@ -98,54 +57,35 @@ def valid_zeros(memory: Memory) -> Memory:
 def main(task: dict[str, Any]) -> None:
     """Serve steps of training, or of evaluation."""
     dims = CONFIGS[task["config"]]
-    experiment = experiment_of(dims, task["dropout"])
     os.environ.update(complete_environ(os.environ))
     world = this_process(os.environ, device=task["device"])
-    model = build_model(experiment.model, vocabulary_size=dims.vocab_size, seed=0)
-    table = table_of(experiment.model, dims.vocab_size)
+    table = table_of(experiment_of(dims, 0.0).model, dims.vocab_size)
     weights = to_ours(read_foreign(Path(task["weights"])).tensors, table, where=task["weights"])
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights.pop(name))
     if world.device.type == "cpu":
         use_cpu_well()
-    with tempfile.TemporaryDirectory() as folder:
-        split = split_of(dims, task["n_segments"], Path(folder))
-        streams = PeersTargets(
-            split=split, train_batch_size=dims.n_streams, tgt_len=dims.tgt_len, slots=1, rank=0,
-            world_size=1, cutoffs=dims.cutoffs,
-        )  # fmt: skip
-        resolved = ds_config.resolve(
-            ds_config.load_ds_config(task["ds_config"]), experiment, world_size=1, where="benchmark"
-        )
-        world = engine.connect(world, timeout_s=600)
-        built = engine.build(
-            model, optim=experiment.optim, max_steps=10**6, resolved=resolved, world=world
-        )
-        used = {
-            "experiment": experiment, "streams": streams, "engine": built, "world": world,
-            "reader": SegmentReader(streams, world.device, n_ahead=AHEAD[world.device.type]),
-        }  # fmt: skip
-        run = cast(Any, Run)(**{field.name: used.get(field.name) for field in fields(Run)})
-        state = TrainState()
-        state.memories = [valid_zeros(memory) for memory in empty_memories(run)]
+    with training(
+        dims, ds_file=task["ds_config"], world=engine.connect(world, timeout_s=600),
+        n_segments=task["n_segments"], dropout=task["dropout"], weights=weights,
+        streams_type=PeersTargets,
+    ) as (run, state):  # fmt: skip
+        state.memories = [valid_zeros(memory) for memory in state.memories]
 
         def train() -> torch.Tensor:
             stats = train_step(run, state)
             return stats.loss_sum / stats.n_tokens
 
         def evaluate() -> torch.Tensor:
-            segment = streams.segment(state.data_step, 0).to(world.device)
+            segment = run.streams.segment(state.data_step, 0).to(world.device)
             state.data_step += 1
             with torch.no_grad():
-                output = built(
-                    segment, state.memories[0], clamp_len=experiment.eval.clamp_len,
-                    same_length=experiment.eval.same_length,
+                output = run.engine(
+                    segment, state.memories[0], clamp_len=run.experiment.eval.clamp_len,
+                    same_length=run.experiment.eval.same_length,
                 )  # fmt: skip
             state.memories[0] = output.memory
             return output.loss_sum / segment.n_tokens
 
-        built.train(task["mode"] == "train")
+        run.engine.train(task["mode"] == "train")
         serve(train if task["mode"] == "train" else evaluate, device=world.device)
 
 
