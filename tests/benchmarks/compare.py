@@ -196,7 +196,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Measure, print, and keep the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("configs", nargs="*", default=list(CONFIGS), choices=list(CONFIGS))
+    parser.add_argument("configs", nargs="*", default="all", choices=["all", *CONFIGS])
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--only", default="", help="our variants whose name holds this")
@@ -207,7 +207,7 @@ def main() -> None:
         parser.error("--plot needs matplotlib: .venv/bin/pip install -e '.[plots]'")
     results = [
         result
-        for config in told.configs
+        for config in (CONFIGS if "all" in told.configs else told.configs)
         for result in compare(config, told.device, n_rounds=told.rounds, only=told.only)
     ]
     versions = {name: metadata.version(name) for name in ("torch", "deepspeed", "numpy")}
