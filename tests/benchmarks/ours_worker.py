@@ -1,7 +1,8 @@
 """This trainer as users run it: DeepSpeed's engine and `loop.train_step`, or the scoring model.
 
-The peer attends zeros at first and does not predict the last word of a segment; so the memory
-starts as zeros marked valid, and that target is ignored, to have the same work and loss.
+Hugging Face's model attends zeros at first and does not predict the last word of a segment; against
+it the memory starts as zeros marked valid, and that target is ignored, to have the same work and
+loss. Against the others nothing is changed.
 """
 
 import json
@@ -56,7 +57,7 @@ def valid_zeros(memory: Memory) -> Memory:
 
 def main(task: dict[str, Any]) -> None:
     """Serve steps of training, or of evaluation."""
-    dims = CONFIGS[task["config"]]
+    dims, is_huggingface = CONFIGS[task["config"]], task["style"] == "huggingface"
     os.environ.update(complete_environ(os.environ))
     world = this_process(os.environ, device=task["device"])
     table = table_of(experiment_of(dims, 0.0).model, dims.vocab_size)
@@ -66,9 +67,10 @@ def main(task: dict[str, Any]) -> None:
     with training(
         dims, ds_file=task["ds_config"], world=engine.connect(world, timeout_s=600),
         n_segments=task["n_segments"], dropout=task["dropout"], weights=weights,
-        streams_type=PeersTargets,
+        streams_type=PeersTargets if is_huggingface else Streams,
     ) as (run, state):  # fmt: skip
-        state.memories = [valid_zeros(memory) for memory in state.memories]
+        if is_huggingface:
+            state.memories = [valid_zeros(memory) for memory in state.memories]
 
         def train() -> torch.Tensor:
             stats = train_step(run, state)
