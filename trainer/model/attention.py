@@ -4,7 +4,6 @@ B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head · D d_mod
 """
 
 import math
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from trainer.model.cpu_attention import cpu_attention
 from trainer.model.dropout import dropout as drop
 from trainer.model.kernels import Kernels
+from trainer.model.parts import LayerNorm, Linear
 
 
 def position_embedding(
@@ -89,11 +89,11 @@ class RelativeAttention(nn.Module):
         super().__init__()
         self.n_head, self.pre_norm = n_head, pre_norm
         self.dropout, self.attn_dropout = dropout, attn_dropout
-        self.query = nn.Linear(d_model, n_head * d_head, bias=False)
-        self.key_value = nn.Linear(d_model, 2 * n_head * d_head, bias=False)
-        self.position = nn.Linear(d_model, n_head * d_head, bias=False)
-        self.out = nn.Linear(n_head * d_head, d_model, bias=False)
-        self.norm = nn.LayerNorm(d_model)
+        self.query = Linear(d_model, n_head * d_head, bias=False)
+        self.key_value = Linear(d_model, 2 * n_head * d_head, bias=False)
+        self.position = Linear(d_model, n_head * d_head, bias=False)
+        self.out = Linear(n_head * d_head, d_model, bias=False)
+        self.norm = LayerNorm(d_model)
         self.biases = PositionBiases(n_head, d_head) if own_biases else None
 
     def forward(
@@ -118,7 +118,7 @@ class RelativeAttention(nn.Module):
         )  # fmt: skip
         out_BTD = drop(self.out(mixed_BTHE.flatten(2)), self.dropout, training=self.training)
         out_BTD = x_BTD + out_BTD
-        return out_BTD if self.pre_norm else cast(Tensor, self.norm(out_BTD))
+        return out_BTD if self.pre_norm else self.norm(out_BTD)
 
 
 class PositionBiases(nn.Module):

@@ -11,30 +11,14 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelConfig
 from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from trainer.model.alignment import aligned
 from trainer.model.attention import PositionBiases, RelativeAttention, position_embedding
-from trainer.model.dropout import dropout, relu_dropout
+from trainer.model.dropout import dropout
+from trainer.model.feed_forward import FeedForward
 from trainer.model.kernels import Kernels, choose_kernels
 from trainer.model.linear_nll import Handoff
-from trainer.model.memory import empty_memory, hidden_keys, remember
+from trainer.model.memory import empty_memory, hidden_keys, remember, visible_from
 from trainer.protocol import Memory, Output, Segment
-
-
-class FeedForward(nn.Module):
-    """Two linear layers around a ReLU, with their residual connection and LayerNorm."""
-
-    def __init__(self, *, d_model: int, d_inner: int, dropout: float, pre_norm: bool) -> None:
-        super().__init__()
-        self.dropout, self.pre_norm = dropout, pre_norm
-        self.inner = nn.Linear(d_model, d_inner)
-        self.outer = nn.Linear(d_inner, d_model)
-        self.norm = nn.LayerNorm(d_model)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """`[B, T, D]` to `[B, T, D]`."""
-        inner_BTF = self.inner(self.norm(x_BTD) if self.pre_norm else x_BTD)
-        inner_BTF = relu_dropout(inner_BTF, self.dropout, training=self.training)
-        out_BTD = x_BTD + dropout(self.outer(inner_BTF), self.dropout, training=self.training)
-        return out_BTD if self.pre_norm else cast(Tensor, self.norm(out_BTD))
 
 
 class Layer(nn.Module):
@@ -54,11 +38,23 @@ class Layer(nn.Module):
         )  # fmt: skip
 
     def forward(
-        self, x_BTD: Tensor, memory_BMD: Tensor, position_SD: Tensor, hidden: Tensor,
-        shared_biases: tuple[Tensor, Tensor] | None, kernels: Kernels,
+        self, x_BTD: Tensor, memory_BMD: Tensor, position_SD: Tensor, sight: Tensor | None,
+        shared_biases: tuple[Tensor, Tensor] | None, seeds_4: Tensor | None, kernels: Kernels,
     ) -> Tensor:  # fmt: skip
-        """The segment one layer on, `[B, T, D]`."""
-        x_BTD = self.attention(x_BTD, memory_BMD, position_SD, hidden, shared_biases, kernels)
+        """The segment one layer on, `[B, T, D]`.
+
+        Triton's kernels take aligned rows, seeds of their own, and for `sight` the first key that
+        each query sees; the others take the hidden keys.
+        """
+        if kernels is Kernels.TRITON:
+            from trainer.model.triton_layers import fused_layer  # needs what not all machines have
+
+            assert seeds_4 is not None
+            return fused_layer(
+                self.attention, self.feed_forward, x_BTD, memory_BMD, position_SD,
+                visible_from_BT=sight, shared_biases=shared_biases, seeds_4=seeds_4,
+            )  # fmt: skip
+        x_BTD = self.attention(x_BTD, memory_BMD, position_SD, sight, shared_biases, kernels)
         return cast(Tensor, self.feed_forward(x_BTD))
 
 
@@ -89,8 +85,9 @@ class TransformerXL(nn.Module):
         clamp_len: int | None = None, same_length: bool = False,
     ) -> Output:  # fmt: skip
         """Read a segment, predict its targets and update the memory."""
-        handoff = self._handoff(memory)
-        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, handoff)
+        kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
+        handoff = self._handoff(kernels, memory.hidden_LBMD.dtype)
+        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, kernels, handoff)
         nll_N = self.softmax(
             hidden_BTD.flatten(0, 1), segment.targets_BT.reshape(-1), segment.target_clusters,
             handoff,
@@ -102,45 +99,59 @@ class TransformerXL(nn.Module):
         clamp_len: int | None = None, same_length: bool = False,
     ) -> tuple[Tensor, Memory]:  # fmt: skip
         """Log-probabilities `[B, T, V]`, fp32 at least, of the token after each, and the memory."""
-        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, None)
+        kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
+        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, kernels, None)
         log_probs_NV = self.softmax(hidden_BTD.flatten(0, 1), None, ())
         return log_probs_NV.view(*segment.tokens_BT.shape, -1), memory
 
-    def _handoff(self, memory: Memory) -> Handoff | None:
-        """Given where the fast path is taken; see `trainer.model.linear_nll`.
+    def _handoff(self, kernels: Kernels, dtype: torch.dtype) -> Handoff | None:
+        """Given where the softmax has a fast path; see `trainer.model.linear_nll`.
 
-        In fp16 its probabilities would be too coarse, and on a GPU its blocks of rows too many.
+        The CPU's has probabilities that would be too coarse in fp16.
         """
-        kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
-        fits = memory.hidden_LBMD.dtype != torch.float16
-        return Handoff() if fits and kernels is Kernels.CPU else None
+        lacks = kernels is Kernels.CPU and dtype == torch.float16
+        return None if lacks or kernels is Kernels.PLAIN else Handoff(kernels)
 
     def _read(
         self, segment: Segment, memory: Memory, clamp_len: int | None, same_length: bool,
-        handoff: Handoff | None,
+        kernels: Kernels, handoff: Handoff | None,
     ) -> tuple[Tensor, Memory]:  # fmt: skip
-        probability = self.config.dropout
+        width, probability = self.config.d_model, self.config.dropout
         x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, handoff)
         x_BTD = dropout(x_BTD, probability, training=self.training)
-        n_keys = memory.hidden_LBMD.shape[2] + x_BTD.shape[1]
+        memory_LBMD = memory.hidden_LBMD
         position_SD = position_embedding(
-            n_keys, self.config.d_model, clamp_len=clamp_len, dtype=memory.hidden_LBMD.dtype,
-            device=x_BTD.device,
+            memory_LBMD.shape[2] + x_BTD.shape[1], width, clamp_len=clamp_len,
+            dtype=memory_LBMD.dtype, device=x_BTD.device,
         )  # fmt: skip
         position_SD = dropout(position_SD, probability, training=self.training)
-        hidden = hidden_keys(memory, segment, same_length=same_length)
-        kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
+        seeds_L4: Tensor | None = None
+        if kernels is Kernels.TRITON:
+            x_BTD, memory_LBMD = aligned(x_BTD), aligned(memory_LBMD)
+            position_SD = aligned(aligned(position_SD), dim=0)
+            seeds_L4 = self._seeds(x_BTD.device)
+            sight = visible_from(memory, segment, same_length=same_length)
+        else:
+            sight = hidden_keys(memory, segment, same_length=same_length)
         biases = self.biases() if self.biases is not None else None
         inputs_LBTD = []
-        for layer, memory_BMD in zip(self.layers, memory.hidden_LBMD, strict=True):
-            inputs_LBTD.append(x_BTD)
-            args = (x_BTD, memory_BMD, position_SD, hidden, biases, kernels)
+        for i, layer in enumerate(self.layers):
+            inputs_LBTD.append(x_BTD[..., :width])
+            seeds_4 = None if seeds_L4 is None else seeds_L4[i]
+            args = (x_BTD, memory_LBMD[i], position_SD, sight, biases, seeds_4, kernels)
             if self.config.activation_checkpointing and self.training:
                 x_BTD = checkpoint(layer, *args, use_reentrant=False)
             else:
                 x_BTD = layer(*args)
-        x_BTD = dropout(x_BTD, probability, training=self.training)
+        x_BTD = dropout(x_BTD[..., :width], probability, training=self.training)
         return x_BTD, remember(memory, segment, inputs_LBTD)
+
+    def _seeds(self, device: torch.device) -> Tensor:
+        """Per layer those of its four places of dropout, by torch's generator of the device."""
+        shape = (self.config.n_layer, 4)
+        if not self.training:
+            return torch.zeros(shape, dtype=torch.int64, device=device)
+        return torch.randint(2**62, shape, device=device)
 
 
 @torch.no_grad()
