@@ -59,7 +59,7 @@ def compile_only() -> None:
 
 
 def compile_launch(
-    kernel: Any, *args: Any, grid: Any, warmup: bool, num_warps: int, num_stages: int,
+    kernel: Any, *args: Any, grid: Any, warmup: bool, num_warps: int = 4, num_stages: int = 3,
     **constants: Any,
 ) -> None:  # fmt: skip
     """As Triton does at a launch: types of the arguments, and what is known of their values."""

@@ -116,7 +116,7 @@ class _FusedAttention(torch.autograd.Function):
         d_out_BTHE = grads[0].contiguous()
         delta_BHT, d_query_BTHE = torch.empty_like(log_sum_BHT), torch.empty_like(out_BTHE)
         d_position_BHTS = torch.empty_like(position_BHTS)
-        d_position_BHTS[..., kv_BS2HE.shape[1] :] = 0
+        d_position_BHTS[..., kv_BS2HE.shape[1] :].zero_()
         d_kv_BS2HE = kv_BS2HE.new_empty(kv_BS2HE.shape)
         kernels.backward_by_query[triton.cdiv(tgt_len, blocks.q), n_head, n_streams](
             *arguments, out_BTHE, d_out_BTHE, delta_BHT, d_query_BTHE,
