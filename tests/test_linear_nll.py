@@ -9,6 +9,7 @@ from builders import empty, segment_of, tiny_model, tiny_model_config
 from torch import Tensor
 
 from trainer.model import linear_nll as module
+from trainer.model.kernels import Kernels
 from trainer.model.linear_nll import Handoff, TiedEmbedding, linear_nll
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import IGNORED
@@ -125,7 +126,7 @@ def test_one_pass_takes_the_fast_path_and_makes_one_dense_gradient(
 def test_an_embedding_without_its_softmax_makes_its_own_gradient() -> None:
     table_VC = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     ids_N = torch.tensor([1, 1, 3])
-    rows = TiedEmbedding.apply(ids_N, table_VC, Handoff(), 0)
+    rows = TiedEmbedding.apply(ids_N, table_VC, Handoff(Kernels.CPU), 0)
     (grad,) = torch.autograd.grad((rows**2).sum(), table_VC)
     (wanted,) = torch.autograd.grad((F.embedding(ids_N, table_VC) ** 2).sum(), table_VC)
     torch.testing.assert_close(grad, wanted)

@@ -10,7 +10,7 @@ from builders import CPU, empty, segment_of, tiny_model
 from reference import NaiveStream
 from torch import Tensor
 
-from trainer.model import attention, transformer_xl
+from trainer.model import attention, feed_forward, transformer_xl
 from trainer.model.dropout import dropout, relu_dropout
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory
@@ -247,7 +247,8 @@ def dropouts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...], flo
 
     monkeypatch.setattr(attention, "drop", noting(dropout))
     monkeypatch.setattr(transformer_xl, "dropout", noting(dropout))
-    monkeypatch.setattr(transformer_xl, "relu_dropout", noting(relu_dropout))
+    monkeypatch.setattr(feed_forward, "dropout", noting(dropout))
+    monkeypatch.setattr(feed_forward, "relu_dropout", noting(relu_dropout))
     return seen
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from triton_attention_cases import Fused, Problem, Sizes, fused, hidden_keys, naive, visible_from
 from triton_processes import compile_only, interpret
@@ -138,6 +139,18 @@ def test_position_scores_that_no_query_looks_at_are_not_read_and_get_gradient_ze
     assert all(map(torch.equal, poisoned, clean))
     assert (clean[3][unread] == 0).all()
     assert (clean[3][~unread] != 0).any()
+
+
+def test_columns_that_align_rows_are_not_read_and_get_gradient_zero(run: Fused) -> None:
+    problem = Problem(MIDDLE)
+    query, kv, position_BHTS = (x.detach() for x in problem.parts)
+    keywords = {"d_out_BTHE": problem.d_out_BTHE}
+    *wanted, d_position = run(query, kv, position_BHTS, **keywords)
+    wide = F.pad(position_BHTS, (0, 5), value=torch.nan)
+    for rows in (wide, wide.transpose(0, 1).contiguous().transpose(0, 1)):
+        *others, d_rows = run(query, kv, rows, **keywords)
+        assert all(map(torch.equal, others, wanted))
+        assert torch.equal(d_rows, F.pad(d_position, (0, 5)))
 
 
 def drop_mask(run: Fused, sizes: Sizes, **keywords: Any) -> Tensor:

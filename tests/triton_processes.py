@@ -35,8 +35,15 @@ def interpret() -> None:
     def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return interpreted(self, widened(a), widened(b), *rest)
 
-    # Of bf16 it holds the bits as integers, and multiplies those.
+    def cast_impl(self: Any, x: Any, target: Any) -> Any:
+        if x.dtype.scalar != tl.float32 or target.scalar != tl.bfloat16:
+            return interpreted_cast(self, x, target)
+        rounded = torch.from_numpy(np.array(x.data)).bfloat16().view(torch.int16).numpy()
+        return TensorHandle(rounded.view(np.uint16), tl.bfloat16)
+
+    # Of bf16 it holds the bits as integers, and multiplies those; it does not round, but cuts off.
     interpreted, InterpreterBuilder.create_dot = InterpreterBuilder.create_dot, dot
+    interpreted_cast, InterpreterBuilder.cast_impl = InterpreterBuilder.cast_impl, cast_impl
     warnings.simplefilter("error")
 
 
@@ -52,7 +59,7 @@ def compile_only() -> None:
 
 
 def compile_launch(
-    kernel: Any, *args: Any, grid: Any, warmup: bool, num_warps: int, num_stages: int,
+    kernel: Any, *args: Any, grid: Any, warmup: bool, num_warps: int = 4, num_stages: int = 3,
     **constants: Any,
 ) -> None:  # fmt: skip
     """As Triton does at a launch: types of the arguments, and what is known of their values."""

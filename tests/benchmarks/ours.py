@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from dims import Dims, text
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer import ds_config, engine
 from trainer.config import ExperimentConfig, experiment_from
@@ -57,6 +57,18 @@ def split_of(dims: Dims, n_segments: int, folder: Path) -> Split:
     return open_corpus(folder).splits["train"]
 
 
+def model_of(
+    dims: Dims, experiment: ExperimentConfig, weights: dict[str, Tensor] | None
+) -> nn.Module:
+    """The model, with the parameters that are taken out of `weights`, or with fresh ones."""
+    model = build_model(experiment.model, vocabulary_size=dims.vocab_size, seed=0)
+    if weights is not None:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(weights.pop(name))
+    return model
+
+
 @contextmanager
 def training(
     dims: Dims, *, ds_file: str, world: World, n_segments: int, dropout: float = 0.1,
@@ -74,11 +86,7 @@ def training(
         streams_type: what reads the text.
     """
     experiment = experiment_of(dims, dropout)
-    model = build_model(experiment.model, vocabulary_size=dims.vocab_size, seed=0)
-    if weights is not None:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(weights.pop(name))
+    model = model_of(dims, experiment, weights)
     raw = ds_config.load_ds_config(ds_file)
     resolved = ds_config.resolve(raw, experiment, world_size=world.world_size, where="benchmark")
     with tempfile.TemporaryDirectory() as folder:

@@ -8,17 +8,20 @@ loss. Against the others nothing is changed.
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from dims import CONFIGS
-from ours import experiment_of, training
+from ours import experiment_of, model_of, split_of, training
+from torch import nn
 from worker import serve
 
 from trainer import engine
+from trainer.config import ExperimentConfig
 from trainer.data.rows import clusters_of
 from trainer.data.streams import Streams
 from trainer.distributed import complete_environ, this_process
@@ -27,8 +30,7 @@ from trainer.foreign.layouts import read_foreign
 from trainer.foreign.names import table_of, to_ours
 from trainer.host_cpu import use_cpu_well
 from trainer.loop import train_step
-from trainer.protocol import IGNORED, Memory, Segment
-from trainer.run import Run
+from trainer.protocol import IGNORED, Memory, Segment, reading_memory
 
 
 class PeersTargets(Streams):
@@ -59,13 +61,18 @@ def valid_zeros(memory: Memory) -> Memory:
     return memory._replace(valid_B=torch.full_like(memory.valid_B, mem_len), valid_min=mem_len)
 
 
-def scorer_of(run: Run, *, is_huggingface: bool) -> Callable[[], torch.Tensor]:
+def scorer_of(
+    module: nn.Module, experiment: ExperimentConfig, streams: Streams, world: World, *,
+    is_huggingface: bool,
+) -> Callable[[], torch.Tensor]:  # fmt: skip
     """Scoring as `txl eval` does it; a call is worth tgt_len tokens, whatever is read at a time."""
-    scoring, n_streams = run.experiment.eval, run.streams.train_batch_size
-    length = reading(scoring, run.streams.split).tgt_len
-    streams = Streams(**{f.name: getattr(run.streams, f.name) for f in fields(Streams) if f.init})
-    streams = replace(streams, tgt_len=length)
-    memory = run.engine.reading_memory(n_streams, mem_len=scoring.mem_len)
+    scoring = experiment.eval
+    streams = replace(streams, tgt_len=reading(scoring, streams.split).tgt_len)
+    module.to(world.device).eval()
+    memory = reading_memory(
+        module, streams.train_batch_size, mem_len=scoring.mem_len, dtype=torch.float32,
+        device=world.device,
+    )  # fmt: skip
     memory = valid_zeros(memory) if is_huggingface else memory
     told: list[torch.Tensor] = []
     n_read = 0
@@ -74,9 +81,9 @@ def scorer_of(run: Run, *, is_huggingface: bool) -> Callable[[], torch.Tensor]:
     def evaluate() -> torch.Tensor:
         nonlocal memory, n_read
         if not told:
-            output = run.engine(
-                streams.segment(n_read, 0).to(run.world.device), memory,
-                clamp_len=scoring.clamp_len, same_length=scoring.same_length,
+            output = module(
+                streams.segment(n_read, 0).to(world.device), memory, clamp_len=scoring.clamp_len,
+                same_length=scoring.same_length,
             )  # fmt: skip
             memory, n_read = output.memory, n_read + 1
             pieces = output.nll_BT.split(scoring.tgt_len, dim=1)
@@ -95,6 +102,18 @@ def main(task: dict[str, Any]) -> None:
     weights = to_ours(read_foreign(Path(task["weights"])).tensors, table, where=task["weights"])
     if world.device.type == "cpu":
         use_cpu_well()
+    if task["mode"] == "evaluate":
+        experiment = experiment_of(dims, 0.0)
+        with tempfile.TemporaryDirectory() as folder:
+            streams = Streams(
+                split=split_of(dims, task["n_segments"], Path(folder)), slots=1, rank=0,
+                train_batch_size=dims.n_streams, tgt_len=dims.tgt_len, world_size=1,
+                cutoffs=dims.cutoffs,
+            )  # fmt: skip
+            module = model_of(dims, experiment, weights)
+            step = scorer_of(module, experiment, streams, world, is_huggingface=is_huggingface)
+            serve(step, device=world.device)
+        return
     with training(
         dims, ds_file=task["ds_config"], world=engine.connect(world, timeout_s=600),
         n_segments=task["n_segments"], dropout=task["dropout"], weights=weights,
@@ -107,9 +126,8 @@ def main(task: dict[str, Any]) -> None:
             stats = train_step(run, state)
             return stats.loss_sum / stats.n_tokens
 
-        evaluate = scorer_of(run, is_huggingface=is_huggingface)
-        run.engine.train(task["mode"] == "train")
-        serve(train if task["mode"] == "train" else evaluate, device=world.device)
+        run.engine.train(True)
+        serve(train, device=world.device)
 
 
 if __name__ == "__main__":

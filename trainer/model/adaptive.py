@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import ModelConfig
+from trainer.model.alignment import in_buckets
+from trainer.model.kernels import Kernels
 from trainer.model.linear_nll import Handoff, Table, TiedEmbedding, linear_nll
 from trainer.protocol import IGNORED
 
@@ -57,8 +59,10 @@ def adaptive_nll(
     nll_N = _nats(hidden_NC, _head_targets(targets_N, bounds), head, handoff, 0)
     for c in range(1, len(bounds)):
         rows = clusters[c]
-        hidden_NC = _projected(hidden_ND.index_select(0, rows), projections_DC[c])
         local = targets_N.index_select(0, rows) - bounds[c][0]
+        if handoff is not None and handoff.kernels is Kernels.TRITON:
+            rows, local = in_buckets(rows, local)
+        hidden_NC = _projected(hidden_ND.index_select(0, rows), projections_DC[c])
         tail = _nats(hidden_NC, local, [(tables_VC[c], biases_V[c])], handoff, c)
         nll_N = nll_N.index_add(0, rows, tail)
     return nll_N
@@ -68,6 +72,10 @@ def _nats(
     hidden_NC: Tensor, targets_N: Tensor, tables: list[Table], handoff: Handoff | None, cluster: int
 ) -> Tensor:
     """Nats under one softmax over the words of all `tables`."""
+    if handoff is not None and handoff.kernels is Kernels.TRITON:
+        from trainer.model.triton_linear_nll import fused_linear_nll  # not all machines have Triton
+
+        return fused_linear_nll(hidden_NC, targets_N, tables, handoff=handoff, cluster=cluster)
     if handoff is not None:
         return linear_nll(hidden_NC, targets_N, tables, handoff=handoff, cluster=cluster)
     logits = [F.linear(hidden_NC, weight, bias) for weight, bias in tables]
@@ -199,7 +207,7 @@ class AdaptiveSoftmax(nn.Module):
             hidden_ND, targets_N, clusters=clusters, bounds=self.bounds,
             tables_VC=list(self.tables), biases_V=list(self.biases),
             projections_DC=self._projections(), cluster_table=self._cluster_table(),
-            handoff=handoff if handoff is None or self.is_tied else Handoff(),
+            handoff=handoff if handoff is None or self.is_tied else Handoff(handoff.kernels),
         )  # fmt: skip
 
     def _log_probs(self, hidden_ND: Tensor) -> Tensor:

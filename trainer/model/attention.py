@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainer.model.cpu_attention import cpu_attention
 from trainer.model.dropout import dropout as drop
 from trainer.model.kernels import Kernels
+from trainer.model.parts import LayerNorm, Linear
 
 
 def position_embedding(
@@ -101,11 +102,11 @@ class RelativeAttention(nn.Module):
         super().__init__()
         self.n_head, self.pre_norm = n_head, pre_norm
         self.dropout, self.attn_dropout = dropout, attn_dropout
-        self.query = nn.Linear(d_model, n_head * d_head, bias=False)
-        self.key_value = nn.Linear(d_model, 2 * n_head * d_head, bias=False)
-        self.position = nn.Linear(d_model, n_head * d_head, bias=False)
-        self.out = nn.Linear(n_head * d_head, d_model, bias=False)
-        self.norm = nn.LayerNorm(d_model)
+        self.query = Linear(d_model, n_head * d_head, bias=False)
+        self.key_value = Linear(d_model, 2 * n_head * d_head, bias=False)
+        self.position = Linear(d_model, n_head * d_head, bias=False)
+        self.out = Linear(n_head * d_head, d_model, bias=False)
+        self.norm = LayerNorm(d_model)
         self.biases = PositionBiases(n_head, d_head) if own_biases else None
 
     def forward(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.model.kernels import Kernels
 from trainer.protocol import IGNORED
 
 #: Logits that are made at a time: what a core's cache holds.
@@ -29,7 +30,9 @@ class Handoff:
     that, instead of making a second dense gradient of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kernels: Kernels) -> None:
+        """`kernels` are those of the pass: not the plain ones, which know of no handoff."""
+        self.kernels = kernels
         self._grads: dict[int, Tensor] = {}
 
     def put(self, cluster: int, grad_VC: Tensor) -> None:
@@ -59,15 +62,21 @@ def linear_nll(
         handoff: takes the gradient of the first table's weight.
         cluster: what that table is called there.
     """
-    dtype = hidden_NC.dtype
-    if torch.is_autocast_enabled(hidden_NC.device.type) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(hidden_NC.device.type)
+    dtype = compute_dtype(hidden_NC)
     flat = [tensor for table in tables for tensor in table]
     with torch.autocast(hidden_NC.device.type, enabled=False):
         nll_N: Tensor = _LinearNll.apply(  # type: ignore[no-untyped-call]
             hidden_NC, targets_N, dtype, torch.is_grad_enabled(), handoff, cluster, *flat
         )
     return nll_N
+
+
+def compute_dtype(hidden_NC: Tensor) -> torch.dtype:
+    """What a product with it is computed in."""
+    device = hidden_NC.device.type
+    if torch.is_autocast_enabled(device) and hidden_NC.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return hidden_NC.dtype
 
 
 class _LinearNll(torch.autograd.Function):
@@ -180,9 +189,30 @@ class TiedEmbedding(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Add the rows to what is there; only without a softmax before it, make a gradient."""
         (ids_N,) = ctx.saved_tensors
-        begun_VC = ctx.handoff.take(ctx.cluster)
+        begun_VC, rows_NC = ctx.handoff.take(ctx.cluster), grads[0]
+        if ctx.handoff.kernels is Kernels.TRITON:
+            ids_N, rows_NC = summed_by_id(ids_N, rows_NC)
         if begun_VC is None:
             begun_VC = grads[0].new_zeros(ctx.shape)
-            return None, begun_VC.index_add_(0, ids_N, grads[0]), None, None
-        begun_VC.index_add_(0, ids_N, grads[0].to(begun_VC.dtype))
+            begun_VC.index_add_(0, ids_N, rows_NC.to(begun_VC.dtype))
+            return None, begun_VC, None, None
+        begun_VC.index_add_(0, ids_N, rows_NC.to(begun_VC.dtype))
         return None, None, None, None
+
+
+def summed_by_id(ids_N: Tensor, rows_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids of which each is there once, and the sum of its rows in fp32 at least.
+
+    What a GPU needs before it adds rows to a table: it adds those of one id in any order, and in 16
+    bits a word that is there hundreds of times loses most of them. As many as were given, since how
+    many differ only the device knows: what is too many is id 0 with a row of zeros.
+    """
+    sorted_N, order_N = ids_N.sort()
+    rank_N = torch.zeros_like(ids_N)
+    rank_N[1:] = (sorted_N[1:] != sorted_N[:-1]).cumsum(0)
+    rank_of_row_N = torch.empty_like(ids_N).scatter_(0, order_N, rank_N)
+    unique_N = torch.zeros_like(ids_N).scatter_(0, rank_N, sorted_N)
+    exact_NC = rows_NC.to(torch.promote_types(rows_NC.dtype, torch.float32))
+    # Of all that sums rows by index this alone does it in the same order every time.
+    sum_NC = torch.ops.aten.embedding_dense_backward(exact_NC, rank_of_row_N, len(ids_N), -1, False)
+    return unique_N, sum_NC

@@ -3,38 +3,20 @@
 B streams · T tgt_len · M mem_len · S = M+T · D d_model · L layers · V vocabulary.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelConfig
 from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from trainer.model.alignment import aligned
 from trainer.model.attention import Past, PositionBiases, RelativeAttention, position_embedding
-from trainer.model.dropout import dropout, relu_dropout
+from trainer.model.dropout import dropout
+from trainer.model.feed_forward import FeedForward
 from trainer.model.kernels import Kernels, choose_kernels
 from trainer.model.linear_nll import Handoff
-from trainer.model.memory import empty_memory, hidden_keys, remember
+from trainer.model.memory import empty_memory, hidden_keys, remember, visible_from
 from trainer.protocol import Memory, Output, Segment
-
-
-class FeedForward(nn.Module):
-    """Two linear layers around a ReLU, with their residual connection and LayerNorm."""
-
-    def __init__(self, *, d_model: int, d_inner: int, dropout: float, pre_norm: bool) -> None:
-        super().__init__()
-        self.dropout, self.pre_norm = dropout, pre_norm
-        self.inner = nn.Linear(d_model, d_inner)
-        self.outer = nn.Linear(d_inner, d_model)
-        self.norm = nn.LayerNorm(d_model)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """`[B, T, D]` to `[B, T, D]`."""
-        inner_BTF = self.inner(self.norm(x_BTD) if self.pre_norm else x_BTD)
-        inner_BTF = relu_dropout(inner_BTF, self.dropout, training=self.training)
-        out_BTD = x_BTD + dropout(self.outer(inner_BTF), self.dropout, training=self.training)
-        return out_BTD if self.pre_norm else cast(Tensor, self.norm(out_BTD))
 
 
 class Layer(nn.Module):
@@ -54,11 +36,23 @@ class Layer(nn.Module):
         )  # fmt: skip
 
     def forward(
-        self, x_BTD: Tensor, past: Past, hidden: Tensor,
-        shared_biases: tuple[Tensor, Tensor] | None, kernels: Kernels,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:  # fmt: skip
-        """The segment one layer on, `[B, T, D]`; and as `RelativeAttention`."""
-        x_BTD, projected = self.attention(x_BTD, past, hidden, shared_biases, kernels)
+        self, x_BTD: Tensor, past: Past, sight: Tensor | None,
+        shared_biases: tuple[Tensor, Tensor] | None, seeds_4: Tensor | None, kernels: Kernels,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor | None] | None]:  # fmt: skip
+        """The segment one layer on, `[B, T, D]`; and as `RelativeAttention`.
+
+        Triton's kernels take aligned rows, seeds of their own, and for `sight` the first key that
+        each query sees; the others take the hidden keys.
+        """
+        if kernels is Kernels.TRITON:
+            from trainer.model.triton_layers import fused_layer  # needs what not all machines have
+
+            assert seeds_4 is not None
+            return fused_layer(
+                self.attention, self.feed_forward, x_BTD, past, visible_from_BT=sight,
+                shared_biases=shared_biases, seeds_4=seeds_4,
+            )  # fmt: skip
+        x_BTD, projected = self.attention(x_BTD, past, sight, shared_biases, kernels)
         return self.feed_forward(x_BTD), projected
 
 
@@ -102,8 +96,9 @@ class TransformerXL(nn.Module):
         clamp_len: int | None = None, same_length: bool = False,
     ) -> Output:  # fmt: skip
         """Read a segment, predict its targets and update the memory."""
-        handoff = self._handoff(memory)
-        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, handoff)
+        kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
+        handoff = self._handoff(kernels, memory.hidden_LBMD.dtype)
+        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, kernels, handoff)
         nll_N = self.softmax(
             hidden_BTD.flatten(0, 1), segment.targets_BT.reshape(-1), segment.target_clusters,
             handoff,
@@ -115,61 +110,77 @@ class TransformerXL(nn.Module):
         clamp_len: int | None = None, same_length: bool = False,
     ) -> tuple[Tensor, Memory]:  # fmt: skip
         """Log-probabilities `[B, T, V]`, fp32 at least, of the token after each, and the memory."""
-        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, None)
+        kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
+        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, kernels, None)
         log_probs_NV = self.softmax(hidden_BTD.flatten(0, 1), None, ())
         return log_probs_NV.view(*segment.tokens_BT.shape, -1), memory
 
-    def _handoff(self, memory: Memory) -> Handoff | None:
-        """Given where the fast path is taken; see `trainer.model.linear_nll`.
+    def _handoff(self, kernels: Kernels, dtype: torch.dtype) -> Handoff | None:
+        """Given where the softmax has a fast path; see `trainer.model.linear_nll`.
 
-        In fp16 its probabilities would be too coarse, and on a GPU its blocks of rows too many.
+        The CPU's has probabilities that would be too coarse in fp16.
         """
-        kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
-        fits = memory.hidden_LBMD.dtype != torch.float16
-        return Handoff() if fits and kernels is Kernels.CPU else None
+        lacks = kernels is Kernels.CPU and dtype == torch.float16
+        return None if lacks or kernels is Kernels.PLAIN else Handoff(kernels)
 
     def _read(
         self, segment: Segment, memory: Memory, clamp_len: int | None, same_length: bool,
-        handoff: Handoff | None,
+        kernels: Kernels, handoff: Handoff | None,
     ) -> tuple[Tensor, Memory]:  # fmt: skip
         assert not (memory.is_projected and self.training), "weights do not stay as they are"
-        probability = self.config.dropout
+        width, probability = self.config.d_model, self.config.dropout
         x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, handoff)
         x_BTD = dropout(x_BTD, probability, training=self.training)
-        hidden = hidden_keys(memory, segment, same_length=same_length)
-        kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
+        pasts = self._pasts(memory, x_BTD, clamp_len, kernels)
+        seeds_L4: Tensor | None = None
+        if kernels is Kernels.TRITON:
+            x_BTD, seeds_L4 = aligned(x_BTD), self._seeds(x_BTD.device)
+            sight = visible_from(memory, segment, same_length=same_length)
+        else:
+            sight = hidden_keys(memory, segment, same_length=same_length)
         biases = self.biases() if self.biases is not None else None
         remembered, positions = [], []
-        for layer, past in zip(self.layers, self._pasts(memory, x_BTD, clamp_len), strict=True):
-            args = (x_BTD, past, hidden, biases, kernels)
-            remembered.append(x_BTD)
+        for i, (layer, past) in enumerate(zip(self.layers, pasts, strict=True)):
+            remembered.append(x_BTD[..., :width])
+            args = (x_BTD, past, sight, biases, None if seeds_L4 is None else seeds_L4[i], kernels)
             if self.config.activation_checkpointing and self.training:
                 x_BTD, projected = checkpoint(layer, *args, use_reentrant=False)
             else:
                 x_BTD, projected = layer(*args)
             if projected is not None:
                 remembered[-1], r_SX = projected
-                positions.append(r_SX)
-        x_BTD = dropout(x_BTD, probability, training=self.training)
+                positions += [] if r_SX is None else [r_SX]
+        x_BTD = dropout(x_BTD[..., :width], probability, training=self.training)
         memory = remember(memory, segment, remembered)
         if positions:
             memory = memory._replace(position_LSX=torch.stack(positions))
         return x_BTD, memory
 
-    def _pasts(self, memory: Memory, x_BTD: Tensor, clamp_len: int | None) -> list[Past]:
+    def _pasts(
+        self, memory: Memory, x_BTD: Tensor, clamp_len: int | None, kernels: Kernels
+    ) -> list[Past]:
         """Per layer, what it attends to beside the segment."""
-        n_keys = memory.hidden_LBMD.shape[2] + x_BTD.shape[1]
-        known_LSX = memory.position_LSX
+        memory_LBMX, known_LSX = memory.hidden_LBMD, memory.position_LSX
+        n_keys = memory_LBMX.shape[2] + x_BTD.shape[1]
         if known_LSX is not None and known_LSX.shape[1] == n_keys:
-            pairs = zip(memory.hidden_LBMD, known_LSX, strict=True)
+            pairs = zip(memory_LBMX, known_LSX, strict=True)
             return [Past(rows_BMX, True, None, r_SX) for rows_BMX, r_SX in pairs]
         position_SD = position_embedding(
-            n_keys, self.config.d_model, clamp_len=clamp_len, dtype=memory.hidden_LBMD.dtype,
+            n_keys, self.config.d_model, clamp_len=clamp_len, dtype=memory_LBMX.dtype,
             device=x_BTD.device,
         )  # fmt: skip
         position_SD = dropout(position_SD, self.config.dropout, training=self.training)
-        rows = memory.hidden_LBMD
-        return [Past(rows_BMX, memory.is_projected, position_SD) for rows_BMX in rows]
+        if kernels is Kernels.TRITON:
+            position_SD = aligned(aligned(position_SD), dim=0)
+            memory_LBMX = memory_LBMX if memory.is_projected else aligned(memory_LBMX)
+        return [Past(rows_BMX, memory.is_projected, position_SD) for rows_BMX in memory_LBMX]
+
+    def _seeds(self, device: torch.device) -> Tensor:
+        """Per layer those of its four places of dropout, by torch's generator of the device."""
+        shape = (self.config.n_layer, 4)
+        if not self.training:
+            return torch.zeros(shape, dtype=torch.int64, device=device)
+        return torch.randint(2**62, shape, device=device)
 
 
 @torch.no_grad()

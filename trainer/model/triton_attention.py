@@ -40,13 +40,14 @@ def fused_attention(
     """Softmax of query·key + rel_shift(position) over the visible keys, times the values.
 
     The first three share a dtype, which autocast does not change, and may have any strides; they
-    are copied only if the last is not 1. Gradients are contiguous; that of `position_BHTS` is zero
-    wherever no query looks.
+    are copied only if the last is not 1. Gradients are contiguous, but for that of `position_BHTS`:
+    it lies in memory as that does, and is zero wherever no query looks.
 
     Args:
         query_BTHE: (q+u) / √E.
         kv_BS2HE: keys and values of memory and segment, as their joint projection makes them.
-        position_BHTS: (q+v)·r / √E before rel_shift: columns are the distances S-1 … 0.
+        position_BHTS: (q+v)·r / √E before rel_shift: columns are the distances S-1 … 0. What comes
+            after them aligns the rows and is not read.
         visible_from_BT: key j is seen by query i iff visible_from <= j <= i + M, at least one by
             each; int32 or int64, also `[1, T]`. None is 0.
         dropout: probability of dropping an attention weight.
@@ -114,11 +115,13 @@ class _FusedAttention(torch.autograd.Function):
         constants = _constants(blocks, d_head)
         d_out_BTHE = grads[0].contiguous()
         delta_BHT, d_query_BTHE = torch.empty_like(log_sum_BHT), torch.empty_like(out_BTHE)
-        d_position_BHTS = position_BHTS.new_empty(position_BHTS.shape)
+        d_position_BHTS = torch.empty_like(position_BHTS)
+        d_position_BHTS[..., kv_BS2HE.shape[1] :].zero_()
         d_kv_BS2HE = kv_BS2HE.new_empty(kv_BS2HE.shape)
         kernels.backward_by_query[triton.cdiv(tgt_len, blocks.q), n_head, n_streams](
-            *arguments, out_BTHE, d_out_BTHE, delta_BHT, d_query_BTHE, d_position_BHTS, **constants
-        )
+            *arguments, out_BTHE, d_out_BTHE, delta_BHT, d_query_BTHE,
+            d_position_BHTS, *d_position_BHTS.stride()[:3], **constants,
+        )  # fmt: skip
         kernels.backward_by_key[triton.cdiv(kv_BS2HE.shape[1], blocks.k), n_head, n_streams](
             *arguments, d_out_BTHE, delta_BHT, d_kv_BS2HE, **constants
         )

@@ -66,7 +66,7 @@ def backward_by_query(
     query_BTHE, query_b, query_t, query_h, kv_BS2HE, kv_b, kv_s, kv_2, kv_h,
     position_BHTS, position_b, position_h, position_t, visible_from_BT, visible_b, visible_t,
     seed, dropout, tgt_len, n_keys, d_head, log_sum_BHT, out_BTHE, d_out_BTHE,
-    delta_BHT, d_query_BTHE, d_position_BHTS,
+    delta_BHT, d_query_BTHE, d_position_BHTS, d_position_b, d_position_h, d_position_t,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """By queries: `delta`, `d_query`, and every element of their rows of `d_position` once."""
@@ -91,8 +91,8 @@ def backward_by_query(
     tl.store(delta_BHT + row * tgt_len + query_Q, delta_Q, real_Q)
     log_sum_Q = tl.load(log_sum_BHT + row * tgt_len + query_Q, real_Q, other=0.0)
     d_query_QE = tl.zeros([BLOCK_Q, BLOCK_E], wide)
-    d_position_TS = d_position_BHTS + row * tgt_len * n_keys
-    d_position_Q1 = shifted(d_position_TS, query_Q, n_keys, tgt_len)
+    d_position_TS = d_position_BHTS + stream * d_position_b + head * d_position_h
+    d_position_Q1 = shifted(d_position_TS, query_Q, d_position_t, tgt_len)
     first = tl.min(from_Q, axis=0) // BLOCK_K * BLOCK_K
     end = tl.minimum((tl.program_id(0) + 1) * BLOCK_Q, tgt_len) + n_keys - tgt_len
     # Keys that none of these queries sees, and columns that are no key's: those count as -1, -2 …

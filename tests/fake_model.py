@@ -1,0 +1,100 @@
+"""A step's forward and backward pass on tensors without data: what needs a value cannot run."""
+
+from collections import Counter
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from builders import segment_of
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton_processes import compile_launch
+
+from trainer.config import load_recipe
+from trainer.loop import finite_rows
+from trainer.model.kernels import Kernels
+from trainer.model.memory import forget_rows
+from trainer.model.transformer_xl import TransformerXL
+
+V = 267_735
+#: Modules that hold a dropout which takes a way of its own on a CPU.
+DROPOUTS = ("transformer_xl.dropout", "attention.drop", "feed_forward.dropout")
+
+
+class Hosts(TorchDispatchMode):
+    """Notes the tensors that are made of the host's values: on a GPU a copy that is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default):
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+class Step(NamedTuple):
+    """What two forward and backward passes did."""
+
+    launches: Counter[str]
+    """Triton kernels by name, each compiled for the arguments it was given."""
+    from_host: list[str]
+    """See `Hosts`."""
+
+
+def wt103_base(
+    kernels: Kernels, *, dtype: torch.dtype, documents: bool = False, **model: Any
+) -> Step:
+    """Read segments of the recipe's sizes, with an empty memory and a full one, and go back."""
+    recipe = load_recipe("wt103-base")
+    config = recipe.model.model_copy(update={"n_layer": 2, **model})
+    lengths, n_streams = recipe.train, recipe.train.train_batch_size
+    segment = segment_of(
+        torch.arange(n_streams * lengths.tgt_len).view(n_streams, -1) * 29 % V,
+        cutoffs=config.cutoffs, starts_BT=torch.zeros(n_streams, lengths.tgt_len).long(),
+    )  # fmt: skip
+    launches: Counter[str] = Counter()
+    with FakeTensorMode() as fake, ExitStack() as stack:
+        segment = segment.map(fake.from_tensor)
+        segment = segment if documents else segment._replace(starts_BT=None)
+        torch.set_default_dtype(dtype)
+        module = TransformerXL(config, V)
+        torch.set_default_dtype(torch.float32)
+        memory = module.empty_memory(
+            n_streams, mem_len=lengths.mem_len, dtype=dtype, device=torch.device("cpu")
+        )
+        for patch in _as_on_a_gpu(kernels, launches):
+            stack.enter_context(patch)
+        hosts = stack.enter_context(Hosts())
+        for _ in range(2):
+            output = module(segment, memory, same_length=documents)
+            output.loss_sum.backward()
+            memory = forget_rows(output.memory, finite_rows(output, n_rows=n_streams))
+        assert {p.grad.dtype for p in module.parameters() if p.grad is not None} == {dtype}
+    return Step(launches, hosts.seen)
+
+
+def _as_on_a_gpu(kernels: Kernels, launches: Counter[str]) -> list[Any]:
+    """What a model takes there: these kernels, which are compiled, and PyTorch's dropout."""
+    from triton.runtime import JITFunction
+
+    def launch(kernel: Any, *args: Any, **keywords: Any) -> None:
+        launches[kernel.__name__] += 1
+        with no_dispatch():
+            compile_launch(kernel, *args, **keywords)
+
+    return [
+        mock.patch("trainer.model.transformer_xl.choose_kernels", return_value=kernels),
+        mock.patch.object(JITFunction, "run", launch),
+        *(mock.patch(f"trainer.model.{name}", F.dropout) for name in DROPOUTS),
+        mock.patch("trainer.model.feed_forward.relu_dropout", _relu_dropout),
+    ]
+
+
+def _relu_dropout(x: Tensor, probability: float, *, training: bool) -> Tensor:
+    return F.dropout(x.relu(), probability, training=training)

@@ -1,0 +1,123 @@
+"""The model on a GPU's kernels equals the model on PyTorch's own operations.
+
+Under Triton's interpreter, in a process of its own. Widths are mostly odd, so that rows are padded.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
+from multiprocessing import get_context
+from typing import Any
+
+import pytest
+import torch
+from triton_model import ODD, Reading, prepare, read, trained
+
+from trainer.model.kernels import Kernels
+
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+
+Submit = Callable[..., Any]
+KERNELS = (Kernels.TRITON, Kernels.PLAIN)
+
+CLUSTERS = {"cutoffs": (5, 12), "div_val": 1}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "paper": {"model": ODD},
+    "aligned widths": {"model": {"d_model": 16, "d_head": 8, "d_inner": 24}},
+    "pre-norm, biases per layer": {
+        "model": {**ODD, "norm": "pre", "position_biases": "per_layer"}, "documents": True,
+    },
+    "clusters": {"model": {**ODD, **CLUSTERS}, "documents": True},
+    "narrower clusters": {"model": {**ODD, "cutoffs": (5, 12), "div_val": 2, "d_embed": 12}},
+    "untied": {
+        "model": {**ODD, **CLUSTERS, "tie_embedding": False, "tie_projections": "none",
+                  "d_embed": 6},
+    },
+    "no memory": {"model": ODD, "mem_len": 0, "documents": True},
+    "short memory, clamped": {"model": ODD, "mem_len": 2, "clamp_len": 3},
+    "same length": {"model": ODD, "same_length": True, "clamp_len": 4},
+    "same length, documents": {"model": ODD, "same_length": True, "documents": True},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Submit]:
+    """Calls a function of `triton_model` in the process that interprets."""
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=prepare) as pool:
+        yield lambda work, *args, **keywords: pool.submit(work, *args, **keywords).result()
+
+
+def assert_same(ours: Reading, plain: Reading, **tolerance: float) -> None:
+    close = {"rtol": 1e-9, "atol": 1e-9} | tolerance
+    torch.testing.assert_close(ours.loss, plain.loss, **close)
+    torch.testing.assert_close(ours.nats, plain.nats, **close)
+    torch.testing.assert_close(ours.memory, plain.memory, **close)
+    torch.testing.assert_close(ours.grads, plain.grads, **close)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_losses_memory_and_all_gradients_equal_the_plain_models(run: Submit, name: str) -> None:
+    ours, plain = (run(read, kernels, **VARIANTS[name]) for kernels in KERNELS)
+    assert_same(ours, plain)
+    assert not plain.launches
+    n_layers = 2 * len(ours.nats)
+    for kernel in ("forward", "backward_by_query", "backward_by_key"):
+        assert ours.launches[kernel] == n_layers
+    n_clusters = len(VARIANTS[name]["model"].get("cutoffs", ())) + 1
+    assert ours.launches["_softmax_error_kernel"] == n_clusters * len(ours.nats)
+
+
+def test_fp32_is_as_near_as_fp32_can_be(run: Submit) -> None:
+    case = {"model": {**ODD, **CLUSTERS}, "dtype": torch.float32}
+    ours, plain = (run(read, kernels, **case) for kernels in KERNELS)
+    assert_same(ours, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_bf16_under_autocast_is_near_fp32(run: Submit, norm: str) -> None:
+    case = {"model": {**ODD, **CLUSTERS, "norm": norm, "init_std": 0.2}, "dtype": torch.float32}
+    exact = run(read, Kernels.PLAIN, **case)
+    ours = run(read, Kernels.TRITON, autocast=True, **case)
+    assert {grad.dtype for grad in ours.grads.values()} == {torch.float32}
+    assert ours.memory.hidden_LBMD.dtype == torch.bfloat16
+    torch.testing.assert_close(ours.loss, exact.loss, rtol=1e-3, atol=0)
+    assert error(ours, exact) < 0.04
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_reading_with_keys_and_values_for_memory_gives_the_same_nats(
+    run: Submit, norm: str
+) -> None:
+    case = {"model": {**ODD, "norm": norm}, "same_length": True, "documents": True}
+    ours = run(read, Kernels.TRITON, projected=True, **case)
+    plain = run(read, Kernels.PLAIN, **case)
+    assert ours.memory.is_projected
+    assert ours.launches["forward"] > 0
+    torch.testing.assert_close(ours.nats, plain.nats, rtol=1e-9, atol=1e-9)
+
+
+def error(reading: Reading, exact: Reading) -> float:
+    """Of all gradients, relative to their size."""
+    pairs = [(reading.grads[name], grad) for name, grad in exact.grads.items()]
+    wrong = sum(float((got - grad).square().sum()) for got, grad in pairs)
+    return (wrong / sum(float(grad.square().sum()) for _, grad in pairs)) ** 0.5
+
+
+def test_dropout_follows_the_seed_and_checkpointing_drops_the_same(run: Submit) -> None:
+    drop = {**ODD, "dropout": 0.3, "attn_dropout": 0.3}
+    kept = run(read, Kernels.TRITON, model=drop, seed=3)
+    again = run(read, Kernels.TRITON, model={**drop, "activation_checkpointing": True}, seed=3)
+    assert_same(again, kept, rtol=0, atol=0)
+    assert again.launches["forward"] == 2 * kept.launches["forward"]
+    assert run(read, Kernels.TRITON, model=drop, seed=4).loss != kept.loss
+
+
+@pytest.mark.parametrize("ds_file", ["zero0_fp32", "zero1_fp32", "zero2_fp32", "zero3_fp32"])
+def test_steps_through_deepspeed_equal_the_plain_ones(run: Submit, ds_file: str) -> None:
+    model = {**ODD, **CLUSTERS}
+    (losses, weights, launches), (plain_losses, plain_weights, _) = (
+        run(trained, kernels, ds_file, model=model) for kernels in KERNELS
+    )
+    assert launches["backward_by_key"] == 4
+    torch.testing.assert_close(losses, plain_losses, rtol=1e-5, atol=0)
+    torch.testing.assert_close(weights, plain_weights, rtol=1e-4, atol=1e-5)

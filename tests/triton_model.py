@@ -1,0 +1,162 @@
+"""A small model read and trained by chosen kernels, in a process where Triton interprets."""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from builders import empty, lone_world, segment_of, tiny_experiment, tiny_model, tiny_model_config
+from torch import Tensor
+from triton_processes import interpret
+
+from trainer.distributed import World, complete_environ
+from trainer.model import alignment
+from trainer.model.build import build_model
+from trainer.model.kernels import Kernels
+from trainer.model.transformer_xl import TransformerXL
+from trainer.protocol import Memory, Segment, reading_memory
+
+V, TGT_LEN = 20, 5
+#: Widths that are no multiples of 8.
+ODD = {"d_model": 10, "d_head": 5, "d_inner": 21}
+
+
+def prepare() -> None:
+    """In this process Triton interprets; tails are filled up to fewer rows, which take it long."""
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    interpret()
+    # It multiplies in numpy, which says so when Philox overflows, as it means to.
+    warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
+    alignment._BUCKET = 8
+
+
+class Reading(NamedTuple):
+    """What a model made of a text."""
+
+    loss: Tensor
+    nats: list[Tensor]
+    memory: Memory
+    grads: dict[str, Tensor]
+    launches: Counter[str]
+    """Triton kernels by name."""
+
+
+def text(cutoffs: tuple[int, ...], *, documents: bool) -> list[Segment]:
+    """Three segments of two streams; the second row is short and then absent."""
+    torch.manual_seed(1)
+    lengths = [[5, 5], [5, 3], [5, 0]] if documents else [[5, 5]] * 3
+    starts = [
+        [[-1] * 5, [0] * 5], [[-1, -1, 2, 2, 2], [-1, 1, 1, 1, 1]], [[0, 0, 0, 3, 3], [-1] * 5],
+    ]  # fmt: skip
+    return [
+        segment_of(
+            torch.randint(V, (2, TGT_LEN)), lengths=lengths[i], cutoffs=cutoffs,
+            starts_BT=torch.tensor(starts[i]) if documents else None,
+        )
+        for i in range(3)
+    ]  # fmt: skip
+
+
+@contextmanager
+def taking(kernels: Kernels) -> Iterator[None]:
+    """Has models take these kernels, on whatever device."""
+    with mock.patch("trainer.model.transformer_xl.choose_kernels", return_value=kernels):
+        yield
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """Counts the launches of Triton's kernels."""
+    from triton.runtime.interpreter import GridExecutor
+
+    launches: Counter[str] = Counter()
+    launch = GridExecutor.__call__
+
+    def count(self: Any, *args: Any, **keywords: Any) -> Any:
+        launches[self.fn.__name__] += 1
+        return launch(self, *args, **keywords)
+
+    with mock.patch.object(GridExecutor, "__call__", count):
+        yield launches
+
+
+def read(
+    kernels: Kernels, *, model: dict[str, Any], mem_len: int = 7, documents: bool = False,
+    dtype: torch.dtype = torch.float64, autocast: bool = False, seed: int = 0,
+    projected: bool = False, **options: Any,
+) -> Reading:  # fmt: skip
+    """Read `text` segment by segment with one backward pass for all of it.
+
+    With `projected` in evaluation mode, and with a memory of keys and values.
+    """
+    module = tiny_model(V, **model).to(dtype).train(not projected)
+    memory = empty(module, 2, mem_len)
+    if projected:
+        memory = reading_memory(module, 2, mem_len=mem_len, dtype=dtype, device=memory[0].device)
+    if autocast:
+        memory = memory._replace(hidden_LBMD=memory.hidden_LBMD.bfloat16())
+    segments = text(module.config.cutoffs, documents=documents)
+    torch.manual_seed(seed)
+    loss, nats = torch.zeros((), dtype=torch.float64), []
+    with taking(kernels), counted() as launches:
+        for segment in segments:
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                output = module(segment, memory, **options)
+            memory, loss = output.memory, loss + output.loss_sum
+            nats.append(output.nll_BT)
+        loss.backward()
+    return Reading(loss.detach(), nats, memory, grads_of(module), launches)
+
+
+def grads_of(module: TransformerXL) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+@cache
+def world() -> World:
+    """The process group of this process alone; DeepSpeed keeps hold of its first."""
+    from trainer import engine
+
+    os.environ.update(complete_environ(os.environ))
+    return engine.connect(lone_world(), timeout_s=60)
+
+
+def trained(
+    kernels: Kernels, ds_file: str, *, model: dict[str, Any], n_steps: int = 2
+) -> tuple[list[float], dict[str, Tensor], Counter[str]]:
+    """Losses, and weights in the end, of steps through DeepSpeed's engine on one rank.
+
+    Adam's eps is so large that a step is one along the gradient.
+    """
+    warnings.simplefilter("ignore")  # DeepSpeed's own
+    from trainer import ds_config, engine
+
+    experiment = tiny_experiment(
+        model=tiny_model_config(**model).model_dump(), optim={"lr": 1.0, "eps": 1.0},
+        train={"train_batch_size": 2},
+    )  # fmt: skip
+    raw = ds_config.load_ds_config(ds_file)
+    if raw["zero_optimization"]["stage"] == 3:
+        raw["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    resolved = ds_config.resolve(raw, experiment, world_size=1, where="test")
+    built = engine.build(
+        build_model(experiment.model, vocabulary_size=V, seed=0), optim=experiment.optim,
+        max_steps=9, resolved=resolved, world=world(),
+    )  # fmt: skip
+    built.train(True)
+    memory, losses = built.empty_memory(2, mem_len=7), []
+    with taking(kernels), counted() as launches:
+        for segment in text(experiment.model.cutoffs, documents=True)[:n_steps]:
+            output = built(segment, memory, clamp_len=None, same_length=False)
+            built.backward(output.loss_sum / segment.n_tokens)
+            built.step()
+            memory = output.memory
+            losses.append(float(output.loss_sum.detach()))
+    weights = {name: values["weight"].clone() for name, values in built.full_state.read()}
+    built.destroy()
+    return losses, weights, launches
