@@ -24,7 +24,7 @@ from trainer import engine
 from trainer.config import ExperimentConfig
 from trainer.data.rows import clusters_of
 from trainer.data.streams import Streams
-from trainer.distributed import complete_environ, this_process
+from trainer.distributed import World, complete_environ, this_process
 from trainer.evaluate import reading
 from trainer.foreign.layouts import read_foreign
 from trainer.foreign.names import table_of, to_ours
