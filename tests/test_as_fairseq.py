@@ -12,6 +12,7 @@ from trainer import evaluate
 from trainer.config import ScoringConfig
 from trainer.evaluate import score
 from trainer.model.transformer_xl import TransformerXL
+from trainer.protocol import Memory
 
 V = 20
 
@@ -39,6 +40,12 @@ def fairseq_loss(model: TransformerXL, ids: list[int], settings: ScoringConfig) 
     return sum(nats) / len(nats)
 
 
+def zeros(model: TransformerXL, rows: int, mem_len: int) -> Memory:
+    """A memory of zeros that are attended."""
+    memory = empty(model, rows, mem_len)
+    return memory._replace(valid_B=torch.full((rows,), mem_len), valid_min=mem_len)
+
+
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("n_tokens", [60, 57, 61])
 def test_as_fairseq_is_what_fairseq_counts(
@@ -64,7 +71,7 @@ def test_as_fairseq_is_what_fairseq_counts(
             score(
                 model, split, scoring=settings.model_copy(update={"batch_size": batch_size}),
                 n_layer=model.config.n_layer, on_tokens=keep, as_fairseq=True,
-                empty_memory=lambda rows, mem_len: empty(model, rows, mem_len),
+                first_memory=lambda rows, mem_len: zeros(model, rows, mem_len),
                 cutoffs=model.config.cutoffs, cut_documents=False,
                 world=lone_world(rank=rank, world_size=world_size),
             )

@@ -151,7 +151,7 @@ def _evaluation(world: World, folder: Path) -> dict[str, Any]:
     for batch_size in (1, 2, 9):
         result = score(
             model, split, scoring=scoring(batch_size=batch_size), n_layer=2, world=world,
-            empty_memory=lambda rows, mem_len: empty(model, rows, mem_len), cutoffs=(),
+            first_memory=lambda rows, mem_len: empty(model, rows, mem_len), cutoffs=(),
             cut_documents=False,
         )  # fmt: skip
         assert isinstance(result, Score)

@@ -50,7 +50,7 @@ def run(
     for rank in range(world_size):
         one = score(
             model, split, scoring=settings, n_layer=model.config.n_layer, on_tokens=keep,
-            empty_memory=lambda rows, mem_len: empty(model, rows, mem_len),
+            first_memory=lambda rows, mem_len: empty(model, rows, mem_len),
             cutoffs=model.config.cutoffs, cut_documents=cut_documents,
             world=lone_world(rank=rank, world_size=world_size),
         )  # fmt: skip
@@ -159,7 +159,7 @@ def test_a_model_that_does_not_tell_nats_by_token_is_scored_as_a_whole_alone(
     def scored(**asked: Any) -> Score | None:
         return score(
             silent, split, scoring=scoring(), n_layer=3, world=lone_world(),
-            empty_memory=lambda rows, mem_len: empty(model, rows, mem_len),
+            first_memory=lambda rows, mem_len: empty(model, rows, mem_len),
             cutoffs=model.config.cutoffs, cut_documents=False, **asked,
         )  # fmt: skip
 
@@ -226,7 +226,7 @@ def test_scoring_gives_up_when_asked(model: TransformerXL, split: Split) -> None
 
     result = score(
         model, split, scoring=scoring(tgt_len=1, batch_size=1), n_layer=3, world=lone_world(),
-        empty_memory=lambda rows, mem_len: empty(model, rows, mem_len),
+        first_memory=lambda rows, mem_len: empty(model, rows, mem_len),
         cutoffs=model.config.cutoffs, cut_documents=False, should_stop=should_stop,
     )  # fmt: skip
     assert result is None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from triton_model import ODD, Reading, prepare, read, trained
+from triton_model import ODD, Reading, prepare, read, scored, trained
 
 from trainer.model.kernels import Kernels
 
@@ -65,6 +65,13 @@ def test_losses_memory_and_all_gradients_equal_the_plain_models(run: Submit, nam
         assert ours.launches[kernel] == n_layers
     n_clusters = len(VARIANTS[name]["model"].get("cutoffs", ())) + 1
     assert ours.launches["_softmax_error_kernel"] == n_clusters * len(ours.nats)
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_reading_with_weights_that_stay_equals_the_plain_models(run: Submit, norm: str) -> None:
+    case = {"model": {**ODD, "norm": norm}, "clamp_len": 6}
+    ours, plain = (run(scored, kernels, **case) for kernels in KERNELS)
+    torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
 
 
 def test_fp32_is_as_near_as_fp32_can_be(run: Submit) -> None:

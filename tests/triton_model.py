@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from builders import empty, lone_world, segment_of, tiny_experiment, tiny_model, tiny_model_config
+from builders import (
+    CPU,
+    empty,
+    lone_world,
+    segment_of,
+    tiny_experiment,
+    tiny_model,
+    tiny_model_config,
+)
 from torch import Tensor
 from triton_processes import interpret
 
@@ -105,6 +113,22 @@ def read(
             nats.append(output.nll_BT)
         loss.backward()
     return Reading(loss.detach(), nats, memory, grads_of(module), launches)
+
+
+@torch.no_grad()
+def scored(kernels: Kernels, *, model: dict[str, Any], **options: Any) -> list[Tensor]:
+    """Nats of `text` with weights that stay, and a memory made for it; then of single tokens."""
+    module = tiny_model(V, **model).eval()
+    with taking(kernels):
+        memory = module.reading_memory(2, mem_len=7, dtype=torch.float64, device=CPU)
+        segments = text(module.config.cutoffs, documents=True)
+        single = segment_of(torch.tensor([[3], [4]]), cutoffs=module.config.cutoffs)
+        nats = []
+        for segment in (*segments, single, single, segments[0]):
+            output = module(segment, memory, **options)
+            memory = output.memory
+            nats.append(output.nll_BT)
+    return nats
 
 
 def grads_of(module: TransformerXL) -> dict[str, Tensor]:

@@ -90,7 +90,7 @@ def validate(run: Run, state: TrainState) -> Wish:
     engine.train(False)
     result = score(
         engine, split, scoring=settings.valid, n_layer=settings.model.n_layer,
-        empty_memory=lambda rows, mem_len: engine.empty_memory(rows, mem_len=mem_len),
+        first_memory=lambda rows, mem_len: engine.reading_memory(rows, mem_len=mem_len),
         cutoffs=settings.model.cutoffs, world=run.world, should_stop=should_stop,
         cut_documents=settings.data.memory_reset == "document",
     )  # fmt: skip

@@ -26,7 +26,7 @@ from trainer.errors import InputError
 from trainer.full_state import FullState
 from trainer.lamb import Lamb
 from trainer.model.matrices import matrices
-from trainer.protocol import Memory, Output, Segment
+from trainer.protocol import Memory, Output, Segment, reading_memory
 from trainer.reduction import average_gradients
 from trainer.schedules import Schedule, cosine
 from trainer.settings import OptimConfig
@@ -182,6 +182,12 @@ class Engine:
             n_streams, mem_len=mem_len, dtype=self.dtype, device=self.world.device
         )
         return memory
+
+    def reading_memory(self, n_rows: int, *, mem_len: int) -> Memory:
+        """Memory for reading with weights that stay as they are meanwhile."""
+        return reading_memory(
+            self.ds.module, n_rows, mem_len=mem_len, dtype=self.dtype, device=self.world.device
+        )
 
     def train(self, mode: bool) -> None:
         """Switch dropout on or off."""

@@ -4,8 +4,11 @@ The split is cut into ⌈P/T⌉ segments at multiples of tgt_len. Each row takes
 them and first reads, unscored, the segments before its own until its memory is what one long pass
 would have: n_layer·⌈mem_len/tgt_len⌉ of them reach as far as the top layer can look.
 
+With `same_length` every query sees mem_len keys wherever the segment begins, so longer segments are
+read than were asked for: the same nats, several times faster.
+
 fairseq counts otherwise: it predicts inside chunks of tgt_len tokens alone, so that the last target
-of every whole segment is never scored, and its memory begins as zeros that are attended.
+of every whole one is never scored, and its memory begins as zeros that are attended.
 """
 
 import math
@@ -70,11 +73,11 @@ class Plan:
 
     Args:
         n_pairs: P, targets of the split.
-        scoring: lengths and batch size.
+        scoring: lengths and batch size; its tgt_len is that of the segments.
         n_layer: depth of the model.
         rank: of this process.
         world_size: number of ranks.
-        as_fairseq: leave out what fairseq does not score.
+        chunk: tokens of fairseq's chunks, whose last target is left out; None scores all.
     """
 
     n_pairs: int
@@ -82,17 +85,17 @@ class Plan:
     n_layer: int
     rank: int
     world_size: int
-    as_fairseq: bool = False
+    chunk: int | None = None
 
     @property
     def n_counted(self) -> int:
         """Targets that are scored."""
-        return self.n_pairs - (self.n_pairs // self.scoring.tgt_len if self.as_fairseq else 0)
+        return self.n_pairs - (self.n_pairs // self.chunk if self.chunk else 0)
 
-    @property
-    def n_columns(self) -> int:
-        """Targets of a whole segment that are scored: its first ones."""
-        return self.scoring.tgt_len - self.as_fairseq
+    def columns(self) -> list[int]:
+        """Targets of a whole segment that are scored."""
+        every = range(self.scoring.tgt_len)
+        return [i for i in every if self.chunk is None or (i + 1) % self.chunk]
 
     @property
     def n_segments(self) -> int:
@@ -138,7 +141,7 @@ def score(
     split: Split,
     *,
     scoring: ScoringConfig,
-    empty_memory: Callable[[int, int], Memory],
+    first_memory: Callable[[int, int], Memory],
     n_layer: int,
     cutoffs: tuple[int, ...],
     cut_documents: bool,
@@ -153,7 +156,7 @@ def score(
         forward: the model.
         split: the tokens.
         scoring: lengths, batch size, warming.
-        empty_memory: makes a memory from (rows, mem_len).
+        first_memory: makes the memory to begin with from (rows, mem_len).
         n_layer: depth of the model.
         cutoffs: of the model's adaptive softmax.
         cut_documents: memory is not to reach across a document's start.
@@ -167,15 +170,14 @@ def score(
         InputError: there is nothing to score, or the model does not tell what is asked for.
     """
     plan = Plan(
-        n_pairs=split.n_tokens - 1, scoring=_fitting(scoring, split), n_layer=n_layer,
-        rank=world.rank, world_size=world.world_size, as_fairseq=as_fairseq,
+        n_pairs=split.n_tokens - 1, scoring=reading(scoring, split), n_layer=n_layer,
+        rank=world.rank, world_size=world.world_size,
+        chunk=min(scoring.tgt_len, split.n_tokens) if as_fairseq else None,
     )  # fmt: skip
     if not plan.n_counted:
         raise InputError(f"split {split.name!r} has one token and nothing to predict: add text")
     began = time.monotonic()
-    memory = empty_memory(scoring.batch_size, scoring.mem_len)
-    if as_fairseq:
-        memory = _attended(memory, scoring.mem_len)
+    memory = first_memory(scoring.batch_size, scoring.mem_len)
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
     passes = _passes(
         forward, split, plan, memory, cutoffs=cutoffs, cut_documents=cut_documents,
@@ -184,10 +186,9 @@ def score(
     for index, (spans, output) in enumerate(passes):
         if index % 16 == 15 and should_stop():
             return None
-        counted = _nats(output, plan).double().sum() if as_fairseq else output.loss_sum.double()
-        loss_sum += counted
+        loss_sum += _counted(output, plan)
         if on_tokens is not None:
-            _tell(on_tokens, spans, _nats(output, plan).cpu())
+            _tell(on_tokens, spans, _nats(output).cpu(), plan.chunk)
     (total,) = sum_floats([float(loss_sum)], world)
     return Score(
         loss=total / plan.n_counted, n_tokens=plan.n_counted, loss_sum=total,
@@ -195,9 +196,21 @@ def score(
     )  # fmt: skip
 
 
-def _fitting(scoring: ScoringConfig, split: Split) -> ScoringConfig:
-    """No segment longer than the text: padding would cost as if it were text."""
-    return scoring.model_copy(update={"tgt_len": min(scoring.tgt_len, split.n_tokens)})
+#: With `same_length`, the most tokens that a segment is lengthened to: of matrices as high, a
+#: processor makes the most, and attention's own share stays small.
+LONGEST = 512
+
+
+def reading(scoring: ScoringConfig, split: Split) -> ScoringConfig:
+    """How the split is read: in segments of the length that gives the same nats the fastest.
+
+    With `same_length` as many times tgt_len as half the memory holds: longer ones would spend more
+    on keys that are hidden than they save. None is longer than the text, for padding costs as much.
+    """
+    tgt_len = scoring.tgt_len
+    if scoring.same_length:
+        tgt_len *= max(1, min(scoring.mem_len // 2, LONGEST) // tgt_len)
+    return scoring.model_copy(update={"tgt_len": min(tgt_len, split.n_tokens)})
 
 
 def _passes(
@@ -219,22 +232,26 @@ def _passes(
         yield spans, output
 
 
-def _attended(memory: Memory, mem_len: int) -> Memory:
-    """The empty memory with its zeros there to be attended."""
-    return memory._replace(valid_B=torch.full_like(memory.valid_B, mem_len), valid_min=mem_len)
+def _counted(output: Output, plan: Plan) -> Tensor:
+    if plan.chunk is None:
+        return output.loss_sum.double()
+    return _nats(output)[:, plan.columns()].double().sum()
 
 
-def _nats(output: Output, plan: Plan) -> Tensor:
-    """Nats of the targets that are scored, and 0 where a row has none."""
+def _nats(output: Output) -> Tensor:
+    """Nats of the segment's targets, 0 where a row has none."""
     if output.nll_BT is None:
         raise InputError(
             "the model does not tell the nats of single tokens (its Output.nll_BT is None): let "
             "its forward return them, or score without --per-token and --as-fairseq"
         )
-    return output.nll_BT[:, : plan.n_columns]
+    return output.nll_BT
 
 
-def _tell(on_tokens: Callable[[int, Tensor], None], spans: list[Span], nll_BT: Tensor) -> None:
+def _tell(
+    on_tokens: Callable[[int, Tensor], None], spans: list[Span], nll_BT: Tensor, chunk: int | None
+) -> None:
     for row, span in enumerate(spans):
-        if span.scored and span.length:
-            on_tokens(span.begin + 1, nll_BT[row, : span.length])
+        for i in range(0, span.length if span.scored else 0, chunk or nll_BT.shape[1]):
+            end = span.length if chunk is None else min(span.length, i + chunk - 1)
+            on_tokens(span.begin + i + 1, nll_BT[row, i:end])

@@ -20,7 +20,7 @@ from trainer.config import ScoringConfig
 from trainer.data.rows import one_row
 from trainer.data.vocabulary import Vocabulary
 from trainer.errors import InputError
-from trainer.protocol import IGNORED, Memory, Segment
+from trainer.protocol import IGNORED, Memory, Segment, reading_memory
 
 #: Newest tokens that a decoder is shown again, so that it knows what it continues.
 _CONTEXT = 4
@@ -86,7 +86,7 @@ def generate(
         InputError: the vocabulary cannot encode the prompt.
     """
     ids = vocabulary.encode(prompt) or [vocabulary.eos_id or 0]
-    memory = model.empty_memory(1, mem_len=scoring.mem_len, dtype=dtype, device=device)
+    memory = reading_memory(model, 1, mem_len=scoring.mem_len, dtype=dtype, device=device)
     reader = _Reader(model, memory, scoring, cutoffs, device)
     pieces = _whole_characters(vocabulary, ids, _sample(reader, ids, sampling))
     return pieces if sampling.stop is None else _before(sampling.stop, pieces)

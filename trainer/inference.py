@@ -20,7 +20,7 @@ from trainer.data.vocabulary import Vocabulary, load_vocabulary
 from trainer.errors import InputError
 from trainer.generate import Sampling, generate
 from trainer.model.build import build_model
-from trainer.protocol import Memory, Output, Segment
+from trainer.protocol import Memory, Output, Segment, reading_memory
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +61,20 @@ class TrainedModel:
             output = self.module(segment, memory, clamp_len=clamp_len, same_length=same_length)
         return cast(Output, output)
 
-    def empty_memory(self, n_rows: int, mem_len: int) -> Memory:
+    def reading_memory(self, n_rows: int, mem_len: int) -> Memory:
         """Memory of rows that have read nothing."""
+        return reading_memory(
+            self.module, n_rows, mem_len=mem_len, dtype=self.dtype, device=self.device
+        )
+
+    def zero_memory(self, n_rows: int, mem_len: int) -> Memory:
+        """Memory of as many inputs that are zero, all of them valid: what fairseq begins with."""
         module = cast(Any, self.module)
-        memory = module.empty_memory(n_rows, mem_len=mem_len, dtype=self.dtype, device=self.device)
-        return cast(Memory, memory)
+        memory: Memory = module.empty_memory(
+            n_rows, mem_len=mem_len, dtype=self.dtype, device=self.device
+        )
+        valid_B = torch.full_like(memory.valid_B, mem_len)
+        return memory._replace(valid_B=valid_B, valid_min=mem_len)
 
     def nats(self, text: str) -> list[float]:
         """Nats of every token of `text` but the first, by the recipe's evaluation settings.
@@ -75,7 +84,7 @@ class TrainedModel:
         """
         scoring, cutoffs = self.experiment.eval, self.experiment.model.cutoffs
         ids = np.array(self.vocabulary.encode(text), np.int64)
-        memory, found = self.empty_memory(1, scoring.mem_len), list[float]()
+        memory, found = self.reading_memory(1, scoring.mem_len), list[float]()
         for begin in range(0, len(ids) - 1, scoring.tgt_len):
             piece = ids[begin : begin + scoring.tgt_len + 1]
             segment = one_row(piece[:-1], piece[1:], cutoffs=cutoffs).to(self.device)

@@ -6,7 +6,7 @@ L layers, D d_model, V vocabulary.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -70,6 +70,10 @@ class Memory(NamedTuple):
     """How many of the M newest positions of a row may be attended, int64."""
     valid_min: int
     """A lower bound of `valid_B` known on the host: at M nothing needs to be masked."""
+    is_projected: bool = False
+    """The rows are each layer's keys and values in place of its inputs: see `reading_memory`."""
+    position_LSX: Tensor | None = None
+    """With `is_projected`, what each layer makes of the distances, from the segment before."""
 
 
 class Output(NamedTuple):
@@ -80,6 +84,18 @@ class Output(NamedTuple):
     nll_BT: Tensor | None
     """Nats per target, in fp32 at least, 0 where there is none; None if the model does not tell."""
     memory: Memory
+
+
+def reading_memory(
+    model: Any, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device
+) -> Memory:
+    """Empty memory for reading a text with weights that stay as they are meanwhile.
+
+    A model that can keep more for this than its usual memory says so by a method of this name.
+    """
+    make = getattr(model, "reading_memory", model.empty_memory)
+    memory: Memory = make(n_streams, mem_len=mem_len, dtype=dtype, device=device)
+    return memory
 
 
 class RecurrentModel(Protocol):

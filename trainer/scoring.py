@@ -70,7 +70,8 @@ def evaluate_run(options: EvalOptions, world: World) -> list[dict[str, Any]]:
     told: list[tuple[int, Tensor]] = []
     for scoring in settings:
         result = score(
-            trained, split, scoring=scoring, empty_memory=trained.empty_memory, world=world,
+            trained, split, scoring=scoring, world=world,
+            first_memory=trained.zero_memory if options.as_fairseq else trained.reading_memory,
             n_layer=trained.experiment.model.n_layer, cutoffs=trained.experiment.model.cutoffs,
             cut_documents=_cuts_documents(options, trained), as_fairseq=options.as_fairseq,
             on_tokens=None if options.per_token is None else lambda *row: told.append(row),

@@ -8,13 +8,15 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from dims import CONFIGS, Dims, text
+from torch import nn
 from worker import serve
 
 from trainer import ds_config, engine
@@ -25,13 +27,14 @@ from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.data.rows import clusters_of
 from trainer.data.streams import Streams
 from trainer.data.vocabulary import VOCABULARY_FILE, WordVocabulary, save_vocabulary
-from trainer.distributed import complete_environ, this_process
+from trainer.distributed import World, complete_environ, this_process
+from trainer.evaluate import reading
 from trainer.foreign.layouts import read_foreign
 from trainer.foreign.names import table_of, to_ours
 from trainer.host_cpu import use_cpu_well
 from trainer.loop import empty_memories, train_step
 from trainer.model.build import build_model
-from trainer.protocol import IGNORED, Memory, Segment
+from trainer.protocol import IGNORED, Memory, Segment, reading_memory
 from trainer.run import Run
 from trainer.state import TrainState
 
@@ -95,6 +98,65 @@ def valid_zeros(memory: Memory) -> Memory:
     return memory._replace(valid_B=torch.full_like(memory.valid_B, mem_len), valid_min=mem_len)
 
 
+def trainer_of(
+    model: nn.Module, experiment: ExperimentConfig, streams: Streams, ds_name: str, world: World
+) -> Callable[[], torch.Tensor]:
+    """Steps of training, through DeepSpeed's engine."""
+    resolved = ds_config.resolve(
+        ds_config.load_ds_config(ds_name), experiment, world_size=1, where="benchmark"
+    )
+    world = engine.connect(world, timeout_s=600)
+    built = engine.build(
+        model, optim=experiment.optim, max_steps=10**6, resolved=resolved, world=world
+    )
+    parts = {
+        "experiment": experiment, "streams": streams, "engine": built, "world": world,
+        "reader": SegmentReader(streams, world.device, n_ahead=AHEAD[world.device.type]),
+    }  # fmt: skip
+    run = cast(Any, Run)(**dict.fromkeys(f.name for f in fields(Run)) | parts)
+    state = TrainState()
+    state.memories = [valid_zeros(memory) for memory in empty_memories(run)]
+
+    def train() -> torch.Tensor:
+        stats = train_step(run, state)
+        return stats.loss_sum / stats.n_tokens
+
+    built.train(True)
+    return train
+
+
+def scorer_of(
+    model: nn.Module, experiment: ExperimentConfig, streams: Streams, split: Split, world: World
+) -> Callable[[], torch.Tensor]:
+    """Scoring as `txl eval` does it; a call is worth tgt_len tokens, whatever is read at a time."""
+    scoring, n_streams = experiment.eval, streams.train_batch_size
+    tgt_len = reading(scoring, split).tgt_len
+    longer = replace(streams, tgt_len=tgt_len)
+    model.to(world.device).eval()
+    memory = valid_zeros(
+        reading_memory(
+            model, n_streams, mem_len=scoring.mem_len, dtype=torch.float32, device=world.device
+        )
+    )
+    told: list[torch.Tensor] = []
+    n_read = 0
+
+    @torch.no_grad()
+    def evaluate() -> torch.Tensor:
+        nonlocal memory, n_read
+        if not told:
+            output = model(
+                longer.segment(n_read, 0).to(world.device), memory, clamp_len=scoring.clamp_len,
+                same_length=scoring.same_length,
+            )  # fmt: skip
+            memory, n_read = output.memory, n_read + 1
+            pieces = output.nll_BT.split(scoring.tgt_len, dim=1)
+            told.extend(piece[:, :-1].mean() for piece in pieces)
+        return told.pop(0)
+
+    return evaluate
+
+
 def main(task: dict[str, Any]) -> None:
     """Serve steps of training, or of evaluation."""
     dims = CONFIGS[task["config"]]
@@ -111,42 +173,16 @@ def main(task: dict[str, Any]) -> None:
         use_cpu_well()
     with tempfile.TemporaryDirectory() as folder:
         split = split_of(dims, task["n_segments"], Path(folder))
-        streams = PeersTargets(
-            split=split, train_batch_size=dims.n_streams, tgt_len=dims.tgt_len, slots=1, rank=0,
-            world_size=1, cutoffs=dims.cutoffs,
-        )  # fmt: skip
-        resolved = ds_config.resolve(
-            ds_config.load_ds_config(task["ds_config"]), experiment, world_size=1, where="benchmark"
-        )
-        world = engine.connect(world, timeout_s=600)
-        built = engine.build(
-            model, optim=experiment.optim, max_steps=10**6, resolved=resolved, world=world
-        )
-        used = {
-            "experiment": experiment, "streams": streams, "engine": built, "world": world,
-            "reader": SegmentReader(streams, world.device, n_ahead=AHEAD[world.device.type]),
+        shape = {
+            "split": split, "train_batch_size": dims.n_streams, "tgt_len": dims.tgt_len, "slots": 1,
+            "rank": 0, "world_size": 1, "cutoffs": dims.cutoffs,
         }  # fmt: skip
-        run = cast(Any, Run)(**{field.name: used.get(field.name) for field in fields(Run)})
-        state = TrainState()
-        state.memories = [valid_zeros(memory) for memory in empty_memories(run)]
-
-        def train() -> torch.Tensor:
-            stats = train_step(run, state)
-            return stats.loss_sum / stats.n_tokens
-
-        def evaluate() -> torch.Tensor:
-            segment = streams.segment(state.data_step, 0).to(world.device)
-            state.data_step += 1
-            with torch.no_grad():
-                output = built(
-                    segment, state.memories[0], clamp_len=experiment.eval.clamp_len,
-                    same_length=experiment.eval.same_length,
-                )  # fmt: skip
-            state.memories[0] = output.memory
-            return output.loss_sum / segment.n_tokens
-
-        built.train(task["mode"] == "train")
-        serve(train if task["mode"] == "train" else evaluate, device=world.device)
+        if task["mode"] == "train":
+            streams = PeersTargets(**shape)
+            step = trainer_of(model, experiment, streams, task["ds_config"], world)
+        else:
+            step = scorer_of(model, experiment, Streams(**shape), split, world)
+        serve(step, device=world.device)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head · D d_mod
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,18 @@ def relative_attention(
     return (weight_BHTS @ v_BSHE.transpose(1, 2)).transpose(1, 2)
 
 
+class Past(NamedTuple):
+    """What a layer attends to beside the segment."""
+
+    memory_BMX: Tensor
+    """Inputs of the layer, X = D, or if `is_projected` keys and values, X = 2·H·E."""
+    is_projected: bool
+    position_SD: Tensor | None
+    """Distances S-1 … 0; None where `r_SX` is known."""
+    r_SX: Tensor | None = None
+    """What the layer makes of them, X = H·E."""
+
+
 class RelativeAttention(nn.Module):
     """Multi-head relative attention with its residual connection and LayerNorm."""
 
@@ -97,28 +110,40 @@ class RelativeAttention(nn.Module):
         self.biases = PositionBiases(n_head, d_head) if own_biases else None
 
     def forward(
-        self, x_BTD: Tensor, memory_BMD: Tensor, position_SD: Tensor, hidden_keys: Tensor,
+        self, x_BTD: Tensor, past: Past, hidden_keys: Tensor,
         shared_biases: tuple[Tensor, Tensor] | None, kernels: Kernels,
-    ) -> Tensor:  # fmt: skip
-        """Attend from the segment to memory and segment; returns `[B, T, D]`."""
-        tgt_len = x_BTD.shape[1]
-        x_BSD = torch.cat([memory_BMD, x_BTD.to(memory_BMD.dtype)], dim=1)
-        if self.pre_norm:
-            x_BSD = self.norm(x_BSD)
-        heads = (self.n_head, -1)
-        q_BTHE = self.query(x_BSD[:, x_BSD.shape[1] - tgt_len :]).unflatten(-1, heads)
-        kv_BS2HE = self.key_value(x_BSD).unflatten(-1, (2, *heads))
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:  # fmt: skip
+        """Attend from the segment to memory and segment; returns `[B, T, D]`.
+
+        If the past is projected, also what the next one is made of: the segment's keys and values,
+        and the positions.
+        """
+        q_BTX, kv_BSX = self._projected(x_BTD, past)
+        r_SX = self.position(past.position_SD) if past.r_SX is None else past.r_SX
         biases = shared_biases if self.biases is None else self.biases()
         assert biases is not None, "biases are either shared or the layer's own"
+        heads = (self.n_head, -1)
         attend = cpu_attention if kernels is Kernels.CPU else relative_attention
         mixed_BTHE = attend(
-            q_BTHE, kv_BS2HE, self.position(position_SD).unflatten(-1, heads),
-            content_bias_HE=biases[0], position_bias_HE=biases[1], hidden_keys=hidden_keys,
-            dropout=self.attn_dropout if self.training else 0.0,
+            torch.unflatten(q_BTX, -1, heads), torch.unflatten(kv_BSX, -1, (2, *heads)),
+            torch.unflatten(r_SX, -1, heads), content_bias_HE=biases[0], position_bias_HE=biases[1],
+            hidden_keys=hidden_keys, dropout=self.attn_dropout if self.training else 0.0,
         )  # fmt: skip
         out_BTD = drop(self.out(mixed_BTHE.flatten(2)), self.dropout, training=self.training)
         out_BTD = x_BTD + out_BTD
-        return out_BTD if self.pre_norm else self.norm(out_BTD)
+        out_BTD = out_BTD if self.pre_norm else self.norm(out_BTD)
+        return out_BTD, (kv_BSX[:, -x_BTD.shape[1] :], r_SX) if past.is_projected else None
+
+    def _projected(self, x_BTD: Tensor, past: Past) -> tuple[Tensor, Tensor]:
+        """Queries of the segment, keys and values of memory and segment."""
+        x_BTD = x_BTD.to(past.memory_BMX.dtype)
+        if past.is_projected:
+            x_BTD = self.norm(x_BTD) if self.pre_norm else x_BTD
+            kv_BSX = torch.cat([past.memory_BMX, self.key_value(x_BTD)], dim=1)
+            return self.query(x_BTD), kv_BSX
+        x_BSD = torch.cat([past.memory_BMX, x_BTD], dim=1)
+        x_BSD = self.norm(x_BSD) if self.pre_norm else x_BSD
+        return self.query(x_BSD[:, -x_BTD.shape[1] :]), self.key_value(x_BSD)
 
 
 class PositionBiases(nn.Module):

@@ -53,7 +53,7 @@ class _CpuAttention(torch.autograd.Function):
         score_NTS[:, -1, -1] += raw_NX[:, -1]
         del raw_HNS, raw_NX
         newest = score_NTS.view(n_head, n_streams, tgt_len, n_keys)[..., -hidden_keys.shape[-1] :]
-        newest.masked_fill_(_heads_first(hidden_keys), -torch.inf)
+        newest += _minus_infinity(hidden_keys, score_NTS.dtype)
         weight_NTS = score_NTS.softmax(dim=-1)
         kept = kept_at_random(weight_NTS.shape, dropout) if dropout else Kept(None, 1.0)
         mixed_NTE = torch.bmm(kept.of(weight_NTS), kv_2NSE[1])
@@ -109,6 +109,7 @@ def _streams_first(x_NTE: Tensor, n_head: int) -> Tensor:
     return x_HBTE.permute(1, 2, 0, 3).contiguous()
 
 
-def _heads_first(hidden_keys: Tensor) -> Tensor:
-    """`[T, n]` as it is, `[B, 1, T, n]` as `[1, B, T, n]`."""
-    return hidden_keys if hidden_keys.dim() == 2 else hidden_keys.transpose(0, 1)
+def _minus_infinity(hidden_keys: Tensor, dtype: torch.dtype) -> Tensor:
+    """What hides keys when it is added, several times faster than filling: `[T, n]`, or with B."""
+    added = torch.zeros(hidden_keys.shape, dtype=dtype).masked_fill_(hidden_keys, -torch.inf)
+    return added if added.dim() == 2 else added.transpose(0, 1)

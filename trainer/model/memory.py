@@ -28,16 +28,10 @@ def remember(memory: Memory, segment: Segment, inputs_LBTD: list[Tensor]) -> Mem
     Args:
         memory: before the segment.
         segment: what was read.
-        inputs_LBTD: per layer, the segment as the layer saw it.
+        inputs_LBTD: per layer, the segment as the layer saw it, or what it made of it.
     """
-    _, n_streams, mem_len, _ = memory.hidden_LBMD.shape
-    tgt_len, device = segment.tokens_BT.shape[1], memory.valid_B.device
-    row_B1 = torch.arange(n_streams, device=device)[:, None]
-    kept_BM = segment.lengths_B[:, None] + torch.arange(mem_len, device=device)
-    hidden_LBMD = memory.hidden_LBMD.new_empty(memory.hidden_LBMD.shape)
-    for layer, x_BTD in enumerate(inputs_LBTD):
-        x_BSD = torch.cat([memory.hidden_LBMD[layer], x_BTD.to(hidden_LBMD.dtype)], dim=1)
-        hidden_LBMD[layer] = x_BSD[:, tgt_len:] if segment.whole else x_BSD[row_B1, kept_BM]
+    hidden_LBMD = _newest(memory, segment, inputs_LBTD)
+    mem_len, tgt_len = hidden_LBMD.shape[2], segment.tokens_BT.shape[1]
     read_B = memory.valid_B + segment.lengths_B
     if segment.starts_BT is not None:
         last_B = segment.starts_BT.gather(1, (segment.lengths_B - 1).clamp_min(0)[:, None])[:, 0]
@@ -45,7 +39,30 @@ def remember(memory: Memory, segment: Segment, inputs_LBTD: list[Tensor]) -> Mem
         read_B = torch.where(began_B, segment.lengths_B - last_B, read_B)
     sure = segment.starts_BT is None and segment.whole
     n_read = memory.valid_min + tgt_len if sure else 0
-    return Memory(hidden_LBMD, read_B.clamp_max(mem_len), min(mem_len, n_read))
+    return memory._replace(
+        hidden_LBMD=hidden_LBMD, valid_B=read_B.clamp_max(mem_len),
+        valid_min=min(mem_len, n_read),
+    )  # fmt: skip
+
+
+def _newest(memory: Memory, segment: Segment, inputs_LBTD: list[Tensor]) -> Tensor:
+    """The last M of memory and segment, `[L, B, M, D]`."""
+    old_LBMD = memory.hidden_LBMD
+    _, n_streams, mem_len, _ = old_LBMD.shape
+    hidden_LBMD = torch.empty_like(old_LBMD)
+    if segment.whole:
+        n_new = min(mem_len, segment.tokens_BT.shape[1])
+        hidden_LBMD[:, :, : mem_len - n_new] = old_LBMD[:, :, n_new:]
+        for layer, x_BTD in enumerate(inputs_LBTD):
+            hidden_LBMD[layer, :, mem_len - n_new :] = x_BTD[:, x_BTD.shape[1] - n_new :]
+        return hidden_LBMD
+    device = memory.valid_B.device
+    row_B1 = torch.arange(n_streams, device=device)[:, None]
+    kept_BM = segment.lengths_B[:, None] + torch.arange(mem_len, device=device)
+    for layer, x_BTD in enumerate(inputs_LBTD):
+        x_BSD = torch.cat([old_LBMD[layer], x_BTD.to(hidden_LBMD.dtype)], dim=1)
+        hidden_LBMD[layer] = x_BSD[row_B1, kept_BM]
+    return hidden_LBMD
 
 
 def forget_rows(memory: Memory, keep_B: Tensor) -> Memory:

@@ -3,7 +3,7 @@
 B streams · T tgt_len · M mem_len · S = M+T · D d_model · L layers · V vocabulary.
 """
 
-from typing import cast
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelConfig
 from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from trainer.model.alignment import aligned
-from trainer.model.attention import PositionBiases, RelativeAttention, position_embedding
+from trainer.model.alignment import aligned, stored
+from trainer.model.attention import Past, PositionBiases, RelativeAttention, position_embedding
 from trainer.model.dropout import dropout
 from trainer.model.feed_forward import FeedForward
 from trainer.model.kernels import Kernels, choose_kernels
@@ -38,10 +38,10 @@ class Layer(nn.Module):
         )  # fmt: skip
 
     def forward(
-        self, x_BTD: Tensor, memory_BMD: Tensor, position_SD: Tensor, sight: Tensor | None,
+        self, x_BTD: Tensor, past: Past, sight: Tensor | None,
         shared_biases: tuple[Tensor, Tensor] | None, seeds_4: Tensor | None, kernels: Kernels,
-    ) -> Tensor:  # fmt: skip
-        """The segment one layer on, `[B, T, D]`.
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:  # fmt: skip
+        """The segment one layer on, `[B, T, D]`; and as `RelativeAttention`.
 
         Triton's kernels take aligned rows, seeds of their own, and for `sight` the first key that
         each query sees; the others take the hidden keys.
@@ -51,11 +51,11 @@ class Layer(nn.Module):
 
             assert seeds_4 is not None
             return fused_layer(
-                self.attention, self.feed_forward, x_BTD, memory_BMD, position_SD,
-                visible_from_BT=sight, shared_biases=shared_biases, seeds_4=seeds_4,
+                self.attention, self.feed_forward, x_BTD, past, visible_from_BT=sight,
+                shared_biases=shared_biases, seeds_4=seeds_4,
             )  # fmt: skip
-        x_BTD = self.attention(x_BTD, memory_BMD, position_SD, sight, shared_biases, kernels)
-        return cast(Tensor, self.feed_forward(x_BTD))
+        x_BTD, projected = self.attention(x_BTD, past, sight, shared_biases, kernels)
+        return self.feed_forward(x_BTD), projected
 
 
 class TransformerXL(nn.Module):
@@ -79,6 +79,22 @@ class TransformerXL(nn.Module):
         return empty_memory(
             self.config.n_layer, n_streams, mem_len, self.config.d_model, dtype=dtype, device=device
         )
+
+    def reading_memory(
+        self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device
+    ) -> Memory:
+        """The same of keys and values, which stay as they are as long as the weights do.
+
+        One memory is read on with the same `clamp_len`.
+        """
+        like = torch.empty((), dtype=dtype, device=device)
+        fused = choose_kernels(self.config.kernels, like) is Kernels.TRITON
+        d_head = stored(self.config.d_head) if fused else self.config.d_head
+        width = 2 * self.config.n_head * d_head
+        memory = empty_memory(
+            self.config.n_layer, n_streams, mem_len, width, dtype=dtype, device=device
+        )
+        return memory._replace(is_projected=True)
 
     def forward(
         self, segment: Segment, memory: Memory, *,
@@ -116,42 +132,63 @@ class TransformerXL(nn.Module):
         self, segment: Segment, memory: Memory, clamp_len: int | None, same_length: bool,
         kernels: Kernels, handoff: Handoff | None,
     ) -> tuple[Tensor, Memory]:  # fmt: skip
+        assert not (memory.is_projected and self.training), "weights do not stay as they are"
         width, probability = self.config.d_model, self.config.dropout
         x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, handoff)
         x_BTD = dropout(x_BTD, probability, training=self.training)
-        memory_LBMD = memory.hidden_LBMD
-        position_SD = position_embedding(
-            memory_LBMD.shape[2] + x_BTD.shape[1], width, clamp_len=clamp_len,
-            dtype=memory_LBMD.dtype, device=x_BTD.device,
-        )  # fmt: skip
-        position_SD = dropout(position_SD, probability, training=self.training)
-        seeds_L4: Tensor | None = None
+        pasts = self._pasts(memory, x_BTD, clamp_len, kernels)
+        sight: Tensor | None
         if kernels is Kernels.TRITON:
-            x_BTD, memory_LBMD = aligned(x_BTD), aligned(memory_LBMD)
-            position_SD = aligned(aligned(position_SD), dim=0)
-            seeds_L4 = self._seeds(x_BTD.device)
+            x_BTD = aligned(x_BTD)
             sight = visible_from(memory, segment, same_length=same_length)
         else:
             sight = hidden_keys(memory, segment, same_length=same_length)
+        seeds_L4 = self._seeds(x_BTD.device, kernels)
         biases = self.biases() if self.biases is not None else None
-        inputs_LBTD = []
-        for i, layer in enumerate(self.layers):
-            inputs_LBTD.append(x_BTD[..., :width])
-            seeds_4 = None if seeds_L4 is None else seeds_L4[i]
-            args = (x_BTD, memory_LBMD[i], position_SD, sight, biases, seeds_4, kernels)
+        remembered, positions = [], []
+        for layer, past, seeds_4 in zip(self.layers, pasts, seeds_L4, strict=True):
+            args = (x_BTD, past, sight, biases, seeds_4, kernels)
+            remembered.append(x_BTD[..., :width])
             if self.config.activation_checkpointing and self.training:
-                x_BTD = checkpoint(layer, *args, use_reentrant=False)
+                x_BTD, projected = checkpoint(layer, *args, use_reentrant=False)
             else:
-                x_BTD = layer(*args)
+                x_BTD, projected = layer(*args)
+            if projected is not None:
+                remembered[-1], r_SX = projected
+                positions.append(r_SX)
         x_BTD = dropout(x_BTD[..., :width], probability, training=self.training)
-        return x_BTD, remember(memory, segment, inputs_LBTD)
+        memory = remember(memory, segment, remembered)
+        if positions:
+            memory = memory._replace(position_LSX=torch.stack(positions))
+        return x_BTD, memory
 
-    def _seeds(self, device: torch.device) -> Tensor:
-        """Per layer those of its four places of dropout, by torch's generator of the device."""
+    def _pasts(
+        self, memory: Memory, x_BTD: Tensor, clamp_len: int | None, kernels: Kernels
+    ) -> list[Past]:
+        """Per layer, what it attends to beside the segment."""
+        rows_LBMX = memory.hidden_LBMD
+        n_keys = rows_LBMX.shape[2] + x_BTD.shape[1]
+        known_LSX = memory.position_LSX
+        if known_LSX is not None and known_LSX.shape[1] == n_keys:
+            pairs = zip(rows_LBMX, known_LSX, strict=True)
+            return [Past(rows_BMX, True, None, r_SX) for rows_BMX, r_SX in pairs]
+        position_SD = position_embedding(
+            n_keys, self.config.d_model, clamp_len=clamp_len, dtype=rows_LBMX.dtype,
+            device=x_BTD.device,
+        )  # fmt: skip
+        position_SD = dropout(position_SD, self.config.dropout, training=self.training)
+        if kernels is Kernels.TRITON:
+            position_SD, rows_LBMX = aligned(aligned(position_SD), dim=0), aligned(rows_LBMX)
+        return [Past(rows_BMX, memory.is_projected, position_SD) for rows_BMX in rows_LBMX]
+
+    def _seeds(self, device: torch.device, kernels: Kernels) -> Sequence[Tensor | None]:
+        """Per layer those of its places of dropout, for kernels that do not draw themselves."""
+        if kernels is not Kernels.TRITON:
+            return [None] * self.config.n_layer
         shape = (self.config.n_layer, 4)
         if not self.training:
-            return torch.zeros(shape, dtype=torch.int64, device=device)
-        return torch.randint(2**62, shape, device=device)
+            return list(torch.zeros(shape, dtype=torch.int64, device=device))
+        return list(torch.randint(2**62, shape, device=device))
 
 
 @torch.no_grad()

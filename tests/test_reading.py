@@ -1,0 +1,153 @@
+"""Reading with weights that stay as they are: less is computed, and the nats are the same."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from builders import (
+    CPU,
+    empty,
+    lone_world,
+    random_documents,
+    scoring,
+    segment_of,
+    tiny_model,
+    write_split,
+)
+
+from trainer.config import ScoringConfig
+from trainer.data.corpus import Split
+from trainer.evaluate import LONGEST, reading, score
+from trainer.model.transformer_xl import TransformerXL
+from trainer.protocol import Memory, Output, Segment, reading_memory
+
+V = 17
+
+
+def projected(model: TransformerXL, n_rows: int, mem_len: int) -> Memory:
+    dtype = next(model.parameters()).dtype
+    return reading_memory(model, n_rows, mem_len=mem_len, dtype=dtype, device=CPU)
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "post-norm": {},
+    "pre-norm, a bias per layer": {"norm": "pre", "position_biases": "per_layer"},
+    "plain kernels": {"kernels": "plain"},
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("lengths", [{}, {"clamp_len": 3}, {"same_length": True, "clamp_len": 2}])
+def test_a_memory_of_keys_and_values_gives_what_a_memory_of_inputs_does(
+    kind: str, lengths: dict[str, Any]
+) -> None:
+    model = tiny_model(V, cutoffs=(6, 12), n_layer=3, **MODELS[kind]).eval()
+    memories = {"inputs": empty(model, 3, 5), "keys and values": projected(model, 3, 5)}
+    torch.manual_seed(0)
+    starts_BT = torch.tensor([[-1, 1, 1], [-1, -1, -1], [0, 0, 2]])
+    pieces = [
+        segment_of(torch.randint(V, (3, 4)), cutoffs=(6, 12)),
+        segment_of(torch.randint(V, (3, 4)), cutoffs=(6, 12), lengths=[4, 2, 0]),
+        segment_of(torch.randint(V, (3, 1)), cutoffs=(6, 12)),
+        segment_of(torch.randint(V, (3, 3)), cutoffs=(6, 12), starts_BT=starts_BT),
+        segment_of(torch.randint(V, (3, 7)), cutoffs=(6, 12)),
+    ]
+    with torch.no_grad():
+        for piece in pieces:
+            found = {}
+            for name, memory in memories.items():
+                found[name] = model(piece, memory, **lengths)
+                memories[name] = found[name].memory
+            one, other = found.values()
+            torch.testing.assert_close(one.nll_BT, other.nll_BT, rtol=1e-12, atol=1e-12)
+            assert torch.equal(one.memory.valid_B, other.memory.valid_B)
+            assert one.memory.valid_min == other.memory.valid_min
+
+
+def test_keys_values_and_positions_are_projected_once() -> None:
+    model = tiny_model(V, n_layer=2).eval()
+    rows: list[tuple[str, int]] = []
+    for name in ("key_value", "position"):
+        module = getattr(model.layers[0].attention, name)
+        module.register_forward_hook(
+            lambda _, args, __, name=name: rows.append((name, args[0].shape[-2]))
+        )
+    memory = projected(model, 1, 6)
+    with torch.no_grad():
+        for tokens_BT in torch.randint(V, (1, 12)).split(4, dim=1):
+            memory = model(segment_of(tokens_BT), memory).memory
+    # Of the three segments the new tokens alone, and of the positions only the first time.
+    assert rows == [("key_value", 4), ("position", 10), ("key_value", 4), ("key_value", 4)]
+
+
+def test_training_refuses_a_memory_that_holds_as_long_as_the_weights_do() -> None:
+    model = tiny_model(V).train()
+    with pytest.raises(AssertionError, match="weights do not stay"):
+        model(segment_of(torch.zeros(1, 2, dtype=torch.int64)), projected(model, 1, 3))
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    documents = random_documents(101, vocabulary_size=V, n_documents=4, seed=3)
+    return write_split(tmp_path_factory.mktemp("read") / "corpus", documents, vocabulary_size=V)
+
+
+@pytest.mark.parametrize(
+    ("tgt_len", "mem_len", "same_length", "read"),
+    [
+        (4, 16, True, 8), (4, 18, True, 8), (5, 6, True, 5), (1, 40, True, 20), (4, 16, False, 4),
+        (64, 10_000, True, 101), (3, 0, False, 3),
+    ],
+)  # fmt: skip
+def test_segments_are_lengthened_under_same_length_alone(
+    split: Split, tgt_len: int, mem_len: int, same_length: bool, read: int
+) -> None:
+    settings = scoring(tgt_len=tgt_len, mem_len=mem_len, same_length=same_length)
+    assert reading(settings, split).tgt_len == read
+    assert reading(settings, split).mem_len == mem_len
+    assert read <= LONGEST
+
+
+@pytest.mark.parametrize("cut_documents", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_lengthened_segments_and_projected_memories_give_the_nats_of_a_token_at_a_time(
+    split: Split, batch_size: int, cut_documents: bool
+) -> None:
+    model = tiny_model(V, cutoffs=(6, 12), n_layer=3).eval()
+    widths: set[int] = set()
+
+    def forward(segment: Segment, memory: Memory, **lengths: Any) -> Output:
+        assert memory.is_projected
+        widths.add(segment.tokens_BT.shape[1])
+        output: Output = model(segment, memory, **lengths)
+        return output
+
+    def nats(settings: ScoringConfig) -> torch.Tensor:
+        found_N = torch.full((split.n_tokens,), torch.nan, dtype=torch.float64)
+
+        def keep(position: int, nll_T: torch.Tensor) -> None:
+            found_N[position : position + len(nll_T)] = nll_T
+
+        score(
+            forward, split, scoring=settings, n_layer=3, on_tokens=keep, world=lone_world(),
+            first_memory=lambda rows, mem_len: projected(model, rows, mem_len),
+            cutoffs=(6, 12), cut_documents=cut_documents,
+        )  # fmt: skip
+        return found_N[1:]
+
+    kept = {"mem_len": 16, "same_length": True, "batch_size": batch_size}
+    lengths = [1, 4, 8, 9, 64]
+    found = [nats(scoring(tgt_len=tgt_len, **kept)) for tgt_len in lengths]
+    assert widths == {8, 9, 64}
+    for one, other in itertools.pairwise(found):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_a_model_with_a_memory_of_its_own_is_read_with_that() -> None:
+    class Other:
+        def empty_memory(self, n_streams: int, **_: Any) -> Memory:
+            return Memory(torch.zeros(1, n_streams, 1, 1), torch.zeros(n_streams), 0)
+
+    memory = reading_memory(Other(), 2, mem_len=3, dtype=torch.float32, device=CPU)
+    assert not memory.is_projected
