@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from builders import empty, lone_world, segment_of, tiny_experiment, tiny_model, tiny_model_config
+from builders import (
+    CPU,
+    empty,
+    lone_world,
+    segment_of,
+    tiny_experiment,
+    tiny_model,
+    tiny_model_config,
+)
 from torch import Tensor
 from triton_processes import interpret
 
@@ -19,7 +27,7 @@ from trainer.model import alignment
 from trainer.model.build import build_model
 from trainer.model.kernels import Kernels
 from trainer.model.transformer_xl import TransformerXL
-from trainer.protocol import Memory, Segment, reading_memory
+from trainer.protocol import Memory, Segment
 
 V, TGT_LEN = 20, 5
 #: Widths that are no multiples of 8.
@@ -87,17 +95,11 @@ def counted() -> Iterator[Counter[str]]:
 
 def read(
     kernels: Kernels, *, model: dict[str, Any], mem_len: int = 7, documents: bool = False,
-    dtype: torch.dtype = torch.float64, autocast: bool = False, seed: int = 0,
-    projected: bool = False, **options: Any,
+    dtype: torch.dtype = torch.float64, autocast: bool = False, seed: int = 0, **options: Any,
 ) -> Reading:  # fmt: skip
-    """Read `text` segment by segment with one backward pass for all of it.
-
-    With `projected` in evaluation mode, and with a memory of keys and values.
-    """
-    module = tiny_model(V, **model).to(dtype).train(not projected)
+    """Read `text` segment by segment with one backward pass for all of it."""
+    module = tiny_model(V, **model).to(dtype)
     memory = empty(module, 2, mem_len)
-    if projected:
-        memory = reading_memory(module, 2, mem_len=mem_len, dtype=dtype, device=memory[0].device)
     if autocast:
         memory = memory._replace(hidden_LBMD=memory.hidden_LBMD.bfloat16())
     segments = text(module.config.cutoffs, documents=documents)
@@ -111,6 +113,22 @@ def read(
             nats.append(output.nll_BT)
         loss.backward()
     return Reading(loss.detach(), nats, memory, grads_of(module), launches)
+
+
+@torch.no_grad()
+def scored(kernels: Kernels, *, model: dict[str, Any], **options: Any) -> list[Tensor]:
+    """Nats of `text` with weights that stay, and a memory made for it; then of single tokens."""
+    module = tiny_model(V, **model).eval()
+    with taking(kernels):
+        memory = module.reading_memory(2, mem_len=7, dtype=torch.float64, device=CPU)
+        segments = text(module.config.cutoffs, documents=True)
+        single = segment_of(torch.tensor([[3], [4]]), cutoffs=module.config.cutoffs)
+        nats = []
+        for segment in (*segments, single, single, segments[0]):
+            output = module(segment, memory, **options)
+            memory = output.memory
+            nats.append(output.nll_BT)
+    return nats
 
 
 def grads_of(module: TransformerXL) -> dict[str, Tensor]:

@@ -3,13 +3,15 @@
 B streams · T tgt_len · M mem_len · S = M+T · D d_model · L layers · V vocabulary.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelConfig
 from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from trainer.model.alignment import aligned
+from trainer.model.alignment import aligned, stored
 from trainer.model.attention import Past, PositionBiases, RelativeAttention, position_embedding
 from trainer.model.dropout import dropout
 from trainer.model.feed_forward import FeedForward
@@ -38,7 +40,7 @@ class Layer(nn.Module):
     def forward(
         self, x_BTD: Tensor, past: Past, sight: Tensor | None,
         shared_biases: tuple[Tensor, Tensor] | None, seeds_4: Tensor | None, kernels: Kernels,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor | None] | None]:  # fmt: skip
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:  # fmt: skip
         """The segment one layer on, `[B, T, D]`; and as `RelativeAttention`.
 
         Triton's kernels take aligned rows, seeds of their own, and for `sight` the first key that
@@ -85,7 +87,10 @@ class TransformerXL(nn.Module):
 
         One memory is read on with the same `clamp_len`.
         """
-        width = 2 * self.config.n_head * self.config.d_head
+        like = torch.empty((), dtype=dtype, device=device)
+        fused = choose_kernels(self.config.kernels, like) is Kernels.TRITON
+        d_head = stored(self.config.d_head) if fused else self.config.d_head
+        width = 2 * self.config.n_head * d_head
         memory = empty_memory(
             self.config.n_layer, n_streams, mem_len, width, dtype=dtype, device=device
         )
@@ -132,24 +137,25 @@ class TransformerXL(nn.Module):
         x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, handoff)
         x_BTD = dropout(x_BTD, probability, training=self.training)
         pasts = self._pasts(memory, x_BTD, clamp_len, kernels)
-        seeds_L4: Tensor | None = None
+        sight: Tensor | None
         if kernels is Kernels.TRITON:
-            x_BTD, seeds_L4 = aligned(x_BTD), self._seeds(x_BTD.device)
+            x_BTD = aligned(x_BTD)
             sight = visible_from(memory, segment, same_length=same_length)
         else:
             sight = hidden_keys(memory, segment, same_length=same_length)
+        seeds_L4 = self._seeds(x_BTD.device, kernels)
         biases = self.biases() if self.biases is not None else None
         remembered, positions = [], []
-        for i, (layer, past) in enumerate(zip(self.layers, pasts, strict=True)):
+        for layer, past, seeds_4 in zip(self.layers, pasts, seeds_L4, strict=True):
+            args = (x_BTD, past, sight, biases, seeds_4, kernels)
             remembered.append(x_BTD[..., :width])
-            args = (x_BTD, past, sight, biases, None if seeds_L4 is None else seeds_L4[i], kernels)
             if self.config.activation_checkpointing and self.training:
                 x_BTD, projected = checkpoint(layer, *args, use_reentrant=False)
             else:
                 x_BTD, projected = layer(*args)
             if projected is not None:
                 remembered[-1], r_SX = projected
-                positions += [] if r_SX is None else [r_SX]
+                positions.append(r_SX)
         x_BTD = dropout(x_BTD[..., :width], probability, training=self.training)
         memory = remember(memory, segment, remembered)
         if positions:
@@ -160,27 +166,29 @@ class TransformerXL(nn.Module):
         self, memory: Memory, x_BTD: Tensor, clamp_len: int | None, kernels: Kernels
     ) -> list[Past]:
         """Per layer, what it attends to beside the segment."""
-        memory_LBMX, known_LSX = memory.hidden_LBMD, memory.position_LSX
-        n_keys = memory_LBMX.shape[2] + x_BTD.shape[1]
+        rows_LBMX = memory.hidden_LBMD
+        n_keys = rows_LBMX.shape[2] + x_BTD.shape[1]
+        known_LSX = memory.position_LSX
         if known_LSX is not None and known_LSX.shape[1] == n_keys:
-            pairs = zip(memory_LBMX, known_LSX, strict=True)
+            pairs = zip(rows_LBMX, known_LSX, strict=True)
             return [Past(rows_BMX, True, None, r_SX) for rows_BMX, r_SX in pairs]
         position_SD = position_embedding(
-            n_keys, self.config.d_model, clamp_len=clamp_len, dtype=memory_LBMX.dtype,
+            n_keys, self.config.d_model, clamp_len=clamp_len, dtype=rows_LBMX.dtype,
             device=x_BTD.device,
         )  # fmt: skip
         position_SD = dropout(position_SD, self.config.dropout, training=self.training)
         if kernels is Kernels.TRITON:
-            position_SD = aligned(aligned(position_SD), dim=0)
-            memory_LBMX = memory_LBMX if memory.is_projected else aligned(memory_LBMX)
-        return [Past(rows_BMX, memory.is_projected, position_SD) for rows_BMX in memory_LBMX]
+            position_SD, rows_LBMX = aligned(aligned(position_SD), dim=0), aligned(rows_LBMX)
+        return [Past(rows_BMX, memory.is_projected, position_SD) for rows_BMX in rows_LBMX]
 
-    def _seeds(self, device: torch.device) -> Tensor:
-        """Per layer those of its four places of dropout, by torch's generator of the device."""
+    def _seeds(self, device: torch.device, kernels: Kernels) -> Sequence[Tensor | None]:
+        """Per layer those of its places of dropout, for kernels that do not draw themselves."""
+        if kernels is not Kernels.TRITON:
+            return [None] * self.config.n_layer
         shape = (self.config.n_layer, 4)
         if not self.training:
-            return torch.zeros(shape, dtype=torch.int64, device=device)
-        return torch.randint(2**62, shape, device=device)
+            return list(torch.zeros(shape, dtype=torch.int64, device=device))
+        return list(torch.randint(2**62, shape, device=device))
 
 
 @torch.no_grad()

@@ -33,15 +33,14 @@ def fused_layer(
     visible_from_BT: Tensor | None,
     shared_biases: tuple[Tensor, Tensor] | None,
     seeds_4: Tensor,
-) -> tuple[Tensor, tuple[Tensor, None] | None]:
-    """The segment one layer on, `[B, T, P]`; of a projected past also the segment's share of it.
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """The segment one layer on, `[B, T, P]`; and as `RelativeAttention`, in aligned heads.
 
     Args:
         attention: its first half, whose parameters are used.
         feed_forward: its second half, likewise.
         x_BTP: the segment.
-        past: inputs of the layer in aligned rows, or its keys and values as they are; the
-            distances' sinusoids S-1 … 0, as many as are aligned.
+        past: in aligned rows, and the distances also in an aligned number of them.
         visible_from_BT: as `trainer.model.memory.visible_from` gives it.
         shared_biases: unless the layer has its own.
         seeds_4: int64 on the device, one per place of dropout; not used without dropout.
@@ -57,29 +56,19 @@ def fused_layer(
 def _attended(
     module: RelativeAttention, x_BTP: Tensor, past: Past, visible_from_BT: Tensor | None,
     shared_biases: tuple[Tensor, Tensor] | None, seed: Tensor,
-) -> tuple[Tensor, tuple[Tensor, None] | None]:  # fmt: skip
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:  # fmt: skip
     n_streams, tgt_len, _ = x_BTP.shape
     heads = (module.n_head, -1)
-    new_BTP = x_BSP = x_BTP.to(past.memory_BMX.dtype)
-    if not past.is_projected:
-        x_BSP = torch.cat([past.memory_BMX, x_BSP], dim=1)
-    if module.pre_norm:
-        x_BSP = module.norm(x_BSP, None, _normalise)
-        new_BTP = x_BSP[:, x_BSP.shape[1] - tgt_len :]
     into_heads = partial(_linear, n_out=module.n_head)
-    q_BTHX = module.query(new_BTP, into_heads).unflatten(-1, heads)
-    kv_BS2HX = module.key_value(x_BSP, partial(_linear, n_out=2 * module.n_head))
-    kv_BS2HX = kv_BS2HX.unflatten(-1, (2, *heads))
-    r_SHX = module.position(past.position_SD, into_heads).unflatten(-1, heads)
+    q_BTX, kv_BSX = _projected(module, x_BTP, past)
+    if past.r_SX is None:
+        r_SX = module.position(past.position_SD, into_heads)
+    else:
+        r_SX = aligned(past.r_SX, dim=0)
+    q_BTHX, r_SHX = torch.unflatten(q_BTX, -1, heads), torch.unflatten(r_SX, -1, heads)
     biases = shared_biases if module.biases is None else module.biases()
     assert biases is not None, "biases are either shared or the layer's own"
-    d_head = biases[0].shape[-1]
-    projected = None
-    if past.is_projected:
-        projected = kv_BS2HX[..., :d_head].flatten(2), None
-        old_BM2HE = torch.unflatten(past.memory_BMX, -1, (2, module.n_head, d_head))
-        kv_BS2HX = torch.cat([aligned(old_BM2HE), kv_BS2HX], dim=1)
-    scale = 1 / math.sqrt(d_head)
+    scale = 1 / math.sqrt(biases[0].shape[-1])
     content_BTHX, position_BTHX = (
         torch.add(aligned(bias_HE).to(q_BTHX.dtype) * scale, q_BTHX, alpha=scale)
         for bias_HE in biases
@@ -89,14 +78,31 @@ def _attended(
     position_HNS = position_HNX @ r_SHX.permute(1, 2, 0)
     mixed_BTHX = fused_attention(
         content_BTHX,
-        kv_BS2HX,
-        position_HNS.unflatten(1, (n_streams, tgt_len)).transpose(0, 1),
+        torch.unflatten(kv_BSX, -1, (2, *heads)),
+        torch.unflatten(position_HNS, 1, (n_streams, tgt_len)).transpose(0, 1),
         visible_from_BT=visible_from_BT,
         dropout=module.attn_dropout if module.training else 0.0,
         seed=seed,
     )
     out_BTP = module.out(mixed_BTHX.flatten(2), partial(_linear, n_in=module.n_head))
-    return out_BTP, projected
+    kept = (kv_BSX[:, -tgt_len:], r_SX[: kv_BSX.shape[1]]) if past.is_projected else None
+    return out_BTP, kept
+
+
+def _projected(module: RelativeAttention, x_BTP: Tensor, past: Past) -> tuple[Tensor, Tensor]:
+    """Queries of the segment, keys and values of memory and segment."""
+    into_heads = partial(_linear, n_out=module.n_head)
+    into_pairs = partial(_linear, n_out=2 * module.n_head)
+    new_BTP = x_BTP.to(past.memory_BMX.dtype)
+    if past.is_projected:
+        new_BTP = module.norm(new_BTP, None, _normalise) if module.pre_norm else new_BTP
+        kv_BTX = module.key_value(new_BTP, into_pairs)
+        return module.query(new_BTP, into_heads), torch.cat([past.memory_BMX, kv_BTX], dim=1)
+    x_BSP = torch.cat([past.memory_BMX, new_BTP], dim=1)
+    if module.pre_norm:
+        x_BSP = module.norm(x_BSP, None, _normalise)
+        new_BTP = x_BSP[:, -new_BTP.shape[1] :]
+    return module.query(new_BTP, into_heads), module.key_value(x_BSP, into_pairs)
 
 
 def _fed_forward(module: FeedForward, x_BTP: Tensor, seed: Tensor) -> Tensor:
