@@ -17,6 +17,7 @@ from trainer.model.kernels import Kernels, choose_kernels
 from trainer.model.linear_nll import Handoff
 from trainer.model.memory import empty_memory, hidden_keys, remember
 from trainer.protocol import Memory, Output, Segment
+from trainer.reduction import TiedSums
 
 
 class FeedForward(nn.Module):
@@ -74,6 +75,8 @@ class TransformerXL(nn.Module):
         self.biases = PositionBiases(config.n_head, config.d_head) if shared else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
         self.softmax = AdaptiveSoftmax(config, self.embedding)
+        self.tied_sums: TiedSums | None = None
+        """Where the gradients of tied tables go, if an engine of several ranks takes them."""
         initialise(self, config)
 
     def empty_memory(
@@ -102,7 +105,7 @@ class TransformerXL(nn.Module):
         clamp_len: int | None = None, same_length: bool = False,
     ) -> Output:  # fmt: skip
         """Read a segment, predict its targets and update the memory."""
-        handoff = self._handoff(memory)
+        handoff = self._handoff(memory, n_tokens=segment.tokens_BT.numel())
         hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, handoff)
         nll_N = self.softmax(
             hidden_BTD.flatten(0, 1), segment.targets_BT.reshape(-1), segment.target_clusters,
@@ -119,14 +122,16 @@ class TransformerXL(nn.Module):
         log_probs_NV = self.softmax(hidden_BTD.flatten(0, 1), None, ())
         return log_probs_NV.view(*segment.tokens_BT.shape, -1), memory
 
-    def _handoff(self, memory: Memory) -> Handoff | None:
+    def _handoff(self, memory: Memory, *, n_tokens: int) -> Handoff | None:
         """Given where the fast path is taken; see `trainer.model.linear_nll`.
 
         In fp16 its probabilities would be too coarse, and on a GPU its blocks of rows too many.
         """
         kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
         fits = memory.hidden_LBMD.dtype != torch.float16
-        return Handoff() if fits and kernels is Kernels.CPU else None
+        if not fits or kernels is not Kernels.CPU:
+            return None
+        return Handoff(self.tied_sums, n_tokens=n_tokens)
 
     def _read(
         self, segment: Segment, memory: Memory, clamp_len: int | None, same_length: bool,
