@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import pytest
 from builders import random_documents, tiny_experiment, write_corpus
-from traffic import Traffic
+from traffic import PASSES, Traffic
 from two_ranks import told_by_two_ranks
 
-from trainer import ds_config, engine
+from trainer import ds_config, engine, reduction
 from trainer.data.corpus import open_corpus
 from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
@@ -49,7 +49,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def total(sent: dict[str, Any], name: str) -> float:
-    return sum(size for kind, size in sent[name].items() if kind != "parameters")
+    return float(sum(size for kind, size in sent[name].items() if kind in PASSES))
 
 
 def test_averaging_gradients_sends_every_parameter_there_and_back(sent: dict[str, Any]) -> None:
@@ -95,11 +95,14 @@ def train_with_all(world: World, folder: Path) -> dict[str, Any]:
     for stage in range(3):
         name = f"stage {stage}"
         found[f"{name}, 2 slots"] = second_step(world, corpus, FILES[name], slots=2)
+    reduction.LARGE = 1
+    for slots in (1, 2):
+        found[f"tables first, {slots} slots"] = second_step(world, corpus, {}, slots=slots)
     return found
 
 
-def second_step(world: World, corpus: Path, raw: dict[str, Any], *, slots: int) -> dict[str, float]:
-    """Train two steps; bytes sent in the second, by collective, and those of the parameters."""
+def second_step(world: World, corpus: Path, raw: dict[str, Any], *, slots: int) -> dict[str, Any]:
+    """Train two steps; bytes sent in the second by collective, and what of it is known."""
     experiment = tiny_experiment(
         model={"cutoffs": (100, 300), "d_model": 32},
         train={"train_micro_batch_size_per_gpu": 2 // slots},
@@ -122,5 +125,16 @@ def second_step(world: World, corpus: Path, raw: dict[str, Any], *, slots: int) 
     with Traffic(world.world_size) as traffic:
         train_step(run, state)
     built.destroy()
-    width = built.dtype.itemsize
-    return {**traffic.bytes_by_collective, "parameters": width * n_parameters}
+    known = {"parameters": built.dtype.itemsize * n_parameters, "norm": float(built.grad_norm or 0)}
+    return traffic.bytes_by_collective | known
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_tables_that_go_first_send_only_rows_more_and_train_the_same(
+    sent: dict[str, Any], slots: int
+) -> None:
+    first, plain = f"tables first, {slots} slots", "stage 0" if slots == 1 else "stage 0, 2 slots"
+    # Of two ranks, each sends an id and 32 floats of every token, of which a slot has 8 or 4.
+    rows = 8 // slots * (8 + 4 * 32)
+    assert 0 < total(sent, first) - total(sent, plain) <= rows + SCALARS
+    assert sent[first]["norm"] == pytest.approx(sent[plain]["norm"], rel=1e-5)

@@ -7,7 +7,8 @@ One size at a time varies around a small model that trains through DeepSpeed's e
 list; a point is the median of its rounds. What is expected is `cost_model`'s count of FLOPs and
 bytes, with two rates fitted to all points of one rank: processor time at one thread. For two ranks,
 real processes over gloo with a batch each, the clock counts: there one rank's time is expected, and
-the gradients' all-reduce at the rate of one by itself.
+at most the gradients' all-reduce at the rate of one by itself, part of which the backward pass
+hides. They have to be the only ones that compute on two cores.
 """
 
 import argparse

@@ -35,10 +35,10 @@ class Work:
         return self.flops / flops_per_s + self.n_bytes / bytes_per_s
 
 
-def tails(dims: Dims) -> list[tuple[int, float]]:
-    """Words of each cluster after the head, and the share of all tokens that are in it."""
+def clusters(dims: Dims) -> list[tuple[int, float]]:
+    """Words of each cluster, the head first, and the share of all tokens that are in it."""
     share = frequencies(dims)
-    bounds = pairwise((*dims.cutoffs, dims.vocab_size))
+    bounds = pairwise((0, *dims.cutoffs, dims.vocab_size))
     return [(high - low, float(share[low:high].sum())) for low, high in bounds]
 
 
@@ -74,10 +74,8 @@ def feed_forward(dims: Dims) -> Work:
 def softmax(dims: Dims) -> Work:
     """Every token's logits in the head, and those of a tail for the tokens that are in it."""
     tokens = dims.n_streams * dims.tgt_len
-    head = dims.cutoffs[0] + len(dims.cutoffs) if dims.cutoffs else dims.vocab_size
-    logits = tokens * head
-    if dims.cutoffs:
-        logits += tokens * sum(n_words * share for n_words, share in tails(dims))
+    (head, _), *tails = clusters(dims)
+    logits = tokens * (head + len(tails) + sum(n_words * share for n_words, share in tails))
     flops = 2 * logits * dims.d_model
     return Work(_FORWARD_AND_BACKWARD * flops, _FLOAT * _LOGIT_PASSES * logits)
 

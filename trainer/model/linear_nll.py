@@ -15,6 +15,7 @@ from torch import Tensor
 
 from trainer.model.kernels import Kernels
 from trainer.protocol import IGNORED
+from trainer.reduction import TiedSums
 
 #: Logits that are made at a time: what a core's cache holds.
 _BLOCK_LOGITS = 1 << 21
@@ -27,17 +28,31 @@ class Handoff:
     """Carries the gradients of tied tables from the softmax to the embedding of the same pass.
 
     The softmax's backward comes first, with a dense gradient; the embedding adds its few rows to
-    that, instead of making a second dense gradient of them.
+    that, instead of making a second dense gradient of them. With `sums` both parts go there.
     """
 
-    def __init__(self, kernels: Kernels) -> None:
-        """`kernels` are those of the pass: not the plain ones, which know of no handoff."""
+    def __init__(
+        self, kernels: Kernels, *, sums: TiedSums | None = None, n_tokens: int = 0
+    ) -> None:
+        """Carry gradients of a pass by `kernels`, over `n_tokens` tokens on every rank.
+
+        They are not the plain ones, which know of no handoff.
+        """
         self.kernels = kernels
         self._grads: dict[int, Tensor] = {}
+        self._sums, self._n_tokens = sums, n_tokens
 
-    def put(self, cluster: int, grad_VC: Tensor) -> None:
-        """Leave the gradient of a cluster's table that is about to be given to autograd."""
+    def put(self, cluster: int, table_VC: Tensor, grad_VC: Tensor) -> bool:
+        """Leave the gradient of a cluster's table; whether it is to be given to autograd, too."""
+        if self._sums is not None and self._sums.wants(table_VC, n_tokens=self._n_tokens):
+            self._sums.add_dense(table_VC, grad_VC)
+            return False
         self._grads[cluster] = grad_VC
+        return True
+
+    def put_rows(self, table_VC: Tensor, ids_N: Tensor, rows_NC: Tensor) -> bool:
+        """Leave what the embedding adds to a table whose gradient autograd was not given."""
+        return self._sums is not None and self._sums.add_rows(table_VC, ids_N, rows_NC)
 
     def take(self, cluster: int) -> Tensor | None:
         """Take it away, if autograd still holds this very tensor.
@@ -127,10 +142,11 @@ class _LinearNll(torch.autograd.Function):
                 torch.mm(part_VN, scaled_NC, out=of_weight)
             else:
                 of_weight.copy_(part_VN @ scaled_NC)
-        if ctx.handoff is not None:
-            ctx.handoff.put(ctx.cluster, of_tables[0])
+        first: Tensor | None = of_tables[0]
+        if ctx.handoff is not None and not ctx.handoff.put(ctx.cluster, tables[0], of_tables[0]):
+            first = None
         grad_NC = (grad_NC * scale_N1).to(ctx.hidden_dtype)
-        return grad_NC, None, None, None, None, None, *of_tables
+        return grad_NC, None, None, None, None, None, first, *of_tables[1:]
 
 
 def _errors(logits: Tensor, index_N: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
@@ -181,19 +197,22 @@ class TiedEmbedding(torch.autograd.Function):
         ctx: Any, ids_N: Tensor, table_VC: Tensor, handoff: Handoff, cluster: int
     ) -> Tensor:
         """`[N, C]`."""
-        ctx.save_for_backward(ids_N)
-        ctx.handoff, ctx.cluster, ctx.shape = handoff, cluster, table_VC.shape
+        ctx.save_for_backward(ids_N, table_VC)
+        ctx.handoff, ctx.cluster = handoff, cluster
         return table_VC.index_select(0, ids_N)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Add the rows to what is there; only without a softmax before it, make a gradient."""
-        (ids_N,) = ctx.saved_tensors
-        begun_VC, rows_NC = ctx.handoff.take(ctx.cluster), grads[0]
+        ids_N, table_VC = ctx.saved_tensors
+        rows_NC = grads[0]
+        if ctx.handoff.put_rows(table_VC, ids_N, rows_NC):
+            return None, None, None, None
+        begun_VC = ctx.handoff.take(ctx.cluster)
         if ctx.handoff.kernels is Kernels.TRITON:
             ids_N, rows_NC = summed_by_id(ids_N, rows_NC)
         if begun_VC is None:
-            begun_VC = grads[0].new_zeros(ctx.shape)
+            begun_VC = grads[0].new_zeros(table_VC.shape)
             begun_VC.index_add_(0, ids_N, rows_NC.to(begun_VC.dtype))
             return None, begun_VC, None, None
         begun_VC.index_add_(0, ids_N, rows_NC.to(begun_VC.dtype))

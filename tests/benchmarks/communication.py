@@ -1,0 +1,192 @@
+"""When to send the tied embedding's gradient: what to expect of 2 to 64 ranks, and 2 measured.
+
+    OMP_NUM_THREADS=1 .venv/bin/python tests/benchmarks/communication.py --measure small
+
+The gradient of wt103-base is 73 % tables. Its softmax part is there when the backward pass begins;
+what the embedding adds when it ends are rows of the tokens, which can be gathered as (ids, rows).
+The model puts every message on one link when it is ready, in order, and tells what of it the rest
+of the backward pass does not hide. Measured are real steps of two processes over gloo, by the
+clock, with the tables sent first and with everything sent at the end, in turns: the machine should
+do nothing else.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cost_model
+import torch.distributed as dist
+from dims import CONFIGS, Dims
+from ours import training
+
+from trainer import engine
+from trainer.distributed import RENDEZVOUS, complete_environ, this_process
+from trainer.host_cpu import use_cpu_well
+from trainer.loop import train_step
+from trainer.reduction import TiedSums
+
+RANKS = (2, 4, 8, 16, 32, 64)
+#: Bytes that a rank can send in a second.
+LINKS = {"NVLink": 450e9, "InfiniBand": 50e9, "10 GbE": 1.25e9}
+WARM_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one rank sends, and from when on it could."""
+
+    ready_s: float
+    n_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Ranks that have a batch each of a model."""
+
+    dims: Dims
+    n_ranks: int
+    itemsize: int
+    flops_per_s: float
+
+    @property
+    def layers_s(self) -> float:
+        """The backward pass of all layers: what is left of it after the softmax's."""
+        layer = cost_model.attention(self.dims).flops + cost_model.feed_forward(self.dims).flops
+        return 2 / 3 * self.dims.n_layer * layer / self.flops_per_s
+
+    @property
+    def step_s(self) -> float:
+        """What is computed, as if it all were products of matrices."""
+        return cost_model.step(self.dims).flops / self.flops_per_s
+
+    def reduced(self, n_elements: float) -> float:
+        """Bytes of an all-reduce."""
+        return 2 * (1 - 1 / self.n_ranks) * n_elements * self.itemsize
+
+    def sent(self, *, tables_first: bool, rest_as_it_comes: bool) -> Iterator[Message]:
+        """All of a step's messages; the backward pass after the softmax's is at 0 … layers_s."""
+        tokens, width = self.dims.n_streams * self.dims.tgt_len, self.dims.d_model
+        tables, early, rows = width * self.dims.vocab_size, 0, 0.0
+        for n_words, share in cost_model.clusters(self.dims) if tables_first else ():
+            if tokens * self.n_ranks <= n_words:  # the rule of `TiedSums.wants`
+                early, rows = early + width * n_words, rows + tokens * share
+        yield Message(0.0, self.reduced(early))
+        rest, n_layer = cost_model.n_parameters(self.dims) - tables, self.dims.n_layer
+        for layer in range(1, n_layer + 1):
+            ready_s = self.layers_s * (layer / n_layer if rest_as_it_comes else 1)
+            yield Message(ready_s, self.reduced(rest / n_layer))
+        yield Message(self.layers_s, self.reduced(tables - early))
+        yield Message(self.layers_s, (self.n_ranks - 1) * rows * (width * self.itemsize + 8))
+
+    def waited_s(self, link: float, *, is_zero: bool = False, **when: bool) -> float:
+        """What the messages take after the backward pass. ZeRO-1 gathers weights for half of it."""
+        share, free_s, gathered = 0.5 if is_zero else 1.0, 0.0, 0.0
+        for message in self.sent(**when):
+            free_s = max(free_s, message.ready_s) + share * message.n_bytes / link
+            gathered += (1 - share) * message.n_bytes / link
+        return max(free_s, self.layers_s) - self.layers_s + gathered
+
+
+SCHEMES: dict[str, dict[str, bool]] = {
+    "all at the end": {"tables_first": False, "rest_as_it_comes": False},
+    "layers as they come": {"tables_first": False, "rest_as_it_comes": True},
+    "tables first": {"tables_first": True, "rest_as_it_comes": False},
+    "tables first, then layers": {"tables_first": True, "rest_as_it_comes": True},
+    "ZeRO-1, all at the end": {
+        "tables_first": False, "rest_as_it_comes": False, "is_zero": True,
+    },
+    "ZeRO-1, tables first": {"tables_first": True, "rest_as_it_comes": False, "is_zero": True},
+}  # fmt: skip
+
+
+def expect(told: argparse.Namespace) -> None:
+    """Print a table per kind of link."""
+    dims = replace(CONFIGS["wt103-base"], n_streams=told.streams)
+    settings = [
+        Setting(dims=dims, n_ranks=n, itemsize=told.itemsize, flops_per_s=1e12 * told.tflops)
+        for n in RANKS
+    ]
+    print(
+        f"wt103-base, {told.streams} streams a rank, {told.itemsize} bytes a gradient, "
+        f"{told.tflops} TFLOP/s: computing a step takes {1e3 * settings[0].step_s:.2f} ms, its "
+        f"layers' backward pass {1e3 * settings[0].layers_s:.2f}"
+    )
+    print(f"{'MB sent by a rank':36}" + "".join(f"{s.n_ranks:5} ranks" for s in settings))
+    for name in ("all at the end", "tables first"):
+        sizes = [sum(m.n_bytes for m in s.sent(**SCHEMES[name])) / 1e6 for s in settings]
+        print(f"{name:36}" + "".join(f"{size:11,.1f}" for size in sizes))
+    for link, rate in LINKS.items():
+        print(f"{f'ms of {link} that nothing hides':36}")
+        for name, when in SCHEMES.items():
+            waits = [1e3 * s.waited_s(rate, **when) for s in settings]
+            print(f"  {name:34}" + "".join(f"{wait:11,.2f}" for wait in waits))
+
+
+def measure(config: str, n_rounds: int) -> None:
+    """Print the clock time of two ranks' steps, both ways."""
+    context = multiprocessing.get_context("spawn")
+    port, answers = complete_environ({})["MASTER_PORT"], context.Queue()
+    ranks = []
+    for rank in range(2):
+        launched = (str(rank), "2", str(rank), "2", "127.0.0.1", port)
+        arguments = (dict(zip(RENDEZVOUS, launched, strict=True)), config, n_rounds, answers)
+        ranks.append(context.Process(target=_train, args=arguments))
+        ranks[-1].start()
+    seconds = answers.get()
+    for process in ranks:
+        process.join()
+    ratios = [late / first for late, first in zip(*seconds.values(), strict=True)]
+    for name, of_rounds in seconds.items():
+        low, middle, high = (1e3 * q for q in statistics.quantiles(of_rounds, n=4))
+        print(f"{config}, 2 ranks over gloo, {name:15} {middle:9.1f} ms ({low:.1f} to {high:.1f})")
+    print(f"tables first is {statistics.median(ratios):.3f} times as fast, the median of rounds")
+
+
+def _train(environ: dict[str, str], config: str, n_rounds: int, answers: Any) -> None:
+    os.environ.update(environ)
+    use_cpu_well()
+    world = engine.connect(this_process(os.environ, device="cpu"), timeout_s=600)
+    dims = replace(CONFIGS[config], n_streams=2 * CONFIGS[config].n_streams)
+    n_segments = WARM_STEPS + 2 * n_rounds
+    with training(dims, ds_file="zero0_fp32", world=world, n_segments=n_segments) as (run, state):
+        model = run.engine.ds.module
+        ways: dict[str, TiedSums | None] = {"all at the end": None, "tables first": model.tied_sums}
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(WARM_STEPS):
+            train_step(run, state)
+        for index in range(n_rounds):
+            for name in list(ways)[:: 1 if index % 2 == 0 else -1]:
+                model.tied_sums = ways[name]
+                dist.barrier()
+                began = time.perf_counter()
+                train_step(run, state)
+                dist.barrier()
+                seconds[name].append(time.perf_counter() - began)
+    if world.is_main:
+        answers.put(seconds)
+    engine.disconnect()
+
+
+def main() -> None:
+    """Print what is expected and, if asked to, what is measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--streams", type=int, default=15, help="of 150 tokens, per rank")
+    parser.add_argument("--itemsize", type=int, default=2, help="bytes of a gradient's element")
+    parser.add_argument("--tflops", type=float, default=240, help="of one rank's device")
+    training_configs = [name for name in CONFIGS if not name.startswith("eval")]
+    parser.add_argument("--measure", choices=training_configs, help="train it on two ranks")
+    parser.add_argument("--rounds", type=int, default=20)
+    told = parser.parse_args()
+    expect(told)
+    if told.measure:
+        os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
+        measure(told.measure, told.rounds)
+
+
+if __name__ == "__main__":
+    main()
