@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dims import CONFIGS
+from dims import COMPARED, CONFIGS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -38,6 +38,7 @@ class Variant:
     script: str
     matmul: str = "highest"
     ds_config: str = ""
+    kernels: str = "auto"
 
 
 PEERS = (
@@ -63,9 +64,7 @@ class Worker:
 
     def __init__(self, variant: Variant, task: dict[str, Any], folder: Path) -> None:
         file = folder / f"{variant.name.replace(' ', '-')}.json"
-        file.write_text(
-            json.dumps(task | {"matmul": variant.matmul, "ds_config": variant.ds_config})
-        )
+        file.write_text(json.dumps(task | asdict(variant)))
         device = str(task["device"])
         environment = os.environ | {
             "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / ".peer"), str(ROOT)])
@@ -196,7 +195,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Measure, print, and keep the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("configs", nargs="*", default=list(CONFIGS), choices=list(CONFIGS))
+    parser.add_argument("configs", nargs="*", default=list(COMPARED), choices=list(CONFIGS))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--only", default="", help="our variants whose name holds this")

@@ -8,7 +8,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -61,7 +62,7 @@ class PeersTargets(Streams):
         return False
 
 
-def experiment_of(dims: Dims, dropout: float) -> ExperimentConfig:
+def experiment_of(dims: Dims, dropout: float, *, kernels: str = "auto") -> ExperimentConfig:
     """The experiment that a configuration is."""
     lengths = {
         "tgt_len": dims.tgt_len, "mem_len": dims.mem_len, "same_length": dims.same_length,
@@ -72,7 +73,7 @@ def experiment_of(dims: Dims, dropout: float) -> ExperimentConfig:
         for name in ("n_layer", "d_model", "n_head", "d_head", "d_inner", "cutoffs")
     }
     values = {
-        "model": {**model, "dropout": dropout},
+        "model": {**model, "dropout": dropout, "kernels": kernels},
         "train": {"train_batch_size": dims.n_streams, "max_steps": 10**6, **lengths},
         "optim": {"lr": 2.5e-4, "min_lr": 2.5e-4},
         "valid": lengths,
@@ -157,18 +158,19 @@ def scorer_of(
     return evaluate
 
 
-def main(task: dict[str, Any]) -> None:
-    """Serve steps of training, or of evaluation."""
+@contextmanager
+def step_of(task: dict[str, Any]) -> Iterator[tuple[Callable[[], torch.Tensor], torch.device]]:
+    """A step of training, or of evaluation, and where it runs.
+
+    The task's keys are those of `compare.Worker`; without weights, random ones are taken.
+    """
     dims = CONFIGS[task["config"]]
-    experiment = experiment_of(dims, task["dropout"])
+    experiment = experiment_of(dims, task["dropout"], kernels=task["kernels"])
     os.environ.update(complete_environ(os.environ))
     world = this_process(os.environ, device=task["device"])
     model = build_model(experiment.model, vocabulary_size=dims.vocab_size, seed=0)
-    table = table_of(experiment.model, dims.vocab_size)
-    weights = to_ours(read_foreign(Path(task["weights"])).tensors, table, where=task["weights"])
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights.pop(name))
+    if "weights" in task:
+        _load(model, Path(task["weights"]), experiment, dims)
     if world.device.type == "cpu":
         use_cpu_well()
     with tempfile.TemporaryDirectory() as folder:
@@ -179,10 +181,24 @@ def main(task: dict[str, Any]) -> None:
         }  # fmt: skip
         if task["mode"] == "train":
             streams = PeersTargets(**shape)
-            step = trainer_of(model, experiment, streams, task["ds_config"], world)
+            yield trainer_of(model, experiment, streams, task["ds_config"], world), world.device
         else:
-            step = scorer_of(model, experiment, Streams(**shape), split, world)
-        serve(step, device=world.device)
+            streams = Streams(**shape)
+            yield scorer_of(model, experiment, streams, split, world), world.device
+
+
+def _load(model: nn.Module, path: Path, experiment: ExperimentConfig, dims: Dims) -> None:
+    table = table_of(experiment.model, dims.vocab_size)
+    weights = to_ours(read_foreign(path).tensors, table, where=str(path))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights.pop(name))
+
+
+def main(task: dict[str, Any]) -> None:
+    """Serve steps of training, or of evaluation."""
+    with step_of(task) as (step, device):
+        serve(step, device=device)
 
 
 if __name__ == "__main__":
