@@ -4,8 +4,8 @@ Builds the engine, takes steps, and gives access to its full state. All function
 all ranks.
 
 What waits for a GPU in a step is DeepSpeed's: at stages 1 to 3 it asks whether a gradient is
-infinite (not in bf16, unless the configuration has it), and whether their norm is, to step and to
-clip. At stage 0, where it does not look, `Engine.step` asks for the norm instead.
+infinite (in 16 bits), and whether their norm is, once to step and once to clip. At stage 0, where
+it does not look, `Engine.step` asks for the norm instead.
 """
 
 import logging
