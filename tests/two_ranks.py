@@ -29,7 +29,9 @@ def told_by_two_ranks(work: Work, folder: Path) -> list[Any]:
 
 
 def _run(rank: int, port: str, work: Work, folder: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    launched = ("127.0.0.1", port, str(rank), "2", str(rank), "2")
+    keys = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+    os.environ.update(zip(keys, launched, strict=True))
     world = join(lone_world(rank=rank, world_size=2), timeout_s=60)
     (folder / f"rank {rank}.json").write_text(json.dumps(work(world, folder)))
     dist.destroy_process_group()

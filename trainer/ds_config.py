@@ -61,6 +61,10 @@ _SCHEDULE_OWNERS: dict[str, dict[str, str]] = {
     "OneCycle": {"cycle_min_lr": "optim.min_lr", "cycle_max_lr": "optim.lr"},
 }
 
+#: Of ZeRO-1 and 2: to send gradients to all ranks, not only to the one that updates with them. It
+#: is DeepSpeed's default, and half as much traffic again as plain data parallel; here it is not.
+_ALL_REDUCE = "use_multi_rank_bucket_allreduce"
+
 
 @dataclass(frozen=True)
 class OptimizerChoice:
@@ -212,6 +216,9 @@ def _resolved(filled: dict[str, Any], micro: int, accumulation: int) -> Resolved
     ):
         if lookup(filled, path) is None:
             _fill(filled, path, value)
+    zero = filled["zero_optimization"]
+    if zero["stage"] in (1, 2) and zero.get(_ALL_REDUCE) is None:
+        zero[_ALL_REDUCE] = False
     file = DsFile.model_validate(filled)
     values = file.model_dump(exclude_unset=True, exclude_none=True)
     params = SCHEDULE_PARAMS[file.scheduler.type].model_validate(file.scheduler.params)

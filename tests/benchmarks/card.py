@@ -5,7 +5,7 @@
 Checks every Triton kernel and the whole model against PyTorch's own operations, measures a training
 step of wt103-base at its full batch through DeepSpeed's engine, attention's blocks and what padded
 rows are worth, and lists what waits for the device and what the device spends a step on. Hugging
-Face's model is measured beside it where `tests/peer.sh` has put it, others by `--peer`.
+Face's model is measured beside it where `tests/peer.sh` has put it, others as in compare.py.
 
 Every part is a process of its own with a limit of time: one that fails is a row of the table, the
 others go on, and the exit code is 1. `--device cpu` runs all that needs no card, at toy sizes under
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from card_rows import Row, last_line, row
-from compare import PEERS, ROOT, Variant
+from compare import ROOT, Variant, peer_variants
 
 HERE = Path(__file__).parent
 #: Seconds that all parts have, and each at most.
@@ -80,26 +80,20 @@ def tests(name: str, _: str, device: str, limit_s: float) -> list[Row]:
     return [row("tests", name, found, ok=code == 0)]
 
 
-def variants(device: str, peers: list[str]) -> list[Variant]:
+def variants(device: str, peers: list[tuple[Variant, Variant]]) -> list[Variant]:
     """What is trained: ours by precision and kernels, and the peers that are here."""
     names = ["zero0_fp32"] if device == "cpu" else ["zero1_bf16", "zero1_fp16"]
     found = [
         Variant(
-            name=f"{name}, {kernels} kernels", script="ours_worker.py", ds_config=name,
+            name=f"ours, {name}, {kernels} kernels", script="ours_worker.py", ds_config=name,
             kernels=kernels,
         )
         for name in names
         for kernels in ("auto", "plain")
     ]  # fmt: skip
-    if (ROOT / ".peer" / "transformers").is_dir():
-        found += [
-            PEERS[0],
-            Variant(name="peer, TF32", script="huggingface_worker.py", matmul="high"),
-        ]
-    named = (peer.partition("=") for peer in peers)
-    return found + [
-        Variant(name=name, script=str(Path(path).absolute())) for name, _, path in named
-    ]
+    if not peers and (ROOT / ".peer" / "transformers").is_dir():
+        peers = [peer_variants("huggingface")]
+    return found + [variant for pair in peers for variant in pair]
 
 
 def main() -> int:
@@ -108,8 +102,8 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, help="write the rows there as JSON")
     parser.add_argument(
-        "--peer", action="append", default=[], metavar="NAME=SCRIPT",
-        help="measure another worker too, which speaks as worker.py does",
+        "--peer", action="append", type=peer_variants, default=[],
+        help="as of compare.py; Hugging Face's, if it is here, is the default",
     )  # fmt: skip
     parser.add_argument("--only", default="", help="the parts whose name holds this")
     told = parser.parse_args()

@@ -1,10 +1,12 @@
 """The checks of `card.py`: the model against the plain one, and what waits for the device."""
 
 import math
+import os
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from builders import segment_of
 from card_rows import Row, row
 from compare import ROOT
 from dims import CONFIGS, Dims
-from ours_worker import experiment_of, step_of
+from ours import experiment_of, training
 from torch import Tensor
 from triton_model import taking
 
+from trainer import engine
+from trainer.distributed import complete_environ, this_process
+from trainer.loop import train_step
 from trainer.model.kernels import Kernels
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Segment
@@ -31,13 +36,17 @@ def dims_on(device: str) -> tuple[str, Dims]:
     return config, CONFIGS[config]
 
 
-def our_task(device: str) -> dict[str, Any]:
-    """Training as the recipe is, for `step_of`."""
-    config, _ = dims_on(device)
-    return {
-        "config": config, "device": device, "mode": "train", "dropout": 0.1, "n_segments": 20,
-        "kernels": "auto", "ds_config": "zero0_fp32" if device == "cpu" else "zero1_bf16",
-    }  # fmt: skip
+@contextmanager
+def our_step(device: str) -> Iterator[Callable[[], object]]:
+    """A step of our training as the recipe is, warm."""
+    os.environ.update(complete_environ(os.environ))
+    world = engine.connect(this_process(os.environ, device=device), timeout_s=600)
+    ds_file = "zero0_fp32" if device == "cpu" else "zero1_bf16"
+    _, dims = dims_on(device)
+    with training(dims, ds_file=ds_file, world=world, n_segments=20) as (run, state):
+        for _ in range(5):
+            train_step(run, state)
+        yield lambda: train_step(run, state)
 
 
 def model(device: str, _: str) -> Iterator[Row]:
@@ -104,9 +113,7 @@ def waits(device: str, _: str) -> Iterator[Row]:
     """What waits for the device in a step: none of it is to be ours."""
     if device == "cpu":
         return
-    with step_of(our_task(device)) as (step, _), warnings.catch_warnings():
-        for _ in range(5):
-            step()
+    with our_step(device) as step, warnings.catch_warnings():
         found: Counter[tuple[str, bool]] = Counter()
         warnings.simplefilter("always")
         warnings.showwarning = lambda *_, **__: found.update([_waiter()])

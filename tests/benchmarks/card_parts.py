@@ -15,10 +15,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from card_checks import dims_on, model, our_task, waits
+from card_checks import dims_on, model, our_step, waits
 from card_rows import Row, row
 from compare import Variant, Worker
-from ours_worker import step_of
 from torch import Tensor
 from triton_model import prepare
 
@@ -50,7 +49,7 @@ def train(device: str, argument: str) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         task = {
             "config": config, "device": device, "mode": "train", "dropout": 0.1,
-            "n_segments": 6 + ROUNDS * dims.n_steps,
+            "n_segments": 6 + ROUNDS * dims.n_steps, "style": variant.name.partition(",")[0],
         }  # fmt: skip
         worker = Worker(variant, task, Path(folder))
         worker.steps(5)  # warm, and Triton compiles
@@ -71,16 +70,13 @@ def profile(device: str, _: str) -> Iterator[Row]:
     """What the device spends three steps on, and whether it has to wait for launches."""
     activity = torch.profiler.ProfilerActivity
     activities = [activity.CPU] if device == "cpu" else [activity.CPU, activity.CUDA]
-    with step_of(our_task(device)) as (step, _):
-        for _ in range(5):
+    with our_step(device) as step, torch.profiler.profile(activities=activities) as profiler:
+        began = time.perf_counter()
+        for _ in range(3):
             step()
-        with torch.profiler.profile(activities=activities) as profiler:
-            began = time.perf_counter()
-            for _ in range(3):
-                step()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            wall_ms = (time.perf_counter() - began) / 3 * 1e3
+        if device == "cuda":
+            torch.cuda.synchronize()
+        wall_ms = (time.perf_counter() - began) / 3 * 1e3
     events = profiler.key_averages()
     key = "self_cpu_time_total" if device == "cpu" else "self_device_time_total"
     on_device = [e for e in events if device == "cpu" or str(e.device_type).endswith("CUDA")]

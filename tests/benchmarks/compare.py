@@ -1,6 +1,10 @@
 """Ours against Hugging Face's TransfoXL 4.35.2, side by side: one command, one table.
 
     bash tests/peer.sh && .venv/bin/python tests/benchmarks/compare.py tiny small
+    .venv/bin/python tests/benchmarks/compare.py tiny --peer kimiyoung=CHECKOUT/pytorch
+
+Other peers are kimiyoung/transformer-xl and NVIDIA's example, by the folder of a checkout that has
+their mem_transformer.py.
 
 Every implementation is a worker of its own, warm, with the same sizes, text, precision rules and
 work: forward, backward, clipping at 0.25 and Adam; or a scoring forward. The workers are timed in
@@ -38,13 +42,25 @@ class Variant:
     script: str
     matmul: str = "highest"
     ds_config: str = ""
+    checkout: str = ""
     kernels: str = "auto"
 
 
-PEERS = (
-    Variant(name="peer, as shipped", script="huggingface_worker.py"),
-    Variant(name="peer, medium matmul", script="huggingface_worker.py", matmul="medium"),
-)
+def peer_variants(told: str) -> tuple[Variant, Variant]:
+    """Of what `--peer` says, ``huggingface`` or ``NAME=PATH``: as shipped, and as fast as ours."""
+    name, _, path = told.partition("=")
+    scripts = {"huggingface": "huggingface_worker.py"} if not path else dict.fromkeys(
+        ("kimiyoung", "nvidia"), "mem_transformer_worker.py"
+    )  # fmt: skip
+    if name not in scripts:
+        raise argparse.ArgumentTypeError("is huggingface, kimiyoung=PATH or nvidia=PATH")
+    script, checkout = scripts[name], str(Path(path).resolve()) if path else ""
+    return (
+        Variant(name=f"{name}, as shipped", script=script, checkout=checkout),
+        Variant(name=f"{name}, medium matmul", script=script, checkout=checkout, matmul="medium"),
+    )
+
+
 OURS = {
     "cpu": (
         Variant(name="ours, fp32", script="ours_worker.py", ds_config="zero0_fp32"),
@@ -118,7 +134,7 @@ def rounds(
     workers = {"peer": Worker(peer, task, folder), "ours": Worker(ours, task, folder)}
     n_steps = CONFIGS[task["config"]].n_steps
     for worker in workers.values():
-        worker.steps(2)  # warm
+        worker.steps(task["n_warm"])
     seconds: dict[str, list[float]] = {"peer": [], "ours": []}
     peaks: dict[str, float] = {}
     for index in range(n_rounds):
@@ -139,22 +155,26 @@ def rounds(
     }  # fmt: skip
 
 
-def compare(config: str, device: str, *, n_rounds: int, only: str) -> list[dict[str, Any]]:
-    """All our variants against the peer as shipped, and against it at medium precision."""
-    mode = "evaluate" if config.startswith("eval") else "train"
-    n_steps = CONFIGS[config].n_steps
+def compare(
+    config: str, device: str, peers: tuple[Variant, Variant], *, n_rounds: int, only: str
+) -> list[dict[str, Any]]:
+    """All our variants against a peer as shipped, and one against it at medium precision."""
+    dims = CONFIGS[config]
+    n_warm = 2 + dims.mem_len // dims.tgt_len  # until every peer's memory is full
     results = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         task = {
-            "config": config, "device": device, "mode": mode, "dropout": 0.1,
-            "n_segments": GUARD_STEPS + 2 + n_rounds * n_steps, "weights": str(folder / "weights"),
+            "config": config, "device": device, "dropout": 0.1, "weights": str(folder / "weights"),
+            "mode": "evaluate" if config.startswith("eval") else "train", "n_warm": n_warm,
+            "n_segments": GUARD_STEPS + n_warm + n_rounds * dims.n_steps,
+            "style": peers[0].name.partition(",")[0],
         }  # fmt: skip
-        writer = Worker(PEERS[0], task | {"save_weights": task["weights"]}, folder)
+        writer = Worker(peers[0], task | {"save_weights": task["weights"]}, folder)
         writer.close()
-        pairs = [(ours, PEERS[0]) for ours in OURS[device] if only in ours.name]
+        pairs = [(ours, peers[0]) for ours in OURS[device] if only in ours.name]
         if device == "cpu" and not only:
-            pairs.append((OURS[device][0], PEERS[1]))
+            pairs.append((OURS[device][0], peers[1]))
         for ours, peer in pairs:
             difference = guard(ours, peer, task, folder)
             found = rounds(ours, peer, task, n_rounds=n_rounds, folder=folder)
@@ -170,7 +190,7 @@ def line(result: dict[str, Any]) -> str:
     """A row of the table."""
     speed, peak = result["tokens_per_s"], result["peak_mib"]
     return (
-        f"{result['config']:12} {result['ours']['name']:28} vs {result['peer']['name']:20} "
+        f"{result['config']:12} {result['ours']['name']:28} vs {result['peer']['name']:26} "
         f"{result['ratio']:5.2f}x (least {result['least']:.2f}, spread {result['spread']:.2f})  "
         f"{speed['ours']:8,.0f} vs {speed['peer']:8,.0f} tok/s  "
         f"memory {peak['ours'] / peak['peer']:.2f}x ({peak['ours']:,.0f} MiB)  "
@@ -195,7 +215,10 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Measure, print, and keep the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("configs", nargs="*", default=list(COMPARED), choices=list(CONFIGS))
+    parser.add_argument("configs", nargs="*", default="all", choices=["all", *CONFIGS])
+    parser.add_argument(
+        "--peer", action="append", type=peer_variants, help="huggingface (default) or NAME=PATH"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--only", default="", help="our variants whose name holds this")
@@ -206,8 +229,9 @@ def main() -> None:
         parser.error("--plot needs matplotlib: .venv/bin/pip install -e '.[plots]'")
     results = [
         result
-        for config in told.configs
-        for result in compare(config, told.device, n_rounds=told.rounds, only=told.only)
+        for config in (COMPARED if "all" in told.configs else told.configs)
+        for peers in told.peer or [peer_variants("huggingface")]
+        for result in compare(config, told.device, peers, n_rounds=told.rounds, only=told.only)
     ]
     versions = {name: metadata.version(name) for name in ("torch", "deepspeed", "numpy")}
     if told.out:

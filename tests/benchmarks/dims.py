@@ -69,9 +69,15 @@ CONFIGS = {
 COMPARED = ("tiny", "small", "wt103-base", "eval-64/640")
 
 
-def text(dims: Dims, *, n_segments: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Ids `[n_streams, n_segments·tgt_len]`, as frequent as words are (Zipf's law)."""
-    draws = np.random.default_rng(seed)
+def frequencies(dims: Dims) -> npt.NDArray[np.float64]:
+    """Share of every word in the text, by Zipf's law; the words are in order of it."""
     weights = 1 / (np.arange(dims.vocab_size) + 2.7)
+    shares: npt.NDArray[np.float64] = weights / weights.sum()
+    return shares
+
+
+def text(dims: Dims, *, n_segments: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Ids `[n_streams, n_segments·tgt_len]`, as frequent as words are."""
+    draws = np.random.default_rng(seed)
     shape = (dims.n_streams, n_segments * dims.tgt_len)
-    return draws.choice(dims.vocab_size, size=shape, p=weights / weights.sum()).astype(np.int64)
+    return draws.choice(dims.vocab_size, size=shape, p=frequencies(dims)).astype(np.int64)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from dims import CONFIGS
-from ours_worker import experiment_of, split_of
+from ours import experiment_of, split_of
 
 from trainer import duties, engine, loop, recovery, saving
 from trainer.arguments import parse_train

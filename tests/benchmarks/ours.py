@@ -1,0 +1,108 @@
+"""This trainer as users run it, for benchmarks: DeepSpeed's engine under `loop.train_step`."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from dims import Dims, text
+from torch import Tensor, nn
+
+from trainer import ds_config, engine
+from trainer.config import ExperimentConfig, experiment_from
+from trainer.data.corpus import Split, open_corpus
+from trainer.data.corpus_writer import SplitWriter
+from trainer.data.read_ahead import AHEAD, SegmentReader
+from trainer.data.streams import Streams
+from trainer.data.vocabulary import VOCABULARY_FILE, WordVocabulary, save_vocabulary
+from trainer.distributed import World
+from trainer.loop import empty_memories
+from trainer.model.build import build_model
+from trainer.run import Run
+from trainer.state import TrainState
+
+
+def experiment_of(dims: Dims, dropout: float, *, kernels: str = "auto") -> ExperimentConfig:
+    """The experiment that a configuration is."""
+    lengths = {
+        "tgt_len": dims.tgt_len, "mem_len": dims.mem_len, "same_length": dims.same_length,
+        "clamp_len": dims.clamp_len if dims.clamp_len > 0 else None,
+    }  # fmt: skip
+    model = {
+        name: getattr(dims, name)
+        for name in ("n_layer", "d_model", "n_head", "d_head", "d_inner", "cutoffs")
+    }
+    values = {
+        "model": {**model, "dropout": dropout, "kernels": kernels},
+        "train": {"train_batch_size": dims.n_streams, "max_steps": 10**6, **lengths},
+        "optim": {"lr": 2.5e-4, "min_lr": 2.5e-4},
+        "valid": lengths,
+        "eval": lengths,
+    }
+    return experiment_from(values, where="benchmark")
+
+
+def split_of(dims: Dims, n_segments: int, folder: Path) -> Split:
+    """The same text as the peer's rows, row after row, which is how streams read it."""
+    vocabulary = WordVocabulary(["<eos>", "<unk>", *(f"w{i}" for i in range(2, dims.vocab_size))])
+    save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
+    ids = np.append(text(dims, n_segments=n_segments).reshape(-1), 0).astype(np.uint32)
+    writer = SplitWriter(folder, "train", vocabulary)
+    writer.add(ids, n_words=len(ids), n_characters=len(ids), ends_document=True)
+    writer.finish(splits=["train"], made={})
+    return open_corpus(folder).splits["train"]
+
+
+def model_of(
+    dims: Dims, experiment: ExperimentConfig, weights: dict[str, Tensor] | None
+) -> nn.Module:
+    """The model, with the parameters that are taken out of `weights`, or with fresh ones."""
+    model = build_model(experiment.model, vocabulary_size=dims.vocab_size, seed=0)
+    if weights is not None:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(weights.pop(name))
+    return model
+
+
+@contextmanager
+def training(
+    dims: Dims, *, ds_file: str, world: World, n_segments: int, dropout: float = 0.1,
+    weights: dict[str, Tensor] | None = None, streams_type: type[Streams] = Streams,
+    kernels: str = "auto",
+) -> Iterator[tuple[Run, TrainState]]:  # fmt: skip
+    """A run that is ready for `train_step`, its memory empty, in a connected `world`.
+
+    Args:
+        dims: `n_streams` are those of all ranks.
+        ds_file: a packaged DeepSpeed file.
+        world: of this process.
+        n_segments: of every stream before its text begins anew.
+        dropout: probability.
+        weights: the parameters by name, which are taken out of it; None are fresh ones.
+        streams_type: what reads the text.
+        kernels: the model's setting.
+    """
+    experiment = experiment_of(dims, dropout, kernels=kernels)
+    model = model_of(dims, experiment, weights)
+    raw = ds_config.load_ds_config(ds_file)
+    resolved = ds_config.resolve(raw, experiment, world_size=world.world_size, where="benchmark")
+    with tempfile.TemporaryDirectory() as folder:
+        streams = streams_type(
+            split=split_of(dims, n_segments, Path(folder)), train_batch_size=dims.n_streams,
+            tgt_len=dims.tgt_len, slots=1, rank=world.rank, world_size=world.world_size,
+            cutoffs=dims.cutoffs,
+        )  # fmt: skip
+        built = engine.build(
+            model, optim=experiment.optim, max_steps=10**6, resolved=resolved, world=world
+        )
+        used = {
+            "experiment": experiment, "streams": streams, "engine": built, "world": world,
+            "reader": SegmentReader(streams, world.device, n_ahead=AHEAD[world.device.type]),
+        }  # fmt: skip
+        run = cast(Any, Run)(**{field.name: used.get(field.name) for field in fields(Run)})
+        yield run, TrainState(memories=empty_memories(run))
