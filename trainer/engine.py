@@ -2,6 +2,10 @@
 
 Builds the engine, takes steps, and gives access to its full state. All functions are called by
 all ranks.
+
+What waits for a GPU in a step is DeepSpeed's: at stages 1 to 3 it asks whether a gradient is
+infinite (in 16 bits), and whether their norm is, once to step and once to clip. At stage 0, where
+it does not look, `Engine.step` asks for the norm instead.
 """
 
 import logging

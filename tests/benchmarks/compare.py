@@ -27,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dims import CONFIGS
+from dims import COMPARED, CONFIGS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -43,6 +43,7 @@ class Variant:
     matmul: str = "highest"
     ds_config: str = ""
     checkout: str = ""
+    kernels: str = "auto"
 
 
 def peer_variants(told: str) -> tuple[Variant, Variant]:
@@ -228,7 +229,7 @@ def main() -> None:
         parser.error("--plot needs matplotlib: .venv/bin/pip install -e '.[plots]'")
     results = [
         result
-        for config in (CONFIGS if "all" in told.configs else told.configs)
+        for config in (COMPARED if "all" in told.configs else told.configs)
         for peers in told.peer or [peer_variants("huggingface")]
         for result in compare(config, told.device, peers, n_rounds=told.rounds, only=told.only)
     ]

@@ -50,12 +50,23 @@ CONFIGS = {
         vocab_size=267_735, cutoffs=(20_000, 40_000, 200_000), n_layer=16, d_model=410, n_head=10,
         d_head=41, d_inner=2100, tgt_len=150, mem_len=150, n_streams=4, n_steps=1,
     ),
+    "wt103-base-60": Dims(
+        vocab_size=267_735, cutoffs=(20_000, 40_000, 200_000), n_layer=16, d_model=410, n_head=10,
+        d_head=41, d_inner=2100, tgt_len=150, mem_len=150, n_streams=60, n_steps=10,
+    ),
+    "toy": Dims(
+        vocab_size=300, cutoffs=(50, 100), n_layer=2, d_model=10, n_head=2, d_head=5, d_inner=21,
+        tgt_len=6, mem_len=7, n_streams=3,
+    ),
     "eval-64/640": Dims(
         vocab_size=267_735, cutoffs=(20_000, 40_000, 200_000), n_layer=16, d_model=410, n_head=10,
         d_head=41, d_inner=2100, tgt_len=64, mem_len=640, n_streams=1, clamp_len=400,
         same_length=True, n_steps=10,
     ),
 }  # fmt: skip
+
+#: What `compare.py` measures unless told otherwise.
+COMPARED = ("tiny", "small", "wt103-base", "eval-64/640")
 
 
 def frequencies(dims: Dims) -> npt.NDArray[np.float64]:

@@ -26,7 +26,7 @@ from trainer.run import Run
 from trainer.state import TrainState
 
 
-def experiment_of(dims: Dims, dropout: float) -> ExperimentConfig:
+def experiment_of(dims: Dims, dropout: float, *, kernels: str = "auto") -> ExperimentConfig:
     """The experiment that a configuration is."""
     lengths = {
         "tgt_len": dims.tgt_len, "mem_len": dims.mem_len, "same_length": dims.same_length,
@@ -37,7 +37,7 @@ def experiment_of(dims: Dims, dropout: float) -> ExperimentConfig:
         for name in ("n_layer", "d_model", "n_head", "d_head", "d_inner", "cutoffs")
     }
     values = {
-        "model": {**model, "dropout": dropout},
+        "model": {**model, "dropout": dropout, "kernels": kernels},
         "train": {"train_batch_size": dims.n_streams, "max_steps": 10**6, **lengths},
         "optim": {"lr": 2.5e-4, "min_lr": 2.5e-4},
         "valid": lengths,
@@ -73,6 +73,7 @@ def model_of(
 def training(
     dims: Dims, *, ds_file: str, world: World, n_segments: int, dropout: float = 0.1,
     weights: dict[str, Tensor] | None = None, streams_type: type[Streams] = Streams,
+    kernels: str = "auto",
 ) -> Iterator[tuple[Run, TrainState]]:  # fmt: skip
     """A run that is ready for `train_step`, its memory empty, in a connected `world`.
 
@@ -84,8 +85,9 @@ def training(
         dropout: probability.
         weights: the parameters by name, which are taken out of it; None are fresh ones.
         streams_type: what reads the text.
+        kernels: the model's setting.
     """
-    experiment = experiment_of(dims, dropout)
+    experiment = experiment_of(dims, dropout, kernels=kernels)
     model = model_of(dims, experiment, weights)
     raw = ds_config.load_ds_config(ds_file)
     resolved = ds_config.resolve(raw, experiment, world_size=world.world_size, where="benchmark")

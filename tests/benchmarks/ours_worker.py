@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dims import CONFIGS
+from dims import CONFIGS, Dims
 from ours import experiment_of, model_of, split_of, training
 from torch import nn
 from worker import serve
@@ -93,13 +93,18 @@ def scorer_of(
     return evaluate
 
 
+def weights_of(dims: Dims, path: Path) -> dict[str, torch.Tensor]:
+    """Parameters by our names, of a peer's file."""
+    table = table_of(experiment_of(dims, 0.0).model, dims.vocab_size)
+    return to_ours(read_foreign(path).tensors, table, where=str(path))
+
+
 def main(task: dict[str, Any]) -> None:
     """Serve steps of training, or of evaluation."""
     dims, is_huggingface = CONFIGS[task["config"]], task["style"] == "huggingface"
     os.environ.update(complete_environ(os.environ))
     world = this_process(os.environ, device=task["device"])
-    table = table_of(experiment_of(dims, 0.0).model, dims.vocab_size)
-    weights = to_ours(read_foreign(Path(task["weights"])).tensors, table, where=task["weights"])
+    weights = weights_of(dims, Path(task["weights"])) if "weights" in task else None
     if world.device.type == "cpu":
         use_cpu_well()
     if task["mode"] == "evaluate":
@@ -117,7 +122,7 @@ def main(task: dict[str, Any]) -> None:
     with training(
         dims, ds_file=task["ds_config"], world=engine.connect(world, timeout_s=600),
         n_segments=task["n_segments"], dropout=task["dropout"], weights=weights,
-        streams_type=PeersTargets if is_huggingface else Streams,
+        streams_type=PeersTargets if is_huggingface else Streams, kernels=task["kernels"],
     ) as (run, state):  # fmt: skip
         if is_huggingface:
             state.memories = [valid_zeros(memory) for memory in state.memories]

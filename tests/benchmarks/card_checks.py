@@ -1,0 +1,136 @@
+"""The checks of `card.py`: the model against the plain one, and what waits for the device."""
+
+import math
+import os
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from builders import segment_of
+from card_rows import Row, row
+from compare import ROOT
+from dims import CONFIGS, Dims
+from ours import experiment_of, training
+from torch import Tensor
+from triton_model import taking
+
+from trainer import engine
+from trainer.distributed import complete_environ, this_process
+from trainer.loop import train_step
+from trainer.model.kernels import Kernels
+from trainer.model.transformer_xl import TransformerXL
+from trainer.protocol import Segment
+
+#: Largest relative errors of the nats and of all gradients, beside the plain ones in fp32.
+LIMITS = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.01, 0.06), torch.float16: (2e-3, 0.02)}
+
+
+def dims_on(device: str) -> tuple[str, Dims]:
+    """What is measured there."""
+    config = "toy" if device == "cpu" else "wt103-base-60"
+    return config, CONFIGS[config]
+
+
+@contextmanager
+def our_step(device: str) -> Iterator[Callable[[], object]]:
+    """A step of our training as the recipe is, warm."""
+    os.environ.update(complete_environ(os.environ))
+    world = engine.connect(this_process(os.environ, device=device), timeout_s=600)
+    ds_file = "zero0_fp32" if device == "cpu" else "zero1_bf16"
+    _, dims = dims_on(device)
+    with training(dims, ds_file=ds_file, world=world, n_segments=20) as (run, state):
+        for _ in range(5):
+            train_step(run, state)
+        yield lambda: train_step(run, state)
+
+
+def model(device: str, _: str) -> Iterator[Row]:
+    """Whole models with documents, clusters and odd widths, against the plain ones."""
+    changes: dict[str, dict[str, Any]] = {
+        "post-norm": {}, "pre-norm": {"norm": "pre", "position_biases": "per_layer"},
+        "div_val 2": {"div_val": 2, "d_embed": 100},
+    }  # fmt: skip
+    sizes = {"d_model": 10, "d_head": 5, "d_inner": 21} if device == "cpu" else {}
+    for name, change in changes.items():
+        for dtype, limits in LIMITS.items():
+            exact = _grads(device, torch.float32, Kernels.PLAIN, sizes | change)
+            ours = _grads(device, dtype, Kernels.TRITON, sizes | change)
+            plain = _grads(device, dtype, Kernels.PLAIN, sizes | change)
+            for what, limit in zip(("nats", "gradients"), limits, strict=True):
+                error, theirs = (_error(found[what], exact[what]) for found in (ours, plain))
+                told = f"{error:.1e} (plain {theirs:.1e})"
+                ok = error < max(limit, 2 * theirs)
+                yield row("model", f"{name}, {dtype}: {what} differ by", told, ok=ok)
+
+
+def _grads(
+    device: str, dtype: torch.dtype, kernels: Kernels, changes: dict[str, Any]
+) -> dict[str, list[Tensor]]:
+    """Nats and gradients of three segments, all in fp32."""
+    torch.manual_seed(0)
+    config = experiment_of(CONFIGS["wt103-base"], 0.0).model.model_copy(
+        update={"n_layer": 2, "cutoffs": (100, 300), **changes}
+    )
+    module = TransformerXL(config, 1000)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    segments = _segments(device, config.cutoffs)
+    module.to(device, dtype)
+    memory = module.empty_memory(3, mem_len=9, dtype=dtype, device=torch.device(device))
+    loss, nats = torch.zeros((), device=device), []
+    loss_scale = 256 if dtype == torch.float16 else 1
+    with taking(kernels):
+        for segment in segments:
+            output = module(segment, memory)
+            memory, loss = output.memory, loss + output.loss_sum
+            nats.append(output.nll_BT)
+        (loss * loss_scale).backward()
+    grads = [p.grad.float() / loss_scale for p in module.parameters() if p.grad is not None]
+    return {"nats": nats, "gradients": grads}
+
+
+def _segments(device: str, cutoffs: tuple[int, ...]) -> list[Segment]:
+    starts_BT = torch.tensor([[-1, -1, 2, 2, 2, 2, 2], [0] * 7, [-1] * 7])
+    made = [
+        segment_of(torch.randint(1000, (3, 7)), cutoffs=cutoffs, starts_BT=starts)
+        for starts in (None, starts_BT, None)
+    ]
+    return [segment.map(lambda x: x.to(device)) for segment in made]
+
+
+def _error(found: list[Tensor], exact: list[Tensor]) -> float:
+    wrong = sum(float((a - b).square().sum()) for a, b in zip(found, exact, strict=True))
+    return math.sqrt(wrong / sum(float(b.square().sum()) for b in exact))
+
+
+def waits(device: str, _: str) -> Iterator[Row]:
+    """What waits for the device in a step: none of it is to be ours."""
+    if device == "cpu":
+        return
+    with our_step(device) as step, warnings.catch_warnings():
+        found: Counter[tuple[str, bool]] = Counter()
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *_, **__: found.update([_waiter()])
+        torch.cuda.set_sync_debug_mode("warn")
+        step()
+        torch.cuda.set_sync_debug_mode("default")
+    for (place, is_ours), n in found.most_common():
+        yield row("waits", place, n, ok=not is_ours)
+    ours = sum(n for (_, is_ours), n in found.items() if is_ours)
+    yield row("waits", "of ours in a step", ours, ok=ours == 0)
+
+
+def _waiter() -> tuple[str, bool]:
+    """The innermost line of ours or DeepSpeed's that is running, and whether it is ours."""
+    for frame in reversed(traceback.extract_stack()):
+        for folder, is_ours in ((str(ROOT / "trainer"), True), ("/deepspeed/", False)):
+            if folder in frame.filename:
+                place = f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
+                return place, is_ours
+    return "elsewhere", False
