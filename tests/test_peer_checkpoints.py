@@ -60,8 +60,7 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def ours(run: Path) -> Tensor:
     """Nats with the memory that the peer has: zeros that are attended."""
     trained = open_trained(run, which="best", precision=None, device=CPU)
-    valid_B = torch.full((len(IDS),), MEM_LEN)
-    memory = trained.empty_memory(len(IDS), MEM_LEN)._replace(valid_B=valid_B, valid_min=MEM_LEN)
+    memory = trained.zero_memory(len(IDS), MEM_LEN)
     parts = []
     for begin in range(0, IDS.shape[1] - 1, TGT_LEN):
         segment = segment_of(
