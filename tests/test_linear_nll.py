@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from builders import empty, segment_of, tiny_model, tiny_model_config
 from torch import Tensor
 
+from trainer.model import adaptive
 from trainer.model import linear_nll as module
 from trainer.model.kernels import Kernels
-from trainer.model.linear_nll import Handoff, TiedEmbedding, linear_nll
+from trainer.model.linear_nll import Factors, Handoff, TiedEmbedding, linear_nll
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import IGNORED
 
@@ -80,21 +81,22 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("shape", [(1, 2), (2, 6)])
 @pytest.mark.parametrize("n_passes", [1, 3])
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_fast_model_equals_the_plain_one_also_over_several_passes(
-    kind: str, n_passes: int
+    kind: str, n_passes: int, shape: tuple[int, int]
 ) -> None:
     models = {
         kernels: tiny_model(V, kernels=kernels, **MODELS[kind]) for kernels in ("auto", "plain")
     }
     torch.manual_seed(1)
-    tokens_BT = torch.randint(V, (2, 6))
+    tokens_BT = torch.randint(V, shape)
     segment = segment_of(tokens_BT, cutoffs=models["auto"].config.cutoffs)
     grads = {}
     for kernels, model in models.items():
         loss = torch.zeros((), dtype=torch.float64)
-        memory = empty(model, 2, 4)
+        memory = empty(model, shape[0], 4)
         for _ in range(n_passes):
             output = model(segment, memory)
             loss, memory = loss + output.loss_sum, output.memory
@@ -103,24 +105,53 @@ def test_the_fast_model_equals_the_plain_one_also_over_several_passes(
     torch.testing.assert_close(grads["auto"], grads["plain"])
 
 
-def test_one_pass_takes_the_fast_path_and_makes_one_dense_gradient(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("shape", "is_given"), [((1, 2), False), ((2, 12), True)])
+def test_one_pass_makes_one_dense_gradient_and_makes_it_last_where_that_keeps_less(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], is_given: bool
 ) -> None:
-    taken: list[bool] = []
-    take = Handoff.take
+    taken: list[tuple[bool, bool]] = []
+    made: list[int] = []
+    take, dense = Handoff.take, Factors.dense
 
-    def spy(self: Handoff, cluster: int) -> Tensor | None:
-        grad_VC = take(self, cluster)
-        taken.append(grad_VC is not None)
-        return grad_VC
+    def spy_on_take(self: Handoff, cluster: int) -> tuple[Tensor | None, bool]:
+        grad_VC, given = take(self, cluster)
+        taken.append((grad_VC is not None, given))
+        return grad_VC, given
 
-    monkeypatch.setattr(Handoff, "take", spy)
-    for kernels, wanted in (("auto", [True, True, True]), ("plain", [])):
-        taken.clear()
-        model = TransformerXL(tiny_model_config(cutoffs=(5, 12), kernels=kernels), V)
-        segment = segment_of(torch.randint(V, (2, 6)), cutoffs=(5, 12))
-        model(segment, empty(model, 2, 4)).loss_sum.backward()
-        assert taken == wanted
+    def spy_on_dense(self: Factors) -> Tensor:
+        made.append(self.error_NV.shape[1])
+        return dense(self)
+
+    monkeypatch.setattr(Handoff, "take", spy_on_take)
+    monkeypatch.setattr(Factors, "dense", spy_on_dense)
+    model = TransformerXL(tiny_model_config(d_model=64, cutoffs=(5, 12)), V)
+    tokens_BT = torch.arange(shape[0] * shape[1]).view(shape) % 5
+    model(segment_of(tokens_BT, cutoffs=(5, 12)), empty(model, shape[0], 4)).loss_sum.backward()
+    # Cluster 0 has all rows of its own; the tails have none, and so always factors.
+    assert taken == [(True, is_given), (True, False), (True, False)]
+    assert sorted(made) == [2, 5, 7, 8]  # 2 of them the tails' logits, which are not tied
+
+
+def test_the_plain_path_knows_of_no_handoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Handoff, "__init__", lambda *_, **__: pytest.fail("a handoff"))
+    model = TransformerXL(tiny_model_config(cutoffs=(5, 12), kernels="plain"), V)
+    segment = segment_of(torch.randint(V, (2, 6)), cutoffs=(5, 12))
+    model(segment, empty(model, 2, 4)).loss_sum.backward()
+
+
+def test_a_tail_has_few_different_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_rows: set[int] = set()
+    monkeypatch.setattr(
+        adaptive, "linear_nll",
+        lambda hidden_NC, *args, **named: (
+            n_rows.add(len(hidden_NC)) or linear_nll(hidden_NC, *args, **named)
+        ),
+    )  # fmt: skip
+    model = TransformerXL(tiny_model_config(cutoffs=(5,)), V)
+    for n_of_tail in (0, 1, 7, 16, 17, 30):
+        tokens_BT = torch.tensor([[19] * n_of_tail + [0] * (33 - n_of_tail)])
+        model(segment_of(tokens_BT, cutoffs=(5,)), empty(model, 1, 4))
+    assert n_rows == {33, 0, 16, 32}
 
 
 def test_an_embedding_without_its_softmax_makes_its_own_gradient() -> None:

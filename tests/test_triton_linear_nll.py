@@ -85,13 +85,13 @@ def test_fp16_keeps_the_tiny_probabilities_of_many_words() -> None:
 
 def test_a_tail_is_filled_up_with_rows_that_count_for_nothing() -> None:
     rows = torch.tensor([7, 3, 9])
-    more_rows, more_targets = in_buckets(rows, torch.tensor([1, 0, 4]))
+    more_rows, more_targets = in_buckets(rows, torch.tensor([1, 0, 4]), Kernels.TRITON)
     assert len(more_rows) == len(more_targets) == 256
     assert torch.equal(more_rows[:3], rows)
     assert more_targets[:3].tolist() == [1, 0, 4]
     assert set(more_rows[3:].tolist()) == {0}
     assert set(more_targets[3:].tolist()) == {IGNORED}
-    assert {len(x) for x in in_buckets(rows[:0], rows[:0])} == {256}
+    assert {len(x) for x in in_buckets(rows[:0], rows[:0], Kernels.TRITON)} == {256}
 
 
 @pytest.mark.parametrize("n_ids", [0, 1, 300])

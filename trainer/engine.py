@@ -24,8 +24,9 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch import Tensor, nn
 
+from trainer.adam import Adam
 from trainer.distributed import World
-from trainer.ds_config import OptimizerChoice, ResolvedDs
+from trainer.ds_config import ResolvedDs
 from trainer.errors import InputError
 from trainer.full_state import FullState
 from trainer.lamb import Lamb
@@ -81,7 +82,7 @@ def build(
 ) -> "Engine":
     """Wrap `model` for training; it moves to `world.device` in the configured precision."""
     groups = list(model.parameters())
-    optimizer = _optimizer(groups, optim, resolved.optimizer, world.device)
+    optimizer = _optimizer(groups, optim, resolved)
     factory: Callable[[Any], Schedule] | None = None
     if resolved.schedule.type == "cosine":
         rate = partial(
@@ -113,9 +114,9 @@ def build(
 
 
 def _optimizer(
-    parameters: list[nn.Parameter], optim: OptimConfig, choice: OptimizerChoice,
-    device: torch.device,
-) -> torch.optim.Optimizer:  # fmt: skip
+    parameters: list[nn.Parameter], optim: OptimConfig, resolved: ResolvedDs
+) -> torch.optim.Optimizer:
+    choice = resolved.optimizer
     settings: dict[str, Any] = {
         "lr": optim.lr, "betas": optim.betas, "eps": optim.eps, "weight_decay": optim.weight_decay,
     }  # fmt: skip
@@ -127,8 +128,12 @@ def _optimizer(
             parameters, adamw_mode=decoupled, **settings
         )
         return offloaded
+    fused = True if choice.fused is None else choice.fused
+    if resolved.zero_stage == 0:
+        return Adam(parameters, fused=fused, decoupled_weight_decay=decoupled, **settings)
+    # DeepSpeed's ZeRO imports the compiler itself, and asks for PyTorch's very class.
     adam = torch.optim.AdamW if decoupled else torch.optim.Adam
-    return adam(parameters, fused=True if choice.fused is None else choice.fused, **settings)
+    return adam(parameters, fused=fused, **settings)
 
 
 class Engine:

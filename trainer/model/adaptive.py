@@ -60,8 +60,8 @@ def adaptive_nll(
     for c in range(1, len(bounds)):
         rows = clusters[c]
         local = targets_N.index_select(0, rows) - bounds[c][0]
-        if handoff is not None and handoff.kernels is Kernels.TRITON:
-            rows, local = in_buckets(rows, local)
+        if handoff is not None:
+            rows, local = in_buckets(rows, local, handoff.kernels)
         hidden_NC = _projected(hidden_ND.index_select(0, rows), projections_DC[c])
         tail = _nats(hidden_NC, local, [(tables_VC[c], biases_V[c])], handoff, c)
         nll_N = nll_N.index_add(0, rows, tail)
@@ -145,12 +145,15 @@ class AdaptiveEmbedding(nn.Module):
         if len(self.bounds) == 1:
             embedded_ND = self._embed(tokens_N, 0, handoff)
         else:
+            # The head last: its backward pass is then the first, which frees the most.
+            order = range(len(self.bounds) - 1, -1, -1)
+            rows = [clusters[c] for c in order]
             parts = [
-                self._embed(tokens_N.index_select(0, rows) - low, c, handoff)
-                for c, (rows, (low, _)) in enumerate(zip(clusters, self.bounds, strict=True))
+                self._embed(tokens_N.index_select(0, clusters[c]) - self.bounds[c][0], c, handoff)
+                for c in order
             ]
             embedded_ND = parts[0].new_zeros(tokens_N.numel(), self.d_model)
-            embedded_ND = embedded_ND.index_copy(0, torch.cat(clusters), torch.cat(parts))
+            embedded_ND = embedded_ND.index_copy(0, torch.cat(rows), torch.cat(parts))
         return (embedded_ND * math.sqrt(self.d_model)).view(*tokens_BT.shape, self.d_model)
 
     def _embed(self, ids: Tensor, cluster: int, handoff: Handoff | None) -> Tensor:
@@ -170,7 +173,6 @@ class AdaptiveSoftmax(nn.Module):
         super().__init__()
         self.bounds = embedding.bounds
         n_tails = len(self.bounds) - 1
-        self.is_tied = config.tie_embedding
         if config.tie_embedding:
             self.tables = embedding.tables
         else:
@@ -207,7 +209,7 @@ class AdaptiveSoftmax(nn.Module):
             hidden_ND, targets_N, clusters=clusters, bounds=self.bounds,
             tables_VC=list(self.tables), biases_V=list(self.biases),
             projections_DC=self._projections(), cluster_table=self._cluster_table(),
-            handoff=handoff if handoff is None or self.is_tied else Handoff(handoff.kernels),
+            handoff=handoff,
         )  # fmt: skip
 
     def _log_probs(self, hidden_ND: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ N positions · C width · V words.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,44 +24,83 @@ Table = tuple[Tensor, Tensor]
 """Weight `[V, C]` and bias `[V]` of some of the words."""
 
 
+class Factors(NamedTuple):
+    """A table's gradient as the product that it is: smaller than the table, where rows are few."""
+
+    error_NV: Tensor
+    scaled_NC: Tensor
+    dtype: torch.dtype
+    """Of the table."""
+
+    def dense(self) -> Tensor:
+        """The gradient, `[V, C]`, piece by piece."""
+        n_words, width = self.error_NV.shape[1], self.scaled_NC.shape[1]
+        grad_VC = self.scaled_NC.new_empty(n_words, width, dtype=self.dtype)
+        for words in _runs(n_words, size=_BLOCK_LOGITS // width):
+            error_WN = self.error_NV[:, words].t()
+            if self.dtype == error_WN.dtype:
+                torch.mm(error_WN, self.scaled_NC, out=grad_VC[words])
+            else:
+                grad_VC[words].copy_(error_WN @ self.scaled_NC)
+        return grad_VC
+
+
 class Handoff:
     """Carries the gradients of tied tables from the softmax to the embedding of the same pass.
 
-    The softmax's backward comes first, with a dense gradient; the embedding adds its few rows to
-    that, instead of making a second dense gradient of them. With `sums` both parts go there.
+    The softmax's backward comes first. What it has for a table is dense: the embedding adds its few
+    rows to that, instead of making a second dense gradient of them. While factors are smaller, they
+    are what is carried, and the embedding makes the gradient, when the layers between the two have
+    freed what they kept. With `sums` both parts go there.
     """
 
     def __init__(
-        self, kernels: Kernels, *, sums: TiedSums | None = None, n_tokens: int = 0
-    ) -> None:
+        self, kernels: Kernels, *, is_tied: bool = True, sums: TiedSums | None = None,
+        n_tokens: int = 0,
+    ) -> None:  # fmt: skip
         """Carry gradients of a pass by `kernels`, over `n_tokens` tokens on every rank.
 
-        They are not the plain ones, which know of no handoff.
+        They are not the plain ones, which know of no handoff. Without `is_tied` nothing is carried.
         """
-        self.kernels = kernels
-        self._grads: dict[int, Tensor] = {}
+        self.kernels, self._is_tied = kernels, is_tied
+        self._left: dict[int, Tensor | Factors] = {}
         self._sums, self._n_tokens = sums, n_tokens
 
-    def put(self, cluster: int, table_VC: Tensor, grad_VC: Tensor) -> bool:
-        """Leave the gradient of a cluster's table; whether it is to be given to autograd, too."""
-        if self._sums is not None and self._sums.wants(table_VC, n_tokens=self._n_tokens):
-            self._sums.add_dense(table_VC, grad_VC)
-            return False
-        self._grads[cluster] = grad_VC
-        return True
+    def put(self, cluster: int, table_VC: Tensor, factors: Factors) -> Tensor | None:
+        """Leave the gradient of a cluster's table; what of it is to be given to autograd now."""
+        if not self._is_tied:
+            return factors.dense()
+        sums = self._sums
+        if sums is not None and sums.wants(table_VC, n_tokens=self._n_tokens):
+            sums.add_dense(table_VC, factors.dense())
+            return None
+        if factors.error_NV.nbytes + factors.scaled_NC.nbytes < table_VC.nbytes:
+            self._left[cluster] = factors
+            return None
+        grad_VC = factors.dense()
+        self.put_dense(cluster, grad_VC)
+        return grad_VC
+
+    def put_dense(self, cluster: int, grad_VC: Tensor) -> None:
+        """Leave a gradient that autograd is given as well."""
+        if self._is_tied:
+            self._left[cluster] = grad_VC
 
     def put_rows(self, table_VC: Tensor, ids_N: Tensor, rows_NC: Tensor) -> bool:
         """Leave what the embedding adds to a table whose gradient autograd was not given."""
         return self._sums is not None and self._sums.add_rows(table_VC, ids_N, rows_NC)
 
-    def take(self, cluster: int) -> Tensor | None:
-        """Take it away, if autograd still holds this very tensor.
+    def take(self, cluster: int) -> tuple[Tensor | None, bool]:
+        """The gradient to add rows to, if there is one, and whether autograd has it already.
 
-        It does until all of the table's gradients are there, but not when several passes share one
-        backward: then it has added them up in another. Not to hold on to it lets autograd keep it.
+        It holds what it was given until all of the table's gradients are there, but not when
+        several passes share one backward: then it has added them up in another, and there is none
+        to add to. Not to hold on to it here lets autograd keep it.
         """
-        grad_VC: Any = self._grads.pop(cluster, None)
-        return grad_VC if grad_VC is not None and grad_VC._use_count() > 1 else None
+        left: Any = self._left.pop(cluster, None)
+        if isinstance(left, Factors):
+            return left.dense(), False
+        return (left, True) if left is not None and left._use_count() > 1 else (None, False)
 
 
 def linear_nll(
@@ -130,23 +169,25 @@ class _LinearNll(torch.autograd.Function):
         scale_N1 = (grads[0] * share_N)[:, None]
         scaled_NC = (hidden * scale_N1).to(hidden.dtype)
         grad_NC = torch.zeros_like(hidden, dtype=share_N.dtype)
-        of_tables = [torch.empty_like(tensor) for tensor in tables]
-        written = _pieces(of_tables, None)
-        for (weight, _, words), (of_weight, of_bias, _) in zip(
-            _pieces(tables, hidden.dtype), written, strict=True
-        ):
-            part_VN = error_NV[:, words].t()
-            grad_NC += part_VN.t() @ weight
-            of_bias.copy_((part_VN @ scale_N1.to(hidden.dtype))[:, 0])
-            if of_weight.dtype == hidden.dtype:
-                torch.mm(part_VN, scaled_NC, out=of_weight)
-            else:
-                of_weight.copy_(part_VN @ scaled_NC)
-        first: Tensor | None = of_tables[0]
-        if ctx.handoff is not None and not ctx.handoff.put(ctx.cluster, tables[0], of_tables[0]):
-            first = None
+        narrow_N1 = scale_N1.to(hidden.dtype)
+        of_tables: list[Tensor | None] = []
+        first = 0
+        for i in range(0, len(tables), 2):
+            error_here_NV = error_NV[:, first : first + len(tables[i])]
+            first += len(tables[i])
+            of_bias_V = torch.empty_like(tables[i + 1])
+            for weight_WC, _, words in _pieces(tables[i : i + 2], hidden.dtype):
+                error_NW = error_here_NV[:, words]
+                grad_NC += error_NW @ weight_WC
+                of_bias_V[words] = (error_NW.t() @ narrow_N1)[:, 0]
+            factors = Factors(error_here_NV, scaled_NC, tables[i].dtype)
+            carried = ctx.handoff is not None and i == 0
+            of_weight_VC = (
+                ctx.handoff.put(ctx.cluster, tables[i], factors) if carried else factors.dense()
+            )
+            of_tables += [of_weight_VC, of_bias_V]
         grad_NC = (grad_NC * scale_N1).to(ctx.hidden_dtype)
-        return grad_NC, None, None, None, None, None, first, *of_tables[1:]
+        return grad_NC, None, None, None, None, None, *of_tables
 
 
 def _errors(logits: Tensor, index_N: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
@@ -175,9 +216,7 @@ def _pieces(
     """
     first = 0
     for weight, bias in zip(tables[::2], tables[1::2], strict=True):
-        n_words = max(1, _BLOCK_LOGITS // weight.shape[1])
-        for low in range(0, len(weight), n_words):
-            words = slice(low, min(low + n_words, len(weight)))
+        for words in _runs(len(weight), size=_BLOCK_LOGITS // weight.shape[1]):
             there = slice(first + words.start, first + words.stop)
             yield weight[words].to(dtype), bias[words].to(dtype), there
         first += len(weight)
@@ -185,8 +224,13 @@ def _pieces(
 
 def _blocks(n_rows: int, n_words: int, *, size: int) -> list[slice]:
     """The rows in blocks of at most `size` logits, if that is 16 rows."""
-    n = max(16, size // n_words)
-    return [slice(low, min(low + n, n_rows)) for low in range(0, n_rows, n)]
+    return _runs(n_rows, size=max(16, size // n_words))
+
+
+def _runs(n: int, *, size: int) -> list[slice]:
+    """`n` in runs of `size`, which is taken to be 1 at least; the last is what is left."""
+    size = max(1, size)
+    return [slice(low, min(low + size, n)) for low in range(0, n, size)]
 
 
 class TiedEmbedding(torch.autograd.Function):
@@ -208,15 +252,13 @@ class TiedEmbedding(torch.autograd.Function):
         rows_NC = grads[0]
         if ctx.handoff.put_rows(table_VC, ids_N, rows_NC):
             return None, None, None, None
-        begun_VC = ctx.handoff.take(ctx.cluster)
+        begun_VC, is_given = ctx.handoff.take(ctx.cluster)
         if ctx.handoff.kernels is Kernels.TRITON:
             ids_N, rows_NC = summed_by_id(ids_N, rows_NC)
         if begun_VC is None:
             begun_VC = grads[0].new_zeros(table_VC.shape)
-            begun_VC.index_add_(0, ids_N, rows_NC.to(begun_VC.dtype))
-            return None, begun_VC, None, None
         begun_VC.index_add_(0, ids_N, rows_NC.to(begun_VC.dtype))
-        return None, None, None, None
+        return None, None if is_given else begun_VC, None, None
 
 
 def summed_by_id(ids_N: Tensor, rows_NC: Tensor) -> tuple[Tensor, Tensor]:

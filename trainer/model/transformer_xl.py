@@ -133,7 +133,7 @@ class TransformerXL(nn.Module):
         if kernels is Kernels.PLAIN or (kernels is Kernels.CPU and dtype == torch.float16):
             return None
         sums = self.tied_sums if kernels is Kernels.CPU else None
-        return Handoff(kernels, sums=sums, n_tokens=n_tokens)
+        return Handoff(kernels, is_tied=self.config.tie_embedding, sums=sums, n_tokens=n_tokens)
 
     def _read(
         self, segment: Segment, memory: Memory, clamp_len: int | None, same_length: bool,

@@ -77,7 +77,7 @@ class _FusedLinearNll(torch.autograd.Function):
                 torch.mm(error_NW.t(), scaled_NP, out=of_weight_WC)
             else:
                 of_weight_WC.copy_((error_NW.t() @ scaled_NP)[:, : of_weight_WC.shape[1]])
-        ctx.handoff.put(ctx.cluster, tables[0], of_tables[0])
+        ctx.handoff.put_dense(ctx.cluster, of_tables[0])
         grad_NC = (grad_NP * scale_N1)[:, : ctx.width].to(ctx.hidden_dtype)
         return grad_NC, None, None, None, None, None, *of_tables
 
