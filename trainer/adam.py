@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 _optimizer: Any = torch.optim.Optimizer
-_step: Any = inspect.unwrap(torch.optim.Adam.step)
 
 
 class Adam(torch.optim.Adam):
@@ -20,8 +19,9 @@ class Adam(torch.optim.Adam):
     zero_grad = inspect.unwrap(_optimizer.zero_grad)
     state_dict = inspect.unwrap(_optimizer.state_dict)
     load_state_dict = inspect.unwrap(_optimizer.load_state_dict)
+    _update: Any = inspect.unwrap(torch.optim.Adam.step)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Update every parameter that has a gradient."""
-        return _step(self, closure)
+        return self._update(closure)
