@@ -6,7 +6,8 @@ A run on the CPU through DeepSpeed's engine and `loop.train_step`, watched: proc
 process goes to the part that is at work, the median over steps. A module's part of the backward
 pass is the time of those nodes of autograd's graph that its forward pass made. Gradients are kept,
 and at a ZeRO stage of 1 or 2 shared out, where they arrive in the parameters. The engine is what
-DeepSpeed does around all that.
+DeepSpeed does around all that. The embedding makes the gradients of tied tables, of the softmax's
+part as well, where few tokens have targets in them.
 """
 
 import argparse
