@@ -1,7 +1,7 @@
 """PyTorch's Adam without PyTorch's compiler.
 
 The methods of its optimizers import `torch._dynamo` in order to except themselves from compilation,
-which nothing here asks for: 140 MiB and two seconds of every process.
+which nothing here asks for: 140 MiB and a second of every process.
 """
 
 import inspect
