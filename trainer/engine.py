@@ -32,7 +32,7 @@ from trainer.full_state import FullState
 from trainer.lamb import Lamb
 from trainer.model.matrices import matrices
 from trainer.protocol import Memory, Output, Segment, reading_memory
-from trainer.reduction import TiedSums, average_gradients
+from trainer.reduction import average_gradients
 from trainer.schedules import Schedule, cosine
 from trainer.settings import OptimConfig
 
@@ -148,11 +148,8 @@ class Engine:
         self._clip = optim.gradient_clipping
         # Theirs copies all gradients, twice; but it alone sends them in another dtype.
         self._averages = self._stage == 0 and not resolved.values.get("communication_data_type")
-        self._tied_sums: TiedSums | None = None
         if self._averages:
             ds.enable_backward_allreduce = False
-            if world.world_size > 1 and hasattr(ds.module, "tied_sums"):
-                self._tied_sums = ds.module.tied_sums = TiedSums(world.world_size)
         self.full_state = FullState(
             ds, api=deepspeed.utils, names=names, stage=resolved.zero_stage, rank=world.rank,
             world_size=world.world_size,
@@ -218,8 +215,6 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients of `loss`, divided by the number of slots; reduce on the last."""
-        if self._tied_sums is not None:
-            self._tied_sums.is_open = self.ds.is_gradient_accumulation_boundary()
         self.ds.backward(loss)
 
     def step(self) -> bool | None:
@@ -235,7 +230,7 @@ class Engine:
         # device once per step, as its ZeRO stages do.
         parameters = list(self.ds.module.parameters())
         if self._averages:
-            average_gradients(parameters, world_size=self.world.world_size, sums=self._tied_sums)
+            average_gradients(parameters, world_size=self.world.world_size)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self.grad_norm = float(norm)
         applied = bool(torch.isfinite(norm))

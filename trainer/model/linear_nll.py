@@ -15,7 +15,6 @@ from torch import Tensor
 
 from trainer.model.kernels import Kernels
 from trainer.protocol import IGNORED
-from trainer.reduction import TiedSums
 
 #: Logits that are made at a time: what a core's cache holds.
 _BLOCK_LOGITS = 1 << 21
@@ -51,29 +50,21 @@ class Handoff:
     The softmax's backward comes first. What it has for a table is dense: the embedding adds its few
     rows to that, instead of making a second dense gradient of them. While factors are smaller, they
     are what is carried, and the embedding makes the gradient, when the layers between the two have
-    freed what they kept. With `sums` both parts go there.
+    freed what they kept.
     """
 
-    def __init__(
-        self, kernels: Kernels, *, is_tied: bool = True, sums: TiedSums | None = None,
-        n_tokens: int = 0,
-    ) -> None:  # fmt: skip
-        """Carry gradients of a pass by `kernels`, over `n_tokens` tokens on every rank.
+    def __init__(self, kernels: Kernels, *, is_tied: bool = True) -> None:
+        """Carry gradients of a pass by `kernels`; without `is_tied` nothing is carried.
 
-        They are not the plain ones, which know of no handoff. Without `is_tied` nothing is carried.
+        They are not the plain ones, which know of no handoff.
         """
         self.kernels, self._is_tied = kernels, is_tied
         self._left: dict[int, Tensor | Factors] = {}
-        self._sums, self._n_tokens = sums, n_tokens
 
     def put(self, cluster: int, table_VC: Tensor, factors: Factors) -> Tensor | None:
         """Leave the gradient of a cluster's table; what of it is to be given to autograd now."""
         if not self._is_tied:
             return factors.dense()
-        sums = self._sums
-        if sums is not None and sums.wants(table_VC, n_tokens=self._n_tokens):
-            sums.add_dense(table_VC, factors.dense())
-            return None
         if factors.error_NV.nbytes + factors.scaled_NC.nbytes < table_VC.nbytes:
             self._left[cluster] = factors
             return None
@@ -85,10 +76,6 @@ class Handoff:
         """Leave a gradient that autograd is given as well."""
         if self._is_tied:
             self._left[cluster] = grad_VC
-
-    def put_rows(self, table_VC: Tensor, ids_N: Tensor, rows_NC: Tensor) -> bool:
-        """Leave what the embedding adds to a table whose gradient autograd was not given."""
-        return self._sums is not None and self._sums.add_rows(table_VC, ids_N, rows_NC)
 
     def take(self, cluster: int) -> tuple[Tensor | None, bool]:
         """The gradient to add rows to, if there is one, and whether autograd has it already.
@@ -250,8 +237,6 @@ class TiedEmbedding(torch.autograd.Function):
         """Add the rows to what is there; only without a softmax before it, make a gradient."""
         ids_N, table_VC = ctx.saved_tensors
         rows_NC = grads[0]
-        if ctx.handoff.put_rows(table_VC, ids_N, rows_NC):
-            return None, None, None, None
         begun_VC, is_given = ctx.handoff.take(ctx.cluster)
         if ctx.handoff.kernels is Kernels.TRITON:
             ids_N, rows_NC = summed_by_id(ids_N, rows_NC)

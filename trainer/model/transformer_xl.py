@@ -19,7 +19,6 @@ from trainer.model.kernels import Kernels, choose_kernels
 from trainer.model.linear_nll import Handoff
 from trainer.model.memory import empty_memory, hidden_keys, remember, visible_from
 from trainer.protocol import Memory, Output, Segment
-from trainer.reduction import TiedSums
 
 
 class Layer(nn.Module):
@@ -71,8 +70,6 @@ class TransformerXL(nn.Module):
         self.biases = PositionBiases(config.n_head, config.d_head) if shared else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
         self.softmax = AdaptiveSoftmax(config, self.embedding)
-        self.tied_sums: TiedSums | None = None
-        """Where the gradients of tied tables go, if an engine of several ranks takes them."""
         initialise(self, config)
 
     def empty_memory(
@@ -105,9 +102,7 @@ class TransformerXL(nn.Module):
     ) -> Output:  # fmt: skip
         """Read a segment, predict its targets and update the memory."""
         kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
-        handoff = self._handoff(
-            kernels, memory.hidden_LBMD.dtype, n_tokens=segment.tokens_BT.numel()
-        )
+        handoff = self._handoff(kernels, memory.hidden_LBMD.dtype)
         hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, kernels, handoff)
         nll_N = self.softmax(
             hidden_BTD.flatten(0, 1), segment.targets_BT.reshape(-1), segment.target_clusters,
@@ -125,15 +120,14 @@ class TransformerXL(nn.Module):
         log_probs_NV = self.softmax(hidden_BTD.flatten(0, 1), None, ())
         return log_probs_NV.view(*segment.tokens_BT.shape, -1), memory
 
-    def _handoff(self, kernels: Kernels, dtype: torch.dtype, *, n_tokens: int) -> Handoff | None:
+    def _handoff(self, kernels: Kernels, dtype: torch.dtype) -> Handoff | None:
         """Given where the softmax has a fast path; see `trainer.model.linear_nll`.
 
         The CPU's has probabilities that would be too coarse in fp16.
         """
         if kernels is Kernels.PLAIN or (kernels is Kernels.CPU and dtype == torch.float16):
             return None
-        sums = self.tied_sums if kernels is Kernels.CPU else None
-        return Handoff(kernels, is_tied=self.config.tie_embedding, sums=sums, n_tokens=n_tokens)
+        return Handoff(kernels, is_tied=self.config.tie_embedding)
 
     def _read(
         self, segment: Segment, memory: Memory, clamp_len: int | None, same_length: bool,
