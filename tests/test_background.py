@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from builders import lone_world
-from two_ranks import told_by_two_ranks
+from ranks import told_by_ranks
 
 from trainer.background import Background
 from trainer.distributed import World, gather_objects
@@ -133,7 +133,7 @@ def uneven(world: World, folder: Path) -> dict[str, object]:
 
 
 def test_ranks_go_on_at_the_same_step_when_the_last_has_done_its_work(tmp_path: Path) -> None:
-    first, second = told_by_two_ranks(uneven, tmp_path)
+    first, second = told_by_ranks(uneven, tmp_path)
     assert first == second
     assert first["went on"] > BUSY_STEPS
     assert first["seen"] == whole("save")

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 from builders import random_documents, tiny_experiment, write_corpus
+from ranks import told_by_ranks
 from traffic import PASSES, Traffic
-from two_ranks import told_by_two_ranks
 
 from trainer import ds_config, engine
 from trainer.data.corpus import open_corpus
@@ -43,7 +43,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     write_corpus(folder / "corpus", vocabulary_size=N_WORDS, train=documents)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DS_ACCELERATOR", "cpu")
-        told: list[dict[str, Any]] = told_by_two_ranks(train_with_all, folder)
+        told: list[dict[str, Any]] = told_by_ranks(train_with_all, folder)
     assert told[0] == told[1]
     return told[0]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from builders import empty, lone_world, random_documents, scoring, tiny_model, write_split
-from two_ranks import told_by_two_ranks
+from ranks import told_by_ranks
 
 from trainer.data.corpus import open_corpus
 from trainer.data.streams import Streams
@@ -169,7 +169,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict
     """What each of two real processes found."""
     folder = tmp_path_factory.mktemp("ranks")
     write_split(folder / "corpus", random_documents(40, vocabulary_size=9), vocabulary_size=9)
-    first, second = told_by_two_ranks(_all, folder)
+    first, second = told_by_ranks(_all, folder)
     return first, second, folder
 
 

@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 #: other; so may those of a package. Modules are named without `trainer.`.
 LAYERS = """
 errors files protocol schedules full_state settings
-folders host_cpu adam lamb reduction stopping foreign_flags validation console
-metrics status state distributed
+folders host_cpu table_gradients lamb reduction stopping foreign_flags validation console
+adam metrics status state distributed
 config profiling report
 changes arguments ds_config+ds_checks+ds_blocks data model tracking+wandb_log expectations
 engine faults background

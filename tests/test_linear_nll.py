@@ -11,9 +11,11 @@ from torch import Tensor
 from trainer.model import adaptive
 from trainer.model import linear_nll as module
 from trainer.model.kernels import Kernels
-from trainer.model.linear_nll import Factors, Handoff, TiedEmbedding, linear_nll
+from trainer.model.linear_nll import linear_nll
+from trainer.model.tied_embedding import Handoff, TiedEmbedding
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import IGNORED
+from trainer.table_gradients import Factors
 
 V = 20
 
@@ -30,22 +32,51 @@ def problem(n_rows: int, *, dtype: torch.dtype = torch.float64) -> tuple[Tensor,
 
 @pytest.mark.parametrize("block", [1, 40, 1 << 20])
 @pytest.mark.parametrize("n_rows", [0, 1, 16, 17, 60])
+@pytest.mark.parametrize("is_uniform", [True, False])
 def test_nats_and_gradients_equal_cross_entropy(
-    monkeypatch: pytest.MonkeyPatch, n_rows: int, block: int
+    monkeypatch: pytest.MonkeyPatch, n_rows: int, block: int, is_uniform: bool
 ) -> None:
     monkeypatch.setattr(module, "_BLOCK_LOGITS", block)
+    monkeypatch.setattr(module, "_MADE_ROWS", 16)
     hidden_NC, targets_N, w, b, w2, b2 = problem(n_rows)
     logits = F.linear(hidden_NC, torch.cat([w, w2]), torch.cat([b, b2]))
     plain_N = F.cross_entropy(logits, targets_N, ignore_index=IGNORED, reduction="none")
     fast_N = linear_nll(hidden_NC, targets_N, [(w, b), (w2, b2)])
     torch.testing.assert_close(fast_N, plain_N)
     with torch.no_grad():
-        assert torch.equal(linear_nll(hidden_NC, targets_N, [(w, b), (w2, b2)]), fast_N)
-    weights_N = torch.randn(n_rows, dtype=torch.float64)
+        without_N = linear_nll(hidden_NC, targets_N, [(w, b), (w2, b2)])
+        torch.testing.assert_close(without_N, fast_N)
+    weights_N = torch.full((n_rows,), 0.7, dtype=torch.float64)
+    if not is_uniform:
+        weights_N = torch.randn_like(weights_N)
     leaves = [hidden_NC, w, b, w2, b2]
-    fast = torch.autograd.grad(fast_N @ weights_N, leaves)
     plain = torch.autograd.grad(plain_N @ weights_N, leaves)
-    torch.testing.assert_close(fast, plain)
+    for _ in range(2):
+        fast = torch.autograd.grad(fast_N @ weights_N, leaves, retain_graph=True)
+        torch.testing.assert_close(fast, plain)
+
+
+@pytest.mark.parametrize(("n_rows", "is_made"), [(7, False), (8, True), (60, True)])
+def test_gradients_smaller_than_the_errors_are_made_at_once_and_used_once(
+    monkeypatch: pytest.MonkeyPatch, n_rows: int, is_made: bool
+) -> None:
+    made: list[int] = []
+    of_rows = module._gradients
+
+    def spy(hidden: Tensor, *args: Any) -> Any:
+        made.append(len(hidden))
+        return of_rows(hidden, *args)
+
+    monkeypatch.setattr(module, "_gradients", spy)
+    monkeypatch.setattr(module, "_MADE_ROWS", 32)
+    hidden_NC, targets_N, w, b, w2, b2 = problem(n_rows)
+    nll_N = linear_nll(hidden_NC, targets_N, [(w, b), (w2, b2)])
+    at_once = {7: [], 8: [8], 60: [30, 30]}[n_rows]
+    assert made == at_once
+    nll_N.sum().backward(retain_graph=True)
+    assert made == (at_once if is_made else [n_rows])
+    nll_N.sum().backward()
+    assert sum(made) == 2 * n_rows
 
 
 def test_large_logits_neither_overflow_nor_lose_small_nats() -> None:
@@ -118,9 +149,9 @@ def test_one_pass_makes_one_dense_gradient_and_makes_it_last_where_that_keeps_le
         taken.append((grad_VC is not None, given))
         return grad_VC, given
 
-    def spy_on_dense(self: Factors) -> Tensor:
+    def spy_on_dense(self: Factors, dtype: torch.dtype) -> Tensor:
         made.append(self.error_NV.shape[1])
-        return dense(self)
+        return dense(self, dtype)
 
     monkeypatch.setattr(Handoff, "take", spy_on_take)
     monkeypatch.setattr(Factors, "dense", spy_on_dense)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import told_by_ranks
 from torch import Tensor, nn
-from two_ranks import told_by_two_ranks
 
 from trainer import reduction
 from trainer.distributed import World
@@ -21,7 +21,7 @@ MISSING = ("matrix", "bias")
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Of both ranks, the elements of every gradient, and those that moved."""
-    return told_by_two_ranks(average, tmp_path_factory.mktemp("reduction"))
+    return told_by_ranks(average, tmp_path_factory.mktemp("reduction"))
 
 
 def average(world: World, folder: Path) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from builders import lone_world
+from ranks import told_by_ranks
 from saved_checkpoints import Trained, contents, save
 from training import ROOT, Case, checkpoint_hashes, environment, events, losses, run_cases
-from two_ranks import told_by_two_ranks
 
 from trainer import checkpoint_files as files
 from trainer.background import Background
@@ -60,7 +60,7 @@ def in_the_background(world: World, folder: Path) -> dict[str, Any]:
 def test_what_one_rank_cannot_write_is_told_on_all_and_costs_one_checkpoint(
     tmp_path: Path,
 ) -> None:
-    first, second = told_by_two_ranks(in_the_background, tmp_path)
+    first, second = told_by_ranks(in_the_background, tmp_path)
     assert first == second
     (told,) = first["told"]
     assert told.startswith("checkpoint step-00000002 was not written: rank 1: ")

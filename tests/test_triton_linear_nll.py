@@ -11,7 +11,8 @@ from torch import Tensor
 
 from trainer.model.alignment import aligned, aligned_weight, in_buckets
 from trainer.model.kernels import Kernels
-from trainer.model.linear_nll import Handoff, Table, TiedEmbedding, summed_by_id
+from trainer.model.linear_nll import Table
+from trainer.model.tied_embedding import Handoff, TiedEmbedding, summed_by_id
 from trainer.protocol import IGNORED
 
 with pytest.MonkeyPatch.context() as importing:

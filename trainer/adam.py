@@ -1,4 +1,4 @@
-"""PyTorch's Adam without PyTorch's compiler.
+"""PyTorch's Adam without PyTorch's compiler, and for gradients that are not there whole.
 
 The methods of its optimizers import `torch._dynamo` in order to except themselves from compilation,
 which nothing here asks for: 140 MiB and a second of every process.
@@ -8,6 +8,10 @@ import inspect
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+from trainer.table_gradients import TableGradients
 
 _optimizer: Any = torch.optim.Optimizer
 
@@ -21,7 +25,37 @@ class Adam(torch.optim.Adam):
     load_state_dict = inspect.unwrap(_optimizer.load_state_dict)
     _update: Any = inspect.unwrap(torch.optim.Adam.step)
 
+    table_gradients: TableGradients | None = None
+    """Gradients that no parameter has as its `grad`; a step takes and forgets them."""
+    grad_scale: Tensor | None = None
+    """What the next step divides all gradients by; None is 1. Only where `fused`."""
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Update every parameter that has a gradient."""
-        return self._update(closure)
+        """Update every parameter that has a gradient.
+
+        The moments of one whose gradient is in `table_gradients` must exist.
+        """
+        loss = self._update(closure)
+        if self.table_gradients is not None:
+            for group in self.param_groups:
+                for table_VC in group["params"]:
+                    if table_VC in self.table_gradients:
+                        self._update_by_pieces(table_VC, group, self.table_gradients)
+            self.table_gradients.clear()
+        return loss
+
+    def _update_by_pieces(
+        self, table_VC: Tensor, group: dict[str, Any], gradients: TableGradients
+    ) -> None:
+        state = self.state[table_VC]
+        (beta1, beta2), step = group["betas"], state["step"]
+        for words, grad_WC in gradients[table_VC].pieces():
+            mean_WC, square_WC = state["exp_avg"][words], state["exp_avg_sq"][words]
+            adam(
+                [table_VC[words]], [grad_WC], [mean_WC], [square_WC], [], [step.clone()],
+                fused=True, grad_scale=self.grad_scale, amsgrad=False, beta1=beta1, beta2=beta2,
+                lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
+                maximize=False, decoupled_weight_decay=group["decoupled_weight_decay"],
+            )  # fmt: skip
+        step += 1

@@ -35,6 +35,10 @@ from trainer.protocol import Memory, Output, Segment, reading_memory
 from trainer.reduction import average_gradients
 from trainer.schedules import Schedule, cosine
 from trainer.settings import OptimConfig
+from trainer.table_gradients import TableGradients
+
+#: What PyTorch's clipping adds to the norm.
+CLIP_EPS = 1e-6
 
 
 def connect(world: World, *, timeout_s: float) -> World:
@@ -150,6 +154,14 @@ class Engine:
         self._averages = self._stage == 0 and not resolved.values.get("communication_data_type")
         if self._averages:
             ds.enable_backward_allreduce = False
+        base = self._base
+        self._fused_adam = base if isinstance(base, Adam) and base.defaults["fused"] else None
+        self._table_gradients = TableGradients()
+        is_whole_step = world.world_size == 1 and self.slots == 1
+        if self._fused_adam is not None and self._averages and is_whole_step:
+            # Where they are to be summed, over ranks or slots, they are not kept apart.
+            ds.module.table_gradients = self._table_gradients
+            self._fused_adam.table_gradients = self._table_gradients
         self.full_state = FullState(
             ds, api=deepspeed.utils, names=names, stage=resolved.zero_stage, rank=world.rank,
             world_size=world.world_size,
@@ -231,19 +243,28 @@ class Engine:
         parameters = list(self.ds.module.parameters())
         if self._averages:
             average_gradients(parameters, world_size=self.world.world_size)
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        apart = [square.sqrt() for square in self._table_gradients.squared_norms()]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None] + apart)
         self.grad_norm = float(norm)
         applied = bool(torch.isfinite(norm))
-        if applied and self._clip > 0:
-            nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
         scheduler = self.ds.lr_scheduler
-        if not applied:
+        if applied:
+            self._clip_gradients(parameters, norm)
+        else:
             self.ds.lr_scheduler = None
+            self._table_gradients.clear()
             for parameter in parameters:
                 parameter.grad = None  # which Adam passes over
         self.ds.step()
         self.ds.lr_scheduler = scheduler
         return applied
+
+    def _clip_gradients(self, parameters: list[nn.Parameter], norm: Tensor) -> None:
+        if self._fused_adam is not None:  # which reads them anyhow
+            exceeds = 0 < self._clip < float(norm) + CLIP_EPS
+            self._fused_adam.grad_scale = (norm + CLIP_EPS) / self._clip if exceeds else None
+        elif self._clip > 0:
+            nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
 
     def destroy(self) -> None:
         """Release DeepSpeed's buffers; nothing of the engine is used afterwards."""

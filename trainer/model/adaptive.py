@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from trainer.config import ModelConfig
 from trainer.model.alignment import in_buckets
 from trainer.model.kernels import Kernels
-from trainer.model.linear_nll import Handoff, Table, TiedEmbedding, linear_nll
+from trainer.model.linear_nll import Table, linear_nll
+from trainer.model.tied_embedding import Handoff, TiedEmbedding
 from trainer.protocol import IGNORED
 
 
@@ -54,16 +55,19 @@ def adaptive_nll(
         handoff: takes the gradients of the tables from `linear_nll`, which is the fast path; None
             is PyTorch's own cross entropy.
     """
-    head = [(tables_VC[0], biases_V[0]), *([cluster_table] if cluster_table else [])]
-    hidden_NC = _projected(hidden_ND, projections_DC[0])
-    nll_N = _nats(hidden_NC, _head_targets(targets_N, bounds), head, handoff, 0)
+    of_tails = []
     for c in range(1, len(bounds)):
         rows = clusters[c]
         local = targets_N.index_select(0, rows) - bounds[c][0]
         if handoff is not None:
             rows, local = in_buckets(rows, local, handoff.kernels)
         hidden_NC = _projected(hidden_ND.index_select(0, rows), projections_DC[c])
-        tail = _nats(hidden_NC, local, [(tables_VC[c], biases_V[c])], handoff, c)
+        of_tails.append((rows, _nats(hidden_NC, local, [(tables_VC[c], biases_V[c])], handoff, c)))
+    # The head last: what it makes and frees again lies beside what the tails keep.
+    head = [(tables_VC[0], biases_V[0]), *([cluster_table] if cluster_table else [])]
+    hidden_NC = _projected(hidden_ND, projections_DC[0])
+    nll_N = _nats(hidden_NC, _head_targets(targets_N, bounds), head, handoff, 0)
+    for rows, tail in of_tails:
         nll_N = nll_N.index_add(0, rows, tail)
     return nll_N
 

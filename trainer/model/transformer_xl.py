@@ -16,9 +16,10 @@ from trainer.model.attention import Past, PositionBiases, RelativeAttention, pos
 from trainer.model.dropout import dropout
 from trainer.model.feed_forward import FeedForward
 from trainer.model.kernels import Kernels, choose_kernels
-from trainer.model.linear_nll import Handoff
 from trainer.model.memory import empty_memory, hidden_keys, remember, visible_from
+from trainer.model.tied_embedding import Handoff
 from trainer.protocol import Memory, Output, Segment
+from trainer.table_gradients import TableGradients
 
 
 class Layer(nn.Module):
@@ -70,6 +71,8 @@ class TransformerXL(nn.Module):
         self.biases = PositionBiases(config.n_head, config.d_head) if shared else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
         self.softmax = AdaptiveSoftmax(config, self.embedding)
+        self.table_gradients: TableGradients | None = None
+        """Where gradients of tied tables go instead of `grad`, if an engine takes them there."""
         initialise(self, config)
 
     def empty_memory(
@@ -121,13 +124,14 @@ class TransformerXL(nn.Module):
         return log_probs_NV.view(*segment.tokens_BT.shape, -1), memory
 
     def _handoff(self, kernels: Kernels, dtype: torch.dtype) -> Handoff | None:
-        """Given where the softmax has a fast path; see `trainer.model.linear_nll`.
+        """Given where the softmax has a fast path; see `trainer.model.tied_embedding`.
 
         The CPU's has probabilities that would be too coarse in fp16.
         """
         if kernels is Kernels.PLAIN or (kernels is Kernels.CPU and dtype == torch.float16):
             return None
-        return Handoff(kernels, is_tied=self.config.tie_embedding)
+        apart = self.table_gradients if kernels is Kernels.CPU else None
+        return Handoff(kernels, is_tied=self.config.tie_embedding, apart=apart)
 
     def _read(
         self, segment: Segment, memory: Memory, clamp_len: int | None, same_length: bool,

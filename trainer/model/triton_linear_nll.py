@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from trainer.model.alignment import ALIGNMENT, aligned, stored
-from trainer.model.linear_nll import Handoff, Table, compute_dtype
+from trainer.model.linear_nll import Table, compute_dtype
+from trainer.model.tied_embedding import Handoff
 from trainer.model.triton_nll import softmax_error_
 
 #: Elements of a table that is not as the product needs it which are there twice at a time.

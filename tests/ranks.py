@@ -1,4 +1,4 @@
-"""Two real processes that talk over gloo, for tests of what ranks do together."""
+"""Real processes that talk over gloo, for tests of what ranks do."""
 
 import json
 import multiprocessing
@@ -15,23 +15,26 @@ from trainer.distributed import World, complete_environ, join
 Work = Callable[[World, Path], Any]
 
 
-def told_by_two_ranks(work: Work, folder: Path) -> list[Any]:
-    """What `work`, a function of a module, gave on each of two ranks, as JSON keeps it."""
+def told_by_ranks(work: Work, folder: Path, *, n_ranks: int = 2) -> list[Any]:
+    """What `work`, a function of a module, gave on each of the ranks, as JSON keeps it."""
     context = multiprocessing.get_context("spawn")
     port = complete_environ({})["MASTER_PORT"]
-    ranks = [context.Process(target=_run, args=(rank, port, work, folder)) for rank in range(2)]
+    ranks = [
+        context.Process(target=_run, args=(rank, n_ranks, port, work, folder))
+        for rank in range(n_ranks)
+    ]
     for process in ranks:
         process.start()
     for process in ranks:
         process.join(120)
-    assert [process.exitcode for process in ranks] == [0, 0]
-    return [json.loads((folder / f"rank {rank}.json").read_text()) for rank in range(2)]
+    assert [process.exitcode for process in ranks] == [0] * n_ranks
+    return [json.loads((folder / f"rank {rank}.json").read_text()) for rank in range(n_ranks)]
 
 
-def _run(rank: int, port: str, work: Work, folder: Path) -> None:
-    launched = ("127.0.0.1", port, str(rank), "2", str(rank), "2")
+def _run(rank: int, n_ranks: int, port: str, work: Work, folder: Path) -> None:
+    launched = ("127.0.0.1", port, *2 * (str(rank), str(n_ranks)))
     keys = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE")
     os.environ.update(zip(keys, launched, strict=True))
-    world = join(lone_world(rank=rank, world_size=2), timeout_s=60)
+    world = join(lone_world(rank=rank, world_size=n_ranks), timeout_s=60)
     (folder / f"rank {rank}.json").write_text(json.dumps(work(world, folder)))
     dist.destroy_process_group()
