@@ -28,7 +28,12 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     poisoned = write_corpus(
         folder / "poisoned text", vocabulary_size=600, train=ids, valid=[[*ids[0][:50], 599, 1]]
     ).path
-    impatient = ["--valid.interval-steps", "2", "--optim.lr", "2", "--optim.warmup-steps", "0"]
+    # Chance cannot be learned: what is learned of one text makes another only less likely.
+    chance = write_corpus(
+        folder / "chance", vocabulary_size=600, train=[ids[0][:300]],
+        valid=random_documents(400, vocabulary_size=600, seed=1),
+    ).path  # fmt: skip
+    impatient = ["--valid.interval-steps", "2", "--optim.lr", "0.01", "--optim.warmup-steps", "0"]
     validated = ["--valid.interval-steps", "10", "--valid.tgt-len", "4", "--valid.batch-size", "1"]
     stopping = ["--model.factory", "stopping_model:build"]
     poisoning = ["--model.factory", "poisoned_model:build", "--valid.interval-steps", "5"]
@@ -37,8 +42,8 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
         return Case(folder / name, flags=[*FLAGS, *flags], **changes)
 
     cases = {
-        "impatient": case("impatient", *impatient, "--valid.patience", "2"),
-        "more patient": case("impatient", *impatient, "--valid.patience", "4"),
+        "impatient": case("impatient", *impatient, "--valid.patience", "2", corpus=chance),
+        "more patient": case("impatient", *impatient, "--valid.patience", "4", corpus=chance),
         "undisturbed": case("undisturbed", *validated),
         "stopped": case("stopped", *validated, *stopping, ends=Exit.REQUEUE),
         "resumed": case("stopped", *validated, *stopping),
