@@ -6,8 +6,8 @@ A run on the CPU through DeepSpeed's engine and `loop.train_step`, watched: proc
 process goes to the part that is at work, the median over steps. A module's part of the backward
 pass is the time of those nodes of autograd's graph that its forward pass made. Gradients are kept,
 and at a ZeRO stage of 1 or 2 shared out, where they arrive in the parameters. The engine is what
-DeepSpeed does around all that. The embedding makes the gradients of tied tables, of the softmax's
-part as well, where few tokens have targets in them.
+DeepSpeed does around all that. A tied table's gradient is made in the softmax's forward pass, where
+many tokens have targets in it, and else by the optimizer, its norm by clipping.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from trainer.engine import Engine
 from trainer.host_cpu import use_cpu_well
 from trainer.loop import train_step
 from trainer.run import Run
+from trainer.table_gradients import TableGradients
 
 WARM_STEPS = 3
 LOOP, ENGINE, KEEPING, WATCHING = "loop", "engine", "keeping gradients", "watching"
@@ -94,6 +95,7 @@ class Watch:
             (SegmentReader, "segment", "data"), (Streams, "n_tokens", "data"),
             (Engine, "__call__", ENGINE), (Engine, "step", ENGINE),
             (nn.utils, "get_total_norm", "clipping"),
+            (TableGradients, "squared_norms", "clipping"),
             (nn.utils, "clip_grads_with_norm_", "clipping"),
             (type(run.engine.ds.basic_optimizer), "step", "optimizer"),
         ):  # fmt: skip
