@@ -182,12 +182,12 @@ class TableGradients:
 
 
 def runs(n: int, *, size: int) -> list[slice]:
-    """`n` in runs of `size` at most, or 16: equal ones, if that takes less than twice as many.
+    """`n` in runs of `size` at most, or 16, each a multiple of 16; the last is what is left.
 
-    Products of few different sizes are few programs for oneDNN to make, and to keep: half a MiB
-    each.
+    They are equal, if that takes less than twice as many: products of few different sizes are few
+    programs for oneDNN to make, and to keep, half a MiB each.
     """
     n_runs = max(1, math.ceil(n / max(16, size)))
-    equal = (k for k in range(n_runs, 2 * n_runs) if n % k == 0)
-    length = math.ceil(n / next(equal, n_runs))
-    return [slice(low, min(low + length, n)) for low in range(0, n, max(1, length))]
+    equal = (k for k in range(n_runs, 2 * n_runs) if n % (16 * k) == 0)
+    length = max(16, 16 * math.ceil(n / next(equal, n_runs) / 16))
+    return [slice(low, min(low + length, n)) for low in range(0, n, length)]
