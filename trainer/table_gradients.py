@@ -54,15 +54,19 @@ class Factors(NamedTuple):
         else:
             grad_WC.copy_(error_WN @ self.scaled_NC)
 
+    def add(self, words: slice, grad_WC: Tensor) -> None:
+        """Add the gradient of some words to what is there."""
+        error_WN = self.error_NV[:, words].t()
+        if grad_WC.dtype == error_WN.dtype:
+            grad_WC.addmm_(error_WN, self.scaled_NC)
+        else:
+            grad_WC += error_WN @ self.scaled_NC
+
     def add_to(self, grad_VC: Tensor) -> None:
         """Add the gradient to another."""
         n_words, width = grad_VC.shape
         for words in runs(n_words, size=_PIECE // width):
-            error_WN = self.error_NV[:, words].t()
-            if grad_VC.dtype == error_WN.dtype:
-                grad_VC[words].addmm_(error_WN, self.scaled_NC)
-            else:
-                grad_VC[words] += error_WN @ self.scaled_NC
+            self.add(words, grad_VC[words])
 
     def squared_norm(self) -> Tensor:
         """Of the gradient, which is not made: with E of the errors, the sum of EEᵀ ∘ SSᵀ."""
@@ -112,7 +116,7 @@ class TableGradient:
             first, *others = self._products
             first.write(words, grad_WC)
             for other in others:
-                grad_WC += other.error_NV[:, words].t() @ other.scaled_NC
+                other.add(words, grad_WC)
             grad_WC[ids_U[low:high] - words.start] += rows_UC[low:high]
             yield words, grad_WC
 
