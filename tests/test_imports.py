@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 #: other; so may those of a package. Modules are named without `trainer.`.
 LAYERS = """
 errors files protocol schedules full_state settings
-folders host_cpu table_gradients lamb reduction stopping foreign_flags validation console
+folders host_cpu word_runs lamb reduction stopping foreign_flags validation console
+table_gradients
 adam metrics status state distributed
 config profiling report
 changes arguments ds_config+ds_checks+ds_blocks data model tracking+wandb_log expectations

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from trainer.table_gradients import TableGradients
+from trainer.table_gradients import TableGradient, TableGradients
 
 _optimizer: Any = torch.optim.Optimizer
 
@@ -38,24 +38,25 @@ class Adam(torch.optim.Adam):
         """
         loss = self._update(closure)
         if self.table_gradients is not None:
-            for group in self.param_groups:
-                for table_VC in group["params"]:
-                    if table_VC in self.table_gradients:
-                        self._update_by_pieces(table_VC, group, self.table_gradients)
+            (group,) = self.param_groups
+            for gradient in self.table_gradients:
+                self._update_by_pieces(gradient, group)
             self.table_gradients.clear()
         return loss
 
-    def _update_by_pieces(
-        self, table_VC: Tensor, group: dict[str, Any], gradients: TableGradients
-    ) -> None:
-        state = self.state[table_VC]
-        (beta1, beta2), step = group["betas"], state["step"]
-        for words, grad_WC in gradients[table_VC].pieces():
-            mean_WC, square_WC = state["exp_avg"][words], state["exp_avg_sq"][words]
+    def _update_by_pieces(self, gradient: TableGradient, group: dict[str, Any]) -> None:
+        parameters = gradient.parameters
+        states = [self.state[parameter] for parameter in parameters]
+        beta1, beta2 = group["betas"]
+        for words, *grads in gradient.pieces():
             adam(
-                [table_VC[words]], [grad_WC], [mean_WC], [square_WC], [], [step.clone()],
+                [parameter[words] for parameter in parameters], grads,
+                [state["exp_avg"][words] for state in states],
+                [state["exp_avg_sq"][words] for state in states], [],
+                [state["step"].clone() for state in states],
                 fused=True, grad_scale=self.grad_scale, amsgrad=False, beta1=beta1, beta2=beta2,
                 lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
                 maximize=False, decoupled_weight_decay=group["decoupled_weight_decay"],
             )  # fmt: skip
-        step += 1
+        for state in states:
+            state["step"] += 1

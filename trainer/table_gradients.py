@@ -1,145 +1,154 @@
 """Gradients of tied tables, of which no one needs the whole.
 
-What the softmax has for a table is a product of few rows, where few targets are its words; what the
-embedding has are rows. On one rank their norm follows from those, and Adam takes the sum some words
-at a time, while they lie in the cache. Whole, the gradients of wt103-base's tables are 419 MiB,
-which would be written once and read three times.
+What the softmax has for a table is a product of its errors, which are made again some words at a
+time; what the embedding has are rows. On one rank their norm follows from what the forward pass
+summed up, and Adam takes the sum a piece at a time, while it lies in the cache. Whole, the
+gradients of wt103-base's tables are 419 MiB, which would be written once and read three times.
 
 N rows of a product · C width · V words · W some of them · U those that the embedding looked up.
 """
 
-import math
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-#: Elements of a table's gradient that are made at a time: what a core's cache holds.
-_PIECE = 1 << 21
+from trainer.word_runs import word_runs
 
 
-class Factors(NamedTuple):
-    """A table's gradient as the product that it is."""
+class Product(NamedTuple):
+    """The softmax's gradient of a table and its biases: its errors, times hidden states.
 
-    error_NV: Tensor
-    scaled_NC: Tensor
+    A row's error is the exponential of each logit less the row's largest, but at the target the sum
+    of all others, negative. That, times the row's scale, is the gradient of its logits.
+    """
 
-    @property
-    def nbytes(self) -> int:
-        """Of both."""
-        return self.error_NV.nbytes + self.scaled_NC.nbytes
+    table_VC: Tensor
+    bias_V: Tensor
+    hidden_NC: Tensor
+    """In the dtype of the products."""
+    scale_N: Tensor
+    index_N: Tensor
+    """A row's target, or what is no word of the table."""
+    largest_N: Tensor
+    others_N: Tensor
+    gram_NN: Tensor
+    """The exponentials' products with each other, without targets."""
 
-    @property
-    def has_few_rows(self) -> bool:
-        """Whether to multiply the rows with each other is about as quick as to make the product."""
-        n_rows, width = self.scaled_NC.shape
-        return 2 * n_rows <= 3 * width
-
-    def dense(self, dtype: torch.dtype) -> Tensor:
-        """The gradient, `[V, C]`."""
-        n_words, width = self.error_NV.shape[1], self.scaled_NC.shape[1]
-        grad_VC = self.scaled_NC.new_empty(n_words, width, dtype=dtype)
-        for words in runs(n_words, size=_PIECE // width):
-            self.write(words, grad_VC[words])
-        return grad_VC
-
-    def write(self, words: slice, grad_WC: Tensor) -> None:
-        """Put the gradient of some words there."""
-        error_WN = self.error_NV[:, words].t()
-        if grad_WC.dtype == error_WN.dtype:
-            torch.mm(error_WN, self.scaled_NC, out=grad_WC)
-        else:
-            grad_WC.copy_(error_WN @ self.scaled_NC)
-
-    def add(self, words: slice, grad_WC: Tensor) -> None:
-        """Add the gradient of some words to what is there."""
-        error_WN = self.error_NV[:, words].t()
-        if grad_WC.dtype == error_WN.dtype:
-            grad_WC.addmm_(error_WN, self.scaled_NC)
-        else:
-            grad_WC += error_WN @ self.scaled_NC
-
-    def add_to(self, grad_VC: Tensor) -> None:
-        """Add the gradient to another."""
-        n_words, width = grad_VC.shape
-        for words in runs(n_words, size=_PIECE // width):
-            self.add(words, grad_VC[words])
-
-    def squared_norm(self) -> Tensor:
-        """Of the gradient, which is not made: with E of the errors, the sum of EEᵀ ∘ SSᵀ."""
-        gram_NN = self.scaled_NC.new_zeros(2 * self.scaled_NC.shape[:1], dtype=self._wide)
-        n_words, width = self.error_NV.shape[1], self.scaled_NC.shape[1]
-        for words in runs(n_words, size=_PIECE // width):
-            error_NW = self.error_NV[:, words]
-            gram_NN += error_NW @ error_NW.t()
-        scaled_NC = self.scaled_NC.to(self._wide)
-        return (gram_NN * (scaled_NC @ scaled_NC.t())).sum()
+    def of_run(self, words: slice) -> tuple[Tensor, Tensor]:
+        """Gradients of some words and of their biases, `[W, C]` and `[W]`."""
+        dtype = self.hidden_NC.dtype
+        weight_WC, bias_W = self.table_VC[words].to(dtype), self.bias_V[words].to(dtype)
+        logits = torch.addmm(bias_W, self.hidden_NC, weight_WC.t())
+        error_NW = exponentials(logits, self.largest_N)
+        rows_K, at_K = targets_among(self.index_N, words)
+        error_NW[rows_K, at_K] = -self.others_N[rows_K]
+        scaled_NC = (self.hidden_NC * self.scale_N[:, None]).to(dtype)
+        grad_WC = (error_NW.to(dtype).t() @ scaled_NC).to(self.scale_N.dtype)
+        return grad_WC, error_NW.mul_(self.scale_N[:, None]).sum(dim=0)
 
     def of_words(self, ids_U: Tensor) -> Tensor:
-        """The gradient of these words, `[U, C]`."""
-        return (self.error_NV[:, ids_U].t() @ self.scaled_NC).to(self._wide)
+        """Gradients of any few words, `[U, C]`, in double precision."""
+        error_NU = self._exponentials(ids_U)
+        is_target_NU = self.index_N[:, None] == ids_U
+        error_NU = torch.where(is_target_NU, -self.others_N[:, None].double(), error_NU)
+        return error_NU.mul_(self.scale_N[:, None]).t() @ self.hidden_NC.double()
 
-    @property
-    def _wide(self) -> torch.dtype:
-        return torch.promote_types(self.scaled_NC.dtype, torch.float32)
+    def squared_norm(self) -> Tensor:
+        """Of both gradients: with E of the errors, S of the scaled states, the sum of EEᵀ ∘ SSᵀ."""
+        is_word_N = (self.index_N >= 0) & (self.index_N < len(self.table_VC))
+        at_target_N = self.others_N.double() * is_word_N
+        is_same_NN = self.index_N[:, None] == self.index_N
+        at_targets_NN = self._exponentials(self.index_N.clamp(0, len(self.table_VC) - 1))
+        at_targets_NN.masked_fill_(is_same_NN, 0).mul_(at_target_N)
+        of_errors_NN = self.gram_NN - at_targets_NN - at_targets_NN.t()
+        of_errors_NN += at_target_N.outer(at_target_N) * is_same_NN
+        hidden_NC, scale_N = self.hidden_NC.double(), self.scale_N.double()
+        of_hidden_NN = torch.addmm(scale_N.new_ones(()), hidden_NC, hidden_NC.t())
+        return scale_N @ (of_errors_NN * of_hidden_NN) @ scale_N
+
+    def _exponentials(self, ids_U: Tensor) -> Tensor:
+        """In double precision, whose products are not oneDNN's: it would keep one for each U."""
+        weight_UC, bias_U = self.table_VC[ids_U].double(), self.bias_V[ids_U].double()
+        logits = torch.addmm(bias_U, self.hidden_NC.double(), weight_UC.t())
+        return exponentials(logits, self.largest_N.double())
+
+
+def targets_among(index_N: Tensor, words: slice) -> tuple[Tensor, Tensor]:
+    """Rows whose target is one of these words, and which of them."""
+    at_N = index_N - words.start
+    rows_K = ((at_N >= 0) & (at_N < words.stop - words.start)).nonzero()[:, 0]
+    return rows_K, at_N[rows_K]
+
+
+def exponentials(logits: Tensor, taken_off_N: Tensor) -> Tensor:
+    """Of logits less that much, in its dtype; in place, if that is theirs."""
+    if logits.dtype == taken_off_N.dtype:
+        return logits.sub_(taken_off_N[:, None]).exp_()
+    return (logits - taken_off_N[:, None]).exp_()
 
 
 class TableGradient:
-    """What one table got in one backward pass."""
+    """What one table and its biases got in one backward pass."""
 
-    def __init__(self, table_VC: Tensor) -> None:
-        self._table_VC = table_VC
-        self._products: list[Factors] = []
+    def __init__(self) -> None:
+        self._products: list[Product] = []
         self._rows: list[tuple[Tensor, Tensor]] = []
 
-    def add_product(self, factors: Factors) -> None:
+    @property
+    def parameters(self) -> tuple[Tensor, Tensor]:
+        """The table `[V, C]` and its biases `[V]`."""
+        return self._products[0].table_VC, self._products[0].bias_V
+
+    def add_product(self, product: Product) -> None:
         """Take the softmax's part."""
-        self._products.append(factors)
+        self._products.append(product)
 
     def add_rows(self, ids_N: Tensor, rows_NC: Tensor) -> None:
         """Take the embedding's part."""
-        self._rows.append((ids_N, rows_NC.to(self._table_VC.dtype)))
+        self._rows.append((ids_N, rows_NC))
 
-    def pieces(self) -> Iterator[tuple[slice, Tensor]]:
-        """Some words at a time, and their gradient `[W, C]`, which the next one overwrites."""
-        n_words, width = self._table_VC.shape
-        words_of_pieces = runs(n_words, size=_PIECE // width)
+    @torch.no_grad()
+    def pieces(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Some words at a time, with the gradients `[W, C]` of them and `[W]` of their biases.
+
+        What was given may be overwritten, and the words' parameters, but no others.
+        """
+        table_VC, bias_V = self.parameters
+        words_of_pieces = word_runs(table_VC)
         ids_U, rows_UC = self._summed_rows()
-        starts = torch.tensor([words.start for words in words_of_pieces] + [n_words])
+        starts = torch.tensor([words.start for words in words_of_pieces] + [len(table_VC)])
         bounds = pairwise(torch.searchsorted(ids_U, starts).tolist())
-        buffer_WC = self._table_VC.new_empty(words_of_pieces[0].stop, width)
         for words, (low, high) in zip(words_of_pieces, bounds, strict=True):
-            grad_WC = buffer_WC[: words.stop - words.start]
-            first, *others = self._products
-            first.write(words, grad_WC)
-            for other in others:
-                other.add(words, grad_WC)
+            first, *others = (product.of_run(words) for product in self._products)
+            grad_WC, of_bias_W = first[0].to(table_VC.dtype), first[1].to(bias_V.dtype)
+            for of_words, of_biases in others:
+                grad_WC += of_words
+                of_bias_W += of_biases
             grad_WC[ids_U[low:high] - words.start] += rows_UC[low:high]
-            yield words, grad_WC
+            yield words, grad_WC, of_bias_W
 
+    @torch.no_grad()
     def squared_norm(self) -> Tensor:
-        """Of the gradient; a scalar."""
+        """Of the gradients; a scalar."""
         if len(self._products) > 1:
-            squares = [grad_WC.square().sum() for _, grad_WC in self.pieces()]
+            squares = [x.square().sum() for _, *grads in self.pieces() for x in grads]
             return torch.stack(squares).sum()
-        (factors,) = self._products
+        (product,) = self._products
         ids_U, rows_UC = self._summed_rows()
-        missing = -len(ids_U) % 16  # see `runs`
-        ids_U, rows_UC = F.pad(ids_U, (0, missing)), F.pad(rows_UC, (0, 0, 0, missing))
-        both = (2 * factors.of_words(ids_U) + rows_UC) * rows_UC
-        return factors.squared_norm() + both.sum()
+        both = (2 * product.of_words(ids_U) + rows_UC) * rows_UC
+        return (product.squared_norm() + both.sum()).to(rows_UC.dtype)
 
     def _summed_rows(self) -> tuple[Tensor, Tensor]:
         """The embedding's words, ascending, and the sum of each one's rows."""
-        like = self._table_VC
+        like, _ = self.parameters
         none = (torch.empty(0, dtype=torch.int64), like.new_empty(0, like.shape[1]))
         ids_N, rows_NC = (torch.cat(parts) for parts in zip(none, *self._rows, strict=True))
         ids_U, of_row_N = ids_N.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-        sums_UC = rows_NC.new_zeros(len(ids_U), rows_NC.shape[1])
-        return ids_U, sums_UC.index_add_(0, of_row_N, rows_NC)
+        sums_UC = like.new_zeros(len(ids_U), like.shape[1])
+        return ids_U, sums_UC.index_add_(0, of_row_N, rows_NC.to(like.dtype))
 
 
 class TableGradients:
@@ -148,50 +157,40 @@ class TableGradients:
     def __init__(self) -> None:
         self._of_tables: dict[Tensor, TableGradient] = {}
 
-    def __contains__(self, table_VC: Tensor) -> bool:
-        return table_VC in self._of_tables
+    def __contains__(self, parameter: Tensor) -> bool:
+        return any(parameter is p for gradient in self for p in gradient.parameters)
+
+    def __iter__(self) -> Iterator[TableGradient]:
+        return iter(self._of_tables.values())
 
     def __getitem__(self, table_VC: Tensor) -> TableGradient:
         return self._of_tables[table_VC]
 
-    def add_product(self, table_VC: Tensor, factors: Factors) -> bool:
-        """Take the softmax's part, if it has few rows."""
-        if factors.has_few_rows:
-            of_table = self._of_tables.setdefault(table_VC, TableGradient(table_VC))
-            of_table.add_product(factors)
-        return factors.has_few_rows
+    def add_product(self, product: Product) -> None:
+        """Take the softmax's part."""
+        self._of_tables.setdefault(product.table_VC, TableGradient()).add_product(product)
 
     def add_rows(self, table_VC: Tensor, ids_N: Tensor, rows_NC: Tensor) -> bool:
         """Take the embedding's part, if the softmax's came."""
-        if table_VC not in self:
+        if table_VC not in self._of_tables:
             return False
         self[table_VC].add_rows(ids_N, rows_NC)
         return True
 
     def squared_norms(self) -> list[Tensor]:
-        """Of each gradient that `grad` of its table has nothing of.
+        """Of the gradients of each table, and its biases, whose `grad` has nothing of them.
 
         Passes that share a backward may differ in which way a table's gradient goes: where some of
         it came as a whole, the rest joins that here.
         """
         for table_VC in [table for table in self._of_tables if table.grad is not None]:
-            whole_VC: Any = table_VC.grad
-            for words, grad_WC in self._of_tables.pop(table_VC).pieces():
-                whole_VC[words] += grad_WC
-        return [gradient.squared_norm() for gradient in self._of_tables.values()]
+            gradient = self._of_tables.pop(table_VC)
+            wholes: list[Any] = [parameter.grad for parameter in gradient.parameters]
+            for words, *grads in gradient.pieces():
+                for whole, grad in zip(wholes, grads, strict=True):
+                    whole[words] += grad
+        return [gradient.squared_norm() for gradient in self]
 
     def clear(self) -> None:
         """Forget all."""
         self._of_tables.clear()
-
-
-def runs(n: int, *, size: int) -> list[slice]:
-    """`n` in runs of `size` at most, or 16, each a multiple of 16; the last is what is left.
-
-    They are equal, if that takes less than twice as many: products of few different sizes are few
-    programs for oneDNN to make, and to keep, half a MiB each.
-    """
-    n_runs = max(1, math.ceil(n / max(16, size)))
-    equal = (k for k in range(n_runs, 2 * n_runs) if n % (16 * k) == 0)
-    length = max(16, 16 * math.ceil(n / next(equal, n_runs) / 16))
-    return [slice(low, min(low + length, n)) for low in range(0, n, length)]

@@ -130,7 +130,12 @@ def guard(ours: Variant, peer: Variant, task: dict[str, Any], folder: Path) -> f
 def rounds(
     ours: Variant, peer: Variant, task: dict[str, Any], *, n_rounds: int, folder: Path
 ) -> dict[str, Any]:
-    """Time both in turns, A B B A; ratios of speed per round."""
+    """Time both in turns, A B B A; ratios of speed per round.
+
+    Each from weights of its own, as its users would: to read the other's would leave its mark on
+    the peak of memory.
+    """
+    task = {key: value for key, value in task.items() if key != "weights"}
     workers = {"peer": Worker(peer, task, folder), "ours": Worker(ours, task, folder)}
     n_steps = CONFIGS[task["config"]].n_steps
     for worker in workers.values():

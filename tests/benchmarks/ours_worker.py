@@ -5,7 +5,6 @@ it the memory starts as zeros marked valid, and that target is ignored, to have 
 loss. Against the others nothing is changed.
 """
 
-import ctypes
 import json
 import os
 import sys
@@ -100,13 +99,6 @@ def weights_of(dims: Dims, path: Path) -> dict[str, torch.Tensor]:
     return to_ours(read_foreign(path).tensors, table, where=str(path))
 
 
-def give_back() -> None:
-    """Return to the system what reading the peer's weights left, which no user's run does."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
 def main(task: dict[str, Any]) -> None:
     """Serve steps of training, or of evaluation."""
     dims, is_huggingface = CONFIGS[task["config"]], task["style"] == "huggingface"
@@ -140,7 +132,6 @@ def main(task: dict[str, Any]) -> None:
             return stats.loss_sum / stats.n_tokens
 
         run.engine.train(True)
-        give_back()
         serve(train, device=world.device)
 
 

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from trainer.model.factors import Factors
 from trainer.model.tied_embedding import Handoff
 from trainer.protocol import IGNORED
-from trainer.table_gradients import Factors, runs
+from trainer.word_runs import runs, word_runs
 
 #: Logits that are made at a time: what a core's cache holds.
 _BLOCK_LOGITS = 1 << 21
@@ -55,6 +56,20 @@ def compute_dtype(hidden_NC: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(device) and hidden_NC.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
     return hidden_NC.dtype
+
+
+def pieces(tables: Sequence[Tensor], dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, slice]]:
+    """Some words' weight and bias in `dtype`, and where they are among all words.
+
+    A table that is not in `dtype` is never there whole in it as well: the tables are most of a
+    model.
+    """
+    first = 0
+    for weight, bias in zip(tables[::2], tables[1::2], strict=True):
+        for words in word_runs(weight):
+            there = slice(first + words.start, first + words.stop)
+            yield weight[words].to(dtype), bias[words].to(dtype), there
+        first += len(weight)
 
 
 class _LinearNll(torch.autograd.Function):
@@ -120,8 +135,7 @@ class _Made(NamedTuple):
 
 def _gradient_is_smaller(hidden: Tensor, weight_VC: Tensor) -> bool:
     """Whether a table's gradient is to be made at once, since it is smaller than the errors."""
-    of_few_rows = Factors(hidden, hidden).has_few_rows
-    return not of_few_rows and hidden.nbytes > weight_VC[0].nbytes * weight_VC.shape[1]
+    return hidden.nbytes > weight_VC[0].nbytes * weight_VC.shape[1]
 
 
 def _nats_and_gradients(
@@ -161,12 +175,12 @@ def _nats(
     total_N = torch.ones_like(nll_N)
     # A small table stays in the cache while the rows go by in blocks; a large one goes by once.
     is_small = n_words * hidden.shape[1] <= 2 * _BLOCK_LOGITS
-    small = list(_pieces(tables, hidden.dtype)) if is_small else None
+    small = list(pieces(tables, hidden.dtype)) if is_small else None
     for rows in _blocks(n_rows, n_words, size=_BLOCK_LOGITS * (1 if is_small else 8)):
         logits = (
             hidden.new_empty(len(index_N[rows]), n_words) if error_NV is None else error_NV[rows]
         )
-        for weight, bias, words in small or _pieces(tables, hidden.dtype):
+        for weight, bias, words in small or pieces(tables, hidden.dtype):
             torch.addmm(bias, hidden[rows], weight.t(), out=logits[:, words])
         for block in _blocks(len(logits), n_words, size=_BLOCK_LOGITS):
             these = slice(rows.start + block.start, rows.start + block.stop)
@@ -189,7 +203,7 @@ def _gradients(
         here_NV = error_NV[:, first : first + len(bias_V)]
         first += len(bias_V)
         of_bias_V = torch.empty_like(bias_V)
-        for weight_WC, _, words in _pieces((weight_VC, bias_V), hidden.dtype):
+        for weight_WC, _, words in pieces((weight_VC, bias_V), hidden.dtype):
             error_NW = here_NV[:, words]
             grad_NC += error_NW @ weight_WC
             of_bias_V[words] = (error_NW.t() @ narrow_N1)[:, 0]
@@ -216,22 +230,6 @@ def _errors(logits: Tensor, index_N: Tensor, *, keep: bool) -> tuple[Tensor, Ten
         if exact is not logits:
             logits.copy_(exact)
     return total_N.log() - chosen_N, total_N
-
-
-def _pieces(
-    tables: Sequence[Tensor], dtype: torch.dtype | None
-) -> Iterator[tuple[Tensor, Tensor, slice]]:
-    """Some words' weight and bias in `dtype`, and where they are among all words.
-
-    A table that is not in `dtype` is never there whole in it as well: the tables are most of a
-    model.
-    """
-    first = 0
-    for weight, bias in zip(tables[::2], tables[1::2], strict=True):
-        for words in runs(len(weight), size=_BLOCK_LOGITS // weight.shape[1]):
-            there = slice(first + words.start, first + words.stop)
-            yield weight[words].to(dtype), bias[words].to(dtype), there
-        first += len(weight)
 
 
 def _blocks(n_rows: int, n_words: int, *, size: int) -> list[slice]:

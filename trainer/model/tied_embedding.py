@@ -8,8 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.model.factors import Factors
 from trainer.model.kernels import Kernels
-from trainer.table_gradients import Factors, TableGradients
+from trainer.table_gradients import TableGradients
+
+#: Multiplications for each element of a table that spare its gradient, or its errors, the memory:
+#: N for logits that are made again, and N·N/C for the errors' products with each other.
+_WORTH = 512
 
 
 class Handoff:
@@ -18,7 +23,7 @@ class Handoff:
     The softmax's backward comes first. What it has for a table is dense: the embedding adds its few
     rows to that, instead of making a second dense gradient of them. While factors are smaller, they
     are what is carried, and the embedding makes the gradient, when the layers between the two have
-    freed what they kept. With `apart` few rows go there, and no gradient is made of them.
+    freed what they kept. Gradients of few rows go to `apart`, if that is given.
     """
 
     def __init__(
@@ -32,13 +37,17 @@ class Handoff:
         self._left: dict[int, Tensor | tuple[Factors, torch.dtype]] = {}
         self._apart = apart
 
+    def apart_from(self, hidden_NC: Tensor) -> TableGradients | None:
+        """Where the softmax of few rows is to leave what its table's gradient is made of."""
+        n_rows, width = hidden_NC.shape
+        has_few_rows = n_rows * (width + n_rows) <= _WORTH * width
+        return self._apart if self._is_tied and has_few_rows else None
+
     def put(self, cluster: int, table_VC: Tensor, factors: Factors) -> Tensor | None:
         """Leave the gradient of a cluster's table; what of it is to be given to autograd now."""
         dtype = table_VC.dtype
         if not self._is_tied:
             return factors.dense(dtype)
-        if self._apart is not None and self._apart.add_product(table_VC, factors):
-            return None
         if factors.nbytes < table_VC.nbytes:
             self._left[cluster] = (factors, dtype)
             return None
