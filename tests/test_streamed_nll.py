@@ -84,6 +84,21 @@ def test_the_norm_of_what_is_almost_certain_keeps_its_digits() -> None:
     assert float(norm) == pytest.approx(2 * float(exact_V.square().sum()), rel=1e-5)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_rows_that_cancel_have_a_norm_of_nothing(autocast: bool) -> None:
+    """What they share is what the model says: no gradient is left, of errors that are large."""
+    table_VC, bias_V = torch.randn(3, 4).requires_grad_(), torch.zeros(3)
+    hidden_NC = torch.randn(4).expand(60, 4)
+    with torch.no_grad():
+        bias_V -= F.linear(hidden_NC[0], table_VC)  # all words are as likely
+    tables, apart = [(table_VC, bias_V.requires_grad_())], TableGradients()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        nll_N = streamed_nll(hidden_NC, torch.arange(60) % 3, tables, apart=apart)
+    nll_N.sum().backward()
+    (norm,) = apart.squared_norms()
+    assert 0 <= float(norm) < (10 if autocast else 1e-4) < float((1 - 1 / 3) ** 2 * 60 * 60)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_shows(bad: float) -> None:
     hidden_NC, targets_N, w, b, _, _ = problem(3)

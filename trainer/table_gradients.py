@@ -51,9 +51,9 @@ class Product(NamedTuple):
 
     def of_words(self, ids_U: Tensor) -> Tensor:
         """Gradients of any few words, `[U, C]`, in double precision."""
-        error_NU = self._exponentials(ids_U)
         is_target_NU = self.index_N[:, None] == ids_U
-        error_NU = torch.where(is_target_NU, -self.others_N[:, None].double(), error_NU)
+        others_N1 = self.others_N[:, None].double()
+        error_NU = torch.where(is_target_NU, -others_N1, self._exponentials(ids_U))
         return error_NU.mul_(self.scale_N[:, None]).t() @ self.hidden_NC.double()
 
     def squared_norm(self) -> Tensor:
@@ -70,10 +70,11 @@ class Product(NamedTuple):
         return scale_N @ (of_errors_NN * of_hidden_NN) @ scale_N
 
     def _exponentials(self, ids_U: Tensor) -> Tensor:
-        """In double precision, whose products are not oneDNN's: it would keep one for each U."""
-        weight_UC, bias_U = self.table_VC[ids_U].double(), self.bias_V[ids_U].double()
-        logits = torch.addmm(bias_U, self.hidden_NC.double(), weight_UC.t())
-        return exponentials(logits, self.largest_N.double())
+        """As `gram_NN` is made of, in double precision: oneDNN would keep a program for each U."""
+        dtype = self.hidden_NC.dtype
+        weight_UC, bias_U = self.table_VC[ids_U].to(dtype), self.bias_V[ids_U].to(dtype)
+        logits = torch.addmm(bias_U.double(), self.hidden_NC.double(), weight_UC.double().t())
+        return exponentials(logits.to(dtype), self.largest_N).to(dtype).double()
 
 
 def targets_among(index_N: Tensor, words: slice) -> tuple[Tensor, Tensor]:
@@ -139,7 +140,8 @@ class TableGradient:
         (product,) = self._products
         ids_U, rows_UC = self._summed_rows()
         both = (2 * product.of_words(ids_U) + rows_UC) * rows_UC
-        return (product.squared_norm() + both.sum()).to(rows_UC.dtype)
+        squared = product.squared_norm() + both.sum()
+        return squared.clamp_min(0).to(rows_UC.dtype)  # rounding may leave less than nothing
 
     def _summed_rows(self) -> tuple[Tensor, Tensor]:
         """The embedding's words, ascending, and the sum of each one's rows."""
