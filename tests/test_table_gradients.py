@@ -28,6 +28,7 @@ N_WORDS, CUTOFFS = 60, (5, 20)
 MODELS: dict[str, dict[str, Any]] = {
     "one table": {}, "clusters": {"cutoffs": CUTOFFS},
     "halved": {"cutoffs": CUTOFFS, "div_val": 2},
+    "untied": {"cutoffs": CUTOFFS, "tie_embedding": False},
 }  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""Gradients of tied tables, of which no one needs the whole.
+"""Gradients of the softmax's tables, of which no one needs the whole.
 
 What the softmax has for a table is a product of its errors, which are made again some words at a
-time; what the embedding has are rows. On one rank their norm follows from what the forward pass
-summed up, and Adam takes the sum a piece at a time, while it lies in the cache. Whole, the
-gradients of wt103-base's tables are 419 MiB, which would be written once and read three times.
+time; what an embedding tied to it has are rows. On one rank their norm follows from what the
+forward pass summed up, and Adam takes the sum a piece at a time, while it lies in the cache. Whole,
+the gradients of wt103-base's tables are 419 MiB, written once and read three times.
 
 N rows of a product · C width · V words · W some of them · U those that the embedding looked up.
 """

@@ -41,7 +41,7 @@ class Handoff:
         """Where the softmax of few rows is to leave what its table's gradient is made of."""
         n_rows, width = hidden_NC.shape
         has_few_rows = n_rows * (width + n_rows) <= _WORTH * width
-        return self._apart if self._is_tied and has_few_rows else None
+        return self._apart if has_few_rows else None
 
     def put(self, cluster: int, table_VC: Tensor, factors: Factors) -> Tensor | None:
         """Leave the gradient of a cluster's table; what of it is to be given to autograd now."""

@@ -72,7 +72,7 @@ class TransformerXL(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
         self.softmax = AdaptiveSoftmax(config, self.embedding)
         self.table_gradients: TableGradients | None = None
-        """Where gradients of tied tables go instead of `grad`, if an engine takes them there."""
+        """Where an engine takes gradients of the softmax's tables, instead of their `grad`."""
         initialise(self, config)
 
     def empty_memory(
