@@ -1,5 +1,7 @@
 """Fixtures of many tests."""
 
+import signal
+
 import hypothesis
 import pytest
 import training
@@ -9,6 +11,10 @@ hypothesis.settings.register_profile(
     "loaded", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("loaded")
+
+# What a shell starts in the background ignores interrupts, and hands that down to what the tests
+# start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
