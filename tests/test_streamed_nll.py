@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from builders import empty, segment_of, tiny_model
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from trainer import word_runs
 from trainer.model import adaptive, tied_embedding
@@ -97,6 +98,42 @@ def test_rows_that_cancel_have_a_norm_of_nothing(autocast: bool) -> None:
     nll_N.sum().backward()
     (norm,) = apart.squared_norms()
     assert 0 <= float(norm) < (10 if autocast else 1e-4) < float((1 - 1 / 3) ** 2 * 60 * 60)
+
+
+def test_words_may_be_ruled_out_by_their_biases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_runs, "_PIECE_WORDS", 16)
+    hidden_NC, targets_N, w, b, _, _ = problem(3)
+    with torch.no_grad():
+        b[:48] = -torch.inf
+    plain_N = F.cross_entropy(F.linear(hidden_NC, w, b), targets_N % 20 + 50, reduction="none")
+    apart = TableGradients()
+    nll_N = streamed_nll(hidden_NC, targets_N % 20 + 50, [(w, b)], apart=apart)
+    torch.testing.assert_close(nll_N, plain_N)
+    nll_N.sum().backward()
+    torch.testing.assert_close(kept(apart)[0], torch.autograd.grad(plain_N.sum(), w)[0])
+
+
+def test_logits_rounded_by_more_than_one_leave_a_norm_of_their_size() -> None:
+    hidden_NC, targets_N, w, b, _, _ = problem(40, dtype=torch.float32)
+    with torch.no_grad():
+        w *= 1e8
+    apart = TableGradients()
+    streamed_nll(hidden_NC, targets_N % V, [(w, b)], apart=apart).sum().backward()
+    exact = [grad.square().sum() for grad in kept(apart)]
+    assert 0.1 < apart.squared_norms()[0] / sum(exact) < 10
+
+
+def test_under_checkpointing_it_is_the_parameters_whose_gradients_are_kept() -> None:
+    hidden_NC, targets_N, w, b, _, _ = problem(30)
+    apart = TableGradients()
+    nll_N = checkpoint(
+        streamed_nll, hidden_NC, targets_N % V, [(w, b)], apart=apart, use_reentrant=False
+    )  # fmt: skip
+    nll_N.sum().backward()
+    (gradient,) = apart
+    assert [id(p) for p in gradient.parameters] == [id(w), id(b)]
+    plain = F.cross_entropy(F.linear(hidden_NC, w, b), targets_N % V, reduction="sum")
+    torch.testing.assert_close(kept(apart), list(torch.autograd.grad(plain, [w, b])))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -1,27 +1,18 @@
 """Gradients that are kept apart equal those that autograd adds up, and so does their use."""
 
-from dataclasses import fields
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 import torch
 import torch.nn.functional as F
-from builders import empty, random_documents, segment_of, tiny_experiment, tiny_model, write_corpus
-from ranks import told_by_ranks
+from builders import empty, segment_of, tiny_model
 from torch import Tensor, nn
 
-from trainer import ds_config, engine, word_runs
+from trainer import word_runs
 from trainer.adam import Adam
-from trainer.data.corpus import open_corpus
-from trainer.data.read_ahead import SegmentReader
-from trainer.data.streams import Streams
-from trainer.distributed import World
-from trainer.loop import TrainState, train_step
 from trainer.model import tied_embedding
-from trainer.model.build import build_model
 from trainer.model.streamed_nll import streamed_nll
-from trainer.run import Run
 from trainer.table_gradients import TableGradient, TableGradients
 
 N_WORDS, CUTOFFS = 60, (5, 20)
@@ -38,15 +29,38 @@ def _in_several_pieces_and_of_at_most_eight_rows(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tied_embedding, "_WORTH", 16)
 
 
-def backward(model: nn.Module, *, n_tokens: int, n_passes: int) -> None:
-    generator = torch.Generator().manual_seed(n_tokens)
+def backward(model: nn.Module, *n_tokens: int, more: Callable[..., Tensor] | None = None) -> None:
+    """Of one loss, in passes of so many tokens, and more of the table and its biases."""
+    generator = torch.Generator().manual_seed(n_tokens[0])
     loss, memory = torch.zeros((), dtype=torch.float64), empty(cast(Any, model), 1, 4)
-    for i in range(n_passes):
-        # Another number of tokens in each pass: one pass may have few rows where another has many.
-        tokens_BT = torch.randint(N_WORDS, (1, n_tokens * (1 + 4 * i)), generator=generator)
+    for n in n_tokens:
+        tokens_BT = torch.randint(N_WORDS, (1, n), generator=generator)
         output = model(segment_of(tokens_BT, cutoffs=model.config.cutoffs), memory)
         loss, memory = loss + output.loss_sum, output.memory
+    if more is not None:
+        loss = loss + more(*first_table(model))
     loss.backward()
+
+
+def first_table(model: nn.Module) -> tuple[Tensor, Tensor]:
+    module = cast(Any, model)
+    return module.softmax.tables[0], module.softmax.biases[0]
+
+
+def kept_parameters(apart: TableGradients) -> set[Tensor]:
+    return {parameter for gradient in apart for parameter in gradient.parameters}
+
+
+def assert_same_gradients(model: nn.Module, apart: TableGradients, plain: nn.Module) -> None:
+    """What a model has, and what is apart, of others, are what a plain one has."""
+    found = {p: grad for gradient in apart for p, grad in whole(gradient).items()}
+    wanted = dict(plain.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or parameter not in found
+        grad, wanted_grad = found.get(parameter, parameter.grad), wanted[name].grad
+        assert (grad is None) == (wanted_grad is None), name
+        if grad is not None:
+            torch.testing.assert_close(grad, wanted_grad, msg=name)
 
 
 def whole(gradient: TableGradient) -> dict[Tensor, Tensor]:
@@ -57,37 +71,76 @@ def whole(gradient: TableGradient) -> dict[Tensor, Tensor]:
     return dict(zip(gradient.parameters, wholes, strict=True))
 
 
-@pytest.mark.parametrize("n_passes", [1, 2])
-@pytest.mark.parametrize("n_tokens", [1, 8, 40])
+@pytest.mark.parametrize("n_tokens", [(1,), (8,), (40,), (1, 5), (8, 40), (40, 8), (3, 40, 8)])
 @pytest.mark.parametrize("kind", MODELS)
 def test_parts_of_a_models_gradient_are_what_autograd_adds_up(
-    kind: str, n_tokens: int, n_passes: int
+    kind: str, n_tokens: tuple[int, ...]
 ) -> None:
     plain, model = (tiny_model(N_WORDS, **MODELS[kind]) for _ in range(2))
     model.table_gradients = apart = TableGradients()
-    backward(plain, n_tokens=n_tokens, n_passes=n_passes)
-    backward(model, n_tokens=n_tokens, n_passes=n_passes)
+    backward(plain, *n_tokens)
+    backward(model, *n_tokens)
+    apart.join_wholes()
     squares = apart.squared_norms()
-    kept_apart = [whole(gradient) for gradient in apart]
-    found = {p: grad for of_one in kept_apart for p, grad in of_one.items()}
-    wanted = dict(plain.named_parameters())
-    for name, parameter in model.named_parameters():
-        assert (parameter.grad is None) == (parameter in found) == (parameter in apart)
-        grad = found.get(parameter, parameter.grad)
-        torch.testing.assert_close(grad, wanted[name].grad, msg=name)
-    of_kept = [sum(g.square().sum() for g in of_one.values()) for of_one in kept_apart]
+    assert_same_gradients(model, apart, plain)
+    of_kept = [sum(g.square().sum() for g in whole(gradient).values()) for gradient in apart]
     torch.testing.assert_close(squares, of_kept)
     if kind == "one table":
-        assert bool(kept_apart) == (n_tokens * (1 if n_passes == 1 else 5) <= 8)
+        assert bool(of_kept) == (max(n_tokens) <= 8)
+
+
+@pytest.mark.parametrize("n_tokens", [(4, 4), (4, 6), (6, 4), (6, 4, 6), (40, 6, 4), (4, 6, 40)])
+def test_passes_of_any_ways_share_a_backward(
+    monkeypatch: pytest.MonkeyPatch, n_tokens: tuple[int, ...]
+) -> None:
+    """Of 4 rows errors are made again, of 6 they are carried, and of 40 the gradient is."""
+    monkeypatch.setattr(tied_embedding, "_WORTH", 6)
+    plain, model = (tiny_model(N_WORDS) for _ in range(2))
+    model.table_gradients = apart = TableGradients()
+    for one in (plain, model):
+        backward(one, *n_tokens)
+    apart.join_wholes()
+    assert_same_gradients(model, apart, plain)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_loss_of_more_terms_has_them_all(which: int) -> None:
+    plain, model = (tiny_model(N_WORDS) for _ in range(2))
+    model.table_gradients = apart = TableGradients()
+    for one in (plain, model):
+        backward(one, 4, more=lambda *table: table[which].square().sum())
+    assert list(apart)
+    apart.join_wholes()
+    assert not list(apart)
+    assert_same_gradients(model, apart, plain)
+
+
+UNUSUAL: dict[str, Callable[[Tensor], object]] = {
+    "frozen": lambda parameter: parameter.requires_grad_(False),
+    "hooked": lambda parameter: parameter.register_hook(lambda grad: 2 * grad),
+    "watched": lambda parameter: parameter.register_post_accumulate_grad_hook(lambda _: None),
+    "out of order": lambda parameter: setattr(parameter, "data", parameter.t().contiguous().t()),
+}
+
+
+@pytest.mark.parametrize(("how", "which"), [(how, 0) for how in UNUSUAL] + [("frozen", 1)])
+def test_a_parameter_treated_unusually_has_its_gradient_to_itself(how: str, which: int) -> None:
+    plain, model = (tiny_model(N_WORDS) for _ in range(2))
+    model.table_gradients = apart = TableGradients()
+    for one in (plain, model):
+        UNUSUAL[how](first_table(one)[which])
+        backward(one, 4)
+    assert not list(apart)
+    assert_same_gradients(model, apart, plain)
 
 
 def test_what_is_cleared_is_gone() -> None:
     model = tiny_model(N_WORDS)
     model.table_gradients = apart = TableGradients()
-    backward(model, n_tokens=2, n_passes=1)
-    assert model.embedding.tables[0] in apart
+    backward(model, 2)
+    assert kept_parameters(apart) == set(first_table(model))
     apart.clear()
-    assert model.embedding.tables[0] not in apart
+    assert kept_parameters(apart) == set()
     assert apart.squared_norms() == []
 
 
@@ -148,7 +201,7 @@ def test_adam_takes_the_parts_as_it_takes_the_gradient(
     plain.grad_scale = adam.grad_scale = grad_scale
     for n_tokens in (3, 8, 5):
         for model, optimizer in zip(models, (plain, adam), strict=True):
-            backward(model, n_tokens=n_tokens, n_passes=1)
+            backward(model, n_tokens)
             optimizer.step()
             optimizer.zero_grad()
         assert not list(adam.table_gradients)
@@ -157,85 +210,3 @@ def test_adam_takes_the_parts_as_it_takes_the_gradient(
         torch.testing.assert_close(parameter, wanted[name], msg=name)
         for key in ("exp_avg", "exp_avg_sq", "step"):
             torch.testing.assert_close(adam.state[parameter][key], plain.state[wanted[name]][key])
-
-
-#: Slots, and what a gradient is multiplied by.
-CASES = {"whole step": (1, 1.0), "not finite": (1, float("nan")), "two slots": (2, 1.0)}
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
-    """By number of ranks what the first one did in each case."""
-    folder = tmp_path_factory.mktemp("engine")
-    documents = random_documents(200, vocabulary_size=N_WORDS)
-    write_corpus(folder / "corpus", vocabulary_size=N_WORDS, train=documents)
-    return {n: told_by_ranks(train_with_all, folder, n_ranks=n)[0] for n in (1, 2)}
-
-
-def train_with_all(world: World, folder: Path) -> dict[str, Any]:
-    world = engine.connect(world, timeout_s=60)
-    return {
-        name: train(world, folder / "corpus", slots=slots, factor=factor)
-        for name, (slots, factor) in CASES.items()
-    }
-
-
-def train(world: World, corpus: Path, *, slots: int, factor: float) -> dict[str, Any]:
-    """One step; which tables' gradients were apart before the update, and what it did."""
-    experiment = tiny_experiment(
-        model={"cutoffs": CUTOFFS, "d_model": 32},
-        train={"train_micro_batch_size_per_gpu": 4 // slots // world.world_size},
-        optim={"lr": 0.1, "gradient_clipping": 0.5},
-    )
-    resolved = ds_config.resolve({}, experiment, world_size=world.world_size, where="test")
-    model = build_model(experiment.model, vocabulary_size=N_WORDS, seed=0)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    built = engine.build(model, optim=experiment.optim, max_steps=9, resolved=resolved, world=world)
-    streams = Streams(
-        split=open_corpus(corpus).splits["train"], train_batch_size=4, tgt_len=4, slots=slots,
-        rank=world.rank, world_size=world.world_size, cutoffs=CUTOFFS,
-    )  # fmt: skip
-    used = {
-        "experiment": experiment, "streams": streams, "engine": built, "world": world,
-        "reader": SegmentReader(streams, world.device, n_ahead=0),
-    }  # fmt: skip
-    apart: list[str] = []
-    step = built.step
-    module: Any = built.ds.module
-
-    def spy() -> bool | None:
-        if module.table_gradients is not None:
-            apart.extend(n for n, p in model.named_parameters() if p in module.table_gradients)
-        module.layers[0].attention.out.weight.grad.mul_(factor)
-        return step()
-
-    built.step = spy  # type: ignore[method-assign]
-    train_step(cast(Any, Run)(**{f.name: used.get(f.name) for f in fields(Run)}), TrainState())
-    apart_now = module.table_gradients or TableGradients()
-    left = [n for n, p in model.named_parameters() if p in apart_now]
-    moved = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
-    built.destroy()
-    return {"apart": apart, "left": left, "moved": moved, "norm": float(built.grad_norm or 0)}
-
-
-TABLES = {f"{name}.{c}" for name in ("embedding.tables", "softmax.biases") for c in range(3)}
-
-
-def test_one_rank_and_slot_keep_them_apart_until_the_update(told: dict[int, Any]) -> None:
-    found = told[1]["whole step"]
-    assert set(found["apart"]) == TABLES
-    assert found["left"] == []
-    assert set(found["moved"]) > TABLES
-
-
-def test_what_is_to_be_summed_is_not_kept_apart_and_is_the_same(told: dict[int, Any]) -> None:
-    for found in (told[1]["two slots"], told[2]["whole step"], told[2]["two slots"]):
-        assert found["apart"] == []
-        assert set(found["moved"]) > TABLES
-        assert found["norm"] == pytest.approx(told[1]["whole step"]["norm"], rel=1e-5)
-
-
-def test_a_step_that_is_not_finite_forgets_them(told: dict[int, Any]) -> None:
-    found = told[1]["not finite"]
-    assert set(found["apart"]) == TABLES
-    assert found["left"] == found["moved"] == []

@@ -26,16 +26,16 @@ class Adam(torch.optim.Adam):
     _update: Any = inspect.unwrap(torch.optim.Adam.step)
 
     table_gradients: TableGradients | None = None
-    """Gradients that no parameter has as its `grad`; a step takes and forgets them."""
+    """Gradients that no parameter has as its `grad`; a step takes and forgets them.
+
+    Their parameters are contiguous and have moments. Only where `fused`, with one group.
+    """
     grad_scale: Tensor | None = None
     """What the next step divides all gradients by; None is 1. Only where `fused`."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Update every parameter that has a gradient.
-
-        The moments of one whose gradient is in `table_gradients` must exist.
-        """
+        """Update every parameter that has a gradient."""
         loss = self._update(closure)
         if self.table_gradients is not None:
             (group,) = self.param_groups

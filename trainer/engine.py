@@ -31,6 +31,7 @@ from trainer.errors import InputError
 from trainer.full_state import FullState
 from trainer.lamb import Lamb
 from trainer.model.matrices import matrices
+from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment, reading_memory
 from trainer.reduction import average_gradients
 from trainer.schedules import Schedule, cosine
@@ -157,9 +158,9 @@ class Engine:
         base = self._base
         self._fused_adam = base if isinstance(base, Adam) and base.defaults["fused"] else None
         self._table_gradients = TableGradients()
-        is_whole_step = world.world_size == 1 and self.slots == 1
-        if self._fused_adam is not None and self._averages and is_whole_step:
-            # Where they are to be summed, over ranks or slots, they are not kept apart.
+        is_whole_step = world.world_size == 1 and self.slots == 1  # else they are to be summed
+        is_ours = type(ds.module) is TransformerXL  # others do what they like with tables' grad
+        if self._fused_adam is not None and self._averages and is_whole_step and is_ours:
             ds.module.table_gradients = self._table_gradients
             self._fused_adam.table_gradients = self._table_gradients
         self.full_state = FullState(
@@ -243,6 +244,7 @@ class Engine:
         parameters = list(self.ds.module.parameters())
         if self._averages:
             average_gradients(parameters, world_size=self.world.world_size)
+        self._table_gradients.join_wholes()
         apart = [square.sqrt() for square in self._table_gradients.squared_norms()]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None] + apart)
         self.grad_norm = float(norm)

@@ -10,7 +10,7 @@ N rows of a product · C width · V words · W some of them · U those that the 
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ class Product(NamedTuple):
     """The softmax's gradient of a table and its biases: its errors, times hidden states.
 
     A row's error is the exponential of each logit less the row's largest, but at the target the sum
-    of all others, negative. That, times the row's scale, is the gradient of its logits.
+    of all others, negative. That, times the row's scale, is the gradient of its logits. Logits made
+    again may be rounded differently: what the errors are made of beside them is the forward's.
     """
 
     table_VC: Tensor
@@ -49,15 +50,21 @@ class Product(NamedTuple):
         grad_WC = (error_NW.to(dtype).t() @ scaled_NC).to(self.scale_N.dtype)
         return grad_WC, error_NW.mul_(self.scale_N[:, None]).sum(dim=0)
 
-    def of_words(self, ids_U: Tensor) -> Tensor:
-        """Gradients of any few words, `[U, C]`, in double precision."""
+    def weights_of(self, ids_U: Tensor) -> Tensor:
+        """Gradients of any few words, without biases, `[U, C]`, in double precision."""
         is_target_NU = self.index_N[:, None] == ids_U
         others_N1 = self.others_N[:, None].double()
         error_NU = torch.where(is_target_NU, -others_N1, self._exponentials(ids_U))
         return error_NU.mul_(self.scale_N[:, None]).t() @ self.hidden_NC.double()
 
     def squared_norm(self) -> Tensor:
-        """Of both gradients: with E of the errors, S of the scaled states, the sum of EEᵀ ∘ SSᵀ."""
+        """Of both gradients, in double precision.
+
+        With errors E and hidden states H, beside them a column of ones for the biases, and rows
+        scaled by s, that is sᵀ(EEᵀ ∘ HHᵀ)s. Of E = X - D, exponentials and what is taken off at
+        targets, EEᵀ = XXᵀ - XDᵀ - DXᵀ + DDᵀ: the first is `gram_NN`; XDᵀ has row n's exponential at
+        the target of row m, but none where that is n's own; DDᵀ has only rows of one target.
+        """
         is_word_N = (self.index_N >= 0) & (self.index_N < len(self.table_VC))
         at_target_N = self.others_N.double() * is_word_N
         is_same_NN = self.index_N[:, None] == self.index_N
@@ -70,11 +77,14 @@ class Product(NamedTuple):
         return scale_N @ (of_errors_NN * of_hidden_NN) @ scale_N
 
     def _exponentials(self, ids_U: Tensor) -> Tensor:
-        """As `gram_NN` is made of, in double precision: oneDNN would keep a program for each U."""
+        """As `gram_NN` is made of, in double precision: oneDNN would keep a program for each U.
+
+        None is far above one, as none is there, even where rounding makes large logits larger.
+        """
         dtype = self.hidden_NC.dtype
         weight_UC, bias_U = self.table_VC[ids_U].to(dtype), self.bias_V[ids_U].to(dtype)
         logits = torch.addmm(bias_U.double(), self.hidden_NC.double(), weight_UC.double().t())
-        return exponentials(logits.to(dtype), self.largest_N).to(dtype).double()
+        return exponentials(logits.to(dtype), self.largest_N).to(dtype).double().clamp_max_(2)
 
 
 def targets_among(index_N: Tensor, words: slice) -> tuple[Tensor, Tensor]:
@@ -139,7 +149,7 @@ class TableGradient:
             return torch.stack(squares).sum()
         (product,) = self._products
         ids_U, rows_UC = self._summed_rows()
-        both = (2 * product.of_words(ids_U) + rows_UC) * rows_UC
+        both = (2 * product.weights_of(ids_U) + rows_UC) * rows_UC
         squared = product.squared_norm() + both.sum()
         return squared.clamp_min(0).to(rows_UC.dtype)  # rounding may leave less than nothing
 
@@ -159,14 +169,8 @@ class TableGradients:
     def __init__(self) -> None:
         self._of_tables: dict[Tensor, TableGradient] = {}
 
-    def __contains__(self, parameter: Tensor) -> bool:
-        return any(parameter is p for gradient in self for p in gradient.parameters)
-
     def __iter__(self) -> Iterator[TableGradient]:
         return iter(self._of_tables.values())
-
-    def __getitem__(self, table_VC: Tensor) -> TableGradient:
-        return self._of_tables[table_VC]
 
     def add_product(self, product: Product) -> None:
         """Take the softmax's part."""
@@ -176,21 +180,30 @@ class TableGradients:
         """Take the embedding's part, if the softmax's came."""
         if table_VC not in self._of_tables:
             return False
-        self[table_VC].add_rows(ids_N, rows_NC)
+        self._of_tables[table_VC].add_rows(ids_N, rows_NC)
         return True
 
-    def squared_norms(self) -> list[Tensor]:
-        """Of the gradients of each table, and its biases, whose `grad` has nothing of them.
+    @torch.no_grad()
+    def join_wholes(self) -> None:
+        """Add to the `grad` of tables and biases where one of the two has some of its own.
 
-        Passes that share a backward may differ in which way a table's gradient goes: where some of
-        it came as a whole, the rest joins that here.
+        Passes that share a backward may differ in which way a table's gradient goes, and a loss may
+        have more terms. What is left here has its whole gradient here.
         """
-        for table_VC in [table for table in self._of_tables if table.grad is not None]:
-            gradient = self._of_tables.pop(table_VC)
-            wholes: list[Any] = [parameter.grad for parameter in gradient.parameters]
+        for gradient in list(self):
+            parameters = gradient.parameters
+            if all(parameter.grad is None for parameter in parameters):
+                continue
+            for parameter in parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
             for words, *grads in gradient.pieces():
-                for whole, grad in zip(wholes, grads, strict=True):
-                    whole[words] += grad
+                for parameter, grad in zip(parameters, grads, strict=True):
+                    parameter.grad[words] += grad  # type: ignore[index]
+            del self._of_tables[parameters[0]]
+
+    def squared_norms(self) -> list[Tensor]:
+        """Of the gradients of each table and its biases."""
         return [gradient.squared_norm() for gradient in self]
 
     def clear(self) -> None:

@@ -82,7 +82,7 @@ def _nats(
 
         return fused_linear_nll(hidden_NC, targets_N, tables, handoff=handoff, cluster=cluster)
     if handoff is not None:
-        apart = handoff.apart_from(hidden_NC) if torch.is_grad_enabled() else None
+        apart = handoff.apart_from(hidden_NC, tables[0]) if torch.is_grad_enabled() else None
         if apart is not None:
             return streamed_nll(hidden_NC, targets_N, tables, apart=apart)
         return linear_nll(hidden_NC, targets_N, tables, handoff=handoff, cluster=cluster)

@@ -50,7 +50,7 @@ class _StreamedNll(torch.autograd.Function):
             logits = torch.addmm(bias_W, hidden, weight_WC.t())
             here = rows_K, at_K = targets_among(index_N, words)
             chosen_N[rows_K], target_NC[rows_K] = logits[here].to(sums.dtype), weight_WC[at_K]
-            sums.take_off(logits.amax(dim=1))
+            sums.rebase(logits.amax(dim=1))
             exp_NW = exponentials(logits, sums.largest_N)
             exp_NW[here] = 0
             sums.add(exp_NW, weight_WC, with_gram=words.start < len(tables[0]))
@@ -62,18 +62,21 @@ class _StreamedNll(torch.autograd.Function):
             sums.hidden_NC, *tables,
         )  # fmt: skip
         ctx.apart, ctx.hidden_dtype = apart, hidden_NC.dtype
+        ctx.parameters = tables[:2]  # themselves: under checkpointing what is saved comes as others
         return (total_N.log() - chosen_N).mul_(known_N)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Of the hidden states, and of each table but the first."""
         hidden, index_N, share_N, largest_N, others_N, gram_NN, grad_NC, *tables = ctx.saved_tensors
+        tables[:2] = ctx.parameters
         scale_N = grads[0] * share_N
         first = 0
         of_tables: list[Tensor | None] = []
         for weight_VC, bias_V in zip(tables[::2], tables[1::2], strict=True):
             product = Product(
-                weight_VC, bias_V, hidden, scale_N, index_N - first, largest_N, others_N, gram_NN
+                table_VC=weight_VC, bias_V=bias_V, hidden_NC=hidden, scale_N=scale_N,
+                index_N=index_N - first, largest_N=largest_N, others_N=others_N, gram_NN=gram_NN,
             )  # fmt: skip
             if first == 0:
                 ctx.apart.add_product(product)
@@ -92,13 +95,14 @@ class _Sums:
     def __init__(self, hidden: Tensor) -> None:
         n_rows = len(hidden)
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
-        self.largest_N = hidden.new_full((n_rows,), -torch.inf, dtype=self.dtype)
+        lowest = torch.finfo(self.dtype).min  # words may be ruled out by a bias of -inf
+        self.largest_N = hidden.new_full((n_rows,), lowest, dtype=self.dtype)
         self.others_N = torch.zeros_like(self.largest_N)
         self.hidden_NC = torch.zeros_like(hidden, dtype=self.dtype)
         self._gram_NN = hidden.new_zeros(n_rows, n_rows, dtype=self.dtype)
 
-    def take_off(self, largest_N: Tensor) -> None:
-        """Have this much taken off the logits, if it is more than was."""
+    def rebase(self, largest_N: Tensor) -> None:
+        """Have this much taken off all logits, if it is more than was."""
         largest_N = torch.maximum(self.largest_N, largest_N)
         factor_N = (self.largest_N - largest_N).exp_()
         self.largest_N = largest_N

@@ -12,8 +12,7 @@ from trainer.model.factors import Factors
 from trainer.model.kernels import Kernels
 from trainer.table_gradients import TableGradients
 
-#: Multiplications for each element of a table that spare its gradient, or its errors, the memory:
-#: N for logits that are made again, and N·N/C for the errors' products with each other.
+#: Multiplications for each element of a table that spare its gradient, or its errors, the memory.
 _WORTH = 512
 
 
@@ -31,17 +30,23 @@ class Handoff:
     ) -> None:
         """Carry gradients of a pass by `kernels`; without `is_tied` nothing is carried.
 
-        They are not the plain ones, which know of no handoff.
+        The plain kernels know of no handoff.
         """
         self.kernels, self._is_tied = kernels, is_tied
         self._left: dict[int, Tensor | tuple[Factors, torch.dtype]] = {}
         self._apart = apart
 
-    def apart_from(self, hidden_NC: Tensor) -> TableGradients | None:
-        """Where the softmax of few rows is to leave what its table's gradient is made of."""
+    def apart_from(self, hidden_NC: Tensor, table: tuple[Tensor, Tensor]) -> TableGradients | None:
+        """Where the softmax of few rows is to leave what its table's gradient is made of.
+
+        Args:
+            hidden_NC: what the logits are linear in.
+            table: weight `[V, C]` and bias `[V]`.
+        """
         n_rows, width = hidden_NC.shape
-        has_few_rows = n_rows * (width + n_rows) <= _WORTH * width
-        return self._apart if has_few_rows else None
+        # For each of the table's elements logits again, and errors' products with each other.
+        is_worth_it = n_rows + n_rows**2 / width <= _WORTH
+        return self._apart if is_worth_it and all(map(_has_a_plain_gradient, table)) else None
 
     def put(self, cluster: int, table_VC: Tensor, factors: Factors) -> Tensor | None:
         """Leave the gradient of a cluster's table; what of it is to be given to autograd now."""
@@ -60,9 +65,14 @@ class Handoff:
         if self._is_tied:
             self._left[cluster] = grad_VC
 
-    def put_rows(self, table_VC: Tensor, ids_N: Tensor, rows_NC: Tensor) -> bool:
-        """Leave what the embedding has, if the table's gradient is kept apart."""
-        return self._apart is not None and self._apart.add_rows(table_VC, ids_N, rows_NC)
+    def put_rows(self, cluster: int, table_VC: Tensor, ids_N: Tensor, rows_NC: Tensor) -> bool:
+        """Leave what the embedding has, if the table's gradient is kept apart.
+
+        Not where this pass left some here, which the rows are to join: another's may be apart.
+        """
+        if self._apart is None or cluster in self._left:
+            return False
+        return self._apart.add_rows(table_VC, ids_N, rows_NC)
 
     def take(self, cluster: int) -> tuple[Tensor | None, bool]:
         """The gradient to add rows to, if there is one, and whether autograd has it already.
@@ -78,6 +88,12 @@ class Handoff:
         return (left, True) if left is not None and left._use_count() > 1 else (None, False)
 
 
+def _has_a_plain_gradient(parameter: Tensor) -> bool:
+    """Whether nobody sees which way it takes: one that is trained, in order, and not hooked."""
+    is_hooked = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
+    return parameter.requires_grad and parameter.is_contiguous() and not is_hooked
+
+
 class TiedEmbedding(torch.autograd.Function):
     """Rows of a table whose gradient the softmax's backward has begun: see `Handoff`."""
 
@@ -86,16 +102,17 @@ class TiedEmbedding(torch.autograd.Function):
         ctx: Any, ids_N: Tensor, table_VC: Tensor, handoff: Handoff, cluster: int
     ) -> Tensor:
         """`[N, C]`."""
-        ctx.save_for_backward(ids_N, table_VC)
+        ctx.save_for_backward(ids_N)
+        ctx.table_VC = table_VC  # itself: under checkpointing what is saved comes as another
         ctx.handoff, ctx.cluster = handoff, cluster
         return table_VC.index_select(0, ids_N)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Add the rows to what is there; only without a softmax before it, make a gradient."""
-        ids_N, table_VC = ctx.saved_tensors
-        rows_NC = grads[0]
-        if ctx.handoff.put_rows(table_VC, ids_N, rows_NC):
+        (ids_N,) = ctx.saved_tensors
+        table_VC, rows_NC = ctx.table_VC, grads[0]
+        if ctx.handoff.put_rows(ctx.cluster, table_VC, ids_N, rows_NC):
             return None, None, None, None
         begun_VC, is_given = ctx.handoff.take(ctx.cluster)
         if ctx.handoff.kernels is Kernels.TRITON:
