@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from builders import CPU, segment_of
 from reference import attend, sinusoid
 from torch import Tensor
 
+from trainer.model import cpu_attention as cpu
 from trainer.model.attention import position_embedding, rel_shift, relative_attention
 from trainer.model.cpu_attention import cpu_attention
 from trainer.model.memory import hidden_keys
@@ -58,7 +60,7 @@ def test_attention_equals_a_loop_over_queries_and_keys(
     q, kv, r, content, position = inputs
     k, v = kv.unbind(2)
     ours_BTHE = attention(
-        q, kv, r, content_bias_HE=content, position_bias_HE=position, dropout=0.0,
+        q, [kv], r, content_bias_HE=content, position_bias_HE=position, dropout=0.0,
         hidden_keys=hidden_keys(memory, segment, same_length=same_length),
     )  # fmt: skip
     rows = []
@@ -79,6 +81,46 @@ def test_attention_equals_a_loop_over_queries_and_keys(
         gradients(ours_BTHE, upstream, inputs), gradients(naive_BTHE, upstream, inputs), strict=True
     ):
         torch.testing.assert_close(ours, naive, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("starts", [None, [[NO_START] * 20 + [13] * 20, [0] * 33 + [33] * 7]])
+@pytest.mark.parametrize("valid", [[0, 0], [1, 50], [50, 50]])
+@pytest.mark.parametrize("same_length", [False, True])
+def test_reading_a_few_queries_at_a_time_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch, same_length: bool, valid: list[int], starts: Any
+) -> None:
+    monkeypatch.setattr(cpu, "_QUERIES", 16)
+    torch.manual_seed(0)
+    mem_len, tgt_len = 50, 40
+    shapes = [(B, tgt_len, H, E), (B, mem_len + tgt_len, 2, H, E), (mem_len + tgt_len, H, E)]
+    q, kv, r = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    content, position = torch.randn(2, H, E, dtype=torch.float64)
+    segment = segment_of(
+        torch.zeros(B, tgt_len, dtype=torch.int64),
+        starts_BT=None if starts is None else torch.tensor(starts),
+    )  # fmt: skip
+    hidden = hidden_keys(memory_with(valid, mem_len), segment, same_length=same_length)
+    sizes: list[int] = []
+    weights, found = cpu._weights, []
+
+    def spy(*args: Any) -> Tensor:
+        sizes.append(args[2].shape[1])
+        return weights(*args)
+
+    monkeypatch.setattr(cpu, "_weights", spy)
+    for is_read, parts in ((False, [kv]), (True, [kv]), (True, kv.split([mem_len, tgt_len], 1))):
+        with torch.set_grad_enabled(not is_read):
+            mixed_BTHE = cpu_attention(
+                q, parts, r, content_bias_HE=content, position_bias_HE=position, dropout=0.0,
+                hidden_keys=hidden,
+            )  # fmt: skip
+        found.append(mixed_BTHE)
+    for one in found[1:]:
+        torch.testing.assert_close(one, found[0], rtol=1e-12, atol=1e-12)
+    assert sizes[0] == mem_len + tgt_len
+    assert sizes[1:4] == sizes[4:]
+    assert len(sizes) == 7
+    assert all(n_keys <= mem_len + 32 for n_keys in sizes[1:3] + same_length * sizes[3:4])
 
 
 def gradients(output: Tensor, upstream: Tensor, inputs: list[Tensor]) -> list[Tensor]:
@@ -136,7 +178,7 @@ def test_attention_weights_are_dropped_by_the_given_probability(
     zero = torch.zeros(1, 4)
     hidden = torch.ones(64, 64).triu(1).bool()
     left = attention(
-        q, torch.stack([k, v], dim=2), r, content_bias_HE=zero, position_bias_HE=zero,
+        q, [torch.stack([k, v], dim=2)], r, content_bias_HE=zero, position_bias_HE=zero,
         hidden_keys=hidden, dropout=0.25,
     )  # fmt: skip
     assert float(left[0, 0, 0, 0]) in (0.0, pytest.approx(4 / 3))  # the first query has one key
@@ -161,7 +203,7 @@ def test_both_implementations_drop_the_same_and_agree_also_in_gradients(
     for attention in (relative_attention, cpu_attention):
         torch.manual_seed(1)
         mixed = attention(
-            q, kv, r, content_bias_HE=content, position_bias_HE=position, dropout=dropout,
+            q, [kv], r, content_bias_HE=content, position_bias_HE=position, dropout=dropout,
             hidden_keys=torch.ones(tgt_len, tgt_len).triu(1).bool(),
         )  # fmt: skip
         found.append([mixed, *gradients(mixed, upstream, inputs)])

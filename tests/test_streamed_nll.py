@@ -1,5 +1,7 @@
 """The softmax of few rows equals cross entropy over linear logits, however the words go by."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer import word_runs
 from trainer.model import adaptive, tied_embedding
-from trainer.model.streamed_nll import streamed_nll
+from trainer.model import streamed_nll as streamed
+from trainer.model.streamed_nll import streamed_nats, streamed_nll
 from trainer.protocol import IGNORED
 from trainer.table_gradients import TableGradients
 
@@ -59,12 +62,33 @@ def test_nats_and_gradients_equal_cross_entropy(
     torch.testing.assert_close(norm, sum(grad.square().sum() for grad in wanted[3:]))
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("slope", [-40.0, 40.0])
+@pytest.mark.parametrize("n_rows", [0, 1, 17, 100])
+def test_nats_without_gradients_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, n_rows: int, slope: float, autocast: bool
+) -> None:
+    monkeypatch.setattr(word_runs, "_PIECE_WORDS", 16)
+    monkeypatch.setattr(streamed, "_READ_ROWS", 32)
+    dtype = torch.float32 if autocast else torch.float64
+    hidden_NC, targets_N, w, b, w2, b2 = problem(n_rows, dtype=dtype)
+    with torch.no_grad():
+        b += torch.linspace(0, slope, V)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        kept_N = streamed_nll(hidden_NC, targets_N, [(w, b), (w2, b2)], apart=TableGradients())
+        nll_N = streamed_nats(hidden_NC, targets_N, [(w, b), (w2, b2)])
+    assert nll_N.dtype == dtype
+    assert not nll_N.requires_grad
+    torch.testing.assert_close(nll_N, kept_N, rtol=1e-5 if autocast else 1e-12, atol=1e-5)
+
+
 def test_large_logits_neither_overflow_nor_lose_small_nats() -> None:
     hidden_NC = torch.tensor([[1e4], [3e4]])
     tables = [(torch.tensor([[1.0], [-1.0]]).requires_grad_(), torch.zeros(2).requires_grad_())]
     apart = TableGradients()
     nll_N = streamed_nll(hidden_NC, torch.tensor([0, 1]), tables, apart=apart)
     assert nll_N.tolist() == [0, 6e4]
+    assert streamed_nats(hidden_NC, torch.tensor([0, 1]), tables).tolist() == [0, 6e4]
     nll_N.sum().backward()
     assert kept(apart)[0].tolist() == [[3e4], [-3e4]]
     assert apart.squared_norms()[0] == pytest.approx(2 * 3e4**2 + 2)
@@ -109,6 +133,9 @@ def test_words_may_be_ruled_out_by_their_biases(monkeypatch: pytest.MonkeyPatch)
     apart = TableGradients()
     nll_N = streamed_nll(hidden_NC, targets_N % 20 + 50, [(w, b)], apart=apart)
     torch.testing.assert_close(nll_N, plain_N)
+    torch.testing.assert_close(
+        streamed_nats(hidden_NC, targets_N % 20 + 50, [(w, b)]), plain_N.detach()
+    )
     nll_N.sum().backward()
     torch.testing.assert_close(kept(apart)[0], torch.autograd.grad(plain_N.sum(), w)[0])
 
@@ -167,11 +194,17 @@ def test_a_model_streams_where_rows_are_few_and_gradients_kept_apart(
     monkeypatch: pytest.MonkeyPatch, worth: int, streamed: list[int]
 ) -> None:
     n_rows: list[int] = []
+    n_read: list[int] = []
+
+    def read(hidden_NC: Tensor, *args: Any) -> Tensor:
+        n_read.append(len(hidden_NC))
+        return streamed_nats(hidden_NC, *args)
 
     def spy(hidden_NC: Tensor, *args: object, **named: object) -> Tensor:
         n_rows.append(len(hidden_NC))
         return streamed_nll(hidden_NC, *args, **named)  # type: ignore[arg-type]
 
+    monkeypatch.setattr(adaptive, "streamed_nats", read)
     monkeypatch.setattr(adaptive, "streamed_nll", spy)
     monkeypatch.setattr(tied_embedding, "_WORTH", worth)
     model = tiny_model(V)
@@ -183,6 +216,7 @@ def test_a_model_streams_where_rows_are_few_and_gradients_kept_apart(
     with torch.no_grad():
         model(segments[0], empty(model, 1, 4))
     assert n_rows == []
+    assert n_read == [8]
     for segment in segments:
         model(segment, empty(model, 1, 4))
     assert n_rows == streamed

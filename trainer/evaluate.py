@@ -204,12 +204,13 @@ LONGEST = 512
 def reading(scoring: ScoringConfig, split: Split) -> ScoringConfig:
     """How the split is read: in segments of the length that gives the same nats the fastest.
 
-    With `same_length` as many times tgt_len as half the memory holds: longer ones would spend more
-    on keys that are hidden than they save. None is longer than the text, for padding costs as much.
+    With `same_length` as many times tgt_len as the memory holds: longer ones would spend more on
+    positions that no query sees than they save. None is longer than the text, for padding costs as
+    much.
     """
     tgt_len = scoring.tgt_len
     if scoring.same_length:
-        tgt_len *= max(1, min(scoring.mem_len // 2, LONGEST) // tgt_len)
+        tgt_len *= max(1, min(scoring.mem_len, LONGEST) // tgt_len)
     return scoring.model_copy(update={"tgt_len": min(tgt_len, split.n_tokens)})
 
 

@@ -18,7 +18,7 @@ from trainer.config import ModelConfig
 from trainer.model.alignment import in_buckets
 from trainer.model.kernels import Kernels
 from trainer.model.linear_nll import Table, linear_nll
-from trainer.model.streamed_nll import streamed_nll
+from trainer.model.streamed_nll import streamed_nats, streamed_nll
 from trainer.model.tied_embedding import Handoff, TiedEmbedding
 from trainer.protocol import IGNORED
 
@@ -82,7 +82,9 @@ def _nats(
 
         return fused_linear_nll(hidden_NC, targets_N, tables, handoff=handoff, cluster=cluster)
     if handoff is not None:
-        apart = handoff.apart_from(hidden_NC, tables[0]) if torch.is_grad_enabled() else None
+        if not torch.is_grad_enabled():
+            return streamed_nats(hidden_NC, targets_N, tables)
+        apart = handoff.apart_from(hidden_NC, tables[0])
         if apart is not None:
             return streamed_nll(hidden_NC, targets_N, tables, apart=apart)
         return linear_nll(hidden_NC, targets_N, tables, handoff=handoff, cluster=cluster)

@@ -4,6 +4,7 @@ B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head · D d_mod
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ def rel_shift(score_BHTS: Tensor) -> Tensor:
 
 def relative_attention(
     q_BTHE: Tensor,
-    kv_BS2HE: Tensor,
+    kv_BS2HE: Sequence[Tensor],
     r_SHE: Tensor,
     *,
     content_bias_HE: Tensor,
@@ -57,7 +58,7 @@ def relative_attention(
 
     Args:
         q_BTHE: queries of the segment.
-        kv_BS2HE: keys and values of memory and segment.
+        kv_BS2HE: keys and values of memory and segment, in parts that follow one another.
         r_SHE: projected positions S-1 … 0.
         content_bias_HE: the paper's u.
         position_bias_HE: the paper's v.
@@ -72,7 +73,7 @@ def relative_attention(
     content_BHTE = (q_BTHE + content_bias_HE * scale).transpose(1, 2)
     position_BHTE = (q_BTHE + position_bias_HE * scale).transpose(1, 2)
     score_BHTS = rel_shift(position_BHTE @ r_SHE.permute(1, 2, 0))
-    k_BSHE, v_BSHE = kv_BS2HE.unbind(2)
+    k_BSHE, v_BSHE = torch.cat(list(kv_BS2HE), dim=1).unbind(2)
     score_BHTS = score_BHTS + content_BHTE @ k_BSHE.permute(0, 2, 3, 1)
     hidden_keys = F.pad(hidden_keys, (k_BSHE.shape[1] - hidden_keys.shape[-1], 0))
     weight_BHTS = score_BHTS.masked_fill(hidden_keys, -torch.inf).softmax(dim=-1)
@@ -118,29 +119,29 @@ class RelativeAttention(nn.Module):
         If the past is projected, also what the next one is made of: the segment's keys and values,
         and the positions.
         """
-        q_BTX, kv_BSX = self._projected(x_BTD, past)
+        q_BTX, *kv_BSX = self._projected(x_BTD, past)
         r_SX = self.position(past.position_SD) if past.r_SX is None else past.r_SX
         biases = shared_biases if self.biases is None else self.biases()
         assert biases is not None, "biases are either shared or the layer's own"
         heads = (self.n_head, -1)
         attend = cpu_attention if kernels is Kernels.CPU else relative_attention
         mixed_BTHE = attend(
-            torch.unflatten(q_BTX, -1, heads), torch.unflatten(kv_BSX, -1, (2, *heads)),
+            torch.unflatten(q_BTX, -1, heads),
+            [torch.unflatten(part, -1, (2, *heads)) for part in kv_BSX],
             torch.unflatten(r_SX, -1, heads), content_bias_HE=biases[0], position_bias_HE=biases[1],
             hidden_keys=hidden_keys, dropout=self.attn_dropout if self.training else 0.0,
         )  # fmt: skip
         out_BTD = drop(self.out(mixed_BTHE.flatten(2)), self.dropout, training=self.training)
         out_BTD = x_BTD + out_BTD
         out_BTD = out_BTD if self.pre_norm else self.norm(out_BTD)
-        return out_BTD, (kv_BSX[:, -x_BTD.shape[1] :], r_SX) if past.is_projected else None
+        return out_BTD, (kv_BSX[-1], r_SX) if past.is_projected else None
 
-    def _projected(self, x_BTD: Tensor, past: Past) -> tuple[Tensor, Tensor]:
-        """Queries of the segment, keys and values of memory and segment."""
+    def _projected(self, x_BTD: Tensor, past: Past) -> tuple[Tensor, ...]:
+        """Queries of the segment; keys and values of memory and segment, as one or in order."""
         x_BTD = x_BTD.to(past.memory_BMX.dtype)
         if past.is_projected:
             x_BTD = self.norm(x_BTD) if self.pre_norm else x_BTD
-            kv_BSX = torch.cat([past.memory_BMX, self.key_value(x_BTD)], dim=1)
-            return self.query(x_BTD), kv_BSX
+            return self.query(x_BTD), past.memory_BMX, self.key_value(x_BTD)
         x_BSD = torch.cat([past.memory_BMX, x_BTD], dim=1)
         x_BSD = self.norm(x_BSD) if self.pre_norm else x_BSD
         return self.query(x_BSD[:, -x_BTD.shape[1] :]), self.key_value(x_BSD)

@@ -45,7 +45,7 @@ def linear_nll(
     flat = [tensor for table in tables for tensor in table]
     with torch.autocast(hidden_NC.device.type, enabled=False):
         nll_N: Tensor = _LinearNll.apply(  # type: ignore[no-untyped-call]
-            hidden_NC, targets_N, dtype, torch.is_grad_enabled(), handoff, cluster, *flat
+            hidden_NC, targets_N, dtype, handoff, cluster, *flat
         )
     return nll_N
 
@@ -75,20 +75,20 @@ def pieces(tables: Sequence[Tensor], dtype: torch.dtype) -> Iterator[tuple[Tenso
 class _LinearNll(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_NC: Tensor, targets_N: Tensor, dtype: torch.dtype, keep: bool,
+        ctx: Any, hidden_NC: Tensor, targets_N: Tensor, dtype: torch.dtype,
         handoff: Handoff | None, cluster: int, *tables: Tensor,
     ) -> Tensor:  # fmt: skip
-        """`[N]`; `keep` says whether a backward pass may follow."""
+        """`[N]`."""
         hidden = hidden_NC.to(dtype)
         known_N, index_N = targets_N != IGNORED, targets_N.clamp_min(0)
-        makes = keep and _gradient_is_smaller(hidden, tables[0])
-        error_NV = hidden.new_empty(len(hidden) if keep and not makes else 0, _n_words(tables))
+        makes = _gradient_is_smaller(hidden, tables[0])
+        error_NV = hidden.new_empty(0 if makes else len(hidden), _n_words(tables))
         ctx.made = None
         if makes:
             nll_N, ctx.made = _nats_and_gradients(hidden, index_N, known_N, tables)
             share_N = torch.empty_like(nll_N)
         else:
-            nll_N, total_N = _nats(hidden, index_N, tables, error_NV if keep else None)
+            nll_N, total_N = _nats(hidden, index_N, tables, error_NV)
             share_N = known_N / total_N
         ctx.save_for_backward(hidden, index_N, known_N, error_NV, share_N, *tables)
         ctx.handoff, ctx.cluster, ctx.hidden_dtype = handoff, cluster, hidden_NC.dtype
@@ -117,7 +117,7 @@ class _LinearNll(torch.autograd.Function):
                 for i, (weight_VC, factors) in enumerate(zip(tables[::2], products, strict=True))
             ]  # fmt: skip
         of_tables = [grad for of_one in zip(of_weights, of_biases, strict=True) for grad in of_one]
-        return of_hidden_NC.to(ctx.hidden_dtype), None, None, None, None, None, *of_tables
+        return of_hidden_NC.to(ctx.hidden_dtype), None, None, None, None, *of_tables
 
 
 class _Made(NamedTuple):
@@ -167,7 +167,7 @@ def _nats_and_gradients(
 
 
 def _nats(
-    hidden: Tensor, index_N: Tensor, tables: Sequence[Tensor], error_NV: Tensor | None
+    hidden: Tensor, index_N: Tensor, tables: Sequence[Tensor], error_NV: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Nats and the softmax's total of each row; the errors, times that total, go to `error_NV`."""
     n_rows, n_words = len(hidden), _n_words(tables)
@@ -177,16 +177,12 @@ def _nats(
     is_small = n_words * hidden.shape[1] <= 2 * _BLOCK_LOGITS
     small = list(pieces(tables, hidden.dtype)) if is_small else None
     for rows in _blocks(n_rows, n_words, size=_BLOCK_LOGITS * (1 if is_small else 8)):
-        logits = (
-            hidden.new_empty(len(index_N[rows]), n_words) if error_NV is None else error_NV[rows]
-        )
+        logits = error_NV[rows]
         for weight, bias, words in small or pieces(tables, hidden.dtype):
             torch.addmm(bias, hidden[rows], weight.t(), out=logits[:, words])
         for block in _blocks(len(logits), n_words, size=_BLOCK_LOGITS):
             these = slice(rows.start + block.start, rows.start + block.stop)
-            nll_N[these], total_N[these] = _errors(
-                logits[block], index_N[these], keep=error_NV is not None
-            )
+            nll_N[these], total_N[these] = _errors(logits[block], index_N[these])
     return nll_N, total_N
 
 
@@ -216,19 +212,18 @@ def _n_words(tables: Sequence[Tensor]) -> int:
     return sum(map(len, tables[::2]))
 
 
-def _errors(logits: Tensor, index_N: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
+def _errors(logits: Tensor, index_N: Tensor) -> tuple[Tensor, Tensor]:
     """Nats and the softmax's total of each row.
 
-    With `keep` the logits become, times that total, the probabilities less one at the target.
+    The logits become, times that total, the probabilities less one at the target.
     """
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
     exact.sub_(exact.amax(dim=1, keepdim=True))
     chosen_N = exact.gather(1, index_N[:, None])[:, 0]
     total_N = exact.exp_().sum(dim=1)
-    if keep:
-        exact.scatter_add_(1, index_N[:, None], -total_N[:, None])
-        if exact is not logits:
-            logits.copy_(exact)
+    exact.scatter_add_(1, index_N[:, None], -total_N[:, None])
+    if exact is not logits:
+        logits.copy_(exact)
     return total_N.log() - chosen_N, total_N
 
 

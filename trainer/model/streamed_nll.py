@@ -20,6 +20,10 @@ from torch import Tensor
 from trainer.model.linear_nll import Table, compute_dtype, pieces
 from trainer.protocol import IGNORED
 from trainer.table_gradients import Product, TableGradients, exponentials, targets_among
+from trainer.word_runs import runs
+
+#: Rows whose logits of some words are made at a time where nothing is kept.
+_READ_ROWS = 256
 
 
 def streamed_nll(
@@ -33,6 +37,27 @@ def streamed_nll(
             hidden_NC, targets_N, dtype, apart, *flat
         )
     return nll_N
+
+
+@torch.no_grad()
+def streamed_nats(hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table]) -> Tensor:
+    """As `trainer.model.linear_nll`, where no gradient is wanted: logits are in the cache alone."""
+    dtype = compute_dtype(hidden_NC)
+    exact = torch.promote_types(dtype, torch.float32)
+    hidden, index_N = hidden_NC.to(dtype), targets_N.clamp_min(0)
+    largest_N = hidden.new_full((len(hidden),), torch.finfo(exact).min, dtype=exact)
+    total_N, chosen_N = torch.zeros_like(largest_N), torch.zeros_like(largest_N)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for weight_WC, bias_W, words in pieces([x for table in tables for x in table], dtype):
+            for rows in runs(len(hidden), size=_READ_ROWS):
+                logits = torch.addmm(bias_W, hidden[rows], weight_WC.t())
+                here = rows_K, _ = targets_among(index_N[rows], words)
+                chosen_N[rows][rows_K] = logits[here].to(exact)
+                before_N = largest_N[rows].clone()
+                torch.maximum(before_N, logits.amax(dim=1), out=largest_N[rows])
+                total_N[rows] *= before_N.sub_(largest_N[rows]).exp_()
+                total_N[rows] += exponentials(logits, largest_N[rows]).sum(dim=1)
+    return (total_N.log_() - chosen_N.sub_(largest_N)).mul_(targets_N != IGNORED)
 
 
 class _StreamedNll(torch.autograd.Function):
