@@ -192,7 +192,7 @@ def plot(found: dict[str, list[Point]], path: Path) -> None:
             axes.vlines(p.x, 1e3 * low, 1e3 * high, color="tab:orange", linewidth=1)
         axes.plot(xs, measured, "o", color="tab:orange", label="measured")
         axes.set(xlabel=name, ylabel="ms per step", xlim=(0, None), ylim=(0, None))
-        axes.legend()
+        axes.legend(loc="upper left")
     figure.savefig(path, dpi=150)
 
 
