@@ -18,7 +18,7 @@ from builders import (
 
 from trainer.config import ScoringConfig
 from trainer.data.corpus import Split
-from trainer.evaluate import LONGEST, reading, score
+from trainer.evaluate import FORWARD_TOKENS, LONGEST, Plan, reading, score
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment, reading_memory
 
@@ -87,6 +87,14 @@ def test_training_refuses_a_memory_that_holds_as_long_as_the_weights_do() -> Non
         model(segment_of(torch.zeros(1, 2, dtype=torch.int64)), projected(model, 1, 3))
 
 
+def plan(n_pairs: int, **settings: Any) -> Plan:
+    """Of a model as deep as wt103's, on one rank."""
+    settings = {"batch_size": 1, **settings}
+    return Plan(
+        n_pairs=n_pairs, scoring=scoring(**settings), n_layer=16, rank=0, world_size=1
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     documents = random_documents(101, vocabulary_size=V, n_documents=4, seed=3)
@@ -97,16 +105,40 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     ("tgt_len", "mem_len", "same_length", "read"),
     [
         (4, 16, True, 16), (4, 18, True, 16), (5, 6, True, 5), (1, 40, True, 40), (4, 16, False, 4),
-        (64, 10_000, True, 101), (3, 0, False, 3),
+        (64, 10_000, True, LONGEST), (3, 0, False, 3), (600, 600, True, 600),
     ],
 )  # fmt: skip
-def test_segments_are_lengthened_under_same_length_alone(
-    split: Split, tgt_len: int, mem_len: int, same_length: bool, read: int
+def test_segments_of_long_rows_are_lengthened_under_same_length_alone(
+    tgt_len: int, mem_len: int, same_length: bool, read: int
 ) -> None:
-    settings = scoring(tgt_len=tgt_len, mem_len=mem_len, same_length=same_length)
-    assert reading(settings, split).tgt_len == read
-    assert reading(settings, split).mem_len == mem_len
-    assert read <= LONGEST
+    asked = plan(10**6, tgt_len=tgt_len, mem_len=mem_len, same_length=same_length)
+    found = reading(asked)
+    assert found.scoring.tgt_len == read
+    assert found.scoring == asked.scoring.model_copy(update={"tgt_len": read})
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 32, 200])
+@pytest.mark.parametrize("n_pairs", [1, 100, 20_000, 245_568])
+@pytest.mark.parametrize("warm", ["exact", "near"])
+def test_what_is_read_ahead_of_rows_decides_how_long_segments_are(
+    n_pairs: int, batch_size: int, warm: str
+) -> None:
+    sizes = {"mem_len": 640, "same_length": True, "batch_size": batch_size, "warm": warm}
+
+    def cost(p: Plan) -> int:
+        return p.n_forwards * (p.scoring.tgt_len + FORWARD_TOKENS)
+
+    found = reading(plan(n_pairs, tgt_len=64, **sizes))
+    assert found.scoring.tgt_len <= n_pairs + 1
+    lengths = {min(64 * n, n_pairs + 1) for n in range(1, 9)}
+    assert cost(found) == min(cost(plan(n_pairs, tgt_len=n, **sizes)) for n in lengths)
+
+
+def test_the_validation_of_wt103_is_read_by_halves_of_the_memory() -> None:
+    """Two of them fill it; a longer segment would be read ahead by as many."""
+    sizes = {"tgt_len": 64, "mem_len": 640, "same_length": True}
+    assert reading(plan(245_568, **sizes, batch_size=32)).scoring.tgt_len == 320
+    assert reading(plan(245_568, **sizes, batch_size=1)).scoring.tgt_len == 512
 
 
 @pytest.mark.parametrize("cut_documents", [False, True])
@@ -139,7 +171,8 @@ def test_lengthened_segments_and_projected_memories_give_the_nats_of_a_token_at_
     kept = {"mem_len": 16, "same_length": True, "batch_size": batch_size}
     lengths = [1, 4, 8, 9, 64]
     found = [nats(scoring(tgt_len=tgt_len, **kept)) for tgt_len in lengths]
-    assert widths == {16, 9, 64}
+    assert widths > {9, 64}
+    assert min(widths) > 1
     for one, other in itertools.pairwise(found):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 

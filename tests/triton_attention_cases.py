@@ -73,7 +73,7 @@ class Problem:
         """`relative_attention` and its gradients by the leaves."""
         q_BTHE, kv_BS2HE, r_SHE, u_HE, v_HE = self.leaves
         out_BTHE = relative_attention(
-            q_BTHE, kv_BS2HE, r_SHE, content_bias_HE=u_HE, position_bias_HE=v_HE,
+            q_BTHE, [kv_BS2HE], r_SHE, content_bias_HE=u_HE, position_bias_HE=v_HE,
             hidden_keys=hidden_keys, dropout=0.0,
         )  # fmt: skip
         return [

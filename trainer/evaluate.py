@@ -14,7 +14,7 @@ of every whole one is never scored, and its memory begins as zeros that are atte
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -170,10 +170,11 @@ def score(
         InputError: there is nothing to score, or the model does not tell what is asked for.
     """
     plan = Plan(
-        n_pairs=split.n_tokens - 1, scoring=reading(scoring, split), n_layer=n_layer,
-        rank=world.rank, world_size=world.world_size,
+        n_pairs=split.n_tokens - 1, scoring=scoring, n_layer=n_layer, rank=world.rank,
+        world_size=world.world_size,
         chunk=min(scoring.tgt_len, split.n_tokens) if as_fairseq else None,
     )  # fmt: skip
+    plan = reading(plan)
     if not plan.n_counted:
         raise InputError(f"split {split.name!r} has one token and nothing to predict: add text")
     began = time.monotonic()
@@ -199,19 +200,24 @@ def score(
 #: With `same_length`, the most tokens that a segment is lengthened to: of matrices as high, a
 #: processor makes the most, and attention's own share stays small.
 LONGEST = 512
+#: What a forward pass costs besides its tokens, in tokens of every row.
+FORWARD_TOKENS = 64
 
 
-def reading(scoring: ScoringConfig, split: Split) -> ScoringConfig:
-    """How the split is read: in segments of the length that gives the same nats the fastest.
+def reading(plan: Plan) -> Plan:
+    """The plan that gives the same nats the fastest.
 
-    With `same_length` as many times tgt_len as the memory holds: longer ones would spend more on
-    positions that no query sees than they save. None is longer than the text, for padding costs as
-    much.
+    With `same_length` segments may be any number of times as long as asked for, up to the memory.
+    The longer they are, the fewer are the passes, but the more is read ahead of every row, and
+    after the end of the last: which costs less depends on rows and text.
     """
-    tgt_len = scoring.tgt_len
-    if scoring.same_length:
-        tgt_len *= max(1, min(scoring.mem_len, LONGEST) // tgt_len)
-    return scoring.model_copy(update={"tgt_len": min(tgt_len, split.n_tokens)})
+    scoring = plan.scoring
+    most = min(scoring.mem_len, LONGEST) // scoring.tgt_len if scoring.same_length else 1
+    plans = []
+    for n in range(1, max(1, most) + 1):
+        tgt_len = min(n * scoring.tgt_len, plan.n_pairs + 1)
+        plans.append(replace(plan, scoring=scoring.model_copy(update={"tgt_len": tgt_len})))
+    return min(plans, key=lambda p: p.n_forwards * (p.scoring.tgt_len + FORWARD_TOKENS))
 
 
 def _passes(

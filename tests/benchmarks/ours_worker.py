@@ -25,7 +25,7 @@ from trainer.config import ExperimentConfig
 from trainer.data.rows import clusters_of
 from trainer.data.streams import Streams
 from trainer.distributed import World, complete_environ, this_process
-from trainer.evaluate import reading
+from trainer.evaluate import Plan, reading
 from trainer.foreign.layouts import read_foreign
 from trainer.foreign.names import table_of, to_ours
 from trainer.host_cpu import use_cpu_well
@@ -67,7 +67,10 @@ def scorer_of(
 ) -> Callable[[], torch.Tensor]:  # fmt: skip
     """Scoring as `txl eval` does it; a call is worth tgt_len tokens, whatever is read at a time."""
     scoring = experiment.eval
-    streams = replace(streams, tgt_len=reading(scoring, streams.split).tgt_len)
+    plan = Plan(
+        n_pairs=10**6, scoring=scoring, n_layer=experiment.model.n_layer, rank=0, world_size=1
+    )  # fmt: skip
+    streams = replace(streams, tgt_len=reading(plan).scoring.tgt_len)
     module.to(world.device).eval()
     memory = reading_memory(
         module, streams.train_batch_size, mem_len=scoring.mem_len, dtype=torch.float32,

@@ -73,12 +73,16 @@ def relative_attention(
     content_BHTE = (q_BTHE + content_bias_HE * scale).transpose(1, 2)
     position_BHTE = (q_BTHE + position_bias_HE * scale).transpose(1, 2)
     score_BHTS = rel_shift(position_BHTE @ r_SHE.permute(1, 2, 0))
-    k_BSHE, v_BSHE = torch.cat(list(kv_BS2HE), dim=1).unbind(2)
+    k_BSHE, v_BSHE = _joined(kv_BS2HE).unbind(2)
     score_BHTS = score_BHTS + content_BHTE @ k_BSHE.permute(0, 2, 3, 1)
     hidden_keys = F.pad(hidden_keys, (k_BSHE.shape[1] - hidden_keys.shape[-1], 0))
     weight_BHTS = score_BHTS.masked_fill(hidden_keys, -torch.inf).softmax(dim=-1)
     weight_BHTS = drop(weight_BHTS.to(v_BSHE.dtype), dropout)
     return (weight_BHTS @ v_BSHE.transpose(1, 2)).transpose(1, 2)
+
+
+def _joined(parts_BS2HE: Sequence[Tensor]) -> Tensor:
+    return parts_BS2HE[0] if len(parts_BS2HE) == 1 else torch.cat(list(parts_BS2HE), dim=1)
 
 
 class Past(NamedTuple):

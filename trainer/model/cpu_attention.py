@@ -52,17 +52,17 @@ def _reading(
     kv_2NSE, r_HSE = _heads_first(kv_BS2HE, r_SHE)
     tgt_len, n_keys = q_BTHE.shape[1], r_HSE.shape[1]
     n_seen_by_all = n_keys - hidden_keys.shape[-1]
-    position_HBTE, content_HBTE = _with_bias(q_BTHE, v_HE), _with_bias(q_BTHE, u_HE)
     buffers = _buffers(kv_2NSE.shape[1] * min(tgt_len, _QUERIES) * n_keys, like=q_BTHE)
     mixed = []
     for rows in runs(tgt_len, size=_QUERIES):
+        # The run's own last token is the newest of its keys: of positions it takes the last.
         last = n_keys - tgt_len + rows.stop
         hidden = hidden_keys[..., rows, : last - n_seen_by_all]
         first = 0 if n_seen_by_all else _n_hidden_from_all(hidden)
         # Copies as they lie: oneDNN would make them in another order, many times slower.
         k_NSE, v_NSE = (kv_NSE[:, first:last].contiguous() for kv_NSE in kv_2NSE)
         weight_NTS = _weights(
-            position_HBTE[:, :, rows], content_HBTE[:, :, rows], k_NSE,
+            _with_bias(q_BTHE[:, rows], v_HE), _with_bias(q_BTHE[:, rows], u_HE), k_NSE,
             r_HSE[:, first - last :].contiguous(), hidden[..., first:], buffers,
         )  # fmt: skip
         mixed.append(torch.bmm(weight_NTS, v_NSE))
@@ -70,9 +70,13 @@ def _reading(
 
 
 def _n_hidden_from_all(hidden_keys: Tensor) -> int:
-    """How many of the oldest keys no query sees; few different numbers of them."""
+    """How many of the oldest keys no query sees, or fewer.
+
+    It is one of a few numbers, since oneDNN keeps a program for each.
+    """
     is_seen = ~hidden_keys.flatten(0, -2).all(dim=0)
-    return int(is_seen.to(torch.uint8).argmax()) // 16 * 16
+    step = _QUERIES * max(1, len(is_seen) // (16 * _QUERIES))
+    return int(is_seen.to(torch.uint8).argmax()) // step * step
 
 
 class _CpuAttention(torch.autograd.Function):
@@ -145,7 +149,8 @@ def _weights(
     Of queries with each bias, see `_with_bias`.
     """
     n_head, n_streams, tgt_len, _ = content_HBTE.shape
-    shape = n, _, n_keys = len(k_NSE), tgt_len, k_NSE.shape[1]
+    n, n_keys, _ = k_NSE.shape
+    shape = n, tgt_len, n_keys
     raw, score_NTS = (
         buffer[: math.prod(shape)].view(shape)
         for buffer in buffers or _buffers(math.prod(shape), like=content_HBTE)

@@ -92,7 +92,7 @@ class _LinearNll(torch.autograd.Function):
             share_N = known_N / total_N
         ctx.save_for_backward(hidden, index_N, known_N, error_NV, share_N, *tables)
         ctx.handoff, ctx.cluster, ctx.hidden_dtype = handoff, cluster, hidden_NC.dtype
-        return nll_N.mul_(known_N)
+        return nll_N.masked_fill_(~known_N, 0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

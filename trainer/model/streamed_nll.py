@@ -53,11 +53,11 @@ def streamed_nats(hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table])
                 logits = torch.addmm(bias_W, hidden[rows], weight_WC.t())
                 here = rows_K, _ = targets_among(index_N[rows], words)
                 chosen_N[rows][rows_K] = logits[here].to(exact)
-                before_N = largest_N[rows].clone()
-                torch.maximum(before_N, logits.amax(dim=1), out=largest_N[rows])
-                total_N[rows] *= before_N.sub_(largest_N[rows]).exp_()
-                total_N[rows] += exponentials(logits, largest_N[rows]).sum(dim=1)
-    return (total_N.log_() - chosen_N.sub_(largest_N)).mul_(targets_N != IGNORED)
+                larger_N = torch.maximum(largest_N[rows], logits.amax(dim=1))
+                total_N[rows] *= (largest_N[rows] - larger_N).exp_()
+                total_N[rows] += exponentials(logits, larger_N).sum(dim=1)
+                largest_N[rows] = larger_N
+    return (total_N.log_() - chosen_N.sub_(largest_N)).masked_fill_(targets_N == IGNORED, 0)
 
 
 class _StreamedNll(torch.autograd.Function):
@@ -88,7 +88,7 @@ class _StreamedNll(torch.autograd.Function):
         )  # fmt: skip
         ctx.apart, ctx.hidden_dtype = apart, hidden_NC.dtype
         ctx.parameters = tables[:2]  # themselves: under checkpointing what is saved comes as others
-        return (total_N.log() - chosen_N).mul_(known_N)
+        return (total_N.log() - chosen_N).masked_fill_(~known_N, 0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
