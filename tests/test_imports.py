@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 #: other; so may those of a package. Modules are named without `trainer.`.
 LAYERS = """
 errors files protocol schedules full_state settings
+outside
 folders host_cpu word_runs lamb reduction stopping foreign_flags validation console
 table_gradients
 adam metrics status state distributed

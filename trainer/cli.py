@@ -11,8 +11,11 @@ import tyro
 
 from trainer import commands, model_commands
 from trainer.errors import Exit, InputError
+from trainer.outside import printable
 
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs)
+#: Characters of an error that are printed: enough for every field that does not fit.
+_SHOWN = 4000
 
 
 def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
@@ -55,7 +58,7 @@ def main() -> None:
 def _refuse(error: InputError, environ: Mapping[str, str]) -> int:
     """Say it once, however many ranks were asked the same."""
     if environ.get("RANK", environ.get("SLURM_PROCID", "0")) == "0":
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, most=_SHOWN)}", file=sys.stderr)
     else:
         time.sleep(3)  # a launcher ends all ranks with the first: let rank 0 speak
     return int(Exit.BAD_INPUT)
