@@ -21,6 +21,7 @@ table_gradients
 adam metrics status state distributed
 config profiling report
 changes arguments ds_config+ds_checks+ds_blocks data model tracking+wandb_log expectations
+whole_gradients
 engine faults background
 checkpoint+checkpoint_files evaluate generate run plan
 rundir inference saving

@@ -18,7 +18,7 @@ from builders import (
 
 from trainer.config import ScoringConfig
 from trainer.data.corpus import Split
-from trainer.evaluate import FORWARD_TOKENS, LONGEST, Plan, reading, score
+from trainer.evaluate import LONGEST, Plan, reading, score
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment, reading_memory
 
@@ -125,13 +125,10 @@ def test_what_is_read_ahead_of_rows_decides_how_long_segments_are(
 ) -> None:
     sizes = {"mem_len": 640, "same_length": True, "batch_size": batch_size, "warm": warm}
 
-    def cost(p: Plan) -> int:
-        return p.n_forwards * (p.scoring.tgt_len + FORWARD_TOKENS)
-
     found = reading(plan(n_pairs, tgt_len=64, **sizes))
     assert found.scoring.tgt_len <= n_pairs + 1
     lengths = {min(64 * n, n_pairs + 1) for n in range(1, 9)}
-    assert cost(found) == min(cost(plan(n_pairs, tgt_len=n, **sizes)) for n in lengths)
+    assert found.cost == min(plan(n_pairs, tgt_len=n, **sizes).cost for n in lengths)
 
 
 def test_the_validation_of_wt103_is_read_by_halves_of_the_memory() -> None:

@@ -31,15 +31,10 @@ from trainer.errors import InputError
 from trainer.full_state import FullState
 from trainer.lamb import Lamb
 from trainer.model.matrices import matrices
-from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment, reading_memory
-from trainer.reduction import average_gradients
 from trainer.schedules import Schedule, cosine
 from trainer.settings import OptimConfig
-from trainer.table_gradients import TableGradients
-
-#: What PyTorch's clipping adds to the norm.
-CLIP_EPS = 1e-6
+from trainer.whole_gradients import WholeGradients
 
 
 def connect(world: World, *, timeout_s: float) -> World:
@@ -149,20 +144,15 @@ class Engine:
         world: World,
     ) -> None:  # fmt: skip
         self.ds, self.world, self.resolved = ds, world, resolved
-        self._stage = resolved.zero_stage
-        self._clip = optim.gradient_clipping
-        # Theirs copies all gradients, twice; but it alone sends them in another dtype.
-        self._averages = self._stage == 0 and not resolved.values.get("communication_data_type")
-        if self._averages:
-            ds.enable_backward_allreduce = False
-        base = self._base
-        self._fused_adam = base if isinstance(base, Adam) and base.defaults["fused"] else None
-        self._table_gradients = TableGradients()
-        is_whole_step = world.world_size == 1 and self.slots == 1  # else they are to be summed
-        is_ours = type(ds.module) is TransformerXL  # others do what they like with tables' grad
-        if self._fused_adam is not None and self._averages and is_whole_step and is_ours:
-            ds.module.table_gradients = self._table_gradients
-            self._fused_adam.table_gradients = self._table_gradients
+        self._gradients: WholeGradients | None = None
+        if resolved.zero_stage == 0:
+            # Theirs copies all gradients, twice; but it alone sends them in another dtype.
+            averages = not resolved.values.get("communication_data_type")
+            ds.enable_backward_allreduce = not averages
+            self._gradients = WholeGradients(
+                ds.module, self._base, clip=optim.gradient_clipping, averages=averages,
+                world_size=world.world_size, slots=self.slots,
+            )  # fmt: skip
         self.full_state = FullState(
             ds, api=deepspeed.utils, names=names, stage=resolved.zero_stage, rank=world.rank,
             world_size=world.world_size,
@@ -235,38 +225,22 @@ class Engine:
         if not self.ds.is_gradient_accumulation_boundary():
             self.ds.step()
             return None
-        if self._stage > 0:
+        if self._gradients is None:
             self.ds.step()
             self.grad_norm = self.ds.get_global_grad_norm()
             return bool(self.ds.was_step_applied())
-        # DeepSpeed looks for no NaN at stage 0: it would go into the weights. This waits for the
-        # device once per step, as its ZeRO stages do.
-        parameters = list(self.ds.module.parameters())
-        if self._averages:
-            average_gradients(parameters, world_size=self.world.world_size)
-        self._table_gradients.join_wholes()
-        apart = [square.sqrt() for square in self._table_gradients.squared_norms()]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None] + apart)
-        self.grad_norm = float(norm)
+        norm = self._gradients.norm()
+        self.grad_norm = float(norm)  # waits for the device once per step, as ZeRO's stages do
         applied = bool(torch.isfinite(norm))
         scheduler = self.ds.lr_scheduler
         if applied:
-            self._clip_gradients(parameters, norm)
+            self._gradients.clip(norm)
         else:
             self.ds.lr_scheduler = None
-            self._table_gradients.clear()
-            for parameter in parameters:
-                parameter.grad = None  # which Adam passes over
+            self._gradients.forget()
         self.ds.step()
         self.ds.lr_scheduler = scheduler
         return applied
-
-    def _clip_gradients(self, parameters: list[nn.Parameter], norm: Tensor) -> None:
-        if self._fused_adam is not None:  # which reads them anyhow
-            exceeds = 0 < self._clip < float(norm) + CLIP_EPS
-            self._fused_adam.grad_scale = (norm + CLIP_EPS) / self._clip if exceeds else None
-        elif self._clip > 0:
-            nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
 
     def destroy(self) -> None:
         """Release DeepSpeed's buffers; nothing of the engine is used afterwards."""

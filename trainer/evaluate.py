@@ -67,6 +67,10 @@ def exp_or_inf(nats: float) -> float:
     return math.inf if nats > 700 else math.exp(nats)
 
 
+#: What a forward pass costs besides its tokens, in tokens of every row.
+FORWARD_TOKENS = 64
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Which segments each row of a rank reads.
@@ -120,6 +124,11 @@ class Plan:
     def n_forwards(self) -> int:
         """Forward passes; the same on all ranks, for ZeRO-3 waits for its peers in each."""
         return self.lead + -(-self.n_segments // self.n_rows)
+
+    @property
+    def cost(self) -> int:
+        """Of all passes, in tokens of a row."""
+        return self.n_forwards * (self.scoring.tgt_len + FORWARD_TOKENS)
 
     def spans(self, index: int) -> list[Span]:
         """What each row of this rank reads in forward pass `index`; empty before and after."""
@@ -200,8 +209,6 @@ def score(
 #: With `same_length`, the most tokens that a segment is lengthened to: of matrices as high, a
 #: processor makes the most, and attention's own share stays small.
 LONGEST = 512
-#: What a forward pass costs besides its tokens, in tokens of every row.
-FORWARD_TOKENS = 64
 
 
 def reading(plan: Plan) -> Plan:
@@ -217,7 +224,7 @@ def reading(plan: Plan) -> Plan:
     for n in range(1, max(1, most) + 1):
         tgt_len = min(n * scoring.tgt_len, plan.n_pairs + 1)
         plans.append(replace(plan, scoring=scoring.model_copy(update={"tgt_len": tgt_len})))
-    return min(plans, key=lambda p: p.n_forwards * (p.scoring.tgt_len + FORWARD_TOKENS))
+    return min(plans, key=lambda plan: plan.cost)
 
 
 def _passes(
