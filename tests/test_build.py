@@ -87,6 +87,24 @@ def test_cutoffs_must_fit_the_vocabulary() -> None:
         build_model(tiny_model_config(cutoffs=(5, V)), vocabulary_size=V, seed=0)
 
 
+@pytest.mark.parametrize("vocabulary_size", [6_000, 12_345, 30_000, 199_999, 200_000])
+def test_cutoffs_that_do_not_fit_are_answered_with_some_that_do(vocabulary_size: int) -> None:
+    config = load_recipe("wt103-base").model
+    with pytest.raises(InputError) as refused:
+        build_model(config, vocabulary_size=vocabulary_size, seed=0)
+    _, flag, proposed = str(refused.value).partition("--model.cutoffs ")
+    assert flag
+    fitting = config.model_copy(update={"cutoffs": tuple(map(int, proposed.split()))})
+    assert ModelConfig.model_validate(fitting.model_dump()).cutoffs  # they ascend from 1
+    with torch.device("meta"):
+        build_model(fitting, vocabulary_size=vocabulary_size, seed=0)
+
+
+def test_a_small_vocabulary_is_offered_a_full_softmax() -> None:
+    with pytest.raises(InputError, match="a full softmax"):
+        build_model(load_recipe("wt103-base").model, vocabulary_size=204, seed=0)
+
+
 class Other(TransformerXL):
     """Another class with the methods of the protocol."""
 

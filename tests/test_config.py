@@ -212,14 +212,16 @@ def test_same_length_without_memory_is_refused(part: str) -> None:
 
 def test_values_that_do_not_go_together_are_refused() -> None:
     values = values_with("optim.warmup_steps", 1001)
-    assert "optim.warmup_steps 1001 exceeds train.max_steps 1000" in refusal(values)
+    told = refusal(values)
+    assert "optim.warmup_steps 1001 exceeds train.max_steps 1000" in told
+    assert "set --optim.warmup-steps" in told
     values = values_with("optim.min_lr", 1.0)
     assert "min_lr 1.0 exceeds lr" in refusal(values)
     values = values_with("train.train_micro_batch_size_per_gpu", 5)
-    assert "does not divide train.train_batch_size 32" in refusal(values)
+    assert "does not divide train.train_batch_size 32: use 1, 2, 4, 8, 16 or 32" in refusal(values)
     values = values_with("model.cutoffs", [10, 100])
     values["model"]["div_val"] = 14
-    assert "div_val 14" in refusal(values)
+    assert "lower --model.div-val" in refusal(values)
 
 
 def test_a_perplexity_is_not_expected_of_a_run_that_never_validates() -> None:

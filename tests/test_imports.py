@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 #: A row imports from the rows above it alone. `a+b` are one unit, whose modules may import each
 #: other; so may those of a package. Modules are named without `trainer.`.
 LAYERS = """
-errors files protocol schedules full_state settings
-outside
+errors files protocol schedules full_state divisors
+outside settings
 folders host_cpu word_runs lamb reduction stopping foreign_flags validation console
 table_gradients
 adam metrics status state distributed

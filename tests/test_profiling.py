@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import lone_world
+from training import events
 
 from trainer.profiling import Profiler
 
@@ -34,13 +35,19 @@ def test_a_run_leaves_the_trace_it_was_asked_for(trained: Path) -> None:
     assert any("Backward" in str(name) for name in names)
 
 
+def test_a_run_says_where_its_trace_lies(trained: Path) -> None:
+    (event,) = events(trained, "profile")
+    assert (event["step"], event["path"]) == (4, str(trained / "logs" / "profile.json"))
+    assert event["path"] in (trained / "logs" / "rank-00000.log").read_text()
+
+
 def test_the_window_holds_the_steps_from_the_first_to_before_the_last(tmp_path: Path) -> None:
     profiler = Profiler((2, 4), run_dir=tmp_path, world=lone_world())
     written = train(profiler, n_steps=7)
     trace = tmp_path / "logs" / "profile.json"
     assert written == [None, None, None, trace, None, None, None]
     assert steps_traced(trace) == 2
-    assert profiler.close() is None
+    assert (profiler.close(), profiler.missed) == (None, None)
 
 
 def test_a_run_that_ends_within_the_window_writes_what_there_is(tmp_path: Path) -> None:
@@ -66,3 +73,4 @@ def test_a_run_resumed_beyond_the_window_writes_no_trace(tmp_path: Path) -> None
     profiler = Profiler((2, 4), run_dir=tmp_path, world=lone_world())
     assert train(profiler, n_steps=6, begins_at=3) == [None] * 3
     assert profiler.close() is None
+    assert profiler.missed == (2, 4)

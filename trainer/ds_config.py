@@ -17,6 +17,7 @@ import hjson
 
 from trainer import validation
 from trainer.config import ExperimentConfig, load_recipe
+from trainer.divisors import divisors_near
 from trainer.ds_blocks import SCHEDULE_PARAMS, DsFile, ScheduleType
 from trainer.ds_checks import lookup, problems
 from trainer.errors import InputError
@@ -176,21 +177,16 @@ def _split_batch(
         sizes = f"{total - rest} or {larger}" if share else f"{larger}"
         found = (
             f"train.train_batch_size {total} does not split over {world_size} ranks: "
-            f"use {_divisors(total)} ranks, or train.train_batch_size {sizes}"
+            f"use {divisors_near(total, world_size)} ranks, or train.train_batch_size {sizes}"
         )
         return 0, 0, [found]
     # Either size fixes the other; without both, a rank's whole share is one micro step.
     key, size = (_BATCH[0], micro) if micro else (_BATCH[1], given.get(_BATCH[1], 1))
     if share % size:
         found = f"{key} {size} does not divide the {share} streams of a rank"
-        return 0, 0, [f"{found}: use {_divisors(share)}"]
+        return 0, 0, [f"{found}: use {divisors_near(share, size)}"]
     micro = micro or share // size
     return micro, share // micro, []
-
-
-def _divisors(number: int) -> str:
-    *most, last = [str(n) for n in range(1, number + 1) if number % n == 0]
-    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _value(experiment: ExperimentConfig, owner: str) -> Any:

@@ -6,6 +6,7 @@ All functions are called by all ranks at the same step.
 import logging
 import math
 import resource
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -128,7 +129,12 @@ def sample_if_due(run: Run, state: TrainState) -> None:
 
 def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
     """Validate if the run is done, save, judge, and leave word in the events and the status."""
-    run.profiler.close()
+    tell_trace(run, state, run.profiler.close())
+    if run.profiler.missed:
+        first, last = run.profiler.missed
+        log.warning(
+            "nothing was profiled: no step of this attempt begins --profile %s:%s", first, last
+        )
     run.watch.drain()
     run.background.wait()
     if wish is Wish.NONE and run.experiment.valid.interval_steps:
@@ -152,6 +158,12 @@ def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
     if wish is Wish.STOP and run.world.is_main:
         (run.run_dir / STOP_FILE).unlink(missing_ok=True)  # it has been obeyed
     return code
+
+
+def tell_trace(run: Run, state: TrainState, trace: Path | None) -> None:
+    """Say where the profiled steps' trace lies, when it has been written."""
+    if trace is not None:
+        event(run, state, "profile", path=str(trace), opens_in="ui.perfetto.dev")
 
 
 def event(run: Run, state: TrainState, name: str, **details: Any) -> None:

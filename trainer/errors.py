@@ -8,6 +8,9 @@ import difflib
 from collections.abc import Iterable
 from enum import IntEnum
 
+#: More names than these are no hint.
+_MOST_NAMES = 4
+
 
 class Exit(IntEnum):
     """Exit codes of every command; `describe` gives the sentence of the README's table."""
@@ -42,6 +45,19 @@ class NonFiniteError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the nearest of `known`, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    """`` (did you mean 'x'?)`` for what of `known` is likely meant, or an empty string.
+
+    These are the names that begin with `word`, else those whose last part it is (``lr`` of
+    ``optim.lr``), else the nearest in spelling. Letters may be in either case.
+    """
+    names = {name.lower(): name for name in known}
+    typed = word.lower()
+    stem = typed.lstrip("-")
+    begin = [low for low in names if stem and low.startswith(typed)]
+    end = [low for low in names if stem and low.endswith(f".{stem}")]
+    near = difflib.get_close_matches(typed, list(names), n=1, cutoff=0.6)
+    told = [repr(names[low]) for low in begin or end or near]
+    if not told:
+        return ""
+    *most, last = told if len(told) <= _MOST_NAMES else [*told[:_MOST_NAMES], "others"]
+    return f" (did you mean {', '.join(most)}{' or ' if most else ''}{last}?)"

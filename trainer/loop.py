@@ -36,7 +36,7 @@ def train(run: Run, state: TrainState) -> Exit:
     while wish is Wish.NONE and not is_done(run.experiment, state):
         run.profiler.before_step(state.step)
         stats = train_step(run, state)
-        run.profiler.after_step(state.step)
+        duties.tell_trace(run, state, run.profiler.after_step(state.step))
         verdict = run.watch.exchange(run.stops.poll(), stats.finite_S)
         run.background.advance()
         if recovery.handle_nonfinite(run, state, verdict):

@@ -20,6 +20,11 @@ class Profiler:
             self._activities.append(ProfilerActivity.CUDA)
         self._profile: Any = None
 
+    @property
+    def missed(self) -> tuple[int, int] | None:
+        """The window that no step has come to, if that is so."""
+        return self._window if self._profile is None else None
+
     def before_step(self, step: int) -> None:
         """Called with the number of steps done so far."""
         if self._window is not None and self._profile is None and step == self._window[0]:

@@ -10,6 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from trainer.divisors import divisors_near
+
 OnResume = Literal["free", "announced", "refused"]
 
 
@@ -77,7 +79,10 @@ class ModelConfig(_Part):
         if list(self.cutoffs) != sorted(set(self.cutoffs)) or min(self.cutoffs, default=1) < 1:
             raise ValueError(f"cutoffs {self.cutoffs} do not ascend from at least 1")
         if (self.d_embed or self.d_model) < self.div_val ** len(self.cutoffs):
-            raise ValueError(f"div_val {self.div_val} leaves the embedding's last cluster no width")
+            raise ValueError(
+                f"div_val {self.div_val} leaves the embedding's last of {len(self.cutoffs) + 1} "
+                f"clusters no width: lower --model.div-val or give fewer --model.cutoffs"
+            )
         if self.factory is not None and self.factory.count(":") != 1:
             raise ValueError(f"factory {self.factory!r} is not of the form 'package:build'")
         return self
@@ -128,7 +133,7 @@ class OptimConfig(_Part):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr} exceeds lr {self.lr}")
+            raise ValueError(f"min_lr {self.min_lr} exceeds lr {self.lr}: lower --optim.min-lr")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas} are not in [0, 1)")
         return self
@@ -246,13 +251,15 @@ class ExperimentConfig(_Part):
         if self.optim.warmup_steps > self.train.max_steps:
             raise ValueError(
                 f"optim.warmup_steps {self.optim.warmup_steps} exceeds "
-                f"train.max_steps {self.train.max_steps}"
+                f"train.max_steps {self.train.max_steps}: set --optim.warmup-steps to at most "
+                f"that, 0 for none, or raise --train.max-steps"
             )
         micro = self.train.train_micro_batch_size_per_gpu
         if micro and self.train.train_batch_size % micro:
             raise ValueError(
                 f"train.train_micro_batch_size_per_gpu {micro} does not divide "
-                f"train.train_batch_size {self.train.train_batch_size}"
+                f"train.train_batch_size {self.train.train_batch_size}: "
+                f"use {divisors_near(self.train.train_batch_size, micro)}"
             )
         if self.expect.ppl is not None and self.valid.interval_steps == 0:
             raise ValueError(

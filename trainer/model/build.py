@@ -9,6 +9,9 @@ from trainer.config import ModelConfig
 from trainer.errors import InputError
 from trainer.model.transformer_xl import TransformerXL
 
+#: Words below which clusters save nothing.
+_WORTH_CUTTING = 5000
+
 
 def build_model(config: ModelConfig, *, vocabulary_size: int, seed: int) -> nn.Module:
     """Build and initialise the model on the CPU in fp32; every rank gets the same weights.
@@ -20,7 +23,7 @@ def build_model(config: ModelConfig, *, vocabulary_size: int, seed: int) -> nn.M
     if config.cutoffs and config.cutoffs[-1] >= vocabulary_size:
         raise InputError(
             f"model.cutoffs {list(config.cutoffs)} do not fit a vocabulary of {vocabulary_size:,}: "
-            f"the last must be below it; set --model.cutoffs"
+            f"the last must be below it; use --model.cutoffs{_that_fit(config, vocabulary_size)}"
         )
     torch.manual_seed(seed)
     if config.factory is None:
@@ -38,3 +41,17 @@ def build_model(config: ModelConfig, *, vocabulary_size: int, seed: int) -> nn.M
             f"{', '.join(lacking) or 'being an nn.Module'}: see trainer.protocol.RecurrentModel"
         )
     return model
+
+
+def _that_fit(config: ModelConfig, vocabulary_size: int) -> str:
+    """As the command line spells them: the cutoffs that fit, or else in their proportion.
+
+    Of a vocabulary too small to be cut there are none: the flag alone is a full softmax.
+    """
+    fitting = [cutoff for cutoff in config.cutoffs if cutoff < vocabulary_size]
+    if not fitting and vocabulary_size < _WORTH_CUTTING:
+        return " (without a number: a full softmax)"
+    if not fitting:
+        scale = vocabulary_size / (config.cutoffs[0] + config.cutoffs[-1])
+        fitting = sorted({max(1, int(cutoff * scale)) for cutoff in config.cutoffs})
+    return "".join(f" {cutoff}" for cutoff in fitting)
