@@ -1,5 +1,6 @@
 """What many tests begin with: a small corpus on disk, a small model, segments without a corpus."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,12 @@ from trainer.config import ExperimentConfig, ModelConfig, ScoringConfig
 from trainer.data.corpus import Corpus, Split, open_corpus
 from trainer.data.corpus_writer import SplitWriter
 from trainer.data.rows import clusters_of
-from trainer.data.vocabulary import VOCABULARY_FILE, WordVocabulary, save_vocabulary
+from trainer.data.vocabulary import (
+    VOCABULARY_FILE,
+    WordVocabulary,
+    canonical_hash,
+    save_vocabulary,
+)
 from trainer.distributed import World
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import IGNORED, Memory, Segment
@@ -45,6 +51,13 @@ def write_corpus(folder: Path, *, vocabulary_size: int, **splits: Iterable[Docum
             writer.add(ids, n_words=len(ids), n_characters=3 * len(ids), ends_document=True)
         writer.finish(splits=list(splits), made={"by": "test"})
     return open_corpus(folder)
+
+
+def rewrite_header(path: Path, **changes: object) -> None:
+    """Give a header other fields and a hash made anew; what lies beside it stays."""
+    values = json.loads(path.read_text()) | changes
+    del values["header_hash"]
+    path.write_text(json.dumps(values | {"header_hash": canonical_hash(values)}))
 
 
 def write_split(folder: Path, documents: Iterable[Document], *, vocabulary_size: int) -> Split:

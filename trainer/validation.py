@@ -3,11 +3,16 @@
 import re
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from trainer.errors import InputError, did_you_mean
+from trainer.outside import printable
+
+_Model = TypeVar("_Model", bound=BaseModel)
+#: Of what is wrong with a file, as much as one line can tell.
+_TOLD_PROBLEMS, _TOLD_CHARACTERS = 3, 300
 
 
 def packaged_names(folder: Traversable) -> list[str]:
@@ -50,6 +55,22 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"key {key!r} is given twice")
         values[key] = value
     return values
+
+
+def checked(model: type[_Model], values: object, *, where: str, fix: str) -> _Model:
+    """Return what a file from outside holds as a `model`.
+
+    Raises:
+        InputError: `where`, the first few problems of `values`, and `fix`, in one line.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = describe(error, model)
+        told = [printable(problem, most=_TOLD_CHARACTERS) for problem in problems[:_TOLD_PROBLEMS]]
+        if len(problems) > len(told):
+            told.append(f"{len(problems) - len(told):,} more")
+        raise InputError(f"{where}: {'; '.join(told)}; {fix}") from None
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:

@@ -1,21 +1,20 @@
 """A corpus: token ids of each split in a flat, memory-mapped file, checked when it is opened.
 
 A folder holds `vocabulary.json` and, for each split, NAME.bin (the ids, little endian, uint16 or
-uint32 by vocabulary size), NAME.docs.npy (where each document starts) and NAME.json, a header
-with the fields of `Header`.
+uint32 by vocabulary size), NAME.docs.npy (where each document starts) and NAME.json, the
+header (`trainer.data.header`).
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from trainer.data.header import BLOCK_BYTES, Header, read_header, split_paths
 from trainer.data.splitting import SPLITS
 from trainer.data.vocabulary import (
     VOCABULARY_FILE,
@@ -24,50 +23,7 @@ from trainer.data.vocabulary import (
     load_vocabulary,
 )
 from trainer.errors import InputError
-
-MAGIC, VERSION = "txl-corpus", 1
-BLOCK_BYTES = 4 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """What a split's JSON says of it; written with the hash of all of it as `header_hash`.
-
-    Attributes:
-        splits: every split of the corpus, so that a lost one is noticed.
-        n_words: words of the text and one per line end, whatever the tokenizer.
-        n_characters: characters of the text with its line ends; bytes for the bytes tokenizer.
-        n_unknown: tokens that are the vocabulary's `<unk>`.
-        block_hashes: xxh3_128 of each `block_bytes` of the ids.
-        documents_hash: xxh3_128 of the document starts.
-        made: how it was made, for the reader.
-    """
-
-    magic: str
-    version: int
-    name: str
-    splits: list[str]
-    dtype: str
-    n_tokens: int
-    largest_id: int
-    n_documents: int
-    n_words: int
-    n_characters: int
-    n_unknown: int
-    vocabulary_hash: str
-    block_bytes: int
-    block_hashes: list[str]
-    documents_hash: str
-    made: dict[str, Any]
-
-    @property
-    def content_hash(self) -> str:
-        """Hash of what the split holds, wherever and whenever it was made."""
-        return canonical_hash([self.vocabulary_hash, self.block_hashes, self.documents_hash])
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields and their hash."""
-        return {**asdict(self), "header_hash": canonical_hash(asdict(self))}
+from trainer.outside import printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +64,6 @@ def token_dtype(vocabulary_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint3
     return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<u4")
 
 
-def split_paths(folder: Path, name: str) -> tuple[Path, Path, Path]:
-    """Ids, header and document starts of the split `name`."""
-    return folder / f"{name}.bin", folder / f"{name}.json", folder / f"{name}.docs.npy"
-
-
 def corpus_files() -> set[str]:
     """Names of all the files that a corpus can hold."""
     folder = Path()
@@ -146,49 +97,49 @@ def open_corpus(path: Path) -> Corpus:
 
 
 def verify_corpus(path: Path) -> None:
-    """Open a corpus, then read all its ids and document starts and compare their hashes.
+    """Open a corpus, then read it whole: compare the hashes and count what the headers say.
+
+    Words and characters are those of the text, which is not there to count.
 
     Raises:
         InputError: as `open_corpus`, or naming split and blocks that were changed.
     """
-    for name, split in open_corpus(path).splits.items():
-        data_file, _, documents_file = split_paths(path, name)
-        n_blocks = len(split.header.block_hashes)
-        with data_file.open("rb") as data:
-            corrupt = [
-                i
-                for i, expected in enumerate(split.header.block_hashes)
-                if xxhash.xxh3_128_hexdigest(data.read(split.header.block_bytes)) != expected
-            ]
-        if corrupt:
-            raise InputError(
-                f"{data_file}: split {name} is corrupt in block {', '.join(map(str, corrupt))} "
-                f"(0 to {n_blocks - 1}, of {split.header.block_bytes} bytes); prepare it again"
-            )
-        if _array_hash(split.document_starts) != split.header.documents_hash:
-            raise InputError(f"{documents_file}: corrupt document starts; prepare it again")
+    corpus = open_corpus(path)
+    for name, split in corpus.splits.items():
+        _verify_ids(split_paths(path, name)[0], split.header, corpus.vocabulary)
+        _verify_documents(split_paths(path, name)[2], split)
 
 
-def read_header(folder: Path, name: str) -> Header:
-    """Read and check the header of the split `name`; raises `InputError` if it is not sound."""
-    path = split_paths(folder, name)[1]
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: corrupt header: {error}; prepare it again") from None
-    if not isinstance(values, dict) or values.get("magic") != MAGIC:
-        raise InputError(f"{path}: not a corpus header: its magic is not {MAGIC!r}")
-    if values.get("version") != VERSION:
+def _verify_ids(path: Path, header: Header, vocabulary: Vocabulary) -> None:
+    corrupt, largest_id, n_unknown = [], 0, 0
+    with path.open("rb") as data:
+        for i, expected in enumerate(header.block_hashes):
+            block = data.read(header.block_bytes)
+            if xxhash.xxh3_128_hexdigest(block) != expected:
+                corrupt.append(i)
+                continue
+            ids = np.frombuffer(block, header.dtype)
+            largest_id = max(largest_id, int(ids.max()))
+            n_unknown += int(np.count_nonzero(ids == vocabulary.unk_id))
+    if corrupt:
+        told = printable(", ".join(map(str, corrupt)), most=200)
         raise InputError(
-            f"{path}: corpus version {values.get('version')!r}, this program reads {VERSION}; "
-            "prepare it again"
+            f"{path}: split {header.name} is corrupt in block {told} "
+            f"(0 to {len(header.block_hashes) - 1}, of {header.block_bytes} bytes); "
+            f"prepare it again"
         )
-    if values.pop("header_hash", None) != canonical_hash(values):
-        raise InputError(f"{path}: corrupt header: its hash does not match; prepare it again")
-    header = Header(**values)
-    if header.name != name:
-        raise InputError(f"{path}: this is the header of split {header.name}; put it back")
-    return header
+    for field, found in (("largest_id", largest_id), ("n_unknown", n_unknown)):
+        if (said := getattr(header, field)) != found:
+            raise InputError(
+                f"{path}: {field} of split {header.name} is {found:,}, but its header says "
+                f"{said:,}; prepare it again"
+            )
+
+
+def _verify_documents(path: Path, split: Split) -> None:
+    starts, ends = split.document_starts, np.append(split.document_starts[1:], split.n_tokens)
+    if _array_hash(starts) != split.header.documents_hash or not (starts < ends).all():
+        raise InputError(f"{path}: corrupt document starts; prepare it again")
 
 
 def _open_split(folder: Path, header: Header, vocabulary: Vocabulary) -> Split:
@@ -202,12 +153,16 @@ def _open_split(folder: Path, header: Header, vocabulary: Vocabulary) -> Split:
         raise InputError(
             f"{data_path}: id {header.largest_id} is not below vocabulary size {vocabulary.size}"
         )
-    dtype = np.dtype(header.dtype)
-    expected_bytes = header.n_tokens * dtype.itemsize
-    n_bytes = data_path.stat().st_size if data_path.is_file() else 0
-    if n_bytes != expected_bytes:
+    dtype = token_dtype(vocabulary.size)
+    if header.dtype != dtype.name:
         raise InputError(
-            f"{data_path}: {n_bytes:,} bytes, the header says {expected_bytes:,}: truncated, "
+            f"{data_path}: ids are {header.dtype}, but {dtype.name} for a vocabulary of "
+            f"{vocabulary.size:,}; prepare it again"
+        )
+    n_bytes = data_path.stat().st_size if data_path.is_file() else 0
+    if n_bytes != header.n_bytes:
+        raise InputError(
+            f"{data_path}: {n_bytes:,} bytes, the header says {header.n_bytes:,}: truncated, "
             "missing or not its own; prepare it again"
         )
     return Split(
@@ -225,7 +180,7 @@ def _open_split(folder: Path, header: Header, vocabulary: Vocabulary) -> Split:
 def _document_starts(path: Path, header: Header) -> npt.NDArray[np.int64]:
     try:
         starts = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, OverflowError, TypeError, SyntaxError) as error:
         raise InputError(f"{path}: corrupt document starts: {error}; prepare it again") from None
     if starts.dtype != np.int64 or starts.shape != (header.n_documents,) or starts[0] != 0:
         raise InputError(

@@ -12,15 +12,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from trainer.data.corpus import (
-    BLOCK_BYTES,
-    MAGIC,
-    VERSION,
-    Header,
-    corpus_files,
-    split_paths,
-    token_dtype,
-)
+from trainer.data.corpus import corpus_files, token_dtype
+from trainer.data.header import BLOCK_BYTES, Header, split_paths
 from trainer.data.vocabulary import Ids, Vocabulary
 from trainer.errors import InputError
 
@@ -114,8 +107,6 @@ class SplitWriter:
         if self._n_block_bytes:
             self._end_block()
         header = Header(
-            magic=MAGIC,
-            version=VERSION,
             name=self.name,
             splits=splits,
             dtype=self._dtype.name,
