@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from builders import tiny_experiment
 
-from trainer.changes import admit, changes
+from trainer.changes import admit, changes, split_changes
 from trainer.config import ExperimentConfig
 from trainer.errors import InputError
 
@@ -72,3 +72,12 @@ def test_what_makes_another_run_is_refused_whatever_was_announced() -> None:
     for part in ("model.d_head 3 -> 4", "train.tgt_len 4 -> 5", "--allow-change train.max_steps"):
         assert part in told
     assert "\n" not in told
+
+
+def test_splits_that_are_not_what_they_were_are_told_by_name() -> None:
+    old = {"train": "1" * 32, "valid": "2" * 32, "test": "3" * 32}
+    assert split_changes(old, dict(old)) == []
+    new = {"train": "1" * 32, "valid": "4" * 32}
+    told = list(map(str, split_changes(old, new)))
+    assert told == ["splits.test 33333333 -> None", "splits.valid 22222222 -> 44444444"]
+    assert next(map(str, split_changes(new, old))) == "splits.test None -> 33333333"

@@ -231,6 +231,13 @@ def test_a_perplexity_is_not_expected_of_a_run_that_never_validates() -> None:
     assert "expect.ppl 30 needs validations: set valid.interval_steps" in refusal(values)
 
 
+def test_there_is_no_patience_with_a_run_that_never_validates() -> None:
+    values = values_with("valid.patience", 2)
+    parse_experiment(json.dumps(values).encode(), where="f")
+    values["valid"]["interval_steps"] = 0
+    assert "valid.patience 2 counts validations, and there are none" in refusal(values)
+
+
 def test_all_problems_are_in_one_error() -> None:
     values = values_with("train.max_steps", "12")
     values["optim"]["rl"] = 1

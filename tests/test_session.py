@@ -13,6 +13,7 @@ from training import Case, checkpoint_hashes, events, losses, run_cases
 
 from trainer import checkpoint_files as files
 from trainer import read_metrics
+from trainer.data.corpus import read_header
 from trainer.data.prepare import PrepareOptions, prepare
 from trainer.errors import Exit
 from trainer.schedules import cosine
@@ -66,6 +67,14 @@ def retell(folder: Path, corpus: Path, *, vocabulary: bool) -> Path:
     return out
 
 
+def prepared_again(folder: Path, corpus: Path, name: str, **splits: Path) -> Path:
+    """The same train text in the same vocabulary, with other texts beside it."""
+    train = tuple(map(Path, read_header(corpus, "train").made["train"]))
+    others = {split: (path,) for split, path in splits.items()}
+    prepare(PrepareOptions(out=folder / name, train=train, vocab=corpus, **others))
+    return folder / name
+
+
 @pytest.fixture(scope="module")
 def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """All of these runs, in two processes one after the other."""
@@ -97,6 +106,13 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     runs.copy("other seed and size", "--seed", "2", "--train.tgt-len", "9", ends=Exit.BAD_INPUT)
     runs.copy("other corpus", corpus=kept, ends=Exit.BAD_INPUT)
     runs.copy("other vocabulary", corpus=own, ends=Exit.BAD_INPUT)
+    (same_valid,) = map(Path, read_header(corpus, "valid").made["valid"])
+    other = Path(sysconfig.get_paths()["stdlib"]) / "bisect.py"
+    validating = [*LONGER, "--valid.interval-steps", "5"]
+    more = prepared_again(folder, corpus, "more", valid=same_valid, test=other)
+    runs.copy("a split more", *validating, corpus=more)
+    revalid = prepared_again(folder, corpus, "revalid", valid=other)
+    pretend_it_validated(runs.copy("another valid", *validating, corpus=revalid))
 
     runs.begin("fork", "--resume-from", str(step_10))
     runs.begin("fork of a finished run", "--resume-from", str(folder / "base"))
@@ -113,6 +129,18 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     runs.cases["fork again"] = runs.cases["fork"]
     runs.run()
     return runs
+
+
+def pretend_it_validated(run_dir: Path) -> None:
+    """Let the newest checkpoint remember a loss that no validation will reach again."""
+    path = files.directory(run_dir) / files.name_of(20)
+    state, manifest = path / files.STATE, path / files.MANIFEST
+    values = json.loads(state.read_text())
+    values["train"] |= {"best_loss": 0.01, "best_step": 20, "validated_step": 20}
+    state.write_text(json.dumps(values))
+    listed = json.loads(manifest.read_text())
+    listed["files"][files.STATE] = files.fingerprint(state, sync=True)
+    manifest.write_text(json.dumps(listed))
 
 
 def corrupt_file(run_dir: Path, step: int) -> Path:
@@ -204,6 +232,25 @@ def test_free_changes_need_no_announcement(runs: Runs) -> None:
     run_dir = runs.cases["free"].run_dir
     assert losses(run_dir) == losses(runs.cases["longer"].run_dir)
     assert [path.name for path in files.directory(run_dir).glob("step-*")] == ["step-00000030"]
+
+
+def test_a_corpus_with_a_split_more_is_gone_on_with(runs: Runs) -> None:
+    run_dir = runs.cases["a split more"].run_dir
+    assert losses(run_dir) == losses(runs.cases["longer"].run_dir)
+    (event,) = events(run_dir, "resume")
+    (test,) = [change for change in event["changes"] if "train.max_steps" not in change]
+    assert test.startswith("splits.test None -> ")
+
+
+def test_another_valid_split_is_told_and_its_losses_are_not_compared(runs: Runs) -> None:
+    run_dir = runs.cases["another valid"].run_dir
+    assert losses(run_dir) == losses(runs.cases["longer"].run_dir)
+    (event,) = events(run_dir, "resume")
+    assert any(change.startswith("splits.valid ") for change in event["changes"])
+    validations = read_metrics(run_dir, kind="valid")
+    assert [record["step"] for record in validations] == [20, 25, 30]
+    lowest = min(record["valid/loss"] for record in validations)
+    assert validations[-1]["valid/best_loss"] == lowest > 0.01
 
 
 def test_a_fork_is_the_parent_s_run_under_a_name_of_its_own(runs: Runs) -> None:

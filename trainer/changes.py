@@ -64,6 +64,19 @@ def admit(
     return [change for change in found if change.on_resume == "announced"]
 
 
+def split_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[Change]:
+    """The splits that are not what they were, of hashes by name; a hash is cut to 8 digits."""
+    return [
+        Change(f"splits.{name}", _short(old.get(name)), _short(new.get(name)), "free")
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _short(hash: str | None) -> str | None:
+    return hash and hash[:8]
+
+
 def _filled(old: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     """`old` with the defaults of the fields that it lacks."""
     filled = dict(old)

@@ -8,6 +8,7 @@ import torch
 
 from trainer import ds_config, engine
 from trainer.arguments import TrainArguments
+from trainer.config import ExperimentConfig
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.streams import Streams
 from trainer.distributed import World, this_process
@@ -41,10 +42,7 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
     engine.check_device(resolved, world.device)
     check_tracking(experiment.tracking, environ=environ)
     corpus = open_corpus(arguments.data)
-    if "train" not in corpus.splits:
-        raise InputError(f"{corpus.path} has no train split: prepare it with --train")
-    if experiment.expect.ppl is not None and "valid" not in corpus.splits:
-        raise InputError(f"--expect.ppl needs a valid split, and {corpus.path} has none")
+    check_splits(experiment, corpus)
     streams = Streams(
         split=corpus.splits["train"], train_batch_size=experiment.train.train_batch_size,
         tgt_len=experiment.train.tgt_len, slots=resolved.gradient_accumulation_steps,
@@ -53,6 +51,30 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
         cutoffs=experiment.model.cutoffs,
     )  # fmt: skip
     return Plan(arguments=arguments, world=world, corpus=corpus, resolved=resolved, streams=streams)
+
+
+def check_splits(experiment: ExperimentConfig, corpus: Corpus) -> None:
+    """Make sure that the corpus has the text that the run is to train and to be judged on.
+
+    Raises:
+        InputError: there is no train split, nothing to predict in valid, or no valid although a
+            setting rests on it.
+    """
+    if "train" not in corpus.splits:
+        raise InputError(f"{corpus.path} has no train split: prepare it with --train")
+    settings, valid = experiment.valid, corpus.splits.get("valid")
+    rest_on_it = {"--expect.ppl": experiment.expect.ppl, "--valid.patience": settings.patience}
+    for flag, value in rest_on_it.items():
+        if value is not None and valid is None:
+            raise InputError(
+                f"{flag} needs a valid split, and {corpus.path} has none: prepare it with --valid "
+                f"or --split, or leave {flag} out"
+            )
+    if valid is not None and settings.interval_steps and valid.n_tokens < 2:
+        raise InputError(
+            f"{corpus.path}: split valid has one token and nothing to predict: prepare it with "
+            "more text, or train without validation (--valid.interval-steps 0)"
+        )
 
 
 def describe_plan(plan: Plan) -> str:

@@ -14,6 +14,9 @@ from trainer.state import TrainState
 def restore(path: Path, saved: dict[str, Any], *, run: Run, state: TrainState) -> None:
     """Put the verified checkpoint at `path` into the engine and `state`, memories included."""
     state.load_json(saved["train"])
+    valid = run.corpus.splits.get("valid")
+    if valid is not None and valid.hash != saved.get("splits", {}).get("valid", valid.hash):
+        state.forget_best()
     if not run.world.is_main:
         state.window_loss_sum.zero_()  # saved folded onto rank 0
     scalars = saved["engine"]

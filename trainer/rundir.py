@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer import checkpoint, checkpoint_files
-from trainer.changes import Change, admit
+from trainer.changes import Change, admit, split_changes
 from trainer.config import ExperimentConfig
 from trainer.data.corpus import Corpus
 from trainer.data.vocabulary import save_vocabulary
@@ -107,15 +107,29 @@ def find_origin(
     if "imported" in saved:
         raise InputError(f"{path} was imported, weights alone: begin a new run with --init-from it")
     changed = admit(saved["experiment"], experiment, allowed=allowed, where=str(path))
-    if saved["corpus"] != corpus.hash:
-        raise InputError(
-            f"{path} was trained on corpus {saved['corpus']}, but --data {corpus.path} is "
-            f"{corpus.hash}: give the corpus it began with, or begin a new run with --init-from"
-        )
+    changed += _corpus_changes(saved, corpus, path)
     return Origin(
         path=path.resolve(), saved=saved, changes=changed, is_own=own.path is not None,
         skipped=own.skipped,
     )  # fmt: skip
+
+
+def _corpus_changes(saved: Mapping[str, Any], corpus: Corpus, path: Path) -> list[Change]:
+    """Splits that are not what they were, train excepted: it makes a run what it is.
+
+    Raises:
+        InputError: the vocabulary or train is another than that of the checkpoint at `path`.
+    """
+    if saved["corpus"] == corpus.hash:
+        return []
+    before, now = saved.get("splits") or {}, corpus.split_hashes
+    if not before or before.get("train") != now["train"]:  # which the vocabulary is part of
+        raise InputError(
+            f"{path} was trained on corpus {saved['corpus']}, but --data {corpus.path} is "
+            f"{corpus.hash}, with another train split or vocabulary: give the corpus it began "
+            "with, or begin a new run with --init-from"
+        )
+    return split_changes(before, now)
 
 
 def find_weights(

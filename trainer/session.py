@@ -150,7 +150,8 @@ def _build(
     )  # fmt: skip
     identity = {
         "experiment": experiment.model_dump(mode="json"), "ds_config": plan.resolved.values,
-        "corpus": plan.corpus.hash, "vocabulary": plan.corpus.vocabulary.hash,
+        "corpus": plan.corpus.hash, "splits": plan.corpus.split_hashes,
+        "vocabulary": plan.corpus.vocabulary.hash,
         "precision": plan.resolved.precision, "world_size": world.world_size,
     }  # fmt: skip
     state = TrainState(attempt=broadcast_object(next_attempt(run_dir), world))

@@ -265,4 +265,9 @@ class ExperimentConfig(_Part):
             raise ValueError(
                 f"expect.ppl {self.expect.ppl:g} needs validations: set valid.interval_steps"
             )
+        if self.valid.patience is not None and self.valid.interval_steps == 0:
+            raise ValueError(
+                f"valid.patience {self.valid.patience} counts validations, and there are none: "
+                "set valid.interval_steps"
+            )
         return self

@@ -64,6 +64,11 @@ class TrainState:
         """Where a record of this moment belongs."""
         return {"step": self.step, "update": self.update, "n_tokens": self.n_tokens}
 
+    def forget_best(self) -> None:
+        """Drop what validations on another text found: no loss on this one compares with it."""
+        self.best_loss = self.best_step = None
+        self.evals_since_best, self.validated_step = 0, -1
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the memories."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "memories"}

@@ -58,6 +58,11 @@ class Corpus:
     splits: Mapping[str, Split]
     hash: str
 
+    @property
+    def split_hashes(self) -> dict[str, str]:
+        """The hash of every split, by name: what each of them is, whatever stands beside it."""
+        return {name: split.hash for name, split in self.splits.items()}
+
 
 def token_dtype(vocabulary_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
     """The narrowest type that holds the ids of a vocabulary."""
