@@ -10,13 +10,8 @@ corpus=corpora/stdlib run=runs/quickstart
 
 say() { printf '\n== %s\n' "$*"; }
 
-# The library's modules are long files that refer back to themselves: what memory is for. Its tests
-# and character tables are left out.
 prepare_corpus() {
-  local library
-  library=$(python -c 'import sysconfig; print(sysconfig.get_paths()["stdlib"])')
-  find "$library" -name '*.py' -size +1k -not -path '*/*-packages/*' -not -path '*/test*/*' \
-    -not -path '*/*_test/*' -not -path '*/encodings/*' -print0 | sort -z |
+  python launch/quickstart_texts.py |
     xargs -0 -n 100000 txl prepare --out "$corpus" --overwrite --split 98,1,1 \
       --tokenizer bpe --vocab-size 4096 --train
 }

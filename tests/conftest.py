@@ -19,8 +19,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    """A small corpus of real text with several documents."""
-    return training.make_corpus(tmp_path_factory.mktemp("corpora") / "stdlib")
+    """A small corpus of several documents."""
+    return training.make_corpus(tmp_path_factory.mktemp("corpora") / "stories")
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def trained(corpus, tmp_path_factory):
     flags = [
         "--train.max-steps", "6", "--valid.interval-steps", "3", "--checkpoint.interval-steps", "2",
         "--checkpoint.keep-last", "9", "--sample.interval-steps", "3", "--sample.n-tokens", "8",
-        "--sample.prompt", "def scan", "--tracking.tensorboard", "True", "--profile", "2:4",
+        "--sample.prompt", "the miller", "--tracking.tensorboard", "True", "--profile", "2:4",
     ]  # fmt: skip
     case = training.Case(tmp_path_factory.mktemp("trained") / "run", flags=flags)
     training.run_cases([case], corpus=corpus, n_ranks=1)

@@ -86,13 +86,13 @@ def test_generate_continues_a_prompt_the_same_for_the_same_seed(txl: Txl, traine
         assert ended.code == 0, ended.err
         return ended.out
 
-    first = say("--prompt", "def scan", "--seed", "3")
-    assert first.startswith("def scan")
+    first = say("--prompt", "the miller", "--seed", "3")
+    assert first.startswith("the miller")
     assert len(first.split()) > 8
-    assert say("--prompt", "-", "--seed", "3", stdin="def scan") == first
-    assert say("--prompt", "def scan", "--seed", "4") != first
-    cold = say("--prompt", "def scan", "--temperature", "0", "--seed", "1")
-    assert say("--prompt", "def scan", "--temperature", "0", "--seed", "2") == cold
+    assert say("--prompt", "-", "--seed", "3", stdin="the miller") == first
+    assert say("--prompt", "the miller", "--seed", "4") != first
+    cold = say("--prompt", "the miller", "--temperature", "0", "--seed", "1")
+    assert say("--prompt", "the miller", "--temperature", "0", "--seed", "2") == cold
 
 
 def test_a_run_that_never_validated_is_read_at_its_last_checkpoint(

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 import venv
 from importlib import metadata
 from pathlib import Path
@@ -15,9 +14,10 @@ import foreign_files
 import pytest
 import torch
 from builders import CPU, tiny_model
+from made_text import made_text
 from packaging.requirements import Requirement
 from saved_checkpoints import contents, flip_a_bit
-from training import ROOT, Case, make_corpus, run_cases
+from training import ROOT, VALID, Case, make_corpus, run_cases
 
 import trainer
 from trainer import read_metrics
@@ -49,7 +49,8 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 @pytest.fixture(scope="module")
 def text() -> str:
     """Of the corpus's valid split."""
-    return (Path(sysconfig.get_paths()["stdlib"]) / "json" / "scanner.py").read_text()
+    title, n_lines = VALID
+    return made_text(title, n_lines=n_lines)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -107,7 +107,7 @@ def command(trained: Path, *flags: str) -> list[str]:
 
 def started(trained: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(trained, "--prompt", "def scan"), env=environment(), cwd=ROOT, text=True,
+        command(trained, "--prompt", "the miller"), env=environment(), cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -119,7 +119,7 @@ def test_ctrl_c_ends_the_text_with_its_line(trained: Path) -> None:
         process.send_signal(signal.SIGINT)
         rest, told = process.communicate()
     assert process.returncode == Exit.ABORTED
-    assert begun.startswith("def scan")
+    assert begun.startswith("the miller")
     assert rest.endswith("\n")
     assert "Traceback" not in told
 
@@ -128,7 +128,7 @@ def test_a_reader_that_leaves_ends_it_quietly(trained: Path) -> None:
     with started(trained) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.read(40).startswith("def scan")
+        assert process.stdout.read(40).startswith("the miller")
         process.stdout.close()
         assert process.wait() == Exit.DONE
         assert process.stderr.read() == ""

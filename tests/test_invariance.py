@@ -46,12 +46,13 @@ def test_losses_do_not_depend_on_how_the_batch_is_split(runs):
 
 
 def test_clipping_was_active(runs):
-    assert min(runs["gradient norms"]) > 0.25
+    assert sum(norm > 0.25 for norm in runs["gradient norms"]) > 15
 
 
 def test_memory_matters_to_these_losses(runs):
+    """A difference a hundred times what the losses may differ by at another split."""
     reference, without = runs["zero0_fp32", 1, 1], runs["no memory"]
-    assert abs(without[30] - reference[30]) > 1e-3 * reference[30]
+    assert max(abs(without[step] / reference[step] - 1) for step in reference) > 1e-3
 
 
 def test_the_steps_cross_an_epoch_with_a_padded_last_segment(corpus):

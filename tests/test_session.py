@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import lone_world
 from saved_checkpoints import contents, flip_a_bit
-from training import Case, checkpoint_hashes, events, losses, run_cases
+from training import Case, checkpoint_hashes, events, losses, run_cases, write_text
 
 from trainer import checkpoint_files as files
 from trainer import read_metrics
@@ -60,7 +59,7 @@ class Runs:
 
 def retell(folder: Path, corpus: Path, *, vocabulary: bool) -> Path:
     """Another text; in the same vocabulary, or in its own."""
-    text = Path(sysconfig.get_paths()["stdlib"]) / "statistics.py"
+    text = write_text(folder / "other.txt", "the island", n_lines=400)
     out = folder / ("kept" if vocabulary else "own")
     vocab = corpus if vocabulary else None
     prepare(PrepareOptions(out=out, train=(text,), valid=(text,), tokenizer="words", vocab=vocab))

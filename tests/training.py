@@ -5,10 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from made_text import made_text
 
 from trainer import read_metrics
 from trainer.data.prepare import PrepareOptions, prepare
@@ -16,6 +17,10 @@ from trainer.errors import Exit
 
 ROOT = Path(__file__).parent.parent
 WORKER = Path(__file__).with_name("training_worker.py")
+
+#: Titles and numbers of lines of the stories that the tests train on, and of the one to validate.
+STORIES = {"the mill": 240, "the harbour": 180, "the long road": 300}
+VALID = "the keeper", 40
 
 TINY = [
     "--model.norm", "post",
@@ -32,17 +37,21 @@ TINY = [
 
 
 def make_corpus(folder: Path) -> Path:
-    """A few of the standard library's files, by words: several documents of real text."""
-    package = Path(sysconfig.get_paths()["stdlib"]) / "json"
-    prepare(
-        PrepareOptions(
-            out=folder,
-            train=tuple(sorted(package.glob("*.py"))[:3]),
-            valid=(package / "scanner.py",),
-            tokenizer="words",
+    """Prepare three stories to train on and one to validate with, by words."""
+    with tempfile.TemporaryDirectory() as texts:
+        train = tuple(
+            write_text(Path(texts) / f"{title}.txt", title, n_lines=n_lines)
+            for title, n_lines in STORIES.items()
         )
-    )
+        valid = (write_text(Path(texts) / "valid.txt", *VALID),)
+        prepare(PrepareOptions(out=folder, train=train, valid=valid, tokenizer="words"))
     return folder
+
+
+def write_text(path: Path, title: str, n_lines: int) -> Path:
+    """Write the story `title` to `path`, and give it back."""
+    path.write_text(made_text(title, n_lines=n_lines), encoding="utf-8")
+    return path
 
 
 @dataclass
