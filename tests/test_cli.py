@@ -176,3 +176,19 @@ def test_a_dry_run_prints_what_it_would_need_and_allocates_nothing(
     )
     assert needs["memory_gib_per_rank"] == pytest.approx(100 * 20 * 16384 * 8 * 2 / 2**30, abs=1e-3)
     assert not case.run_dir.exists()
+
+
+def test_a_name_cannot_forge_a_line_of_an_error(txl: Txl, tmp_path: Path) -> None:
+    ended = txl("export", tmp_path / "x\nerror: all is well\x1b[2K", "--out", tmp_path / "y")
+    assert ended.code == Exit.BAD_INPUT
+    assert len(ended.err.splitlines()) == 1
+    assert "\x1b" not in ended.err
+
+
+def test_an_answer_to_flags_of_another_system_has_a_line_for_each(txl: Txl) -> None:
+    ended = txl("train", "--n_layer", "16", "--d_model", "410")
+    assert ended.code == Exit.BAD_INPUT
+    assert [line.split()[-1] for line in ended.err.splitlines()] == [
+        "--model.n-layer",
+        "--model.d-model",
+    ]

@@ -14,7 +14,7 @@ from trainer.errors import Exit, InputError
 from trainer.outside import printable
 
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs)
-#: Characters of an error that are printed: enough for every field that does not fit.
+#: Characters of a line of an error that are printed: enough for every field that does not fit.
 _SHOWN = 4000
 
 
@@ -58,7 +58,8 @@ def main() -> None:
 def _refuse(error: InputError, environ: Mapping[str, str]) -> int:
     """Say it once, however many ranks were asked the same."""
     if environ.get("RANK", environ.get("SLURM_PROCID", "0")) == "0":
-        print(f"error: {printable(error, most=_SHOWN)}", file=sys.stderr)
+        shown = (printable(line, most=_SHOWN) for line in error.lines)
+        print("error: " + "\n".join(shown), file=sys.stderr)
     else:
         time.sleep(3)  # a launcher ends all ranks with the first: let rank 0 speak
     return int(Exit.BAD_INPUT)

@@ -37,7 +37,19 @@ class Exit(IntEnum):
 
 
 class InputError(Exception):
-    """What the user gave cannot be used. The message says what, where and the fix, in one line."""
+    """A refusal of what the user gave. The message says what, where and the fix, in one line.
+
+    Only an answer to many flags at once has more `lines`; each is printed as one, whatever the
+    names in it hold.
+    """
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The lines of the message: the arguments that the error was made of."""
+        return tuple(str(argument) for argument in self.args)
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
 
 class NonFiniteError(Exception):

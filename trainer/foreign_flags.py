@@ -242,7 +242,7 @@ def unknown_flags(flags: Iterable[str], *, known: Collection[str]) -> InputError
     for flag in dict.fromkeys(flag.partition("=")[0] for flag in flags):
         unknown = f"{flag}: no such flag{did_you_mean(canonical(flag), known)}"
         lines += answer(flag) or [unknown]
-    return InputError("\n".join(lines))
+    return InputError(*lines)
 
 
 def markdown() -> str:
