@@ -1,28 +1,55 @@
 """What the quick start promises, against what came out: ``python quickstart_result.py RUN``."""
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from trainer import read_metrics
-from trainer.data.corpus import open_corpus
-from trainer.inference import corpus_of
+from trainer.config import ScoringConfig
+from trainer.data.corpus import Corpus, open_corpus
+from trainer.distributed import choose_device
+from trainer.errors import Exit, InputError
+from trainer.inference import TrainedModel, corpus_of, open_trained
+from trainer.outside import printable
+from trainer.results import EvalResult, measure_of, newest, read_results
 
 
 def main(run_dir: Path) -> int:
     """Print both comparisons; returns 1 if the model learnt nothing, or nothing from memory."""
+    device = choose_device("auto", local_rank=0)
+    trained = open_trained(run_dir, which="best", precision=None, device=device)
     corpus = open_corpus(corpus_of(run_dir))
     unigram = entropy(np.bincount(corpus.splits["train"].tokens))
     valid = read_metrics(run_dir, kind="valid")[-1]["valid/loss"]
-    evals = [json.loads(path.read_text()) for path in (run_dir / "evals").glob("test-*.json")]
-    step = max(result["step"] for result in evals)  # of the checkpoint scored last
-    losses = {e["settings"]["mem_len"]: e["loss"] for e in evals if e["step"] == step}
-    gain = losses.pop(0) - min(losses.values())
+    scoring = trained.experiment.eval
+    no_memory = scoring.model_copy(update={"mem_len": 0, "same_length": False})
+    without = result_of(run_dir, trained, corpus, no_memory)
+    gain = (without.loss or 0.0) - (result_of(run_dir, trained, corpus, scoring).loss or 0.0)
     print(f"valid loss {valid:.3f} nats per token; a model that only counts tokens: {unigram:.3f}")
     print(f"memory gains {gain:.3f} nats per token on the test split")
     return int(valid >= unigram or gain <= 0)
+
+
+def result_of(
+    run_dir: Path, trained: TrainedModel, corpus: Corpus, scoring: ScoringConfig
+) -> EvalResult:
+    """The run's result of this checkpoint on the test split of this corpus, scored like this.
+
+    Raises:
+        InputError: there is none.
+    """
+    of = measure_of(corpus, corpus.splits["test"], scoring, precision=trained.precision)
+    found = newest(
+        read_results(run_dir).results, of,
+        checkpoint=trained.path.name, weights=trained.weights_hash,
+    )  # fmt: skip
+    if found is None or found.loss is None:
+        raise InputError(
+            f"{run_dir} has no result of {trained.path.name} on {of}: run txl eval {run_dir} "
+            f"--no-memory"
+        )
+    return found
 
 
 def entropy(counts: np.ndarray) -> float:
@@ -32,4 +59,8 @@ def entropy(counts: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    try:
+        sys.exit(main(Path(sys.argv[1])))
+    except InputError as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
+        sys.exit(Exit.BAD_INPUT)

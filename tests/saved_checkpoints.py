@@ -1,5 +1,6 @@
 """Checkpoints for the tests of what is on disk, written without training anything."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,3 +71,14 @@ def flip_a_bit(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
+
+
+def alter_state(run: Path, old: str, new: str) -> None:
+    """Change what the last checkpoint of a run says of it, and keep it whole."""
+    path = checkpoint_files.resolve(run, "last")
+    state, manifest = path / "state.json", path / "manifest.json"
+    assert old in state.read_text()
+    state.write_text(state.read_text().replace(old, new))
+    listed = json.loads(manifest.read_text())
+    listed["files"]["state.json"] = checkpoint_files.fingerprint(state)
+    manifest.write_text(json.dumps(listed))

@@ -2,9 +2,7 @@
 
 import json
 import os
-import re
 import subprocess
-import sys
 import venv
 from importlib import metadata
 from pathlib import Path
@@ -114,40 +112,6 @@ def environment_of(packages: tuple[str, ...], folder: Path) -> Path:
                 (site / top).symlink_to(source)
     (site / "trainer").symlink_to(ROOT / "trainer")
     return folder / "bin" / "python"
-
-
-def test_the_card_says_what_it_read_how_it_scores_and_how_to_load_it(
-    runs: dict[str, Path], tmp_path: Path
-) -> None:
-    run = runs["zero1_fp32"]
-    (run / "evals").mkdir(exist_ok=True)
-    result = {
-        "checkpoint": "step-00000004", "split": "test", "loss": 1.25, "ppl": 3.49, "ppl_word": 9.5,
-        "bpc": 0.75, "counting": "every token|once",
-        "settings": {"tgt_len": 64, "mem_len": 640, "clamp_len": 400, "same_length": True},
-    }  # fmt: skip
-    (run / "evals" / "a.json").write_text(json.dumps(result))
-    (run / "evals" / "b.json").write_text(json.dumps(result | {"checkpoint": "step-00000001"}))
-    export(run, out=tmp_path / "out", which="best", form="txl")
-    card = (tmp_path / "out" / "README.md").read_text()
-    rows = [line for line in card.splitlines() if line.startswith("| test |")]
-    assert rows == [
-        r"| test | 64 | 640 | 400 | True | 1.2500 | 3.49 | 9.50 | 0.7500 | every token\|once |"
-    ]
-    n_tokens = open_corpus_of(run).splits["train"].n_tokens
-    assert f"| train | {n_tokens:,} |" in card
-    assert "| optim.lr | 0.01 |" in card
-    (record,) = read_metrics(run, kind="valid")
-    assert f"{record['valid/loss']:.4f} nats per token, at step 4" in card
-    assert str(run.parent) not in card, "nobody's folders"
-    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-c", code.replace("some text", "import re")],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout.splitlines()[-1]) > 0
 
 
 @pytest.mark.parametrize(

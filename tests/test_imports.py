@@ -14,15 +14,16 @@ ROOT = Path(__file__).parent.parent
 #: A row imports from the rows above it alone. `a+b` are one unit, whose modules may import each
 #: other; so may those of a package. Modules are named without `trainer.`.
 LAYERS = """
-errors files protocol schedules full_state divisors
+errors files protocol schedules full_state divisors throughput
 outside settings
 folders host_cpu word_runs lamb reduction stopping foreign_flags validation console
-table_gradients
+measure tables table_gradients
 adam metrics status state distributed
-config profiling report
+config profiling
 changes arguments ds_config+ds_checks+ds_blocks data model tracking+wandb_log expectations
 whole_gradients
-engine faults background
+engine faults background results
+report
 checkpoint+checkpoint_files evaluate generate run plan
 rundir inference saving
 duties

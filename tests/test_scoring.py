@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from builders import lone_world, random_documents, write_corpus, write_split
+from saved_checkpoints import alter_state
 from training import ROOT, environment
 
 from trainer import read_metrics, scoring
-from trainer.checkpoint_files import fingerprint
 from trainer.data.corpus import open_corpus
 from trainer.data.symbol_vocabulary import SymbolVocabulary
 from trainer.errors import InputError
@@ -22,9 +22,9 @@ from trainer.scoring import EvalOptions, evaluate_run
 
 
 def score(run: Path, **options: Any) -> dict[str, Any]:
-    """The one result of an evaluation of the valid split."""
+    """The one result of an evaluation of the valid split, as its file has it."""
     (result,) = evaluate_run(EvalOptions(run=run, **{"split": "valid", **options}), lone_world())
-    return result
+    return result.model_dump(mode="json") | {"version": 2}
 
 
 def ranks(n_ranks: int, run: Path, *flags: object) -> str:
@@ -51,17 +51,6 @@ def per_token(path: Path) -> list[tuple[int, str, float]]:
 
 def filed(run: Path) -> dict[str, dict[str, Any]]:
     return {path.name: json.loads(path.read_text()) for path in (run / "evals").glob("*.json")}
-
-
-def alter_state(run: Path, old: str, new: str) -> None:
-    """Change what the last checkpoint says of its run, and keep it whole."""
-    path = run / "checkpoints" / "step-00000006"
-    state, manifest = path / "state.json", path / "manifest.json"
-    assert old in state.read_text()
-    state.write_text(state.read_text().replace(old, new))
-    listed = json.loads(manifest.read_text())
-    listed["files"]["state.json"] = fingerprint(state)
-    manifest.write_text(json.dumps(listed))
 
 
 @pytest.fixture
@@ -96,14 +85,14 @@ def test_several_lengths_of_memory_make_several_results(
 ) -> None:
     options = EvalOptions(run=run, split="valid", mem_lens=(10, 20), no_memory=True)
     results = evaluate_run(options, lone_world())
-    assert [result["settings"]["mem_len"] for result in results] == [0, 10, 20]
-    assert len({result["loss"] for result in results}) == 3
+    assert [result.settings.mem_len for result in results] == [0, 10, 20]
+    assert len({result.loss for result in results}) == 3
     assert len(filed(run)) == 3
     told = capsys.readouterr().out
     for result in results:
-        assert f"{result['loss']:.6f}" in told
-        if mem_len := result["settings"]["mem_len"]:
-            gain = results[0]["loss"] - result["loss"]
+        assert f"{result.loss:.6f}" in told
+        if mem_len := result.settings.mem_len:
+            gain = results[0].loss - result.loss
             assert f"memory of {mem_len} gains {gain:.4f} nats per token" in told
 
 
@@ -113,7 +102,13 @@ def test_a_filed_result_says_what_was_scored_with_what_and_how(run: Path, corpus
     assert kept == result
     opened = open_corpus(corpus)
     assert kept["n_tokens"] == opened.splits["valid"].n_tokens - 1
-    assert kept["counting"] == "every token but the first of the split, each exactly once"
+    n_tokens = opened.splits["valid"].n_tokens
+    assert kept["counting"] == (
+        "every token but the first of the split, each exactly once "
+        f"({n_tokens - 1:,} of {n_tokens:,} tokens)"
+    )
+    assert (kept["rule"], kept["split"], kept["corpus"]) == ("every token", "valid", corpus.name)
+    assert kept["corpus_path"] == str(corpus)
     assert kept["corpus_hash"] == opened.hash
     assert kept["split_hash"] == opened.splits["valid"].hash
     assert kept["vocabulary_hash"] == opened.vocabulary.hash

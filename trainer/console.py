@@ -64,6 +64,11 @@ _CELLS: dict[str, Callable[[float], str]] = {
 }
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: 1 rank, 2 ranks, 1,000 steps."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def human_count(count: float) -> str:
     """Three digits and a unit: 950, 5.3k, 412k, 1.74M."""
     if not math.isfinite(count):

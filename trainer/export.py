@@ -31,7 +31,7 @@ from trainer.inference import (
     TrainedModel,
     open_trained,
 )
-from trainer.model_card import model_card, origin_of
+from trainer.model_card import model_card, origin_of, parent_of
 
 Form = Literal["txl", "huggingface"]
 
@@ -61,7 +61,8 @@ def _write_txl(folder: Path, trained: TrainedModel) -> None:
     config = {
         "format": EXPORT_FORMAT, "version": EXPORT_VERSION,
         "experiment": trained.experiment.model_dump(mode="json"), "precision": "fp32",
-        "vocabulary": trained.vocabulary.hash, "train": trained.saved["train"],
+        "vocabulary": trained.vocabulary.hash,
+        "train": trained.saved["train"] | {"parent": parent_of(trained)},
         "weights": checkpoint_files.fingerprint(folder / EXPORT_WEIGHTS, sync=True),
         **origin_of(trained),
     }  # fmt: skip

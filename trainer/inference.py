@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer import checkpoint, checkpoint_files
 from trainer.config import ExperimentConfig, experiment_from, parse_experiment
+from trainer.data.named import named_corpus
 from trainer.data.rows import one_row
 from trainer.data.vocabulary import Vocabulary, load_vocabulary
 from trainer.errors import InputError
@@ -47,6 +48,15 @@ class TrainedModel:
     def dtype(self) -> torch.dtype:
         """The dtype of memory."""
         return {"fp32": torch.float32, "fp16": torch.float16}.get(self.precision, torch.bfloat16)
+
+    @property
+    def weights_hash(self) -> dict[str, str]:
+        """Hash of each file of weights, by the checkpoint's manifest or the export's config."""
+        if "weights" in self.saved:
+            return {EXPORT_WEIGHTS: self.saved["weights"]["xxh3_128"]}
+        manifest = json.loads((self.path / "manifest.json").read_text())
+        files = manifest["files"].items()
+        return {name: entry["xxh3_128"] for name, entry in files if name.startswith("weights")}
 
     def autocast(self) -> torch.autocast:
         """The context that forward passes run in."""
@@ -224,11 +234,7 @@ def corpus_of(run_dir: Path) -> Path:
     Raises:
         InputError: the run does not say.
     """
-    file = run_dir / "corpus.json"
-    try:
-        return Path(json.loads(file.read_bytes())["path"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{file} names no corpus: give one with --data") from None
+    return Path(named_corpus(run_dir).path)
 
 
 def _with_ties(module: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

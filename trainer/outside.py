@@ -60,14 +60,27 @@ def read_json(
         InputError: there is no such file, it cannot be read, is too long, or is not JSON. NaN and
             infinities are not JSON, nor is nesting beyond what the parser follows.
     """
+    text = read_bytes(path, most_bytes=most_bytes)
+    return parse_json(text, where=str(path), unique_keys=unique_keys)
+
+
+def read_bytes(path: Path, *, most_bytes: int) -> bytes:
+    """Read a file of at most `most_bytes` bytes.
+
+    Raises:
+        InputError: there is no such file, it is a pipe or another thing that may never end, cannot
+            be read, or is too long.
+    """
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: not a file")
         with path.open("rb") as file:
             text = file.read(most_bytes + 1)
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
     if len(text) > most_bytes:
         raise InputError(f"{path}: longer than {most_bytes:,} bytes, which no such file is")
-    return parse_json(text, where=str(path), unique_keys=unique_keys)
+    return text
 
 
 def parse_json(

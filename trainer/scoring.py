@@ -12,23 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from trainer import validation
 from trainer.config import ScoringConfig
+from trainer.console import counted
 from trainer.data.corpus import Corpus, Split, open_corpus
 from trainer.data.vocabulary import Vocabulary
 from trainer.distributed import World, gather_objects, on_main
 from trainer.errors import InputError
 from trainer.evaluate import Score, score
-from trainer.files import replacing, write_atomically
-from trainer.inference import EXPORT_WEIGHTS, Precision, TrainedModel, corpus_of, open_trained
+from trainer.files import replacing
+from trainer.inference import Precision, TrainedModel, corpus_of, open_trained
+from trainer.measure import RULES, Rule
+from trainer.outside import printable
+from trainer.results import FOLDER, EvalResult, file_result, measure_of, table_rows
+from trainer.tables import shown, text_table
+from trainer.throughput import SCORING, tokens_per_s
 
 log = logging.getLogger(__name__)
-
-COUNTING = "every token but the first of the split, each exactly once"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class EvalOptions:
     """Count as fairseq does, see `trainer.evaluate`, to compare with its numbers."""
 
 
-def evaluate_run(options: EvalOptions, world: World) -> list[dict[str, Any]]:
+def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
     """Score and file the results; rank 0 prints a table. Collective.
 
     Raises:
@@ -83,7 +85,7 @@ def evaluate_run(options: EvalOptions, world: World) -> list[dict[str, Any]]:
     if options.per_token is not None:
         _write_per_token(options.per_token, told, split, corpus.vocabulary, world)
     if world.is_main:
-        _print_table(results)
+        _print_table(results, options.run)
     return results
 
 
@@ -148,62 +150,34 @@ def _cuts_documents(options: EvalOptions, trained: TrainedModel) -> bool:
 def _describe(
     result: Score, scoring: ScoringConfig, split: Split, corpus: Corpus, trained: TrainedModel,
     options: EvalOptions, world: World,
-) -> dict[str, Any]:  # fmt: skip
-    counting, fairseq = COUNTING, {}
-    if options.as_fairseq:
-        counting = (
-            f"as fairseq, {result.n_tokens:,} of {split.n_tokens:,} tokens: without those at "
-            f"multiples of tgt_len {scoring.tgt_len}, which its chunks begin with and never "
-            f"predict; memory begins as zeros that are attended"
-        )
-        fairseq = {"loss_base2": result.loss / math.log(2)}
-    return {
+) -> EvalResult:  # fmt: skip
+    rule: Rule = "as fairseq" if options.as_fairseq else "every token"
+    of = measure_of(corpus, split, scoring, precision=trained.precision, rule=rule)
+    values = {
+        **of.model_dump(),
         **result.metrics(split),
-        **fairseq,
+        "loss_base2": result.loss / math.log(2) if options.as_fairseq else None,
         "n_tokens": result.n_tokens,
         "seconds": result.seconds,
-        "tokens_per_s": result.n_tokens / result.seconds,
-        "counting": counting,
-        "split": split.name,
-        "settings": scoring.model_dump(mode="json"),
-        "precision": trained.precision,
+        "tokens_per_s": tokens_per_s(result.n_tokens, result.seconds),
+        "counting": f"{RULES[rule]} ({result.n_tokens:,} of {split.n_tokens:,} tokens)",
         "world_size": world.world_size,
         "checkpoint": trained.path.name,
-        "checkpoint_hash": _hash_of(trained),
+        "checkpoint_hash": trained.weights_hash,
         "step": trained.saved["train"]["step"],
-        "corpus": str(corpus.path),
-        "corpus_hash": corpus.hash,
-        "split_hash": split.hash,
+        "corpus_path": str(corpus.path.resolve()),
         "vocabulary_hash": corpus.vocabulary.hash,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+    return EvalResult.model_validate(values)
 
 
-def _hash_of(trained: TrainedModel) -> dict[str, str]:
-    """Hashes of the weight files, from the checkpoint's manifest or the exported configuration."""
-    if "weights" in trained.saved:
-        return {EXPORT_WEIGHTS: trained.saved["weights"]["xxh3_128"]}
-    manifest = json.loads((trained.path / "manifest.json").read_text())
-    files = manifest["files"].items()
-    return {name: entry["xxh3_128"] for name, entry in files if name.startswith("weights")}
-
-
-def _file(run_dir: Path, result: dict[str, Any]) -> None:
-    settings = result["settings"]
-    parts = [
-        result["split"], result["checkpoint"], f"tgt{settings['tgt_len']}",
-        f"mem{settings['mem_len']}", f"clamp{settings['clamp_len'] or 0}",
-        "same" if settings["same_length"] else "full", settings["warm"], result["precision"],
-        result["split_hash"][:8], *(["fairseq"] if "loss_base2" in result else []),
-    ]  # fmt: skip
-    folder = run_dir / "evals"
-    path = folder / f"{'-'.join(parts)}.json"
+def _file(run_dir: Path, result: EvalResult) -> None:
     try:
-        folder.mkdir(exist_ok=True)
-        write_atomically(path, json.dumps(result, indent=2) + "\n")
-        log.info("%s", path)
+        log.info("%s", file_result(run_dir, result))
     except OSError as error:
-        log.warning("%s is not written, the result only printed: %s", path, error.strerror)
+        folder = run_dir / FOLDER
+        log.warning("%s: not written, the result only printed: %s", folder, error.strerror)
 
 
 def _write_per_token(
@@ -240,26 +214,22 @@ def _write_rows(
     log.info("%s", path)
 
 
-def _print_table(results: list[dict[str, Any]]) -> None:
-    columns = ("split", "checkpoint", "tgt_len", "mem_len", "clamp_len", "same_length")
-    numbers = ("loss", "ppl", "ppl_word", "bpc", "n_tokens", "seconds")
-    table = Table(*columns, *numbers, box=None, pad_edge=False)
+def _print_table(results: list[EvalResult], run: Path) -> None:
+    """Say what was scored and how, then a row per result, then what memory gains."""
+    first = results[0]
+    rows, notes = table_rows(results)
+    print(f"{first.source}, {counted(first.world_size or 1, 'rank')}, {printable(run)}")
+    print(f"counted: {first.counting}")
+    print(f"tokens/s: {SCORING}\n")
+    print(text_table(rows))
+    for number, note in enumerate(notes, start=1):
+        print(f"[{number}] {printable(note)}")
     for result in results:
-        values = result | result["settings"]
-        cells = ["-" if values[name] is None else str(values[name]) for name in columns]
-        cells += [f"{result['loss']:.6f}", f"{result['ppl']:.3f}", f"{result['ppl_word']:.3f}"]
-        cells += [f"{result['bpc']:.4f}", f"{result['n_tokens']:,}", f"{result['seconds']:.1f}"]
-        table.add_row(*cells)
-    console = Console(width=200, highlight=False)
-    console.print(table)
+        if result.loss_base2 is not None:
+            ppl = shown(result.ppl, ".2f")
+            print(f"fairseq's Loss (base 2): {result.loss_base2:.4f}, Perplexity: {ppl}")
+    without = next((r.loss for r in results if r.settings.mem_len == 0), None)
     for result in results:
-        if "loss_base2" in result:
-            loss, ppl = result["loss_base2"], result["ppl"]
-            console.print(f"fairseq's Loss (base 2): {loss:.4f}, Perplexity: {ppl:.2f}")
-            console.print(f"counted {result['counting']}")
-    without = [result for result in results if result["settings"]["mem_len"] == 0]
-    for result in results:
-        if without and result["settings"]["mem_len"]:
-            gain = without[0]["loss"] - result["loss"]
-            mem_len = result["settings"]["mem_len"]
-            console.print(f"memory of {mem_len} gains {gain:.4f} nats per token")
+        if without is not None and result.loss is not None and result.settings.mem_len:
+            gain = without - result.loss
+            print(f"memory of {result.settings.mem_len} gains {gain:.4f} nats per token")

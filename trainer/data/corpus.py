@@ -59,6 +59,11 @@ class Corpus:
     hash: str
 
     @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.path.resolve().name
+
+    @property
     def split_hashes(self) -> dict[str, str]:
         """The hash of every split, by name: what each of them is, whatever stands beside it."""
         return {name: split.hash for name, split in self.splits.items()}
