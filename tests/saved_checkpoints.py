@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from builders import lone_world
 
-from trainer import checkpoint, checkpoint_files
+from trainer import checkpoint, checkpoint_files, pointers
 from trainer.distributed import World
 from trainer.protocol import Memory
 
@@ -54,7 +54,7 @@ def save(folder: Path, step: int) -> Path:
     """A checkpoint of random tensors, seeded by the step."""
     for work in Trained(step).saving(folder, lone_world()):
         work()
-    return folder / checkpoint_files.name_of(step)
+    return folder / pointers.name_of(step)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from trainer.errors import InputError
 from trainer.folders import new_folder
+from trainer.tensor_files import save_tensors
 
 
 def names(folder: Path) -> list[str]:
@@ -17,7 +19,7 @@ def test_it_is_there_when_all_is_written_with_a_users_permissions(tmp_path: Path
     (tmp_path / "out.tmp").mkdir()
     (tmp_path / "plain").touch()
     with new_folder(tmp_path / "out") as draft:
-        (draft / "a").touch(mode=0o600)
+        save_tensors({"a": torch.zeros(2)}, draft / "a")
         assert not (tmp_path / "out").exists()
     assert names(tmp_path) == ["out", "out.tmp", "plain"]
     wanted = (tmp_path / "plain").stat().st_mode

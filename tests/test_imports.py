@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = """
 errors files protocol schedules full_state divisors throughput
 outside settings
-folders host_cpu word_runs lamb reduction stopping foreign_flags validation console
+folders pointers tensor_files host_cpu word_runs lamb reduction
+stopping foreign_flags validation console
 measure tables table_gradients
 adam metrics status state distributed
 config profiling

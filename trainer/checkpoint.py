@@ -16,19 +16,19 @@ Only copying what is saved into the host's memory has to be waited for: see `sav
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer import checkpoint_files as files
 from trainer.distributed import World, gather_objects
-from trainer.errors import InputError
+from trainer.errors import InputError, first_few
+from trainer.pointers import name_of
 from trainer.protocol import Memory
+from trainer.tensor_files import load_tensors, open_tensors, save_tensors
 
 if TYPE_CHECKING:
     from trainer.engine import Engine
@@ -62,14 +62,14 @@ def save(
     Raises:
         OSError: on every rank, when any rank could not write. Older checkpoints are untouched.
     """
-    draft, final = files.draft_of(folder, step), folder / files.name_of(step)
+    draft, final = files.draft_of(folder, step), folder / name_of(step)
     problems: list[str] = []
     written: dict[str, Any] = {}
 
     def write() -> None:
         for kind, values in tensors.items():
             path = draft / f"{kind}-{world.rank:05d}.safetensors"
-            save_file(values, path)
+            save_tensors(values, path)
             written[path.name] = files.fingerprint(path, sync=True)
 
     def seal() -> None:
@@ -92,7 +92,7 @@ def _try(action: Callable[[], None], problems: list[str]) -> None:
     """Note what kept `action` from writing, if anything."""
     try:
         action()
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         problems.append(str(error))
 
 
@@ -115,8 +115,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Full fp32 weights by parameter name, on the CPU, of a verified checkpoint."""
     weights: dict[str, Tensor] = {}
     for file in sorted(path.glob("weights-*.safetensors")):
-        with _opened(file) as tensors:
-            weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        weights |= load_tensors(file)
     return weights
 
 
@@ -128,7 +127,7 @@ def refuse_misfit(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """
     found: dict[str, tuple[int, ...]] = {}
     for file in sorted(path.glob("weights-*.safetensors")):
-        with _opened(file) as tensors:
+        with open_tensors(file) as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 found[name] = tuple(tensors.get_slice(name).get_shape())
     differing = [
@@ -137,7 +136,7 @@ def refuse_misfit(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if found.get(name) != shapes.get(name)
     ]
     if differing:
-        raise InputError(f"{path} does not fit the model: {'; '.join(differing)}")
+        raise InputError(f"{path} does not fit the model: {first_few(differing)}")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
@@ -156,14 +155,14 @@ def load_engine(path: Path, engine: "Engine", *, optimizer_step: int) -> None:
     index: dict[str, dict[str, Path]] = {}
     for kind in ("weights", "optimizer") if optimizer_step > 0 else ("weights",):
         for file in sorted(path.glob(f"{kind}-*.safetensors")):
-            with _opened(file) as tensors:
+            with open_tensors(file) as tensors:
                 for key in tensors.keys():  # noqa: SIM118
                     index.setdefault(key.partition("|")[0], {})[key] = file
 
     def read(name: str) -> dict[str, Tensor]:
         values = {}
         for key, file in index[name].items():
-            with _opened(file) as tensors:
+            with open_tensors(file) as tensors:
                 values[key.partition("|")[2] or "weight"] = tensors.get_tensor(key)
         return values
 
@@ -177,7 +176,7 @@ def read_memories(
     memories = []
     with ExitStack() as stack:
         parts = sorted(path.glob("memory-*.safetensors"))
-        opened = [stack.enter_context(_opened(part)) for part in parts]
+        opened = [stack.enter_context(open_tensors(part)) for part in parts]
         place = {
             int(stream): (tensors, row)
             for tensors in opened
@@ -190,15 +189,6 @@ def read_memories(
             hidden_LBMD = torch.cat(hidden, dim=1).to(device=device, dtype=dtype)
             memories.append(Memory(hidden_LBMD, valid_B.to(device), int(valid_B.min())))
     return memories
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            yield tensors
-    except SafetensorError as error:
-        raise InputError(f"{file} holds no tensors: {error}; use another checkpoint") from None
 
 
 def _gather_tensors(engine: "Engine", world: World) -> dict[str, dict[str, Tensor]]:

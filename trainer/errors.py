@@ -5,7 +5,7 @@ The table is printed by ``txl exit-codes`` and in the README. Launchers change e
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 #: More names than these are no hint.
@@ -73,3 +73,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         return ""
     *most, last = told if len(told) <= _MOST_NAMES else [*told[:_MOST_NAMES], "others"]
     return f" (did you mean {', '.join(most)}{' or ' if most else ''}{last}?)"
+
+
+def first_few(told: Sequence[str], *, separator: str = "; ", most: int = 5) -> str:
+    """Join what is told, the first `most` of it, and say how much more there is."""
+    n_more = len(told) - most
+    shown = separator.join(told[:most])
+    return f"{shown}{separator}and {n_more:,} more" if n_more > 0 else shown

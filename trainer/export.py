@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer import checkpoint_files
@@ -32,6 +31,7 @@ from trainer.inference import (
     open_trained,
 )
 from trainer.model_card import model_card, origin_of, parent_of
+from trainer.tensor_files import save_tensors
 
 Form = Literal["txl", "huggingface"]
 
@@ -56,7 +56,7 @@ def export(run_dir: Path, *, out: Path, which: str, form: Form) -> None:
 
 
 def _write_txl(folder: Path, trained: TrainedModel) -> None:
-    save_file(_weights(trained), folder / EXPORT_WEIGHTS)
+    save_tensors(_weights(trained), folder / EXPORT_WEIGHTS)
     save_vocabulary(trained.vocabulary, folder / VOCABULARY_FILE)
     config = {
         "format": EXPORT_FORMAT, "version": EXPORT_VERSION,
@@ -75,7 +75,7 @@ def _write_huggingface(folder: Path, trained: TrainedModel) -> None:
     frequencies = torch.arange(0.0, model.d_model, 2.0) / model.d_model
     theirs["transformer.pos_emb.inv_freq"] = 1 / 10000**frequencies
     tensors = {name: tensor.contiguous() for name, tensor in theirs.items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = _huggingface_config(model, scoring, trained.vocabulary)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     _write_tokenizer(folder, trained.vocabulary)

@@ -9,8 +9,6 @@ from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trainer import checkpoint, checkpoint_files
@@ -22,6 +20,7 @@ from trainer.errors import InputError
 from trainer.generate import Sampling, generate
 from trainer.model.build import build_model
 from trainer.protocol import Memory, Output, Segment, reading_memory
+from trainer.tensor_files import load_tensors
 
 log = logging.getLogger(__name__)
 
@@ -221,8 +220,8 @@ def _exported(folder: Path) -> _Source:
             raise KeyError("vocabulary, train or precision in config.json")
         if checkpoint_files.fingerprint(file) != saved["weights"]:
             raise InputError(f"{file} is corrupt (size or hash differ): export it again")
-        weights = load_file(file)
-    except (KeyError, OSError, SafetensorError) as error:
+        weights = load_tensors(file)
+    except (KeyError, OSError) as error:
         raise InputError(f"{folder} is no whole exported model: {error}") from None
     vocabulary = load_vocabulary(folder / "vocabulary.json")
     return _Source(folder, saved, experiment, vocabulary, weights)

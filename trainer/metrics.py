@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.errors import InputError
+from trainer.files import sync
 
 METRICS_FILE = "metrics.jsonl"
 SCHEMA = 1
@@ -75,7 +76,7 @@ class MetricsWriter:
 
     def sync(self) -> None:
         """Return when all that the disk has taken is on it for good."""
-        os.fsync(self._file)
+        sync(self._file)
 
     def close(self) -> None:
         """Write what is left, sync and close; the writer is of no use afterwards."""

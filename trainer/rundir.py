@@ -17,7 +17,7 @@ from trainer.changes import Change, admit, split_changes
 from trainer.config import ExperimentConfig
 from trainer.data.corpus import Corpus
 from trainer.data.vocabulary import save_vocabulary
-from trainer.errors import InputError
+from trainer.errors import InputError, first_few
 from trainer.files import write_atomically
 
 #: Packages whose version can change a result.
@@ -94,7 +94,7 @@ def find_origin(
     if resume == "never" and (own.path or own.skipped):
         raise InputError(f"{folder} has checkpoints: --resume never needs another --run-dir")
     if own.path is None and own.skipped:
-        raise InputError(f"{folder} has no whole checkpoint: {'; '.join(own.skipped)}")
+        raise InputError(f"{folder} has no whole checkpoint: {first_few(own.skipped, most=3)}")
     if own.path is None and resume_from is None:
         if resume == "must":
             raise InputError(f"{folder} has no checkpoint, but --resume must asks for one")

@@ -8,7 +8,7 @@ Until then the pointers name older ones. All functions are called by all ranks a
 import logging
 from collections.abc import Callable, Iterator
 
-from trainer import checkpoint, checkpoint_files
+from trainer import checkpoint, checkpoint_files, pointers
 from trainer.distributed import sum_floats
 from trainer.run import Run
 from trainer.state import TrainState
@@ -38,12 +38,14 @@ def save_now(run: Run, state: TrainState) -> None:
 
 
 def mark_best(run: Run, step: int) -> None:
-    """Point ``best`` at the checkpoint of `step`."""
+    """Point ``best`` at the checkpoint of `step`, if it was written."""
     if not run.world.is_main:
         return
-    folder = checkpoint_files.directory(run.run_dir)
+    folder, name = checkpoint_files.directory(run.run_dir), pointers.name_of(step)
+    if pointers.pointed(folder, "best") == name or not (folder / name).is_dir():
+        return
     try:
-        checkpoint_files.point(folder, "best", checkpoint_files.name_of(step))
+        pointers.point(folder, "best", name)
     except OSError as error:
         log.error("the pointer `best` was not moved: %s", error)
 
@@ -62,7 +64,7 @@ def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
     # Folded onto rank 0, here as in the file, so that any number of ranks can go on from it.
     (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
     state.window_loss_sum.fill_(loss_sum if run.world.is_main else 0.0)
-    step, place, is_best = state.step, state.place, state.best_step == state.step
+    step, place, best_step = state.step, state.place, state.best_step
     before, state.saved_step = state.saved_step, step
     folder = checkpoint_files.directory(run.run_dir)
     ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
@@ -77,11 +79,13 @@ def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
         raise
 
     def tidy() -> None:
-        if is_best:
-            mark_best(run, step)
+        if best_step is not None:
+            mark_best(run, best_step)  # also when that failed before
         if run.world.is_main:
-            checkpoint_files.prune(folder, keep_last=run.experiment.checkpoint.keep_last)
+            spared = [] if best_step is None else [pointers.name_of(best_step)]
+            keep_last = run.experiment.checkpoint.keep_last
+            checkpoint_files.prune(folder, keep_last=keep_last, spared=spared)
         run.tracker.sync()
 
     yield tidy
-    run.tracker.event("checkpoint", **place, path=checkpoint_files.name_of(step))
+    run.tracker.event("checkpoint", **place, path=pointers.name_of(step))

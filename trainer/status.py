@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.errors import InputError
-from trainer.files import sync_directory
+from trainer.files import replace, sync, sync_directory
 
 STATUS_FILE = "status.json"
 
@@ -61,8 +61,8 @@ def write_status(run_dir: Path, status: Status) -> None:
             file.write(status.model_dump_json(indent=2) + "\n")
             if waits:
                 file.flush()
-                os.fsync(file.fileno())
-        draft.replace(path)
+                sync(file.fileno())
+        replace(draft, path)
     except OSError:
         draft.unlink(missing_ok=True)
         raise

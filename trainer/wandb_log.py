@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from trainer.config import TrackingConfig
 from trainer.errors import Exit, InputError, did_you_mean
+from trainer.files import write_atomically
 
 if TYPE_CHECKING:
     import wandb
@@ -101,9 +102,7 @@ def choose_id(run_dir: Path, *, wandb_id: str | None, environ: Mapping[str, str]
     if chosen != stored:
         path = run_dir / WANDB_DIR / ID_FILE
         path.parent.mkdir(exist_ok=True)
-        draft = path.with_suffix(".tmp")
-        draft.write_text(chosen + "\n")
-        draft.replace(path)
+        write_atomically(path, chosen + "\n")
     return chosen
 
 

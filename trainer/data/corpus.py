@@ -5,10 +5,12 @@ uint32 by vocabulary size), NAME.docs.npy (where each document starts) and NAME.
 header (`trainer.data.header`).
 """
 
-from collections.abc import Mapping
+import errno
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,10 @@ from trainer.data.vocabulary import (
 )
 from trainer.errors import InputError
 from trainer.outside import printable
+
+# How file systems say that they map no file, or none for several processes.
+_NO_MAPPING = {errno.ENODEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_Array = TypeVar("_Array")
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +183,7 @@ def _open_split(folder: Path, header: Header, vocabulary: Vocabulary) -> Split:
         )
     return Split(
         name=header.name,
-        tokens=np.memmap(data_path, dtype, mode="r"),
+        tokens=_mapped(data_path, lambda mode: np.memmap(data_path, dtype, mode=mode)),
         document_starts=_document_starts(documents_path, header),
         n_tokens=header.n_tokens,
         n_words=header.n_words,
@@ -189,7 +195,7 @@ def _open_split(folder: Path, header: Header, vocabulary: Vocabulary) -> Split:
 
 def _document_starts(path: Path, header: Header) -> npt.NDArray[np.int64]:
     try:
-        starts = np.lib.format.open_memmap(path, mode="r")
+        starts = _mapped(path, lambda mode: np.lib.format.open_memmap(path, mode=mode))
     except (OSError, ValueError, EOFError, OverflowError, TypeError, SyntaxError) as error:
         raise InputError(f"{path}: corrupt document starts: {error}; prepare it again") from None
     if starts.dtype != np.int64 or starts.shape != (header.n_documents,) or starts[0] != 0:
@@ -198,6 +204,26 @@ def _document_starts(path: Path, header: Header) -> npt.NDArray[np.int64]:
             f"{header.name}; prepare it again"
         )
     return starts
+
+
+def _mapped(path: Path, map_file: Callable[[Literal["r", "c"]], _Array]) -> _Array:
+    """Map a file into memory: shared with other processes, or where that cannot be, for this one.
+
+    Raises:
+        InputError: its file system maps no files.
+    """
+    mode: Literal["r", "c"]
+    for mode in ("r", "c"):
+        try:
+            return map_file(mode)
+        except OSError as error:
+            if error.errno not in _NO_MAPPING:
+                raise
+            problem = error.strerror
+    raise InputError(
+        f"{path}: its file system maps no files into memory ({problem}): copy the corpus to a disk "
+        "that does"
+    )
 
 
 def _array_hash(array: npt.NDArray[np.int64]) -> str:

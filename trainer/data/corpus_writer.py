@@ -1,8 +1,6 @@
 """Writing a corpus: in a folder of its own beside the target, which it becomes when it is whole."""
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from trainer.data.corpus import corpus_files, token_dtype
 from trainer.data.header import BLOCK_BYTES, Header, split_paths
 from trainer.data.vocabulary import Ids, Vocabulary
 from trainer.errors import InputError
+from trainer.files import lock, sync_directory, sync_file
 
 SCRATCH_FILE = "input.scratch"
 _LOCK = "writing.lock"
@@ -44,8 +43,9 @@ def new_corpus_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             _empty(folder)
             yield folder
             (folder / SCRATCH_FILE).unlink(missing_ok=True)
-            for written in [*folder.iterdir(), folder]:
-                _fsync(written)
+            for written in folder.iterdir():
+                sync_file(written)
+            sync_directory(folder)
             _refuse_existing(path, overwrite=overwrite)
             if path.exists():
                 shutil.rmtree(replaced, ignore_errors=True)
@@ -56,7 +56,7 @@ def new_corpus_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             raise
         # Only now: a lock that goes before the folder's name does would let another process in.
         (path / _LOCK).unlink()
-        _fsync(path.parent)
+        sync_directory(path.parent)
         shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -179,14 +179,9 @@ def _refuse_foreign(*folders: Path) -> None:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last owner may have finished, and renamed it, between our open and our lock.
-            still_there = os.path.samestat((folder / _LOCK).stat(), os.fstat(lock.fileno()))
-        except (BlockingIOError, FileNotFoundError):
-            still_there = False
-        if not still_there:
+    path = folder / _LOCK
+    with path.open("w") as file:
+        if not lock(file, path):
             raise InputError(f"{folder}: another process is writing it; wait for it")
         yield
 
@@ -195,11 +190,3 @@ def _empty(folder: Path) -> None:
     for left in folder.iterdir():
         if left.name != _LOCK:
             left.unlink()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,8 +1,6 @@
 """Files from the network: taken up where a connection broke, and kept only with the right sum."""
 
-import fcntl
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPResponse
@@ -13,6 +11,7 @@ from urllib.request import Request, urlopen
 
 from trainer.data.progress import progress
 from trainer.errors import InputError
+from trainer.files import lock, replace, sync
 
 _TIMEOUT_S = 60
 _BLOCK_BYTES = 1 << 18
@@ -55,8 +54,8 @@ def download(path: Path, *, urls: Sequence[str], checksum: str) -> None:
                 continue
             found = checksum_of(part, like=checksum)
             if found == checksum:
-                os.fsync(file.fileno())
-                part.replace(path)
+                sync(file.fileno())
+                replace(part, path)
                 return
             _empty(file)
             if resumed:  # the fault may lie in what was there before
@@ -130,13 +129,7 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
     """`part`, open at its end and this process's alone."""
     # Unbuffered: what came before the process is killed is on disk, and is hashed.
     with part.open("ab", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last owner may have finished, and renamed it, between our open and our lock.
-            still_there = os.path.samestat(part.stat(), os.fstat(file.fileno()))
-        except (BlockingIOError, FileNotFoundError):
-            still_there = False
-        if not still_there:
+        if not lock(file, part):
             raise InputError(f"{part}: another process is downloading it; wait for it")
         yield file
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer import checkpoint_files
+from trainer import checkpoint_files, pointers
 from trainer.config import ExperimentConfig, experiment_from, load_recipe, recipe_names
 from trainer.data.vocabulary import VOCABULARY_FILE, Vocabulary, save_vocabulary
 from trainer.files import write_atomically
@@ -23,6 +22,7 @@ from trainer.foreign.names import table_of, to_ours
 from trainer.foreign.settings import Settings
 from trainer.foreign.vocabularies import find_vocabulary
 from trainer.state import TrainState
+from trainer.tensor_files import save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -135,13 +135,13 @@ def _write(
     }  # fmt: skip
     write_atomically(folder / "imported.json", json.dumps(origin, indent=2) + "\n")
     file = draft / "weights-00000.safetensors"
-    save_file(weights, file)
+    save_tensors(weights, file)
     state = {
         "experiment": experiment.model_dump(mode="json"), "corpus": None,
         "vocabulary": vocabulary.hash, "precision": "fp32", "imported": origin,
         "train": TrainState(parent=origin["path"]).to_json(),
     }  # fmt: skip
-    final = checkpoints / checkpoint_files.name_of(0)
+    final = checkpoints / pointers.name_of(0)
     listed = {file.name: checkpoint_files.fingerprint(file, sync=True)}
     checkpoint_files.seal(draft, final, state=state, files=listed)
-    checkpoint_files.point(checkpoints, "best", final.name)
+    pointers.point(checkpoints, "best", final.name)
