@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 #: A row imports from the rows above it alone. `a+b` are one unit, whose modules may import each
 #: other; so may those of a package. Modules are named without `trainer.`.
 LAYERS = """
+escaping
 errors files protocol schedules full_state divisors throughput
 outside settings
 folders pointers tensor_files host_cpu word_runs lamb reduction
@@ -47,8 +48,8 @@ WITHOUT_TORCH = (
 
 #: Calls that make a constant.
 CONSTANTS = {
-    "BeforeValidator", "Field", "Path", "_Call", "TypeVar", "compile", "getLogger", "partial",
-    "removeprefix", "split",
+    "BeforeValidator", "Field", "Path", "TypeVar", "_container", "_number", "_text", "compile",
+    "getLogger", "partial", "removeprefix", "split",
 }  # fmt: skip
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60

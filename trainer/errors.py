@@ -8,8 +8,14 @@ import difflib
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
+from trainer.escaping import printable
+
 #: More names than these are no hint.
 _MOST_NAMES = 4
+
+
+#: Of an error. Lists of what differs are long; what a file holds may have no end.
+_MOST_CHARACTERS = 20_000
 
 
 class Exit(IntEnum):
@@ -39,14 +45,14 @@ class Exit(IntEnum):
 class InputError(Exception):
     """A refusal of what the user gave. The message says what, where and the fix, in one line.
 
-    Only an answer to many flags at once has more `lines`; each is printed as one, whatever the
-    names in it hold.
+    Only an answer to many flags at once has more `lines`. A message names files, keys and words
+    that others chose: each line is escaped, whoever prints it.
     """
 
     @property
     def lines(self) -> tuple[str, ...]:
         """The lines of the message: the arguments that the error was made of."""
-        return tuple(str(argument) for argument in self.args)
+        return tuple(printable(argument, most=_MOST_CHARACTERS) for argument in self.args)
 
     def __str__(self) -> str:
         return "\n".join(self.lines)

@@ -5,42 +5,28 @@ says with a schema of its own.
 """
 
 import json
-import unicodedata
+import os
+import stat
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import InputError
+from trainer.escaping import printable, shortened
 
-#: Characters of a message from outside that are shown; the middle of a longer one is left out.
-SHOWN_CHARACTERS = 1000
+__all__ = [
+    "MAX_JSON_BYTES",
+    "open_file",
+    "parse_json",
+    "printable",
+    "read_bytes",
+    "read_json",
+    "shortened",
+]
+
 #: Bytes that a JSON file from outside may have, unless its reader knows better.
 MAX_JSON_BYTES = 4 << 20
-#: Categories of Unicode that move the cursor, hide text or are no characters at all.
-_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-
-
-def printable(text: object, *, most: int = SHOWN_CHARACTERS) -> str:
-    """Return `text` on one line that a terminal shows as it stands.
-
-    Control characters, line ends, marks that turn the direction of writing and lone surrogates
-    are escaped as Python writes them. Of a text of more than `most` characters the middle is left
-    out, and its length is told.
-    """
-    shown = str(text)
-    if len(shown) > most:
-        n_left_out = len(shown) - most
-        half = most // 2
-        shown = f"{shown[:half]}… ({n_left_out:,} characters) …{shown[len(shown) - half :]}"
-    return "".join(map(_escaped, shown))
-
-
-def _escaped(character: str) -> str:
-    if character.isascii():
-        return character if character.isprintable() else repr(character)[1:-1]
-    if unicodedata.category(character) in _UNSEEN:
-        return character.encode("unicode_escape", "surrogatepass").decode("ascii")
-    return character
 
 
 def read_json(
@@ -68,19 +54,40 @@ def read_bytes(path: Path, *, most_bytes: int) -> bytes:
     """Read a file of at most `most_bytes` bytes.
 
     Raises:
-        InputError: there is no such file, it is a pipe or another thing that may never end, cannot
-            be read, or is too long.
+        InputError: there is no such file, it cannot be read, or is longer.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path}: not a file")
-        with path.open("rb") as file:
+        with open_file(path) as file:
             text = file.read(most_bytes + 1)
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
     if len(text) > most_bytes:
         raise InputError(f"{path}: longer than {most_bytes:,} bytes, which no such file is")
     return text
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a file to read; of a pipe, a device or a folder none would see the end.
+
+    Raises:
+        InputError: it is none.
+        OSError: it is not there, or cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path} is {_kind(path.stat().st_mode)}, not a file")
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    except ValueError as error:  # a name with a zero byte
+        raise InputError(f"{path}: {error}") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # since it was looked at
+        file.close()
+        raise InputError(f"{path} is no file any more")
+    return file
+
+
+def _kind(mode: int) -> str:
+    names = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return names.get(stat.S_IFMT(mode), "a device")
 
 
 def parse_json(

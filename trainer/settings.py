@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trainer.divisors import divisors_near
 
+#: Of any size of a network: products of three are still numbers of bytes.
+MAX_SIZE = 1_000_000
+
 OnResume = Literal["free", "announced", "refused"]
 
 
@@ -32,6 +35,14 @@ def _free(default: Any, meaning: str, **limits: Any) -> Any:
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="after")
+    def _counts_are_exact(self) -> Self:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, int) and abs(value) > 2**53:
+                raise ValueError(f"{name} is beyond 2**53, where JSON's numbers are not exact")
+        return self
+
 
 class ModelConfig(_Part):
     """Sizes of the network (Dai et al. 2019, section 3 and appendix)."""
@@ -39,18 +50,21 @@ class ModelConfig(_Part):
     factory: str | None = _field(
         None, "another model of the same Protocol, 'package:build'; None is Transformer-XL"
     )
-    n_layer: int = _field(..., "layers", ge=1)
-    d_model: int = _field(..., "width of the residual stream; even", ge=2)
-    n_head: int = _field(..., "attention heads", ge=1)
-    d_head: int = _field(..., "width of one attention head", ge=1)
-    d_inner: int = _field(..., "hidden width of the feed-forward layer", ge=1)
+    n_layer: int = _field(..., "layers", ge=1, le=MAX_SIZE)
+    d_model: int = _field(..., "width of the residual stream; even", ge=2, le=MAX_SIZE)
+    n_head: int = _field(..., "attention heads", ge=1, le=MAX_SIZE)
+    d_head: int = _field(..., "width of one attention head", ge=1, le=MAX_SIZE)
+    d_inner: int = _field(..., "hidden width of the feed-forward layer", ge=1, le=MAX_SIZE)
     d_embed: int | None = _field(
-        None, "width of the first cluster's embedding; None is d_model", ge=1
+        None, "width of the first cluster's embedding; None is d_model", ge=1, le=MAX_SIZE
     )
     cutoffs: tuple[int, ...] = _field(
-        (), "first word ids of the adaptive softmax's tail clusters; empty is a full softmax"
+        (), "first word ids of the adaptive softmax's tail clusters; empty is a full softmax",
+        max_length=64,
+    )  # fmt: skip
+    div_val: int = _field(
+        1, "each cluster's embedding is this many times narrower", ge=1, le=MAX_SIZE
     )
-    div_val: int = _field(1, "each cluster's embedding is this many times narrower", ge=1)
     tie_embedding: bool = _field(True, "the softmax reads the embedding's weights")
     tie_projections: Literal["none", "tails", "all"] = _field(
         "tails", "which cluster projections the softmax shares with the embedding"

@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from trainer.errors import InputError, did_you_mean
-from trainer.outside import printable
+from trainer.outside import printable, shortened
 
 _Model = TypeVar("_Model", bound=BaseModel)
 #: Of what is wrong with a file, as much as one line can tell.
 _TOLD_PROBLEMS, _TOLD_CHARACTERS = 3, 300
+#: Of more problems than these not one is told: the file is of another kind.
+_MAX_PROBLEMS = 1_000
 
 
 def packaged_names(folder: Traversable) -> list[str]:
@@ -52,7 +54,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in pairs:
         if key in values:
-            raise ValueError(f"key {key!r} is given twice")
+            raise ValueError(f"key {shortened(key)} is given twice")
         values[key] = value
     return values
 
@@ -75,11 +77,13 @@ def checked(model: type[_Model], values: object, *, where: str, fix: str) -> _Mo
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Say each problem of a failed validation: key path, what is wrong, got what, nearest key."""
+    if error.error_count() > _MAX_PROBLEMS:
+        return [f"{error.error_count():,} values or keys that do not belong there"]
     return [_describe(dict(problem), model) for problem in error.errors(include_url=False)]
 
 
 def _describe(problem: dict[str, Any], model: type[BaseModel]) -> str:
-    path = ".".join(str(key) for key in problem["loc"])
+    path = printable(".".join(str(key) for key in problem["loc"]), most=200)
     kind, got = problem["type"], problem["input"]
     if kind == "extra_forbidden":
         owner = model_at(model, *problem["loc"][:-1])
@@ -90,14 +94,15 @@ def _describe(problem: dict[str, Any], model: type[BaseModel]) -> str:
     if kind == "value_error":  # a validator's own words, which say what they got
         message = problem["msg"].removeprefix("Value error, ")
     elif kind == "model_type":
-        message = f"input should be an object, got {got!r}"
+        message = f"input should be an object, got {shortened(got)}"
     elif isinstance(got, dict):
         message = f"{_lower(problem['msg'])}, got an object"
     else:
         choices = re.findall(r"'([^']*)'", problem.get("ctx", {}).get("expected", ""))
-        word = next((c for c in choices if c.lower() == str(got).lower()), str(got))
+        said = got if isinstance(got, str) else shortened(got)
+        word = next((c for c in choices if c.lower() == said.lower()), said)
         hint = did_you_mean(word, choices)
-        message = f"{_lower(problem['msg'])}, got {got!r}{hint}"
+        message = f"{_lower(problem['msg'])}, got {shortened(got)}{hint}"
     return f"{path}: {message}" if path else message
 
 

@@ -8,7 +8,6 @@ fairseq           `checkpoint_*.pt`: a dict with `args` or `cfg`, and `model`
 ================  =====================================================================
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trainer.errors import InputError
-from trainer.foreign.pickles import Opaque, module_tensors, plain, read_pickled
+from trainer.foreign.pickles import read_pickled
 from trainer.foreign.settings import (
     Settings,
     of_fairseq,
@@ -27,6 +26,8 @@ from trainer.foreign.settings import (
     of_kimiyoung,
     of_nvidia,
 )
+from trainer.foreign.stand_ins import Opaque, as_dict, module_tensors, plain
+from trainer.outside import printable, read_json, shortened
 
 Layout = Literal["huggingface", "kimiyoung", "nvidia", "fairseq"]
 
@@ -36,6 +37,8 @@ FILES = (
     "checkpoint_last.pt",
 )  # fmt: skip
 _MODULE = "MemTransformerLM"
+#: Of a state dict; 14 per layer make one.
+_MAX_TENSORS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ def read_foreign(path: Path) -> Foreign:
         return _huggingface(file)
     content = read_pickled(file)
     if isinstance(content, Opaque):
-        parallel = (content.attributes.get("_modules") or {}).get("module")
+        parallel = as_dict(content.attributes.get("_modules")).get("module")
         module = parallel if isinstance(parallel, Opaque) else content
         if module.path.endswith(f".{_MODULE}"):
             return _kimiyoung(file, module)
@@ -96,20 +99,17 @@ def _config_beside(file: Path) -> Path:
 
 def _huggingface(file: Path) -> Foreign:
     config = _config_beside(file)
-    try:
-        values = json.loads(config.read_bytes())
-    except OSError:
-        raise InputError(f"{config} is missing: it says what model {file.name} is of") from None
-    except ValueError as error:
-        raise InputError(f"{config}: not JSON: {error}") from None
+    if not config.exists():
+        raise InputError(f"{config} is missing: it says what model {file.name} is of")
+    values = read_json(config)
     if not isinstance(values, dict) or values.get("model_type") != "transfo-xl":
         kind = values.get("model_type") if isinstance(values, dict) else type(values).__name__
-        raise InputError(f"{config}: model_type is {kind!r}, not 'transfo-xl'")
+        raise InputError(f"{config}: model_type is {shortened(kind)}, not 'transfo-xl'")
     if file.suffix == ".safetensors":
         try:
             content: Any = load_file(file)
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{file} cannot be read: {error}") from None
+            raise InputError(f"{file} cannot be read: {printable(error)}") from None
     else:
         content = read_pickled(file)
     if not _is_tensors(content):
@@ -179,7 +179,7 @@ def _without_buffers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _is_tensors(value: Any) -> bool:
     """Whether it is a state dict: tensors by name, and nothing else."""
-    return isinstance(value, dict) and bool(value) and all(
+    return isinstance(value, dict) and 0 < len(value) <= _MAX_TENSORS and all(
         isinstance(name, str) and isinstance(inner, Tensor) for name, inner in value.items()
     )  # fmt: skip
 
@@ -187,10 +187,7 @@ def _is_tensors(value: Any) -> bool:
 def _revealed(content: dict[str, Any]) -> dict[str, Any]:
     """The configuration objects of a checkpoint as plain values."""
     kept = {key: content.get(key) for key in ("args", "cfg", "model_config")}
-    try:
-        shown: dict[str, Any] = plain(kept)
-    except RecursionError:
-        raise InputError("the checkpoint's configuration holds itself") from None
+    shown: dict[str, Any] = plain(kept)
     return shown
 
 
@@ -198,6 +195,6 @@ def _outline(content: Any) -> str:
     if isinstance(content, Opaque):
         return f"an object of class {content.path}"
     if isinstance(content, dict):
-        keys = ", ".join(sorted(map(str, content))[:20])
+        keys = ", ".join(sorted(key for key in content if isinstance(key, str))[:20])
         return f"a dict of {len(content)} keys: {keys}{' …' if len(content) > 20 else ''}"
     return f"a {type(content).__name__}"

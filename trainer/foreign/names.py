@@ -5,7 +5,8 @@ softmax's clusters: see `trainer.foreign.layouts`. One table serves import and e
 of ours is a range of rows of a tensor of theirs.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -100,12 +101,24 @@ def to_ours(theirs: Mapping[str, Tensor], table: Table, *, where: str) -> dict[s
             problems.append(f"{name} ({tensor.dtype}) holds something else than finite numbers")
         elif kept != name and not torch.equal(tensor, full[kept]):
             problems.append(f"{name} differs from {kept}, with which it should be shared")
+    wanted = sum(math.prod(shape) for shape in table.shapes.values())
+    if not problems and wanted > (held := _n_held(full.values())):
+        problems.append(f"its tensors share memory: {wanted:,} numbers are wanted of {held:,}")
     if problems:
         raise InputError(f"{where}: {'; '.join(problems)}")
     return {
         part.ours: full[part.theirs][part.begin : part.end].to(torch.float32, copy=True)
         for part in table.parts
     }
+
+
+def _n_held(tensors: Iterable[Tensor]) -> int:
+    """Numbers that tensors hold, those that several show counted once."""
+    held: dict[int, int] = {}
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes() // tensor.itemsize
+    return sum(held.values())
 
 
 def to_theirs(ours: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:

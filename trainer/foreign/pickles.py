@@ -1,166 +1,33 @@
-"""Reading pickles that nobody vouches for: tensors and plain values are built, nothing else is.
+"""Pickles that nobody vouches for, and the two layouts in which `torch.save` keeps tensors.
 
-Old checkpoints are pickles, and a pickle names the functions that it wants called. Here the few
-that make tensors and containers are called; a class of a known checkpoint becomes an `Opaque`
-that keeps what it was given and does nothing; any other name ends the reading.
+Since PyTorch 1.6 a file is a zip archive whose members are stored as they are: `data.pkl`, and
+every storage. Before, pickles stood one after the other, and the storages behind them. No reader of
+PyTorch's or Python's is asked, and no size that a file states is believed: storages together take
+no more than the file has.
 """
 
-import codecs
+import os
 import pickle
+import struct
 import sys
-import tarfile
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
-from torch import Tensor
-from torch._utils import _rebuild_tensor, _rebuild_tensor_v2
 
 from trainer.errors import InputError
+from trainer.foreign.known_names import find_class
+from trainer.foreign.pickle_machine import Machine
+from trainer.foreign.pickle_opcodes import load
+from trainer.foreign.stand_ins import OpaqueClass, Refused, Storage, StorageClass
+from trainer.outside import open_file, printable
 
-
-class Opaque:
-    """Stands for an object of a class that is not here: its name, arguments and state."""
-
-    path = ""
-    """Module and name of the class, as the file has them."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Opaque":
-        """Keep the arguments, call nothing."""
-        made = super().__new__(cls)
-        made.args, made.state, made.items = args, None, []
-        return made
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.args: tuple[Any, ...]
-        self.state: Any
-        self.items: list[Any]
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.items.append((key, value))
-
-    def append(self, value: Any) -> None:
-        """Keep an item of a list."""
-        self.items.append(value)
-
-    def extend(self, values: list[Any]) -> None:
-        """Keep items of a list."""
-        self.items.extend(values)
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """What would be the object's ``__dict__``."""
-        slots = self.state if isinstance(self.state, tuple) else (self.state,)
-        found: dict[str, Any] = {}
-        for part in slots:
-            found |= {str(key): value for key, value in part.items()} if _is_dict(part) else {}
-        return found
-
-
-class Mapping(dict[Any, Any]):
-    """An ordered, counting or defaulting dict as a plain one; what it defaults to is dropped."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*(arg for arg in args[-1:] if _is_dict(arg) or isinstance(arg, list)))
-
-
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-class _Call:
-    """A function that a pickle may call, and do nothing else to: no attribute can be set."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-
-    def __call__(self, *args: Any) -> Any:
-        return self._function(*args)
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("it would change how tensors are built")
-
-
-def _parameter(data: Tensor, *_: Any) -> Tensor:
-    return data
-
-
-def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """What protocol 2 writes for bytes."""
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"encoding {encoding!r}")
-    return codecs.encode(text, "latin1")
-
-
-#: What is called or built, by the name in the file.
-_BUILT: dict[str, Any] = {
-    "torch._utils._rebuild_tensor": _Call(_rebuild_tensor),
-    "torch._utils._rebuild_tensor_v2": _Call(_rebuild_tensor_v2),
-    "torch._utils._rebuild_parameter": _Call(_parameter),
-    "torch._utils._rebuild_parameter_with_state": _Call(_parameter),
-    "torch.Size": tuple,
-    "_codecs.encode": _Call(_latin1),
-    "builtins.long": int,  # Python 2's
-    "builtins.unicode": str,
-    "collections.OrderedDict": _Call(Mapping),
-    "collections.Counter": _Call(Mapping),
-    "collections.defaultdict": _Call(Mapping),
-    **{
-        f"builtins.{kind.__name__}": kind
-        for kind in (bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
-    },
-}
-
-#: Packages whose classes such checkpoints hold; they become `Opaque`.
-_KNOWN_PACKAGES = {
-    "adaptive_softmax", "apex", "argparse", "data_utils", "enum", "fairseq", "log_uniform_sampler",
-    "mem_transformer", "numpy", "omegaconf", "pathlib", "proj_adaptive_softmax",
-    "pytorch_pretrained_bert", "pytorch_transformers", "re", "sacremoses", "tokenizers",
-    "transformers", "typing", "utils", "vocabulary",
-}  # fmt: skip
-_KNOWN_MODULES = ("torch.nn.", "torch.optim.", "torch.cuda.amp.")
-
-
-class Unpickler(pickle.Unpickler):
-    """Builds tensors, plain values and `Opaque` objects.
-
-    Raises:
-        pickle.UnpicklingError: the file names anything else.
-    """
-
-    def __init__(self, file: IO[bytes], **kwargs: Any) -> None:
-        super().__init__(file, **({"encoding": "latin1"} | kwargs))
-        self._opaque: dict[str, type[Opaque]] = {}
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        """What stands here for a name in the file."""
-        module_name = "builtins" if module_name == "__builtin__" else module_name  # protocol 2
-        path = f"{module_name}.{global_name}"
-        if path in _BUILT:
-            return _BUILT[path]
-        if module_name == "torch" and isinstance(
-            getattr(torch, global_name, None), torch.dtype | type(torch.strided)
-        ):
-            return getattr(torch, global_name)
-        known = module_name.split(".")[0] in _KNOWN_PACKAGES or f"{module_name}.".startswith(
-            _KNOWN_MODULES
-        )
-        if not known and path != "torch.device":
-            raise pickle.UnpicklingError(f"it asks for {path}, which no such checkpoint needs")
-        return self._opaque.setdefault(path, type(global_name, (Opaque,), {"path": path}))
-
-
-def load(file: IO[bytes], **kwargs: Any) -> Any:
-    """`pickle.load` with `Unpickler`: this module is a ``pickle_module`` to `torch.load`."""
-    return Unpickler(file, **kwargs).load()
+#: What the older layout begins with: two pickled numbers.
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+#: Bytes of a zip archive's table of contents; the members of a large model take a tenth.
+_MAX_CONTENTS_BYTES = 8 << 20
 
 
 def read_pickled(path: Path) -> Any:
@@ -170,73 +37,157 @@ def read_pickled(path: Path) -> Any:
         InputError: it is none, is damaged, or asks for more than tensors and plain values.
     """
     try:
-        return _torch_load(path) if _is_torch_file(path) else _plain_load(path)
+        with open_file(path) as file:
+            return _read(file, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path} is refused: {error}; nothing of it was run") from None
-    except Exception as error:  # what a damaged file raises is anything
-        if "explicit pickle_module" in str(error):
-            hint = "unset TORCH_FORCE_WEIGHTS_ONLY_LOAD: the unpickler here is no less strict"
-            raise InputError(f"{path} cannot be read: {hint}") from None
-        raise InputError(f"{path} cannot be read as a checkpoint: {error}") from None
+    except Refused as error:
+        raise InputError(f"{path} is refused: {printable(error)}; nothing of it was run") from None
+    except MemoryError:
+        raise InputError(f"{path} does not fit into memory") from None
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as a checkpoint: {printable(error)}") from None
 
 
-def _is_torch_file(path: Path) -> bool:
-    """Whether `torch.save` wrote it, by what `torch.load` itself would go by.
-
-    What that would hand to another reader (programs, archives of PyTorch before 0.2) is refused.
-    """
-    with path.open("rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
-    if is_zip:
-        # PyTorch's own reader: another may see other records in a crafted file.
-        records = torch._C.PyTorchFileReader(str(path)).get_all_records()
-        if "constants.pkl" in records:
-            raise pickle.UnpicklingError("it is a TorchScript program")
-        return True
-    if tarfile.is_tarfile(path) or zipfile.is_zipfile(path):
-        raise pickle.UnpicklingError("it is an archive, but none of torch.save")
-    with path.open("rb") as file:  # the older format begins with a pickled number
-        try:
-            return bool(load(file) == torch.serialization.MAGIC_NUMBER)
-        except pickle.UnpicklingError:
-            return False
+def _read(file: BufferedReader, n_bytes: int) -> Any:
+    begin = file.read(262)
+    if begin[257:] == b"ustar":
+        raise Refused("it is an archive, but none of torch.save")
+    if begin.startswith(b"PK\x03\x04"):
+        return _read_archive(file, n_bytes)
+    file.seek(0)
+    return _read_older(file, n_bytes)
 
 
-def _torch_load(path: Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sources of classes that it cannot find
-        ours = sys.modules[__name__]
-        return torch.load(path, map_location="cpu", pickle_module=ours, weights_only=False)
+class _Storages:
+    """Storages by key, which together take no more bytes than their file has."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self._left = n_bytes
+        self.made: dict[str, Storage] = {}
+
+    def make(self, kind: Any, key: Any, numel: Any) -> Storage:
+        """Make the storage of a key, its numbers not read yet; each key once."""
+        if not isinstance(kind, StorageClass) or not isinstance(key, str) or type(numel) is not int:
+            raise Refused("it refers to something that is no storage")
+        n_bytes = numel * kind.dtype.itemsize
+        if not 0 <= n_bytes <= self._left:
+            raise Refused(f"a storage of {n_bytes:,} bytes is more than the file holds")
+        self._left -= n_bytes
+        self.made[key] = Storage(torch.empty(n_bytes, dtype=torch.uint8).view(kind.dtype))
+        return self.made[key]
 
 
-def _plain_load(path: Path) -> Any:
-    with path.open("rb") as file:
-        return load(file)
+def _fill(storage: Storage, file: BufferedReader) -> None:
+    """Read a storage's numbers from where the file is."""
+    target: Any = storage.values.view(torch.uint8).numpy()
+    if file.readinto(target) != len(target):
+        raise pickle.UnpicklingError("it ends early")
 
 
-def module_tensors(module: Opaque, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The state dict of a whole `torch.nn.Module` that was pickled: names and tensors."""
-    attributes = module.attributes
-    for kind in ("_parameters", "_buffers"):
-        for name, value in (attributes.get(kind) or {}).items():
-            if isinstance(value, Tensor):
-                yield f"{prefix}{name}", value
-    for name, child in (attributes.get("_modules") or {}).items():
-        if isinstance(child, Opaque):
-            yield from module_tensors(child, f"{prefix}{name}.")
+def _read_older(file: BufferedReader, n_bytes: int) -> Any:
+    """Read a pickle, or the older layout, which begins with one."""
+    storages = _Storages(n_bytes)
+    views: dict[str, Storage] = {}
+
+    def persistent(identity: Any) -> Any:
+        kind, *rest = identity if isinstance(identity, tuple) else ("",)
+        if kind == "module" and len(rest) == 3 and isinstance(rest[0], OpaqueClass):
+            return rest[0]  # beside it, the source of a class
+        if kind != "storage" or len(rest) != 5:
+            raise Refused("it refers to something that is no storage")
+        kind, key, _, numel, view = rest
+        storage = storages.made.get(key) or storages.make(kind, key, numel)
+        if view is None:
+            return storage
+        if not isinstance(view, tuple) or [type(part) for part in view] != [str, int, int]:
+            raise Refused("it refers to something that is no storage")
+        name, begin, length = view
+        if not 0 <= begin <= begin + length <= len(storage.values):
+            raise Refused("it shows more of a storage than there is")
+        return views.setdefault(name, Storage(storage.values[begin : begin + length]))
+
+    machine = Machine(file, n_bytes, find=find_class, persistent=persistent)
+    found = load(machine)
+    if type(found) is not int or found != _MAGIC:
+        if storages.made:
+            raise Refused("it refers to something outside the file")
+        return found
+    if load(machine) != _PROTOCOL:
+        raise pickle.UnpicklingError("it is of another version of PyTorch's")
+    load(machine)  # the sizes of the writer's numbers
+    found, keys = load(machine), load(machine)
+    if not isinstance(keys, list) or {*map(str, keys)} != storages.made.keys():
+        raise pickle.UnpicklingError("its storages are not those that its tensors need")
+    for key in keys:
+        (numel,) = struct.unpack("<q", machine.read(8))
+        if numel != len(storages.made[key].values):
+            raise pickle.UnpicklingError(f"storage {key} has another size than its tensors need")
+        _fill(storages.made[key], file)
+    return found
 
 
-def plain(value: Any) -> Any:
-    """`value` with the namespaces and omegaconf containers inside as dicts, lists and scalars."""
-    if isinstance(value, Opaque):
-        attributes = value.attributes
-        if value.path.startswith("omegaconf."):
-            return plain(attributes.get("_content", attributes.get("_val")))
-        return plain(attributes)
-    if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    return value
+def _read_archive(file: BufferedReader, n_bytes: int) -> Any:
+    """Read the layout since PyTorch 1.6."""
+    members = {
+        info.filename: info for info in zipfile.ZipFile(cast(IO[bytes], _Contents(file))).infolist()
+    }
+    root = next((name for name in members if name.endswith("/data.pkl")), None)
+    if root is None:
+        raise Refused("it is an archive, but none of torch.save")
+    folder = root.removesuffix("data.pkl")
+    if f"{folder}constants.pkl" in members:
+        raise Refused("it is a TorchScript program")
+    order = members.get(f"{folder}byteorder")
+    if (
+        order is not None
+        and file.read(min(16, _go_to(order, file, n_bytes))) != sys.byteorder.encode()
+    ):
+        raise Refused("its numbers are of another byte order than this machine's")
+    storages = _Storages(n_bytes)
+
+    def persistent(identity: Any) -> Any:
+        if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != "storage":
+            raise Refused("it refers to something that is no storage")
+        _, kind, key, _, numel = identity
+        if (storage := storages.made.get(key)) is not None:
+            return storage
+        storage = storages.make(kind, key, numel)
+        member = members.get(f"{folder}data/{key}")
+        if member is None or _go_to(member, file, n_bytes) != storage.values.nbytes:
+            raise pickle.UnpicklingError(f"storage {key} is missing, or has another size")
+        _fill(storage, file)
+        return storage
+
+    pickled = BytesIO(file.read(_go_to(members[root], file, n_bytes)))
+    machine = Machine(pickled, len(pickled.getbuffer()), find=find_class, persistent=persistent)
+    return load(machine)
+
+
+class _Contents:
+    """A file whose table of contents alone is read, by `zipfile`."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Read so many bytes, or what is left."""
+        wanted = _MAX_CONTENTS_BYTES if size < 0 else size
+        if wanted > _MAX_CONTENTS_BYTES:
+            raise Refused("its table of contents is larger than any checkpoint's")
+        return self._file.read(wanted)
+
+
+def _go_to(member: zipfile.ZipInfo, file: BufferedReader, n_bytes: int) -> int:
+    """Go to where a member's bytes begin, and return how many they are."""
+    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+        raise Refused("its members are compressed or encrypted, which torch.save never does")
+    file.seek(member.header_offset)
+    header = file.read(30)
+    if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
+        raise zipfile.BadZipFile("a member is not where its table of contents says")
+    begin = member.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
+    if member.compress_size != member.file_size or begin + member.file_size > n_bytes:
+        raise zipfile.BadZipFile("a member is larger than the file")
+    file.seek(begin)
+    return member.file_size

@@ -1,6 +1,5 @@
 """What other trainers' configurations say, in our words."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,7 +11,8 @@ from torch import Tensor
 from trainer import validation
 from trainer.config import ModelConfig
 from trainer.errors import InputError
-from trainer.foreign.pickles import Opaque
+from trainer.foreign.stand_ins import Opaque, as_dict
+from trainer.outside import parse_json, shortened
 
 _EMBEDDING, _SOFTMAX = "transformer.word_emb", "crit"
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -124,8 +124,8 @@ def of_fairseq(
     Its decoder is Hugging Face's model with biases of their own in every layer, and leaves out the
     cutoffs that its dictionary does not reach.
     """
-    cfg, args = _dict(content.get("cfg")), _dict(content.get("args"))
-    given = _dict(cfg.get("model")) or args
+    cfg, args = as_dict(content.get("cfg")), as_dict(content.get("args"))
+    given = as_dict(cfg.get("model")) or args
     if not given:
         raise InputError(f"{where}: neither cfg nor args says what model this is")
     sizes = [len(t) for name, t in tensors.items() if _is_output_bias(name) and t.dim() == 1]
@@ -139,11 +139,8 @@ def of_fairseq(
     known = {key: given[key] for key in _FAIRSEQ_DEFAULTS if key in given}
     values: dict[str, Any] = _FAIRSEQ_DEFAULTS | known
     if isinstance(values["cutoffs"], str):  # argparse's
-        try:
-            values["cutoffs"] = json.loads(values["cutoffs"])
-        except ValueError:
-            raise InputError(f"{where}: cutoffs {values['cutoffs']!r} are no list") from None
-    values["tgt_len"] = (_dict(cfg.get("task")) or args).get("tokens_per_sample")
+        values["cutoffs"] = parse_json(values["cutoffs"], where=f"{where}: cutoffs")
+    values["tgt_len"] = (as_dict(cfg.get("task")) or args).get("tokens_per_sample")
     return _settings(
         values, tensors, where=where, vocabulary_size=sum(sizes), position_biases="per_layer"
     )
@@ -161,6 +158,12 @@ def _settings(
             )
     # fairseq leaves out the cutoffs that its dictionary does not reach, and so did the others.
     cutoffs = [cutoff for cutoff in said.cutoffs or [] if cutoff < vocabulary_size]
+    for name, number in (("n_layer", said.n_layer), ("cutoffs", len(cutoffs))):
+        if number > len(tensors):  # nothing is built by sizes that are not there
+            raise InputError(
+                f"{where}: its configuration cannot be used: {name} says {number:,}, but the "
+                f"checkpoint has {len(tensors)} tensors"
+            )
     d_embed = said.d_embed or said.d_model
     model = {
         **{name: getattr(said, name) for name in _SIZES},
@@ -190,14 +193,10 @@ def _checked(values: Mapping[str, Any], model: type[_Model], where: str) -> _Mod
         raise InputError(f"{where}: its configuration cannot be used: {problems}") from None
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _need(values: Mapping[str, Any], name: str, where: str) -> int:
     value = values.get(name)
     if not isinstance(value, int):
-        raise InputError(f"{where}: {name} should be a number, but is {value!r}")
+        raise InputError(f"{where}: {name} should be a number, but is {shortened(value)}")
     return value
 
 

@@ -22,12 +22,17 @@ from trainer.data.vocabulary import (
 )
 from trainer.data.vocabulary_protocol import EOS, UNK
 from trainer.errors import InputError
-from trainer.foreign.pickles import Opaque, read_pickled
+from trainer.foreign.pickles import read_pickled
+from trainer.foreign.stand_ins import Opaque
+from trainer.outside import read_bytes, shortened
 
 #: What is looked for beside a checkpoint.
 _BESIDE = (
     VOCABULARY_FILE, "tokenizer.json", "vocab.pkl", "vocab.bin", "vocab.txt", "cache.pt", "dict.txt"
 )  # fmt: skip
+
+#: Bytes of a list of words: of 800,000 they take 10 million.
+_MAX_LIST_BYTES = 64 << 20
 
 #: The ids that fairseq's `Dictionary` begins with; its end of sentence is our end of line.
 _FAIRSEQ_SPECIAL = ("<s>", "<pad>", EOS, UNK)
@@ -82,9 +87,10 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
 def _from_lines(path: Path) -> Vocabulary:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeError) as error:
+        text = read_bytes(path, most_bytes=_MAX_LIST_BYTES).decode()
+    except UnicodeError as error:
         raise InputError(f"{path} cannot be read: {error}") from None
+    lines = text.replace("\r\n", "\n").split("\n")
     lines = [line for line in lines if line]
     if path.name != "dict.txt":
         return _from_symbols(lines, lowercase=False, where=str(path))
@@ -92,7 +98,7 @@ def _from_lines(path: Path) -> Vocabulary:
     for number, line in enumerate(lines, start=1):
         word, _, count = line.removesuffix(" #fairseq:overwrite").rpartition(" ")
         if not word or not count.isdigit():
-            raise InputError(f"{path}:{number}: not a word and its count: {line!r}")
+            raise InputError(f"{path}:{number}: not a word and its count: {shortened(line)}")
         symbols.append(word)
     return _from_symbols(symbols, lowercase=False, where=str(path))
 
@@ -134,7 +140,9 @@ def _check(symbols: Sequence[Any], where: str) -> None:
     seen = set[str]()
     for i, symbol in enumerate(symbols):
         if not isinstance(symbol, str) or not symbol or any(map(str.isspace, symbol)):
-            raise InputError(f"{where}: not a vocabulary: symbol {i} is {symbol!r}")
+            raise InputError(f"{where}: not a vocabulary: symbol {i} is {shortened(symbol)}")
         if symbol in seen or any("\ud800" <= letter <= "\udfff" for letter in symbol):
-            raise InputError(f"{where}: not a vocabulary: symbol {i}, {symbol!r}, is no new text")
+            raise InputError(
+                f"{where}: not a vocabulary: symbol {i}, {shortened(symbol)}, is no new text"
+            )
         seen.add(symbol)

@@ -1,0 +1,48 @@
+"""Text from outside as a terminal shows it: on one line, escaped, and cut."""
+
+import reprlib
+import unicodedata
+
+#: Characters of a message from outside that are shown; the middle of a longer one is left out.
+SHOWN_CHARACTERS = 1000
+#: Categories of Unicode that move the cursor, hide text or are no characters at all.
+_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def printable(text: object, *, most: int = SHOWN_CHARACTERS) -> str:
+    """Return `text` on one line that a terminal shows as it stands.
+
+    Control characters, line ends, marks that turn the direction of writing and lone surrogates
+    are escaped as Python writes them. Of a text of more than `most` characters the middle is left
+    out, and its length is told.
+    """
+    shown = str(text)
+    if len(shown) > most:
+        n_left_out = len(shown) - most
+        half = most // 2
+        shown = f"{shown[:half]}… ({n_left_out:,} characters) …{shown[len(shown) - half :]}"
+    return "".join(map(_escaped, shown))
+
+
+def shortened(value: object) -> str:
+    """Return what Python writes for a value from outside: escaped, and cut at each level.
+
+    Its length is bounded also for objects that hold each other over and over.
+    """
+    return printable(_Short().repr(value), most=200)
+
+
+class _Short(reprlib.Repr):
+    """Python's own, with room for a path or a word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 120
+
+
+def _escaped(character: str) -> str:
+    if character.isascii():
+        return character if character.isprintable() else repr(character)[1:-1]
+    if unicodedata.category(character) in _UNSEEN:
+        return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+    return character
