@@ -19,7 +19,8 @@ errors files protocol schedules full_state divisors throughput
 outside settings
 folders pointers tensor_files host_cpu word_runs lamb reduction
 stopping foreign_flags validation console
-measure tables table_gradients
+measure tables
+records table_gradients
 adam metrics status state distributed
 config profiling
 changes arguments ds_config+ds_checks+ds_blocks data model tracking+wandb_log expectations

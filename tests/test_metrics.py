@@ -6,14 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import trainer
 from trainer.errors import InputError
-from trainer.metrics import METRICS_FILE, MetricsWriter, next_attempt, read_metrics
+from trainer.metrics import MetricsWriter, next_attempt, read_metrics
+from trainer.records import METRICS_FILE, Record
 
 
 def train(writer: MetricsWriter, steps: range, **values: float) -> None:
@@ -32,13 +36,28 @@ def steps_and_attempts(run_dir: Path, kind="train") -> list[tuple[int, int]]:
 
 def test_what_is_written_is_read_back_with_its_place_in_the_run(tmp_path):
     writer = MetricsWriter(tmp_path, attempt=1)
-    values = {"train/loss": 4.25, "train/note": "ünï\ncode", "optim/skipped_steps": 3}
-    writer.write("train", step=7, update=4, n_tokens=6300, values=values)
+    values = {
+        "train": {"train/loss": 4.25, "optim/skipped_steps": 3, "optim/loss_scale": None},
+        "valid": {"valid/loss": 4.25, "of": {"corpus": "mine", "settings": {"mem_len": 3}}},
+        "sample": {"sample/text": "ünï\ncode \ud800 \0"},
+        "event": {"event": "checkpoint_failed", "error": "no \udcff", "ranks": [0, 1]},
+    }
+    for kind, of_kind in values.items():
+        writer.write(kind, step=7, update=4, n_tokens=6300, values=of_kind)
     writer.close()
-    (record,) = trainer.read_metrics(tmp_path)
-    assert record.pop("time") > 1.7e9
-    place = {"schema": 1, "kind": "train", "attempt": 1, "step": 7, "update": 4, "tokens": 6300}
-    assert record == place | values
+    for kind, of_kind in values.items():
+        (record,) = trainer.read_metrics(tmp_path, kind=kind)
+        assert record.pop("time") > 1.7e9
+        place = {"schema": 1, "kind": kind, "attempt": 1, "step": 7, "update": 4, "tokens": 6300}
+        assert record == place | of_kind
+
+
+@pytest.mark.parametrize("kind", ["train", "valid"])
+def test_a_metric_that_is_text_is_refused_where_it_is_written(tmp_path, kind):
+    writer = MetricsWriter(tmp_path, attempt=1)
+    with pytest.raises(ValueError, match="are numbers: text is for samples and events"):
+        writer.write(kind, step=1, update=1, n_tokens=1, values={"note": "x"})
+    writer.close()
 
 
 def test_every_line_is_strict_json_and_what_is_not_finite_is_null(tmp_path):
@@ -143,15 +162,58 @@ def test_lines_that_are_no_records_are_passed_over(tmp_path, caplog):
     with (tmp_path / METRICS_FILE).open("ab") as file:
         file.write(b"\0" * 50 + b"\n" + b"\xff\xfe{}\n" + b"[1, 2]\n" + b'{"step": 1}\n' + b"\n")
     assert steps_and_attempts(tmp_path) == [(1, 1)]
-    assert caplog.text.count("passed over") == 4
+    (told,) = caplog.messages
+    assert "4 lines are torn or no record, passed over; the first: line 2, " in told
+
+
+def naively_read(records: list[Record]) -> list[Record]:
+    """Of the records of a step and kind the last one of the highest attempt that did the step."""
+    done: dict[int, range] = {}
+    for attempt in {r["attempt"] for r in records if r["kind"] != "event"}:
+        own = [r for r in records if r["attempt"] == attempt]
+        steps = [r["step"] for r in own if r["kind"] != "event"]
+        resumed = [r["step"] for r in own if r["kind"] == "event"]
+        done[attempt] = range(resumed[0] + 1 if resumed else min(steps), max(steps) + 1)
+    kept = {}
+    for r in records:
+        later = [a for a, steps in done.items() if r["step"] in steps and a > r["attempt"]]
+        if r["kind"] != "event" and not later:
+            before = kept.get((r["kind"], r["step"]))
+            if before is None or before["attempt"] <= r["attempt"]:
+                kept[r["kind"], r["step"]] = r
+    return sorted(kept.values(), key=lambda r: (r["step"], r["kind"]))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["train", "valid", "resume"]), st.integers(0, 9), st.integers(1, 5)
+        ),
+        max_size=40,
+    )
+)
+def test_whatever_was_done_again_every_step_is_its_last_attempts(lines):
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, step, attempt in lines:
+            writer = MetricsWriter(Path(folder), attempt=attempt)
+            (resume if kind == "resume" else train)(
+                writer, step if kind == "resume" else range(step, step + 1)
+            )
+            writer.close()
+        read = [r for r in read_metrics(folder) if r["kind"] != "event"] if lines else []
+        path = Path(folder) / METRICS_FILE
+        written = [json.loads(line) for line in path.read_text().splitlines()] if lines else []
+    read.sort(key=lambda r: (r["step"], r["kind"]))
+    assert read == naively_read(written)
 
 
 def test_records_of_a_newer_format_and_missing_ones_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"no metrics\.jsonl there"):
         read_metrics(tmp_path)
     (tmp_path / METRICS_FILE).write_text('{"schema": 2, "kind": "train"}\n')
-    with pytest.raises(InputError, match="schema 2, newer"):
-        read_metrics(tmp_path)
+    for read in (read_metrics, next_attempt):
+        with pytest.raises(InputError, match=r"jsonl line 1 has schema 2, newer than the 1 known"):
+            read(tmp_path)
 
 
 KILLED_WRITER = """

@@ -14,7 +14,7 @@ from training import ROOT, Case, environment, events, losses
 from wandb_reader import read_offline
 
 from trainer.errors import Exit
-from trainer.metrics import METRICS_FILE
+from trainer.records import METRICS_FILE
 from trainer.status import read_status
 
 CLUSTER = ROOT.parent / "shared" / "tools" / "slurm_cluster.sh"

@@ -5,25 +5,18 @@ the next attempt and passed over by readers; values that JSON cannot say (NaN, i
 written as null, so that every line is strict JSON and a column stays a column of numbers.
 """
 
+import heapq
 import json
-import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from trainer.errors import InputError
 from trainer.files import sync
-
-METRICS_FILE = "metrics.jsonl"
-SCHEMA = 1
-
-Kind = Literal["train", "valid", "sample", "event"]
-Record = dict[str, Any]
-
-_log = logging.getLogger(__name__)
+from trainer.records import METRICS_FILE, SCHEMA, Kind, Record, whole_records
 
 
 class MetricsWriter:
@@ -70,6 +63,8 @@ class MetricsWriter:
         }
         if reserved := record.keys() & values.keys():
             raise ValueError(f"metrics may not be called {', '.join(sorted(reserved))}")
+        if kind in ("train", "valid") and any(isinstance(v, str) for v in values.values()):
+            raise ValueError(f"metrics of kind {kind} are numbers: text is for samples and events")
         line = json.dumps(record | _strict(values), allow_nan=False, separators=(",", ":"))
         self._unwritten += line.encode() + b"\n"
         self._drain()
@@ -93,7 +88,9 @@ class MetricsWriter:
 
 def next_attempt(run_dir: Path) -> int:
     """1 + the highest attempt recorded in `run_dir`; 1 for a new run."""
-    return 1 + max((record["attempt"] for record in _whole_records(run_dir)), default=0)
+    path = run_dir / METRICS_FILE
+    attempts = (record["attempt"] for record in whole_records(path)) if path.is_file() else ()
+    return 1 + max(attempts, default=0)
 
 
 def read_metrics(run_dir: str | Path, *, kind: Kind | None = None) -> list[Record]:
@@ -102,7 +99,8 @@ def read_metrics(run_dir: str | Path, *, kind: Kind | None = None) -> list[Recor
     Steps that a later attempt did again are its alone: of two records of a step the highest
     attempt's is kept, and so an earlier attempt's records are dropped between the step where the
     later one resumed and the last one it recorded. Metrics that were not finite are None.
-    Torn lines are passed over with a logged warning. A run being written can be read.
+    Lines that are torn or no record are passed over, and how many is logged once. A run being
+    written can be read.
 
     Args:
         run_dir: the run's directory.
@@ -114,15 +112,15 @@ def read_metrics(run_dir: str | Path, *, kind: Kind | None = None) -> list[Recor
     run_dir = Path(run_dir)
     if not (run_dir / METRICS_FILE).is_file():
         raise InputError(f"{run_dir}: no {METRICS_FILE} there; give the directory of a run")
-    records = list(_whole_records(run_dir))
-    redone = _redone_steps(records)
+    records = list(whole_records(run_dir / METRICS_FILE))
+    last_attempt = _last_attempts(records)
     kept: dict[tuple[Any, ...], Record] = {}
     for place, record in enumerate(records):
         if record["kind"] == "event":
             kept["event", place] = record
             continue
         step, attempt = record["step"], record["attempt"]
-        if any(later > attempt and step in steps for later, steps in redone.items()):
+        if last_attempt.get(step, attempt) > attempt:
             continue
         key = record["kind"], step
         if key not in kept or kept[key]["attempt"] <= attempt:
@@ -146,27 +144,21 @@ def _redone_steps(records: list[Record]) -> dict[int, range]:
     }
 
 
-def _whole_records(run_dir: Path) -> Iterator[Record]:
-    path = run_dir / METRICS_FILE
-    if not path.exists():
-        return
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                if line.strip():
-                    _log.warning("%s line %d is torn: passed over", path, number)
-                continue
-            if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
-                _log.warning("%s line %d is no record: passed over", path, number)
-                continue
-            if record["schema"] > SCHEMA:
-                raise InputError(
-                    f"{path} line {number} has schema {record['schema']}, newer than the "
-                    f"{SCHEMA} known here: update txl-trainer"
-                )
-            yield record
+def _last_attempts(records: list[Record]) -> dict[int, int]:
+    """Of every recorded step the last attempt that did it, if any did."""
+    waiting = sorted((steps.start, steps.stop, a) for a, steps in _redone_steps(records).items())
+    waiting.reverse()
+    doing: list[tuple[int, int]] = []
+    last: dict[int, int] = {}
+    for step in sorted({record["step"] for record in records if record["kind"] != "event"}):
+        while waiting and waiting[-1][0] <= step:
+            _, stop, attempt = waiting.pop()
+            heapq.heappush(doing, (-attempt, stop))
+        while doing and doing[0][1] <= step:
+            heapq.heappop(doing)
+        if doing:
+            last[step] = -doing[0][0]
+    return last
 
 
 def _strict(value: Any) -> Any:

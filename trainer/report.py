@@ -13,7 +13,8 @@ from typing import Any
 
 from trainer.console import human_count, human_seconds
 from trainer.errors import InputError
-from trainer.metrics import METRICS_FILE, Record, read_metrics
+from trainer.metrics import read_metrics
+from trainer.records import METRICS_FILE, Record
 from trainer.status import Status, read_status
 
 SILENT_S = 900.0

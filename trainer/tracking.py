@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from trainer.config import TrackingConfig
 from trainer.console import Console
 from trainer.errors import InputError
-from trainer.metrics import METRICS_FILE, Kind, MetricsWriter
+from trainer.metrics import MetricsWriter
+from trainer.records import METRICS_FILE, Kind
 from trainer.wandb_log import WandbLog, choose_id, stored_id, wandb_mode
 
 if TYPE_CHECKING:
