@@ -19,7 +19,7 @@ def make_run(run_dir, *, state="running", heartbeat=NOW):
     first = MetricsWriter(run_dir, attempt=1)
     for step in range(1, 61):
         values = {"train/loss": 8.0 - step / 10, "throughput/tokens_per_s": 1000.0 + step}
-        first.write("train", step=step, update=step - 2, n_tokens=step, values=values)
+        first.write("train", step=step, update=max(0, step - 2), n_tokens=step, values=values)
     for step, loss in ((20, 3.0), (40, 2.0), (60, 2.5)):
         values = {"valid/loss": loss, "valid/ppl": 10 * loss}
         first.write("valid", step=step, update=step - 2, n_tokens=step, values=values)
