@@ -7,24 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from training import ROOT, Case, environment
+from txl_command import Ended, exit_code
 
-from trainer.cli import main
 from trainer.config import recipe_names
 from trainer.distributed import RENDEZVOUS, complete_environ
 from trainer.errors import Exit
-
-
-class Ended(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
 
 Txl = Callable[..., Ended]
 
@@ -36,15 +26,9 @@ def txl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setenv(key, complete_environ({})[key])
 
     def run(*argv: object, stdin: str = "") -> Ended:
-        monkeypatch.setattr(sys, "argv", ["txl", *map(str, argv)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         capsys.readouterr()
-        code: object = Exit.DONE
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code
-        assert isinstance(code, int)
+        code = exit_code(monkeypatch, *argv)
         return Ended(code, *capsys.readouterr())
 
     return run

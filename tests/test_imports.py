@@ -15,10 +15,11 @@ ROOT = Path(__file__).parent.parent
 #: other; so may those of a package. Modules are named without `trainer.`.
 LAYERS = """
 escaping
-errors files protocol schedules full_state divisors throughput
+errors files protocol schedules full_state divisors throughput signals standard_streams
+launcher_report
 outside settings
 folders pointers tensor_files host_cpu word_runs lamb reduction
-stopping foreign_flags validation console
+stopping interrupts foreign_flags validation console
 measure tables
 records table_gradients
 adam metrics status state distributed
@@ -34,6 +35,7 @@ recovery scoring model_card foreign
 loop export
 session
 commands model_commands
+command_line
 cli
 trainer
 __main__ launch
@@ -43,7 +45,7 @@ __main__ launch
 WITHOUT_TORCH = (
     "trainer", "trainer.report", "trainer.metrics", "trainer.status", "trainer.config",
     "trainer.ds_config", "trainer.changes", "trainer.arguments", "trainer.tracking", "trainer.cli",
-    "trainer.commands", "trainer.model_commands",
+    "trainer.commands", "trainer.model_commands", "trainer.command_line",
     "trainer.data.prepare",
 )  # fmt: skip
 
@@ -142,7 +144,10 @@ def test_what_needs_no_torch_does_not_wait_for_it() -> None:
 def test_commands_that_only_read_do_not_wait_for_torch() -> None:
     commands = [["recipes"], ["exit-codes"], ["config", "show", "quickstart"]]
     runs = [f"parse_command({command}).run()" for command in commands]
-    assert heavy_imports("\n".join(["from trainer.cli import parse_command", *runs])) == "set()"
+    assert (
+        heavy_imports("\n".join(["from trainer.command_line import parse_command", *runs]))
+        == "set()"
+    )
 
 
 def test_the_environment_is_read_where_a_command_begins() -> None:

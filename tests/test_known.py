@@ -7,7 +7,7 @@ import pytest
 from file_server import serving
 from small_corpora import Small, in_three, reference, small, small_texts
 
-from trainer.cli import parse_command
+from trainer.command_line import parse_command
 from trainer.data.corpus import open_corpus
 from trainer.data.download import checksum_of
 from trainer.data.known import known_corpora, known_corpus

@@ -20,6 +20,7 @@ from trainer.distributed import World, broadcast_object, complete_environ
 from trainer.errors import Exit, InputError
 from trainer.plan import make_plan
 from trainer.session import train_connected
+from trainer.stopping import StopRequests
 
 
 def main() -> None:
@@ -37,7 +38,10 @@ def main() -> None:
     for argv in broadcast_object(spec.get("commands", []), world):
         try:
             plan = make_plan(parse_train(argv), os.environ)
-            ended.append((train_connected(plan, world, os.environ), ""))
+            stops = StopRequests()
+            stops.install()
+            ended.append((train_connected(plan, world, os.environ, stops), ""))
+            stops.close()
         except InputError as error:
             ended.append((Exit.BAD_INPUT, str(error)))
     if world.is_main:

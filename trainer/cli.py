@@ -1,26 +1,32 @@
-"""The console command ``txl``, and the training command that ``launch/train.py`` is."""
+"""The console command ``txl``, and the training command that ``launch/train.py`` is.
 
-import logging
+Here a process begins and ends: what it does about signals and its standard streams, and its exit
+code. Little is imported before that is settled, for what a run needs takes seconds.
+"""
+
 import os
 import sys
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
+import traceback
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
-import tyro
-
-from trainer import commands, model_commands
 from trainer.errors import Exit, InputError
-from trainer.outside import printable
+from trainer.interrupts import Interrupts
+from trainer.launcher_report import tell_launcher
+from trainer.standard_streams import drop_standard_output, mend_standard_streams
+from trainer.stopping import StopRequests
 
-_STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs)
 #: Characters of a line of an error that are printed: enough for every field that does not fit.
 _SHOWN = 4000
 
 
 def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     """One process of a training job; `launch/train.py` is this and nothing else."""
-    try:
+    mend_standard_streams()
+    stops = StopRequests(speaks=_speaks(environ))
+    stops.install()
+
+    def train() -> int:
         import torch
 
         from trainer.arguments import parse_train
@@ -30,9 +36,16 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
             environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed looks once, when it is imported
         from trainer.session import run_training
 
-        return int(run_training(arguments, environ))
-    except InputError as error:
-        return _refuse(error, environ)
+        code = run_training(arguments, environ, stops)
+        if code is not Exit.DONE:
+            tell_launcher(f"{stops.reason}: {code.describe()}".lstrip(": "), environ=environ)
+        return code
+
+    try:
+        return _exit_code(train, environ, close=stops.close)
+    except Exception:
+        tell_launcher(traceback.format_exc(), environ=environ)
+        raise
 
 
 def main() -> None:
@@ -40,56 +53,88 @@ def main() -> None:
     argv = [arg for arg in sys.argv[1:] if not arg.startswith("--local_rank")]
     if argv[:1] == ["train"]:
         sys.exit(train_main(argv[1:], os.environ))
+    mend_standard_streams()
+    interrupts = Interrupts()
+    interrupts.install()
+    try:
+        code = _exit_code(lambda: _run_command(argv), os.environ, close=interrupts.close)
+    except BaseException:  # an interrupted import or library may raise anything
+        if interrupts.exit_code is None:
+            raise
+        code = interrupts.exit_code
+        interrupts.close()
+    sys.exit(code)
+
+
+def _run_command(argv: Sequence[str]) -> int:
+    import logging
+
+    from trainer.command_line import parse_command
+
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         parse_command(argv).run()
-    except InputError as error:
-        sys.exit(_refuse(error, os.environ))
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if error.filename is None:
-            raise
-        problem = InputError(f"{error.filename}: {(error.strerror or 'cannot be used').lower()}")
-        sys.exit(_refuse(problem, os.environ))
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        sys.exit(Exit.ABORTED)
+        where, what = error.filename or "input or output", error.strerror or "cannot be used"
+        raise InputError(f"{where}: {what.lower()}") from error
+    return Exit.DONE
+
+
+def _exit_code(
+    work: Callable[[], int], environ: Mapping[str, str], *, close: Callable[[], None]
+) -> int:
+    """Do `work`, have its output written, `close`, and return the exit code.
+
+    What cannot be done is told in one line. Anything else that `work` raises is not caught.
+    """
+    try:
+        code = _written(work)
+    except InputError as error:
+        close()  # before a launcher ends this rank, as it does all others of a job with the first
+        return _refuse(error, environ)
+    except BrokenPipeError:
+        drop_standard_output()
+        code = Exit.UNREAD
+    close()
+    return code
+
+
+def _written(work: Callable[[], int]) -> int:
+    """Do `work` and flush its output, for Python would say a failure at its end in its own way."""
+    try:
+        code = work()
+    except SystemExit as ended:  # after --help, or of a word that is none
+        if isinstance(ended.__context__, BrokenPipeError):  # rich's way to say it
+            raise ended.__context__ from None
+        code = ended.code if isinstance(ended.code, int) else Exit.DONE
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_standard_output()
+        raise InputError(f"standard output cannot be written: {error.strerror}") from None
+    return code
+
+
+def _speaks(environ: Mapping[str, str]) -> bool:
+    """Whether this process has the word, of however many ranks that are asked the same."""
+    return environ.get("RANK", environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def _refuse(error: InputError, environ: Mapping[str, str]) -> int:
     """Say it once, however many ranks were asked the same."""
-    if environ.get("RANK", environ.get("SLURM_PROCID", "0")) == "0":
-        shown = (printable(line, most=_SHOWN) for line in error.lines)
-        print("error: " + "\n".join(shown), file=sys.stderr)
-    else:
+    from trainer.outside import printable
+
+    told = "error: " + "\n".join(printable(line, most=_SHOWN) for line in error.lines)
+    tell_launcher(told, environ=environ)
+    if not _speaks(environ):
         time.sleep(3)  # a launcher ends all ranks with the first: let rank 0 speak
-    return int(Exit.BAD_INPUT)
-
-
-def parse_command(argv: Sequence[str]) -> Any:
-    """The command that `argv` spells; prints help or what is wrong with it and exits, else."""
-    plain: dict[str, Any] = {
-        "prepare": commands.Prepare,
-        "eval": model_commands.Eval,
-        "generate": model_commands.Generate,
-        "import": commands.Import,
-        "export": commands.Export,
-        "report": commands.Report,
-        "recipes": commands.Recipes,
-        "exit-codes": commands.ExitCodes,
-    }
-    groups: dict[str, dict[str, Any]] = {
-        "corpus": {"verify": commands.Verify, "show": commands.ShowCorpus},
-        "config": {"show": commands.Show, "schema": commands.Schema},
-    }
-    name = argv[0] if argv else ""
-    if name in groups:
-        return tyro.extras.subcommand_cli_from_dict(
-            groups[name], prog=f"txl {name}", args=argv[1:], config=_STYLE
-        )
-    about = (
-        "Language models that carry memory across text. Besides these: txl train RECIPE --data "
-        "CORPUS … (the same as launch/train.py), txl corpus verify|show, txl config show|schema."
-    )
-    return tyro.extras.subcommand_cli_from_dict(
-        plain, prog="txl", description=about, args=argv, config=_STYLE
-    )
+        return Exit.BAD_INPUT
+    try:
+        print(told, file=sys.stderr, flush=True)
+    except OSError:
+        return Exit.BAD_INPUT  # its reader left, or its disk is full
+    return Exit.BAD_INPUT

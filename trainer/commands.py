@@ -42,7 +42,8 @@ class Prepare:
             return prepare_known(corpus, self.options, source=self.source, cache=self.cache)
         if self.source or self.cache:
             raise InputError("--from and --cache: for a known corpus; give its name (see --help)")
-        return prepare(self.options, stdin=sys.stdin.buffer)
+        stdin = None if sys.stdin is None else sys.stdin.buffer
+        return prepare(self.options, stdin=stdin)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What a run says to people: one line per record in a fixed order, a progress bar, the logs."""
 
+import contextlib
 import logging
 import math
 import sys
@@ -117,13 +118,11 @@ class Console:
         part: str = "train",
         time_s: float | None = None,
     ) -> None:
-        """Say one record; a train record also moves the ETA and the progress bar."""
+        """Say one record, and move the progress bar; a train record also moves the ETA."""
         if part == "train":
             now_s = time.monotonic() if time_s is None else time_s
             self.eta_s = self._eta_s(update, now_s)
-            if self._bar is not None:
-                left = "" if self.eta_s is None else f"eta {human_seconds(self.eta_s)}"
-                self._bar.update(self._bar.task_ids[0], completed=update, eta=left)
+        self.move(update)
         # A skipped step does not count towards max_steps: the run ends that many steps later.
         last_step = self._max_steps + step - update
         eta_s = self.eta_s if part == "train" else None
@@ -131,10 +130,18 @@ class Console:
             "%s", console_line(values, step=step, max_steps=last_step, part=part, eta_s=eta_s)
         )
 
+    def move(self, update: int) -> None:
+        """Move the progress bar to `update`."""
+        if self._bar is not None:
+            left = "" if self.eta_s is None else f"eta {human_seconds(self.eta_s)}"
+            with contextlib.suppress(OSError):  # the terminal was closed, and the run goes on
+                self._bar.update(self._bar.task_ids[0], completed=update, eta=left)
+
     def close(self) -> None:
         """Leave the progress bar as it stands and give the terminal back."""
         if self._bar is not None:
-            self._bar.stop()
+            with contextlib.suppress(OSError):
+                self._bar.stop()
 
     def _eta_s(self, update: int, now_s: float) -> float | None:
         if update < self._seen[-1][0]:
@@ -169,17 +176,41 @@ class _Stderr:
         sys.stderr.flush()
 
 
+class _LogFile(logging.FileHandler):
+    """A log that says once that it cannot be written, and goes on as soon as it can."""
+
+    _failed_last = _fails = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._fails = False
+        super().emit(record)
+        self._failed_last = self._fails
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._fails = True
+        if not self._failed_last:
+            self._failed_last = True  # what is said now comes here, too
+            _log.error("%s cannot be written: %s", self.baseFilename, error.strerror)
+
+
 def setup_logging(rank: int, *, log_file: Path | None = None) -> None:
     """Send the trainer's log to stderr (rank 0 from info on, others warnings) and to `log_file`.
 
     Called on every rank, at the start; a second call replaces the first.
+
+    Raises:
+        OSError: `log_file` cannot be written.
     """
     close_logging()
     handlers: list[logging.Handler] = [logging.StreamHandler(_Stderr())]
     handlers[0].setLevel(logging.INFO if rank == 0 else logging.WARNING)
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        handlers.append(_LogFile(log_file, encoding="utf-8", errors="backslashreplace"))
     logger = logging.getLogger("trainer")
     logger.setLevel(logging.INFO)
     for handler in handlers:
@@ -195,7 +226,8 @@ def close_logging() -> None:
     logger = logging.getLogger("trainer")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # a disk that is full was told of
+            handler.close()
 
 
 def _name_level(record: logging.LogRecord) -> bool:

@@ -109,6 +109,19 @@ def on_main(work: Callable[[], T], world: World) -> T:
     return cast(T, value)
 
 
+def on_each(work: Callable[[], T], world: World) -> T:
+    """Each rank's own result of `work`; an `InputError` of the lowest rank is raised on all."""
+    result, problem = None, None
+    try:
+        result = work()
+    except InputError as error:
+        problem = error
+    for found in gather_objects(problem, world):
+        if found is not None:
+            raise found
+    return cast(T, result)
+
+
 def broadcast_object(value: T, world: World) -> T:
     """Rank 0's `value`, on every rank. Between processes of one job only: it pickles."""
     if world.world_size == 1:

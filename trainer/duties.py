@@ -61,6 +61,11 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
     set_status(run, state, "running")
 
 
+def asked(run: Run) -> Wish:
+    """The strongest request of any rank so far."""
+    return Wish(largest(run.stops.poll(), run.world))
+
+
 def validate_if_due(run: Run, state: TrainState) -> Wish:
     """Validate at the interval's end; returns what was asked of the run meanwhile.
 
@@ -84,7 +89,7 @@ def validate(run: Run, state: TrainState) -> Wish:
     wishes = [Wish.NONE]
 
     def should_stop() -> bool:
-        wishes.append(Wish(largest(run.stops.poll(), run.world)))
+        wishes.append(asked(run))
         return wishes[-1] is not Wish.NONE
 
     settings, engine, split = run.experiment, run.engine, run.corpus.splits["valid"]
@@ -139,7 +144,7 @@ def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
     run.background.wait()
     if wish is Wish.NONE and run.experiment.valid.interval_steps:
         wish = validate(run, state)
-    if state.saved_step != state.step:
+    if state.saved_step != state.step and state.step:  # at step 0 there is nothing to lose
         saving.save_now(run, state)
     reason = on_main(lambda: run.stops.reason, run.world)
     ending: dict[Wish, tuple[RunState, Exit]] = {

@@ -27,7 +27,10 @@ class Exit(IntEnum):
     EXPECTATION = 71
     REQUEUE = 75
     STOPPED = 76
+    HUNG_UP = 129
     ABORTED = 130
+    UNREAD = 141
+    TERMINATED = 143
 
     def describe(self) -> str:
         """One sentence for a reader of the table of exit codes."""
@@ -36,9 +39,12 @@ class Exit(IntEnum):
             Exit.BAD_INPUT: "bad input: one line on stderr says what, where and the fix",
             Exit.NONFINITE: "the loss stayed non-finite after one rollback",
             Exit.EXPECTATION: "the run reached its end, but missed a target of --expect",
-            Exit.REQUEUE: "interrupted (signal, time limit); a checkpoint is saved, run again",
-            Exit.ABORTED: "left at once by Ctrl-C, a training run by its second; nothing is saved",
+            Exit.REQUEUE: "interrupted (signal, time limit); what was trained is saved, run again",
             Exit.STOPPED: "stopped by the user (STOP file or Ctrl-C); a checkpoint is saved",
+            Exit.HUNG_UP: "a command other than training was ended by SIGHUP",
+            Exit.ABORTED: "left at once by Ctrl-C, training by its second; nothing is saved",
+            Exit.UNREAD: "the reader of the output left, as `| head` does",
+            Exit.TERMINATED: "a command other than training was ended by SIGTERM",
         }[self]
 
 

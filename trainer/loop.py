@@ -30,7 +30,9 @@ def train(run: Run, state: TrainState) -> Exit:
     """
     state.memories = state.memories or empty_memories(run)
     best_step = state.best_step
-    wish = duties.validate_if_due(run, state)  # of a parent's weights, or one that was interrupted
+    wish = duties.asked(run)  # while the run was built
+    if wish is Wish.NONE:  # weights of a parent, or a validation that was interrupted
+        wish = duties.validate_if_due(run, state)
     if state.best_step != best_step:
         saving.save_if_due(run, state)
     while wish is Wish.NONE and not is_done(run.experiment, state):

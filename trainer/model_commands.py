@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from trainer.errors import Exit, InputError
+from trainer.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,12 @@ class Generate:
     """where to run"""
 
     def run(self) -> None:
-        """Write the prompt and its continuation as it is made, until done, stopped or unread."""
+        """Write the prompt and its continuation as it is made, until done or stopped."""
         try:
             self._write()
         except KeyboardInterrupt:
-            print()
-            raise SystemExit(Exit.ABORTED) from None
-        except BrokenPipeError:  # `| head` has what it wanted; what is buffered goes nowhere
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(flush=True)
+            raise
 
     def _write(self) -> None:
         from trainer.distributed import choose_device
@@ -132,6 +130,8 @@ class Generate:
 
 def _read_prompt(prompt: str) -> str:
     """The prompt, or standard input for ``-``."""
+    if prompt == "-" and sys.stdin is None:
+        raise InputError("--prompt - reads standard input, which is closed")
     try:
         text = sys.stdin.buffer.read().decode() if prompt == "-" else prompt
         text.encode()  # an argument of other bytes holds surrogates, which no text has

@@ -5,12 +5,13 @@ import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from trainer import checkpoint, checkpoint_files
 from trainer.changes import Change, admit, split_changes
@@ -19,6 +20,9 @@ from trainer.data.corpus import Corpus
 from trainer.data.vocabulary import save_vocabulary
 from trainer.errors import InputError, first_few
 from trainer.files import write_atomically
+from trainer.records import METRICS_FILE
+
+T = TypeVar("T")
 
 #: Packages whose version can change a result.
 PACKAGES = ("torch", "deepspeed", "numpy", "pydantic", "wandb", "tokenizers", "safetensors")
@@ -63,15 +67,38 @@ def check(run_dir: Path, experiment: ExperimentConfig, *, allowed: tuple[str, ..
 
 
 def make(run_dir: Path) -> None:
-    """Make the directory where it is not there.
+    """Make the directory where it is not there, and see that a run can write in it.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: it cannot be made, or written in.
     """
-    try:
+
+    def try_to_write() -> None:
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--run-dir {run_dir} cannot be made: {error.strerror}") from None
+        for folder in (run_dir, run_dir / "logs", checkpoint_files.directory(run_dir)):
+            if folder.exists():
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+        if (run_dir / METRICS_FILE).exists():
+            with (run_dir / METRICS_FILE).open("ab"):
+                pass
+
+    writing(try_to_write)()
+
+
+def writing(work: Callable[[], T]) -> Callable[[], T]:
+    """`work`, which writes in a run directory and raises `InputError` where it cannot."""
+
+    def refusing() -> T:
+        try:
+            return work()
+        except OSError as error:
+            where, why = error.filename or "the run directory", error.strerror or error
+            raise InputError(
+                f"{where} cannot be written: {why}; mend that, or give another --run-dir"
+            ) from None
+
+    return refusing
 
 
 def find_origin(
@@ -167,7 +194,7 @@ def describe(
     data = {"path": str(corpus.path.resolve()), "hash": corpus.hash}
     write_atomically(run_dir / "corpus.json", json.dumps(data, indent=2) + "\n")
     save_vocabulary(corpus.vocabulary, run_dir / "vocabulary.json")
-    with (run_dir / "command.txt").open("a") as file:
+    with (run_dir / "command.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(shlex.join(sys.argv) + "\n")
     environment = {
         "python": platform.python_version(), "platform": platform.platform(), "hosts": hosts,

@@ -1,10 +1,12 @@
 """From a plan to a trained run: claim the directory, build, resume, train."""
 
+import contextlib
 import logging
 import socket
 import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,10 @@ from trainer.distributed import (
     broadcast_object,
     complete_environ,
     gather_objects,
+    on_each,
     on_main,
 )
-from trainer.errors import Exit, NonFiniteError
+from trainer.errors import Exit, InputError, NonFiniteError
 from trainer.expectations import missed
 from trainer.faults import FaultWatch
 from trainer.host_cpu import use_cpu_well
@@ -34,8 +37,8 @@ from trainer.plan import Plan, describe_plan, make_plan
 from trainer.profiling import Profiler
 from trainer.run import Run
 from trainer.state import TrainState
-from trainer.status import read_status
-from trainer.stopping import StopRequests, ignore_requests
+from trainer.status import Status, read_status, write_status
+from trainer.stopping import StopRequests
 from trainer.tracking import open_tracker
 
 log = logging.getLogger(__name__)
@@ -53,7 +56,9 @@ class Start:
     """Of a run that is done: nothing is to begin."""
 
 
-def run_training(arguments: TrainArguments, environ: MutableMapping[str, str]) -> Exit:
+def run_training(
+    arguments: TrainArguments, environ: MutableMapping[str, str], stops: StopRequests
+) -> Exit:
     """Train as `arguments` say; `environ` is the process's own. One call per process, on all ranks.
 
     Raises:
@@ -69,14 +74,15 @@ def run_training(arguments: TrainArguments, environ: MutableMapping[str, str]) -
         use_cpu_well()
     limits = arguments.experiment.limits
     world = engine.connect(plan.world, timeout_s=limits.distributed_timeout_s)
-    code = train_connected(plan, world, environ)
+    code = train_connected(plan, world, environ, stops)
     barrier(world)
     engine.disconnect()
-    ignore_requests()
     return code
 
 
-def train_connected(plan: Plan, world: World, environ: MutableMapping[str, str]) -> Exit:
+def train_connected(
+    plan: Plan, world: World, environ: MutableMapping[str, str], stops: StopRequests
+) -> Exit:
     """Train in a process group that is there already, and leave it there. Collective.
 
     Raises:
@@ -85,11 +91,13 @@ def train_connected(plan: Plan, world: World, environ: MutableMapping[str, str])
     arguments, experiment = plan.arguments, plan.arguments.experiment
     wanted = arguments.run_dir or rundir.default_run_dir(arguments.recipe, now=time.time())
     run_dir = broadcast_object(wanted, world)
+    stops.hold(run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main)
     model = build_model(
         experiment.model, vocabulary_size=plan.corpus.vocabulary.size, seed=experiment.seed
     )
     start = on_main(lambda: _open_run_dir(plan, run_dir, model), world)
-    setup_logging(world.rank, log_file=run_dir / "logs" / f"rank-{world.rank:05d}.log")
+    log_file = run_dir / "logs" / f"rank-{world.rank:05d}.log"
+    on_each(rundir.writing(lambda: setup_logging(world.rank, log_file=log_file)), world)
     if start.result is not None:
         result = start.result
         log.info("%s is done: %s", run_dir, result)
@@ -97,9 +105,13 @@ def train_connected(plan: Plan, world: World, environ: MutableMapping[str, str])
         close_logging()
         return Exit.EXPECTATION if lacks else Exit.DONE
     hosts = gather_objects(socket.gethostname(), world)
-    if world.is_main:
-        rundir.describe(run_dir, experiment, plan.resolved.values, plan.corpus, hosts)
-    run, state = _build(plan, world, run_dir, start, model, environ)
+    attempt = on_main(lambda: _announce(plan, run_dir, start, hosts), world)
+    try:
+        run, state = _build(plan, world, run_dir, start, attempt, model, environ, stops)
+    except BaseException as error:
+        if world.is_main:
+            _give_up(run_dir, error)
+        raise
     code = None
     try:
         code = _train_to_the_end(run, state)
@@ -134,15 +146,45 @@ def _open_run_dir(plan: Plan, run_dir: Path, model: nn.Module) -> Start:
     return Start(origin=origin, weights=weights, result=result)
 
 
+def _announce(plan: Plan, run_dir: Path, start: Start, hosts: list[str]) -> int:
+    """Write what the run is and that it starts; returns the number of this attempt. Rank 0.
+
+    From here on `status.json` speaks of this attempt, whatever the last one has come to.
+    """
+    experiment = plan.arguments.experiment
+    saved = TrainState()
+    if start.origin is not None:
+        saved.load_json(start.origin.saved["train"])
+    attempt = next_attempt(run_dir)
+    status = Status(
+        state="starting", step=saved.step, update=saved.update,
+        max_steps=experiment.train.max_steps, attempt=attempt,
+    )  # fmt: skip
+
+    def write() -> None:
+        rundir.describe(run_dir, experiment, plan.resolved.values, plan.corpus, hosts)
+        write_status(run_dir, status)
+
+    rundir.writing(write)()
+    return attempt
+
+
+def _give_up(run_dir: Path, error: BaseException) -> None:
+    """Write into the status that the run could not be built. Rank 0."""
+    status = read_status(run_dir)
+    if status is None:
+        return
+    code = Exit.BAD_INPUT if isinstance(error, InputError) else None
+    failed = {"state": "failed", "reason": f"{type(error).__name__}: {error}", "exit_code": code}
+    with contextlib.suppress(OSError):  # the error itself is what counts
+        write_status(run_dir, status.model_copy(update=failed | {"heartbeat": time.time()}))
+
+
 def _build(
-    plan: Plan, world: World, run_dir: Path, start: Start, model: nn.Module,
-    environ: MutableMapping[str, str],
+    plan: Plan, world: World, run_dir: Path, start: Start, attempt: int, model: nn.Module,
+    environ: MutableMapping[str, str], stops: StopRequests,
 ) -> tuple[Run, TrainState]:  # fmt: skip
     experiment, origin = plan.arguments.experiment, start.origin
-    stops = StopRequests(
-        run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main
-    )
-    stops.install()
     n_parameters = sum(p.numel() for p in model.parameters())
     built = engine.build(
         model, optim=experiment.optim, max_steps=experiment.train.max_steps,
@@ -154,20 +196,20 @@ def _build(
         "vocabulary": plan.corpus.vocabulary.hash,
         "precision": plan.resolved.precision, "world_size": world.world_size,
     }  # fmt: skip
-    state = TrainState(attempt=broadcast_object(next_attempt(run_dir), world))
+    state = TrainState(attempt=attempt)
     state.window_loss_sum = state.window_loss_sum.to(world.device)
     if start.weights is not None:
         checkpoint.load_engine(start.weights, built, optimizer_step=0)
         state.parent = str(start.weights)
-    attempt = state.attempt
     saved_train: dict[str, Any] = {} if origin is None else origin.saved["train"]
-    tracker = open_tracker(
-        experiment.tracking, run_dir=run_dir, rank=world.rank, attempt=attempt,
+    opened = partial(
+        open_tracker, experiment.tracking, run_dir=run_dir, rank=world.rank, attempt=attempt,
         max_steps=experiment.train.max_steps,
         wandb_id=saved_train.get("wandb_id") if origin is not None and origin.is_own else None,
         run_config=identity, environ=environ, step=saved_train.get("step", 0),
         update=saved_train.get("step", 0) - saved_train.get("skipped_steps", 0),
     )  # fmt: skip
+    tracker = on_each(rundir.writing(opened), world)
     run = Run(
         experiment=experiment, run_dir=run_dir, corpus=plan.corpus, streams=plan.streams,
         reader=SegmentReader(plan.streams, world.device, n_ahead=AHEAD[world.device.type]),

@@ -154,6 +154,8 @@ class Tracker:
             return
         values = {"event": name, **details}
         self._record("event", step=step, update=update, n_tokens=n_tokens, values=values)
+        if self._console:
+            self._console.move(update)
         said = "".join(f" {key}={value}" for key, value in details.items())
         _log.info("%s at step %s%s", name, f"{step:,}", said)
 

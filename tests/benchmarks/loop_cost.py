@@ -118,7 +118,8 @@ def watch_a_run(config: str, ds_config: str, *, n_steps: int, flags: list[str]) 
             "--tracking.wandb", "disabled", "--valid.interval-steps", "0", *flags,
         ]  # fmt: skip
         plan = make_plan(parse_train(argv), environ)
-        train_connected(plan, engine.connect(plan.world, timeout_s=600), environ)
+        world = engine.connect(plan.world, timeout_s=600)
+        train_connected(plan, world, environ, StopRequests())
     engine.disconnect()
     watch.steps = watch.steps[WARM_STEPS:]
     return watch

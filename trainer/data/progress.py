@@ -1,4 +1,7 @@
-"""How far a pass over files is, on stderr: a bar on a terminal, plain lines elsewhere."""
+"""How far a pass over files is, on stderr: a bar on a terminal, plain lines elsewhere.
+
+A pass that has seen enough is done, be there more to read: what stands at 30 % has failed.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,25 +17,42 @@ def progress(label: str, *, n_bytes: int) -> Iterator[Callable[[int], None]]:
     """Show `label` and the share of `n_bytes` read; yields what to call with each number read."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _plain(label, n_bytes, console)
+        lines = _PlainLines(label, n_bytes, console)
+        with _completing(lambda: lines.advance(n_bytes - lines.n_read)):
+            yield lines.advance
         return
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(label, total=n_bytes)
-        yield lambda n_read: bar.advance(task, n_read)
+        with _completing(lambda: bar.update(task, completed=n_bytes)):
+            yield lambda n_read: bar.advance(task, n_read)
 
 
-def _plain(label: str, n_bytes: int, console: Console) -> Callable[[int], None]:
-    n_read = 0
-    n_shown = 0
+@contextmanager
+def _completing(complete: Callable[[], None]) -> Iterator[None]:
+    """Call `complete` when the block ends, or the generator it is in is closed; not at an error."""
+    try:
+        yield
+    except GeneratorExit as closing:
+        if closing.__context__ is None:
+            complete()
+        raise
+    complete()
 
-    def advance(n_new: int) -> None:
-        nonlocal n_read, n_shown
-        n_read += n_new
-        n_due = n_read * _PLAIN_LINES // max(n_bytes, 1)
-        if n_due > n_shown:
-            n_shown = n_due
-            share = f"{n_due / _PLAIN_LINES:.0%}"
-            console.print(f"{label}: {share} of {n_bytes / 2**20:,.1f} MiB", highlight=False)
 
-    return advance
+class _PlainLines:
+    """A line whenever another tenth of `n_bytes` was read."""
+
+    def __init__(self, label: str, n_bytes: int, console: Console) -> None:
+        self.n_read = 0
+        self._label, self._n_bytes, self._console = label, n_bytes, console
+        self._n_shown = 0
+
+    def advance(self, n_new: int) -> None:
+        """Take note of `n_new` more bytes."""
+        self.n_read += n_new
+        n_due = min(self.n_read * _PLAIN_LINES // max(self._n_bytes, 1), _PLAIN_LINES)
+        if n_due > self._n_shown:
+            self._n_shown = n_due
+            told = f"{n_due / _PLAIN_LINES:.0%} of {self._n_bytes / 2**20:,.1f} MiB"
+            self._console.print(f"{self._label}: {told}", highlight=False)
