@@ -38,7 +38,8 @@ commands model_commands
 command_line
 cli
 trainer
-__main__ launch
+__main__ txl_trainer
+launch
 """
 
 #: What a command that only reads a run, or explains itself, may import.
@@ -66,7 +67,8 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-TREES = {name_of(path): ast.parse(path.read_text()) for path in sources("trainer", "launch")}
+SOURCES = [*sources("trainer", "launch"), ROOT / "txl_trainer.py"]
+TREES = {name_of(path): ast.parse(path.read_text()) for path in SOURCES}
 
 
 def imports(tree: ast.Module) -> Iterator[str]:

@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib import resources
 from importlib.resources.abc import Traversable
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, Literal
 
 import hjson
@@ -98,7 +98,8 @@ class ResolvedDs:
 
 
 def _packaged() -> Traversable:
-    return resources.files("ds_configs")
+    # By place: another folder called ds_configs may be first on the path.
+    return Path(__file__).parent.parent / "ds_configs"
 
 
 def packaged_names() -> list[str]:

@@ -1,0 +1,44 @@
+"""The command ``txl`` under a name that nothing else has: ``python -m txl_trainer eval …``.
+
+The package is called `trainer`, and so are another one on PyPI and many a file in people's folders.
+Python takes the first on its path. This file takes the one that it lies beside.
+"""
+
+import sys
+from importlib import util
+from pathlib import Path
+
+
+def own_trainer() -> None:
+    """Import the package `trainer` beside this file, whatever else has that name.
+
+    Raises:
+        SystemExit: it is not there whole, for another one was installed over it.
+    """
+    folder = Path(__file__).parent / "trainer"
+    init = folder / "__init__.py"
+    if not (init.is_file() and b"read_metrics" in init.read_bytes()):
+        print(
+            f"error: {folder} is not txl-trainer's: another package called trainer was installed "
+            "over it or removed; install txl-trainer anew, in an environment of its own",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    places = [str(folder)]
+    spec = util.spec_from_file_location("trainer", init, submodule_search_locations=places)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["trainer"] = util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["trainer"])
+
+
+def main() -> None:
+    """Entry point of ``txl``."""
+    own_trainer()
+    from trainer.cli import main
+
+    main()
+
+
+if __name__ == "__main__":
+    main()
