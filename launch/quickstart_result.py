@@ -13,6 +13,7 @@ from trainer.errors import Exit, InputError
 from trainer.inference import TrainedModel, corpus_of, open_trained
 from trainer.outside import printable
 from trainer.results import EvalResult, measure_of, newest, read_results
+from trainer.shell import command
 
 
 def main(run_dir: Path) -> int:
@@ -46,8 +47,8 @@ def result_of(
     )  # fmt: skip
     if found is None or found.loss is None:
         raise InputError(
-            f"{run_dir} has no result of {trained.path.name} on {of}: run txl eval {run_dir} "
-            f"--no-memory"
+            f"{run_dir} has no result of {trained.path.name} on {of}: run "
+            f"{command('txl', 'eval', run_dir, '--no-memory')}"
         )
     return found
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 #: other; so may those of a package. Modules are named without `trainer.`.
 LAYERS = """
 escaping
-errors files protocol schedules full_state divisors throughput signals standard_streams
+errors files protocol schedules full_state divisors throughput signals standard_streams shell
 launcher_report
 outside settings
 folders pointers tensor_files host_cpu word_runs lamb reduction

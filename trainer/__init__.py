@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.metrics import read_metrics
+from trainer.shell import typed_path
 
 if TYPE_CHECKING:
     from trainer.inference import TrainedModel
@@ -23,4 +24,5 @@ def load(path: str | Path, *, device: str = "cpu") -> "TrainedModel":
 
     from trainer.inference import open_trained
 
-    return open_trained(Path(path), which="best", precision="fp32", device=torch.device(device))
+    at = torch.device(device)
+    return open_trained(typed_path(path), which="best", precision="fp32", device=at)

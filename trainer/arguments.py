@@ -19,6 +19,7 @@ from trainer.config import (
     resume_class,
 )
 from trainer.errors import InputError, did_you_mean
+from trainer.shell import typed_path
 
 _USAGE = "train.py RECIPE --data CORPUS [--run-dir DIR] [--deepspeed_config FILE] [flags]"
 _EPILOG = """\
@@ -28,9 +29,10 @@ A number may be written 2e5, a boolean True or False, an absent value None, a li
 
 #: Flags beside the experiment's fields, and what argparse does with them.
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "--data": {"type": Path, "metavar": "CORPUS", "help": "folder made by `txl prepare`"},
+    "--data": {"type": typed_path, "metavar": "CORPUS", "help": "folder made by `txl prepare`"},
     "--run-dir": {
-        "type": Path, "metavar": "DIR", "help": "the run's folder; by default runs/RECIPE-TIME",
+        "type": typed_path, "metavar": "DIR",
+        "help": "the run's folder; by default runs/RECIPE-TIME",
     },
     "--deepspeed-config": {
         "metavar": "FILE", "help": "packaged DeepSpeed file or JSON; by default by the device",
@@ -40,10 +42,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "go on from the newest whole checkpoint of --run-dir: if there is one, or fail",
     },
     "--init-from": {
-        "type": Path, "metavar": "PATH", "help": "take the weights alone, and start at step 0",
+        "type": typed_path, "metavar": "PATH",
+        "help": "take the weights alone, and start at step 0",
     },
     "--resume-from": {
-        "type": Path, "metavar": "CHECKPOINT", "help": "go on from it in a new --run-dir",
+        "type": typed_path, "metavar": "CHECKPOINT", "help": "go on from it in a new --run-dir",
     },
     "--allow-change": {
         "nargs": "+", "default": (), "metavar": "FIELD",

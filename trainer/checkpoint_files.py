@@ -21,6 +21,7 @@ import xxhash
 from trainer.errors import InputError, first_few
 from trainer.files import sync_directory, sync_file
 from trainer.pointers import MAX_DIGITS, name_of, point, pointed, step_of
+from trainer.shell import typed_path
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -232,7 +233,7 @@ def resolve(run_dir: Path, which: str) -> Path:
     elif which.isdecimal() and len(which) <= MAX_DIGITS:
         found = folder / name_of(int(which))
     else:
-        found = Path(which)
+        found = typed_path(which)
     if found is None or not os.path.isdir(found):
         names = [path.name for path in _by_step(folder).values()]
         there = first_few(names, separator=", ") or "none"

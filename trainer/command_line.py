@@ -1,11 +1,14 @@
 """What ``txl`` is told: the table of its commands, read by tyro."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from trainer import commands, model_commands
+from trainer.shell import typed_path
 
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs)
 
@@ -29,12 +32,31 @@ def parse_command(argv: Sequence[str]) -> Any:
     name = argv[0] if argv else ""
     if name in groups:
         return tyro.extras.subcommand_cli_from_dict(
-            groups[name], prog=f"txl {name}", args=argv[1:], config=_STYLE
+            groups[name], prog=f"txl {name}", args=argv[1:], config=_STYLE, registry=_types()
         )
     about = (
         "Language models that carry memory across text. Besides these: txl train RECIPE --data "
         "CORPUS … (the same as launch/train.py), txl corpus verify|show, txl config show|schema."
     )
     return tyro.extras.subcommand_cli_from_dict(
-        plain, prog="txl", description=about, args=argv, config=_STYLE
+        plain, prog="txl", description=about, args=argv, config=_STYLE, registry=_types()
+    )
+
+
+def _types() -> ConstructorRegistry:
+    """How what is typed becomes values: as tyro does it, but for the homes in paths."""
+    registry = ConstructorRegistry()
+    registry.primitive_rule(_path)
+    return registry
+
+
+def _path(wanted: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    if wanted.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: typed_path(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
     )

@@ -17,6 +17,7 @@ from typing import Any
 from trainer.errors import InputError
 from trainer.files import sync
 from trainer.records import METRICS_FILE, SCHEMA, Kind, Record, whole_records
+from trainer.shell import typed_path
 
 
 class MetricsWriter:
@@ -109,7 +110,7 @@ def read_metrics(run_dir: str | Path, *, kind: Kind | None = None) -> list[Recor
     Raises:
         InputError: there is no such record, or a newer version of the trainer wrote it.
     """
-    run_dir = Path(run_dir)
+    run_dir = typed_path(run_dir)
     if not (run_dir / METRICS_FILE).is_file():
         raise InputError(f"{run_dir}: no {METRICS_FILE} there; give the directory of a run")
     records = list(whole_records(run_dir / METRICS_FILE))

@@ -2,13 +2,13 @@
 
 import re
 from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from trainer.errors import InputError, did_you_mean
 from trainer.outside import printable, shortened
+from trainer.shell import typed_path
 
 _Model = TypeVar("_Model", bound=BaseModel)
 #: Of what is wrong with a file, as much as one line can tell.
@@ -30,7 +30,7 @@ def read_named(name_or_path: str, folder: Traversable, *, kind: str) -> bytes:
     Raises:
         InputError: there is no such file, or it cannot be read.
     """
-    path = Path(name_or_path)
+    path = typed_path(name_or_path)
     try:
         if path.suffix == ".json" or path.is_file():
             return path.read_bytes()

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from trainer.config import TrackingConfig
 from trainer.errors import Exit, InputError, did_you_mean
 from trainer.files import write_atomically
+from trainer.shell import command
 
 if TYPE_CHECKING:
     import wandb
@@ -189,8 +190,8 @@ class WandbLog:
         if mode == "online":
             _log.info("wandb: %s", run.url)
         else:
-            folders = f"{self._folder}/offline-run-*-{self._run_id}"
-            _log.info("wandb is offline; later: wandb sync %s", folders)
+            sync = command("wandb", "sync", self._folder)
+            _log.info("wandb is offline; later: %s/offline-run-*-%s", sync, self._run_id)
         return run
 
     def _reopen(self, error: Exception) -> "wandb.Run | None":

@@ -26,6 +26,7 @@ from trainer.data.vocabulary import (
 )
 from trainer.errors import InputError
 from trainer.outside import printable
+from trainer.shell import command
 
 # How file systems say that they map no file, or none for several processes.
 _NO_MAPPING = {errno.ENODEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -96,7 +97,8 @@ def open_corpus(path: Path) -> Corpus:
         InputError: something is missing, foreign, truncated or does not match.
     """
     if not path.is_dir():
-        raise InputError(f"{path}: no such corpus; make it with `txl prepare --out {path}`")
+        prepare = command("txl", "prepare", "--out", path)
+        raise InputError(f"{path}: no such corpus; make it with `{prepare}`")
     names = [name for name in SPLITS if split_paths(path, name)[1].is_file()]
     if not names:
         raise InputError(f"{path}: not a corpus: none of {', '.join(SPLITS)} has a header")

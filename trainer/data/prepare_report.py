@@ -6,6 +6,7 @@ from pathlib import Path
 from trainer.config import load_recipe
 from trainer.data.corpus_writer import SplitWriter
 from trainer.data.vocabulary import Kind
+from trainer.shell import command
 
 # Below this a recipe of the paper repeats the text too often to be worth its hours.
 _LARGE_TOKENS = 20_000_000
@@ -89,5 +90,6 @@ class Report:
         if self.note:
             lines.append(self.note)
         if any(split.name == "train" for split in self.splits):
-            lines.append(f"next: deepspeed launch/train.py {self.recipe} --data {self.out}")
+            train = command("deepspeed", "launch/train.py", self.recipe, "--data", self.out)
+            lines.append(f"next: {train}")
         return lines
