@@ -27,6 +27,7 @@ config profiling
 changes arguments ds_config+ds_checks+ds_blocks data model tracking+wandb_log expectations
 whole_gradients
 engine faults background results
+summary
 report
 checkpoint+checkpoint_files evaluate generate run plan
 rundir inference saving
@@ -44,9 +45,10 @@ launch
 
 #: What a command that only reads a run, or explains itself, may import.
 WITHOUT_TORCH = (
-    "trainer", "trainer.report", "trainer.metrics", "trainer.status", "trainer.config",
-    "trainer.ds_config", "trainer.changes", "trainer.arguments", "trainer.tracking", "trainer.cli",
-    "trainer.commands", "trainer.model_commands", "trainer.command_line",
+    "trainer", "trainer.report", "trainer.results", "trainer.metrics", "trainer.status",
+    "trainer.config", "trainer.ds_config", "trainer.changes", "trainer.arguments",
+    "trainer.tracking", "trainer.cli", "trainer.commands", "trainer.model_commands",
+    "trainer.command_line",
     "trainer.data.prepare",
 )  # fmt: skip
 

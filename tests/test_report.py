@@ -1,117 +1,155 @@
-"""A report says of every run, live or dead, what became of it."""
+"""A report says of every folder what became of it, or why it cannot."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from reported_runs import NOW, make_imported, make_run
+from txl_command import exit_code
 
-from trainer.errors import InputError
+from trainer.errors import Exit, InputError
 from trainer.metrics import MetricsWriter
-from trainer.report import SILENT_S, report, sparkline, summarise
-from trainer.status import Status, write_status
-
-NOW = 1_800_000_000.0
+from trainer.report import report, sparkline
+from trainer.throughput import SCORING, TRAINING
 
 
-def make_run(run_dir, *, state="running", heartbeat=NOW):
-    run_dir.mkdir()
-    first = MetricsWriter(run_dir, attempt=1)
-    for step in range(1, 61):
-        values = {"train/loss": 8.0 - step / 10, "throughput/tokens_per_s": 1000.0 + step}
-        first.write("train", step=step, update=max(0, step - 2), n_tokens=step, values=values)
-    for step, loss in ((20, 3.0), (40, 2.0), (60, 2.5)):
-        values = {"valid/loss": loss, "valid/ppl": 10 * loss}
-        first.write("valid", step=step, update=step - 2, n_tokens=step, values=values)
-    first.close()
-    second = MetricsWriter(run_dir, attempt=2)
-    second.write("event", step=60, update=58, n_tokens=60, values={"event": "resume"})
-    second.write("train", step=61, update=59, n_tokens=61, values={"train/loss": None})
-    second.close()
-    status = Status(
-        state=state, step=61, update=59, max_steps=1000, attempt=2, eta_s=90, heartbeat=heartbeat
-    )
-    write_status(run_dir, status)
-    (run_dir / "evals").mkdir()
-    result = {"loss": 2.25, "ppl": 9.4877, "n_tokens": 245_569, "corpus": "somewhere"}
-    (run_dir / "evals" / "test.json").write_text(json.dumps(result))
-
-
-def test_the_numbers_of_a_run_are_those_of_its_records(tmp_path):
-    make_run(tmp_path / "run")
-    run = summarise(tmp_path / "run", now=NOW)
-    assert (run.run, run.state) == ("run", "running, eta 1m30s")
-    assert (run.step, run.max_steps, run.attempts, run.skipped_steps) == (61, 1000, 2, 2)
-    assert (run.best_loss, run.best_ppl, run.best_step) == (2.0, 20.0, 40)
-    assert (run.train_loss, run.tokens_per_s) == (2.0, 1030.5)
-    assert run.evals == {"test": {"loss": 2.25, "ppl": 9.4877, "n_tokens": 245_569}}
-    assert len(run.curve) == 48
-    assert list(run.curve) == sorted(run.curve, reverse=True)
-
-
-def test_the_table_has_a_row_per_run_and_the_details_below(tmp_path):
-    make_run(tmp_path / "one", state="done")
-    make_run(tmp_path / "two")
-    lines = report([tmp_path / "one", tmp_path / "two"], now=NOW).splitlines()
-    assert lines[0].split()[:3] == ["run", "state", "step"]
-    assert lines[1].split() == (
-        ["one", "done", "61/1,002", "2.0000", "2.0000", "20.00", "40", "1.03k", "2", "2"]
-    )
-    assert lines[2].startswith("two  running, eta 1m30s  61/1,002")
-    assert "  test: loss 2.2500 | ppl 9.4877 | n_tokens 245,569" in lines
+def test_the_table_has_a_row_per_run_and_the_details_below(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "one", state="done"), make_run(tmp_path / "two")]
+    text, n_shown = report(runs, now=NOW)
+    lines = text.splitlines()
+    assert n_shown == 2
+    assert lines[0].endswith(f"tok/s: {TRAINING}")
+    assert lines[2].split()[:4] == ["run", "state", "step", "corpus"]
+    assert lines[3].split() == [
+        "one", "done", "61/1,002", "wt103", "(010101010101)", "2.0000", "2.0000", "7.39", "40",
+        "1.23k", "2", "2",
+    ]  # fmt: skip
+    assert lines[4].startswith("two  running, eta 1m30s  61/1,002")
     assert sum("█" in line and "▁" in line for line in lines) == 2
 
 
-def test_a_run_that_should_be_alive_but_says_nothing_is_called_silent(tmp_path):
-    make_run(tmp_path / "run", heartbeat=NOW - SILENT_S - 7200)
-    assert summarise(tmp_path / "run", now=NOW).state == "running, silent for 2h15m"
+def test_every_number_stands_under_what_it_is_of(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "evals" / "other.json").write_text(
+        (run / "evals" / "test.json").read_text().replace("01" * 16, "77" * 16)
+    )
+    lines = [line.strip() for line in report([run], now=NOW).text.splitlines()]
+    best = (
+        "best valid loss: valid of wt103 (010101010101): every token, tgt_len 64, mem_len 640, "
+        "clamp_len 400, same_length yes, warm exact, bf16"
+    )
+    assert best in lines
+    assert f"evaluations; tokens/s: {SCORING}" in lines
+    row = (
+        "step-00000040 40 bf16 64 640 400 yes exact every token 2.250000 9.488 9.488 1.2000 "
+        "245,569 1,000"
+    )
+    for text in ("test of wt103 (010101010101)", "test of wt103 (777777777777)"):
+        place = lines.index(text)
+        assert lines[place + 1].split()[:3] == ["checkpoint", "step", "precision"]
+        assert " ".join(lines[place + 2].split()) == row
 
 
-def test_json_holds_the_same_numbers(tmp_path):
+def test_json_holds_the_same_numbers_and_what_they_are_of(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "run"), tmp_path / "none"]
+    run, none = json.loads(report(runs, as_json=True, now=NOW).text)
+    assert (run["best_loss"], run["step"], run["evals"][0]["ppl"]) == (2.0, 61, 9.4877)
+    assert (run["best_of"]["corpus"], run["best_of"]["settings"]["mem_len"]) == ("wt103", 640)
+    assert run["error"] is None
+    assert (none["run"], none["error"], none["evals"]) == ("none", "no such folder", [])
+
+
+def test_a_folder_that_cannot_be_shown_costs_its_own_line(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "closed").mkdir(mode=0o000)
+    (tmp_path / "file").touch()
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    (newer / "metrics.jsonl").write_text('{"schema": 2}\n')
+    make_imported(tmp_path / "old")
     make_run(tmp_path / "run")
-    (run,) = json.loads(report([tmp_path / "run"], as_json=True, now=NOW))
-    assert (run["best_loss"], run["step"], run["evals"]["test"]["ppl"]) == (2.0, 61, 9.4877)
+    folders = sorted(tmp_path.iterdir())
+    text, n_shown = report(folders, now=NOW)
+    assert n_shown == 2
+    assert "imported from model.pt, a checkpoint of kimiyoung" in text
+    table, refused = text.split("not shown: 4 folders\n")
+    rows = {line.split()[0]: line for line in refused.splitlines()}
+    assert list(rows) == ["closed:", "file:", "newer:", "notes:"]
+    assert "not a run: neither status.json nor metrics.jsonl is there" in rows["notes:"]
+    assert "has schema 2, newer than the 1 known here" in rows["newer:"]
+    assert "not a folder" in rows["file:"]
+    assert "\nrun " in table
+    assert "\nold " in table
 
 
-def test_a_run_that_has_only_started_or_only_records_is_reported_too(tmp_path):
-    (tmp_path / "starting").mkdir()
-    write_status(tmp_path / "starting", Status(state="starting", max_steps=10, attempt=1))
-    (tmp_path / "records").mkdir()
-    MetricsWriter(tmp_path / "records", attempt=1).close()
-    lines = report([tmp_path / "starting", tmp_path / "records"]).splitlines()
-    assert lines[1].split() == ["starting", "starting", "0/10", *"-----", "0", "1"]
-    assert lines[2].split() == ["records", "unknown", "0", *"-----", "0", "0"]
+def test_the_exit_code_says_whether_any_run_was_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes").mkdir()
+    run = make_run(tmp_path / "run")
+    assert exit_code(monkeypatch, "report", run, tmp_path / "notes") == Exit.DONE
+    assert capsys.readouterr().err == ""
+    for flags in ([], ["--json"]):
+        none = exit_code(monkeypatch, "report", tmp_path / "notes", tmp_path / "none", *flags)
+        assert none == Exit.BAD_INPUT
+        told = capsys.readouterr()
+        assert told.err == "error: nothing to show: 2 folders, no run\n"
+        assert "no such folder" in told.out
 
 
-def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"neither status\.json nor metrics\.jsonl"):
-        report([tmp_path])
-    make_run(tmp_path / "run")
-    (tmp_path / "run" / "evals" / "test.json").write_text('{"loss": 2')
-    with pytest.raises(InputError, match=r"test\.json: not readable"):
-        report([tmp_path / "run"])
+def test_runs_of_one_name_are_called_by_their_paths(tmp_path: Path) -> None:
+    runs = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        runs.append(make_run(tmp_path / folder / "run"))
+    lines = report([*runs, make_run(tmp_path / "other")], now=NOW).text.splitlines()
+    assert [line.split()[0] for line in lines[3:6]] == [str(runs[0]), str(runs[1]), "other"]
 
 
-def test_a_sparkline_spans_the_least_to_the_greatest():
+def test_nothing_from_outside_forges_a_line_or_reaches_the_terminal_raw(tmp_path: Path) -> None:
+    name = "run\nerror: forged\x1b[31m"
+    run = make_run(tmp_path / name)
+    for file in ("evals/test.json", "corpus.json"):
+        path = run / file
+        path.write_text(path.read_text().replace("wt103", r"a\nerror: forged\u001b[31m"))
+    writer = MetricsWriter(run, attempt=2)
+    values = {"event": "stop", "reason": "a\nerror: forged\x1b[31m"}
+    writer.write("event", step=61, update=59, n_tokens=61, values=values)
+    writer.close()
+    imported = make_imported(tmp_path / "old")
+    origin = {"layout": "a\nerror: forged", "file": "\x1b[31m" + "x" * 4_000}
+    (imported / "imported.json").write_text(json.dumps(origin))
+    text = report([run, imported, tmp_path / "none\nerror: forged"], now=NOW).text
+    assert not any(line.lstrip().startswith("error:") for line in text.splitlines())
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert max(map(len, text.splitlines())) < 1_000
+
+
+def test_a_sparkline_spans_the_least_to_the_greatest() -> None:
     assert sparkline([0.0, 3.5, 7.0]) == "▁▅█"
     assert sparkline([2.0, 2.0]) == "▁▁"
     assert sparkline([]) == ""
+    assert sparkline([-1.7e308, 0.0, 1.7e308]) == "▁▅█"
 
 
-def test_a_plot_is_drawn_or_its_package_named(tmp_path):
-    make_run(tmp_path / "run")
+def test_a_plot_is_drawn_or_its_package_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run $x")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         with pytest.raises(InputError, match="pip install matplotlib"):
-            report([tmp_path / "run"], plot=tmp_path / "loss.png")
+            report([run], plot=tmp_path / "loss.png")
         assert not (tmp_path / "loss.png").exists()
         return
-    report([tmp_path / "run"], plot=tmp_path / "loss.png")
+    report([run], plot=tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InputError, match=r"--plot .*loss\.abc cannot be drawn"):
+        report([run], plot=tmp_path / "loss.abc")
 
 
-def test_reporting_imports_neither_torch_nor_deepspeed_nor_wandb():
+def test_reporting_imports_neither_torch_nor_deepspeed_nor_wandb() -> None:
     code = "import trainer.report, trainer.status, trainer.console, trainer.tracking, sys;"
     code += "print([m for m in ('torch', 'deepspeed', 'wandb') if m in sys.modules])"
     command = [sys.executable, "-c", code]

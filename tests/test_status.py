@@ -72,7 +72,7 @@ def test_the_file_is_strict_json(tmp_path):
     ("content", "problem"),
     [
         (b'{"state": "running", "st', "EOF"),
-        (b'{"state": "flying", "max_steps": 1, "attempt": 1}', "state: Input should be"),
+        (b'{"state": "flying", "max_steps": 1, "attempt": 1}', "state: input should be"),
         (b'{"version": 2, "state": "done", "max_steps": 1, "attempt": 1}', "version: "),
         (b"\xff\xfe", "JSON"),
     ],

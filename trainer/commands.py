@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from trainer.console import counted
 from trainer.data.known import known_corpus
 from trainer.data.prepare import PrepareOptions, prepare
 from trainer.data.prepare_known import prepare_known
@@ -83,7 +84,11 @@ class Verify:
 
 @dataclass(frozen=True)
 class Report:
-    """Show where runs stand, their curves and their evaluations."""
+    """Show where runs stand, their curves and their evaluations.
+
+    A directory that cannot be shown is named with the reason; the exit code is 0 where any is
+    shown, 2 where none is.
+    """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """directories of runs"""
@@ -93,10 +98,13 @@ class Report:
     """draw the loss curves into this file; needs matplotlib"""
 
     def run(self) -> None:
-        """Print the report."""
+        """Print the report; bad input where not one of the directories can be shown."""
         from trainer.report import report
 
-        print(report(self.runs, as_json=self.json, plot=self.plot))
+        said = report(self.runs, as_json=self.json, plot=self.plot)
+        print(said.text)
+        if not said.n_shown:
+            raise InputError(f"nothing to show: {counted(len(self.runs), 'folder')}, no run")
 
 
 @dataclass(frozen=True)

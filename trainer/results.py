@@ -43,7 +43,7 @@ class EvalResult(Measure):
     checkpoint: Text | None = Field(None, description="name of its folder")
     checkpoint_hash: dict[Text, Text] | None = Field(None, description="of each file of weights")
     step: Count | None = None
-    loss: Number = Field(None, description="nats per token")
+    loss: Number = Field(description="nats per token")
     ppl: Number = Field(None, description="per token")
     ppl_word: Number = Field(None, description="per word and line end of the text")
     bpc: Number = Field(None, description="bits per character")
@@ -62,7 +62,15 @@ class EvalResult(Measure):
     @classmethod
     def _of_version_1(cls, values: Any) -> Any:
         """Files of version 1 say the rule in words alone, and the corpus by its path."""
-        if not isinstance(values, dict) or "rule" in values:
+        if not isinstance(values, dict):
+            return values
+        version = values.get("version")
+        if type(version) is int and version > _VERSION:
+            raise ValueError(
+                f"version {printable(version, most=40)}, newer than the {_VERSION} known here: "
+                "update txl-trainer"
+            )
+        if "rule" in values:
             return values
         if "loss_base2" in values:
             return values | {"rule": "as fairseq"}
@@ -148,16 +156,10 @@ def parse_result(text: bytes, *, where: str) -> EvalResult:
         InputError: it is no result, or of a newer version.
     """
     try:
-        result = EvalResult.model_validate_json(text)
+        return EvalResult.model_validate_json(text)
     except ValidationError as error:
         problem = printable(describe(error, EvalResult)[0], most=200)
         raise InputError(f"{where} is no result of txl eval: {problem}") from None
-    if result.version > _VERSION:
-        raise InputError(
-            f"{where} has version {result.version}, newer than the {_VERSION} known here: "
-            f"update txl-trainer"
-        )
-    return result
 
 
 def newest(

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.errors import InputError
 from trainer.files import replace, sync, sync_directory
+from trainer.measure import Count
+from trainer.outside import MAX_JSON_BYTES, printable, read_bytes
+from trainer.validation import describe
 
 STATUS_FILE = "status.json"
 
@@ -26,11 +29,11 @@ class Status(BaseModel):
 
     version: Literal[1] = Field(1, description="version of this file's format")
     state: State = Field(description="requeue: run again; stopped: the user ended it")
-    step: int = Field(0, description="steps taken")
-    update: int = Field(0, description="steps that changed the weights")
-    max_steps: int = Field(description="updates after which the run is done")
+    step: Count = Field(0, description="steps taken")
+    update: Count = Field(0, description="steps that changed the weights")
+    max_steps: Count = Field(description="updates after which the run is done")
     eta_s: float | None = Field(None, description="seconds until then; None while unknown")
-    attempt: int = Field(description="starts of this run so far, this one included")
+    attempt: Count = Field(description="starts of this run so far, this one included")
     reason: str | None = Field(None, description="why the run is in this state, or what it missed")
     exit_code: int | None = Field(None, description="the trainer's own, whatever its launcher says")
     result: dict[str, float | int | str | None] | None = Field(None, description="final metrics")
@@ -79,17 +82,13 @@ def read_status(run_dir: str | Path) -> Status | None:
         InputError: the file is there but cannot be read as a status.
     """
     path = Path(run_dir) / STATUS_FILE
-    try:
-        text = path.read_bytes()
-        return Status.model_validate_json(text) if text else None
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
+    text = read_bytes(path, most_bytes=MAX_JSON_BYTES)
+    try:
+        return Status.model_validate_json(text) if text else None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(key) for key in first["loc"])
+        problem = printable(describe(error, Status)[0], most=200)
         raise InputError(
-            f"{path} is not a status: {f'{where}: ' if where else ''}{first['msg']}; "
-            "remove it, the run writes it anew"
+            f"{path} is not a status: {problem}; remove it, the run writes it anew"
         ) from None
