@@ -12,7 +12,7 @@ from training import Case, events, run_cases
 
 from trainer.errors import Exit
 from trainer.expectations import missed
-from trainer.settings import ExpectConfig
+from trainer.run_settings import ExpectConfig
 from trainer.status import Status, read_status
 
 FLAGS = ["--train.max-steps", "4", "--optim.warmup-steps", "1"]

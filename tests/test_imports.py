@@ -17,7 +17,9 @@ LAYERS = """
 escaping
 errors files protocol schedules full_state divisors throughput signals standard_streams shell
 launcher_report
-outside settings
+outside fields
+run_settings
+settings
 folders pointers tensor_files host_cpu word_runs lamb reduction
 stopping interrupts foreign_flags validation console
 measure tables
@@ -54,8 +56,8 @@ WITHOUT_TORCH = (
 
 #: Calls that make a constant.
 CONSTANTS = {
-    "BeforeValidator", "Field", "Path", "TypeVar", "_container", "_number", "_text", "compile",
-    "getLogger", "partial", "removeprefix", "split",
+    "BeforeValidator", "Field", "Path", "TypeVar", "_container", "_number", "_text", "announced",
+    "compile", "free", "getLogger", "partial", "refused", "removeprefix", "split",
 }  # fmt: skip
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60

@@ -9,13 +9,13 @@ from pydantic import ValidationError
 
 from trainer import validation
 from trainer.errors import InputError
+from trainer.fields import OnResume
+from trainer.run_settings import TrackingConfig
 from trainer.settings import (
     ExperimentConfig,
     ModelConfig,
-    OnResume,
     OptimConfig,
     ScoringConfig,
-    TrackingConfig,
 )
 
 __all__ = [

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.settings import ExpectConfig
+from trainer.run_settings import ExpectConfig
 
 _log = logging.getLogger(__name__)
 

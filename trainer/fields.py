@@ -1,0 +1,46 @@
+"""What every field of the settings says: unit, meaning, and what may become of it on resume.
+
+Changes of a `free` field are taken silently, those of an `announced` one need ``--allow-change
+FIELD``, those of all others are `refused`.
+"""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+OnResume = Literal["free", "announced", "refused"]
+
+
+class Part(BaseModel):
+    """A section of the settings: frozen, and strict about what is in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _counts_are_exact(self) -> Self:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, int) and abs(value) > 2**53:
+                raise ValueError(f"{name} is beyond 2**53, where JSON's numbers are not exact")
+        return self
+
+
+def refused(default: Any, meaning: str, **limits: Any) -> Any:
+    """Make a field that no resumed run may change; `limits` are pydantic's."""
+    return _field(default, meaning, "refused", limits)
+
+
+def announced(default: Any, meaning: str, **limits: Any) -> Any:
+    """Make a field that a resumed run may change where the change is announced."""
+    return _field(default, meaning, "announced", limits)
+
+
+def free(default: Any, meaning: str, **limits: Any) -> Any:
+    """Make a field that a resumed run may change."""
+    return _field(default, meaning, "free", limits)
+
+
+def _field(default: Any, meaning: str, resume: OnResume, limits: dict[str, Any]) -> Any:
+    return Field(
+        default=default, description=meaning, json_schema_extra={"on_resume": resume}, **limits
+    )
