@@ -1,51 +1,58 @@
-"""A configuration of another trainer is believed as far as its tensors bear it out."""
+"""What other trainers' configurations say is taken in the meaning that it has there."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import foreign_files
 import pytest
-import torch
 from builders import tiny_model
+from test_importing import V, source
 
+from trainer.config import load_recipe
 from trainer.errors import InputError
-from trainer.foreign.importing import import_checkpoint
-
-V = 20
-WORDS = ["<eos>", "<unk>", *(f"w{i}" for i in range(2, V))]
+from trainer.foreign.importing import import_checkpoint, nearest_recipe
+from trainer.foreign.settings import Settings, of_nvidia
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("n_layer", 10**9), ("n_layer", 30), ("d_model", 10**9), ("d_inner", 10**30),
-        ("cutoffs", list(range(1, 19))), ("cutoffs", list(range(1, 10**5))), ("div_val", 10**12),
-        ("vocab_size", 10**12), ("n_head", 0), ("d_head", -3), ("mem_len", 10**40),
-    ],
-)  # fmt: skip
-def test_nothing_is_built_by_sizes_that_the_tensors_have_not(
-    tmp_path: Path, name: str, value: Any
+def test_a_configuration_of_the_first_releases_is_taken_by_what_its_keys_say(
+    tmp_path: Path,
 ) -> None:
-    path = foreign_files.write_huggingface(tmp_path / "theirs", tiny_model(V), WORDS)
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {name: value}))
-    with pytest.raises(InputError):
-        import_checkpoint(path, out=tmp_path / "run")
+    """Hugging Face's files of 2019 have no model_type, and call the vocabulary's size n_token."""
+    path, _ = source(tmp_path / "theirs", "huggingface, pickled")
+    values = json.loads((path / "config.json").read_text())
+    plain = import_checkpoint(path, out=tmp_path / "plain")
+    del values["model_type"]
+    values |= {"n_token": values.pop("vocab_size"), "adaptive": True, "attn_type": 0}
+    (path / "config.json").write_text(json.dumps(values))
+    old = import_checkpoint(path, out=tmp_path / "old")
+    assert (old.n_parameters, old.recipe) == (plain.n_parameters, plain.recipe)
+    del values["d_model"]
+    (path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="d_model is missing"):
+        import_checkpoint(path, out=tmp_path / "none")
 
 
-def test_a_tensor_is_not_a_model_of_a_hundred_layers(tmp_path: Path) -> None:
-    path = foreign_files.write_huggingface(
-        tmp_path / "theirs", tiny_model(V), WORDS, safetensors=False
-    )
-    state = torch.load(path / "pytorch_model.bin")
-    layer = {name: t for name, t in state.items() if name.startswith("transformer.layers.0.")}
-    state |= {
-        name.replace(".0.", f".{i}.", 1): tensor
-        for i in range(1, 100) for name, tensor in layer.items()
-    }  # fmt: skip
-    torch.save(state, path / "pytorch_model.bin")
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {"n_layer": 100}))
-    with pytest.raises(InputError, match="its tensors share memory: "):
-        import_checkpoint(path, out=tmp_path / "run")
+@pytest.mark.parametrize(("same_length", "mem_len"), [(False, 6), (True, 7)])
+def test_nvidia_s_same_length_sees_one_key_more(same_length: bool, mem_len: int) -> None:
+    model = tiny_model(V)
+    sizes = foreign_files.huggingface_config(model.config, V) | {"n_token": V}
+    lengths = {"same_length": same_length, "mem_len": 6}
+    tensors = foreign_files.mem_transformer_state(model, V)
+    found = of_nvidia({"model_config": sizes | lengths}, tensors, where="theirs")
+    assert (found.mem_len, found.same_length) == (mem_len, same_length)
+
+
+def test_what_nvidia_s_words_mean_here_is_told(tmp_path: Path) -> None:
+    for layout in ("nvidia", "kimiyoung"):
+        path, _ = source(tmp_path / f"{layout}'s", layout)
+        lines = import_checkpoint(path, out=tmp_path / layout).lines()
+        assert any("mem_len + 1 keys" in line for line in lines) == (layout == "nvidia")
+
+
+def test_of_recipes_of_the_same_sizes_that_with_the_same_clusters_is_taken() -> None:
+    for name in ("wt103-large", "wt103-nvidia-large"):
+        settings = Settings(
+            model=load_recipe(name).model, vocabulary_size=267_735, tgt_len=None, mem_len=0,
+            clamp_len=None, same_length=False,
+        )  # fmt: skip
+        assert nearest_recipe(settings) == name

@@ -29,6 +29,31 @@ def test_rates_are_those_written_down(warmup_steps: int, min_lr: float, rates: l
     assert ours == pytest.approx(rates)
 
 
+def test_a_cosine_that_counts_from_the_start_is_kimiyoung_s() -> None:
+    """PyTorch's own cosine over all updates, of which warm-up replaces the first."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20, eta_min=0.01)
+    for update in range(1, 21):
+        (rate,) = theirs.get_last_lr()
+        ours = cosine(
+            update, lr=0.1, min_lr=0.01, warmup_steps=5, max_steps=20, begins="start",
+            warmup_init_lr=0.0,
+        )  # fmt: skip
+        assert ours == pytest.approx(0.1 * (update - 1) / 5 if update <= 5 else rate)
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize(("init", "first"), [(None, 0.2), (0.0, 0.0), (0.5, 0.5)])
+def test_warm_up_begins_where_it_is_told(init: float | None, first: float) -> None:
+    rates = [
+        cosine(u, lr=1.0, min_lr=0.2, warmup_steps=4, max_steps=9, warmup_init_lr=init)
+        for u in (1, 3, 5, 10)
+    ]
+    assert rates == pytest.approx([first, (first + 1) / 2, 1.0, 0.2])
+
+
 @given(st.integers(0, 50), st.integers(1, 100), st.floats(0, 1), st.integers(1, 400))
 @settings(deadline=None)
 def test_rates_rise_to_the_peak_fall_to_the_floor_and_stay_there(

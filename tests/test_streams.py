@@ -44,7 +44,7 @@ def layouts(draw: st.DrawFn) -> dict[str, Any]:
         "world_size": world_size,
         "train_batch_size": slots * world_size * micro,
         "tgt_len": draw(st.integers(1, 9)),
-        "epoch_order": draw(st.sampled_from(["same", "roll"])),
+        "epoch_order": draw(st.sampled_from(["same", "roll", "roll_streams"])),
         "memory_reset": draw(st.sampled_from(["epoch", "document", "never"])),
         "seed": draw(st.integers(0, 5)),
     }
@@ -164,6 +164,54 @@ def test_the_seam_of_a_rolled_epoch_is_a_document_start(text: Split, memory_rese
                     cut = segment.starts_BT is not None and segment.starts_BT[row, i] == i
                     assert cut == (memory_reset != "never")
     assert seams == 1
+
+
+def passages(streams: Streams, epoch: int) -> list[set[int]]:
+    """The text of each stream in an epoch, wherever it begins."""
+    steps = range(epoch * streams.steps_per_epoch, (epoch + 1) * streams.steps_per_epoch)
+    read: list[set[int]] = [set() for _ in range(streams.train_batch_size)]
+    for segment in (streams.segment(step, 0) for step in steps):
+        for row, targets in enumerate(segment.targets_BT):
+            read[row].update(targets[targets != IGNORED].tolist())
+    return read
+
+
+def test_streams_rolled_in_themselves_keep_their_text_and_begin_each_elsewhere(text: Split) -> None:
+    options: dict[str, Any] = {"slots": 1, "train_batch_size": 4, "tgt_len": 8, "seed": 1}
+    (same,) = all_ranks(text, **options)
+    (rolled,) = all_ranks(text, **options, epoch_order="roll_streams")
+    borders = [min(passage) - 1 for passage in passages(same, 0)]
+    offsets = set()
+    for epoch in range(5):
+        assert passages(rolled, epoch) == passages(same, 0)
+        begins = rolled.segment(epoch * rolled.steps_per_epoch, 0).tokens_BT[:, 0].tolist()
+        offsets |= {begin - border for begin, border in zip(begins, borders, strict=True)}
+    assert len(offsets) > 10  # of 20
+
+
+def test_the_corpus_rolled_gives_streams_other_text_in_every_epoch(text: Split) -> None:
+    (rolled,) = all_ranks(text, slots=1, train_batch_size=4, tgt_len=8, seed=1, epoch_order="roll")
+    assert passages(rolled, 0) != passages(rolled, 1)
+
+
+@pytest.mark.parametrize("memory_reset", ["epoch", "document", "never"])
+def test_the_seam_of_every_stream_rolled_in_itself_is_a_document_start(
+    text: Split, memory_reset: str
+) -> None:
+    options: dict[str, Any] = {"slots": 1, "train_batch_size": 4, "tgt_len": 8, "seed": 1}
+    (same,) = all_ranks(text, **options)
+    borders = [min(passage) - 1 for passage in passages(same, 0)]
+    (rolled,) = all_ranks(text, **options, epoch_order="roll_streams", memory_reset=memory_reset)
+    seams = 0
+    for data_step in range(rolled.steps_per_epoch):
+        segment = rolled.segment(data_step, 0)
+        for row, tokens in enumerate(segment.tokens_BT.tolist()):
+            for i in range(int(segment.lengths_B[row])):
+                if tokens[i] == borders[row]:
+                    seams += 1
+                    cut = segment.starts_BT is not None and segment.starts_BT[row, i] == i
+                    assert cut == (memory_reset != "never")
+    assert seams == 4
 
 
 def test_memory_is_cut_at_documents_only_where_asked(text: Split) -> None:

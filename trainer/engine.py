@@ -87,7 +87,7 @@ def build(
     if resolved.schedule.type == "cosine":
         rate = partial(
             cosine, lr=optim.lr, min_lr=optim.min_lr, warmup_steps=optim.warmup_steps,
-            max_steps=max_steps,
+            max_steps=max_steps, warmup_init_lr=optim.warmup_init_lr, begins=optim.cosine_from,
         )  # fmt: skip
         factory = partial(Schedule, rate=rate)
     config = dict(resolved.for_deepspeed)

@@ -66,7 +66,7 @@ TABLE: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (SYSTEMS, "--same-length", "--train.same-length True (in evaluation --eval.same-length True)"),
     (_OLD, "--ext-len", "none here: no recipe uses extended context; memory is --train.mem-len"),
     (_OLD, "--varlen", "none here: shapes never change during training"),
-    ((NVIDIA,), "--roll", "--data.epoch-order roll"),
+    ((NVIDIA,), "--roll", "--data.epoch-order roll_streams"),
     (_OLD, "--dataset", _PREPARE),
     ((NVIDIA,), "--vocab", _PREPARE),
     ((HF,), "--dataset-name --dataset-config-name --train-file --validation-file "
@@ -110,10 +110,13 @@ TABLE: tuple[tuple[tuple[str, ...], str, str], ...] = (
     ((FAIRSEQ,), "--min-lr", "--optim.min-lr"),
     (_OLD, "--eta-min", "--optim.min-lr"),
     ((FAIRSEQ,), "--warmup-updates", "--optim.warmup-steps"),
-    (_OLD, "--warmup-step", "--optim.warmup-steps"),
+    ((KIMIYOUNG,), "--warmup-step", "--optim.warmup-steps (and --optim.cosine-from start: their "
+     "cosine counts from the first update)"),
+    ((NVIDIA,), "--warmup-step", "--optim.warmup-steps (and --optim.warmup-init-lr 0: theirs "
+     "begins there)"),
     ((HF,), "--warmup-steps", "--optim.warmup-steps"),
     ((HF,), "--warmup-ratio", "--optim.warmup-steps"),
-    ((FAIRSEQ,), "--warmup-init-lr", "none here: warm-up starts at --optim.min-lr"),
+    ((FAIRSEQ,), "--warmup-init-lr", "--optim.warmup-init-lr"),
     ((FAIRSEQ,), "--lr-scheduler", _COSINE),
     (_OLD, "--scheduler --decay-rate --lr-min", _COSINE),
     ((HF,), "--lr-scheduler-type", _COSINE),
@@ -124,7 +127,9 @@ TABLE: tuple[tuple[tuple[str, ...], str, str], ...] = (
     ((HF,), "--adam-beta1 --adam-beta2", "--optim.betas 0.9 0.999"),
     ((FAIRSEQ,), "--adam-eps", "--optim.eps"),
     ((HF,), "--adam-epsilon", "--optim.eps"),
-    ((FAIRSEQ, NVIDIA, HF), "--weight-decay", "--optim.weight-decay"),
+    ((FAIRSEQ, HF), "--weight-decay", "--optim.type AdamW (theirs is decoupled from the gradient; "
+     "--optim.weight-decay says how much)"),
+    ((NVIDIA,), "--weight-decay", "--optim.weight-decay"),
     ((FAIRSEQ,), "--clip-norm", "--optim.gradient-clipping"),
     (_OLD, "--clip", "--optim.gradient-clipping"),
     ((HF,), "--max-grad-norm", "--optim.gradient-clipping"),
@@ -202,7 +207,8 @@ TABLE: tuple[tuple[tuple[str, ...], str, str], ...] = (
     ((FAIRSEQ,), "--validate-interval", "--valid.interval-steps"),
     ((HF,), "--eval-strategy --evaluation-strategy", "--valid.interval-steps"),
     ((FAIRSEQ,), "--disable-validation", "--valid.interval-steps 0"),
-    (_OLD, "--eval-tgt-len", "--valid.tgt-len"),
+    (_OLD, "--eval-tgt-len", "--valid.tgt-len (and --valid.mem-len: theirs is mem_len + tgt_len - "
+     "eval_tgt_len in validation)"),
     ((FAIRSEQ,), "--batch-size-valid --max-sentences-valid", "--valid.batch-size"),
     ((NVIDIA,), "--eval-batch-size", "--valid.batch-size"),
     ((HF,), "--per-device-eval-batch-size", "--valid.batch-size"),

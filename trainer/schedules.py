@@ -2,21 +2,42 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 
-def cosine(update: int, *, lr: float, min_lr: float, warmup_steps: int, max_steps: int) -> float:
-    """Linear warm-up from `min_lr`, then half a cosine down to `min_lr` (fairseq's ``cosine``).
+def cosine(
+    update: int,
+    *,
+    lr: float,
+    min_lr: float,
+    warmup_steps: int,
+    max_steps: int,
+    warmup_init_lr: float | None = None,
+    begins: Literal["warmup", "start"] = "warmup",
+) -> float:
+    """Return a rate that rises in a line, then falls in half a cosine to `min_lr`.
 
-    With n = update - 1: n·(lr - min)/W + min below W = warmup_steps, then
-    min + ½(lr - min)(1 + cos π(n - W)/(max_steps - W)). Past the end it stays at `min_lr`.
+    With n = update - 1: init + n·(lr - init)/W below W = warmup_steps, then
+    min + ½(lr - min)(1 + cos π(n - C)/(max_steps - C)). Past the end it stays at `min_lr`.
+
+    Args:
+        update: the update that takes the rate, counted from 1.
+        lr: the peak.
+        min_lr: min, the rate at the end.
+        warmup_steps: W.
+        max_steps: the update after which the rate no longer changes.
+        warmup_init_lr: init, the rate of the first update; None is `min_lr`, as in fairseq.
+        begins: `warmup` counts the cosine from the end of warm-up (C = W: fairseq and NVIDIA),
+            `start` from the first update (C = 0: kimiyoung).
     """
     n = update - 1
     if n < warmup_steps:
-        return min_lr + (lr - min_lr) * n / warmup_steps
+        first = min_lr if warmup_init_lr is None else warmup_init_lr
+        return first + (lr - first) * n / warmup_steps
     if n >= max_steps:
         return min_lr
-    progress = (n - warmup_steps) / max(1, max_steps - warmup_steps)
+    before = warmup_steps if begins == "warmup" else 0
+    progress = (n - before) / max(1, max_steps - before)
     return min_lr + 0.5 * (lr - min_lr) * (1 + math.cos(math.pi * progress))
 
 

@@ -114,8 +114,14 @@ class OptimConfig(Part):
         "Adam", "the rule; weight decay joins Adam's gradient, but AdamW's and Lamb's update"
     )
     lr: float = announced(..., "peak learning rate", gt=0)
-    min_lr: float = announced(0.0, "learning rate at the start of warm-up and at the end", ge=0)
+    min_lr: float = announced(0.0, "learning rate at the end", ge=0)
     warmup_steps: int = announced(0, "updates of linear warm-up", ge=0)
+    warmup_init_lr: float | None = announced(
+        None, "learning rate of the first update of warm-up; None is min_lr", ge=0
+    )
+    cosine_from: Literal["warmup", "start"] = announced(
+        "warmup", "whether the cosine counts from the end of warm-up or from the first update"
+    )
     betas: tuple[float, float] = refused((0.9, 0.999), "the moments' decay rates")
     eps: float = refused(1e-8, "denominator offset", gt=0)
     weight_decay: float = refused(0.0, "weight decay coefficient", ge=0)
@@ -127,6 +133,11 @@ class OptimConfig(Part):
     def _consistent(self) -> Self:
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} exceeds lr {self.lr}: lower --optim.min-lr")
+        if (self.warmup_init_lr or 0) > self.lr:
+            raise ValueError(
+                f"warmup_init_lr {self.warmup_init_lr} exceeds lr {self.lr}: "
+                f"lower --optim.warmup-init-lr"
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas} are not in [0, 1)")
         return self
@@ -135,8 +146,10 @@ class OptimConfig(Part):
 class DataConfig(Part):
     """How the text is read."""
 
-    epoch_order: Literal["same", "roll"] = refused(
-        "same", "whether every epoch starts at the corpus's start or at a seeded offset"
+    epoch_order: Literal["same", "roll", "roll_streams"] = refused(
+        "same",
+        "where every epoch starts: at the corpus's start, at a seeded offset of the corpus, or "
+        "in each stream at a seeded offset of its own",
     )
     memory_reset: Literal["epoch", "document", "never"] = refused(
         "epoch", "where memory is forgotten"
@@ -172,6 +185,7 @@ class ValidConfig(ScoringConfig):
 class ExperimentConfig(Part):
     """Everything that decides what is trained."""
 
+    source: str | None = free(None, "whose settings these are, for a reader")
     seed: int = refused(1111, "seed of initialisation, dropout, roll and sampling", ge=0)
     model: ModelConfig = refused(..., "the network")
     train: TrainConfig = refused(..., "what one step reads")

@@ -3,7 +3,7 @@
 B rows · T tgt_len.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,12 +15,37 @@ from trainer.protocol import IGNORED, Segment
 
 
 class Span(NamedTuple):
-    """Pairs `begin … begin + length - 1` of a split, wrapping around at its end."""
+    """A stretch of pairs of a split: `length` of them from `begin` on.
+
+    It lies in a range of pairs, and goes on at the range's start where it reaches its end.
+    """
 
     begin: int
     length: int
     scored: bool = True
     """Whether its targets count; text that only warms a memory has none."""
+    low: int = 0
+    """First pair of the range."""
+    high: int | None = None
+    """The pair behind the range's last; None is the end of the split."""
+
+
+class _Piece(NamedTuple):
+    """A part of a span that is contiguous in the split, and its place in the row."""
+
+    begin: int
+    length: int
+    place: int
+
+
+def _pieces(span: Span, n_pairs: int) -> Iterator[_Piece]:
+    end = n_pairs if span.high is None else span.high
+    place = 0
+    while place < span.length:
+        begin = span.low + (span.begin - span.low + place) % (end - span.low)
+        piece = _Piece(begin, min(span.length - place, end - begin), place)
+        yield piece
+        place += piece.length
 
 
 def make_segment(
@@ -40,21 +65,17 @@ def make_segment(
         tgt_len: T.
         cutoffs: of the model's adaptive softmax.
         cut_documents: memory is not to reach across a document's start.
-        cut_seam: memory is not to reach across the wrap from the split's end to its start.
+        cut_seam: memory is not to reach across the wrap from a range's end to its start.
     """
     n_rows, n_pairs = len(spans), split.n_tokens - 1
     tokens_BT = np.zeros((n_rows, tgt_len), np.int64)
     targets_BT = np.full((n_rows, tgt_len), IGNORED, np.int64)
     for row, span in enumerate(spans):
-        done = 0
-        while done < span.length:
-            begin = (span.begin + done) % n_pairs
-            piece = min(span.length - done, n_pairs - begin)
-            text = split.tokens[begin : begin + piece + 1]
-            tokens_BT[row, done : done + piece] = text[:-1]
+        for begin, length, place in _pieces(span, n_pairs):
+            text = split.tokens[begin : begin + length + 1]
+            tokens_BT[row, place : place + length] = text[:-1]
             if span.scored:
-                targets_BT[row, done : done + piece] = text[1:]
-            done += piece
+                targets_BT[row, place : place + length] = text[1:]
     lengths_B = np.array([span.length for span in spans], np.int64)
     starts_BT = _starts(split, spans, tgt_len, cut_documents=cut_documents, cut_seam=cut_seam)
     return Segment(
@@ -102,16 +123,13 @@ def _starts(
     n_pairs = split.n_tokens - 1
     marks_BT = np.full((len(spans), tgt_len), -1, np.int64)
     for row, span in enumerate(spans):
-        if cut_documents:
-            for turn in (0, n_pairs):  # a span that wraps sees the documents of both ends
-                low, high = np.searchsorted(
-                    split.document_starts, (span.begin - turn, span.begin - turn + span.length)
-                )
-                inside = split.document_starts[low:high] + turn - span.begin
+        for begin, length, place in _pieces(span, n_pairs):
+            if cut_documents:
+                low, high = np.searchsorted(split.document_starts, (begin, begin + length))
+                inside = split.document_starts[low:high] - begin + place
                 marks_BT[row, inside] = inside
-        seam = -span.begin % n_pairs
-        if cut_seam and seam < span.length:
-            marks_BT[row, seam] = seam
+            if cut_seam and begin == span.low:
+                marks_BT[row, place] = place
     if (marks_BT < 0).all():
         return None
     return torch.from_numpy(np.maximum.accumulate(marks_BT, axis=1))

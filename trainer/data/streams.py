@@ -26,7 +26,9 @@ class Streams:
         slots: micro steps of a step; slot i always reads the same streams.
         rank: of this process.
         world_size: number of ranks.
-        epoch_order: `roll` rotates the pairs by an offset drawn from (seed, epoch).
+        epoch_order: `roll` rotates the pairs by an offset drawn from (seed, epoch), so that
+            streams hold other text in every epoch; `roll_streams` rotates each stream in itself,
+            by an offset drawn from (seed, epoch, stream), as NVIDIA's --roll does.
         memory_reset: where memory is cut; see `DataConfig`.
         seed: of the roll.
         cutoffs: of the model's adaptive softmax.
@@ -93,20 +95,25 @@ class Streams:
     def segment(self, data_step: int, slot: int) -> Segment:
         """What this rank reads in micro step `slot` of `data_step`, on the CPU."""
         epoch, index = divmod(data_step, self.steps_per_epoch)
-        offset = self._roll(epoch)
-        spans = []
-        for stream in self.stream_ids(slot):
-            low, high = int(self._borders[stream]), int(self._borders[stream + 1])
-            begin = low + index * self.tgt_len
-            length = min(self.tgt_len, high - begin)
-            spans.append(Span((begin + offset) % self.n_pairs, length))
         return make_segment(
-            self.split, spans, tgt_len=self.tgt_len, cutoffs=self.cutoffs,
+            self.split,
+            [self._span(stream, epoch, index) for stream in self.stream_ids(slot).tolist()],
+            tgt_len=self.tgt_len,
+            cutoffs=self.cutoffs,
             cut_documents=self.memory_reset == "document",
-            cut_seam=offset > 0 and self.memory_reset != "never",
-        )  # fmt: skip
+            cut_seam=self.epoch_order != "same" and self.memory_reset != "never",
+        )
 
-    def _roll(self, epoch: int) -> int:
-        if self.epoch_order == "same":
-            return 0
-        return int(np.random.default_rng((self.seed, epoch)).integers(self.n_pairs))
+    def _span(self, stream: int, epoch: int, index: int) -> Span:
+        """Find segment `index` of a stream in the split, as this epoch turns it."""
+        low, high = int(self._borders[stream]), int(self._borders[stream + 1])
+        done = index * self.tgt_len
+        length = min(self.tgt_len, high - low - done)
+        if self.epoch_order == "roll_streams":
+            offset = self._offset((self.seed, epoch, stream), high - low)
+            return Span(low + (done + offset) % (high - low), length, low=low, high=high)
+        offset = self._offset((self.seed, epoch), self.n_pairs) if self.epoch_order == "roll" else 0
+        return Span((low + done + offset) % self.n_pairs, length)
+
+    def _offset(self, seeds: tuple[int, ...], size: int) -> int:
+        return int(np.random.default_rng(seeds).integers(size))

@@ -48,9 +48,19 @@ class Imported:
             f"{model.d_model}, {self.n_parameters:,} parameters",
             f"vocabulary: {self.vocabulary.size:,} {self.vocabulary.kind}",
             f"settings that it does not say are those of recipe {self.recipe}",
+            *self._notes(),
             f"next: {command('txl', 'prepare', '--vocab', run)} --test TEXT --out CORPUS",
             f"      {command('txl', 'eval', run)} --data CORPUS",
             f"      {train} --data CORPUS",
+        ]
+
+    def _notes(self) -> list[str]:
+        """Tell where the same words mean another thing in the other trainer."""
+        if self.foreign.layout != "nvidia":
+            return []
+        return [
+            "with same_length NVIDIA's mask sees mem_len + 1 keys: mem_len is one more here, as in "
+            "its recipes"
         ]
 
 
@@ -81,7 +91,7 @@ def _import(
         vocab, beside=foreign.file.parent, inside=foreign.vocabulary,
         size=settings.vocabulary_size,
     )  # fmt: skip
-    recipe = recipe or _nearest_recipe(settings)
+    recipe = recipe or nearest_recipe(settings)
     experiment = _experiment(settings, recipe)
     table = table_of(settings.model, settings.vocabulary_size)
     weights = to_ours(foreign.tensors, table, where=str(foreign.file))
@@ -92,14 +102,18 @@ def _import(
     )  # fmt: skip
 
 
-def _nearest_recipe(settings: Settings) -> str:
-    """The packaged recipe of the same sizes; else the one nearest in width."""
+def nearest_recipe(settings: Settings) -> str:
+    """Find the packaged recipe of the same sizes, with the same clusters if there are several.
+
+    Where none has these sizes, it is the one nearest in width.
+    """
     sizes = ("n_layer", "d_model", "n_head", "d_inner")
 
-    def distance(name: str) -> tuple[int, int]:
+    def distance(name: str) -> tuple[int, bool, int]:
         model = load_recipe(name).model
         differing = sum(getattr(model, size) != getattr(settings.model, size) for size in sizes)
-        return differing, abs(model.d_model - settings.model.d_model)
+        other_clusters = model.cutoffs != settings.model.cutoffs
+        return differing, other_clusters, abs(model.d_model - settings.model.d_model)
 
     return min(recipe_names(), key=distance)
 

@@ -102,8 +102,11 @@ def _huggingface(file: Path) -> Foreign:
     if not config.exists():
         raise InputError(f"{config} is missing: it says what model {file.name} is of")
     values = read_json(config)
-    if not isinstance(values, dict) or values.get("model_type") != "transfo-xl":
-        kind = values.get("model_type") if isinstance(values, dict) else type(values).__name__
+    if not isinstance(values, dict):
+        raise InputError(f"{config}: should be an object, got {type(values).__name__}")
+    # The first releases wrote no model_type: then the sizes must be there, and say what it is.
+    kind = values.get("model_type", "transfo-xl")
+    if kind != "transfo-xl":
         raise InputError(f"{config}: model_type is {shortened(kind)}, not 'transfo-xl'")
     if file.suffix == ".safetensors":
         try:

@@ -1,7 +1,7 @@
 """What other trainers' configurations say, in our words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -68,9 +68,10 @@ class Settings:
 def of_huggingface(
     values: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
 ) -> Settings:
-    """From `config.json`."""
+    """Read `config.json`, in which the first releases called the vocabulary's size n_token."""
+    size = "vocab_size" if "vocab_size" in values else "n_token"
     return _settings(
-        values, tensors, where=where, vocabulary_size=_need(values, "vocab_size", where),
+        values, tensors, where=where, vocabulary_size=_need(values, size, where),
         position_biases="per_layer" if values.get("untie_r", True) else "shared",
     )  # fmt: skip
 
@@ -99,11 +100,15 @@ def of_kimiyoung(module: Opaque, tensors: Mapping[str, Tensor], *, where: str) -
 def of_nvidia(
     content: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
 ) -> Settings:  # fmt: skip
-    """From `model_config`; what was trained with stands in `args`."""
+    """Read `model_config`; what was trained with stands in `args`.
+
+    With same_length their mask sees mem_len + 1 keys, which is the mem_len of the same mask here.
+    """
     values = content.get("model_config")
     if not isinstance(values, dict):
         raise InputError(f"{where}: model_config is missing")
-    return _of_mem_transformer(values, tensors, where)
+    settings = _of_mem_transformer(values, tensors, where)
+    return replace(settings, mem_len=settings.mem_len + 1) if settings.same_length else settings
 
 
 def _of_mem_transformer(
