@@ -45,7 +45,10 @@ class Trained:
         engine: Any = SimpleNamespace(full_state=full_state)
         return checkpoint.save(
             folder, step=self.step, engine=engine, world=world,
-            state={"train": {"step": self.step}, "engine": {"optimizer_step": self.step}},
+            state={
+                "experiment": {}, "vocabulary": "0", "corpus": "0", "precision": "fp32",
+                "train": {"step": self.step}, "engine": {"optimizer_step": self.step},
+            },
             memories=[([3, 1, 0, 2], self.memory)],
         )  # fmt: skip
 

@@ -124,6 +124,25 @@ def test_a_factory_of_something_else_is_told_what_it_lacks() -> None:
         build_model(config, vocabulary_size=V, seed=0)
 
 
+@pytest.mark.parametrize(
+    "factory",
+    [
+        "shutil:rmtree", "sys:exit", "math:pi", "os:path", "builtins:print", "builtins:object",
+        "builtins:dict", ".relative:build", "a b:c", "json:", "os.path:join", "subprocess:run",
+        "threading:Thread", "torch.nn:Linear", "torch:tensor", "builtins:\x1b[31m", "typing:Any",
+        "\n:\n", f"{__name__}:raises_interrupt", "torch.nn:Identity",
+    ],
+)  # fmt: skip
+def test_a_factory_that_builds_no_model_is_one_line(factory: str) -> None:
+    with pytest.raises(InputError, match=r"model\.factory '") as refused:
+        build_model(tiny_model_config(factory=factory), vocabulary_size=V, seed=0)
+    assert str(refused.value).isprintable()
+
+
+def raises_interrupt(*_: object) -> None:
+    raise SystemExit(3)
+
+
 @pytest.mark.parametrize("factory", ["no_such_package:build", f"{__name__}:no_such_name", ":build"])
 def test_a_factory_that_cannot_be_imported_is_named(factory: str) -> None:
     with pytest.raises(InputError, match=rf"model\.factory '{factory}'"):

@@ -31,7 +31,7 @@ whole_gradients
 engine faults background results
 summary
 report
-checkpoint+checkpoint_files evaluate generate run plan
+checkpoint+checkpoint_files+saved_state evaluate generate run plan
 rundir inference saving
 duties
 recovery scoring model_card foreign

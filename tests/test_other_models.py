@@ -122,6 +122,8 @@ def test_stopped_and_resumed_it_is_the_same_run_bit_by_bit(runs: tuple[Path, Pat
 def test_txl_scores_it_and_lets_it_write(runs: tuple[Path, Path], folder: Path) -> None:
     run, _ = runs
     scored = ["eval", run, "--split", "valid", "--device", "cpu", "--precision", "fp32"]
+    assert "only with --trust-code" in trainer(folder, *scored, ends=Exit.BAD_INPUT).stderr
+    scored.append("--trust-code")
     by_batch = []
     # As many tokens of memory as the text has: every row then reads all of the text before it.
     for batch_size in (1, 3):
@@ -133,6 +135,8 @@ def test_txl_scores_it_and_lets_it_write(runs: tuple[Path, Path], folder: Path) 
     refused = trainer(folder, *scored, "--as-fairseq", ends=Exit.BAD_INPUT)
     assert "--as-fairseq is for Transformer-XL" in refused.stderr
     said = ["generate", run, "--prompt", "the miller", "--n-tokens", 12, "--device", "cpu"]
+    assert "only with --trust-code" in trainer(folder, *said, ends=Exit.BAD_INPUT).stderr
+    said.append("--trust-code")
     text = trainer(folder, *said).stdout
     assert text.startswith("the miller ")
     assert len(text.split()) > 6

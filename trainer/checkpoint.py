@@ -119,24 +119,31 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def refuse_misfit(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare a verified checkpoint's weights with a model's `shapes`, by parameter name.
-
-    Raises:
-        InputError: all that differs.
-    """
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of a verified checkpoint's weights, by parameter name."""
     found: dict[str, tuple[int, ...]] = {}
     for file in sorted(path.glob("weights-*.safetensors")):
         with open_tensors(file) as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 found[name] = tuple(tensors.get_slice(name).get_shape())
+    return found
+
+
+def refuse_misfit(
+    found: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], *, where: Path
+) -> None:
+    """Compare the shapes of weights with a model's, by parameter name.
+
+    Raises:
+        InputError: all that differs.
+    """
     differing = [
         f"{name} is {_shape(found.get(name))}, the model's {_shape(shapes.get(name))}"
         for name in sorted({*found, *shapes})
         if found.get(name) != shapes.get(name)
     ]
     if differing:
-        raise InputError(f"{path} does not fit the model: {first_few(differing)}")
+        raise InputError(f"{where} does not fit the model: {first_few(differing, separator='; ')}")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
@@ -151,7 +158,7 @@ def load_engine(path: Path, engine: "Engine", *, optimizer_step: int) -> None:
     Raises:
         InputError: see `refuse_misfit`.
     """
-    refuse_misfit(path, engine.full_state.shapes())
+    refuse_misfit(read_shapes(path), engine.full_state.shapes(), where=path)
     index: dict[str, dict[str, Path]] = {}
     for kind in ("weights", "optimizer") if optimizer_step > 0 else ("weights",):
         for file in sorted(path.glob(f"{kind}-*.safetensors")):

@@ -20,10 +20,11 @@ import xxhash
 
 from trainer.errors import InputError, first_few
 from trainer.files import sync_directory, sync_file
+from trainer.outside import open_file
 from trainer.pointers import MAX_DIGITS, name_of, point, pointed, step_of
+from trainer.saved_state import FORMAT, read_manifest, read_state
 from trainer.shell import typed_path
 
-FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
 #: What the name of a checkpoint begins with until it is sealed.
@@ -156,10 +157,10 @@ def verify(path: Path) -> dict[str, Any]:
         if not file.is_file():
             raise InputError(f"{file} is missing: use another checkpoint")
         try:
-            found = fingerprint(file)
+            same = file.stat().st_size == expected["bytes"] and fingerprint(file) == expected
         except OSError as error:
             raise InputError(f"{file} cannot be read: {error.strerror}") from None
-        if found != expected:
+        if not same:
             raise InputError(
                 f"{file} is corrupt (size or hash differ from the manifest's): "
                 f"use another checkpoint"
@@ -179,8 +180,7 @@ def seems_whole(path: Path) -> bool:
     except (InputError, OSError):
         return False
     return not path.is_symlink() and all(
-        isinstance(entry, dict) and entry.get("bytes") == sizes[name]
-        for name, entry in listed.items()
+        entry["bytes"] == sizes[name] for name, entry in listed.items()
     )
 
 
@@ -190,29 +190,17 @@ def _read_state(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it says nothing, or is the one of another step than its name says.
     """
-    try:
-        state: dict[str, Any] = json.loads((path / STATE).read_bytes())
-        step = state["train"]["step"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{path / STATE} is corrupt: use another checkpoint") from None
+    state = read_state(path / STATE)
+    step = state["train"]["step"]
     if step_of(path.name) not in (None, step):
         raise InputError(f"{path} is the checkpoint of step {step}: give it its own name back")
     return state
 
 
 def _read_manifest(manifest: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(manifest.read_bytes())
-        version, listed = int(values["format"]), dict(values["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{manifest} is corrupt: use another checkpoint") from None
-    if version > FORMAT:
-        raise InputError(
-            f"{manifest} has format {version}, newer than the {FORMAT} known here: "
-            f"update txl-trainer"
-        )
-    if version != FORMAT or STATE not in listed or any(Path(name).name != name for name in listed):
-        raise InputError(f"{manifest} is corrupt: use another checkpoint")
+    listed = read_manifest(manifest)
+    if STATE not in listed:
+        raise InputError(f"{manifest} does not list {STATE}, so it is corrupt: use another one")
     return listed
 
 
@@ -266,7 +254,7 @@ def fingerprint(path: Path, *, sync: bool = False) -> dict[str, Any]:
     if sync:
         sync_file(path)
     digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return {"bytes": path.stat().st_size, "xxh3_128": digest.hexdigest()}

@@ -12,6 +12,8 @@ from trainer.escaping import printable
 
 #: More names than these are no hint.
 _MOST_NAMES = 4
+#: Nothing longer is a name, and comparing takes the square of it.
+_MOST_LETTERS = 100
 
 
 #: Of an error. Lists of what differs are long; what a file holds may have no end.
@@ -75,7 +77,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     ``optim.lr``), else the nearest in spelling. Letters may be in either case.
     """
     names = {name.lower(): name for name in known}
-    typed = word.lower()
+    typed = word[:_MOST_LETTERS].lower()
     stem = typed.lstrip("-")
     begin = [low for low in names if stem and low.startswith(typed)]
     end = [low for low in names if stem and low.endswith(f".{stem}")]

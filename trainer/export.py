@@ -28,7 +28,8 @@ from trainer.inference import (
     EXPORT_VERSION,
     EXPORT_WEIGHTS,
     TrainedModel,
-    open_trained,
+    load_source,
+    read_source,
 )
 from trainer.model_card import model_card, origin_of, parent_of
 from trainer.tensor_files import save_tensors
@@ -43,12 +44,14 @@ def export(run_dir: Path, *, out: Path, which: str, form: Form) -> None:
         InputError: the run or checkpoint cannot be used, its model has no such form, or `out` is
             there already.
     """
-    trained = open_trained(run_dir, which=which, precision="fp32", device=torch.device("cpu"))
-    if trained.experiment.model.factory is not None:
+    source = read_source(run_dir, which)
+    if source.experiment.model.factory is not None:
         raise InputError(
-            f"{run_dir} is of model.factory {trained.experiment.model.factory}, whose code an "
+            f"{run_dir} is of model.factory {source.experiment.model.factory}, whose code an "
             f"export cannot carry: pass on the run directory and the code"
         )
+    cpu = torch.device("cpu")
+    trained = load_source(source, precision="fp32", device=cpu, trust=False)
     with new_folder(out) as draft:
         _WRITE[form](draft, trained)
         card = model_card(run_dir, trained, name=out.resolve().name, form=form)

@@ -1,6 +1,5 @@
 """A trained model without DeepSpeed: what `trainer.load`, `txl eval` and `txl generate` run."""
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,15 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from trainer import checkpoint, checkpoint_files
-from trainer.config import ExperimentConfig, experiment_from, parse_experiment
+from trainer.checkpoint import refuse_misfit
+from trainer.config import ExperimentConfig, experiment_from
 from trainer.data.named import named_corpus
 from trainer.data.rows import one_row
 from trainer.data.vocabulary import Vocabulary, load_vocabulary
 from trainer.errors import InputError
 from trainer.generate import Sampling, generate
 from trainer.model.build import build_model
+from trainer.outside import read_json, shortened
 from trainer.protocol import Memory, Output, Segment, reading_memory
+from trainer.saved_state import read_exported, read_manifest
 from trainer.tensor_files import load_tensors
+from trainer.validation import unique_keys
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +56,7 @@ class TrainedModel:
         """Hash of each file of weights, by the checkpoint's manifest or the export's config."""
         if "weights" in self.saved:
             return {EXPORT_WEIGHTS: self.saved["weights"]["xxh3_128"]}
-        manifest = json.loads((self.path / "manifest.json").read_text())
-        files = manifest["files"].items()
+        files = read_manifest(self.path / checkpoint_files.MANIFEST).items()
         return {name: entry["xxh3_128"] for name, entry in files if name.startswith("weights")}
 
     def autocast(self) -> torch.autocast:
@@ -129,7 +131,7 @@ class TrainedModel:
             yield from pieces
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """What a model is made from."""
 
     path: Path
@@ -140,8 +142,9 @@ class _Source(NamedTuple):
 
 
 def open_trained(
-    path: Path, *, which: str, precision: Precision | None, device: torch.device
-) -> TrainedModel:
+    path: Path, *, which: str, precision: Precision | None, device: torch.device,
+    trust: bool = False,
+) -> TrainedModel:  # fmt: skip
     """Load the checkpoint `which` of a run, verified, or an exported model.
 
     Args:
@@ -149,22 +152,45 @@ def open_trained(
         which: of a run's checkpoints: see `checkpoint_files.resolve`.
         precision: None is the run's own; fp16 becomes fp32 on a CPU.
         device: to load to.
+        trust: run the code that a run's directory names as its model.
 
     Raises:
-        InputError: there is no such run or checkpoint, or it is not whole.
+        InputError: there is no such run or checkpoint, it is not whole, or it names code that is
+            not trusted.
     """
+    return load_source(read_source(path, which), precision=precision, device=device, trust=trust)
+
+
+def read_source(path: Path, which: str) -> Source:
+    """Read what a model is made from, verified; no code of it runs. See `open_trained`."""
     config = path / "config.json"
     if not config.is_file():
         raise InputError(f"{path} is no run directory (config.json is missing)")
-    if _is_exported(config):
+    values = read_json(config, unique_keys=unique_keys)
+    if isinstance(values, dict) and values.get("format") == EXPORT_FORMAT:
         if which != "best":
             raise InputError(f"{path} is an exported model, which is one: leave --checkpoint out")
-        source = _exported(path.resolve())
+        source = _exported(path.resolve(), values)
     else:
-        source = _checkpoint(path, which)
-    saved, experiment, vocabulary = source.saved, source.experiment, source.vocabulary
-    if vocabulary.hash != saved["vocabulary"]:
+        source = _checkpoint(path, which, experiment_from(values, where=str(config)))
+    if source.vocabulary.hash != source.saved["vocabulary"]:
         raise InputError(f"{path}/vocabulary.json is not the one of {source.path}")
+    return source
+
+
+def load_source(
+    source: Source, *, precision: Precision | None, device: torch.device, trust: bool
+) -> TrainedModel:
+    """Build the model and give it its weights; see `open_trained`."""
+    saved, experiment, vocabulary = source.saved, source.experiment, source.vocabulary
+    if experiment.model.factory is None:
+        _refuse_misfit(source)
+    elif not trust:
+        raise InputError(
+            f"{source.path} names code as its model, model.factory "
+            f"{shortened(experiment.model.factory)}: it runs only with --trust-code (trust=True "
+            f"in Python), for those who trust the folder and what is imported by that name"
+        )
     chosen: Precision = precision or saved["precision"]
     if chosen == "fp16" and device.type == "cpu":
         log.warning("fp16 is slow on a CPU: evaluating in fp32")
@@ -184,47 +210,53 @@ def open_trained(
     )  # fmt: skip
 
 
-def _checkpoint(run_dir: Path, which: str) -> _Source:
+def _refuse_misfit(source: Source) -> None:
+    """Compare weights with their configuration before anything is built by its sizes."""
+    config, found = source.experiment.model, source.weights
+    if max(config.n_layer, len(config.cutoffs)) > len(found):
+        raise InputError(
+            f"{source.path} does not fit its model: n_layer is {config.n_layer:,}, but there are "
+            f"{len(found)} tensors"
+        )
+    with torch.device("meta"):
+        model = build_model(config, vocabulary_size=source.vocabulary.size, seed=0)
+    refuse_misfit(
+        {name: tuple(tensor.shape) for name, tensor in found.items()},
+        {name: tuple(p.shape) for name, p in model.named_parameters()},
+        where=source.path,
+    )
+    for name, tensor in found.items():
+        if tensor.dtype != torch.float32:
+            raise InputError(f"{source.path}: {shortened(name)} is {tensor.dtype}, not fp32")
+
+
+def _checkpoint(run_dir: Path, which: str, configured: ExperimentConfig) -> Source:
     path = checkpoint_files.resolve(run_dir, which)
     saved = checkpoint_files.verify(path)
     experiment = experiment_from(saved["experiment"], where=f"{path}/state.json")
-    config = run_dir / "config.json"
-    configured = parse_experiment(config.read_bytes(), where=str(config)).model.factory
-    if experiment.model.factory != configured:  # code is named by a configuration alone
+    if experiment.model.factory != configured.model.factory:  # code is named by one file alone
         raise InputError(
-            f"{path} is of model.factory {experiment.model.factory}, but {config} says {configured}"
+            f"{path} is of model.factory {experiment.model.factory}, but {run_dir / 'config.json'} "
+            f"says {configured.model.factory}"
         )
     vocabulary = load_vocabulary(run_dir / "vocabulary.json")
-    return _Source(path, saved, experiment, vocabulary, checkpoint.read_weights(path))
+    return Source(path, saved, experiment, vocabulary, checkpoint.read_weights(path))
 
 
-def _is_exported(config: Path) -> bool:
-    try:
-        return bool(json.loads(config.read_bytes()).get("format") == EXPORT_FORMAT)
-    except (ValueError, AttributeError):
-        return False
-
-
-def _exported(folder: Path) -> _Source:
+def _exported(folder: Path, values: dict[str, Any]) -> Source:
     config, file = folder / "config.json", folder / EXPORT_WEIGHTS
-    saved = json.loads(config.read_bytes())
-    if saved.get("version") != EXPORT_VERSION:
-        raise InputError(
-            f"{config} has version {saved.get('version')!r}, this program reads {EXPORT_VERSION}"
-        )
+    saved = read_exported(values, where=str(config))
+    experiment = experiment_from(saved["experiment"], where=str(config))
+    if experiment.model.factory is not None:  # code is named by a run's configuration alone
+        raise InputError(f"{config} names a model.factory, which an exported model may not")
     try:
-        experiment = experiment_from(saved["experiment"], where=str(config))
-        if experiment.model.factory is not None:  # code is named by a run's configuration alone
-            raise InputError(f"{config} names a model.factory, which an exported model may not")
-        if not {"vocabulary", "train"} <= saved.keys() or saved["precision"] != "fp32":
-            raise KeyError("vocabulary, train or precision in config.json")
         if checkpoint_files.fingerprint(file) != saved["weights"]:
             raise InputError(f"{file} is corrupt (size or hash differ): export it again")
         weights = load_tensors(file)
-    except (KeyError, OSError) as error:
+    except OSError as error:
         raise InputError(f"{folder} is no whole exported model: {error}") from None
     vocabulary = load_vocabulary(folder / "vocabulary.json")
-    return _Source(folder, saved, experiment, vocabulary, weights)
+    return Source(folder, saved, experiment, vocabulary, weights)
 
 
 def corpus_of(run_dir: Path) -> Path:

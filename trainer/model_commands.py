@@ -46,6 +46,8 @@ class Eval:
     """write position, token and nats of every scored token to this file, tab-separated"""
     as_fairseq: bool = False
     """count as fairseq does, which skips a token per tgt_len and attends to empty memory"""
+    trust_code: bool = False
+    """run the code that the run names as its model (model.factory)"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to run"""
 
@@ -66,7 +68,7 @@ class Eval:
             tgt_len=self.tgt_len, mem_lens=_lengths(self.mem_len), clamp_len=self.clamp_len,
             same_length=self.same_length, batch_size=self.batch_size, warm=self.warm,
             no_memory=self.no_memory, precision=self.precision, per_token=self.per_token,
-            as_fairseq=self.as_fairseq,
+            as_fairseq=self.as_fairseq, trust=self.trust_code,
         )  # fmt: skip
         evaluate_run(options, join(world, timeout_s=600.0))
         if dist.is_initialized():
@@ -95,6 +97,8 @@ class Generate:
     """text before which the output ends"""
     seed: int = 0
     """of the draws"""
+    trust_code: bool = False
+    """run the code that the run names as its model (model.factory)"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to run"""
 
@@ -119,7 +123,10 @@ class Generate:
         device = choose_device(self.device, local_rank=0)
         if device.type == "cpu":
             use_cpu_well()
-        trained = open_trained(self.run_dir, which=self.checkpoint, precision=None, device=device)
+        trained = open_trained(
+            self.run_dir, which=self.checkpoint, precision=None, device=device,
+            trust=self.trust_code,
+        )  # fmt: skip
         prompt = _read_prompt(self.prompt)
         pieces = trained.stream(prompt, sampling)
         print(prompt, end="", flush=True)

@@ -174,7 +174,7 @@ def find_weights(
             f"--init-from {path} has vocabulary {saved['vocabulary']}, but {corpus.path} has "
             f"{corpus.vocabulary.hash}: prepare the corpus with --vocab of the run's directory"
         )
-    checkpoint.refuse_misfit(path, shapes)
+    checkpoint.refuse_misfit(checkpoint.read_shapes(path), shapes, where=path)
     return path.resolve()
 
 

@@ -53,6 +53,8 @@ class EvalOptions:
     """File for the nats of every scored token, see `_write_per_token`; replaced if it is there."""
     as_fairseq: bool = False
     """Count as fairseq does, see `trainer.evaluate`, to compare with its numbers."""
+    trust: bool = False
+    """Run the code that the run names as its model."""
 
 
 def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
@@ -62,8 +64,9 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
         InputError: the run, checkpoint, corpus, split or settings cannot be used.
     """
     trained = open_trained(
-        options.run, which=options.checkpoint, precision=options.precision, device=world.device
-    )
+        options.run, which=options.checkpoint, precision=options.precision, device=world.device,
+        trust=options.trust,
+    )  # fmt: skip
     corpus = open_corpus(options.data or corpus_of(options.run))
     split = _split(corpus, options.split, trained)
     settings = [_settings(options, trained, mem_len) for mem_len in _mem_lens(options, trained)]

@@ -1,6 +1,7 @@
 """From a configuration to a model: ours, or a third party's factory."""
 
 import importlib
+import traceback
 
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from torch import nn
 from trainer.config import ModelConfig
 from trainer.errors import InputError
 from trainer.model.transformer_xl import TransformerXL
+from trainer.outside import shortened
 
 #: Words below which clusters save nothing.
 _WORTH_CUTTING = 5000
@@ -28,19 +30,40 @@ def build_model(config: ModelConfig, *, vocabulary_size: int, seed: int) -> nn.M
     torch.manual_seed(seed)
     if config.factory is None:
         return TransformerXL(config, vocabulary_size)
+    return _other_model(config, vocabulary_size)
+
+
+def _other_model(config: ModelConfig, vocabulary_size: int) -> nn.Module:
+    """What the configuration's factory builds. The caller answers for running it."""
+    assert config.factory is not None
     package, _, name = config.factory.partition(":")
+    where = f"model.factory {shortened(config.factory)}"
     try:
         build = getattr(importlib.import_module(package), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"model.factory {config.factory!r}: {error}") from None
-    model = build(config, vocabulary_size)
+    except (Exception, SystemExit) as error:  # an import runs what it likes
+        raise InputError(f"{where} cannot be imported: {_told(error)}") from error
+    if not callable(build):
+        raise InputError(f"{where} is a {type(build).__name__}, which builds nothing")
+    try:
+        model = build(config, vocabulary_size)
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{where} fails: {_told(error)}") from error
     lacking = [name for name in ("empty_memory", "forward", "predict") if not hasattr(model, name)]
-    if lacking or not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module) or lacking:
         raise InputError(
-            f"model.factory {config.factory!r} gives a {type(model).__name__} without "
+            f"{where} gives a {type(model).__name__} without "
             f"{', '.join(lacking) or 'being an nn.Module'}: see trainer.protocol.RecurrentModel"
         )
     return model
+
+
+def _told(error: BaseException) -> str:
+    """What an error says, and the line of code that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _that_fit(config: ModelConfig, vocabulary_size: int) -> str:
