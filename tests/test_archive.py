@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from trainer.data.archive import member_bytes, open_member
-from trainer.data.text import TextFile, read_pieces
+from trainer.data.source import TextFile
+from trainer.data.text import read_pieces
 from trainer.errors import InputError
 
 WANTED = "corpus/train.txt"

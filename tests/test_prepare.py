@@ -186,13 +186,48 @@ def test_unknown_characters_need_unk(tmp_path: Path, text: Path) -> None:
     assert decoded(made(tmp_path, unk=True, **options), "valid") == "the \ufffde\ufffd\ufffda"
 
 
-def test_skipped_files_are_reported(tmp_path: Path) -> None:
+def test_what_is_left_out_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in ("a.txt", "b.png", "c.bin"):
         (folder / name).write_text("text")
-    report = prepare(PrepareOptions(out=tmp_path / "corpus", train=(folder,)))
-    assert "skipped 2 files that are no text by their suffix" in report.lines()
+    (folder / "d.jsonl").write_text('{"text": "b"}\n{"text": null}\n')
+    options = PrepareOptions(out=tmp_path / "corpus", train=(folder,), on_bad_line="skip")
+    lines = prepare(options).lines()
+    assert "left out: 2 files (b.png, c.bin): no text by their suffix" in lines
+    cause = "the field 'text' is null, not text"
+    assert f"left out: 1 line(s) ({folder}/d.jsonl:2: {cause})" in lines
+
+
+def test_shares_asked_for_and_shares_that_came_are_reported(tmp_path: Path, text: Path) -> None:
+    options = PrepareOptions(out=tmp_path / "c", train=(text,), split="8,1,1", tokenizer="bytes")
+    assert "asked 80/10/10, came 80/10/10 (by bytes)" in prepare(options).lines()
+
+
+@pytest.mark.parametrize("tokenizer", ["words", "bpe"])
+def test_a_text_of_one_line_is_cut_between_words(tmp_path: Path, tokenizer: str) -> None:
+    path = tmp_path / "text8"
+    path.write_text(" ".join(["one", "two", "three", "four"] * 1000))
+    corpus = made(tmp_path, train=(path,), split="90,5,5", tokenizer=tokenizer)
+    words = [word for name in corpus.splits for word in decoded(corpus, name).split()]
+    assert [word.removesuffix("<|endoftext|>") for word in words] == path.read_text().split()
+    # A part of a line ends as a line does.
+    assert [split.n_words for split in corpus.splits.values()] == [3601, 201, 201]
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r", "\r\n"])
+def test_words_end_a_line_wherever_python_does(tmp_path: Path, line_end: str) -> None:
+    lines = [f"a{i % 7} naïve" for i in range(20_000)]
+    path = tmp_path / "a.txt"
+    path.write_bytes(line_end.join(lines).encode())
+    with path.open(encoding="utf-8") as file:  # as fairseq and kimiyoung read it
+        tokens = [word for line in file for word in [*line.split(), "<eos>"]]
+    corpus = made(tmp_path, train=(path,))
+    ids = {word: i for i, word in enumerate(corpus.vocabulary.words)}  # type: ignore[attr-defined]
+    assert corpus.splits["train"].tokens.tolist() == [ids[word] for word in tokens]
+    bpe = made(tmp_path, train=(path,), tokenizer="bpe", vocab_size=300, overwrite=True)
+    assert bpe.splits["train"].n_words == len(tokens)
+    assert decoded(bpe, "train").removesuffix("<|endoftext|>") == line_end.join(lines)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +239,9 @@ def test_skipped_files_are_reported(tmp_path: Path) -> None:
         ({"out": Path("text.txt/corpus")}, "text.txt/corpus: cannot be written: "),
         ({"split": "9,1", "valid": (Path("text.txt"),)}, "without --valid or --test"),
         ({"split": "9;1"}, "--split 9;1: not shares"),
+        ({"split_by": "document"}, "--split-by document: .* needs --split"),
+        ({"suffixes": ("py",)}, "--suffixes py: a suffix begins with a dot"),
+        ({"train": (Path("short"),), "split": "98,1,1"}, "came .*: the text is too short"),
         ({"tokenizer": "bytes", "min_count": 2}, "--min-count: for words, but .* is bytes"),
         ({"unk": True}, "--unk: for bytes and characters, but the tokenizer is words"),
         ({"max_size": 1}, "--max-size 1: must be at least 2"),
@@ -226,6 +264,7 @@ def test_bad_options_and_inputs_leave_nothing_behind(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty").touch()
+    Path("short").write_text("one two\n")
     prepare(PrepareOptions(out=Path("words"), train=(text,)))
     before = sorted(tmp_path.iterdir())
     given = {"out": Path("corpus"), "train": (text,)} | options

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from trainer.data.text import Piece, read_pieces, text_file
+from trainer.data.finding import text_file
+from trainer.data.source import Reading
+from trainer.data.text import Piece, read_pieces
 from trainer.data.vocabulary import (
     BpeVocabulary,
     SymbolVocabulary,
@@ -161,8 +163,8 @@ def test_ids_do_not_depend_on_how_the_text_was_cut_for_streaming(tmp_path: Path)
     for vocabulary in [*vocabularies(text), bpe_joining_line_ends(text)]:
         pieces = list(
             read_pieces(
-                [text_file(tmp_path / "text.txt", format="auto")],
-                as_bytes=vocabulary.kind == "bytes",
+                [text_file(tmp_path / "text.txt")],
+                Reading(as_bytes=vocabulary.kind == "bytes"),
             )
         )
         assert len(pieces) > 3

@@ -7,34 +7,53 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from trainer.errors import InputError
+from trainer.outside import printable
 
-_UNREADABLE = (
+#: What reading a damaged or foreign archive may raise.
+UNREADABLE = (
     OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError
 )  # fmt: skip
 
 
 @contextmanager
-def open_member(archive: Path, name: str) -> Iterator[IO[bytes]]:
-    """The regular file `name` of an archive, open for reading.
+def open_archive(archive: Path) -> Iterator[Callable[[str], IO[bytes]]]:
+    """Yield what opens a regular file of an archive by its name, for reading.
 
     Raises:
-        InputError: the archive is none, cannot be read, lacks `name`, has it as a link, device or
-            folder, or has any entry whose name is absolute or leaves the archive (`..`).
+        InputError: the archive is none, cannot be read, or has any entry whose name is absolute or
+            leaves the archive (`..`); of a name, that the archive lacks it, or has it as a link,
+            device or folder, or encrypted.
     """
     with _opened(archive) as opened:
-        if isinstance(opened, zipfile.ZipFile):
-            stream: IO[bytes] | None = opened.open(_zip_entry(opened, archive, name))
-        else:
+
+        def open_named(name: str) -> IO[bytes]:
+            if isinstance(opened, zipfile.ZipFile):
+                return opened.open(_zip_entry(opened, archive, name))
             stream = opened.extractfile(_tar_entry(opened, archive, name))
-        assert stream is not None  # None is for what is no regular file
-        with stream:
-            yield stream
+            assert stream is not None  # None is for what is no regular file
+            return stream
+
+        yield open_named
+
+
+@contextmanager
+def open_member(archive: Path, name: str) -> Iterator[IO[bytes]]:
+    """The regular file `name` of an archive, open for reading; raises as `open_archive` does."""
+    with open_archive(archive) as open_named, open_named(name) as stream:
+        yield stream
+
+
+def zip_sizes(archive: Path) -> dict[str, int]:
+    """Names and unpacked lengths of the files in a zip archive; folders are left out."""
+    with _opened(archive) as opened:
+        assert isinstance(opened, zipfile.ZipFile)
+        return {info.filename: info.file_size for info in opened.infolist() if not info.is_dir()}
 
 
 def member_bytes(archive: Path, name: str) -> int:
@@ -51,42 +70,52 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
         with archive.open("rb") as file:
             if zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as as_zip:
+                    _refuse_unsafe(archive, as_zip.namelist())
                     yield as_zip
             else:
                 file.seek(0)
                 with tarfile.open(fileobj=file) as as_tar:
+                    _refuse_unsafe(archive, as_tar.getnames())
                     yield as_tar
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(f"{archive}: cannot be read as a zip or tar file: {error}") from None
 
 
 def _zip_entry(opened: zipfile.ZipFile, archive: Path, name: str) -> zipfile.ZipInfo:
-    _check(archive, name, opened.namelist())
-    entry = opened.getinfo(name)
+    try:
+        entry = opened.getinfo(name)
+    except KeyError:
+        raise _missing(archive, name) from None
+    if entry.flag_bits & 1:
+        raise InputError(f"{archive}: {printable(name)} is encrypted: unpack it with its password")
     kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the archive was not made on Unix
-    encrypted = entry.flag_bits & 1
-    if entry.is_dir() or encrypted or kind not in (0, stat.S_IFREG):
+    if entry.is_dir() or kind not in (0, stat.S_IFREG):
         raise _not_regular(archive, name)
     return entry
 
 
 def _tar_entry(opened: tarfile.TarFile, archive: Path, name: str) -> tarfile.TarInfo:
-    _check(archive, name, opened.getnames())
-    entry = opened.getmember(name)
+    try:
+        entry = opened.getmember(name)
+    except KeyError:
+        raise _missing(archive, name) from None
     if not entry.isreg():
         raise _not_regular(archive, name)
     return entry
 
 
-def _check(archive: Path, name: str, names: Iterable[str]) -> None:
-    names = list(names)
-    for other in names:
-        path = PurePosixPath(other.replace("\\", "/"))
+def _refuse_unsafe(archive: Path, names: Iterable[str]) -> None:
+    for name in names:
+        path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
-            raise InputError(f"{archive}: unsafe: its entry {other!r} leads out of it; not used")
-    if name not in names:
-        raise InputError(f"{archive}: holds no {name}; it is not the archive it should be")
+            shown = printable(repr(name))
+            raise InputError(f"{archive}: unsafe: its entry {shown} leads out of it; not used")
+
+
+def _missing(archive: Path, name: str) -> InputError:
+    return InputError(f"{archive}: holds no {name}; it is not the archive it should be")
 
 
 def _not_regular(archive: Path, name: str) -> InputError:
-    return InputError(f"{archive}: unsafe: {name} is a link or no plain file; not used")
+    shown = printable(name)
+    return InputError(f"{archive}: unsafe: {shown} is a link or no plain file; not used")

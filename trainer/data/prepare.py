@@ -4,11 +4,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 from trainer.data.corpus_writer import SCRATCH_FILE, SplitWriter, new_corpus_folder
-from trainer.data.inputs import Inputs, divided, find_inputs
+from trainer.data.inputs import (
+    Inputs,
+    SplitBy,
+    divided,
+    find_inputs,
+    refuse_missed_shares,
+    shares_line,
+)
+from trainer.data.json_lines import OnBadLine
 from trainer.data.prepare_report import Report, SplitReport
+from trainer.data.source import AskedFormat, Reading
 from trainer.data.splitting import SPLITS, Routed
 from trainer.data.text import Piece, count_words
 from trainer.data.vocabulary import (
@@ -35,17 +44,28 @@ class PrepareOptions:
     out: Path
     """folder of the new corpus"""
     train: tuple[Path, ...] = ()
-    """text to train on: files, folders, JSON lines, .gz and .xz of them; - is stdin"""
+    """text to train on: text files, JSON lines, either of them packed (gzip, bzip2, xz, zip), and
+    folders of them; - is stdin"""
     valid: tuple[Path, ...] = ()
     """text to validate on"""
     test: tuple[Path, ...] = ()
     """text to test on"""
     split: str | None = None
-    """shares of train, valid and test to take from the documents of --train, such as 98,1,1"""
-    format: Literal["auto", "text", "jsonl"] = "auto"
-    """format of every input; auto goes by the suffix, and stdin is text"""
+    """shares of train, valid and test to take from the text of --train, such as 98,1,1"""
+    split_by: SplitBy = "auto"
+    """document: whole documents (files, JSON lines), where shares are missed least; position: in
+    order, cut at line ends; auto: by position where documents miss a share by more than half"""
+    format: AskedFormat = "auto"
+    """auto: by the bytes of each file, .jsonl and .ndjson being JSON lines; text: even if it looks
+    like JSON or HTML; jsonl: JSON lines; raw: bytes as they are, nothing unpacked or left out"""
+    suffixes: tuple[str, ...] = ()
+    """folders and archives: read the files of these suffixes, such as .md .py; without it .txt
+    .text .tokens .jsonl .ndjson .json, leaving out README, LICENSE and their like, .md, .rst and
+    .py; these where there is nothing else"""
     text_field: str = "text"
     """key of the text in JSON lines"""
+    on_bad_line: OnBadLine = "stop"
+    """JSON lines without a text: stop with an error, or skip and count them"""
     tokenizer: Kind | None = None
     """words (the default), bytes, characters or bpe"""
     vocab: Path | None = None
@@ -110,23 +130,27 @@ def _prepare(
         paths = {name: getattr(options, name) for name in SPLITS}
         inputs = find_inputs(
             {name: given_paths for name, given_paths in paths.items() if given_paths},
-            format=options.format,
-            text_field=options.text_field,
-            as_bytes=kind == "bytes",
+            Reading(format=options.format, text_field=options.text_field, as_bytes=kind == "bytes"),
+            suffixes=options.suffixes,
+            on_bad_line=options.on_bad_line,
             stdin=stdin,
             scratch=folder / SCRATCH_FILE,
         )
         if options.split:
-            inputs = divided(inputs, options.split, whole_lines=kind in ("words", "bpe"))
+            whole_lines = kind in ("words", "bpe")
+            inputs = divided(inputs, options.split, by=options.split_by, whole_lines=whole_lines)
         vocabulary = given or _build_vocabulary(options, kind, inputs)
         splits = write_corpus(folder, inputs, vocabulary, made=_as_json(options))
+        told = list(inputs.told)
+        if options.split:
+            came = {split.name: split.n_characters for split in splits}
+            told.insert(0, shares_line(inputs, came))
     return Report(
         out=options.out,
         kind=kind,
         vocabulary_size=vocabulary.size,
         splits=splits,
-        n_skipped_files=inputs.n_skipped_files,
-        note=inputs.note,
+        told=tuple(told),
     )
 
 
@@ -139,6 +163,10 @@ def _checked_kind(options: PrepareOptions, given: Vocabulary | None) -> Kind:
         raise InputError("no text to make a vocabulary from: give --train, or --vocab")
     if options.split and (options.valid or options.test or not options.train):
         raise InputError("--split divides --train: give it with --train, without --valid or --test")
+    if options.split_by != "auto" and not options.split:
+        raise InputError(f"--split-by {options.split_by}: says how to divide, so it needs --split")
+    if wrong := [suffix for suffix in options.suffixes if not suffix.startswith(".")]:
+        raise InputError(f"--suffixes {' '.join(wrong)}: a suffix begins with a dot, such as .txt")
     if given and options.tokenizer not in (None, given.kind):
         raise InputError(
             f"--tokenizer {options.tokenizer}: --vocab {options.vocab} is of kind {given.kind}"
@@ -209,7 +237,7 @@ def write_corpus(
     """Write vocabulary and splits to `folder`, reading `inputs` once; `made` says how, to readers.
 
     Raises:
-        InputError: an input cannot be read, or a split is empty.
+        InputError: an input cannot be read, a split is empty, or shares were missed.
     """
     save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
     with ExitStack() as stack:
@@ -226,6 +254,7 @@ def write_corpus(
                     n_characters=_n_characters(piece, ids, vocabulary),
                     ends_document=piece.ends_document,
                 )
+        refuse_missed_shares(inputs, {name: one.n_characters for name, one in writers.items()})
         for writer in writers.values():
             writer.finish(splits=list(writers), made=made)
         return tuple(SplitReport.of(writer) for writer in writers.values())

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from trainer.data.corpus_writer import new_corpus_folder
 from trainer.data.download import checksum_of, download
+from trainer.data.finding import text_file
 from trainer.data.inputs import Inputs
 from trainer.data.known import KnownCorpus, KnownFile
 from trainer.data.prepare import PrepareOptions, write_corpus
 from trainer.data.prepare_report import Report
+from trainer.data.source import Reading, TextFile
 from trainer.data.splitting import Routed, by_position
-from trainer.data.text import Piece, TextFile, text_file
+from trainer.data.text import Piece
 from trainer.data.vocabulary import SymbolVocabulary, Vocabulary, WordVocabulary
 from trainer.errors import InputError
 
@@ -63,8 +65,7 @@ def prepare_known(
         kind=corpus.kind,
         vocabulary_size=vocabulary.size,
         splits=splits,
-        n_skipped_files=0,
-        note=corpus.note,
+        told=(corpus.note,),
     )
 
 
@@ -115,9 +116,7 @@ def _inputs(corpus: KnownCorpus, found: Found) -> Inputs:
         for file, path in found.items()
         for split, member in file.texts.items()
     }
-    inputs = partial(
-        Inputs, files=texts, text_field="", as_bytes=corpus.kind == "bytes", n_skipped_files=0
-    )
+    inputs = partial(Inputs, files=texts, reading=Reading(as_bytes=corpus.kind == "bytes"))
     if corpus.held_out_bytes is None:
         return inputs(splits=tuple(texts))
     n_held_out = corpus.held_out_bytes
@@ -128,7 +127,7 @@ def _inputs(corpus: KnownCorpus, found: Found) -> Inputs:
 
 def _text(path: Path, member: str | None) -> TextFile:
     if member is None:
-        return text_file(path, format="text")
+        return text_file(path, Reading(format="text"))
     return TextFile(path, f"{path}: {member}", "text", member)
 
 

@@ -62,8 +62,8 @@ class Report:
     kind: Kind
     vocabulary_size: int
     splits: tuple[SplitReport, ...]
-    n_skipped_files: int
-    note: str
+    told: tuple[str, ...]
+    """What became of shares, what was left out and why, and other notes: a line each."""
 
     @property
     def recipe(self) -> str:
@@ -85,10 +85,7 @@ class Report:
         """What the command prints."""
         lines = [split.line() for split in self.splits]
         lines.append(f"vocabulary: {self.vocabulary_size:,} {self.kind}")
-        if self.n_skipped_files:
-            lines.append(f"skipped {self.n_skipped_files:,} files that are no text by their suffix")
-        if self.note:
-            lines.append(self.note)
+        lines += self.told
         if any(split.name == "train" for split in self.splits):
             train = command("deepspeed", "launch/train.py", self.recipe, "--data", self.out)
             lines.append(f"next: {train}")

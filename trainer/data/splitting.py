@@ -1,12 +1,24 @@
 """Which split each piece of a text belongs to, when one text becomes train, valid and test."""
 
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from trainer.data.text import Piece
 from trainer.errors import InputError
 
 SPLITS = ("train", "valid", "test")
 Routed = Iterator[tuple[str, Piece]]
+
+#: The part of its share by which a split may be too long or too short.
+MOST_MISSED = 0.5
+# Documents longer than this part of the smallest share are placed one by one.
+_GRAIN = 64
+# Characters that are held while a line end is looked for.
+_MOST_REACH = 1 << 20
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_SPACE = re.compile(r"\s")
 
 
 def parse_shares(split: str) -> dict[str, float]:
@@ -26,18 +38,117 @@ def parse_shares(split: str) -> dict[str, float]:
     return dict(zip(SPLITS, shares, strict=False))
 
 
-def by_document(pieces: Iterable[Piece], shares: Mapping[str, float]) -> Routed:
-    """Whole documents, each to the split that is furthest behind its share of the text so far.
+@dataclass
+class Sizes:
+    """How long the documents of a text are, as far as a split depends on it, in constant memory.
 
-    So the first documents open one split each, and the same text is always split the same way.
+    Attributes:
+        n_documents: those that are not empty.
+        n_characters: of the whole text.
+        large: characters of the documents that are large beside the smallest share, by number.
     """
-    filled = dict.fromkeys(shares, 0.0)
-    name = next(iter(shares))
+
+    n_documents: int = 0
+    n_characters: int = 0
+    large: dict[int, int] = field(default_factory=dict)
+
+
+def measure(pieces: Iterable[Piece], shares: Mapping[str, float]) -> Sizes:
+    """Measure a text that is to be divided into `shares`."""
+    sizes = Sizes()
+    smallest = min(shares.values()) / sum(shares.values())
+    most = 2 * math.ceil(_GRAIN / smallest)
+    number = n_characters = 0
     for piece in pieces:
+        n_characters += len(piece.text)
+        if not piece.ends_document:
+            continue
+        sizes.n_characters += n_characters
+        sizes.n_documents += n_characters > 0
+        if n_characters * _GRAIN > sizes.n_characters * smallest:
+            sizes.large[number] = n_characters
+            if len(sizes.large) > most:
+                _drop_small(sizes, smallest)
+        number += 1
+        n_characters = 0
+    _drop_small(sizes, smallest)
+    return sizes
+
+
+def _drop_small(sizes: Sizes, smallest: float) -> None:
+    least = sizes.n_characters * smallest / _GRAIN
+    sizes.large = {number: size for number, size in sizes.large.items() if size > least}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which split each large document goes to, and what room that leaves for the small ones.
+
+    Attributes:
+        large: split by number of the document.
+        room: characters by split.
+        came: characters by split in the end, as nearly as is known without reading.
+    """
+
+    large: Mapping[int, str]
+    room: Mapping[str, float]
+    came: Mapping[str, float]
+
+
+def place(sizes: Sizes, shares: Mapping[str, float]) -> Placement:
+    """Place whole documents so that shares are missed least.
+
+    The largest come first: each goes to the split that lacks most of its share of what is placed
+    by then, the document included, among those that have room for it. So every split has
+    documents of all lengths, and the small ones fill what is left. Where there are few, filling a
+    split by more than its room may come nearer.
+    """
+    ways = [_placed(sizes, shares, overfill=overfill) for overfill in (0.0, MOST_MISSED)]
+    return min(ways, key=lambda way: most_missed(shares, way.came))
+
+
+def _placed(sizes: Sizes, shares: Mapping[str, float], *, overfill: float) -> Placement:
+    """Place documents, each filling its split by at most that part more than the split's room."""
+    whole = sum(shares.values())
+    room = {name: share / whole * sizes.n_characters for name, share in shares.items()}
+    lacks = dict.fromkeys(shares, 0.0)
+    placed: dict[int, str] = {}
+    for number, size in sorted(sizes.large.items(), key=lambda item: (-item[1], item[0])):
+        for name, share in shares.items():
+            lacks[name] += share / whole * size
+        fitting = [name for name in shares if size <= room[name] * (1 + overfill)]
+        name = max(fitting, key=lacks.__getitem__) if fitting else max(room, key=room.__getitem__)
+        placed[number] = name
+        lacks[name] -= size
+        room[name] -= size
+    n_small = sizes.n_characters - sum(sizes.large.values())
+    free = {name: max(0.0, left) for name, left in room.items()}
+    fills = n_small / (sum(free.values()) or 1.0)
+    came = {
+        name: share / whole * sizes.n_characters - room[name] + fills * free[name]
+        for name, share in shares.items()
+    }
+    return Placement(placed, room, came)
+
+
+def by_document(pieces: Iterable[Piece], placement: Placement) -> Routed:
+    """Whole documents in the text's order, each to its split.
+
+    A small one goes to the split that is furthest behind in filling its room, so the same text is
+    always split the same way, and evenly from its beginning to its end.
+    """
+    room = {name: left for name, left in placement.room.items() if left > 0} or placement.room
+    filled = dict.fromkeys(room, 0.0)
+    number = 0
+    name = ""
+    for piece in pieces:
+        if not name:
+            name = placement.large.get(number) or min(filled, key=filled.__getitem__)
         yield name, piece
-        filled[name] += len(piece.text) / shares[name]
+        if number not in placement.large:
+            filled[name] += len(piece.text) / (room[name] or 1.0)
         if piece.ends_document:
-            name = min(filled, key=lambda name: filled[name])
+            number, name = number + 1, ""
 
 
 def by_position(
@@ -53,26 +164,49 @@ def by_position(
         pieces: the text.
         shares: of each split, in order.
         n_characters: length of the text.
-        whole_lines: cut at the first line end from there on, not at the very character.
+        whole_lines: cut at the first line end from there on, or between two words where the line
+            goes on for more than half of the smallest share; else at the very character.
     """
     names = list(shares)
     ends = _share_ends(shares, n_characters)
+    smallest = n_characters * min(shares.values()) / sum(shares.values())
+    reach = min(max(int(smallest * MOST_MISSED), 1), _MOST_REACH) if whole_lines else 0
     position = 0
-    for text, ends_document in pieces:
-        while ends and position + len(text) >= ends[0]:
-            cut = ends[0] - position
-            if whole_lines:
-                # find gives -1, and so a cut of 0, when the line ends in a later piece.
-                cut = text.find("\n", max(cut - 1, 0)) + 1
-            if cut <= 0:
+    held = ""  # from the last cut on, while where to cut next is not known
+    for piece_text, ends_document in pieces:
+        text, held = held + piece_text, ""
+        while ends and text and position + len(text) >= ends[0]:
+            due = max(ends[0] - position, 1)
+            cut = _cut_near(text, due, reach, is_whole=ends_document) if reach else due
+            if cut is None:
+                held = text
                 break
             yield names[0], Piece(text[:cut], ends_document=True)
             text = text[cut:]
             position += cut
             del names[0], ends[0]
-        if text:
+        if text and not held:
             yield names[0], Piece(text, ends_document)
-        position += len(text)
+            position += len(text)
+
+
+def _cut_near(text: str, due: int, reach: int, *, is_whole: bool) -> int | None:
+    """Where to cut from `due` on; None where that depends on what follows.
+
+    Args:
+        text: of one document.
+        due: where its share ends.
+        reach: how far from there a line end is looked for.
+        is_whole: whether the document ends with `text`.
+    """
+    line_end = _LINE_END.search(text, due - 1)
+    if line_end and line_end.end() <= due + reach:
+        may_be_half = line_end.group() == "\r" and line_end.end() == len(text)
+        return None if may_be_half and not is_whole else line_end.end()
+    if len(text) <= due + reach:
+        return len(text) if is_whole else None
+    space = _SPACE.search(text, due, due + reach)
+    return space.start() if space else due
 
 
 def _share_ends(shares: Mapping[str, float], n_characters: int) -> list[int]:
@@ -80,3 +214,20 @@ def _share_ends(shares: Mapping[str, float], n_characters: int) -> list[int]:
     whole = sum(shares.values())
     parts = list(shares.values())
     return [int(n_characters * sum(parts[: i + 1]) / whole) for i in range(len(parts) - 1)]
+
+
+def most_missed(asked: Mapping[str, float], came: Mapping[str, float]) -> float:
+    """The largest part of its share by which a split is too long or too short."""
+    whole_asked, whole_came = sum(asked.values()), sum(came.values())
+    wanted = {name: share / whole_asked * whole_came for name, share in asked.items()}
+    return max(abs(came[name] - n) / max(n, 1e-9) for name, n in wanted.items())
+
+
+def percents(shares: Mapping[str, float]) -> str:
+    """Shares of a whole as people write them: `98/1/1`."""
+    whole = sum(shares.values()) or 1.0
+    return "/".join(map(_percent, (share / whole for share in shares.values())))
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.1f}".removesuffix(".0") if part >= 0.001 else f"{100 * part:.2g}"

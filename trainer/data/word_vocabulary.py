@@ -13,7 +13,11 @@ from trainer.errors import InputError
 
 
 class WordVocabulary:
-    """A line is its words and `<eos>` (id 0), so an empty line is `<eos>` alone."""
+    """A line is its words and `<eos>` (id 0), so an empty line is `<eos>` alone.
+
+    A line ends as Python reads lines, and so fairseq and kimiyoung: at a line feed, a carriage
+    return, or the two together.
+    """
 
     kind: Kind = "words"
 
@@ -75,6 +79,8 @@ class WordVocabulary:
 
     def _encode(self, text: str) -> Ids:
         # One split in C for many lines is several times faster than a loop over lines.
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
         words = (text.lower() if self.lowercase else text).replace("\n", f" {EOS} ").split()
         return np.fromiter(map(self._ids.__getitem__, words), np.uint32, len(words))
 
@@ -89,5 +95,5 @@ class _WordIds(dict[str, int]):
 
 
 def _with_line_end(piece: Piece) -> str:
-    ends = piece.ends_document and piece.text and not piece.text.endswith("\n")
+    ends = piece.ends_document and piece.text and not piece.text.endswith(("\n", "\r"))
     return piece.text + "\n" if ends else piece.text

@@ -1,0 +1,106 @@
+"""Every file below a folder, once, through links and without going round in circles."""
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainer.errors import InputError
+from trainer.outside import printable
+
+
+@dataclass
+class Walked:
+    """What is below a folder; names are from there, with slashes.
+
+    Attributes:
+        files: the names of all files.
+        broken: links to nothing, and what they name.
+        outside: links that lead out of the folder, and where to.
+        again: names of what is read already under another name, or leads back to where it is.
+        special: pipes, sockets and devices.
+        hidden: files and folders that are hidden; nobody looks into them.
+    """
+
+    files: list[str] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)
+    outside: dict[str, str] = field(default_factory=dict)
+    again: list[str] = field(default_factory=list)
+    special: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+
+
+def walk(folder: Path) -> Walked:
+    """Find every file below `folder`; the same bytes are found once, under their own name first.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+    top = os.path.realpath(folder)
+    found = Walked()
+    links: list[str] = []
+    seen = {top}
+    _walk_folder(folder, top, "", found, links, seen)
+    n_followed = 0
+    while n_followed < len(links):  # following one may find more
+        batch = sorted(links[n_followed:])
+        n_followed = len(links)
+        for name in batch:
+            _follow(folder, name, top, found, links, seen)
+    return found
+
+
+def _walk_folder(
+    folder: Path, real: str, below: str, found: Walked, links: list[str], seen: set[str]
+) -> None:
+    """Note what is in the folder `below`, whose real place is `real`, and in those below that."""
+    pending = [(below, real)]
+    while pending:
+        below, real = pending.pop()
+        try:
+            with os.scandir(folder / below) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            where = printable(folder / below)
+            raise InputError(f"{where}: cannot be read: {error.strerror}") from None
+        for entry in listed:
+            name, place = f"{below}{entry.name}", os.path.join(real, entry.name)
+            if entry.name.startswith("."):
+                found.hidden.append(name)
+            elif entry.is_symlink():
+                links.append(name)
+            elif place in seen:  # a link leads to where it was found, or above that
+                found.again.append(name)
+            elif entry.is_dir():
+                seen.add(place)
+                pending.append((f"{name}/", place))
+            elif entry.is_file():
+                seen.add(place)
+                found.files.append(name)
+            else:
+                found.special.append(name)
+
+
+def _follow(
+    folder: Path, name: str, top: str, found: Walked, links: list[str], seen: set[str]
+) -> None:
+    path = folder / name
+    place = os.path.realpath(path)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # also where links lead round in a circle
+        found.broken[name] = os.readlink(path)
+        return
+    if place in seen:
+        found.again.append(name)
+        return
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        found.special.append(name)
+        return
+    seen.add(place)
+    if os.path.commonpath([top, place]) != top:
+        found.outside[name] = place
+    if stat.S_ISREG(mode):
+        found.files.append(name)
+    else:
+        _walk_folder(folder, place, f"{name}/", found, links, seen)
