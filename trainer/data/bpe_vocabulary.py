@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from trainer.data.text import Piece
+from trainer.data.tokenizer_trial import try_tokenizer
 from trainer.data.vocabulary_protocol import Ids, Kind, canonical_hash
 
 DOCUMENT_END = "<|endoftext|>"
@@ -29,6 +30,7 @@ class BpeVocabulary:
     def __init__(self, tokenizer: dict[str, Any]) -> None:
         """`tokenizer` is the content of a `tokenizer.json`; raises `ValueError` if it is not."""
         self._json = tokenizer
+        try_tokenizer(tokenizer)
         try:
             self._tokenizer = Tokenizer.from_str(json.dumps(tokenizer))
         except Exception as error:  # tokenizers raises Exception itself
