@@ -6,7 +6,7 @@
 # What is there already is left alone: nothing is installed, and no network asked, until
 # pyproject.toml or constraints.txt change. PYTHON names the interpreter to begin with.
 set -euo pipefail
-cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH="" cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 extra=${1:-}
 venv=.venv python=.venv/bin/python
 unfinished=$venv/.unfinished made=$venv/.made${extra:+-$extra}
@@ -40,11 +40,29 @@ install_cpu_torch() {
     --constraint constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu torch
 }
 
+# A script's first line names its interpreter, and no system starts one with a blank in its path.
+# pip sees to that in scripts that it makes, and not in those that packages bring, as DeepSpeed does.
+mend_scripts() {
+  case $PWD in *[[:space:]]*) ;; *) return ;; esac
+  "$python" - "$venv"/bin/* <<'EOF'
+import sys
+from pathlib import Path
+
+own = f"#!{sys.executable}".encode()
+for path in map(Path, sys.argv[1:]):
+    first, _, rest = path.read_bytes().partition(b"\n")
+    if first.strip() == own:  # a line that a shell obeys, and Python takes for a text
+        shell = b"""#!/bin/sh\n'''exec' "$(dirname "$0")/python" "$0" "$@"\n' '''\n"""
+        path.write_bytes(shell + rest)
+EOF
+}
+
 install_project() {
   touch "$unfinished"
   echo "installing the project into $venv: takes minutes, once"
   if ! nvidia-smi >/dev/null 2>&1; then install_cpu_torch; fi
   "$python" -m pip install --quiet --constraint constraints.txt --editable ".${extra:+[$extra]}"
+  mend_scripts
   rm "$unfinished"
 }
 

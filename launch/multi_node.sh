@@ -13,7 +13,7 @@
 # Where ssh and pdsh reach all machines, one command on one of them does the same:
 #   deepspeed --hostfile HOSTFILE launch/train.py …
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ $# -lt 2 ]; then
   echo "error: usage: bash launch/multi_node.sh HOSTFILE RECIPE --data CORPUS --run-dir DIR …" >&2
   exit 2

@@ -5,7 +5,7 @@
 # runs/quickstart; then scores it with and without memory, and lets it write. Everything that is
 # there already is used as it is: run it again to resume what was interrupted.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.."
 corpus=corpora/stdlib run=runs/quickstart
 
 say() { printf '\n== %s\n' "$*"; }

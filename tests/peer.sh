@@ -3,7 +3,7 @@
 # its last release line, and omegaconf, whose objects fairseq's checkpoints hold. The project's own
 # environment must be there already; nothing is put into it.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.."
 wanted=(
   transformers==4.35.2 tokenizers==0.15.2 huggingface_hub==0.25.2 regex==2026.11.15
   omegaconf==2.4.0 antlr4-python3-runtime==4.9.3

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the project: `bash tests/run.sh [pytest's arguments]`, in an environment it makes.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/environment.sh test
 bash tests/peer.sh || echo "warning: the peers could not be installed: their tests are skipped" >&2
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=1
