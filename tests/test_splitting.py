@@ -111,6 +111,15 @@ def test_documents_of_every_length_and_of_every_part_of_the_text_are_held_out() 
         assert sum(i in part for i in held_out) == pytest.approx(100, abs=30)
 
 
+def test_no_document_is_most_of_a_split_where_others_hold_the_share() -> None:
+    for seed in range(5):
+        lengths = long_tailed(600, seed)
+        names = split_of_each(lengths, SHARES)
+        for name in ("valid", "test"):
+            of_split = [length for length, to in zip(lengths, names, strict=True) if to == name]
+            assert max(of_split) <= sum(of_split) / 3
+
+
 def test_small_documents_are_dealt_out_evenly_from_the_first_to_the_last() -> None:
     shares = parse_shares("8,1,1")
     names = split_of_each([10] * 1000, shares)

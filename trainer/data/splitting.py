@@ -15,6 +15,10 @@ Routed = Iterator[tuple[str, Piece]]
 MOST_MISSED = 0.5
 # Documents longer than this part of the smallest share are placed one by one.
 _GRAIN = 64
+# What one document may take: of a share, and more than what is left of its split's room.
+_WAYS = ((0.25, 0.0), (1.0, 0.0), (1.0 + MOST_MISSED, MOST_MISSED))
+# The part of a share that may be missed for a split to be of many documents.
+_WELL_HELD = 0.05
 # Characters that are held while a line end is looked for.
 _MOST_REACH = 1 << 20
 _LINE_END = re.compile(r"\r\n|\n|\r")
@@ -99,24 +103,42 @@ def place(sizes: Sizes, shares: Mapping[str, float]) -> Placement:
     """Place whole documents so that shares are missed least.
 
     The largest come first: each goes to the split that lacks most of its share of what is placed
-    by then, the document included, among those that have room for it. So every split has
-    documents of all lengths, and the small ones fill what is left. Where there are few, filling a
-    split by more than its room may come nearer.
+    by then, the document included, among those that it fits. So every split has documents of many
+    lengths, and the small ones fill what is left. A split of few documents says little, so one
+    fits if it takes a part of a share at most, unless shares are held better by longer ones.
     """
-    ways = [_placed(sizes, shares, overfill=overfill) for overfill in (0.0, MOST_MISSED)]
+    for longest, overfill in _WAYS:
+        placement = _placed(sizes, shares, longest=longest, overfill=overfill)
+        if most_missed(shares, placement.came) <= _WELL_HELD:
+            return placement
+    ways = (_placed(sizes, shares, longest=most, overfill=over) for most, over in _WAYS)
     return min(ways, key=lambda way: most_missed(shares, way.came))
 
 
-def _placed(sizes: Sizes, shares: Mapping[str, float], *, overfill: float) -> Placement:
-    """Place documents, each filling its split by at most that part more than the split's room."""
+def _placed(
+    sizes: Sizes, shares: Mapping[str, float], *, longest: float, overfill: float
+) -> Placement:
+    """Place documents.
+
+    Args:
+        sizes: the documents.
+        shares: of each split.
+        longest: of a split's share, the part that one document may take.
+        overfill: the part more than what is left of a split's room that one may take.
+    """
     whole = sum(shares.values())
-    room = {name: share / whole * sizes.n_characters for name, share in shares.items()}
+    wanted = {name: share / whole * sizes.n_characters for name, share in shares.items()}
+    room = dict(wanted)
     lacks = dict.fromkeys(shares, 0.0)
     placed: dict[int, str] = {}
     for number, size in sorted(sizes.large.items(), key=lambda item: (-item[1], item[0])):
         for name, share in shares.items():
             lacks[name] += share / whole * size
-        fitting = [name for name in shares if size <= room[name] * (1 + overfill)]
+        fitting = [
+            name
+            for name in shares
+            if size <= min(wanted[name] * longest, room[name] * (1 + overfill))
+        ]
         name = max(fitting, key=lacks.__getitem__) if fitting else max(room, key=room.__getitem__)
         placed[number] = name
         lacks[name] -= size
@@ -124,10 +146,7 @@ def _placed(sizes: Sizes, shares: Mapping[str, float], *, overfill: float) -> Pl
     n_small = sizes.n_characters - sum(sizes.large.values())
     free = {name: max(0.0, left) for name, left in room.items()}
     fills = n_small / (sum(free.values()) or 1.0)
-    came = {
-        name: share / whole * sizes.n_characters - room[name] + fills * free[name]
-        for name, share in shares.items()
-    }
+    came = {name: wanted[name] - room[name] + fills * free[name] for name in shares}
     return Placement(placed, room, came)
 
 
