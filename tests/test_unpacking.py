@@ -70,3 +70,14 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path, packing: Packing) -> 
             InputError, match=r"packed: (cannot be read|not UTF-8|a NUL|this is bz)"
         ):
             documents(path)
+
+
+def test_a_file_that_would_fill_the_memory_to_be_unpacked_is_refused(tmp_path: Path) -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 30}]
+    path = tmp_path / "a.xz"
+    with lzma.open(path, "wb", filters=filters) as file:
+        file.write(b"text")
+    with pytest.raises(InputError, match=r"a\.xz: cannot be read: Memory usage limit exceeded"):
+        documents(path)
+    path.write_bytes(lzma.compress(TEXT, preset=9))
+    assert documents(path) == [TEXT.decode()]

@@ -14,6 +14,8 @@ from trainer.errors import InputError
 from trainer.outside import printable
 
 BUFFER_BYTES = 1 << 15
+# `xz -9` needs a quarter of it; a file can ask for gigabytes before its first byte is there.
+_XZ_MEMORY_BYTES = 1 << 28
 
 Decompressor = bz2.BZ2Decompressor | lzma.LZMADecompressor
 
@@ -38,10 +40,14 @@ def unpacked(raw: IO[bytes], packings: Iterable[Packing]) -> io.BufferedReader:
             case "bzip2":
                 stream = _buffered(_Unpacker(stream, bz2.BZ2Decompressor))
             case "xz":
-                stream = _buffered(_Unpacker(stream, lzma.LZMADecompressor))
+                stream = _buffered(_Unpacker(stream, _xz_decompressor))
             case "zip":
                 raise ValueError("a zip archive is read by member")
     return stream
+
+
+def _xz_decompressor() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(memlimit=_XZ_MEMORY_BYTES)
 
 
 def _buffered(raw: IO[bytes] | io.RawIOBase | io.BufferedIOBase) -> io.BufferedReader:
