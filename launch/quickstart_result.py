@@ -7,10 +7,10 @@ import numpy as np
 
 from trainer import read_metrics
 from trainer.config import ScoringConfig
-from trainer.data.corpus import Corpus, open_corpus
+from trainer.data.corpus import Corpus
 from trainer.distributed import choose_device
 from trainer.errors import Exit, InputError
-from trainer.inference import TrainedModel, corpus_of, open_trained
+from trainer.inference import TrainedModel, open_corpus_of, open_trained
 from trainer.outside import printable
 from trainer.results import EvalResult, measure_of, newest, read_results
 from trainer.shell import command
@@ -20,7 +20,7 @@ def main(run_dir: Path) -> int:
     """Print both comparisons; returns 1 if the model learnt nothing, or nothing from memory."""
     device = choose_device("auto", local_rank=0)
     trained = open_trained(run_dir, which="best", precision=None, device=device)
-    corpus = open_corpus(corpus_of(run_dir))
+    corpus = open_corpus_of(run_dir)
     unigram = entropy(np.bincount(corpus.splits["train"].tokens))
     valid = read_metrics(run_dir, kind="valid")[-1]["valid/loss"]
     scoring = trained.experiment.eval

@@ -205,7 +205,7 @@ def test_the_vocabulary_of_another_corpus_is_refused(corpus: Path) -> None:
 
 
 def test_what_is_no_corpus_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none: no such corpus; make it with `txl prepare"):
+    with pytest.raises(InputError, match=r"none: no such corpus: name the folder that"):
         open_corpus(tmp_path / "none")
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match="not a corpus: none of train, valid, test has a header"):

@@ -169,7 +169,9 @@ def test_every_launcher_gives_the_same_losses(under_python, under_torchrun, unde
 def test_machines_without_ssh_start_the_same_command_each(corpus, tmp_path):
     case = Case(tmp_path / "my run", flags=[*FLAGS, "--train.max-steps", "5"])
     hosts = tmp_path / "my hosts"
-    hosts.write_text("  first\tslots=1 # as `hostname` says it\n\nme@second.site.example  slots=1\n")
+    hosts.write_text(
+        "  first\tslots=1 # as `hostname` says it\n\nme@second.site.example  slots=1\n"
+    )
     port = str(free_port())
     command = ["bash", str(ROOT / "launch" / "multi_node.sh"), str(hosts), *case.argv(corpus)]
     machines = [

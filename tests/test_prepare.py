@@ -181,7 +181,7 @@ def test_a_vocabulary_can_be_that_of_another_corpus(
 def test_unknown_characters_need_unk(tmp_path: Path, text: Path) -> None:
     (tmp_path / "valid.txt").write_text("the zebra")
     options = {"train": (text,), "valid": (tmp_path / "valid.txt",), "tokenizer": "characters"}
-    with pytest.raises(InputError, match=r"character 'z' is not in the vocabulary.*--unk"):
+    with pytest.raises(InputError, match=r"character 'z' \(U\+007A\) is not in .*--unk"):
         made(tmp_path, **options)
     assert decoded(made(tmp_path, unk=True, **options), "valid") == "the \ufffde\ufffd\ufffda"
 
@@ -243,7 +243,12 @@ def test_words_end_a_line_wherever_python_does(tmp_path: Path, line_end: str) ->
         ({"suffixes": ("py",)}, "--suffixes py: a suffix begins with a dot"),
         ({"train": (Path("short"),), "split": "98,1,1"}, "came .*: the text is too short"),
         ({"tokenizer": "bytes", "min_count": 2}, "--min-count: for words, but .* is bytes"),
-        ({"unk": True}, "--unk: for bytes and characters, but the tokenizer is words"),
+        ({"unk": True}, "--unk: for characters, but the tokenizer is words"),
+        ({"tokenizer": "bytes", "unk": True}, "--unk: for characters, but the tokenizer is bytes"),
+        (
+            {"tokenizer": "characters", "unk": True, "byte_fallback": True},
+            "--unk, --byte-fallback: each says what",
+        ),
         ({"max_size": 1}, "--max-size 1: must be at least 2"),
         ({"tokenizer": "bpe", "vocab_size": 256}, "--vocab-size 256: must be at least 257"),
         ({"train": (Path("none"),)}, "none: no such file or folder"),

@@ -14,8 +14,9 @@ from trainer.data.finding import text_file
 from trainer.data.source import Reading
 from trainer.data.text import Piece, read_pieces
 from trainer.data.vocabulary import (
-    BpeVocabulary,
     SymbolVocabulary,
+    TokenizerVocabulary,
+    UnknownSymbolError,
     Vocabulary,
     WordVocabulary,
     canonical_hash,
@@ -37,7 +38,7 @@ def vocabularies(text: str) -> list[Vocabulary]:
         WordVocabulary.build(document(text)),
         SymbolVocabulary.build("bytes", document(utf8_as_latin1)),
         SymbolVocabulary.build("characters", document(text)),
-        BpeVocabulary.build(iter(document(text)), size=300),
+        TokenizerVocabulary.build(iter(document(text)), size=300),
     ]
 
 
@@ -56,8 +57,8 @@ def test_a_line_is_its_words_and_eos_and_an_empty_line_is_eos() -> None:
 
 def test_only_a_document_gets_an_eos_that_its_last_line_lacks() -> None:
     vocabulary = WordVocabulary.build(document(TEXT))
-    pieces = [Piece("the", False), Piece(" cat", True), Piece("sat\n", True), Piece("", True)]
-    assert [ids.tolist() for ids in vocabulary.encode_pieces(pieces)] == [[1], [3, 0], [2, 0], []]
+    pieces = [Piece("the cat", True), Piece("sat\n", True), Piece("", True)]
+    assert [ids.tolist() for ids in vocabulary.encode_pieces(pieces)] == [[1, 3, 0], [2, 0], []]
 
 
 def test_unk_is_id_1_unless_the_text_ranks_it() -> None:
@@ -100,15 +101,17 @@ def test_a_symbol_that_train_lacks_is_an_error_or_unk_as_asked(kind: str) -> Non
     assert kind in ("bytes", "characters")
     strict = SymbolVocabulary.build(kind, document("ab"))  # type: ignore[arg-type]
     for unseen in "zA\x00":
-        with pytest.raises(InputError, match=r"is not in the vocabulary.*--unk"):
+        with pytest.raises(UnknownSymbolError, match="is not in the vocabulary") as error:
             strict.encode(f"a{unseen}b")
+        assert error.value.symbol == unseen
+        assert f"{ord(unseen):02x}" in str(error.value).lower()
     lenient = SymbolVocabulary.build(kind, document("ab"), unk=True)  # type: ignore[arg-type]
     assert lenient.size == 3
     assert lenient.encode("azbA\x00") == [0, 2, 1, 2, 2]
     assert lenient.decode([0, 2, 1]) == "a\ufffdb"
 
 
-BPE = BpeVocabulary.build(iter(document("the cat sat on the mat\n" * 9)), size=270)
+BPE = TokenizerVocabulary.build(iter(document("the cat sat on the mat\n" * 9)), size=270)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
@@ -134,12 +137,12 @@ def test_the_documents_end_written_in_a_text_is_text() -> None:
 
 def test_bpe_is_learnt_the_same_way_twice() -> None:
     text = "".join(random.Random(0).choices("abcdef \n", k=20_000))
-    first, second = (BpeVocabulary.build(iter(document(text)), size=600) for _ in range(2))
+    first, second = (TokenizerVocabulary.build(iter(document(text)), size=600) for _ in range(2))
     assert first.hash == second.hash
     assert first.size == 600
 
 
-def bpe_joining_line_ends(text: str) -> BpeVocabulary:
+def bpe_joining_line_ends(text: str) -> TokenizerVocabulary:
     """BPE with the pre-tokens of newer models, where line ends join what is before them."""
     pattern = r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     tokenizer = Tokenizer(models.BPE())
@@ -150,7 +153,7 @@ def bpe_joining_line_ends(text: str) -> BpeVocabulary:
         ]
     )
     tokenizer.train_from_iterator([text], trainers.BpeTrainer(vocab_size=600, show_progress=False))
-    return BpeVocabulary(json.loads(tokenizer.to_str()))
+    return TokenizerVocabulary(json.loads(tokenizer.to_str()))
 
 
 def test_ids_do_not_depend_on_how_the_text_was_cut_for_streaming(tmp_path: Path) -> None:

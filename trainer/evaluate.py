@@ -50,16 +50,21 @@ class Score:
     """Nats."""
     seconds: float
 
-    def metrics(self, split: Split) -> dict[str, float]:
-        """Loss, ppl, ppl_word and bpc; words and characters are those of the text."""
+    def metrics(self, split: Split) -> dict[str, float | None]:
+        """Loss, ppl, ppl_word and bpc; words and characters are those of the text.
+
+        `ppl_word` and `bpc` are None where the split's ids do not tell enough of its text, see
+        `Split.absent`.
+        """
         per_word = split.n_tokens / max(1, split.n_words)
         per_character = split.n_tokens / max(1, split.n_characters)
-        return {
+        figures = {
             "loss": self.loss,
             "ppl": exp_or_inf(self.loss),
             "ppl_word": exp_or_inf(self.loss * per_word),
             "bpc": self.loss / math.log(2) * per_character,
         }
+        return {name: None if name in split.absent else figures[name] for name in figures}
 
 
 def exp_or_inf(nats: float) -> float:

@@ -15,7 +15,7 @@ from trainer import checkpoint_files
 from trainer.config import ModelConfig, ScoringConfig
 from trainer.data.vocabulary import (
     VOCABULARY_FILE,
-    BpeVocabulary,
+    TokenizerVocabulary,
     Vocabulary,
     WordVocabulary,
     save_vocabulary,
@@ -127,7 +127,7 @@ def _write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
             "tokenizer_class": "TransfoXLTokenizer", "lower_case": vocabulary.lowercase,
             "special": ["<eos>"],
         }  # fmt: skip
-    elif isinstance(vocabulary, BpeVocabulary):
+    elif isinstance(vocabulary, TokenizerVocabulary):
         (folder / "tokenizer.json").write_text(json.dumps(vocabulary.to_json()["tokenizer"]))
         settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
     save_vocabulary(vocabulary, folder / VOCABULARY_FILE)

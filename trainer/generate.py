@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainer.config import ScoringConfig
 from trainer.data.rows import one_row
-from trainer.data.vocabulary import Vocabulary
+from trainer.data.vocabulary import Vocabulary, encode_given
 from trainer.errors import InputError
 from trainer.protocol import IGNORED, Memory, Segment, reading_memory
 
@@ -85,7 +85,7 @@ def generate(
     Raises:
         InputError: the vocabulary cannot encode the prompt.
     """
-    ids = vocabulary.encode(prompt) or [vocabulary.eos_id or 0]
+    ids = encode_given(vocabulary, prompt, what="the prompt") or [vocabulary.eos_id or 0]
     memory = reading_memory(model, 1, mem_len=scoring.mem_len, dtype=dtype, device=device)
     reader = _Reader(model, memory, scoring, cutoffs, device)
     pieces = _whole_characters(vocabulary, ids, _sample(reader, ids, sampling))

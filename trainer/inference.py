@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from trainer import checkpoint, checkpoint_files
 from trainer.checkpoint import refuse_misfit
 from trainer.config import ExperimentConfig, experiment_from
+from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.named import named_corpus
 from trainer.data.rows import one_row
-from trainer.data.vocabulary import Vocabulary, load_vocabulary
+from trainer.data.vocabulary import Vocabulary, encode_given, load_vocabulary
 from trainer.errors import InputError
 from trainer.generate import Sampling, generate
 from trainer.model.build import build_model
@@ -94,7 +95,7 @@ class TrainedModel:
             InputError: the vocabulary cannot encode the text, or the model does not tell.
         """
         scoring, cutoffs = self.experiment.eval, self.experiment.model.cutoffs
-        ids = np.array(self.vocabulary.encode(text), np.int64)
+        ids = np.array(encode_given(self.vocabulary, text, what="the text"), np.int64)
         memory, found = self.reading_memory(1, scoring.mem_len), list[float]()
         for begin in range(0, len(ids) - 1, scoring.tgt_len):
             piece = ids[begin : begin + scoring.tgt_len + 1]
@@ -257,6 +258,21 @@ def _exported(folder: Path, values: dict[str, Any]) -> Source:
         raise InputError(f"{folder} is no whole exported model: {error}") from None
     vocabulary = load_vocabulary(folder / "vocabulary.json")
     return Source(folder, saved, experiment, vocabulary, weights)
+
+
+def open_corpus_of(run_dir: Path) -> Corpus:
+    """Open the run's corpus where it was in training.
+
+    Raises:
+        InputError: the run does not say where, it is not there any more, or it is not whole.
+    """
+    path = corpus_of(run_dir)
+    if not path.exists():
+        raise InputError(
+            f"{path} is not there any more, where {run_dir} had its corpus: say with --data where "
+            f"it is now"
+        )
+    return open_corpus(path)
 
 
 def corpus_of(run_dir: Path) -> Path:

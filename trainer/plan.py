@@ -11,6 +11,7 @@ from trainer.arguments import TrainArguments
 from trainer.config import ExperimentConfig
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.streams import Streams
+from trainer.data.vocabulary import encode_given
 from trainer.distributed import World, this_process
 from trainer.errors import InputError
 from trainer.model.build import build_model
@@ -43,6 +44,8 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
     check_tracking(experiment.tracking, environ=environ)
     corpus = open_corpus(arguments.data)
     check_splits(experiment, corpus)
+    if experiment.sample.interval_steps:
+        encode_given(corpus.vocabulary, experiment.sample.prompt, what="--sample.prompt")
     streams = Streams(
         split=corpus.splits["train"], train_batch_size=experiment.train.train_batch_size,
         tgt_len=experiment.train.tgt_len, slots=resolved.gradient_accumulation_steps,

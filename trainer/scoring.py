@@ -23,7 +23,7 @@ from trainer.distributed import World, gather_objects, on_main
 from trainer.errors import InputError
 from trainer.evaluate import Score, score
 from trainer.files import replacing
-from trainer.inference import Precision, TrainedModel, corpus_of, open_trained
+from trainer.inference import Precision, TrainedModel, open_corpus_of, open_trained
 from trainer.measure import RULES, Rule
 from trainer.outside import printable
 from trainer.results import FOLDER, EvalResult, file_result, measure_of, table_rows
@@ -67,7 +67,7 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
         options.run, which=options.checkpoint, precision=options.precision, device=world.device,
         trust=options.trust,
     )  # fmt: skip
-    corpus = open_corpus(options.data or corpus_of(options.run))
+    corpus = open_corpus(options.data) if options.data else open_corpus_of(options.run)
     split = _split(corpus, options.split, trained)
     settings = [_settings(options, trained, mem_len) for mem_len in _mem_lens(options, trained)]
     on_main(lambda: _refuse_misuse(options, settings, trained), world)
@@ -159,6 +159,7 @@ def _describe(
     values = {
         **of.model_dump(),
         **result.metrics(split),
+        "absent": dict(split.absent),
         "loss_base2": result.loss / math.log(2) if options.as_fairseq else None,
         "n_tokens": result.n_tokens,
         "seconds": result.seconds,

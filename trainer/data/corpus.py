@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from trainer.data.comparable import absent_figures, lost_characters
 from trainer.data.header import BLOCK_BYTES, Header, read_header, split_paths
 from trainer.data.splitting import SPLITS
 from trainer.data.vocabulary import (
@@ -40,8 +41,10 @@ class Split:
     Attributes:
         tokens: read-only map of the ids, uint16 or uint32, [n_tokens].
         document_starts: int64, ascending, the first is 0.
-        n_words: words of the text and one per line end, whatever the tokenizer.
+        n_words: words of the text and one per line end, but for line ends that no id tells.
         n_characters: characters of the text with its line ends; bytes for the bytes tokenizer.
+        absent: figures that a loss on this split does not give, and why, see
+            `trainer.data.comparable`.
         hash: of vocabulary, ids and document starts.
         header: everything else that is known of it.
     """
@@ -52,6 +55,7 @@ class Split:
     n_tokens: int
     n_words: int
     n_characters: int
+    absent: Mapping[str, str]
     hash: str
     header: Header
 
@@ -98,7 +102,10 @@ def open_corpus(path: Path) -> Corpus:
     """
     if not path.is_dir():
         prepare = command("txl", "prepare", "--out", path)
-        raise InputError(f"{path}: no such corpus; make it with `{prepare}`")
+        raise InputError(
+            f"{path}: no such corpus: name the folder that `txl prepare` wrote, or make it with "
+            f"`{prepare}`"
+        )
     names = [name for name in SPLITS if split_paths(path, name)[1].is_file()]
     if not names:
         raise InputError(f"{path}: not a corpus: none of {', '.join(SPLITS)} has a header")
@@ -190,6 +197,12 @@ def _open_split(folder: Path, header: Header, vocabulary: Vocabulary) -> Split:
         n_tokens=header.n_tokens,
         n_words=header.n_words,
         n_characters=header.n_characters,
+        absent=absent_figures(
+            lost_characters(header, vocabulary),
+            vocabulary,
+            n_words=header.n_words,
+            n_characters=header.n_characters,
+        ),
         hash=header.content_hash,
         header=header,
     )

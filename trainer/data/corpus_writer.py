@@ -78,9 +78,22 @@ class SplitWriter:
         self._starts_document = True
         self._largest_id = 0
         self.n_tokens = self.n_documents = self.n_words = self.n_characters = self.n_unknown = 0
+        self.n_hidden = self.n_blanks = 0
 
-    def add(self, ids: Ids, *, n_words: int, n_characters: int, ends_document: bool) -> None:
-        """Append a piece of a document. A document without ids is no document."""
+    def add(
+        self,
+        ids: Ids,
+        *,
+        n_words: int,
+        n_characters: int,
+        ends_document: bool,
+        n_hidden: int = 0,
+        n_blanks: int = 0,
+    ) -> None:
+        """Append a piece of a document; the counts are those of `Header`.
+
+        A document without ids is no document.
+        """
         if len(ids):
             self._start_document()
             self._largest_id = max(self._largest_id, int(ids.max()))
@@ -90,6 +103,8 @@ class SplitWriter:
                 self.n_unknown += int(np.count_nonzero(ids == self._vocabulary.unk_id))
         self.n_words += n_words
         self.n_characters += n_characters
+        self.n_hidden += n_hidden
+        self.n_blanks += n_blanks
         self._starts_document = self._starts_document or ends_document
 
     def finish(self, *, splits: list[str], made: dict[str, Any]) -> None:
@@ -116,6 +131,8 @@ class SplitWriter:
             n_words=self.n_words,
             n_characters=self.n_characters,
             n_unknown=self.n_unknown,
+            n_hidden=self.n_hidden,
+            n_blanks=self.n_blanks,
             vocabulary_hash=self._vocabulary.hash,
             block_bytes=BLOCK_BYTES,
             block_hashes=self._block_hashes,

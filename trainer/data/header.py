@@ -38,12 +38,21 @@ class Header(BaseModel):
     largest_id: _Count
     n_documents: _SomeCount
     n_words: _Count = Field(
-        description="words of the text and one per line end, whatever the tokenizer"
+        description="words of the text and one per line end, whatever the tokenizer, but for "
+        "line ends that no id tells"
     )
     n_characters: _Count = Field(
         description="characters of the text with its line ends; bytes for the bytes tokenizer"
     )
     n_unknown: _Count = Field(description="tokens that are the vocabulary's `<unk>`")
+    n_hidden: _Count | None = Field(
+        default=None,
+        description="characters that are unknown, dropped or changed; None where it was not "
+        "counted, as versions before this field did not",
+    )
+    n_blanks: _Count | None = Field(
+        default=None, description="characters of white space that the ids do not tell, as n_hidden"
+    )
     vocabulary_hash: _Hash
     block_bytes: int = Field(ge=1 << 10, le=1 << 30, multiple_of=4)
     block_hashes: list[_Hash] = Field(description="xxh3_128 of each `block_bytes` of the ids")

@@ -1,40 +1,37 @@
 """Text to corpus, streaming: one pass over train for the vocabulary, one over all to encode."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainer.data.corpus_writer import SCRATCH_FILE, SplitWriter, new_corpus_folder
+from trainer.data.corpus_writer import SCRATCH_FILE, new_corpus_folder
 from trainer.data.inputs import (
     Inputs,
     SplitBy,
     divided,
     find_inputs,
-    refuse_missed_shares,
     shares_line,
 )
 from trainer.data.json_lines import OnBadLine
-from trainer.data.prepare_report import Report, SplitReport
+from trainer.data.locating import located
+from trainer.data.prepare_report import Report
 from trainer.data.source import AskedFormat, Reading
-from trainer.data.splitting import SPLITS, Routed
-from trainer.data.text import Piece, count_words
+from trainer.data.splitting import SPLITS
+from trainer.data.text import Piece
 from trainer.data.vocabulary import (
-    VOCABULARY_FILE,
-    BpeVocabulary,
-    Ids,
     Kind,
+    MadeKind,
     SymbolVocabulary,
+    TokenizerVocabulary,
+    UnknownSymbolError,
     Vocabulary,
     WordVocabulary,
     load_vocabulary,
-    save_vocabulary,
 )
+from trainer.data.writing import write_corpus
 from trainer.errors import InputError
-
-# Enough for every core to encode at the same time, and little beside the interpreter.
-_BATCH_CHARACTERS, _BATCH_PIECES = 1 << 21, 1 << 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +63,7 @@ class PrepareOptions:
     """key of the text in JSON lines"""
     on_bad_line: OnBadLine = "stop"
     """JSON lines without a text: stop with an error, or skip and count them"""
-    tokenizer: Kind | None = None
+    tokenizer: MadeKind | None = None
     """words (the default), bytes, characters or bpe"""
     vocab: Path | None = None
     """vocabulary of another corpus or run, or a tokenizer.json, instead of one from train"""
@@ -77,7 +74,9 @@ class PrepareOptions:
     lowercase: bool = False
     """words: make the text lower case"""
     unk: bool = False
-    """bytes, characters: an <unk> for what train lacks; without it such a symbol is an error"""
+    """characters: an <unk> for what train lacks; without it such a character is an error"""
+    byte_fallback: bool = False
+    """characters: what train lacks becomes the bytes of its UTF-8, so that nothing is unknown"""
     vocab_size: int = 16_384
     """bpe: size of the vocabulary at most"""
     bpe_sample_mib: int = 2048
@@ -95,11 +94,12 @@ class PrepareOptions:
 
 
 # Which tokenizers read an option.
-_APPLIES_TO: dict[str, tuple[Kind, ...]] = {
+_APPLIES_TO: dict[str, tuple[MadeKind, ...]] = {
     "min_count": ("words",),
     "max_size": ("words",),
     "lowercase": ("words",),
-    "unk": ("bytes", "characters"),
+    "unk": ("characters",),
+    "byte_fallback": ("characters",),
     "vocab_size": ("bpe",),
     "bpe_sample_mib": ("bpe",),
 }
@@ -137,18 +137,25 @@ def _prepare(
             scratch=folder / SCRATCH_FILE,
         )
         if options.split:
-            whole_lines = kind in ("words", "bpe")
-            inputs = divided(inputs, options.split, by=options.split_by, whole_lines=whole_lines)
-        vocabulary = given or _build_vocabulary(options, kind, inputs)
-        splits = write_corpus(folder, inputs, vocabulary, made=_as_json(options))
+            inputs = divided(
+                inputs,
+                options.split,
+                by=options.split_by,
+                whole_lines=kind not in ("bytes", "characters"),
+            )
+        vocabulary = given or _build_vocabulary(options, inputs)
+        try:
+            splits = write_corpus(folder, inputs, vocabulary, made=_as_json(options))
+        except UnknownSymbolError as error:
+            where = located(error, inputs, vocabulary)
+            raise InputError(f"{where}: {_fix_of_unknown(given)}") from None
         told = list(inputs.told)
         if options.split:
             came = {split.name: split.n_characters for split in splits}
             told.insert(0, shares_line(inputs, came))
     return Report(
         out=options.out,
-        kind=kind,
-        vocabulary_size=vocabulary.size,
+        vocabulary=vocabulary,
         splits=splits,
         told=tuple(told),
     )
@@ -181,6 +188,8 @@ def _checked_kind(options: PrepareOptions, given: Vocabulary | None) -> Kind:
             raise InputError(f"{flag}: says how to make a vocabulary, but --vocab gives one")
         if kind not in kinds:
             raise InputError(f"{flag}: for {' and '.join(kinds)}, but the tokenizer is {kind}")
+    if options.unk and options.byte_fallback:
+        raise InputError("--unk, --byte-fallback: each says what an unknown character becomes")
     _check_sizes(options)
     return kind
 
@@ -205,9 +214,18 @@ def _as_json(options: PrepareOptions) -> dict[str, Any]:
     } | {"vocab": str(options.vocab) if options.vocab else None}
 
 
-def _build_vocabulary(options: PrepareOptions, kind: Kind, inputs: Inputs) -> Vocabulary:
+def _fix_of_unknown(given: Vocabulary | None) -> str:
+    if given:
+        return "the vocabulary of --vocab stays as it is: mend the text, or take another one"
+    return (
+        "make such characters <unk> with --unk, or their bytes with --byte-fallback; --tokenizer "
+        "bytes and bpe read anything"
+    )
+
+
+def _build_vocabulary(options: PrepareOptions, inputs: Inputs) -> Vocabulary:
     with closing(inputs.read_only(["train"], "vocabulary")) as pieces:
-        match kind:
+        match options.tokenizer or "words":
             case "words":
                 return WordVocabulary.build(
                     pieces,
@@ -215,11 +233,15 @@ def _build_vocabulary(options: PrepareOptions, kind: Kind, inputs: Inputs) -> Vo
                     max_size=options.max_size,
                     lowercase=options.lowercase,
                 )
-            case "bytes" | "characters":
-                return SymbolVocabulary.build(kind, pieces, unk=options.unk)
+            case "bytes":
+                return SymbolVocabulary.build("bytes", pieces, all_bytes=True)
+            case "characters":
+                return SymbolVocabulary.build(
+                    "characters", pieces, unk=options.unk, byte_fallback=options.byte_fallback
+                )
             case "bpe":
                 sample = _first(pieces, n_characters=options.bpe_sample_mib << 20)
-                return BpeVocabulary.build(sample, size=options.vocab_size)
+                return TokenizerVocabulary.build(sample, size=options.vocab_size)
 
 
 def _first(pieces: Iterable[Piece], *, n_characters: int) -> Iterator[Piece]:
@@ -229,59 +251,3 @@ def _first(pieces: Iterable[Piece], *, n_characters: int) -> Iterator[Piece]:
             return
         yield piece
         n_seen += len(piece.text)
-
-
-def write_corpus(
-    folder: Path, inputs: Inputs, vocabulary: Vocabulary, *, made: dict[str, Any]
-) -> tuple[SplitReport, ...]:
-    """Write vocabulary and splits to `folder`, reading `inputs` once; `made` says how, to readers.
-
-    Raises:
-        InputError: an input cannot be read, a split is empty, or shares were missed.
-    """
-    save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
-    with ExitStack() as stack:
-        writers = {
-            name: stack.enter_context(closing(SplitWriter(folder, name, vocabulary)))
-            for name in inputs.splits
-        }
-        for batch in _batches(inputs.read("encoding")):
-            encoded = vocabulary.encode_pieces([piece for _, piece in batch])
-            for (name, piece), ids in zip(batch, encoded, strict=True):
-                writers[name].add(
-                    ids,
-                    n_words=_n_words(piece, ids, vocabulary),
-                    n_characters=_n_characters(piece, ids, vocabulary),
-                    ends_document=piece.ends_document,
-                )
-        refuse_missed_shares(inputs, {name: one.n_characters for name, one in writers.items()})
-        for writer in writers.values():
-            writer.finish(splits=list(writers), made=made)
-        return tuple(SplitReport.of(writer) for writer in writers.values())
-
-
-def _n_words(piece: Piece, ids: Ids, vocabulary: Vocabulary) -> int:
-    if vocabulary.kind == "words":
-        return len(ids)
-    if vocabulary.kind == "bytes":
-        piece = piece._replace(text=piece.text.encode("latin-1").decode("utf-8", "replace"))
-    if isinstance(vocabulary, SymbolVocabulary) and not vocabulary.line_ends:
-        return len(piece.text.split())  # no line end is predicted
-    return count_words(piece)
-
-
-def _n_characters(piece: Piece, ids: Ids, vocabulary: Vocabulary) -> int:
-    # A symbol is an id, but for line ends where the vocabulary has none.
-    return len(ids) if isinstance(vocabulary, SymbolVocabulary) else len(piece.text)
-
-
-def _batches(routed: Routed) -> Iterator[list[tuple[str, Piece]]]:
-    batch: list[tuple[str, Piece]] = []
-    n_characters = 0
-    for name, piece in routed:
-        batch.append((name, piece))
-        n_characters += len(piece.text)
-        if n_characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_PIECES:
-            yield batch
-            batch, n_characters = [], 0
-    yield batch

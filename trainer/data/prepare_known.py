@@ -10,12 +10,13 @@ from trainer.data.download import checksum_of, download
 from trainer.data.finding import text_file
 from trainer.data.inputs import Inputs
 from trainer.data.known import KnownCorpus, KnownFile
-from trainer.data.prepare import PrepareOptions, write_corpus
+from trainer.data.prepare import PrepareOptions
 from trainer.data.prepare_report import Report
 from trainer.data.source import Reading, TextFile
 from trainer.data.splitting import Routed, by_position
 from trainer.data.text import Piece
 from trainer.data.vocabulary import SymbolVocabulary, Vocabulary, WordVocabulary
+from trainer.data.writing import write_corpus
 from trainer.errors import InputError
 
 CACHE_FOLDER = "downloads"
@@ -62,8 +63,7 @@ def prepare_known(
         raise InputError(f"{options.out}: cannot be written: {error}") from None
     return Report(
         out=options.out,
-        kind=corpus.kind,
-        vocabulary_size=vocabulary.size,
+        vocabulary=vocabulary,
         splits=splits,
         told=(corpus.note,),
     )

@@ -1,15 +1,19 @@
 """What was prepared, and what to run next."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.config import load_recipe
+from trainer.data.comparable import absent_figures
 from trainer.data.corpus_writer import SplitWriter
-from trainer.data.vocabulary import Kind
+from trainer.data.vocabulary import Lost, Vocabulary
 from trainer.shell import command
 
 # Below this a recipe of the paper repeats the text too often to be worth its hours.
 _LARGE_TOKENS = 20_000_000
+# Per word and line end; languages that put spaces between words have five to nine.
+_LONG_WORD_CHARACTERS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,8 @@ class SplitReport:
     n_characters: int
     n_documents: int
     n_unknown: int
+    n_hidden: int
+    n_blanks: int
 
     @classmethod
     def of(cls, writer: SplitWriter) -> "SplitReport":
@@ -33,6 +39,8 @@ class SplitReport:
             n_characters=writer.n_characters,
             n_documents=writer.n_documents,
             n_unknown=writer.n_unknown,
+            n_hidden=writer.n_hidden,
+            n_blanks=writer.n_blanks,
         )
 
     @property
@@ -43,14 +51,37 @@ class SplitReport:
     @property
     def tokens_per_word(self) -> float:
         """Tokens per word, line ends counted as words."""
-        return self.n_tokens / self.n_words
+        return self.n_tokens / max(1, self.n_words)
+
+    @property
+    def characters_per_word(self) -> float:
+        """Characters per word, line ends counted as words."""
+        return self.n_characters / max(1, self.n_words)
+
+    def absent(self, vocabulary: Vocabulary) -> Mapping[str, str]:
+        """Figures that a loss on the split will not give, and why."""
+        return absent_figures(
+            Lost(self.n_hidden, self.n_blanks),
+            vocabulary,
+            n_words=self.n_words,
+            n_characters=self.n_characters,
+        )
 
     def line(self) -> str:
         """One line for the user."""
+        lost = f" | {self._lost}" if self.n_hidden or self.n_blanks else ""
         return (
             f"{self.name}: {self.n_tokens:,} tokens | {self.n_words:,} words and line ends | "
             f"{self.n_documents:,} documents | unknown {self.unknown_frac:.2%} | "
-            f"{self.tokens_per_word:.3f} tokens per word"
+            f"{self.tokens_per_word:.3f} tokens per word{lost}"
+        )
+
+    @property
+    def _lost(self) -> str:
+        share = (self.n_hidden + self.n_blanks) / max(1, self.n_characters)
+        return (
+            f"not in the ids: {self.n_hidden:,} characters and {self.n_blanks:,} of white space "
+            f"({share:.2%})"
         )
 
 
@@ -59,8 +90,7 @@ class Report:
     """The result of `txl prepare`."""
 
     out: Path
-    kind: Kind
-    vocabulary_size: int
+    vocabulary: Vocabulary
     splits: tuple[SplitReport, ...]
     told: tuple[str, ...]
     """What became of shares, what was left out and why, and other notes: a line each."""
@@ -71,12 +101,12 @@ class Report:
         train = next((split for split in self.splits if split.name == "train"), None)
         if train is None or train.n_tokens < _LARGE_TOKENS:
             return "quickstart"
-        match self.kind:
+        match self.vocabulary.kind:
             case "bytes":
                 return "enwik8-base"
             case "characters":
                 return "text8-base"
-            case "words" if self.vocabulary_size > load_recipe("wt103-base").model.cutoffs[-1]:
+            case "words" if self.vocabulary.size > load_recipe("wt103-base").model.cutoffs[-1]:
                 return "wt103-base"
             case _:
                 return "quickstart"
@@ -84,9 +114,30 @@ class Report:
     def lines(self) -> list[str]:
         """What the command prints."""
         lines = [split.line() for split in self.splits]
-        lines.append(f"vocabulary: {self.vocabulary_size:,} {self.kind}")
+        lines.append(f"vocabulary: {self.vocabulary.size:,} {self.vocabulary.kind}")
+        lines += self._warnings()
         lines += self.told
         if any(split.name == "train" for split in self.splits):
             train = command("deepspeed", "launch/train.py", self.recipe, "--data", self.out)
             lines.append(f"next: {train}")
         return lines
+
+    def _warnings(self) -> list[str]:
+        """What a reader should know of the counts before any time is spent on a model."""
+        warnings = []
+        split = max(self.splits, key=lambda split: split.characters_per_word)
+        if split.characters_per_word > _LONG_WORD_CHARACTERS:
+            told = (
+                f"{split.name} has {split.characters_per_word:,.0f} characters per word: it seems "
+                "to have no spaces between words, and ppl_word is of what stands between spaces"
+            )
+            if self.vocabulary.kind == "words":
+                told += "; --tokenizer bpe or characters makes tokens that occur again"
+            warnings.append(told)
+        figures = {name for split in self.splits for name in split.absent(self.vocabulary)}
+        if figures:
+            warnings.append(
+                f"the ids do not tell all of the text, so {' and '.join(sorted(figures))} will not "
+                "be given"
+            )
+        return warnings

@@ -67,16 +67,21 @@ def read_pieces(
 
 
 def count_words(piece: Piece) -> int:
-    """Words of a piece, and one for each line end: what the words tokenizer would count.
+    """Words of a piece, and one for each line end: what the words tokenizer would count."""
+    return len(piece.text.split()) + count_line_ends(piece.text) + ends_inside_line(piece)
 
-    A line ends at a line feed, a carriage return, or the two together, as Python reads lines.
-    """
-    text, ends_document = piece
+
+def count_line_ends(text: str) -> int:
+    """Lines end at a line feed, a carriage return, or the two together, as Python reads them."""
     n_line_ends = text.count("\n")
     if "\r" in text:
         n_line_ends += text.count("\r") - text.count("\r\n")
-    unended_line = ends_document and bool(text) and not text.endswith(("\n", "\r"))
-    return len(text.split()) + n_line_ends + unended_line
+    return n_line_ends
+
+
+def ends_inside_line(piece: Piece) -> bool:
+    """Whether a document ends with the piece and without a line end; its end counts as one."""
+    return piece.ends_document and bool(piece.text) and not piece.text.endswith(("\n", "\r"))
 
 
 def _pieces_of(

@@ -4,21 +4,33 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer.data.bpe_vocabulary import BpeVocabulary
 from trainer.data.symbol_vocabulary import SymbolVocabulary
-from trainer.data.vocabulary_protocol import Ids, Kind, Vocabulary, canonical_hash
+from trainer.data.tokenizer_vocabulary import TokenizerVocabulary
+from trainer.data.vocabulary_protocol import (
+    Ids,
+    Kind,
+    Lost,
+    MadeKind,
+    UnknownSymbolError,
+    Vocabulary,
+    canonical_hash,
+)
 from trainer.data.word_vocabulary import WordVocabulary
 from trainer.errors import InputError
 
 __all__ = [
     "VOCABULARY_FILE",
-    "BpeVocabulary",
     "Ids",
     "Kind",
+    "Lost",
+    "MadeKind",
     "SymbolVocabulary",
+    "TokenizerVocabulary",
+    "UnknownSymbolError",
     "Vocabulary",
     "WordVocabulary",
     "canonical_hash",
+    "encode_given",
     "load_vocabulary",
     "save_vocabulary",
 ]
@@ -66,6 +78,18 @@ def load_vocabulary(path: Path) -> Vocabulary:
     return _vocabulary_from(content["vocabulary"], where=path)
 
 
+def encode_given(vocabulary: Vocabulary, text: str, *, what: str) -> list[int]:
+    """Encode a text that goes to a model, which knows no other symbols; `what` names it.
+
+    Raises:
+        InputError: the vocabulary lacks a symbol of it.
+    """
+    try:
+        return vocabulary.encode(text)
+    except UnknownSymbolError as error:
+        raise InputError(f"{what}: {error}: leave it out, or write it otherwise") from None
+
+
 def _vocabulary_from(values: dict[str, Any], *, where: Path) -> Vocabulary:
     try:
         match values["kind"]:
@@ -77,9 +101,10 @@ def _vocabulary_from(values: dict[str, Any], *, where: Path) -> Vocabulary:
                     values["symbols"],
                     unk=values["unk"],
                     line_ends=values.get("line_ends", True),
+                    byte_fallback=values.get("byte_fallback", False),
                 )
             case "bpe":
-                return BpeVocabulary(values["tokenizer"])
+                return TokenizerVocabulary(values["tokenizer"])
             case kind:
                 raise ValueError(f"unknown kind {kind!r}")
     except (KeyError, TypeError, ValueError) as error:

@@ -1,23 +1,54 @@
-"""What every vocabulary offers: words, bytes, characters and BPE alike.
+"""What every vocabulary offers: words, bytes, characters and tokenizers alike.
 
-Every vocabulary encodes a text as the concatenation of its pieces (see `trainer.data.text`), so
-how a text was cut for streaming never shows in the ids.
+The ids of a document are those of its whole text: how it was cut into pieces for streaming (see
+`trainer.data.text`) never shows in them.
 """
 
 import json
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
 from trainer.data.text import Piece
+from trainer.errors import InputError
 
-Kind = Literal["words", "bytes", "characters", "bpe"]
+#: What `txl prepare` makes a vocabulary of.
+MadeKind = Literal["words", "bytes", "characters", "bpe"]
+#: The same, and what else a `tokenizer.json` can be.
+Kind = MadeKind | Literal["unigram", "wordpiece", "wordlevel"]
 Ids = npt.NDArray[np.uint32]
 
 EOS, UNK = "<eos>", "<unk>"
+
+
+class UnknownSymbolError(InputError):
+    """A text holds `symbol`, which the vocabulary lacks; the message does not say the fix."""
+
+    def __init__(self, message: str, *, symbol: str) -> None:
+        super().__init__(message)
+        self.symbol = symbol
+
+
+class Lost(NamedTuple):
+    """What the ids of a text do not tell of it, in characters.
+
+    Attributes:
+        hidden: characters behind an unknown token, visible ones that are in no token, and those
+            that come back as others.
+        blanks: white space that does not come back as it was, or comes back where none was.
+        line_ends: of both, the line ends.
+    """
+
+    hidden: int = 0
+    blanks: int = 0
+    line_ends: int = 0
+
+    def plus(self, other: "Lost") -> "Lost":
+        """The sum of both."""
+        return Lost(*(mine + its for mine, its in zip(self, other, strict=True)))
 
 
 class Vocabulary(Protocol):
@@ -25,7 +56,7 @@ class Vocabulary(Protocol):
 
     Attributes:
         unk_id: what unknown symbols become; None where they are an error or cannot occur.
-        eos_id: what ends a line (words) or a document (BPE); None for bytes and characters.
+        eos_id: what ends a line (words) or a document (tokenizers); None for bytes and characters.
     """
 
     unk_id: int | None
@@ -50,7 +81,7 @@ class Vocabulary(Protocol):
         """Ids of `text` as it stands: nothing is added at its end.
 
         Raises:
-            InputError: a symbol is unknown and there is no `<unk>`.
+            UnknownSymbolError: a symbol is unknown and there is no `<unk>`.
         """
         ...
 
@@ -58,11 +89,16 @@ class Vocabulary(Protocol):
         """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         ...
 
-    def encode_pieces(self, pieces: Sequence[Piece]) -> list[Ids]:
-        """Ids of each piece of the documents of a corpus, with what ends a document.
+    def encode_pieces(self, pieces: Iterable[Piece]) -> Iterator[Ids]:
+        """Ids of documents with what ends each, in as many arrays as there are pieces.
 
-        For bytes a piece holds one character per byte (Latin-1).
+        An array may come later than its piece; one that holds a document's last piece holds its
+        end. For bytes a piece holds one character per byte (Latin-1).
         """
+        ...
+
+    def lost(self, piece: Piece, *, starts_document: bool) -> Lost:
+        """What the ids of `piece` do not tell of it; no word may go beyond the piece."""
         ...
 
     def to_json(self) -> dict[str, Any]:

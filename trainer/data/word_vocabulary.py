@@ -1,15 +1,28 @@
 """Words between whitespace, by the rule of fairseq and kimiyoung/transformer-xl."""
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from trainer.data.recutting import whole_words
 from trainer.data.text import Piece
-from trainer.data.vocabulary_protocol import EOS, UNK, Ids, Kind, canonical_hash
-from trainer.errors import InputError
+from trainer.data.vocabulary_protocol import (
+    EOS,
+    UNK,
+    Ids,
+    Kind,
+    Lost,
+    UnknownSymbolError,
+    canonical_hash,
+)
+from trainer.outside import printable
+
+# The space between two words of a line, which two ids tell; of several, the first one.
+_TOLD_SPACE = re.compile(r"(?<=\S) (?=[^\S\n\r]*\S)")
 
 
 class WordVocabulary:
@@ -46,7 +59,7 @@ class WordVocabulary:
         `min_count` or `max_size` drop it, it is added as id 1. `max_size` counts both.
         """
         counts: Counter[str] = Counter()
-        for piece in pieces:
+        for piece in whole_words(pieces):
             counts.update((piece.text.lower() if lowercase else piece.text).split())
         del counts[EOS]
         words = [word for word, count in counts.most_common() if count >= min_count]
@@ -70,8 +83,24 @@ class WordVocabulary:
         ids: list[int] = self._encode(text).tolist()
         return ids
 
-    def encode_pieces(self, pieces: Sequence[Piece]) -> list[Ids]:  # noqa: D102
-        return [self._encode(_with_line_end(piece)) for piece in pieces]
+    def encode_pieces(self, pieces: Iterable[Piece]) -> Iterator[Ids]:  # noqa: D102
+        return (self._encode(_with_line_end(piece)) for piece in whole_words(pieces))
+
+    def lost(self, piece: Piece, *, starts_document: bool) -> Lost:  # noqa: D102
+        found = piece.text.split()
+        if self.lowercase and piece.text != piece.text.lower():
+            n_hidden = sum(map(self._n_hidden, found))
+        else:
+            n_hidden = sum(len(word) for word in found if word not in self._ids)
+        text = piece.text if starts_document else f"x{piece.text}"  # a word is before it
+        n_told = text.count("\n") + len(_TOLD_SPACE.findall(text))
+        return Lost(hidden=n_hidden, blanks=len(piece.text) - sum(map(len, found)) - n_told)
+
+    def _n_hidden(self, word: str) -> int:
+        known = word.lower()
+        if known not in self._ids:
+            return len(word)
+        return sum(one != other for one, other in zip(word, known, strict=False)) or word != known
 
     def decode(self, ids: Sequence[int]) -> str:  # noqa: D102
         spaced = " ".join("\n" if i == self.eos_id else self.words[i] for i in ids)
@@ -90,7 +119,11 @@ class _WordIds(dict[str, int]):
 
     def __missing__(self, word: str) -> int:
         if self.unk_id is None:
-            raise InputError(f"word {word!r} is not in the vocabulary, which has no {UNK}")
+            raise UnknownSymbolError(
+                f"word {printable(repr(word), most=100)} is not in the vocabulary, which has no "
+                f"{UNK}",
+                symbol=word,
+            )
         return self.unk_id
 
 

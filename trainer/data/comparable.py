@@ -1,0 +1,55 @@
+"""Which figures of a text compare with those of other tokenizers, and why others do not."""
+
+from collections.abc import Mapping
+
+from trainer.data.header import Header
+from trainer.data.vocabulary import Lost, SymbolVocabulary, TokenizerVocabulary, Vocabulary
+
+
+def absent_figures(
+    lost: Lost | None, vocabulary: Vocabulary, *, n_words: int, n_characters: int
+) -> Mapping[str, str]:
+    """The figures among `ppl_word` and `bpc` that a loss on a text does not give, and why.
+
+    Both divide the nats of all ids by what the text has. Where ids do not tell all of the text,
+    the nats are those of less than that. `ppl_word` bears with white space that is not told, and
+    over whole words with unknown ones, each of which is a word as in published results.
+
+    Args:
+        lost: what the ids do not tell; None where nobody counted it.
+        vocabulary: that made the ids.
+        n_words: of the text.
+        n_characters: of the text.
+    """
+    over_words = vocabulary.kind == "words"
+    if lost is None:
+        told = (
+            "the corpus was prepared by an earlier version, which did not count what its ids "
+            "leave out: prepare it again"
+        )
+        return {"bpc": told} if over_words else {"ppl_word": told, "bpc": told}
+    found = {}
+    if lost.hidden and not over_words:
+        found["ppl_word"] = (
+            f"{lost.hidden:,} of {n_characters:,} characters are unknown, dropped or changed"
+        )
+    if lost.hidden or lost.blanks:
+        found["bpc"] = (
+            f"{lost.hidden + lost.blanks:,} of {n_characters:,} characters are not told by the "
+            f"ids ({lost.blanks:,} of them white space)"
+        )
+    for name, count in (("ppl_word", n_words), ("bpc", n_characters)):
+        if not count:
+            found[name] = "the text has none"
+    return found
+
+
+def lost_characters(header: Header, vocabulary: Vocabulary) -> Lost | None:
+    """What the ids of a split do not tell; None where nobody counted it."""
+    if header.n_hidden is not None and header.n_blanks is not None:
+        return Lost(header.n_hidden, header.n_blanks)
+    if isinstance(vocabulary, SymbolVocabulary):
+        return Lost(hidden=header.n_unknown)
+    if isinstance(vocabulary, TokenizerVocabulary) and vocabulary.is_lossless:
+        return Lost()
+    return None

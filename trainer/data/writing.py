@@ -1,0 +1,43 @@
+"""Texts into the files of a corpus: read once, encoded, written split by split."""
+
+from contextlib import ExitStack, closing
+from itertools import tee
+from pathlib import Path
+from typing import Any
+
+from trainer.data.corpus_writer import SplitWriter
+from trainer.data.encoding import encode
+from trainer.data.inputs import Inputs, refuse_missed_shares
+from trainer.data.prepare_report import SplitReport
+from trainer.data.vocabulary import VOCABULARY_FILE, Vocabulary, save_vocabulary
+
+
+def write_corpus(
+    folder: Path, inputs: Inputs, vocabulary: Vocabulary, *, made: dict[str, Any]
+) -> tuple[SplitReport, ...]:
+    """Write vocabulary and splits to `folder`, reading `inputs` once; `made` says how, to readers.
+
+    Raises:
+        InputError: an input cannot be read, a split is empty, or shares were missed.
+    """
+    save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(closing(SplitWriter(folder, name, vocabulary)))
+            for name in inputs.splits
+        }
+        routes, routed = tee(inputs.read("encoding"))
+        encoded = encode((piece for _, piece in routed), vocabulary)
+        for (name, _), its in zip(routes, encoded, strict=True):
+            writers[name].add(
+                its.ids,
+                n_words=its.n_words,
+                n_characters=its.n_characters,
+                n_hidden=its.lost.hidden,
+                n_blanks=its.lost.blanks,
+                ends_document=its.ends_document,
+            )
+        refuse_missed_shares(inputs, {name: one.n_characters for name, one in writers.items()})
+        for writer in writers.values():
+            writer.finish(splits=list(writers), made=made)
+        return tuple(SplitReport.of(writer) for writer in writers.values())
