@@ -26,9 +26,10 @@ measure tables
 records table_gradients
 adam metrics status state distributed
 config profiling
-changes arguments ds_config+ds_checks+ds_blocks data model tracking+wandb_log expectations
-whole_gradients
-engine faults background results
+changes arguments ds_config+ds_checks+ds_blocks data model expectations
+whole_gradients results
+tracking+wandb_log+wandb_settings
+engine faults background
 summary
 report
 checkpoint+checkpoint_files+saved_state evaluate generate run plan

@@ -1,20 +1,38 @@
 """wandb sees one run over all attempts, and nothing that happens to it ends the training."""
 
+import json
 import logging
 import math
+import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tracked_run import OPEN_AND_LOG, no_wandb_of_the_users, run_code, start, steps_recorded, train
 from wandb_reader import read_offline, read_records
 
-from trainer.config import TrackingConfig
-from trainer.errors import Exit, InputError
-from trainer.tracking import open_tracker
-from trainer.wandb_log import choose_id, stored_id, wandb_mode
+from trainer.config import load_recipe
+from trainer.errors import Exit
+from trainer.measure import Lengths
+from trainer.metrics import read_metrics
+from trainer.results import EvalResult, file_result
+from trainer.status import Status, write_status
+from trainer.tracking import track_evaluations
+from trainer.wandb_log import choose_id, stored_id
+from trainer.wandb_settings import id_problem
 
 pytestmark = pytest.mark.usefixtures(no_wandb_of_the_users.__name__)
 
 KEY = "k" * 40
+
+
+def samples_of(run: Path, row: dict[str, Any]) -> list[list[Any]]:
+    """The rows of the table that a logged row names."""
+    assert row["sample/texts._type"] == "table-file"
+    (file,) = run.glob(f"wandb/offline-run-*/files/{row['sample/texts.path']}")
+    content = json.loads(file.read_text())
+    assert content["columns"] == ["step", "tokens", "text"]
+    return content["data"]
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +61,10 @@ def test_two_attempts_are_one_wandb_run_on_one_axis(tmp_path, caplog):
     assert runs.rows[0]["train/tokens"] == 10
     assert {"train/ppl", "optim/grad_norm"}.isdisjoint(set().union(*runs.rows))
     assert runs.rows[-2]["valid/loss"] == 1.5
-    assert runs.rows[-1]["sample/text"] == "To be"
+    assert samples_of(run, runs.rows[-1]) == [[8, 80, "To be"]]
     assert all("train/step" in row for row in runs.rows)
+    (event,) = (row for row in runs.rows if "event/resume" in row)
+    assert event["train/step"] == 3
     assert steps_recorded(run) == list(range(1, 9))
     assert f"wandb sync {run}/wandb/offline-run-*-{tracker.wandb_id}" in caplog.text
     assert not list(run.rglob("requirements.txt"))
@@ -73,54 +93,6 @@ def test_a_sweeps_id_and_the_environments_names_come_first(tmp_path, monkeypatch
     (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     (run,) = (record["run"] for record in read_records(log) if "run" in record)
     assert (run["run_id"], run["project"], run["sweep_id"]) == ("trial7", "theirs", "sweep1")
-
-
-@pytest.mark.parametrize(
-    ("asked", "environ", "mode"),
-    [
-        ("auto", {}, "offline"),
-        ("auto", {"WANDB_API_KEY": KEY}, "online"),
-        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
-        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "dryrun"}, "offline"),
-        ("online", {"WANDB_MODE": "disabled"}, "disabled"),
-        ("disabled", {"WANDB_API_KEY": KEY}, "disabled"),
-        ("offline", {"WANDB_API_KEY": KEY}, "offline"),
-    ],
-)
-def test_the_mode_is_the_environments_then_the_configurations(tmp_path, asked, environ, mode):
-    assert wandb_mode(TrackingConfig(wandb=asked), environ | {"HOME": str(tmp_path)}) == mode
-
-
-def test_a_key_in_netrc_counts_for_its_own_server_only(tmp_path, caplog):
-    environ = {"HOME": str(tmp_path)}
-    (tmp_path / ".netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")
-    (tmp_path / ".netrc").chmod(0o600)
-    assert wandb_mode(TrackingConfig(), environ) == "online"
-    own = environ | {"WANDB_BASE_URL": "https://wandb.example.org"}
-    assert wandb_mode(TrackingConfig(), own) == "offline"
-    (tmp_path / "broken").write_text("machine")
-    broken = environ | {"NETRC": str(tmp_path / "broken")}
-    assert wandb_mode(TrackingConfig(), broken) == "offline"
-    assert "broken is unreadable" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("environ", "problem"),
-    [({"WANDB_MODE": "ofline"}, "did you mean 'offline'"), ({"WANDB_MODE": "online"}, "no key")],
-)
-def test_a_mode_that_cannot_be_is_refused_before_anything_is_written(tmp_path, environ, problem):
-    with pytest.raises(InputError, match=problem):
-        open_tracker(
-            TrackingConfig(),
-            run_dir=tmp_path,
-            rank=0,
-            attempt=1,
-            max_steps=1,
-            wandb_id=None,
-            run_config={},
-            environ=environ | {"HOME": str(tmp_path)},
-        )
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dead_server_means_offline_with_the_way_to_upload(tmp_path, monkeypatch, caplog):
@@ -176,3 +148,71 @@ def test_a_home_that_cannot_be_written_is_not_needed(tmp_path):
     shown = run_code(OPEN_AND_LOG + "tracker.close(0)", tmp_path, HOME="/proc/nowhere")
     assert "ERROR" not in shown.stderr
     assert len(read_offline(tmp_path).rows) == 1
+
+
+def test_an_id_that_wandb_would_refuse_is_not_kept(tmp_path, caplog):
+    (tmp_path / "wandb").mkdir()
+    for broken in ("a/b\n", " ", "\ufeff?"):
+        (tmp_path / "wandb/run_id.txt").write_text(broken)
+        made = choose_id(tmp_path, wandb_id="c:d", environ={})
+        assert id_problem(made) is None
+        assert stored_id(tmp_path) == made
+    assert caplog.text.count("a new one is made") == 3
+
+
+def test_system_metrics_are_there_unless_they_are_switched_off(tmp_path):
+    for wanted in (True, False):
+        run = tmp_path / str(wanted)
+        tracker = start(run, system_metrics=wanted)
+        assert tracker._wandb._run.settings.x_disable_stats is not wanted
+        tracker.close(Exit.DONE)
+
+
+def test_samples_of_all_attempts_are_one_table(tmp_path):
+    for attempt, steps in ((1, (1, 2, 4)), (2, (3,))):
+        tracker = start(tmp_path, attempt=attempt, step=steps[0] - 1)
+        tracker.event("resume", step=steps[0] - 1, update=steps[0] - 1, n_tokens=0)
+        for step in steps:
+            values = {"sample/text": f"text {step}\n\x1b[31m"}
+            tracker.log("sample", step=step, update=step, n_tokens=10 * step, values=values)
+        tracker.close(Exit.DONE)
+    rows = [row for row in read_offline(tmp_path).rows if "sample/texts.path" in row]
+    assert len(rows) == 4
+    assert samples_of(tmp_path, rows[-1]) == [
+        [step, 10 * step, f"text {step}\n\x1b[31m"] for step in (1, 2, 3)
+    ]
+
+
+def test_evaluations_reach_the_wandb_run_once_whoever_was_there(tmp_path):
+    """Those made while a run trains come as it ends, later ones with `txl eval` itself."""
+    tracker = start(tmp_path)
+    file_result(tmp_path, result(mem_len=64, loss=2.0))
+    tracker.close(Exit.DONE)
+    recipe = load_recipe("quickstart")
+    (tmp_path / "config.json").write_text(recipe.model_dump_json())
+    file_result(tmp_path, result(mem_len=0, loss=3.0))
+    for _ in range(2):
+        track_evaluations(tmp_path, environ=os.environ)
+    rows = [row for row in read_offline(tmp_path).rows if any("eval/" in key for key in row)]
+    assert [row["train/step"] for row in rows] == [7, 7]
+    assert rows[0]["eval/test/tgt32-mem64/loss"] == 2.0
+    assert rows[1]["eval/test/tgt32-mem0/loss"] == 3.0
+    assert "of books" in rows[1]["eval/test/tgt32-mem0/of"]
+    write_status(tmp_path, Status(state="running", max_steps=9, attempt=1))
+    file_result(tmp_path, result(mem_len=9, loss=4.0))
+    track_evaluations(tmp_path, environ=os.environ)
+    assert len(read_offline(tmp_path).ids) == 3
+
+
+def result(*, mem_len: int, loss: float) -> EvalResult:
+    return EvalResult(
+        corpus="books", corpus_hash="c" * 32, split="test", split_hash="d" * 32, precision="fp32",
+        rule="every token", settings=Lengths(tgt_len=32, mem_len=mem_len), loss=loss, step=7,
+        checkpoint="step-00000007",
+    )  # fmt: skip
+
+
+def test_a_run_that_wandb_left_says_so_in_its_record(tmp_path):
+    run_code("kills = {10, 20}" + SERVICE_KILLED, tmp_path)
+    (event,) = (e for e in read_metrics(tmp_path, kind="event") if e["event"] == "untracked")
+    assert event["reason"]

@@ -58,6 +58,7 @@ class Eval:
         from trainer.distributed import complete_environ, join, this_process
         from trainer.host_cpu import use_cpu_well
         from trainer.scoring import EvalOptions, evaluate_run
+        from trainer.tracking import track_evaluations
 
         os.environ.update(complete_environ(os.environ))
         world = this_process(os.environ, device=self.device)
@@ -71,6 +72,8 @@ class Eval:
             as_fairseq=self.as_fairseq, trust=self.trust_code,
         )  # fmt: skip
         evaluate_run(options, join(world, timeout_s=600.0))
+        if world.is_main:
+            track_evaluations(self.run_dir, environ=os.environ)
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -33,6 +33,7 @@ class TrackingConfig(Part):
     name: str | None = free(None, "wandb run name; None is the run directory's")
     group: str | None = free(None, "wandb group")
     tags: tuple[str, ...] = free((), "wandb tags")
+    system_metrics: bool = free(True, "wandb samples the use of processor, memory and GPU")
     tensorboard: bool = free(False, "write TensorBoard events under logs/")
 
 

@@ -20,10 +20,12 @@ from trainer.data.corpus import Corpus
 from trainer.data.vocabulary import save_vocabulary
 from trainer.errors import InputError, first_few
 from trainer.files import write_atomically
+from trainer.outside import read_json
 from trainer.records import METRICS_FILE
 
 T = TypeVar("T")
 
+ENVIRONMENT_FILE = "environment.json"
 #: Packages whose version can change a result.
 PACKAGES = ("torch", "deepspeed", "numpy", "pydantic", "wandb", "tokenizers", "safetensors")
 
@@ -200,7 +202,16 @@ def describe(
         "python": platform.python_version(), "platform": platform.platform(), "hosts": hosts,
         "commit": _commit(), "packages": {name: metadata.version(name) for name in PACKAGES},
     }  # fmt: skip
-    write_atomically(run_dir / "environment.json", json.dumps(environment, indent=2) + "\n")
+    write_atomically(run_dir / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
+
+
+def told(run_dir: Path, n_parameters: int) -> dict[str, Any]:
+    """What wandb is told of a run beside its settings: its size, versions, commit and hosts."""
+    try:
+        environment = read_json(run_dir / ENVIRONMENT_FILE)
+    except InputError:  # only rank 0 has written it, and only it tracks
+        environment = {}
+    return {"parameters": n_parameters, "environment": environment}
 
 
 def _commit() -> str | None:

@@ -206,7 +206,8 @@ def _build(
         open_tracker, experiment.tracking, run_dir=run_dir, rank=world.rank, attempt=attempt,
         max_steps=experiment.train.max_steps,
         wandb_id=saved_train.get("wandb_id") if origin is not None and origin.is_own else None,
-        run_config=identity, environ=environ, step=saved_train.get("step", 0),
+        run_config=identity | rundir.told(run_dir, n_parameters), environ=environ,
+        step=saved_train.get("step", 0),
         update=saved_train.get("step", 0) - saved_train.get("skipped_steps", 0),
     )  # fmt: skip
     tracker = on_each(rundir.writing(opened), world)

@@ -10,12 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.config import TrackingConfig
+from trainer.config import TrackingConfig, experiment_from
 from trainer.console import Console
 from trainer.errors import InputError
-from trainer.metrics import MetricsWriter
+from trainer.metrics import MetricsWriter, read_metrics
+from trainer.outside import read_json
 from trainer.records import METRICS_FILE, Kind
-from trainer.wandb_log import WandbLog, choose_id, stored_id, wandb_mode
+from trainer.status import read_status
+from trainer.wandb_log import Sample, WandbLog, choose_id, stored_id
+from trainer.wandb_settings import check_wandb
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -27,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 def check_tracking(config: TrackingConfig, *, environ: Mapping[str, str]) -> None:
     """Raise `InputError` for what `open_tracker` would refuse, before a job waits for its ranks."""
-    wandb_mode(config, environ)
+    check_wandb(config, environ=environ)
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError(
             "tracking.tensorboard is true but TensorBoard is not installed: "
@@ -68,7 +71,7 @@ def open_tracker(
     if rank != 0:
         return Tracker()
     check_tracking(config, environ=environ)
-    mode = wandb_mode(config, environ)
+    mode = check_wandb(config, environ=environ)
     if mode == "disabled":
         wandb_log, wandb_id = None, stored_id(run_dir) or wandb_id
     else:
@@ -80,7 +83,9 @@ def open_tracker(
             run_id=wandb_id,
             run_config=run_config,
             environ=environ,
+            samples=_samples(run_dir, up_to=step),
         )
+        wandb_log.log_evaluations()
     # Steps that an earlier attempt did beyond this one's start are done again: hide them.
     purge_step = step + 1 if attempt > 1 else None
     return Tracker(
@@ -90,6 +95,41 @@ def open_tracker(
         wandb_id=wandb_id,
         board=_open_tensorboard(run_dir, purge_step) if config.tensorboard else None,
     )
+
+
+def _samples(run_dir: Path, *, up_to: int) -> list[Sample]:
+    """Find the samples that earlier attempts recorded, up to the step that is resumed from."""
+    if not (run_dir / METRICS_FILE).is_file():
+        return []
+    return [
+        Sample(record["step"], record["tokens"], str(record.get("sample/text", "")))
+        for record in read_metrics(run_dir, kind="sample")
+        if record["step"] <= up_to
+    ]
+
+
+def track_evaluations(run_dir: Path, *, environ: MutableMapping[str, str]) -> None:
+    """Give the run's wandb run the results of `txl eval` that it does not have. Rank 0 only.
+
+    A run that is being trained gives them itself, as it starts and ends: one process at a time
+    writes to a wandb run. A run without one gets none.
+    """
+    run_id, status = stored_id(run_dir), read_status(run_dir)
+    if run_id is None:
+        return
+    path = run_dir / "config.json"
+    config = experiment_from(read_json(path), where=str(path)).tracking
+    mode = check_wandb(config, environ=environ)
+    if mode == "disabled":
+        return
+    if status is not None and status.state in ("starting", "running"):
+        _log.info("wandb gets this result when the run that is training stops or starts again")
+        return
+    wandb_log = WandbLog(
+        config, mode=mode, run_dir=run_dir, run_id=run_id, run_config={}, environ=environ
+    )
+    wandb_log.log_evaluations()
+    wandb_log.close(0)
 
 
 def _open_tensorboard(run_dir: Path, purge_step: int | None) -> "SummaryWriter":
@@ -118,6 +158,7 @@ class Tracker:
         self._wandb = wandb_log
         self._board = board
         self._disk_failed = False
+        self._is_lost_noted = False
 
     @property
     def eta_s(self) -> float | None:
@@ -140,8 +181,11 @@ class Tracker:
         if self._console and kind in ("train", "valid"):
             self._console.log(values, step=step, update=update, part=kind)
         if self._wandb:
-            axis = {"train/step": step, "train/update": update, "train/tokens": n_tokens}
-            self._wandb.log({**values, **axis})
+            if kind == "sample":
+                self._wandb.log_sample(str(values["sample/text"]), step=step, n_tokens=n_tokens)
+            else:
+                self._wandb.log({**values, **_axis(step, update, n_tokens)})
+            self._note_lost(step=step, update=update, n_tokens=n_tokens)
         self._try_board(lambda board: _add_to_board(board, step, values))
 
     def event(self, name: str, *, step: int, update: int, n_tokens: int, **details: Any) -> None:
@@ -157,7 +201,17 @@ class Tracker:
         if self._console:
             self._console.move(update)
         said = "".join(f" {key}={value}" for key, value in details.items())
+        if self._wandb:
+            told = {f"event/{name}": said.strip() or name}
+            self._wandb.log({**told, **_axis(step, update, n_tokens)})
         _log.info("%s at step %s%s", name, f"{step:,}", said)
+
+    def _note_lost(self, *, step: int, update: int, n_tokens: int) -> None:
+        """Record, once, that wandb no longer tracks the run: its warning scrolls away."""
+        if self._wandb and self._wandb.lost is not None and not self._is_lost_noted:
+            self._is_lost_noted = True
+            reason = self._wandb.lost
+            self.event("untracked", step=step, update=update, n_tokens=n_tokens, reason=reason)
 
     def begin_attempt(self, attempt: int) -> None:
         """Record under a new attempt from now on: steps are done again after a rollback."""
@@ -180,6 +234,7 @@ class Tracker:
         if self._console:
             self._console.close()
         if self._wandb:
+            self._wandb.log_evaluations()
             self._wandb.close(exit_code)
         self._try_board(lambda board: board.close())
         self._metrics = self._console = self._wandb = self._board = None
@@ -205,6 +260,10 @@ class Tracker:
         except Exception as error:
             _log.warning("going on without TensorBoard: %s", error)
             self._board = None
+
+
+def _axis(step: int, update: int, n_tokens: int) -> dict[str, int]:
+    return {"train/step": step, "train/update": update, "train/tokens": n_tokens}
 
 
 def _add_to_board(board: "SummaryWriter", step: int, values: Mapping[str, Any]) -> None:

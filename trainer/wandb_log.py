@@ -8,31 +8,31 @@ same axis, online or offline. Offline, each attempt leaves a folder of its own w
 
 import logging
 import math
-import netrc
 import os
 import secrets
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainer.config import TrackingConfig
-from trainer.errors import Exit, InputError, did_you_mean
+from trainer.data.vocabulary_protocol import canonical_hash
+from trainer.errors import Exit
 from trainer.files import write_atomically
+from trainer.outside import printable
+from trainer.results import read_results
 from trainer.shell import command
+from trainer.wandb_settings import Mode, id_problem
 
 if TYPE_CHECKING:
     import wandb
-
-Mode = Literal["online", "offline", "disabled"]
 
 _log = logging.getLogger(__name__)
 
 WANDB_DIR = "wandb"
 ID_FILE = "run_id.txt"
-
-_MODES: dict[str, Mode] = {"online": "online", "offline": "offline", "disabled": "disabled"}
-_MODES |= {"run": "online", "dryrun": "offline"}  # wandb's older names
+#: Names the files of `evals` that the wandb run has, a line each.
+EVALUATIONS_FILE = "evaluations.txt"
+SAMPLE_COLUMNS: list[str | int] = ["step", "tokens", "text"]
 
 _SETTINGS = {
     "disable_git": True,
@@ -41,7 +41,6 @@ _SETTINGS = {
     "quiet": True,
     "init_timeout": 30.0,
     "finish_timeout": 60.0,
-    "x_disable_stats": True,
     "x_disable_machine_info": True,
     "x_save_requirements": False,
     "x_transaction_log_flush_interval": 1.0,
@@ -50,54 +49,30 @@ _SETTINGS = {
 job its time, and what lies unflushed is lost with the process."""
 
 
-def wandb_mode(config: TrackingConfig, environ: Mapping[str, str]) -> Mode:
-    """Where wandb's data go: WANDB_MODE, else the configuration, else by whether there is a key.
-
-    Raises:
-        InputError: the mode is unknown, or online without a key (wandb would stop and ask for it).
-    """
-    asked = environ.get("WANDB_MODE") or config.wandb
-    if asked == "auto":
-        return "online" if _has_key(environ) else "offline"
-    if asked not in _MODES:
-        near = did_you_mean(asked, _MODES)
-        raise InputError(f"WANDB_MODE={asked}: not one of {', '.join(_MODES)}{near}")
-    if _MODES[asked] == "online" and not _has_key(environ):
-        raise InputError(
-            "wandb is to be online but has no key: run `wandb login`, set WANDB_API_KEY, "
-            "or set tracking.wandb (or WANDB_MODE) to offline"
-        )
-    return _MODES[asked]
-
-
-def _has_key(environ: Mapping[str, str]) -> bool:
-    if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
-    home = Path(environ.get("HOME", "/"))
-    named = environ.get("NETRC")
-    for path in [Path(named)] if named else [home / ".netrc", home / "_netrc"]:
-        try:
-            return netrc.netrc(path).authenticators(host) is not None
-        except FileNotFoundError:
-            continue
-        except (netrc.NetrcParseError, OSError, ValueError) as error:
-            _log.warning("%s is unreadable, so it holds no wandb key: %s", path, error)
-            return False
-    return False
-
-
 def stored_id(run_dir: Path) -> str | None:
-    """The wandb id kept in `run_dir`, or None."""
+    """Read the wandb id kept in `run_dir`; None where there is none that wandb would take."""
     path = run_dir / WANDB_DIR / ID_FILE
-    return (path.read_text().strip() or None) if path.is_file() else None
+    try:
+        found = path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        found = ""
+    if problem := id_problem(found):
+        shown = printable(found, most=80)
+        _log.warning("%s: the wandb id %r %s: a new one is made", path, shown, problem)
+        return None
+    return found
 
 
 def choose_id(run_dir: Path, *, wandb_id: str | None, environ: Mapping[str, str]) -> str:
-    """The run's id, kept in `run_dir` from now on.
+    """Choose the run's id, and keep it in `run_dir` from now on.
 
     The environment's (a sweep's) comes first, then `run_dir`'s, then `wandb_id`, then a new one.
+    `trainer.wandb_settings.check_wandb` has refused an id of the environment that cannot be.
     """
+    if wandb_id is not None and id_problem(wandb_id):
+        wandb_id = None  # a checkpoint's, from before ids were checked
     stored = stored_id(run_dir)
     chosen = environ.get("WANDB_RUN_ID") or stored or wandb_id or secrets.token_hex(4)
     if chosen != stored:
@@ -107,8 +82,19 @@ def choose_id(run_dir: Path, *, wandb_id: str | None, environ: Mapping[str, str]
     return chosen
 
 
+class Sample(NamedTuple):
+    """A row of the table of samples."""
+
+    step: int
+    n_tokens: int
+    text: str
+
+
 class WandbLog:
     """An open wandb run that is reopened once it breaks, and given up when that breaks too."""
+
+    lost: str | None = None
+    """Why the run goes on without wandb; None while it is tracked there."""
 
     def __init__(
         self,
@@ -119,9 +105,11 @@ class WandbLog:
         run_id: str,
         run_config: Mapping[str, Any],
         environ: MutableMapping[str, str],
+        samples: Sequence[Sample] = (),
     ) -> None:
         """Open or continue run `run_id`; without a server, offline.
 
+        `samples` are those of earlier attempts, which a table of all samples begins with.
         `environ` is the process's own environment: wandb reads it, and with a home that cannot be
         written its caches are pointed into `run_dir` there.
         """
@@ -129,6 +117,9 @@ class WandbLog:
         self._offline = mode == "offline"
         self._run_id = run_id
         _keep_out_of_home(self._folder, environ)
+        self._settings = _SETTINGS | {"x_disable_stats": not config.system_metrics}
+        self._samples = list(samples)
+        self._run_dir = run_dir
         self._init = _init_arguments(
             config, run_dir=run_dir, run_id=run_id, run_config=run_config, environ=environ
         )
@@ -142,9 +133,44 @@ class WandbLog:
         wandb's own ``step=`` is never used: it drops the steps that a resumed run does again.
         """
         row = {name: value for name, value in values.items() if _is_loggable(value)}
+        self._try(lambda run: run.log(row))
+
+    def log_sample(self, text: str, *, step: int, n_tokens: int) -> None:
+        """Add a sample to the run's table of samples, after those of earlier attempts."""
+        self._samples.append(Sample(step, n_tokens, text))
+
+        def log(run: "wandb.Run") -> None:
+            import wandb
+
+            rows = [list(sample) for sample in self._samples]
+            table = wandb.Table(columns=SAMPLE_COLUMNS, data=rows)
+            run.log({"sample/texts": table, "train/step": step, "train/tokens": n_tokens})
+
+        self._try(log)
+
+    def log_evaluations(self) -> None:
+        """Log the results of `txl eval` that the wandb run does not have yet, at their step."""
+        noted = self._folder / EVALUATIONS_FILE
+        known = set(noted.read_text(encoding="utf-8").split()) if noted.is_file() else set()
+        for result in read_results(self._run_dir).results:
+            name = canonical_hash([list(map(str, result.identity)), result.date])
+            if name in known or self._run is None:
+                continue
+            lengths = result.settings
+            key = f"eval/{result.split}/tgt{lengths.tgt_len}-mem{lengths.mem_len}"
+            values = {
+                f"{key}/{metric}": getattr(result, metric)
+                for metric in ("loss", "ppl", "ppl_word", "bpc")
+            }
+            told = {f"{key}/of": str(result)}
+            self.log(values | told | {"train/step": result.step or 0})
+            with noted.open("a", encoding="utf-8") as file:
+                file.write(f"{name}\n")
+
+    def _try(self, act: Callable[["wandb.Run"], None]) -> None:
         while self._run is not None:
             try:
-                self._run.log(row)
+                act(self._run)
                 return
             except Exception as error:
                 self._run = self._reopen(error)
@@ -173,8 +199,12 @@ class WandbLog:
         try:
             return self._start("offline")
         except Exception as error:
-            _log.warning("going on without wandb: %s", _first_line(error))
+            self._give_up(error)
             return None
+
+    def _give_up(self, error: Exception) -> None:
+        self.lost = _first_line(error)
+        _log.warning("going on without wandb: %s", self.lost)
 
     def _start(self, mode: Mode) -> "wandb.Run":
         import wandb
@@ -182,7 +212,7 @@ class WandbLog:
         known = wandb.Settings.model_fields
         settings = {
             name: value
-            for name, value in (_SETTINGS | {"silent": mode == "offline"}).items()
+            for name, value in (self._settings | {"silent": mode == "offline"}).items()
             if name in known and _variable(name) not in self._environ
         }
         run = wandb.init(mode=mode, settings=settings, **self._init)
@@ -197,7 +227,7 @@ class WandbLog:
     def _reopen(self, error: Exception) -> "wandb.Run | None":
         _stop_service()
         if self._reopened:
-            _log.warning("going on without wandb: %s", _first_line(error))
+            self._give_up(error)
             return None
         # A cluster's signal to the whole job ends wandb's service before it ends us.
         self._reopened = True
