@@ -217,6 +217,13 @@ def test_zip_archives_that_are_something_else_or_damaged_are_refused(tmp_path: P
             documents(path)
 
 
+def test_a_zip_with_two_files_of_one_name_is_refused(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "a.zip", {"a.txt": b"one", "b.txt": b"two"})
+    archive.write_bytes(archive.read_bytes().replace(b"b.txt", b"a.txt"))
+    with pytest.raises(InputError, match=r"a.zip: has two files of the name a.txt: unpack it"):
+        found(archive)
+
+
 def test_an_encrypted_member_is_refused_as_such(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", {"a.txt": b"secret", "b.txt": b"b"})
     data = bytearray(archive.read_bytes())

@@ -132,6 +132,19 @@ def test_what_is_left_out_is_told_once_however_often_the_text_is_read(tmp_path: 
     assert told.startswith(f"left out: 2 line(s) ({path}:51: the field 'text' is null")
 
 
+def test_files_that_are_read_twice_are_told(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "link.txt").symlink_to("c.txt")
+    paths = {"train": [tmp_path, tmp_path / "b.txt"], "valid": [tmp_path / "link.txt"]}
+    inputs = find_inputs(paths, Reading(), stdin=None, scratch=tmp_path / "scratch")
+    assert texts_of(inputs)["train"] == ["a.txt", "b.txt", "c.txt", "b.txt"]
+    assert inputs.told[-2:] == (
+        f"read twice: 1 file(s) ({tmp_path}/b.txt)",
+        f"read for valid as for train: 1 file(s) ({tmp_path}/link.txt)",
+    )
+
+
 @pytest.mark.parametrize("kind", ["text", "lines", "zip"])
 def test_stdin_is_what_its_bytes_say(tmp_path: Path, kind: str) -> None:
     packed = io.BytesIO()

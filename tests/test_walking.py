@@ -2,10 +2,15 @@
 
 import os
 import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from trainer.data.finding import find_files
+from trainer.data.source import Reading
 from trainer.data.walking import walk
 from trainer.errors import InputError
 
@@ -79,9 +84,33 @@ def test_broken_links_pipes_sockets_and_hidden_things_are_told(
     assert sorted(found.hidden) == [".git", ".hidden.txt", "b/.cache"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_folder_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
-    make(tmp_path, "a.txt", "secret/b.txt")
-    (tmp_path / "secret").chmod(0)
-    with pytest.raises(InputError, match="secret: cannot be read: Permission denied"):
-        walk(tmp_path)
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """As somebody whom permissions hold, which they do not hold root."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)
+
+
+def test_what_cannot_be_read_is_refused_by_name() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)  # not below one that is for its owner alone
+        folder.chmod(0o755)
+        make(folder, "a.txt", "secret/b.txt")
+        (folder / "secret").chmod(0)
+        with (
+            without_rights(),
+            pytest.raises(InputError, match="secret: cannot be read: Permission denied"),
+        ):
+            walk(folder)
+        (folder / "secret").chmod(0o755)
+        (folder / "a.txt").chmod(0)
+        with (
+            without_rights(),
+            pytest.raises(InputError, match=r"a\.txt: cannot be read: Permission denied"),
+        ):
+            find_files(folder, Reading())

@@ -7,6 +7,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -50,10 +51,19 @@ def open_member(archive: Path, name: str) -> Iterator[IO[bytes]]:
 
 
 def zip_sizes(archive: Path) -> dict[str, int]:
-    """Names and unpacked lengths of the files in a zip archive; folders are left out."""
+    """Names and unpacked lengths of the files in a zip archive; folders are left out.
+
+    Raises:
+        InputError: it cannot be read, or has two files of one name, of which only one is read.
+    """
     with _opened(archive) as opened:
         assert isinstance(opened, zipfile.ZipFile)
-        return {info.filename: info.file_size for info in opened.infolist() if not info.is_dir()}
+        infos = [info for info in opened.infolist() if not info.is_dir()]
+    sizes = {info.filename: info.file_size for info in infos}
+    if len(sizes) < len(infos):
+        ((twice, _),) = Counter(info.filename for info in infos).most_common(1)
+        raise InputError(f"{archive}: has two files of the name {printable(twice)}: unpack it")
+    return sizes
 
 
 def member_bytes(archive: Path, name: str) -> int:

@@ -8,17 +8,16 @@ from pathlib import Path
 
 from trainer.data.archive import open_archive, zip_sizes
 from trainer.data.choosing import DATA_SUFFIXES, SOURCE_SUFFIXES, Choice, LeftOut, choose, shown
-from trainer.data.nature import HEAD_BYTES, nature_of
 from trainer.data.source import (
     OpenRaw,
     Reading,
     TextFile,
-    inspect,
+    inspected,
     is_json_document,
     opens,
+    read_head,
     suffix_of,
 )
-from trainer.data.unpacking import reading_errors
 from trainer.data.walking import Walked, walk
 from trainer.errors import InputError
 from trainer.outside import printable
@@ -75,7 +74,7 @@ def find_files(path: Path, reading: Reading, *, suffixes: tuple[str, ...] = ()) 
 def text_file(path: Path, reading: Reading | None = None, *, name: str | None = None) -> TextFile:
     """A file to read, not an archive; raises `InputError` if it is something else than text."""
     file = TextFile(path, name or str(path), "text")
-    return inspect(file, reading or Reading(), opens(path))
+    return _one_file(file, reading or Reading(), opens(path))
 
 
 def in_file(path: Path, reading: Reading, *, name: str, suffixes: tuple[str, ...]) -> Found:
@@ -84,12 +83,19 @@ def in_file(path: Path, reading: Reading, *, name: str, suffixes: tuple[str, ...
 
 
 def _in_file(file: TextFile, reading: Reading, suffixes: tuple[str, ...]) -> Found:
-    if reading.format != "raw":
-        with reading_errors(file.name), file.path.open("rb") as raw:
-            nature = nature_of(raw.read(HEAD_BYTES))
-        if nature is not None and nature.packing == "zip":
-            return _in_zip(file, reading, suffixes)
-    return Found((inspect(file, reading, opens(file.path)),))
+    if reading.format == "raw":
+        return Found((replace(file, format="raw"),))
+    head = read_head(file.name, opens(file.path))
+    if head.nature is not None and head.nature.packing == "zip" and not head.packings:
+        return _in_zip(file, reading, suffixes)
+    return Found((inspected(file, reading, head),))
+
+
+def _one_file(file: TextFile, reading: Reading, open_raw: OpenRaw) -> TextFile:
+    """A file or a member of an archive, not an archive itself."""
+    if reading.format == "raw":
+        return replace(file, format="raw")
+    return inspected(file, reading, read_head(file.name, open_raw))
 
 
 def _in_zip(archive: TextFile, reading: Reading, suffixes: tuple[str, ...]) -> Found:
@@ -115,7 +121,7 @@ def _in_zip(archive: TextFile, reading: Reading, suffixes: tuple[str, ...]) -> F
         }
         if len(sizes) == 1:
             ((file, open_raw),) = opening.values()
-            return Found((inspect(file, reading, open_raw),))
+            return Found((_one_file(file, reading, open_raw),))
         choice = _chosen(opening, reading, suffixes)
         if not choice.names:
             raise InputError(
@@ -123,7 +129,7 @@ def _in_zip(archive: TextFile, reading: Reading, suffixes: tuple[str, ...]) -> F
                 "suffix: unpack it, and name those that are, or say --suffixes"
             )
         files = tuple(
-            inspect(file, reading, open_raw)
+            _one_file(file, reading, open_raw)
             for file, open_raw in map(opening.__getitem__, choice.names)
         )
     left_out = tuple(

@@ -1,5 +1,6 @@
 """The texts of a corpus to be: found, divided into splits, and read as often as needed."""
 
+import os
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -8,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from trainer.data.choosing import LeftOut
+from trainer.data.choosing import LeftOut, shown
 from trainer.data.finding import Found, find_files, in_file
 from trainer.data.json_lines import BadLines, OnBadLine
 from trainer.data.progress import progress
@@ -124,14 +125,30 @@ def find_inputs(
         for name, given in paths.items()
     }
     every = [one for of_split in found.values() for one in of_split]
+    files = {name: tuple(f for one in ones for f in one.files) for name, ones in found.items()}
     return Inputs(
-        files={name: tuple(f for one in ones for f in one.files) for name, ones in found.items()},
+        files=files,
         splits=tuple(found),
         reading=reading,
         bad_lines=BadLines(on_bad_line),
         left_out=tuple(left for one in every for left in one.left_out),
-        notes=tuple(note for one in every for note in one.notes),
+        notes=(*(note for one in every for note in one.notes), *_read_twice(files)),
     )
+
+
+def _read_twice(files: Mapping[str, tuple[TextFile, ...]]) -> Iterator[str]:
+    """Notes of files that are read for two splits, or twice for one, however they were named."""
+    first: dict[tuple[str, str | None], str] = {}
+    again: dict[str, list[str]] = {}
+    for split, of_split in files.items():
+        for file in of_split:
+            place = os.path.realpath(file.path), file.member
+            if place in first:
+                also = f"for {split} as for {first[place]}" if first[place] != split else "twice"
+                again.setdefault(also, []).append(file.name)
+            first.setdefault(place, split)
+    for how, names in again.items():
+        yield f"read {how}: {len(names):,} file(s) ({shown(names)})"
 
 
 def divided(inputs: Inputs, split: str, *, by: SplitBy, whole_lines: bool) -> Inputs:

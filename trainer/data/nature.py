@@ -154,15 +154,16 @@ def nature_of(head: bytes) -> Nature | None:
     for marks, name in _WIDE_MARKS:
         if head.startswith(marks):
             return _encoded(name, name)
-    if b"\x00" in head or not _is_utf8(head):
+    has_nul = b"\x00" in head
+    if has_nul or not _is_utf8(head):
         for pattern, nature in _SHORT_MARKS:
             if pattern.match(head):
                 return nature
-    if wide := _unmarked_wide_text(head):
+    if has_nul and (wide := _unmarked_wide_text(head)):
         return wide._replace(is_guess=True)
     if _WEB_PAGE.match(head.removeprefix(UTF8_MARK)):
         return WEB_PAGE
-    return BINARY if b"\x00" in head else None
+    return BINARY if has_nul else None
 
 
 def _is_tar(head: bytes) -> bool:

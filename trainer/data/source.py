@@ -133,15 +133,12 @@ def is_json_document(file: TextFile, reading: Reading, open_raw: OpenRaw) -> boo
     return json_shape(head.data, text_field=reading.text_field) == "document"
 
 
-def inspect(file: TextFile, reading: Reading, open_raw: OpenRaw) -> TextFile:
+def inspected(file: TextFile, reading: Reading, head: Head) -> TextFile:
     """Complete `file`, of which name and place are known, with what its bytes say.
 
     Raises:
-        InputError: it cannot be read, or is something else than text.
+        InputError: it is something else than text.
     """
-    if reading.format == "raw":
-        return replace(file, format="raw")
-    head = read_head(file.name, open_raw)
     nature = head.nature
     if nature is not None and nature.packing == "zip":
         nature = _ZIP_INSIDE
