@@ -1,10 +1,18 @@
 """Fixtures of many tests."""
 
+import errno
+import fcntl
+import os
 import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 import training
+from claiming import HERE
+
+from trainer.claim import Claim
 
 # A loaded machine is slow to draw examples; what is drawn is none the worse for it.
 hypothesis.settings.register_profile(
@@ -34,3 +42,32 @@ def trained(corpus, tmp_path_factory):
     case = training.Case(tmp_path_factory.mktemp("trained") / "run", flags=flags)
     training.run_cases([case], corpus=corpus, n_ranks=1)
     return case.run_dir
+
+
+@pytest.fixture(params=["locks", "no locks"])
+def run_dir(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run directory, on a file system with locks and on one without."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    if request.param == "no locks":
+        monkeypatch.setattr(fcntl, "flock", flock)
+    path = tmp_path / "run"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def claim_of(run_dir: Path) -> Iterator[Callable[..., Claim]]:
+    """Claims the directory for a process of this number, at this place."""
+    taken: list[Claim] = []
+
+    def _claim_of(here=HERE) -> Claim:
+        taken.append(Claim(run_dir, here=here))
+        assert taken[-1].take()
+        return taken[-1]
+
+    yield _claim_of
+    for claim in taken:
+        claim.release()

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from builders import lone_world
 
-from trainer.distributed import World, complete_environ, join
+from trainer.distributed import World, complete_environ, join, this_process
 
 Work = Callable[[World, Path], Any]
 
@@ -35,6 +34,7 @@ def _run(rank: int, n_ranks: int, port: str, work: Work, folder: Path) -> None:
     launched = ("127.0.0.1", port, *2 * (str(rank), str(n_ranks)))
     keys = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE")
     os.environ.update(zip(keys, launched, strict=True))
-    world = join(lone_world(rank=rank, world_size=n_ranks), timeout_s=60)
+    os.environ.update(complete_environ(os.environ))
+    world = join(this_process(os.environ, device="cpu"), timeout_s=60)
     (folder / f"rank {rank}.json").write_text(json.dumps(work(world, folder)))
     dist.destroy_process_group()

@@ -1,6 +1,10 @@
-"""Who a process is follows from its launcher; what ranks agree on is the same on all of them."""
+"""Ranks meet on their own host where they are all on it; what they agree on is the same on all."""
 
+import os
+import socket
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,10 +12,10 @@ import torch
 from builders import empty, lone_world, random_documents, scoring, tiny_model, write_split
 from ranks import told_by_ranks
 
+from trainer import distributed
 from trainer.data.corpus import open_corpus
 from trainer.data.streams import Streams
 from trainer.distributed import (
-    RENDEZVOUS,
     Agreement,
     World,
     barrier,
@@ -22,60 +26,19 @@ from trainer.distributed import (
     join,
     largest,
     on_main,
+    refuse_shared_gpus,
     sum_floats,
+    this_process,
 )
 from trainer.errors import InputError
 from trainer.evaluate import Score, score
 from trainer.faults import FaultWatch
 from trainer.stopping import Wish
 
-TORCHRUN = {
-    "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
-    "MASTER_ADDR": "node0", "MASTER_PORT": "29500",
-}  # fmt: skip
 SRUN = {
-    "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1",
+    "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1",
     "MASTER_ADDR": "node0", "MASTER_PORT": "29500",
 }  # fmt: skip
-
-
-def test_a_lone_process_is_all_there_is() -> None:
-    found = complete_environ({"HOME": "/root"})
-    assert set(found) == set(RENDEZVOUS)
-    assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"]) == ("0", "1", "0")
-    assert 0 < int(found["MASTER_PORT"]) < 1 << 16
-
-
-def test_two_lone_processes_do_not_meet() -> None:
-    environ = [complete_environ({}) for _ in range(5)]
-    assert len({found["MASTER_PORT"] for found in environ}) > 1
-
-
-def test_a_launchers_word_is_taken() -> None:
-    found = complete_environ({**TORCHRUN, "HOME": "/root"})
-    assert {key: found[key] for key in TORCHRUN if key in RENDEZVOUS} == {
-        key: value for key, value in TORCHRUN.items() if key in RENDEZVOUS
-    }
-    assert found["LOCAL_SIZE"] == "2"
-
-
-def test_under_srun_slurm_says_who_a_process_is() -> None:
-    found = complete_environ(SRUN)
-    assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"]) == ("5", "8", "1")
-    assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("node0", "29500")
-    assert complete_environ({**SRUN, **TORCHRUN})["RANK"] == "3"
-
-
-def test_a_shell_inside_an_allocation_is_a_lone_process() -> None:
-    inside = {key: value for key, value in SRUN.items() if key.startswith("SLURM")}
-    assert complete_environ(inside)["WORLD_SIZE"] == "1"
-
-
-@pytest.mark.parametrize("missing", ["WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
-def test_half_a_rendezvous_is_refused(missing: str) -> None:
-    environ = {key: value for key, value in TORCHRUN.items() if key != missing}
-    with pytest.raises(InputError, match=f"RANK is set in the environment, but not {missing}"):
-        complete_environ(environ)
 
 
 def test_the_cpu_is_taken_where_it_is_asked_for() -> None:
@@ -87,6 +50,46 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
     assert choose_device("auto", local_rank=0) == torch.device("cpu")
     with pytest.raises(InputError, match="use --device cpu"):
         choose_device("cuda", local_rank=0)
+
+
+class Gpus:
+    """What PyTorch says of GPUs, on a machine that has as many as are told."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, n_gpus: int) -> None:
+        self.taken: list[int] = []
+        patch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
+        patch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+        patch.setattr(torch.cuda, "set_device", self.taken.append)
+
+
+def test_each_rank_of_a_node_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = Gpus(monkeypatch, 4)
+    for rank in range(4):
+        assert choose_device("auto", local_rank=rank) == torch.device("cuda", rank)
+    assert gpus.taken == [0, 1, 2, 3]
+    with pytest.raises(InputError, match=r"local rank 4 has no GPU .* at most 4 tasks per node"):
+        choose_device("auto", local_rank=4)
+
+
+def test_a_task_that_is_shown_one_gpu_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = Gpus(monkeypatch, 1)
+    for rank in range(4):
+        environ = complete_environ(SRUN | {"SLURM_LOCALID": str(rank)})
+        assert this_process(environ, device="auto").device == torch.device("cuda", 0)
+    assert gpus.taken == [0] * 4
+
+
+def test_ranks_that_share_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {0: "GPU-a of n1", 1: "GPU-b of n1", 2: "GPU-a of n2"}
+    properties = SimpleNamespace(uuid="GPU-a")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    world = World(rank=0, world_size=4, local_rank=0, device=torch.device("cuda", 0))
+    for fourth, said in (("GPU-b of n2", None), ("GPU-b of n1", "ranks 1 and 3 .* GPU-b of n1")):
+        everyones = [*told.values(), fourth]
+        monkeypatch.setattr(distributed, "gather_objects", lambda *_, found=everyones: found)
+        with nullcontext() if said is None else pytest.raises(InputError, match=said):
+            refuse_shared_gpus(world)
+    refuse_shared_gpus(lone_world())
 
 
 def test_one_process_agrees_with_itself() -> None:
@@ -160,8 +163,31 @@ def _evaluation(world: World, folder: Path) -> dict[str, Any]:
     return {"losses": losses}
 
 
+def _listening(world: World, folder: Path) -> list[str]:
+    """Addresses at which this process takes connections, but for the loopback's."""
+    sockets = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            name = os.readlink(f"/proc/self/fd/{descriptor}")
+        except OSError:
+            continue  # the listing's own
+        sockets.add(name.removeprefix("socket:[").removesuffix("]"))
+    addresses = []
+    for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and inode in sockets:
+                packed = bytes.fromhex(local.partition(":")[0])
+                words = [packed[i : i + 4][::-1] for i in range(0, len(packed), 4)]
+                addresses.append(socket.inet_ntop(family, b"".join(words)))
+    barrier(world)
+    assert addresses, "a process of several listens somewhere"
+    return [address for address in addresses if address not in ("127.0.0.1", "::1")]
+
+
 def _all(world: World, folder: Path) -> dict[str, Any]:
-    return {work.__name__: work(world, folder) for work in (_collectives, _faults, _evaluation)}
+    works = (_collectives, _faults, _evaluation, _listening)
+    return {work.__name__: work(world, folder) for work in works}
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +197,25 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict
     write_split(folder / "corpus", random_documents(40, vocabulary_size=9), vocabulary_size=9)
     first, second = told_by_ranks(_all, folder)
     return first, second, folder
+
+
+def test_ranks_of_one_host_listen_on_it_alone(
+    told: tuple[dict[str, Any], dict[str, Any], Path],
+) -> None:
+    first, second, _ = told
+    assert (first["_listening"], second["_listening"]) == ([], [])
+
+
+def test_a_port_that_is_taken_is_named_with_what_gives_another() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        world = World(
+            rank=0, world_size=2, local_rank=0, device=torch.device("cpu"), port=port
+        )  # fmt: skip
+        with pytest.raises(InputError, match=rf"port {port}.* in use.*MASTER_PORT"):
+            join(world, timeout_s=1)
 
 
 def test_ranks_learn_the_same(told: tuple[dict[str, Any], dict[str, Any], Path]) -> None:

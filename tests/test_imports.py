@@ -21,11 +21,11 @@ outside fields
 run_settings
 settings
 folders pointers tensor_files host_cpu word_runs lamb reduction
-stopping interrupts foreign_flags validation console
-measure tables
+stopping interrupts foreign_flags validation console launchers processes
+measure tables claim
 records table_gradients
 adam metrics status state distributed
-config profiling
+config profiling claimant
 changes arguments ds_config+ds_checks+ds_blocks data model expectations
 whole_gradients results
 tracking+wandb_log+wandb_settings
@@ -37,6 +37,7 @@ rundir inference saving
 duties
 recovery scoring model_card foreign
 loop export
+start
 session
 commands model_commands
 command_line
@@ -57,8 +58,9 @@ WITHOUT_TORCH = (
 
 #: Calls that make a constant.
 CONSTANTS = {
-    "BeforeValidator", "Field", "Nature", "Path", "TypeVar", "_container", "_number", "_text",
-    "announced", "compile", "free", "getLogger", "partial", "refused", "removeprefix", "split",
+    "BeforeValidator", "Field", "Nature", "Path", "TypeVar", "_Launcher", "_container", "_number",
+    "_text", "announced", "compile", "free", "getLogger", "partial", "refused", "removeprefix",
+    "split",
 }  # fmt: skip
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from trainer.errors import Exit, InputError
 from trainer.interrupts import Interrupts
 from trainer.launcher_report import tell_launcher
+from trainer.launchers import is_first_task
 from trainer.standard_streams import drop_standard_output, mend_standard_streams
 from trainer.stopping import StopRequests
 
@@ -23,7 +24,7 @@ _SHOWN = 4000
 def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     """One process of a training job; `launch/train.py` is this and nothing else."""
     mend_standard_streams()
-    stops = StopRequests(speaks=_speaks(environ))
+    stops = StopRequests(speaks=is_first_task(environ))
     stops.install()
 
     def train() -> int:
@@ -119,18 +120,13 @@ def _written(work: Callable[[], int]) -> int:
     return code
 
 
-def _speaks(environ: Mapping[str, str]) -> bool:
-    """Whether this process has the word, of however many ranks that are asked the same."""
-    return environ.get("RANK", environ.get("SLURM_PROCID", "0")) == "0"
-
-
 def _refuse(error: InputError, environ: Mapping[str, str]) -> int:
     """Say it once, however many ranks were asked the same."""
     from trainer.outside import printable
 
     told = "error: " + "\n".join(printable(line, most=_SHOWN) for line in error.lines)
     tell_launcher(told, environ=environ)
-    if not _speaks(environ):
+    if not is_first_task(environ):
         time.sleep(3)  # a launcher ends all ranks with the first: let rank 0 speak
         return Exit.BAD_INPUT
     try:

@@ -12,8 +12,10 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from trainer.errors import InputError
+from trainer.launchers import PYTORCH, Task, find_task, number_in
 
 T = TypeVar("T")
 
@@ -29,6 +31,8 @@ class World:
     world_size: int
     local_rank: int
     device: torch.device
+    port: int | None = None
+    """Of this host, where all ranks are on it and rank 0 opens the store; None: elsewhere."""
     control: Any = None
     """Process group over gloo; None before `trainer.engine.connect`."""
 
@@ -39,27 +43,46 @@ class World:
 
 
 def complete_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """The rendezvous variables of this process: a launcher's, Slurm's, or those of a lone process.
+    """The rendezvous variables of this process: a launcher's, or those of a lone process.
 
-    Under ``srun`` MASTER_ADDR and MASTER_PORT come from the batch script, which alone knows them.
+    Where all ranks are on this host, gloo is told to stay on it, unless it was told otherwise.
 
     Raises:
-        InputError: some are set and others missing.
+        InputError: several tasks were started that cannot meet, or what is set contradicts itself.
     """
-    slurm = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
-    found = {key: environ[key] for key in RENDEZVOUS if key in environ}
-    if "RANK" not in found and "MASTER_ADDR" in environ and "SLURM_PROCID" in environ:
-        found |= {key: environ[name] for key, name in slurm.items() if name in environ}
-    if "RANK" in found:
-        found.setdefault("LOCAL_RANK", "0")
-        found.setdefault("LOCAL_SIZE", environ.get("LOCAL_WORLD_SIZE", "1"))
-        missing = [key for key in RENDEZVOUS if key not in found]
-        if missing:
-            raise InputError(
-                f"RANK is set in the environment, but not {', '.join(missing)}: start under "
-                f"deepspeed, torchrun or srun, or unset RANK to run alone"
-            )
-        return found
+    task = find_task(environ)
+    if task is None or (task.launcher != PYTORCH.name and task.size == 1):
+        found = _alone(environ)
+    else:
+        local_size = 1 if task.local_size is None else task.local_size
+        numbers = (task.rank, task.size, task.local_rank, local_size)
+        found = dict(zip(RENDEZVOUS, (*map(str, numbers), *_meeting(environ, task)), strict=True))
+    loopback = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}
+    is_one_host = found["LOCAL_SIZE"] == found["WORLD_SIZE"]
+    if is_one_host and loopback and "GLOO_SOCKET_IFNAME" not in environ:
+        found["GLOO_SOCKET_IFNAME"] = loopback.pop()
+    return found
+
+
+def _meeting(environ: Mapping[str, str], task: Task) -> tuple[str, str]:
+    """Where the ranks meet: address and port."""
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
+    if missing and task.launcher == PYTORCH.name:
+        raise InputError(
+            f"RANK is set in the environment, but not {', '.join(missing)}: start under "
+            f"deepspeed, torchrun, srun or mpirun, or unset RANK to run alone"
+        )
+    if missing:
+        raise InputError(
+            f"{missing[0]} is missing for {task.size} tasks of {task.launcher}: export MASTER_ADDR "
+            f"(host of the first task) and MASTER_PORT (such as 29500), or start a single task"
+        )
+    if not 0 < number_in(environ, "MASTER_PORT") < 1 << 16:
+        raise InputError(f"MASTER_PORT is {environ['MASTER_PORT']}, which is no port: 1 to 65535")
+    return environ["MASTER_ADDR"], environ["MASTER_PORT"]
+
+
+def _alone(environ: Mapping[str, str]) -> dict[str, str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -67,32 +90,104 @@ def complete_environ(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def choose_device(wanted: str, *, local_rank: int) -> torch.device:
-    """``cuda`` where there is one, unless `wanted` says otherwise."""
+    """``cuda`` where there is one, unless `wanted` says otherwise.
+
+    A task that is shown one device, as Slurm's ``--gpus-per-task=1`` does, computes on that.
+
+    Raises:
+        InputError: there is none, or not as many as ranks on this host.
+    """
     has_cuda = torch.cuda.is_available()
     if wanted == "cuda" and not has_cuda:
         raise InputError("--device cuda: this machine shows no CUDA device; use --device cpu")
     if wanted == "cpu" or not has_cuda:
         return torch.device("cpu")
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    n_devices = torch.cuda.device_count()
+    if 1 < n_devices <= local_rank:
+        raise InputError(
+            f"local rank {local_rank} has no GPU of its own, for this task sees {n_devices}: start "
+            f"at most {n_devices} tasks per node, or use --device cpu"
+        )
+    index = local_rank if n_devices > 1 else 0
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def this_process(environ: Mapping[str, str], *, device: str) -> World:
     """Who a completed `environ` says this process is; `device` as for `choose_device`."""
-    local_rank = int(environ["LOCAL_RANK"])
+    local_rank, world_size = int(environ["LOCAL_RANK"]), int(environ["WORLD_SIZE"])
+    has_agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has the store
+    is_one_host = environ["LOCAL_SIZE"] == environ["WORLD_SIZE"]
     return World(
-        rank=int(environ["RANK"]), world_size=int(environ["WORLD_SIZE"]), local_rank=local_rank,
+        rank=int(environ["RANK"]), world_size=world_size, local_rank=local_rank,
         device=choose_device(device, local_rank=local_rank),
+        port=int(environ["MASTER_PORT"]) if is_one_host and not has_agent else None,
     )  # fmt: skip
+
+
+def meet(world: World, *, backend: str, timeout: timedelta) -> None:
+    """Make the process group of all ranks, so that nothing listens beyond this host if it is one.
+
+    A lone rank opens no port for it, and several on one host a port of the loopback. Elsewhere the
+    store is where the environment says, and listens on all interfaces.
+
+    Raises:
+        InputError: rank 0 finds the port taken.
+    """
+    store: Store | None = None
+    if world.world_size == 1:
+        store = HashStore()
+    elif world.port is not None:
+        listener = _listen(world.port) if world.is_main else None
+        store = TCPStore(
+            "127.0.0.1", world.port, world.world_size, world.is_main, timeout,
+            master_listen_fd=None if listener is None else listener.detach(),
+        )  # fmt: skip
+    dist.init_process_group(
+        backend, store=store, rank=world.rank, world_size=world.world_size, timeout=timeout
+    )
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError as error:
+        listener.close()
+        raise InputError(
+            f"port {port}, where the ranks are to meet: {(error.strerror or '').lower()}; give "
+            f"another: deepspeed --master_port, or MASTER_PORT"
+        ) from None
+    listener.listen()
+    return listener
 
 
 def join(world: World, *, timeout_s: float) -> World:
     """Join the process group without DeepSpeed, for commands that only read a run."""
     if world.world_size == 1:
         return world
-    timeout = timedelta(seconds=timeout_s)
-    dist.init_process_group("gloo", rank=world.rank, world_size=world.world_size, timeout=timeout)
+    meet(world, backend="gloo", timeout=timedelta(seconds=timeout_s))
     return replace(world, control=dist.group.WORLD)
+
+
+def refuse_shared_gpus(world: World) -> None:
+    """Refuse that ranks compute on the same GPU, which NCCL cannot. Collective.
+
+    Raises:
+        InputError: on every rank; it names the first that do.
+    """
+    if world.device.type != "cuda":
+        return
+    gpu = f"{torch.cuda.get_device_properties(world.device).uuid} of {socket.gethostname()}"
+    owner: dict[str, int] = {}
+    for rank, named in enumerate(gather_objects(gpu, world)):
+        if named in owner:
+            raise InputError(
+                f"ranks {owner[named]} and {rank} have the same GPU, {named}: start one task per "
+                f"GPU, each with one of its own, or use --device cpu"
+            )
+        owner[named] = rank
 
 
 def on_main(work: Callable[[], T], world: World) -> T:

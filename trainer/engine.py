@@ -25,7 +25,7 @@ from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch import Tensor, nn
 
 from trainer.adam import Adam
-from trainer.distributed import World
+from trainer.distributed import World, meet, refuse_shared_gpus
 from trainer.ds_config import ResolvedDs
 from trainer.errors import InputError
 from trainer.full_state import FullState
@@ -38,7 +38,11 @@ from trainer.whole_gradients import WholeGradients
 
 
 def connect(world: World, *, timeout_s: float) -> World:
-    """Join the process group named by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
+    """Join the process group of all ranks, and make DeepSpeed use it.
+
+    Raises:
+        InputError: the ranks cannot meet, or have the same GPU.
+    """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed's own calls, which its users can do nothing about.
     deprecated = r"`torch\.distributed\.\w+` is deprecated"
@@ -48,11 +52,14 @@ def connect(world: World, *, timeout_s: float) -> World:
         getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
     timeout = timedelta(seconds=timeout_s)
     backend = "gloo" if world.device.type == "cpu" else "nccl"
+    meet(world, backend=backend, timeout=timeout)
     deepspeed.init_distributed(
         dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout,
         rank=world.rank, world_size=world.world_size,
     )  # fmt: skip
-    return replace(world, control=dist.new_group(backend="gloo", timeout=timeout))
+    world = replace(world, control=dist.new_group(backend="gloo", timeout=timeout))
+    refuse_shared_gpus(world)
+    return world
 
 
 def disconnect() -> None:

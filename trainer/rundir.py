@@ -1,31 +1,40 @@
 """The run directory: whose it is, what it says of its run, and where to go on from. Rank 0 only."""
 
 import json
+import logging
 import platform
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from trainer import checkpoint, checkpoint_files
 from trainer.changes import Change, admit, split_changes
+from trainer.claim import CLAIM, DRAFT
 from trainer.config import ExperimentConfig
 from trainer.data.corpus import Corpus
 from trainer.data.vocabulary import save_vocabulary
 from trainer.errors import InputError, first_few
 from trainer.files import write_atomically
-from trainer.outside import read_json
+from trainer.outside import printable, read_json
 from trainer.records import METRICS_FILE
 
 T = TypeVar("T")
 
 ENVIRONMENT_FILE = "environment.json"
+log = logging.getLogger(__name__)
+
+#: What a directory may hold that is to become a run's: logs of a shell or a batch system, and what
+#: a start leaves that was killed. Folders, and files.
+_FREE_FOLDERS = ("logs", CLAIM, f"{DRAFT}*", "lost+found")
+_FREE_FILES = ("*.log", "*.out", "*.err", ".config.json.*", ".nfs*")
 #: Packages whose version can change a result.
 PACKAGES = ("torch", "deepspeed", "numpy", "pydantic", "wandb", "tokenizers", "safetensors")
 
@@ -43,29 +52,51 @@ class Origin:
     """Newer checkpoints that are not whole: which, and why."""
 
 
-def default_run_dir(recipe: str, *, now: float) -> Path:
-    """``runs/RECIPE-TIME``, in local time."""
+def default_run_dirs(recipe: str, *, now: float) -> Iterator[Path]:
+    """``runs/RECIPE-TIME``, in local time, and names for further runs of that second."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
-    return Path("runs") / f"{Path(recipe).stem}-{stamp}"
+    first = Path("runs") / f"{Path(recipe).stem}-{stamp}"
+    yield first
+    yield from (first.with_name(f"{first.name}-{number}") for number in range(2, 1000))
 
 
 def check(run_dir: Path, experiment: ExperimentConfig, *, allowed: tuple[str, ...]) -> None:
-    """Make sure that the directory is this run's, or free to become it; changes nothing.
+    """Make sure that the directory, which exists, is this run's or free; changes nothing.
+
+    A run whose `config.json` was lost or cut, as by a power cut, goes by its checkpoints, which say
+    the same and are compared when one is found.
 
     Raises:
         InputError: it holds something else, or a run of another experiment.
     """
     config = run_dir / "config.json"
-    if config.is_file():
-        try:
-            old = json.loads(config.read_bytes())
-        except ValueError:
-            raise InputError(f"{config} is corrupt: give another --run-dir") from None
-        admit(old, experiment, allowed=allowed, where=str(run_dir))
-    elif run_dir.exists() and not run_dir.is_dir():
-        raise InputError(f"--run-dir {run_dir} is a file: give another")
-    elif run_dir.is_dir() and any(path.name != "logs" for path in run_dir.iterdir()):
-        raise InputError(f"--run-dir {run_dir} holds something that is no run: give another")
+    folder = checkpoint_files.directory(run_dir)
+    has_checkpoints = next(folder.glob(f"step-*/{checkpoint_files.MANIFEST}"), None) is not None
+    if not config.is_file():
+        if not has_checkpoints:
+            _refuse_others(run_dir)
+        return
+    try:
+        old = read_json(config)
+        if not isinstance(old, dict):
+            raise InputError(f"{config}: not an experiment")
+    except InputError as error:
+        if not has_checkpoints and not (run_dir / METRICS_FILE).is_file():
+            raise InputError(f"{error}: give another --run-dir") from None
+        log.warning("going by what else the run left: %s", error)
+        return
+    admit(old, experiment, allowed=allowed, where=str(run_dir))
+
+
+def _refuse_others(run_dir: Path) -> None:
+    """Refuse a directory that is no run's and holds more than logs and what a start leaves."""
+    for path in sorted(run_dir.iterdir()):
+        patterns = _FREE_FOLDERS if path.is_dir() else _FREE_FILES
+        if path.is_symlink() or not any(fnmatch(path.name, pattern) for pattern in patterns):
+            raise InputError(
+                f"--run-dir {run_dir} holds something that is no run, "
+                f"{printable(path.name, most=200)}: give another"
+            )
 
 
 def make(run_dir: Path) -> None:

@@ -1,11 +1,11 @@
 """From a plan to a trained run: claim the directory, build, resume, train."""
 
-import contextlib
 import logging
+import os
 import socket
+import sys
 import time
 from collections.abc import MutableMapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,45 +15,32 @@ from torch import nn
 from trainer import checkpoint, duties, engine, recovery, rundir
 from trainer.arguments import TrainArguments
 from trainer.background import Background
+from trainer.claimant import claimed
 from trainer.console import close_logging, setup_logging
 from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.distributed import (
     World,
     barrier,
-    broadcast_object,
     complete_environ,
     gather_objects,
     on_each,
     on_main,
 )
-from trainer.errors import Exit, InputError, NonFiniteError
+from trainer.errors import Exit, NonFiniteError
 from trainer.expectations import missed
 from trainer.faults import FaultWatch
 from trainer.host_cpu import use_cpu_well
-from trainer.loop import is_done, train
-from trainer.metrics import next_attempt
+from trainer.loop import train
 from trainer.model.build import build_model
 from trainer.plan import Plan, describe_plan, make_plan
 from trainer.profiling import Profiler
 from trainer.run import Run
+from trainer.start import Start, announce, find_start, give_up
 from trainer.state import TrainState
-from trainer.status import Status, read_status, write_status
 from trainer.stopping import StopRequests
 from trainer.tracking import open_tracker
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """What a run begins with."""
-
-    origin: rundir.Origin | None
-    """Where it goes on from."""
-    weights: Path | None
-    """The checkpoint whose weights a new run takes."""
-    result: dict[str, Any] | None
-    """Of a run that is done: nothing is to begin."""
 
 
 def run_training(
@@ -88,14 +75,27 @@ def train_connected(
     Raises:
         InputError: on every rank.
     """
-    arguments, experiment = plan.arguments, plan.arguments.experiment
-    wanted = arguments.run_dir or rundir.default_run_dir(arguments.recipe, now=time.time())
-    run_dir = broadcast_object(wanted, world)
+    named, recipe = plan.arguments.run_dir, plan.arguments.recipe
+    candidates = [named] if named else rundir.default_run_dirs(recipe, now=time.time())
+    with claimed(candidates, must_be_new=named is None, world=world, on_lost=_leave) as run_dir:
+        return _train_claimed(plan, world, run_dir, environ, stops)
+
+
+def _leave(reason: str) -> None:
+    """End this process at once: nothing may be written into a directory that is another's."""
+    print(f"error: {reason}: leaving, with nothing saved", file=sys.stderr, flush=True)
+    os._exit(Exit.BAD_INPUT)
+
+
+def _train_claimed(
+    plan: Plan, world: World, run_dir: Path, environ: MutableMapping[str, str], stops: StopRequests
+) -> Exit:  # fmt: skip
+    experiment = plan.arguments.experiment
     stops.hold(run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main)
     model = build_model(
         experiment.model, vocabulary_size=plan.corpus.vocabulary.size, seed=experiment.seed
     )
-    start = on_main(lambda: _open_run_dir(plan, run_dir, model), world)
+    start = on_main(lambda: find_start(plan, run_dir, model), world)
     log_file = run_dir / "logs" / f"rank-{world.rank:05d}.log"
     on_each(rundir.writing(lambda: setup_logging(world.rank, log_file=log_file)), world)
     if start.result is not None:
@@ -105,12 +105,12 @@ def train_connected(
         close_logging()
         return Exit.EXPECTATION if lacks else Exit.DONE
     hosts = gather_objects(socket.gethostname(), world)
-    attempt = on_main(lambda: _announce(plan, run_dir, start, hosts), world)
+    attempt = on_main(lambda: announce(plan, run_dir, start, hosts), world)
     try:
         run, state = _build(plan, world, run_dir, start, attempt, model, environ, stops)
     except BaseException as error:
         if world.is_main:
-            _give_up(run_dir, error)
+            give_up(run_dir, error)
         raise
     code = None
     try:
@@ -122,62 +122,6 @@ def train_connected(
         close_logging()
     run.engine.destroy()
     return code
-
-
-def _open_run_dir(plan: Plan, run_dir: Path, model: nn.Module) -> Start:
-    """Check everything that the run begins with before the directory is made. Rank 0."""
-    arguments, experiment = plan.arguments, plan.arguments.experiment
-    rundir.check(run_dir, experiment, allowed=arguments.allow_change)
-    origin = rundir.find_origin(
-        run_dir, experiment, plan.corpus, resume=arguments.resume,
-        resume_from=arguments.resume_from, allowed=arguments.allow_change,
-    )  # fmt: skip
-    weights = None
-    if origin is None and arguments.init_from is not None:
-        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        weights = rundir.find_weights(arguments.init_from, plan.corpus, shapes=shapes)
-    status = read_status(run_dir)
-    result = status.result if status is not None and status.state == "done" else None
-    if origin is not None and result is not None:
-        saved = TrainState()
-        saved.load_json(origin.saved["train"])
-        result = result if is_done(experiment, saved) else None
-    rundir.make(run_dir)
-    return Start(origin=origin, weights=weights, result=result)
-
-
-def _announce(plan: Plan, run_dir: Path, start: Start, hosts: list[str]) -> int:
-    """Write what the run is and that it starts; returns the number of this attempt. Rank 0.
-
-    From here on `status.json` speaks of this attempt, whatever the last one has come to.
-    """
-    experiment = plan.arguments.experiment
-    saved = TrainState()
-    if start.origin is not None:
-        saved.load_json(start.origin.saved["train"])
-    attempt = next_attempt(run_dir)
-    status = Status(
-        state="starting", step=saved.step, update=saved.update,
-        max_steps=experiment.train.max_steps, attempt=attempt,
-    )  # fmt: skip
-
-    def write() -> None:
-        rundir.describe(run_dir, experiment, plan.resolved.values, plan.corpus, hosts)
-        write_status(run_dir, status)
-
-    rundir.writing(write)()
-    return attempt
-
-
-def _give_up(run_dir: Path, error: BaseException) -> None:
-    """Write into the status that the run could not be built. Rank 0."""
-    status = read_status(run_dir)
-    if status is None:
-        return
-    code = Exit.BAD_INPUT if isinstance(error, InputError) else None
-    failed = {"state": "failed", "reason": f"{type(error).__name__}: {error}", "exit_code": code}
-    with contextlib.suppress(OSError):  # the error itself is what counts
-        write_status(run_dir, status.model_copy(update=failed | {"heartbeat": time.time()}))
 
 
 def _build(

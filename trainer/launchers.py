@@ -1,0 +1,184 @@
+"""Who this process is among its peers, from what its launcher left in the environment.
+
+deepspeed and torchrun say it in PyTorch's variables, Slurm and the kinds of MPI in their own.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trainer.errors import InputError
+from trainer.outside import printable
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Launcher:
+    """The variables in which a launcher says who a task is; of several, the first that is set."""
+
+    name: str
+    rank: str
+    size: str
+    local_rank: tuple[str, ...] = ()
+    local_size: tuple[str, ...] = ()
+
+
+#: Launchers of MPI. What they set inside a job of Slurm is nearer to the task than Slurm's own.
+_MPI = (
+    _Launcher(
+        name="Open MPI", rank="OMPI_COMM_WORLD_RANK", size="OMPI_COMM_WORLD_SIZE",
+        local_rank=("OMPI_COMM_WORLD_LOCAL_RANK",), local_size=("OMPI_COMM_WORLD_LOCAL_SIZE",),
+    ),
+    _Launcher(
+        name="MVAPICH", rank="MV2_COMM_WORLD_RANK", size="MV2_COMM_WORLD_SIZE",
+        local_rank=("MV2_COMM_WORLD_LOCAL_RANK",), local_size=("MV2_COMM_WORLD_LOCAL_SIZE",),
+    ),
+    _Launcher(
+        name="jsrun", rank="JSM_NAMESPACE_RANK", size="JSM_NAMESPACE_SIZE",
+        local_rank=("JSM_NAMESPACE_LOCAL_RANK",), local_size=("JSM_NAMESPACE_LOCAL_SIZE",),
+    ),
+    _Launcher(
+        name="Flux", rank="FLUX_TASK_RANK", size="FLUX_JOB_SIZE",
+        local_rank=("FLUX_TASK_LOCAL_ID",),
+    ),
+)  # fmt: skip
+#: MPICH, Intel MPI and their kin; srun sets it as well, for programs that use MPI.
+_PMI = _Launcher(
+    name="MPI", rank="PMI_RANK", size="PMI_SIZE",
+    local_rank=("MPI_LOCALRANKID", "PMI_LOCAL_RANK"),
+    local_size=("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE"),
+)  # fmt: skip
+PYTORCH = _Launcher(
+    name="RANK", rank="RANK", size="WORLD_SIZE", local_rank=("LOCAL_RANK",),
+    local_size=("LOCAL_SIZE", "LOCAL_WORLD_SIZE"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A process among those that were started together."""
+
+    launcher: str
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int | None
+
+
+def is_first_task(environ: Mapping[str, str]) -> bool:
+    """Whether this process is the one of its peers that says what all of them find wrong.
+
+    One whose variables make no sense says it, too: it may be the only one.
+    """
+    try:
+        task = find_task(environ)
+    except InputError:
+        return True
+    return task is None or task.rank == 0
+
+
+def find_task(environ: Mapping[str, str]) -> Task | None:
+    """What the nearest launcher says; None for a process that none started as one of several."""
+    if "RANK" in environ:
+        return _task(PYTORCH, environ)
+    task = next((_task(mpi, environ) for mpi in _MPI if mpi.rank in environ), None)
+    slurm = None if task else _slurm_task(environ)
+    if task is None and _PMI.rank in environ:
+        task = _task(_PMI, environ)
+        if slurm is not None and (slurm.rank, slurm.size) == (task.rank, task.size):
+            task = slurm  # it also knows the local rank
+    task = task or slurm
+    if task is None and "PMIX_RANK" in environ and "SLURM_JOB_ID" not in environ:
+        raise InputError(
+            "PMIX_RANK is set in the environment, but nothing says how many tasks there are: set "
+            "RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each, or unset it"
+        )
+    size = number_in(environ, "WORLD_SIZE") if "WORLD_SIZE" in environ else None
+    if size is not None and size != (1 if task is None else task.size):
+        started = "no RANK" if task is None else f"{task.launcher} started {task.size} tasks"
+        raise InputError(
+            f"WORLD_SIZE is {size} in the environment, but there is {started}: start under "
+            f"deepspeed, torchrun, srun or mpirun, or unset WORLD_SIZE"
+        )
+    return task
+
+
+def _slurm_task(environ: Mapping[str, str]) -> Task | None:
+    """What ``srun`` says of a task of its; None in a batch script or a shell of an allocation.
+
+    These two have Slurm's variables as well, of all tasks that the job may start, but not those of
+    a step.
+    """
+    if "SLURM_PROCID" not in environ:
+        return None
+    rank = number_in(environ, "SLURM_PROCID")
+    if "SLURM_STEP_NUM_TASKS" not in environ and rank == 0:
+        return None
+    in_step = "SLURM_STEP_NUM_TASKS" in environ
+    launcher = _Launcher(
+        name="Slurm", rank="SLURM_PROCID", local_rank=("SLURM_LOCALID",),
+        size="SLURM_STEP_NUM_TASKS" if in_step else "SLURM_NTASKS",
+    )  # fmt: skip
+    task = _task(launcher, environ)
+    n_nodes = environ.get("SLURM_STEP_NUM_NODES")
+    local_size = task.size if n_nodes == "1" else _slurm_local_size(environ)
+    return Task(
+        launcher="Slurm", rank=task.rank, size=task.size, local_rank=task.local_rank,
+        local_size=local_size,
+    )  # fmt: skip
+
+
+def _slurm_local_size(environ: Mapping[str, str]) -> int | None:
+    """Tasks on this node, of a list such as ``2(x3),1`` with an entry per node."""
+    counts: list[int] = []
+    for part in environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        found = re.fullmatch(r"(\d{1,6})(?:\(x(\d{1,6})\))?", part)
+        if found is None:
+            return None
+        counts += [int(found[1])] * int(found[2] or 1)
+    node = environ.get("SLURM_NODEID", "")
+    return counts[int(node)] if node.isdecimal() and int(node) < len(counts) else None
+
+
+def _task(launcher: _Launcher, environ: Mapping[str, str]) -> Task:
+    if launcher.size not in environ:
+        raise InputError(
+            f"{launcher.rank} is set in the environment, but not {launcher.size}: start under "
+            f"deepspeed, torchrun, srun or mpirun, or unset {launcher.rank} to run alone"
+        )
+    rank, size = number_in(environ, launcher.rank), number_in(environ, launcher.size)
+    local_rank = _first_number(environ, launcher.local_rank)
+    local_size = _first_number(environ, launcher.local_size)
+    _refuse_beyond(launcher.rank, rank, size)
+    if local_rank is not None and local_size is not None:
+        _refuse_beyond("the local rank", local_rank, local_size)
+    return Task(
+        launcher=launcher.name, rank=rank, size=size, local_rank=local_rank or 0,
+        local_size=local_size,
+    )  # fmt: skip
+
+
+def _refuse_beyond(name: str, number: int, size: int) -> None:
+    if number >= size:
+        raise InputError(
+            f"{name} is {number} in the environment, but the tasks there are number 0 to "
+            f"{size - 1}: correct or unset what sets it"
+        )
+
+
+def _first_number(environ: Mapping[str, str], names: tuple[str, ...]) -> int | None:
+    return next((number_in(environ, name) for name in names if name in environ), None)
+
+
+def number_in(environ: Mapping[str, str], name: str) -> int:
+    """Read a variable that is set and must be a number.
+
+    Raises:
+        InputError: it is not.
+    """
+    text = environ[name]
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise InputError(
+            f"{name} is {printable(text, most=60)!r} in the environment, which is no number: "
+            f"correct or unset it"
+        )
+    return int(text)

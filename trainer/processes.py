@@ -1,0 +1,159 @@
+"""Which process it is that a file names, and whether it still runs.
+
+A number is not enough: it may be another machine's, another container's, or given anew to a process
+that began later. Clocks that are set do no harm: the only time that is compared is the kernel's.
+"""
+
+import fcntl
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trainer.errors import InputError
+from trainer.outside import printable, read_json
+
+_PROC = Path("/proc")
+#: States of a process that has ended and only waits for its parent to take note.
+_ENDED = ("Z", "X", "x")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where numbers mean the same processes: a machine since it started, a container on it."""
+
+    host: str
+    boot: str
+    """Drawn anew whenever the machine starts; empty where the system has none."""
+    pid_namespace: str
+    """Of the container; empty where the system has none."""
+
+    def shares_kernel(self, other: "Place") -> bool:
+        """Whether both are the same running machine, be it in two containers."""
+        return self.boot == other.boot and (self.boot != "" or self.host == other.host)
+
+    def shares_numbers(self, other: "Place") -> bool:
+        """Whether a process has the same number in both."""
+        return self.shares_kernel(other) and self.pid_namespace == other.pid_namespace
+
+
+def this_place() -> Place:
+    """Tell where this process runs."""
+    try:
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    try:
+        namespace = os.readlink(_PROC / "self/ns/pid")
+    except OSError:
+        namespace = ""
+    return Place(host=socket.gethostname(), boot=boot, pid_namespace=namespace)
+
+
+def begun(pid: int) -> int | None:
+    """When the process began, in the kernel's ticks since the machine started.
+
+    None: it has ended, there is none, or the system does not say.
+    """
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in _ENDED else int(fields[19])
+
+
+def is_running(pid: int, *, since: int | None) -> bool | None:
+    """Whether process `pid` of this place still runs; None where this cannot be known.
+
+    Args:
+        pid: its number.
+        since: what `begun` said of it while it ran.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    fields = _stat(pid)
+    if fields is None:
+        return None  # hidden, as /proc hides other users' where it is told to
+    if fields[0] in _ENDED:
+        return False
+    return None if since is None else int(fields[19]) == since
+
+
+class Holder(BaseModel):
+    """The process that holds a file, as the file says."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = Field(1, ge=1, le=1)
+    host: str
+    pid: int = Field(ge=1, lt=1 << 31)
+    begun: int | None
+    boot: str
+    pid_namespace: str
+    device: int = Field(description="file system that the holder sees the file on")
+    is_locked: bool
+    since: float = Field(ge=0, le=1e11, description="unix time, for people to read")
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {printable(self.host, most=80)} since {since}"
+
+    @classmethod
+    def this_process(cls, descriptor: int, here: Place) -> "Holder":
+        """Describe this process, and lock the opened file if its file system can."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = True
+        except OSError:
+            is_locked = False
+        pid = os.getpid()
+        return cls(
+            host=here.host, pid=pid, begun=begun(pid), boot=here.boot,
+            pid_namespace=here.pid_namespace, device=os.fstat(descriptor).st_dev,
+            is_locked=is_locked, since=time.time(),
+        )  # fmt: skip
+
+    def lives(self, descriptor: int, here: Place) -> bool | None:
+        """Whether the process runs, as far as the kernel of `here` knows; None where it does not.
+
+        Args:
+            descriptor: its claim's file, opened.
+            here: where this process runs.
+        """
+        there = Place(host=self.host, boot=self.boot, pid_namespace=self.pid_namespace)
+        if not here.shares_kernel(there):
+            return None
+        if here.shares_numbers(there):
+            runs = is_running(self.pid, since=self.begun)
+            if runs is not None:
+                return runs
+        if not self.is_locked or os.fstat(descriptor).st_dev != self.device:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+        return False
+
+
+def read_holder(file: Path) -> Holder | None:
+    """Whom the file names; None where it names nobody, as after a power cut, or is gone."""
+    try:
+        return Holder.model_validate(read_json(file))
+    except (InputError, ValidationError):
+        return None
+
+
+def _stat(pid: int) -> list[str] | None:
+    """What the kernel says of a process, from its state on: the name before may hold blanks."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()
