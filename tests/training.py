@@ -38,13 +38,14 @@ TINY = [
 
 def make_corpus(folder: Path) -> Path:
     """Prepare three stories to train on and one to validate with, by words."""
-    with tempfile.TemporaryDirectory() as texts:
-        train = tuple(
-            write_text(Path(texts) / f"{title}.txt", title, n_lines=n_lines)
-            for title, n_lines in STORIES.items()
-        )
-        valid = (write_text(Path(texts) / "valid.txt", *VALID),)
-        prepare(PrepareOptions(out=folder, train=train, valid=valid, tokenizer="words"))
+    texts = folder.with_name(f"{folder.name} texts")  # kept: some tests prepare them again
+    texts.mkdir(parents=True)
+    train = tuple(
+        write_text(texts / f"{title}.txt", title, n_lines=n_lines)
+        for title, n_lines in STORIES.items()
+    )
+    valid = (write_text(texts / "valid.txt", *VALID),)
+    prepare(PrepareOptions(out=folder, train=train, valid=valid, tokenizer="words"))
     return folder
 
 
