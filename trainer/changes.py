@@ -9,6 +9,7 @@ from pydantic_core import to_jsonable_python
 
 from trainer.config import ExperimentConfig, OnResume, resume_class
 from trainer.errors import InputError
+from trainer.outside import printable, shortened
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Change:
 
     def __str__(self) -> str:
         """``train.max_steps 100 -> 200``."""
-        return f"{self.path} {self.old} -> {self.new}"
+        return f"{self.path} {_told(self.old)} -> {_told(self.new)}"
 
 
 def changes(old: Mapping[str, Any], new: ExperimentConfig) -> list[Change]:
@@ -73,12 +74,17 @@ def split_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[Change
     ]
 
 
+def _told(value: Any) -> str:
+    return printable(value, most=60) if isinstance(value, str) else shortened(value)
+
+
 def _short(hash: str | None) -> str | None:
     return hash and hash[:8]
 
 
 def _filled(old: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     """`old` with the defaults of the fields that it lacks."""
+    old = old if isinstance(old, Mapping) else {}  # what is no experiment differs in all
     filled = dict(old)
     for name, field in model.model_fields.items():
         part = field.annotation

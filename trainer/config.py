@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from trainer import validation
 from trainer.errors import InputError
 from trainer.fields import OnResume
+from trainer.outside import parse_json
 from trainer.run_settings import TrackingConfig
 from trainer.settings import (
     ExperimentConfig,
@@ -58,10 +59,7 @@ def parse_experiment(text: bytes, *, where: str) -> ExperimentConfig:
     Raises:
         InputError: every problem found, in one line.
     """
-    try:
-        values = json.loads(text, object_pairs_hook=validation.unique_keys)
-    except ValueError as error:
-        raise InputError(f"{where}: not JSON: {error}") from None
+    values = parse_json(text, where=where, unique_keys=validation.unique_keys)
     return experiment_from(values, where=where)
 
 

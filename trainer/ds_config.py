@@ -21,6 +21,10 @@ from trainer.divisors import divisors_near
 from trainer.ds_blocks import SCHEDULE_PARAMS, DsFile, ScheduleType
 from trainer.ds_checks import lookup, problems
 from trainer.errors import InputError
+from trainer.outside import refuse_odd_values
+
+#: Bytes of a file; its parser takes a second for this many.
+_MAX_BYTES = 256 << 10
 
 Precision = Literal["fp32", "bf16", "fp16", "bf16_autocast"]
 
@@ -122,9 +126,14 @@ def load_ds_config(name_or_path: str) -> dict[str, Any]:
     """
     where = f"DeepSpeed file {name_or_path}"
     text = validation.read_named(name_or_path, _packaged(), kind="DeepSpeed file")
+    if len(text) > _MAX_BYTES:
+        raise InputError(f"{where}: longer than {_MAX_BYTES:,} bytes, which no such file is")
     try:
         values = hjson.loads(text.decode(), object_pairs_hook=validation.unique_keys)
-    except ValueError as error:
+        refuse_odd_values(values)
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply to be read") from None
+    except (ValueError, LookupError, TypeError) as error:  # what the parser stumbles over
         raise InputError(f"{where}: not JSON: {error}") from None
     if not isinstance(values, dict) or not values:
         raise InputError(f"{where}: not a JSON object with keys")

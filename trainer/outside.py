@@ -5,6 +5,7 @@ says with a schema of its own.
 """
 
 import json
+import math
 import os
 import stat
 from collections.abc import Callable
@@ -27,6 +28,8 @@ __all__ = [
 
 #: Bytes that a JSON file from outside may have, unless its reader knows better.
 MAX_JSON_BYTES = 4 << 20
+#: Of lists and objects inside each other.
+MAX_DEPTH = 64
 
 
 def read_json(
@@ -102,11 +105,45 @@ def parse_json(
         InputError: it is not JSON, see `read_json`.
     """
     try:
-        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=_refuse_constant)
+        values = json.loads(
+            text, object_pairs_hook=unique_keys, parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )  # fmt: skip
+        refuse_odd_values(values)
     except RecursionError:
         raise InputError(f"{where}: nested too deeply to be read") from None
     except ValueError as error:  # also of bytes that are no UTF-8
         raise InputError(f"{where}: not JSON: {error}") from None
+    return values
+
+
+def refuse_odd_values(values: Any) -> None:
+    """Refuse parsed values that others choke on.
+
+    Raises:
+        ValueError: they nest deeply, or a text of them is none, for it holds half a character.
+    """
+    level: list[Any] = [values]
+    for _ in range(MAX_DEPTH):
+        parts = []
+        for part in level:
+            if isinstance(part, dict):
+                parts += [*part, *part.values()]
+            elif isinstance(part, list):
+                parts += part
+            elif isinstance(part, str) and not part.isascii():
+                part.encode()
+        if not parts:
+            return
+        level = parts
+    raise ValueError(f"nested more than {MAX_DEPTH} deep")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{shortened(digits)} is beyond the numbers that there are")
+    return number
 
 
 def _refuse_constant(name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from trainer.errors import InputError, did_you_mean
-from trainer.outside import printable, shortened
+from trainer.outside import MAX_JSON_BYTES, printable, read_bytes, shortened
 from trainer.shell import typed_path
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -33,14 +33,14 @@ def read_named(name_or_path: str, folder: Traversable, *, kind: str) -> bytes:
     path = typed_path(name_or_path)
     try:
         if path.suffix == ".json" or path.is_file():
-            return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{kind} {path}: {error.strerror}") from None
+            return read_bytes(path, most_bytes=MAX_JSON_BYTES)
+    except InputError as error:
+        raise InputError(f"{kind} {error}") from None
     names = packaged_names(folder)
     if name_or_path in names:
         return (folder / f"{name_or_path}.json").read_bytes()
     raise InputError(
-        f"{kind} {name_or_path!r} is not packaged{did_you_mean(name_or_path, names)}; "
+        f"{kind} {shortened(name_or_path)} is not packaged{did_you_mean(name_or_path, names)}; "
         f"there are {', '.join(names)}, or give the path of a JSON file"
     )
 

@@ -15,8 +15,10 @@ from trainer.data.vocabulary_protocol import (
     Vocabulary,
     canonical_hash,
 )
+from trainer.data.vocabulary_schema import MAX_BYTES, check_values
 from trainer.data.word_vocabulary import WordVocabulary
 from trainer.errors import InputError
+from trainer.outside import read_json
 
 __all__ = [
     "VOCABULARY_FILE",
@@ -59,11 +61,11 @@ def load_vocabulary(path: Path) -> Vocabulary:
     if path.is_dir():
         names = (VOCABULARY_FILE, "tokenizer.json")
         path = next((path / n for n in names if (path / n).is_file()), path / VOCABULARY_FILE)
+    if not path.exists():
+        raise InputError(f"{path}: no such vocabulary; `txl prepare` writes one")
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such vocabulary; `txl prepare` writes one") from None
-    except (OSError, ValueError) as error:
+        content = read_json(path, most_bytes=MAX_BYTES)
+    except InputError as error:
         raise InputError(f"{path}: not a vocabulary: {error}") from None
     if isinstance(content, dict) and "model" in content and "format" not in content:
         return _vocabulary_from({"kind": "bpe", "tokenizer": content}, where=path)
@@ -91,6 +93,7 @@ def encode_given(vocabulary: Vocabulary, text: str, *, what: str) -> list[int]:
 
 
 def _vocabulary_from(values: dict[str, Any], *, where: Path) -> Vocabulary:
+    check_values(values, where=str(where))
     try:
         match values["kind"]:
             case "words":
