@@ -209,10 +209,12 @@ def test_a_text_of_one_line_is_cut_between_words(tmp_path: Path, tokenizer: str)
     path = tmp_path / "text8"
     path.write_text(" ".join(["one", "two", "three", "four"] * 1000))
     corpus = made(tmp_path, train=(path,), split="90,5,5", tokenizer=tokenizer)
-    words = [word for name in corpus.splits for word in decoded(corpus, name).split()]
-    assert [word.removesuffix("<|endoftext|>") for word in words] == path.read_text().split()
-    # A part of a line ends as a line does.
+    texts = [decoded(corpus, name).removesuffix("<|endoftext|>") for name in corpus.splits]
+    assert [word for text in texts for word in text.split()] == path.read_text().split()
+    # The blank at which a line was cut is the line's end, and nothing else is lost or added.
     assert [split.n_words for split in corpus.splits.values()] == [3601, 201, 201]
+    n_characters = sum(split.n_characters for split in corpus.splits.values())
+    assert n_characters == len(path.read_text())
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r", "\r\n"])

@@ -184,9 +184,7 @@ def divided(inputs: Inputs, split: str, *, by: SplitBy, whole_lines: bool) -> In
                 f"--split {split}: {why}: ask for other shares, give --train, --valid and --test, "
                 "or let the text be cut with --split-by position"
             )
-    where = (
-        "line ends, or between words where a line is long" if whole_lines else "the very character"
-    )
+    where = "line ends, or at blanks where lines are long" if whole_lines else "the very character"
     divide = partial(
         by_position, shares=shares, n_characters=sizes.n_characters, whole_lines=whole_lines
     )

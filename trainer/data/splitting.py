@@ -184,7 +184,8 @@ def by_position(
         shares: of each split, in order.
         n_characters: length of the text.
         whole_lines: cut at the first line end from there on, or between two words where the line
-            goes on for more than half of the smallest share; else at the very character.
+            goes on for more than half of the smallest share: then the blank between them becomes
+            the line end of the part before. Else cut at the very character.
     """
     names = list(shares)
     ends = _share_ends(shares, n_characters)
@@ -200,9 +201,12 @@ def by_position(
             if cut is None:
                 held = text
                 break
-            yield names[0], Piece(text[:cut], ends_document=True)
-            text = text[cut:]
+            part, text = text[:cut], text[cut:]
             position += cut
+            if reach and text[:1].isspace() and not part.endswith(("\n", "\r")):
+                part, text = part + "\n", text[1:]
+                position += 1
+            yield names[0], Piece(part, ends_document=True)
             del names[0], ends[0]
         if text and not held:
             yield names[0], Piece(text, ends_document)
