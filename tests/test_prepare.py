@@ -123,7 +123,8 @@ def test_the_vocabulary_is_of_train_alone(tmp_path: Path, text: Path) -> None:
     train, valid = report.splits
     assert (train.unknown_frac, valid.unknown_frac) == (0, 1 / 4)
     assert "unknown 25.00%" in report.lines()[1]
-    assert report.lines()[-1] == f"next: deepspeed launch/train.py quickstart --data {tmp_path}/c"
+    assert report.lines()[-1].startswith("next: ")
+    assert f"launch/train.py quickstart --data {tmp_path}/c" in report.lines()[-1]
 
 
 def test_splitting_learns_the_vocabulary_from_trains_share_alone(tmp_path: Path) -> None:

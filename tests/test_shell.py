@@ -1,6 +1,7 @@
 """Paths mean what a shell would make of them, and printed commands can be typed again."""
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from trainer.arguments import parse_train
 from trainer.command_line import parse_command
 from trainer.data.prepare import PrepareOptions, prepare
 from trainer.errors import InputError
-from trainer.shell import command, typed_path
+from trainer.shell import command, program, training, typed_path
 
 COMMANDS: dict[str, Any] = {
     "prepare": commands.Prepare, "eval": model_commands.Eval, "generate": model_commands.Generate,
@@ -139,4 +140,36 @@ def test_the_next_command_of_a_preparation_can_be_typed(tmp_path: Path) -> None:
     told = prepare(PrepareOptions(out=out, train=(text,))).lines()[-1]
     next_command = told.removeprefix("next: ")
     words = subprocess.check_output(["bash", "-c", f"printf '%s\\n' {next_command}"], text=True)
-    assert words.splitlines()[-2:] == ["--data", str(out)]
+    lines = words.splitlines()
+    assert lines[lines.index("--data") + 1] == str(out)
+
+
+def test_a_printed_program_is_the_one_that_the_readers_shell_would_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", str(ours))
+    assert program("txl") == "txl"
+    other = tmp_path / "bin" / "txl"
+    other.parent.mkdir()
+    other.write_text("#!/bin/sh\n")
+    other.chmod(0o755)
+    for path in (str(tmp_path), f"{other.parent}:{ours}"):  # none, and another one first
+        monkeypatch.setenv("PATH", path)
+        assert program("txl") == str(ours / "txl")
+    monkeypatch.chdir(ours.parent)
+    assert program("txl") == f"{ours.name}/txl"
+    assert program("no-such-program") == "no-such-program"
+
+
+def test_a_printed_training_command_begins_training_from_where_it_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(trainer.__file__).parents[1]
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    monkeypatch.chdir(root)
+    assert training("quickstart") == "deepspeed launch/train.py quickstart"
+    monkeypatch.chdir(tmp_path)
+    assert training("quickstart") == f"deepspeed {root}/launch/train.py quickstart"
+    monkeypatch.setattr("trainer.shell.__file__", str(tmp_path / "site/trainer/shell.py"))
+    assert training("quickstart") == "txl train quickstart"  # where no checkout is

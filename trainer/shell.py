@@ -2,6 +2,8 @@
 
 import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 
@@ -16,6 +18,31 @@ def typed_path(text: str | Path) -> Path:
 def command(*words: str | Path) -> str:
     """Spell the command of these `words` so that a shell reads them again, whatever they hold."""
     return " ".join(_quoted(str(word)) for word in words)
+
+
+def program(name: str) -> str:
+    """Spell the program `name` of this environment as the reader's shell finds it.
+
+    That is by its name where the shell's path leads to this one, else by its place.
+    """
+    ours = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if not ours.is_file() or (found is not None and os.path.samefile(found, ours)):
+        return name
+    return str(_from_here(ours))
+
+
+def training(*words: str | Path) -> str:
+    """Spell the command that trains with these `words`: the checkout's, or an installed one."""
+    script = Path(__file__).parents[1] / "launch" / "train.py"
+    if script.is_file():
+        return command(program("deepspeed"), _from_here(script), *words)
+    return command(program("txl"), "train", *words)
+
+
+def _from_here(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _quoted(word: str) -> str:

@@ -20,7 +20,7 @@ from trainer.errors import Exit
 from trainer.files import write_atomically
 from trainer.outside import printable
 from trainer.results import read_results
-from trainer.shell import command
+from trainer.shell import command, program
 from trainer.wandb_settings import Mode, id_problem
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class WandbLog:
         if mode == "online":
             _log.info("wandb: %s", run.url)
         else:
-            sync = command("wandb", "sync", self._folder)
+            sync = command(program("wandb"), "sync", self._folder)
             _log.info("wandb is offline; later: %s/offline-run-*-%s", sync, self._run_id)
         return run
 

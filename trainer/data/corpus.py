@@ -27,7 +27,7 @@ from trainer.data.vocabulary import (
 )
 from trainer.errors import InputError
 from trainer.outside import printable
-from trainer.shell import command
+from trainer.shell import command, program
 
 # How file systems say that they map no file, or none for several processes.
 _NO_MAPPING = {errno.ENODEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -101,7 +101,7 @@ def open_corpus(path: Path) -> Corpus:
         InputError: something is missing, foreign, truncated or does not match.
     """
     if not path.is_dir():
-        prepare = command("txl", "prepare", "--out", path)
+        prepare = command(program("txl"), "prepare", "--out", path)
         raise InputError(
             f"{path}: no such corpus: name the folder that `txl prepare` wrote, or make it with "
             f"`{prepare}`"

@@ -8,12 +8,16 @@ from trainer.config import load_recipe
 from trainer.data.comparable import absent_figures
 from trainer.data.corpus_writer import SplitWriter
 from trainer.data.vocabulary import Lost, Vocabulary
-from trainer.shell import command
+from trainer.shell import training
 
 # Below this a recipe of the paper repeats the text too often to be worth its hours.
 _LARGE_TOKENS = 20_000_000
 # Per word and line end; languages that put spaces between words have five to nine.
 _LONG_WORD_CHARACTERS = 12
+# Above this a full softmax is most of a small model.
+_LARGE_VOCABULARY = 20_000
+# Symbols of a segment that are about as much text as the quick start's words.
+_SYMBOLS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,24 @@ class Report:
             case _:
                 return "quickstart"
 
+    def _flags(self) -> list[str]:
+        """Find what the recipe needs changed for this vocabulary and length of text."""
+        recipe, flags = load_recipe(self.recipe), []
+        size = self.vocabulary.size
+        if not recipe.model.cutoffs and size > _LARGE_VOCABULARY:
+            flags += ["--model.cutoffs", str(size // 20), str(size // 5)]
+        if self.recipe == "quickstart" and self.vocabulary.kind in ("bytes", "characters"):
+            lengths = {"tgt-len": _SYMBOLS, "mem-len": 3 * _SYMBOLS}
+            for part in ("train", "valid", "eval"):
+                for name, length in lengths.items():
+                    flags += [f"--{part}.{name}", str(length)]
+        tgt_len = recipe.train.tgt_len if "--train.tgt-len" not in flags else _SYMBOLS
+        train = next(split for split in self.splits if split.name == "train")
+        fitting = max(1, (train.n_tokens - 1) // tgt_len)
+        if fitting < recipe.train.train_batch_size:
+            flags += ["--train.train-batch-size", str(fitting)]
+        return flags
+
     def lines(self) -> list[str]:
         """What the command prints."""
         lines = [split.line() for split in self.splits]
@@ -118,8 +140,7 @@ class Report:
         lines += self._warnings()
         lines += self.told
         if any(split.name == "train" for split in self.splits):
-            train = command("deepspeed", "launch/train.py", self.recipe, "--data", self.out)
-            lines.append(f"next: {train}")
+            lines.append(f"next: {training(self.recipe, '--data', self.out, *self._flags())}")
         return lines
 
     def _warnings(self) -> list[str]:

@@ -21,7 +21,7 @@ from trainer.foreign.layouts import Foreign, read_foreign
 from trainer.foreign.names import table_of, to_ours
 from trainer.foreign.settings import Settings
 from trainer.foreign.vocabularies import find_vocabulary
-from trainer.shell import command
+from trainer.shell import command, program, training
 from trainer.state import TrainState
 from trainer.tensor_files import save_tensors
 
@@ -42,15 +42,15 @@ class Imported:
         """What the command prints."""
         model, run = self.foreign.settings.model, self.run_dir
         recipe = run / "config.json"
-        train = command("deepspeed", "launch/train.py", recipe, "--init-from", run)
+        txl, train = program("txl"), training(recipe, "--init-from", run)
         return [
             f"{self.foreign.file}: {self.foreign.layout}, {model.n_layer} layers, d_model "
             f"{model.d_model}, {self.n_parameters:,} parameters",
             f"vocabulary: {self.vocabulary.size:,} {self.vocabulary.kind}",
             f"settings that it does not say are those of recipe {self.recipe}",
             *self._notes(),
-            f"next: {command('txl', 'prepare', '--vocab', run)} --test TEXT --out CORPUS",
-            f"      {command('txl', 'eval', run)} --data CORPUS",
+            f"next: {command(txl, 'prepare', '--vocab', run)} --test TEXT --out CORPUS",
+            f"      {command(txl, 'eval', run)} --data CORPUS",
             f"      {train} --data CORPUS",
         ]
 
