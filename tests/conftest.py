@@ -23,6 +23,7 @@ hypothesis.settings.load_profile("loaded")
 # What a shell starts in the background ignores interrupts, and hands that down to what the tests
 # start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup hangups
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,12 @@ def run_job(
     return Ended(process.returncode, said)
 
 
+def insist(process: "subprocess.Popen[str]") -> None:
+    """Press Ctrl-C until it leaves."""
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+
+
 def ending(run_dir: Path) -> tuple[str, int | None, str | None]:
     """State, exit code and reason of the run, as a wrapper reads them."""
     status = read_status(run_dir)
@@ -75,13 +81,14 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def under_python(corpus, tmp_path_factory):
-    """One rank: stopped by SIGUSR2, the STOP file and the time limit in turn, then left alone."""
+    """Stopped by SIGUSR2, the STOP file, two Ctrl-C and the time limit, then left alone."""
     case = Case(tmp_path_factory.mktemp("python") / "run", flags=FLAGS)
     argv, launcher = case.argv(corpus), [sys.executable, TRAIN]
     ended, endings = [], []
     for at, act, flags in (
         ("step 10/150", lambda process: process.send_signal(signal.SIGUSR2), []),
         ("step 30/150", lambda process: (case.run_dir / "STOP").touch(), []),
+        ("step 40/150", insist, []),
         ("never", lambda process: None, ["--limits.time-limit-s", "0.001"]),
         ("never", lambda process: None, []),
         ("never", lambda process: None, []),
@@ -93,26 +100,30 @@ def under_python(corpus, tmp_path_factory):
 
 def test_a_process_exits_with_the_code_of_why_it_stopped(under_python):
     _, ended, endings = under_python
-    assert endings[:4] == [
+    assert endings[:5] == [
         ("requeue", Exit.REQUEUE, "SIGUSR2"),
         ("stopped", Exit.STOPPED, "STOP file"),
+        ("running", None, None),
         ("requeue", Exit.REQUEUE, "time limit"),
         ("done", Exit.DONE, None),
     ]
-    assert [code for code, _ in ended[:4]] == [code for _, code, _ in endings[:4]]
+    codes = [code for _, code, _ in endings[:5]]
+    codes[2] = Exit.ABORTED  # it left at once, and wrote nothing
+    assert [code for code, _ in ended[:5]] == codes
+    assert not any("Traceback" in said for _, said in ended)
 
 
 def test_a_stop_file_that_was_obeyed_does_not_stop_the_next_attempt(under_python):
     run_dir, _, _ = under_python
     assert not (run_dir / "STOP").exists()
-    assert len(events(run_dir, "resume")) == 3
+    assert len(events(run_dir, "resume")) == 4
 
 
 def test_a_finished_run_says_its_result_and_is_left_as_it_is(under_python):
     run_dir, ended, endings = under_python
-    assert ended[4].code == Exit.DONE
-    assert str(losses(run_dir)[150]) in ended[4].said
-    assert endings[4] == endings[3]
+    assert ended[5].code == Exit.DONE
+    assert str(losses(run_dir)[150]) in ended[5].said
+    assert endings[5] == endings[4]
     assert len(events(run_dir, "stop")) == 4
 
 

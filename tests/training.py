@@ -8,6 +8,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from made_text import made_text
 
@@ -67,6 +68,10 @@ class Case:
     """Another than that of the other cases."""
     ends: Exit = Exit.DONE
     """What it is to exit with."""
+    asked: tuple[str, int, int] | None = None
+    """A signal's name or STOP, the rank that gets it, and the look for requests just before."""
+    left: dict[str, Any] = field(default_factory=dict)
+    """What was in the directory when it had ended: `training_worker.left_in`."""
 
     def argv(self, corpus: Path) -> list[str]:
         """The training command."""
@@ -89,16 +94,22 @@ def run_cases(
         command[1:1] = torchrun
     with tempfile.TemporaryDirectory() as folder:
         outcomes = Path(folder) / "outcomes.json"
-        spec = {"commands": [case.argv(corpus) for case in cases], "outcomes": str(outcomes)}
+        keys = ("by", "rank", "look")
+        commands = [
+            (case.argv(corpus), dict(zip(keys, case.asked, strict=True)) if case.asked else None)
+            for case in cases
+        ]
+        spec = {"commands": commands, "outcomes": str(outcomes)}
         done = subprocess.run(
             command, input=json.dumps(spec), env=environment(), text=True, capture_output=True,
             timeout=timeout_s, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-8000:]
         found = json.loads(outcomes.read_text())
-    for case, (code, told) in zip(cases, found, strict=True):
+    for case, (code, told, left) in zip(cases, found, strict=True):
+        case.left = left
         assert code == case.ends, f"{case} ended with {code}: {told}\n{done.stderr[-4000:]}"
-    return [told for code, told in found if code == Exit.BAD_INPUT]
+    return [told for code, told, _ in found if code == Exit.BAD_INPUT]
 
 
 def overflowing(kind: str, folder: Path) -> str:

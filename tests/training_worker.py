@@ -1,26 +1,62 @@
 """One rank of `training.run_cases`: reads training commands, one list of flags each, from stdin.
 
 The commands come on rank 0's standard input; all trains in one process group, as users' runs do.
-How each ended is written to the file that the input names: an exit code, and what was refused.
+How each ended is written to the file that the input names: an exit code, what was refused, and what
+the run directory then says and holds.
 """
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from trainer import engine
+from trainer import checkpoint_files, engine
 from trainer.arguments import parse_train
 from trainer.distributed import World, broadcast_object, complete_environ
 from trainer.errors import Exit, InputError
 from trainer.plan import make_plan
 from trainer.session import train_connected
-from trainer.stopping import StopRequests
+from trainer.status import read_status
+from trainer.stopping import STOP_FILE, StopRequests, Wish
+
+
+class AskedToStop(StopRequests):
+    """Requests of a process that asks itself, with real signals, when it looks for the nth time."""
+
+    def __init__(self, asked: dict[str, Any] | None, run_dir: Path, *, rank: int) -> None:
+        super().__init__()
+        self._n_looks = 0
+        self._asked = asked if asked and asked["rank"] == rank else None
+        self._stop_file = run_dir / STOP_FILE
+
+    def poll(self) -> Wish:
+        self._n_looks += 1
+        if self._asked and self._asked["look"] == self._n_looks:
+            if self._asked["by"] == STOP_FILE:
+                self._stop_file.touch()
+            else:
+                os.kill(os.getpid(), signal.Signals[self._asked["by"]])
+        return super().poll()
+
+
+def left_in(run_dir: Path) -> dict[str, Any]:
+    """What there is for a wrapper, and the next attempt."""
+    status = read_status(run_dir)
+    folder = checkpoint_files.directory(run_dir)
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    whole = checkpoint_files.newest_whole(folder).path if names else None
+    return {
+        "status": None if status is None else status.model_dump(mode="json"),
+        "checkpoints": names,
+        "newest whole": None if whole is None else whole.name,
+    }
 
 
 def main() -> None:
@@ -35,15 +71,17 @@ def main() -> None:
     )  # fmt: skip
     world = engine.connect(world, timeout_s=300)
     ended = []
-    for argv in broadcast_object(spec.get("commands", []), world):
+    for argv, asked in broadcast_object(spec.get("commands", []), world):
         try:
             plan = make_plan(parse_train(argv), os.environ)
-            stops = StopRequests()
+            stops = AskedToStop(asked, plan.arguments.run_dir, rank=world.rank)
             stops.install()
-            ended.append((train_connected(plan, world, os.environ, stops), ""))
+            code, told = train_connected(plan, world, os.environ, stops), ""
             stops.close()
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or else the next stays ignored, too
         except InputError as error:
-            ended.append((Exit.BAD_INPUT, str(error)))
+            code, told = Exit.BAD_INPUT, str(error)
+        ended.append((code, told, left_in(Path(argv[argv.index("--run-dir") + 1]))))
     if world.is_main:
         Path(spec["outcomes"]).write_text(json.dumps(ended))
     engine.disconnect()

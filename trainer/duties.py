@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from trainer import saving
-from trainer.distributed import largest, on_main, sum_floats
+from trainer.distributed import gather_objects, largest, on_main, sum_floats
 from trainer.errors import Exit
 from trainer.evaluate import exp_or_inf, score
 from trainer.expectations import missed
@@ -146,7 +146,7 @@ def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
         wish = validate(run, state)
     if state.saved_step != state.step and state.step:  # at step 0 there is nothing to lose
         saving.save_now(run, state)
-    reason = on_main(lambda: run.stops.reason, run.world)
+    reason = _reason(run, wish)
     ending: dict[Wish, tuple[RunState, Exit]] = {
         Wish.NONE: ("done", Exit.DONE),
         Wish.REQUEUE: ("requeue", Exit.REQUEUE),
@@ -169,6 +169,12 @@ def tell_trace(run: Run, state: TrainState, trace: Path | None) -> None:
     """Say where the profiled steps' trace lies, when it has been written."""
     if trace is not None:
         event(run, state, "profile", path=str(trace), opens_in="ui.perfetto.dev")
+
+
+def _reason(run: Run, wish: Wish) -> str:
+    """Why the run is to end, as the lowest rank knows that was asked what was agreed on."""
+    asked = gather_objects((run.stops.wish, run.stops.reason), run.world)
+    return next((reason for own, reason in asked if own is wish), "")
 
 
 def event(run: Run, state: TrainState, name: str, **details: Any) -> None:
