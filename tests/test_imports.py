@@ -24,7 +24,7 @@ folders pointers tensor_files host_cpu word_runs lamb reduction
 stopping interrupts foreign_flags validation console launchers processes
 measure tables claim
 records table_gradients
-adam metrics status state distributed
+adam metrics status state distributed wandb_service
 config profiling claimant
 changes arguments ds_config+ds_checks+ds_blocks data model expectations
 whole_gradients results
@@ -51,7 +51,7 @@ launch
 WITHOUT_TORCH = (
     "trainer", "trainer.report", "trainer.results", "trainer.metrics", "trainer.status",
     "trainer.config", "trainer.ds_config", "trainer.changes", "trainer.arguments",
-    "trainer.tracking", "trainer.cli", "trainer.commands", "trainer.model_commands",
+    "trainer.tracking", "trainer.cli", "trainer.commands", "trainer.model_commands", "trainer.command_line",
     "trainer.command_line",
     "trainer.data.prepare",
 )  # fmt: skip

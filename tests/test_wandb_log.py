@@ -4,6 +4,8 @@ import json
 import logging
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +119,8 @@ import psutil
 for step in range(2, 31):
     tracker.log("train", step=step, update=step, n_tokens=step, values={"train/loss": 1.0})
     if step in kills:
-        for service in psutil.Process().children():
+        for where in filter(None, [os.environ.get("WANDB_SERVICE")]):
+            service = psutil.Process(int(where.split("-")[-2]))
             service.kill()
             service.wait()
 tracker.close(0)
@@ -142,6 +145,39 @@ def test_a_service_that_keeps_dying_does_not_end_training(tmp_path, kills):
     assert shown.stderr.count(failed) == 1
     assert "atexit" not in shown.stderr
     assert steps_recorded(tmp_path) == list(range(1, 31))
+
+
+LAUNCHER_ENDS_ALL = (
+    OPEN_AND_LOG
+    + """
+import psutil, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+for step in range(2, 21):
+    tracker.log("train", step=step, update=step, n_tokens=step, values={"train/loss": 1.0})
+    if step == 10:
+        os.killpg(0, signal.SIGINT)
+        for process in psutil.Process().children(recursive=True):
+            process.terminate()
+            process.wait()
+tracker.close(0)
+assert "WANDB_SERVICE" not in os.environ
+"""
+)
+
+
+def test_what_ends_a_jobs_processes_costs_no_row(tmp_path):
+    """As a terminal and the `deepspeed` launcher do at Ctrl-C."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER_ENDS_ALL, str(tmp_path)], start_new_session=True,
+        stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == 0, said
+    assert "opening it again" not in said
+    runs = read_offline(tmp_path)
+    assert len(runs.ids) == 1
+    assert [row["train/step"] for row in runs.rows] == list(range(1, 21))
 
 
 def test_a_home_that_cannot_be_written_is_not_needed(tmp_path):

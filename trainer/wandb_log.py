@@ -21,6 +21,7 @@ from trainer.files import write_atomically
 from trainer.outside import printable
 from trainer.results import read_results
 from trainer.shell import command, program
+from trainer.wandb_service import WandbService
 from trainer.wandb_settings import Mode, id_problem
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class WandbLog:
             config, run_dir=run_dir, run_id=run_id, run_config=run_config, environ=environ
         )
         self._environ = environ
+        self._service = WandbService(environ)
         self._reopened = False
         self._run: wandb.Run | None = self._open()
 
@@ -185,7 +187,7 @@ class WandbLog:
             self._run.finish(exit_code=exit_code)
         except Exception as error:
             _log.warning("wandb could not be closed: %s", _first_line(error))
-            _stop_service()
+        self._disconnect()
         self._run = None
 
     def _open(self) -> "wandb.Run | None":
@@ -195,7 +197,7 @@ class WandbLog:
             except Exception as error:
                 _log.warning("wandb is out of reach, going on offline: %s", _first_line(error))
                 self._offline = True
-                _stop_service()  # which still holds the id
+                self._disconnect()  # from what still holds the id
         try:
             return self._start("offline")
         except Exception as error:
@@ -209,6 +211,7 @@ class WandbLog:
     def _start(self, mode: Mode) -> "wandb.Run":
         import wandb
 
+        self._service.start()
         known = wandb.Settings.model_fields
         settings = {
             name: value
@@ -225,7 +228,7 @@ class WandbLog:
         return run
 
     def _reopen(self, error: Exception) -> "wandb.Run | None":
-        _stop_service()
+        self._disconnect()
         if self._reopened:
             self._give_up(error)
             return None
@@ -233,6 +236,15 @@ class WandbLog:
         self._reopened = True
         _log.warning("wandb broke, opening it again: %s", _first_line(error))
         return self._open()
+
+    def _disconnect(self) -> None:
+        import wandb
+
+        try:
+            wandb.teardown()
+        except Exception as error:
+            _log.debug("wandb's service was gone already: %s", error)
+        self._service.forget()
 
 
 def _init_arguments(
@@ -269,15 +281,6 @@ def _keep_out_of_home(folder: Path, environ: MutableMapping[str, str]) -> None:
         return
     for kind in ("cache", "config", "data"):
         environ.setdefault(f"WANDB_{kind.upper()}_DIR", str(folder / kind))
-
-
-def _stop_service() -> None:
-    import wandb
-
-    try:
-        wandb.teardown()
-    except Exception as error:
-        _log.debug("wandb's service was gone already: %s", error)
 
 
 def _variable(setting: str) -> str:
