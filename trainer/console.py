@@ -142,6 +142,7 @@ class Console:
         if self._bar is not None:
             with contextlib.suppress(OSError):
                 self._bar.stop()
+            self._bar = None
 
     def _eta_s(self, update: int, now_s: float) -> float | None:
         if update < self._seen[-1][0]:

@@ -134,6 +134,7 @@ def sample_if_due(run: Run, state: TrainState) -> None:
 
 def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
     """Validate if the run is done, save, judge, and leave word in the events and the status."""
+    run.tracker.end_progress(state.update)
     tell_trace(run, state, run.profiler.close())
     if run.profiler.missed:
         first, last = run.profiler.missed
@@ -161,7 +162,10 @@ def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
     event(run, state, "stop", reason=reason or run_state)
     set_status(run, state, run_state, reason=reason or None, code=code)
     if wish is Wish.STOP and run.world.is_main:
-        (run.run_dir / STOP_FILE).unlink(missing_ok=True)  # it has been obeyed
+        try:
+            (run.run_dir / STOP_FILE).unlink(missing_ok=True)  # it has been obeyed
+        except OSError as error:
+            log.error("%s is still there and would stop the next attempt: %s", STOP_FILE, error)
     return code
 
 

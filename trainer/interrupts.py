@@ -3,12 +3,11 @@
 Training, which has something to save, has `trainer.stopping`.
 """
 
-import os
 import signal
 import time
 from types import FrameType
 
-from trainer.signals import SignalListener
+from trainer.signals import SignalListener, leave
 
 #: Seconds that a command has to clean up after a signal other than Ctrl-C.
 GRACE_S = 10.0
@@ -42,7 +41,7 @@ class Interrupts:
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
         if self.exit_code is not None or _is_importing(frame):
-            os._exit(128 + number)
+            leave(128 + number)
         self.exit_code = 128 + number
         raise KeyboardInterrupt
 
@@ -50,10 +49,10 @@ class Interrupts:
         """Leave in a thread where the main one does not come to it, waiting for a peer perhaps."""
         self._n_heard += 1
         if self._n_heard > 1:
-            os._exit(128 + number)
+            leave(128 + number)
         if number != signal.SIGINT:
             time.sleep(GRACE_S)
-            os._exit(128 + number)
+            leave(128 + number)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from trainer.errors import Exit
-from trainer.signals import SignalListener
+from trainer.signals import SignalListener, leave
 
 STOP_FILE = "STOP"
 #: Seconds between looks for it: each may cost a round trip to a file server.
@@ -107,12 +107,12 @@ class StopRequests:
     def _leave_if_due(self, number: int, n_interrupts: int) -> None:
         if number == signal.SIGINT:
             if n_interrupts > 1 or not self._has_something_to_save:
-                os._exit(Exit.ABORTED)  # at the second the user does not want to wait
+                leave(Exit.ABORTED)  # at the second the user does not want to wait
         elif not self._has_something_to_save:
             self._say_once(
                 f"interrupted by {signal.Signals(number).name} before anything was trained"
             )
-            os._exit(Exit.REQUEUE)
+            leave(Exit.REQUEUE)
 
     def _say_once(self, told: str) -> None:
         """Say it, be the two threads here at the same time, or this one a second time."""

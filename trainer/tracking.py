@@ -198,8 +198,6 @@ class Tracker:
             return
         values = {"event": name, **details}
         self._record("event", step=step, update=update, n_tokens=n_tokens, values=values)
-        if self._console:
-            self._console.move(update)
         said = "".join(f" {key}={value}" for key, value in details.items())
         if self._wandb:
             told = {f"event/{name}": said.strip() or name}
@@ -217,6 +215,12 @@ class Tracker:
         """Record under a new attempt from now on: steps are done again after a rollback."""
         if self._metrics:
             self._metrics.attempt = attempt
+
+    def end_progress(self, update: int) -> None:
+        """Leave the progress bar at `update`: what follows are lines."""
+        if self._console:
+            self._console.move(update)
+            self._console.close()
 
     def sync(self) -> None:
         """Bring the records to the disk itself. Waits for it, and may be called in any thread."""
