@@ -85,3 +85,12 @@ def alter_state(run: Path, old: str, new: str) -> None:
     listed = json.loads(manifest.read_text())
     listed["files"]["state.json"] = checkpoint_files.fingerprint(state)
     manifest.write_text(json.dumps(listed))
+
+
+def alter_train_state(run: Path, **changes: Any) -> None:
+    """Let the last checkpoint of a run remember other values than it had."""
+    state = checkpoint_files.resolve(run, "last") / "state.json"
+    old = state.read_text()
+    values = json.loads(old)
+    values["train"] |= changes
+    alter_state(run, old, json.dumps(values))

@@ -1,17 +1,20 @@
 """A run that is done says by its exit code whether it was as good and as fast as was asked."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import random_documents, write_corpus
+from reported_runs import LENGTHS, OF
 from saved_checkpoints import contents
 from training import Case, events, run_cases
 
 from trainer.errors import Exit
 from trainer.expectations import missed
+from trainer.measure import Measure
 from trainer.run_settings import ExpectConfig
 from trainer.status import Status, read_status
 
@@ -126,11 +129,23 @@ def test_a_finished_run_is_judged_anew_and_left_alone(runs: dict[str, Path]) -> 
         ({"valid/best_loss": 3.0, "throughput/tokens_per_s": 9.9}, 1),
         ({"valid/best_loss": 1e6, "throughput/tokens_per_s": 0.0}, 2),
         ({"valid/best_loss": None}, 2),
+        ({"valid/best_loss": "3.0", "throughput/tokens_per_s": "10"}, 2),
+        ({"valid/best_loss": -math.inf, "throughput/tokens_per_s": math.inf}, 2),
     ],
 )
 def test_targets_are_met_on_the_line_and_missed_by_what_is_not_known(
-    result: dict[str, float | None], n_missed: int
+    result: dict[str, float | str | None], n_missed: int
 ) -> None:
     expect = ExpectConfig(ppl=20.086, tokens_per_s=10)
-    assert len(missed(expect, result)) == n_missed
-    assert missed(ExpectConfig(), result) == []
+    assert len(missed(expect, result, best_of=None, of=None)) == n_missed
+    assert missed(ExpectConfig(), result, best_of=None, of=None) == []
+
+
+def test_a_best_of_another_measure_meets_no_target() -> None:
+    expect, result = ExpectConfig(ppl=20.086), {"valid/best_loss": 3.0}
+    ours = Measure.model_validate(OF)
+    theirs = Measure.model_validate(OF | {"settings": LENGTHS | {"mem_len": 0}})
+    renamed = Measure.model_validate(OF | {"corpus": "renamed"})
+    assert missed(expect, result, best_of=ours, of=renamed) == []
+    (told,) = missed(expect, result, best_of=theirs, of=ours)
+    assert told == f"ppl ≤ 20.086, got none on {ours}: 20.086 is on {theirs}"

@@ -33,7 +33,7 @@ engine faults background
 summary
 report
 checkpoint+checkpoint_files+saved_state evaluate generate run plan
-rundir inference saving
+rundir inference saving identity
 duties
 recovery scoring model_card foreign
 loop export
@@ -51,7 +51,7 @@ launch
 WITHOUT_TORCH = (
     "trainer", "trainer.report", "trainer.results", "trainer.metrics", "trainer.status",
     "trainer.config", "trainer.ds_config", "trainer.changes", "trainer.arguments",
-    "trainer.tracking", "trainer.cli", "trainer.commands", "trainer.model_commands", "trainer.command_line",
+    "trainer.tracking", "trainer.cli", "trainer.commands", "trainer.model_commands",
     "trainer.command_line",
     "trainer.data.prepare",
 )  # fmt: skip
@@ -170,6 +170,7 @@ def test_the_environment_is_read_where_a_command_begins() -> None:
     assert {name for name in readers if not name.startswith("launch.")} <= {
         "trainer.cli",
         "trainer.model_commands",
+        "trainer.command_line",
     }
 
 

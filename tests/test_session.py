@@ -2,20 +2,22 @@
 
 import json
 import shutil
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import lone_world
-from saved_checkpoints import contents, flip_a_bit
+from saved_checkpoints import alter_train_state, contents, flip_a_bit
 from training import Case, checkpoint_hashes, events, losses, run_cases, write_text
 
 from trainer import checkpoint_files as files
 from trainer import read_metrics
-from trainer.data.corpus import read_header
+from trainer.config import ScoringConfig
+from trainer.data.corpus import open_corpus
+from trainer.data.header import read_header
 from trainer.data.prepare import PrepareOptions, prepare
 from trainer.errors import Exit
+from trainer.results import valid_measure
 from trainer.schedules import cosine
 from trainer.scoring import EvalOptions, evaluate_run
 
@@ -107,12 +109,19 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     runs.copy("other corpus", corpus=kept, ends=Exit.BAD_INPUT)
     runs.copy("other vocabulary", corpus=own, ends=Exit.BAD_INPUT)
     (same_valid,) = map(Path, read_header(corpus, "valid").made["valid"])
-    other = Path(sysconfig.get_paths()["stdlib"]) / "bisect.py"
+    other = write_text(folder / "another.txt", "the bell", n_lines=60)
     validating = [*LONGER, "--valid.interval-steps", "5"]
     more = prepared_again(folder, corpus, "more", valid=same_valid, test=other)
     runs.copy("a split more", *validating, corpus=more)
     revalid = prepared_again(folder, corpus, "revalid", valid=other)
-    pretend_it_validated(runs.copy("another valid", *validating, corpus=revalid))
+    another = runs.copy("another valid", *validating, corpus=revalid)
+    otherwise = runs.copy("valid read otherwise", *validating, "--valid.mem-len", "3")
+    as_before = ScoringConfig(tgt_len=12, mem_len=20)
+    of = valid_measure(open_corpus(corpus), as_before, precision="fp32").model_dump(mode="json")
+    for run_dir, best_of in ((another, None), (otherwise, of)):  # a loss that is not reached again
+        alter_train_state(
+            run_dir, best_loss=0.01, best_step=20, validated_step=20, best_of=best_of
+        )  # fmt: skip
 
     runs.begin("fork", "--resume-from", str(step_10))
     runs.begin("fork of a finished run", "--resume-from", str(folder / "base"))
@@ -129,18 +138,6 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     runs.cases["fork again"] = runs.cases["fork"]
     runs.run()
     return runs
-
-
-def pretend_it_validated(run_dir: Path) -> None:
-    """Let the newest checkpoint remember a loss that no validation will reach again."""
-    path = files.directory(run_dir) / files.name_of(20)
-    state, manifest = path / files.STATE, path / files.MANIFEST
-    values = json.loads(state.read_text())
-    values["train"] |= {"best_loss": 0.01, "best_step": 20, "validated_step": 20}
-    state.write_text(json.dumps(values))
-    listed = json.loads(manifest.read_text())
-    listed["files"][files.STATE] = files.fingerprint(state, sync=True)
-    manifest.write_text(json.dumps(listed))
 
 
 def corrupt_file(run_dir: Path, step: int) -> Path:
@@ -173,8 +170,8 @@ def test_resuming_skips_what_is_not_whole_and_says_why(runs: Runs) -> None:
         ("hopeless", "no whole checkpoint"),
         ("must", "has no checkpoint"),
         ("never", "has checkpoints"),
-        ("longer unannounced", "train.max_steps 20 -> 30: to go on, add --allow-change"),
-        ("other seed and size", "seed 1111 -> 2; train.tgt_len 12 -> 9"),
+        ("longer unannounced", "was begun with train.max_steps 20, not 30: to change that, add"),
+        ("other seed and size", "is another run's: seed 1111, not 2; train.tgt_len 12, not 9"),
         ("other corpus", "was trained on corpus"),
         ("other vocabulary", "was trained on corpus"),
         ("init own vocabulary", "prepare the corpus with --vocab"),
@@ -201,7 +198,7 @@ def test_a_finished_run_goes_on_when_max_steps_is_raised(runs: Runs) -> None:
     assert list(found) == list(range(1, 31))
     assert {step: found[step] for step in range(1, 21)} == losses(base)
     (event,) = events(run_dir, "resume")
-    assert event["changes"] == ["train.max_steps 20 -> 30"]
+    assert event["changes"] == [{"field": "train.max_steps", "before": 20, "after": 30}]
 
 
 def rates(run_dir: Path) -> dict[int, float]:
@@ -239,15 +236,19 @@ def test_a_corpus_with_a_split_more_is_gone_on_with(runs: Runs) -> None:
     run_dir = runs.cases["a split more"].run_dir
     assert losses(run_dir) == losses(runs.cases["longer"].run_dir)
     (event,) = events(run_dir, "resume")
-    (test,) = [change for change in event["changes"] if "train.max_steps" not in change]
-    assert test.startswith("splits.test None -> ")
+    (test,) = [change for change in event["changes"] if change["field"] != "train.max_steps"]
+    assert (test["field"], test["before"]) == ("splits.test", None)
 
 
-def test_another_valid_split_is_told_and_its_losses_are_not_compared(runs: Runs) -> None:
-    run_dir = runs.cases["another valid"].run_dir
+def test_another_valid_split_is_told(runs: Runs) -> None:
+    (event,) = events(runs.cases["another valid"].run_dir, "resume")
+    assert "splits.valid" in {change["field"] for change in event["changes"]}
+
+
+@pytest.mark.parametrize("name", ["another valid", "valid read otherwise"])
+def test_losses_of_another_measure_are_not_compared(runs: Runs, name: str) -> None:
+    run_dir = runs.cases[name].run_dir
     assert losses(run_dir) == losses(runs.cases["longer"].run_dir)
-    (event,) = events(run_dir, "resume")
-    assert any(change.startswith("splits.valid ") for change in event["changes"])
     validations = read_metrics(run_dir, kind="valid")
     assert [record["step"] for record in validations] == [20, 25, 30]
     lowest = min(record["valid/loss"] for record in validations)

@@ -1,5 +1,6 @@
 """What may change between a run and its resumption, and what was changed."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from pydantic_core import to_jsonable_python
 
 from trainer.config import ExperimentConfig, OnResume, resume_class
 from trainer.errors import InputError
-from trainer.outside import printable, shortened
+from trainer.outside import printable
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,12 @@ class Change:
     on_resume: OnResume
 
     def __str__(self) -> str:
-        """``train.max_steps 100 -> 200``."""
-        return f"{self.path} {_told(self.old)} -> {_told(self.new)}"
+        """``train.max_steps 100, not 200``: as it was, not as it is to be."""
+        return f"{self.path} {_told(self.old)}, not {_told(self.new)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record."""
+        return {"field": self.path, "before": self.old, "after": self.new}
 
 
 def changes(old: Mapping[str, Any], new: ExperimentConfig) -> list[Change]:
@@ -59,7 +64,7 @@ def admit(
     if unannounced:
         fields = " ".join(f"--allow-change {change.path}" for change in unannounced)
         told = "; ".join(map(str, unannounced))
-        problems.append(f"was begun with {told}: to go on, add {fields}")
+        problems.append(f"was begun with {told}: to change that, add {fields}")
     if problems:
         raise InputError(f"{where} {'; '.join(problems)}")
     return [change for change in found if change.on_resume == "announced"]
@@ -75,7 +80,7 @@ def split_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[Change
 
 
 def _told(value: Any) -> str:
-    return printable(value, most=60) if isinstance(value, str) else shortened(value)
+    return printable(json.dumps(value, ensure_ascii=False), most=80)
 
 
 def _short(hash: str | None) -> str | None:

@@ -22,6 +22,7 @@ from trainer.state import TrainState
 from trainer.status import State as RunState
 from trainer.status import Status, write_status
 from trainer.stopping import STOP_FILE, Wish
+from trainer.throughput import tokens_per_s
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
         "optim/grad_norm": None if grad_norm is None else float(grad_norm),
         "optim/loss_scale": run.engine.loss_scale,
         "optim/skipped_steps": state.skipped_steps,
-        "throughput/tokens_per_s": state.window_tokens / max(1e-9, state.window_seconds),
+        "throughput/tokens_per_s": tokens_per_s(state.window_tokens, state.window_seconds),
         "memory/peak_gib": peak_gib(run.world.device),
     }
     run.tracker.log("train", values=values, **state.place)
@@ -106,10 +107,12 @@ def validate(run: Run, state: TrainState) -> Wish:
     state.evals_since_best += 1
     if math.isfinite(result.loss) and (state.best_loss is None or result.loss < state.best_loss):
         state.best_loss, state.best_step, state.evals_since_best = result.loss, state.step, 0
+        state.best_of = run.valid_of
         if state.saved_step == state.step:  # before a stop interrupted its validation
             saving.mark_best(run, state.step)
     values = {f"valid/{name}": value for name, value in result.metrics(split).items()}
-    run.tracker.log("valid", values=values | {"valid/best_loss": state.best_loss}, **state.place)
+    values_and_best = {**values, "valid/best_loss": state.best_loss}
+    run.tracker.log("valid", values=values_and_best, of=run.valid_of, **state.place)
     return Wish.NONE
 
 
@@ -155,7 +158,10 @@ def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
     }
     run_state, code = ending[wish]
     expect = run.experiment.expect
-    lacks = on_main(lambda: missed(expect, _result(state)), run.world) if wish is Wish.NONE else []
+    result, of = _result(run, state), run.valid_of
+    lacks = []
+    if wish is Wish.NONE:
+        lacks = on_main(lambda: missed(expect, result, best_of=state.best_of, of=of), run.world)
     if lacks:
         reason, code = f"missed {'; '.join(lacks)}", Exit.EXPECTATION
         event(run, state, "expectation", missed=lacks)
@@ -196,7 +202,8 @@ def set_status(
     status = Status(
         state=run_state, step=state.step, update=state.update,
         max_steps=run.experiment.train.max_steps, eta_s=run.tracker.eta_s, attempt=state.attempt,
-        reason=reason, exit_code=code, result=_result(state),
+        reason=reason, exit_code=code, result=_result(run, state),
+        best_of=state.best_of,
     )  # fmt: skip
     try:
         write_status(run.run_dir, status)
@@ -204,12 +211,14 @@ def set_status(
         log.error("status.json: %s", error)
 
 
-def _result(state: TrainState) -> dict[str, float | int | str | None]:
+def _result(run: Run, state: TrainState) -> dict[str, float | int | str | None]:
     """What the run has come to, for `status.json`."""
     return {
-        "train/loss": state.last_loss, "valid/best_loss": state.best_loss,
-        "valid/best_step": state.best_step, "tokens": state.n_tokens,
-        "throughput/tokens_per_s": state.n_tokens / max(1e-9, state.seconds),
+        "corpus": run.corpus.name, "corpus_hash": run.corpus.hash,
+        "precision": run.identity["precision"], "train/loss": state.last_loss,
+        "valid/best_loss": state.best_loss, "valid/best_step": state.best_step,
+        "tokens": state.n_tokens,
+        "throughput/tokens_per_s": tokens_per_s(state.n_tokens, state.seconds),
     }  # fmt: skip
 
 

@@ -14,7 +14,9 @@ from trainer.data.streams import Streams
 from trainer.data.vocabulary import encode_given
 from trainer.distributed import World, this_process
 from trainer.errors import InputError
+from trainer.measure import Measure
 from trainer.model.build import build_model
+from trainer.results import valid_measure
 from trainer.tracking import check_tracking
 
 
@@ -27,6 +29,12 @@ class Plan:
     corpus: Corpus
     resolved: ds_config.ResolvedDs
     streams: Streams
+
+    @property
+    def valid_of(self) -> Measure | None:
+        """What validation losses are of; None without a valid split."""
+        scoring = self.arguments.experiment.valid
+        return valid_measure(self.corpus, scoring, precision=self.resolved.precision)
 
 
 def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:

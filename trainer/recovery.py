@@ -1,5 +1,6 @@
 """Taking a run up again: from a checkpoint after a start, or after losses that are not finite."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from trainer.faults import STEPS_LATE, Verdict
 from trainer.run import Run
 from trainer.state import TrainState
 
+log = logging.getLogger(__name__)
+
 
 def restore(path: Path, saved: dict[str, Any], *, run: Run, state: TrainState) -> None:
     """Put the verified checkpoint at `path` into the engine and `state`, memories included."""
     state.load_json(saved["train"])
-    valid = run.corpus.splits.get("valid")
-    if valid is not None and valid.hash != saved.get("splits", {}).get("valid", valid.hash):
+    if not _compares_with_best(state, saved, run):
+        log.info("validations are of %s, other than before: the best begins anew", run.valid_of)
         state.forget_best()
     if not run.world.is_main:
         state.window_loss_sum.zero_()  # saved folded onto rank 0
@@ -26,6 +29,16 @@ def restore(path: Path, saved: dict[str, Any], *, run: Run, state: TrainState) -
     state.memories = checkpoint.read_memories(
         path, ids, dtype=run.engine.dtype, device=run.world.device
     )
+
+
+def _compares_with_best(state: TrainState, saved: dict[str, Any], run: Run) -> bool:
+    """Whether the best loss of a checkpoint is of what this run's validations are of."""
+    if run.valid_of is None or state.best_loss is None:
+        return True
+    if state.best_of is not None:
+        return state.best_of.key == run.valid_of.key
+    split_hash = run.valid_of.split_hash  # an older checkpoint says no more
+    return bool(split_hash == (saved.get("splits") or {}).get("valid", split_hash))
 
 
 def handle_nonfinite(run: Run, state: TrainState, verdict: Verdict) -> bool:

@@ -115,6 +115,12 @@ def measure_of(
     )
 
 
+def valid_measure(corpus: Corpus, scoring: ScoringConfig, *, precision: str) -> Measure | None:
+    """What validation losses are of; None without a valid split."""
+    split = corpus.splits.get("valid")
+    return None if split is None else measure_of(corpus, split, scoring, precision=precision)
+
+
 def file_result(run_dir: Path, result: EvalResult) -> Path:
     """Write a result to a file of its own, replacing an earlier one of the same identity.
 

@@ -14,6 +14,7 @@ from trainer.data.streams import Streams
 from trainer.distributed import World
 from trainer.engine import Engine
 from trainer.faults import FaultWatch
+from trainer.measure import Measure
 from trainer.profiling import Profiler
 from trainer.stopping import StopRequests
 from trainer.tracking import Tracker
@@ -37,6 +38,8 @@ class Run:
     world: World
     identity: dict[str, Any]
     """What every checkpoint says of its run: configurations, hashes, number of ranks."""
+    valid_of: Measure | None
+    """What validation losses are of; None without a valid split."""
 
 
 @dataclass(frozen=True, kw_only=True)

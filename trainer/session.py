@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from trainer import checkpoint, duties, engine, recovery, rundir
+from trainer import checkpoint, duties, engine, identity, recovery, rundir
 from trainer.arguments import TrainArguments
 from trainer.background import Background
 from trainer.claimant import claimed
@@ -27,7 +27,6 @@ from trainer.distributed import (
     on_main,
 )
 from trainer.errors import Exit, NonFiniteError
-from trainer.expectations import missed
 from trainer.faults import FaultWatch
 from trainer.host_cpu import use_cpu_well
 from trainer.loop import train
@@ -98,10 +97,8 @@ def _train_claimed(
     start = on_main(lambda: find_start(plan, run_dir, model), world)
     log_file = run_dir / "logs" / f"rank-{world.rank:05d}.log"
     on_each(rundir.writing(lambda: setup_logging(world.rank, log_file=log_file)), world)
-    if start.result is not None:
-        result = start.result
-        log.info("%s is done: %s", run_dir, result)
-        lacks = on_main(lambda: missed(experiment.expect, result), world)
+    if start.done is not None:
+        lacks = on_main(partial(identity.judge_again, plan, run_dir, start.done), world)
         close_logging()
         return Exit.EXPECTATION if lacks else Exit.DONE
     hosts = gather_objects(socket.gethostname(), world)
@@ -134,12 +131,6 @@ def _build(
         model, optim=experiment.optim, max_steps=experiment.train.max_steps,
         resolved=plan.resolved, world=world,
     )  # fmt: skip
-    identity = {
-        "experiment": experiment.model_dump(mode="json"), "ds_config": plan.resolved.values,
-        "corpus": plan.corpus.hash, "splits": plan.corpus.split_hashes,
-        "vocabulary": plan.corpus.vocabulary.hash,
-        "precision": plan.resolved.precision, "world_size": world.world_size,
-    }  # fmt: skip
     state = TrainState(attempt=attempt)
     state.window_loss_sum = state.window_loss_sum.to(world.device)
     if start.weights is not None:
@@ -150,7 +141,8 @@ def _build(
         open_tracker, experiment.tracking, run_dir=run_dir, rank=world.rank, attempt=attempt,
         max_steps=experiment.train.max_steps,
         wandb_id=saved_train.get("wandb_id") if origin is not None and origin.is_own else None,
-        run_config=identity | rundir.told(run_dir, n_parameters), environ=environ,
+        run_config=identity.tracked_of(plan, world) | rundir.told(run_dir, n_parameters),
+        environ=environ,
         step=saved_train.get("step", 0),
         update=saved_train.get("step", 0) - saved_train.get("skipped_steps", 0),
     )  # fmt: skip
@@ -160,15 +152,15 @@ def _build(
         reader=SegmentReader(plan.streams, world.device, n_ahead=AHEAD[world.device.type]),
         engine=built, tracker=tracker, stops=stops, watch=FaultWatch(plan.streams, world),
         profiler=Profiler(plan.arguments.profile, run_dir=run_dir, world=world),
-        background=Background(world), world=world, identity=identity,
+        background=Background(world), world=world,
+        identity=identity.identity_of(plan, world), valid_of=plan.valid_of,
     )  # fmt: skip
-    log.info(
-        "%s: %s parameters, %s train tokens, %s, ZeRO-%s, %s ranks", run_dir, f"{n_parameters:,}",
-        f"{plan.corpus.splits['train'].n_tokens:,}", plan.resolved.precision,
-        plan.resolved.zero_stage, world.world_size,
-    )  # fmt: skip
+    identity.introduce(plan, run_dir, n_parameters=n_parameters, world=world)
+    data = identity.data_of(plan)
     if origin is None:
-        duties.event(run, state, "start", parameters=n_parameters, parent=state.parent)
+        duties.event(
+            run, state, "start", parameters=n_parameters, parent=state.parent, **data
+        )  # fmt: skip
     else:
         recovery.restore(origin.path, origin.saved, run=run, state=state)
         state.attempt = attempt
@@ -176,7 +168,7 @@ def _build(
             state.parent, state.saved_step = str(origin.path), -1
         duties.event(
             run, state, "resume", path=origin.path.name, skipped=origin.skipped,
-            changes=[str(change) for change in origin.changes], parent=state.parent,
+            changes=[change.to_json() for change in origin.changes], parent=state.parent, **data,
         )  # fmt: skip
     state.wandb_id = tracker.wandb_id
     duties.set_status(run, state, "starting")

@@ -5,7 +5,6 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -28,7 +27,7 @@ class Start:
     """Where it goes on from."""
     weights: Path | None
     """The checkpoint whose weights a new run takes."""
-    result: dict[str, Any] | None
+    done: Status | None
     """Of a run that is done: nothing is to begin."""
 
 
@@ -48,23 +47,24 @@ def find_start(plan: Plan, run_dir: Path, model: nn.Module) -> Start:
     if origin is None and arguments.init_from is not None:
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         weights = rundir.find_weights(arguments.init_from, plan.corpus, shapes=shapes)
-    result = _result_of(run_dir)
-    if origin is not None and result is not None:
+    done = _done(run_dir)
+    if origin is not None and done is not None:
         saved = TrainState()
         saved.load_json(origin.saved["train"])
-        result = result if is_done(experiment, saved) else None
+        done = done if is_done(experiment, saved) else None
     rundir.make(run_dir)
-    return Start(origin=origin, weights=weights, result=result)
+    return Start(origin=origin, weights=weights, done=done)
 
 
-def _result_of(run_dir: Path) -> dict[str, Any] | None:
-    """The result of a run that says it is done; a status that cannot be read says nothing."""
+def _done(run_dir: Path) -> Status | None:
+    """The status of a run that is done with a result; one that cannot be read says nothing."""
     try:
         status = read_status(run_dir)
     except InputError as error:
         log.warning("going by the checkpoints alone: %s", error)
         return None
-    return status.result if status is not None and status.state == "done" else None
+    is_done = status is not None and status.state == "done" and status.result is not None
+    return status if is_done else None
 
 
 def announce(plan: Plan, run_dir: Path, start: Start, hosts: list[str]) -> int:

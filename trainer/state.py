@@ -1,12 +1,21 @@
 """All that changes during a run, in one dataclass, saved whole."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
+from trainer.measure import Measure
 from trainer.protocol import Memory
+
+
+class Place(TypedDict):
+    """Where a record belongs."""
+
+    step: int
+    update: int
+    n_tokens: int
 
 
 @dataclass
@@ -33,6 +42,8 @@ class TrainState:
     """Lowest validation loss."""
     best_step: int | None = None
     """Step of the lowest validation loss."""
+    best_of: Measure | None = None
+    """What the lowest validation loss is of."""
     evals_since_best: int = 0
     """Validations since then."""
     validated_step: int = -1
@@ -60,24 +71,27 @@ class TrainState:
         return self.step - self.skipped_steps
 
     @property
-    def place(self) -> dict[str, int]:
+    def place(self) -> Place:
         """Where a record of this moment belongs."""
         return {"step": self.step, "update": self.update, "n_tokens": self.n_tokens}
 
     def forget_best(self) -> None:
-        """Drop what validations on another text found: no loss on this one compares with it."""
-        self.best_loss = self.best_step = None
+        """Drop what validations of another measure found: no loss of this one compares with it."""
+        self.best_loss = self.best_step = self.best_of = None
         self.evals_since_best, self.validated_step = 0, -1
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the memories."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "memories"}
-        return values | {"window_loss_sum": float(self.window_loss_sum)}
+        best_of = self.best_of and self.best_of.model_dump(mode="json")
+        return values | {"window_loss_sum": float(self.window_loss_sum), "best_of": best_of}
 
     def load_json(self, values: dict[str, Any]) -> None:
         """Take over what `to_json` gave; the memories stay."""
         for name, value in values.items():
             if name == "window_loss_sum":
                 self.window_loss_sum.fill_(value)
+            elif name == "best_of":
+                self.best_of = value and Measure.model_validate(value)
             else:
                 setattr(self, name, value)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.errors import InputError
 from trainer.files import replace, sync, sync_directory
-from trainer.measure import Count
+from trainer.measure import Count, Measure
 from trainer.outside import MAX_JSON_BYTES, printable, read_bytes
 from trainer.validation import describe
 
@@ -37,6 +37,7 @@ class Status(BaseModel):
     reason: str | None = Field(None, description="why the run is in this state, or what it missed")
     exit_code: int | None = Field(None, description="the trainer's own, whatever its launcher says")
     result: dict[str, float | int | str | None] | None = Field(None, description="final metrics")
+    best_of: Measure | None = Field(None, description="what valid/best_loss is of")
     heartbeat: float = Field(default_factory=time.time, description="unix time of writing")
     host: str = Field(default_factory=socket.gethostname, description="where rank 0 runs")
     pid: int = Field(default_factory=os.getpid, description="process of rank 0")

@@ -4,6 +4,7 @@ Only the first is the record; the others may break without the run noticing more
 """
 
 import importlib.util
+import json
 import logging
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from trainer.config import TrackingConfig, experiment_from
 from trainer.console import Console
 from trainer.errors import InputError
+from trainer.measure import Measure
 from trainer.metrics import MetricsWriter, read_metrics
-from trainer.outside import read_json
+from trainer.outside import printable, read_json
 from trainer.records import METRICS_FILE, Kind
 from trainer.status import read_status
 from trainer.wandb_log import Sample, WandbLog, choose_id, stored_id
@@ -157,6 +159,7 @@ class Tracker:
         self._console = console
         self._wandb = wandb_log
         self._board = board
+        self._board_of: Measure | None = None
         self._disk_failed = False
         self._is_lost_noted = False
 
@@ -173,11 +176,16 @@ class Tracker:
         update: int,
         n_tokens: int,
         values: Mapping[str, float | int | str | None],
+        of: Measure | None = None,
     ) -> None:
-        """Track the metrics of one step, evaluation or sample."""
+        """Track the metrics of one step, evaluation or sample; `of` says what an evaluation is of.
+
+        wandb has that in its configuration, TensorBoard as a text at the first evaluation.
+        """
         if self._metrics is None:
             return
-        self._record(kind, step=step, update=update, n_tokens=n_tokens, values=values)
+        recorded = {**values, "of": of.model_dump(mode="json")} if of else values
+        self._record(kind, step=step, update=update, n_tokens=n_tokens, values=recorded)
         if self._console and kind in ("train", "valid"):
             self._console.log(values, step=step, update=update, part=kind)
         if self._wandb:
@@ -186,7 +194,9 @@ class Tracker:
             else:
                 self._wandb.log({**values, **_axis(step, update, n_tokens)})
             self._note_lost(step=step, update=update, n_tokens=n_tokens)
-        self._try_board(lambda board: _add_to_board(board, step, values))
+        said = {f"{kind}/of": str(of)} if of is not None and of != self._board_of else {}
+        self._try_board(lambda board: _add_to_board(board, step, {**values, **said}))
+        self._board_of = of or self._board_of
 
     def event(self, name: str, *, step: int, update: int, n_tokens: int, **details: Any) -> None:
         """Record that something happened: ``start``, ``resume``, ``checkpoint`` and so on.
@@ -198,7 +208,8 @@ class Tracker:
             return
         values = {"event": name, **details}
         self._record("event", step=step, update=update, n_tokens=n_tokens, values=values)
-        said = "".join(f" {key}={value}" for key, value in details.items())
+        shown = {key: value for key, value in details.items() if value not in (None, [])}
+        said = printable("".join(f" {key}={_said(value)}" for key, value in shown.items()))
         if self._wandb:
             told = {f"event/{name}": said.strip() or name}
             self._wandb.log({**told, **_axis(step, update, n_tokens)})
@@ -268,6 +279,10 @@ class Tracker:
 
 def _axis(step: int, update: int, n_tokens: int) -> dict[str, int]:
     return {"train/step": step, "train/update": update, "train/tokens": n_tokens}
+
+
+def _said(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
 def _add_to_board(board: "SummaryWriter", step: int, values: Mapping[str, Any]) -> None:
