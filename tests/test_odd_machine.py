@@ -2,11 +2,16 @@
 
 import errno
 import mmap
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from odd_machine import ODDITIES, put_on, refusing
+from odd_machine import ODDITIES, environment_of, put_on, refusing
+from training import ROOT, Case, losses
 
+from trainer import checkpoint_files, pointers
 from trainer.data.corpus import open_corpus, verify_corpus
 from trainer.data.prepare import PrepareOptions, prepare
 from trainer.errors import InputError
@@ -39,3 +44,55 @@ def test_where_no_file_is_mapped_it_says_so(
     monkeypatch.setattr(mmap, "mmap", refusing(errno.ENODEV))
     with pytest.raises(InputError, match=r"\.bin: its file system maps no files into memory"):
         open_corpus(tmp_path / "corpus")
+
+
+#: Those that go together; but for fixed permissions, the others are of the same kinds.
+TOGETHER = [
+    "no locks", "folders are not synced", "no hard links", "no renaming onto files",
+    "files are mapped for one process",
+]  # fmt: skip
+
+
+def run(command: list[str]) -> None:
+    """Run a Python command on a machine of all these, whose users let their group read."""
+    done = subprocess.run(
+        [sys.executable, *command], env=environment_of(*TOGETHER), umask=0o027,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def odd_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run that was trained, resumed, scored and exported on an odd machine."""
+    folder = tmp_path_factory.mktemp("odd") / "work"
+    flags = ["--checkpoint.interval-steps", "2", "--valid.interval-steps", "3"]
+    more = ["--train.max-steps", "7", "--allow-change", "train.max_steps", "--profile", "1:2"]
+    case = Case(folder / "run", flags=[*flags, "--train.max-steps", "5"])
+    train = [str(ROOT / "launch" / "train.py"), *case.argv(corpus)]
+    run(train)
+    run([*train, *more])
+    txl, run_dir = ["-m", "txl_trainer"], str(case.run_dir)
+    nats = ["--per-token", str(folder / "nats.tsv")]
+    run([*txl, "eval", run_dir, "--split", "valid", *nats])
+    run([*txl, "export", run_dir, "--out", str(folder / "exported")])
+    return folder
+
+
+def test_a_run_trains_saves_goes_on_and_is_scored_there(odd_run: Path) -> None:
+    run_dir = odd_run / "run"
+    assert list(losses(run_dir)) == list(range(1, 8))
+    assert len(list((run_dir / "evals").iterdir())) == 1
+    folder = checkpoint_files.directory(run_dir)
+    best = str(pointers.pointed(folder, "best"))
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"best", "latest", "step-00000006", "step-00000007", best}
+    for path in folder.glob("step-*"):
+        checkpoint_files.verify(path)
+    assert [path for path in odd_run.rglob(".*")] == []
+
+
+def test_every_file_and_folder_has_the_permissions_that_the_umask_says(odd_run: Path) -> None:
+    paths = [odd_run, *odd_run.rglob("*")]
+    wanted = {path: 0o750 if path.is_dir() else 0o640 for path in paths}
+    assert {path: stat.S_IMODE(path.stat().st_mode) for path in paths} == wanted
