@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from odd_machine import ODDITIES, environment_of, put_on, refusing
+from saved_checkpoints import TENSOR_FILES, save
 from training import ROOT, Case, losses
 
 from trainer import checkpoint_files, pointers
@@ -44,6 +45,33 @@ def test_where_no_file_is_mapped_it_says_so(
     monkeypatch.setattr(mmap, "mmap", refusing(errno.ENODEV))
     with pytest.raises(InputError, match=r"\.bin: its file system maps no files into memory"):
         open_corpus(tmp_path / "corpus")
+
+
+@pytest.mark.parametrize("oddity", ODDITIES)
+def test_checkpoints_come_and_go_on_every_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, oddity: str
+) -> None:
+    put_on([oddity], monkeypatch.setattr)
+    for step in (1, 2, 2, 3, 4):
+        save(tmp_path, step)
+        pointers.point(tmp_path, "best", "step-00000001" if step < 3 else "step-00000003")
+        checkpoint_files.prune(tmp_path, keep_last=1)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "step-00000003",
+        "step-00000004",
+        "latest",
+        "best",
+    }
+    assert checkpoint_files.newest_whole(tmp_path).path == tmp_path / "step-00000004"
+
+
+def test_all_files_of_a_checkpoint_have_the_permissions_of_a_new_file(tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    wanted = stat.S_IMODE((tmp_path / "new").stat().st_mode)
+    path = save(tmp_path, 1)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()}
+    assert modes == dict.fromkeys(modes, wanted)
+    assert len(modes) == len(TENSOR_FILES) + 2
 
 
 #: Those that go together; but for fixed permissions, the others are of the same kinds.
