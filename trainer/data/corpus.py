@@ -26,7 +26,7 @@ from trainer.data.vocabulary import (
     load_vocabulary,
 )
 from trainer.errors import InputError
-from trainer.outside import printable
+from trainer.outside import open_file, printable
 from trainer.shell import command, program
 
 # How file systems say that they map no file, or none for several processes.
@@ -210,8 +210,11 @@ def _open_split(folder: Path, header: Header, vocabulary: Vocabulary) -> Split:
 
 def _document_starts(path: Path, header: Header) -> npt.NDArray[np.int64]:
     try:
+        open_file(path).close()  # or it is none
         starts = _mapped(path, lambda mode: np.lib.format.open_memmap(path, mode=mode))
-    except (OSError, ValueError, EOFError, OverflowError, TypeError, SyntaxError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # numpy reads a header as Python, which may fail in any way
         raise InputError(f"{path}: corrupt document starts: {error}; prepare it again") from None
     if starts.dtype != np.int64 or starts.shape != (header.n_documents,) or starts[0] != 0:
         raise InputError(

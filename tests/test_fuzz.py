@@ -1,0 +1,83 @@
+"""Whatever is done to a file from outside, it is read, or refused in one line.
+
+`FUZZ_EXAMPLES=50000 pytest tests/test_fuzz.py` draws that many files anew. Without it they are the
+same ones every time.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import fuzz_targets
+import pytest
+from fuzz_mutations import mutated_bytes, mutated_json
+from fuzz_pickles import mutated_archive, mutated_older_file, mutated_pickle
+from fuzz_process import Reader
+from fuzz_targets import NO_FILES, TARGETS, Target
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+N_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "2100"))
+SETTINGS = settings(
+    max_examples=max(1, N_EXAMPLES // len(TARGETS)), derandomize="FUZZ_EXAMPLES" not in os.environ,
+    deadline=None, database=None, phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+
+FORMS = {
+    "json": mutated_json, "pickle": mutated_pickle, "archive": mutated_archive,
+    "older": mutated_older_file,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid file of every kind."""
+    folder = tmp_path_factory.mktemp("fuzz") / "valid"
+    fuzz_targets.make(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reader(base: Path) -> Iterator[Reader]:
+    """The process that reads."""
+    reader = Reader(base)
+    yield reader
+    reader.close()
+
+
+def mutated(target: Target, data: bytes) -> st.SearchStrategy[bytes]:
+    """What may become of a valid file."""
+    if target.form == "bytes":
+        return mutated_bytes(data)
+    return st.one_of(FORMS[target.form](data), FORMS[target.form](data), mutated_bytes(data))
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.file)
+def test_a_file_is_read_or_refused_in_one_line(target: Target, base: Path, reader: Reader) -> None:
+    data = (base / target.file).read_bytes()
+
+    @SETTINGS
+    @given(mutated(target, data), st.booleans())
+    def reads(changed: bytes, sealed: bool) -> None:
+        outcome = reader.read(TARGETS.index(target), changed, sealed=sealed)
+        assert not outcome.problem, outcome.problem
+
+    reads()
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.file)
+def test_the_valid_file_is_read(target: Target, base: Path, reader: Reader) -> None:
+    data = (base / target.file).read_bytes()
+    outcome = reader.read(TARGETS.index(target), data, sealed=True)
+    assert not outcome.problem
+    assert not outcome.refused
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_no_file_is_read_as_missing_or_refused(
+    kind: str, base: Path, reader: Reader
+) -> None:
+    for i, target in enumerate(TARGETS):
+        outcome = reader.read(i, kind, sealed=False)
+        assert not outcome.problem, (target.file, outcome.problem)
