@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -162,3 +163,17 @@ def test_a_terminal_shows_the_lines_above_a_bar():
     assert "step 3/3 | loss 1.0000" in shown.decode()
     assert "━" in shown.decode()
     assert "100.0 %" in shown.decode()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_log_that_cannot_be_written_says_so_once_and_costs_no_line(capsys):
+    setup_logging(0, log_file=Path("/dev/full"))
+    try:
+        for number in range(20):
+            logging.getLogger("trainer").info("line %d", number)
+    finally:
+        close_logging()
+    said = capsys.readouterr().err
+    assert [f"line {number}" in said for number in range(20)] == [True] * 20
+    assert said.count("/dev/full cannot be written: No space left on device") == 1
+    assert "Traceback" not in said

@@ -1,11 +1,19 @@
 """However a run ends it says so, keeps what it trained, and goes on as if nothing had been."""
 
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
-from training import Case, checkpoint_hashes, events, losses, run_cases
+from training import ROOT, Case, checkpoint_hashes, environment, events, losses, run_cases
 
 from trainer.errors import Exit
+from trainer.status import Status, read_status
 
 MAX_STEPS = 40
 FLAGS = [
@@ -76,3 +84,44 @@ def test_a_run_that_was_ended_in_every_way_ends_as_one_that_was_not(cases: list[
     hashes = checkpoint_hashes(disturbed, MAX_STEPS)
     assert hashes == checkpoint_hashes(undisturbed, MAX_STEPS)
     assert len(events(disturbed, "stop")) == len(ASKED) + 2
+
+
+def close_terminal_at(step: int, case: Case, corpus: Path, *, nohup: bool) -> int:
+    """Train in a terminal that is closed at that step; returns the exit code."""
+    terminal, inner = pty.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        if nohup:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "launch" / "train.py"), *case.argv(corpus)],
+        env=environment(TERM="xterm"), start_new_session=True, preexec_fn=take_terminal,
+        stdin=inner, stdout=inner, stderr=inner,
+    ) as process:  # fmt: skip
+        os.close(inner)
+        said = ""
+        while f"step {step}/" not in said:
+            said += os.read(terminal, 1 << 16).decode(errors="replace")
+        os.close(terminal)
+    return process.returncode
+
+
+def ended(case: Case) -> Status:
+    status = read_status(case.run_dir)
+    assert status is not None
+    return status
+
+
+def test_a_terminal_that_closes_asks_for_a_requeue_and_under_nohup_for_nothing(
+    corpus: Path, tmp_path: Path
+) -> None:
+    """Neither what is said there nor the progress bar, which nothing can take, stops a run."""
+    case = Case(tmp_path / "run", flags=["--train.max-steps", "60"])
+    assert close_terminal_at(10, case, corpus, nohup=False) == Exit.REQUEUE
+    first = ended(case)
+    assert (first.state, first.reason) == ("requeue", "SIGHUP")
+    assert close_terminal_at(first.step + 10, case, corpus, nohup=True) == Exit.DONE
+    assert (ended(case).state, ended(case).step) == ("done", 60)
+    assert list(losses(case.run_dir)) == list(range(1, 61))

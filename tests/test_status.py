@@ -147,3 +147,59 @@ def test_only_a_run_that_should_be_alive_can_be_silent():
     assert Status(state="running", **beat).silent_s(now=1600.0) == 600.0
     assert Status(state="starting", **beat).silent_s(now=900.0) == 0.0  # clocks differ
     assert Status(state="done", **beat).silent_s(now=1e9) == 0.0
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from trainer.status import Status, write_status
+status = Status.of_this_process(state="running", max_steps=100, attempt=1)
+write_status(Path(sys.argv[1]), status)
+print("written", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def of_a_killed(tmp_path_factory):
+    """The status of a process that was killed, once it was seen to live."""
+    folder = tmp_path_factory.mktemp("killed")
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"written\n"
+        status = read_status(folder)
+        assert status.pid == process.pid
+        assert not status.is_gone()
+        process.kill()
+    return status
+
+
+def test_a_run_whose_process_is_gone_is_known_to_be_dead(of_a_killed):
+    assert of_a_killed.is_gone()
+    reused = of_a_killed.model_copy(update={"pid": os.getpid()})  # by one that began later
+    assert reused.is_gone()
+    restarted = of_a_killed.model_copy(update={"boot": "another", "heartbeat": 1000.0})
+    assert restarted.is_gone()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"state": "done"}, {"state": "requeue"}, {"boot": ""}, {"pid_namespace": "pid:[1]"},
+        {"boot": "another"}, {"boot": "another", "host": "elsewhere", "heartbeat": 1000.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_known_of_a_process_is_not_said(of_a_killed, changed):
+    assert not of_a_killed.model_copy(update=changed).is_gone()
+
+
+def test_a_status_of_before_is_read_and_says_nothing_of_its_process(tmp_path):
+    write_status(tmp_path, running(3))
+    values = json.loads((tmp_path / STATUS_FILE).read_text())
+    for name in ("begun", "boot", "pid_namespace"):
+        del values[name]
+    (tmp_path / STATUS_FILE).write_text(json.dumps(values))
+    status = read_status(tmp_path)
+    assert (status.step, status.is_gone()) == (3, False)

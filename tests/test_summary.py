@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from reported_runs import CORPUS, LENGTHS, NOW, OF, make_imported, make_run, wri
 
 from trainer.errors import InputError
 from trainer.metrics import MetricsWriter
+from trainer.processes import begun
 from trainer.status import Status, write_status
 from trainer.summary import SILENT_S, summarise
 
@@ -68,6 +71,18 @@ def test_records_of_an_older_run_have_a_best_too(tmp_path: Path) -> None:
     writer.close()
     run = summarise(tmp_path, now=NOW)
     assert (run.best_loss, run.best_step, run.best_of, run.state) == (2.0, 40, None, "unknown")
+
+
+def test_a_run_whose_process_is_gone_is_called_dead_at_once(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        number = process.pid
+        status = Status.of_this_process(state="running", max_steps=9, attempt=1)
+        status = status.model_copy(update={"pid": number, "begun": begun(number)})
+        write_status(tmp_path, status)
+        assert summarise(tmp_path, now=status.heartbeat).state == "running"
+        process.kill()
+    told = summarise(tmp_path, now=status.heartbeat).state
+    assert told == f"dead, was running: process {number} is gone"
 
 
 def test_a_run_that_should_be_alive_but_says_nothing_is_called_silent(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from trainer.distributed import World, broadcast_object, complete_environ
 from trainer.errors import Exit, InputError
 from trainer.plan import make_plan
 from trainer.session import train_connected
-from trainer.status import read_status
+from trainer.status import STATUS_FILE, read_status
 from trainer.stopping import STOP_FILE, StopRequests, Wish
 
 
@@ -48,7 +48,7 @@ class AskedToStop(StopRequests):
 
 def left_in(run_dir: Path) -> dict[str, Any]:
     """What there is for a wrapper, and the next attempt."""
-    status = read_status(run_dir)
+    status = read_status(run_dir) if (run_dir / STATUS_FILE).is_file() else None
     folder = checkpoint_files.directory(run_dir)
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     whole = checkpoint_files.newest_whole(folder).path if names else None

@@ -17,6 +17,7 @@ from trainer.errors import Exit
 from trainer.evaluate import exp_or_inf, score
 from trainer.expectations import missed
 from trainer.generate import Sampling, generate
+from trainer.outside import printable
 from trainer.run import Run, StepStats
 from trainer.state import TrainState
 from trainer.status import State as RunState
@@ -199,11 +200,11 @@ def set_status(
     """Rewrite `status.json`; a full disk does not end the run."""
     if not run.world.is_main:
         return
-    status = Status(
+    status = Status.of_this_process(
         state=run_state, step=state.step, update=state.update,
         max_steps=run.experiment.train.max_steps, eta_s=run.tracker.eta_s, attempt=state.attempt,
-        reason=reason, exit_code=code, result=_result(run, state),
-        best_of=state.best_of,
+        reason=None if reason is None else printable(reason), exit_code=code,
+        result=_result(run, state), best_of=state.best_of,
     )  # fmt: skip
     try:
         write_status(run.run_dir, status)

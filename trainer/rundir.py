@@ -126,7 +126,8 @@ def writing(work: Callable[[], T]) -> Callable[[], T]:
         try:
             return work()
         except OSError as error:
-            where, why = error.filename or "the run directory", error.strerror or error
+            where = error.filename2 or error.filename or "the run directory"
+            why = error.strerror or error
             raise InputError(
                 f"{where} cannot be written: {why}; mend that, or give another --run-dir"
             ) from None

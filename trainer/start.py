@@ -12,6 +12,7 @@ from trainer import rundir
 from trainer.errors import Exit, InputError
 from trainer.loop import is_done
 from trainer.metrics import next_attempt
+from trainer.outside import printable
 from trainer.plan import Plan
 from trainer.state import TrainState
 from trainer.status import Status, read_status, write_status
@@ -77,7 +78,7 @@ def announce(plan: Plan, run_dir: Path, start: Start, hosts: list[str]) -> int:
     if start.origin is not None:
         saved.load_json(start.origin.saved["train"])
     attempt = next_attempt(run_dir)
-    status = Status(
+    status = Status.of_this_process(
         state="starting", step=saved.step, update=saved.update,
         max_steps=experiment.train.max_steps, attempt=attempt,
     )  # fmt: skip
@@ -96,6 +97,7 @@ def give_up(run_dir: Path, error: BaseException) -> None:
     if status is None:
         return
     code = Exit.BAD_INPUT if isinstance(error, InputError) else None
-    failed = {"state": "failed", "reason": f"{type(error).__name__}: {error}", "exit_code": code}
+    reason = printable(f"{type(error).__name__}: {error}")
+    failed = {"state": "failed", "reason": reason, "exit_code": code}
     with contextlib.suppress(OSError):  # the error itself is what counts
         write_status(run_dir, status.model_copy(update=failed | {"heartbeat": time.time()}))

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,11 +15,13 @@ from trainer.errors import InputError
 from trainer.files import replace, sync, sync_directory
 from trainer.measure import Count, Measure
 from trainer.outside import MAX_JSON_BYTES, printable, read_bytes
+from trainer.processes import Place, begun, is_running, this_place
 from trainer.validation import describe
 
 STATUS_FILE = "status.json"
 
 State = Literal["starting", "running", "done", "requeue", "stopped", "failed"]
+_ALIVE = ("starting", "running")
 
 
 class Status(BaseModel):
@@ -41,11 +43,38 @@ class Status(BaseModel):
     heartbeat: float = Field(default_factory=time.time, description="unix time of writing")
     host: str = Field(default_factory=socket.gethostname, description="where rank 0 runs")
     pid: int = Field(default_factory=os.getpid, description="process of rank 0")
+    begun: int | None = Field(None, description="when it began, in the kernel's ticks")
+    boot: str = Field("", description="what its machine drew when it was started")
+    pid_namespace: str = Field("", description="of the container it runs in")
+
+    @classmethod
+    def of_this_process(cls, **values: Any) -> "Status":
+        """A status that says which process wrote it, so that a reader can tell whether it lives."""
+        place, pid = this_place(), os.getpid()
+        return cls(
+            host=place.host, pid=pid, begun=begun(pid), boot=place.boot,
+            pid_namespace=place.pid_namespace, **values,
+        )  # fmt: skip
+
+    def is_gone(self) -> bool:
+        """Whether the process of a run that has not ended is known to have.
+
+        Its machine alone knows, and in the same container; elsewhere silence has to tell.
+        """
+        if self.state not in _ALIVE or not self.boot:
+            return False
+        here = this_place()
+        there = Place(host=self.host, boot=self.boot, pid_namespace=self.pid_namespace)
+        if here.shares_numbers(there):
+            return is_running(self.pid, since=self.begun) is False
+        if here.host != there.host or here.shares_kernel(there):
+            return False
+        # The machine was started since, or another has its name and runs a process that beats.
+        return self.heartbeat < time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def silent_s(self, *, now: float) -> float:
         """Seconds since the heartbeat at unix time `now`; 0 for a run that has ended."""
-        alive = self.state in ("starting", "running")
-        return max(0.0, now - self.heartbeat) if alive else 0.0
+        return max(0.0, now - self.heartbeat) if self.state in _ALIVE else 0.0
 
 
 def write_status(run_dir: Path, status: Status) -> None:
@@ -61,7 +90,7 @@ def write_status(run_dir: Path, status: Status) -> None:
     draft = path.with_name(f".{STATUS_FILE}.tmp")
     waits = status.state != "running"
     try:
-        with draft.open("w") as file:
+        with draft.open("w", encoding="utf-8") as file:
             file.write(status.model_dump_json(indent=2) + "\n")
             if waits:
                 file.flush()

@@ -176,6 +176,8 @@ def _points(records: Iterable[Record], part: str) -> tuple[tuple[int, float], ..
 def _state(status: Status | None, imported: Imported | None, *, now: float) -> str:
     if status is None:
         return "imported" if imported else "unknown"
+    if status.is_gone():
+        return f"dead, was {status.state}: process {status.pid} is gone"
     silent_s = status.silent_s(now=now)
     if silent_s > SILENT_S:
         return f"{status.state}, silent for {human_seconds(silent_s)}"
