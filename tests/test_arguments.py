@@ -33,7 +33,8 @@ def test_without_flags_the_experiment_is_the_recipe() -> None:
     assert parse() == TrainArguments(
         recipe="quickstart", experiment=load_recipe("quickstart"), data=Path("corpus"),
         run_dir=None, deepspeed_config=None, resume="auto", init_from=None, resume_from=None,
-        allow_change=(), profile=None, dry_run=False, local_rank=None, device="auto",
+        allow_change=(), profile=None, dry_run=False, beyond_memory=False,
+        local_rank=None, device="auto",
     )  # fmt: skip
 
 

@@ -143,10 +143,18 @@ def test_a_dry_run_prints_what_it_would_need_and_allocates_nothing(
     # A terabyte of weights.
     sizes = ["--model.n-layer", "100", "--model.d-model", "16384", "--model.d-inner", "65536"]
     case = Case(tmp_path / "run", "zero3_bf16", [*sizes, "--dry-run"])
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer", "train", *case.argv(corpus)], cwd=ROOT,
-        env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "trainer", "train", *case.argv(corpus)]
+
+    def ended(*flags: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*command, *flags], cwd=ROOT, env=environment(), capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+
+    refused, done = ended(), ended("--beyond-memory")
+    assert refused.returncode == Exit.BAD_INPUT
+    assert len(refused.stderr.splitlines()) == 1
+    assert "weights and the optimizer's states alone" in refused.stderr
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["experiment"]["model"]["d_model"] == 16384
@@ -155,10 +163,11 @@ def test_a_dry_run_prints_what_it_would_need_and_allocates_nothing(
     per_layer = 16384 * (2 * 65536 + 2 * 32 * 4)
     assert needs["parameters"] > 100 * per_layer
     assert needs["tokens_per_step"] == 8 * 12
-    assert needs["weights_gradients_optimizer_gib_per_rank"] == pytest.approx(
-        needs["parameters"] * 16 / 2**30, rel=0.01
-    )
-    assert needs["memory_gib_per_rank"] == pytest.approx(100 * 20 * 16384 * 8 * 2 / 2**30, abs=1e-3)
+    parts = needs["gib_per_rank"]
+    assert parts["optimizer states"] == pytest.approx(needs["parameters"] * 8 / 2**30, rel=1e-3)
+    assert parts["memory"] == pytest.approx(100 * 20 * 16384 * 8 * 2 * 2 / 2**30, abs=1e-3)
+    assert parts["sum"] == pytest.approx(sum(parts.values()) / 2, abs=0.02)
+    assert told["start"]["from"] == "the beginning"
     assert not case.run_dir.exists()
 
 

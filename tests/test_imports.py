@@ -20,14 +20,17 @@ launcher_report
 outside fields
 run_settings
 settings
-folders pointers tensor_files host_cpu word_runs lamb reduction
+folders pointers tensor_files host_cpu memory_there word_runs lamb reduction
 stopping interrupts foreign_flags validation console launchers processes
-measure tables claim
+measure tables claim activations
+run_sizes
+moments
+needs
 records table_gradients
 adam metrics status state distributed wandb_service
 config profiling claimant
 changes arguments ds_config+ds_checks+ds_blocks data model expectations
-whole_gradients results
+budget whole_gradients results
 tracking+wandb_log+wandb_settings
 engine faults background
 summary
@@ -38,6 +41,7 @@ duties
 recovery scoring model_card foreign
 loop export
 start
+dry_run
 session
 commands model_commands
 command_line

@@ -1,5 +1,6 @@
 """A plan refuses, before anything is begun, what the run would only find out later."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import pytest
 from builders import random_documents, tiny_experiment, write_corpus
 
 from trainer.data.corpus import Corpus
+from trainer.data.streams import Streams
+from trainer.ds_config import load_ds_config, resolve
 from trainer.errors import InputError
-from trainer.plan import check_splits
+from trainer.plan import check_segments, check_splits
 
 
 def corpus_of(folder: Path, **n_tokens: int) -> Corpus:
@@ -46,3 +49,31 @@ def test_a_corpus_that_has_it_is_taken(
     tmp_path: Path, n_tokens: dict[str, int], valid: dict[str, Any]
 ) -> None:
     check_splits(tiny_experiment(valid=valid), corpus_of(tmp_path, **n_tokens))
+
+
+def test_a_segment_longer_than_a_stream_is_refused_with_what_fits(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path, train=1001)  # 1,000 pairs
+    train = {"train_batch_size": 40, "tgt_len": 26}
+    with pytest.raises(InputError, match=r"1,001 tokens, 25 for each of .* 40") as refused:
+        check_segments(tiny_experiment(train=train), corpus)
+    for flag, field in (("tgt-len", "tgt_len"), ("train-batch-size", "train_batch_size")):
+        found = re.search(rf"--train.{flag} up to (\d+)", str(refused.value))
+        assert found
+        most = int(found[1])
+        check_segments(tiny_experiment(train=train | {field: most}), corpus)
+        with pytest.raises(InputError):
+            check_segments(tiny_experiment(train=train | {field: most + 1}), corpus)
+
+
+def test_a_batch_of_a_billion_streams_is_answered_at_once(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path, train=1001)
+    experiment = tiny_experiment(train={"train_batch_size": 10**9 + 7})
+    with pytest.raises(
+        InputError, match=r"use 1 or 1000000007 ranks, or .* 1000000006 or 10000000"
+    ):
+        resolve(load_ds_config("zero1_fp32"), experiment, world_size=2, where="zero1_fp32")
+    with pytest.raises(InputError, match="too few for 1,000,000,007 streams"):
+        Streams(
+            split=corpus.splits["train"], train_batch_size=10**9 + 7, tgt_len=1, slots=1, rank=0,
+            world_size=1,
+        )  # fmt: skip

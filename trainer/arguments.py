@@ -54,6 +54,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--profile": {"metavar": "FROM:TO", "help": "trace the steps FROM up to TO"},
     "--dry-run": {"action": "store_true", "help": "check everything, say what it needs, and stop"},
+    "--beyond-memory": {
+        "action": "store_true", "help": "start a run that needs more memory than there is",
+    },
     "--device": {"choices": ("auto", "cpu", "cuda"), "default": "auto", "help": "where to train"},
     "--local-rank": {"type": int, "metavar": "N", "help": "put there by launchers"},
 }  # fmt: skip
@@ -74,6 +77,7 @@ class TrainArguments:
     allow_change: tuple[str, ...]
     profile: tuple[int, int] | None
     dry_run: bool
+    beyond_memory: bool
     local_rank: int | None
     device: Literal["auto", "cpu", "cuda"]
 

@@ -82,6 +82,12 @@ class Claimant:
             raise InputError(f"--run-dir {run_dir} cannot be claimed: {told}") from None
         return False
 
+    def look(self, run_dir: Path) -> None:
+        """Raise what `attempt` would where a living process holds the directory; take nothing."""
+        name = holding(run_dir / CLAIM)
+        if name is not None:
+            self._is_gone(run_dir / CLAIM / name)
+
     def _make(self, path: Path, *, must_be_new: bool) -> None:
         """Make a folder and those above it, and note which.
 

@@ -5,7 +5,6 @@ All functions are called by all ranks at the same step.
 
 import logging
 import math
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from trainer.errors import Exit
 from trainer.evaluate import exp_or_inf, score
 from trainer.expectations import missed
 from trainer.generate import Sampling, generate
+from trainer.memory_there import peak_bytes
 from trainer.outside import printable
 from trainer.run import Run, StepStats
 from trainer.state import TrainState
@@ -227,7 +227,7 @@ def peak_gib(device: torch.device) -> float:
     """Most memory held so far: on the GPU by tensors, elsewhere by the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_bytes() / 2**30
 
 
 def clear_window(state: TrainState) -> None:

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from trainer import ds_config, engine
+from trainer import ds_config, engine, memory_there
 from trainer.arguments import TrainArguments
+from trainer.budget import GIB, Budget, device_there
 from trainer.config import ExperimentConfig
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.streams import Streams
@@ -15,7 +17,6 @@ from trainer.data.vocabulary import encode_given
 from trainer.distributed import World, this_process
 from trainer.errors import InputError
 from trainer.measure import Measure
-from trainer.model.build import build_model
 from trainer.results import valid_measure
 from trainer.tracking import check_tracking
 
@@ -29,6 +30,10 @@ class Plan:
     corpus: Corpus
     resolved: ds_config.ResolvedDs
     streams: Streams
+    budget: Budget | None
+    """What it needs of memory; None of a model that is not ours, which is built once, to train."""
+    n_sharing: int
+    """Ranks of this host, which share its memory."""
 
     @property
     def valid_of(self) -> Measure | None:
@@ -52,6 +57,7 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
     check_tracking(experiment.tracking, environ=environ)
     corpus = open_corpus(arguments.data)
     check_splits(experiment, corpus)
+    check_segments(experiment, corpus)
     if experiment.sample.interval_steps:
         encode_given(corpus.vocabulary, experiment.sample.prompt, what="--sample.prompt")
     streams = Streams(
@@ -61,7 +67,12 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
         memory_reset=experiment.data.memory_reset, seed=experiment.seed,
         cutoffs=experiment.model.cutoffs,
     )  # fmt: skip
-    return Plan(arguments=arguments, world=world, corpus=corpus, resolved=resolved, streams=streams)
+    is_ours = experiment.model.factory is None
+    return Plan(
+        arguments=arguments, world=world, corpus=corpus, resolved=resolved, streams=streams,
+        budget=Budget(experiment, corpus, resolved, world) if is_ours else None,
+        n_sharing=int(environ.get("LOCAL_SIZE") or environ.get("LOCAL_WORLD_SIZE") or 1),
+    )  # fmt: skip
 
 
 def check_splits(experiment: ExperimentConfig, corpus: Corpus) -> None:
@@ -88,37 +99,53 @@ def check_splits(experiment: ExperimentConfig, corpus: Corpus) -> None:
         )
 
 
-def describe_plan(plan: Plan) -> str:
-    """What `--dry-run` prints: both configurations resolved, and what the run would need."""
-    experiment, streams, resolved = plan.arguments.experiment, plan.streams, plan.resolved
-    size = plan.corpus.vocabulary.size
-    with torch.device("meta"):
-        model = build_model(experiment.model, vocabulary_size=size, seed=0)
-    n_parameters = sum(p.numel() for p in model.parameters())
-    world_size, stage = plan.world.world_size, resolved.zero_stage
-    compute_bytes = 4 if resolved.precision in ("fp32", "bf16_autocast") else 2
-    state_bytes = 8 if stage == 0 else 12  # Adam's moments, and fp32 weights beside the model's
-    per_rank = n_parameters * (
-        2 * compute_bytes / (world_size if stage == 3 else 1)
-        + state_bytes / (world_size if stage > 0 else 1)
+def check_segments(experiment: ExperimentConfig, corpus: Corpus) -> None:
+    """Make sure that a stream holds a segment: else every step reads padding.
+
+    Raises:
+        InputError: the train split is too short for so many streams of such segments.
+    """
+    streams, tgt_len = experiment.train.train_batch_size, experiment.train.tgt_len
+    n_pairs = corpus.splits["train"].n_tokens - 1
+    longest = -(-n_pairs // streams)
+    if longest >= tgt_len or n_pairs < streams:  # of which `Streams` tells
+        return
+    raise InputError(
+        f"a segment of train.tgt_len {tgt_len:,} is longer than a stream: the train split of "
+        f"{corpus.path} has {n_pairs + 1:,} tokens, {longest:,} for each of train.train_batch_size "
+        f"{streams:,}. Use --train.tgt-len up to {longest}, or --train.train-batch-size up to "
+        f"{-(-n_pairs // (tgt_len - 1)) - 1}, or more text"
     )
-    n_tokens = experiment.train.train_batch_size * experiment.train.tgt_len
-    memory_bytes = (
-        experiment.model.n_layer * experiment.train.mem_len * experiment.model.d_model
-        * streams.micro * streams.slots * compute_bytes
-    )  # fmt: skip
+
+
+def describe_plan(plan: Plan, start: Mapping[str, Any]) -> str:
+    """What `--dry-run` prints: both configurations resolved, the start and what the run needs.
+
+    `start` is what the run would begin with.
+    """
+    experiment, streams = plan.arguments.experiment, plan.streams
+    budget = plan.budget or Budget(experiment, plan.corpus, plan.resolved, plan.world)
     needs = {
-        "parameters": n_parameters,
-        "ranks": world_size,
-        "tokens_per_step": n_tokens,
+        "parameters": budget.weights.total,
+        "ranks": plan.world.world_size,
+        "tokens_per_step": experiment.train.train_batch_size * experiment.train.tgt_len,
         "steps_per_epoch": streams.steps_per_epoch,
         "epochs": round(experiment.train.max_steps / streams.steps_per_epoch, 2),
-        "weights_gradients_optimizer_gib_per_rank": round(per_rank / 2**30, 3),
-        "memory_gib_per_rank": round(memory_bytes / 2**30, 3),
-        "checkpoint_gib": round(n_parameters * 12 / 2**30, 3),
+        "checkpoint_gib": round(budget.weights.total * 12 / GIB, 3),
+        **budget.described(),
+        "there_are_gib": _there(plan.world),
     }
-    configs = {"experiment": experiment.model_dump(mode="json"), "deepspeed": resolved.values}
-    return json.dumps(configs | {"needs": needs}, indent=2)
+    configs = {"experiment": experiment.model_dump(mode="json"), "deepspeed": plan.resolved.values}
+    return json.dumps(configs | {"start": start, "needs": needs}, indent=2)
+
+
+def _there(world: World) -> dict[str, dict[str, float]]:
+    """What this host and the rank's GPU have, by name."""
+    found = [memory_there.of_host(), device_there(world)]
+    return {
+        there.what: {"total": round(there.total / GIB, 3), "free": round(there.free / GIB, 3)}
+        for there in found if there is not None
+    }  # fmt: skip
 
 
 def _default_ds_config(device: torch.device) -> str:

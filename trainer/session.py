@@ -26,6 +26,7 @@ from trainer.distributed import (
     on_each,
     on_main,
 )
+from trainer.dry_run import describe_start, refuse_without_memory
 from trainer.errors import Exit, NonFiniteError
 from trainer.faults import FaultWatch
 from trainer.host_cpu import use_cpu_well
@@ -54,7 +55,7 @@ def run_training(
     plan = make_plan(arguments, environ)
     if arguments.dry_run:
         if plan.world.is_main:
-            print(describe_plan(plan))
+            print(describe_plan(plan, describe_start(plan)))
         return Exit.DONE
     if plan.world.device.type == "cpu":
         use_cpu_well()
@@ -91,6 +92,7 @@ def _train_claimed(
 ) -> Exit:  # fmt: skip
     experiment = plan.arguments.experiment
     stops.hold(run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main)
+    refuse_without_memory(plan, run_dir, world)
     model = build_model(
         experiment.model, vocabulary_size=plan.corpus.vocabulary.size, seed=experiment.seed
     )

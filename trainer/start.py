@@ -38,26 +38,34 @@ def find_start(plan: Plan, run_dir: Path, model: nn.Module) -> Start:
     Raises:
         InputError: what does not fit.
     """
+    start = look(plan, run_dir, model)
+    rundir.make(run_dir)
+    return start
+
+
+def look(plan: Plan, run_dir: Path, model: nn.Module | None) -> Start:
+    """As `find_start`, but read alone; the model is asked for where ``--init-from`` is given."""
     arguments, experiment = plan.arguments, plan.arguments.experiment
-    rundir.check(run_dir, experiment, allowed=arguments.allow_change)
+    if run_dir.is_dir():
+        rundir.check(run_dir, experiment, allowed=arguments.allow_change)
     origin = rundir.find_origin(
         run_dir, experiment, plan.corpus, resume=arguments.resume,
         resume_from=arguments.resume_from, allowed=arguments.allow_change,
     )  # fmt: skip
     weights = None
     if origin is None and arguments.init_from is not None:
+        assert model is not None, "weights are held against those of a model"
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         weights = rundir.find_weights(arguments.init_from, plan.corpus, shapes=shapes)
-    done = _done(run_dir)
+    done = finished(run_dir)
     if origin is not None and done is not None:
         saved = TrainState()
         saved.load_json(origin.saved["train"])
         done = done if is_done(experiment, saved) else None
-    rundir.make(run_dir)
     return Start(origin=origin, weights=weights, done=done)
 
 
-def _done(run_dir: Path) -> Status | None:
+def finished(run_dir: Path) -> Status | None:
     """The status of a run that is done with a result; one that cannot be read says nothing."""
     try:
         status = read_status(run_dir)

@@ -20,7 +20,12 @@ def runs(n: int, *, size: int) -> list[slice]:
     return [slice(low, min(low + length, n)) for low in range(0, n, length)]
 
 
+def piece_words(width: int) -> int:
+    """How many words of a table a piece has, if it has as many."""
+    return min(_PIECE_WORDS, _PIECE // width)
+
+
 def word_runs(table_VC: Tensor) -> list[slice]:
     """A table's words in runs, each a piece."""
     n_words, width = table_VC.shape
-    return runs(n_words, size=min(_PIECE_WORDS, _PIECE // width))
+    return runs(n_words, size=piece_words(width))

@@ -53,8 +53,10 @@ class Streams:
                 f"split {self.split.name!r} has {self.split.n_tokens:,} tokens, too few for "
                 f"{self.train_batch_size:,} streams: lower --train.train-batch-size or add text"
             )
-        numbers = np.arange(self.train_batch_size + 1, dtype=object)  # Python ints: no overflow
-        borders = (numbers * self.n_pairs // self.train_batch_size).astype(np.int64)
+        # ⌊sP/S⌋ in parts: the products stay below 2^63 for fewer than 2^31 streams.
+        whole, rest = divmod(self.n_pairs, self.train_batch_size)
+        numbers = np.arange(self.train_batch_size + 1, dtype=np.int64)
+        borders = numbers * whole + numbers * rest // self.train_batch_size
         object.__setattr__(self, "_borders", borders)
 
     @property

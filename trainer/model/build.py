@@ -22,11 +22,7 @@ def build_model(config: ModelConfig, *, vocabulary_size: int, seed: int) -> nn.M
         InputError: the cutoffs do not fit the vocabulary, or the factory cannot be imported or
             builds no `trainer.protocol.RecurrentModel`.
     """
-    if config.cutoffs and config.cutoffs[-1] >= vocabulary_size:
-        raise InputError(
-            f"model.cutoffs {list(config.cutoffs)} do not fit a vocabulary of {vocabulary_size:,}: "
-            f"the last must be below it; use --model.cutoffs{_that_fit(config, vocabulary_size)}"
-        )
+    check_cutoffs(config, vocabulary_size)
     torch.manual_seed(seed)
     if config.factory is None:
         return TransformerXL(config, vocabulary_size)
@@ -64,6 +60,15 @@ def _told(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"
+
+
+def check_cutoffs(config: ModelConfig, vocabulary_size: int) -> None:
+    """Raise `InputError` if the cutoffs do not fit the vocabulary."""
+    if config.cutoffs and config.cutoffs[-1] >= vocabulary_size:
+        raise InputError(
+            f"model.cutoffs {list(config.cutoffs)} do not fit a vocabulary of {vocabulary_size:,}: "
+            f"the last must be below it; use --model.cutoffs{_that_fit(config, vocabulary_size)}"
+        )
 
 
 def _that_fit(config: ModelConfig, vocabulary_size: int) -> str:

@@ -26,11 +26,18 @@ class Kernels(Enum):
 
 def choose_kernels(setting: Literal["auto", "plain"], like: Tensor) -> Kernels:
     """The fastest for tensors such as `like`, or what the `setting` insists on."""
+    return kernels_for(setting, like.device, like.dtype)
+
+
+def kernels_for(
+    setting: Literal["auto", "plain"], device: torch.device, dtype: torch.dtype
+) -> Kernels:
+    """As `choose_kernels`, of tensors that are not there."""
     if setting == "plain":
         return Kernels.PLAIN
-    if like.device.type == "cpu":
+    if device.type == "cpu":
         return Kernels.CPU
-    return Kernels.TRITON if _has_triton(like.device, like.dtype) else Kernels.PLAIN
+    return Kernels.TRITON if _has_triton(device, dtype) else Kernels.PLAIN
 
 
 @cache

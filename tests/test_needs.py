@@ -1,0 +1,83 @@
+"""What a run needs of memory grows with what it is asked to do, and is shared as ZeRO shares it."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import needs
+from trainer.config import ExperimentConfig, load_recipe, recipe_names
+from trainer.needs import Needs
+from trainer.run_sizes import How, Weights
+
+WEIGHTS = Weights(
+    total=151_107_538, layer=2_600_000, largest=67_735 * 410, tables=((20_000, 410), (20_000, 410))
+)
+HOW = How(
+    backend="cpu", precision="fp32", stage=0, world_size=2, micro=8, slots=2, offload=False,
+    bucket=100_000_000, on_gpu=False, fused_adam=True,
+)  # fmt: skip
+
+
+def counted(how: How = HOW, *, weights: Weights = WEIGHTS, **train: Any) -> Needs:
+    """The needs of wt103-base with other settings."""
+    recipe = load_recipe("wt103-base").model_dump()
+    recipe["train"] |= train
+    return needs.count(ExperimentConfig.model_validate(recipe), weights, how, shares=[1.0, 0.1])
+
+
+@given(
+    backend=st.sampled_from(["cpu", "plain", "triton"]), stage=st.sampled_from([0, 1, 2, 3]),
+    precision=st.sampled_from(["fp32", "bf16", "fp16", "bf16_autocast"]),
+    micro=st.integers(1, 64), slots=st.integers(1, 4), tgt_len=st.integers(1, 2000),
+    mem_len=st.integers(0, 2000), on_gpu=st.booleans(), offload=st.booleans(),
+)  # fmt: skip
+def test_more_text_at_once_never_needs_less(tgt_len: int, mem_len: int, **how_changes: Any) -> None:
+    how = replace(HOW, **how_changes)
+    base = counted(how, tgt_len=tgt_len, mem_len=mem_len)
+    assert all(n >= 0 for n in (*base.device.values(), *base.host.values()))
+    assert base.device_bytes > 0
+    for larger in (
+        counted(replace(how, micro=2 * how.micro), tgt_len=tgt_len, mem_len=mem_len),
+        counted(how, tgt_len=tgt_len, mem_len=mem_len + 512),
+        counted(how, tgt_len=tgt_len, mem_len=mem_len, weights=replace(WEIGHTS, total=2 * 10**8)),
+    ):
+        assert larger.device_bytes >= base.device_bytes
+
+
+def test_states_are_shared_by_the_ranks_from_stage_1_on_and_weights_at_stage_3() -> None:
+    for stage in (0, 1, 2, 3):
+        two, eight = (counted(replace(HOW, stage=stage, world_size=n)).device for n in (2, 8))
+        share = 4 if stage else 1
+        assert two["optimizer states"] == pytest.approx(share * eight["optimizer states"])
+        assert two["weights"] == pytest.approx((4 if stage == 3 else 1) * eight["weights"])
+
+
+def test_attention_s_scores_are_counted_as_they_grow_with_the_square_of_the_segment() -> None:
+    short, long = (counted(tgt_len=n, mem_len=0).device["attention"] for n in (2048, 4096))
+    assert 3 < long / short < 4
+
+
+def test_a_checkpoint_s_copy_is_in_the_host_s_memory_beside_a_gpu() -> None:
+    needed = counted(replace(HOW, on_gpu=True, backend="triton"))
+    assert needed.host["checkpoint being written"] >= 12 * WEIGHTS.total / 2
+    assert "checkpoint being written" not in needed.device
+
+
+def test_checkpointing_keeps_less_of_a_deep_model() -> None:
+    recipe = load_recipe("enwik8-large").model_dump()
+    whole = ExperimentConfig.model_validate(recipe)
+    recipe["model"]["activation_checkpointing"] = True
+    again = ExperimentConfig.model_validate(recipe)
+    kept, made_again = (
+        needs.count(experiment, WEIGHTS, HOW, shares=[1.0, 0.1]) for experiment in (whole, again)
+    )
+    assert made_again.device_bytes < kept.device_bytes / 2
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_recipe_is_counted(recipe: str) -> None:
+    experiment = load_recipe(recipe)
+    assert needs.count(experiment, WEIGHTS, HOW, shares=[1.0, 0.1]).moment
