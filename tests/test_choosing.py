@@ -40,7 +40,7 @@ def test_where_there_is_no_data_documentation_and_source_are_the_text(
 
 def test_suffixes_that_are_asked_for_are_read_and_no_others() -> None:
     names = ("a.py", "b.txt", "README.md", "c.PY.gz", ".d.py")
-    assert chosen(*names, suffixes=(".py", ".md")) == (
+    assert chosen(*names, suffixes=(".PY", ".md")) == (
         ["README.md", "a.py", "c.PY.gz"],
         [
             "left out: 1 file (b.txt): not of the suffixes asked for",

@@ -105,6 +105,14 @@ def test_a_line_without_text_is_told_with_its_cause_or_left_out(tmp_path: Path, 
     assert line.startswith(f"left out: 1 line(s) ({path}:2: ")
 
 
+def test_a_name_cannot_draw_on_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "a\x1b[2J\nerror: b.jsonl"
+    path.write_text("{}\n")
+    with pytest.raises(InputError) as refusal:
+        documents(path)
+    assert "a\\x1b[2J\\nerror: b.jsonl:1: no field" in str(refusal.value)
+
+
 def test_only_the_first_few_bad_lines_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(LINE + "{\n" * 9)

@@ -110,6 +110,7 @@ KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
     "annex": (lambda: b"/annex/objects/MD5E-s1--a.txt\n", "git-annex pointer"),
     "page": (lambda: b"\n<!DOCTYPE html>\n<html><body>404</body></html>", "web page"),
     "commented page": (lambda: b"\xef\xbb\xbf<!-- a -->\n<html lang='en'>", "web page"),
+    "bucket": (lambda: b'<?xml version="1.0"?>\n<Error><Code>NoSuchKey</Code></Error>', "a server"),
     "nul": (lambda: b"text\x00text", "binary data"),
     "utf-16": (lambda: WORDS.encode("utf-16"), "UTF-16"),
     "utf-16 be": (lambda: codecs.BOM_UTF16_BE + WORDS.encode("utf-16-be"), "UTF-16"),

@@ -198,6 +198,9 @@ def test_what_is_left_out_is_reported(tmp_path: Path) -> None:
     assert "left out: 2 files (b.png, c.bin): no text by their suffix" in lines
     cause = "the field 'text' is null, not text"
     assert f"left out: 1 line(s) ({folder}/d.jsonl:2: {cause})" in lines
+    told = open_corpus(tmp_path / "corpus").splits["train"].header.made["told"]
+    assert set(told) <= set(lines)
+    assert len(told) == 2
 
 
 def test_shares_asked_for_and_shares_that_came_are_reported(tmp_path: Path, text: Path) -> None:

@@ -62,7 +62,9 @@ def zip_sizes(archive: Path) -> dict[str, int]:
     sizes = {info.filename: info.file_size for info in infos}
     if len(sizes) < len(infos):
         ((twice, _),) = Counter(info.filename for info in infos).most_common(1)
-        raise InputError(f"{archive}: has two files of the name {printable(twice)}: unpack it")
+        raise InputError(
+            f"{printable(archive)}: has two files of the name {printable(twice)}: unpack it"
+        )
     return sizes
 
 
@@ -88,7 +90,9 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
                     _refuse_unsafe(archive, as_tar.getnames())
                     yield as_tar
     except UNREADABLE as error:
-        raise InputError(f"{archive}: cannot be read as a zip or tar file: {error}") from None
+        raise InputError(
+            f"{printable(archive)}: cannot be read as a zip or tar file: {error}"
+        ) from None
 
 
 def _zip_entry(opened: zipfile.ZipFile, archive: Path, name: str) -> zipfile.ZipInfo:
@@ -97,7 +101,9 @@ def _zip_entry(opened: zipfile.ZipFile, archive: Path, name: str) -> zipfile.Zip
     except KeyError:
         raise _missing(archive, name) from None
     if entry.flag_bits & 1:
-        raise InputError(f"{archive}: {printable(name)} is encrypted: unpack it with its password")
+        raise InputError(
+            f"{printable(archive)}: {printable(name)} is encrypted: unpack it with its password"
+        )
     kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the archive was not made on Unix
     if entry.is_dir() or kind not in (0, stat.S_IFREG):
         raise _not_regular(archive, name)
@@ -119,13 +125,15 @@ def _refuse_unsafe(archive: Path, names: Iterable[str]) -> None:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
             shown = printable(repr(name))
-            raise InputError(f"{archive}: unsafe: its entry {shown} leads out of it; not used")
+            raise InputError(
+                f"{printable(archive)}: unsafe: its entry {shown} leads out of it; not used"
+            )
 
 
 def _missing(archive: Path, name: str) -> InputError:
-    return InputError(f"{archive}: holds no {name}; it is not the archive it should be")
+    return InputError(f"{printable(archive)}: holds no {name}; it is not the archive it should be")
 
 
 def _not_regular(archive: Path, name: str) -> InputError:
     shown = printable(name)
-    return InputError(f"{archive}: unsafe: {shown} is a link or no plain file; not used")
+    return InputError(f"{printable(archive)}: unsafe: {shown} is a link or no plain file; not used")

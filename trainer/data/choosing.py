@@ -64,7 +64,7 @@ def choose(names: Iterable[str], suffixes: tuple[str, ...] = ()) -> Choice:
         if is_hidden(name):
             hidden.append(name)
         elif suffixes:
-            (data if suffix in suffixes else others).append(name)
+            (data if suffix in map(str.lower, suffixes) else others).append(name)
         elif suffix in DATA_SUFFIXES and not _is_about(name):
             data.append(name)
         elif suffix in DATA_SUFFIXES + SOURCE_SUFFIXES:

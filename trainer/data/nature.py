@@ -45,6 +45,9 @@ BINARY = Nature("binary data (it holds NUL bytes)", "give the text itself", is_g
 WEB_PAGE = Nature(
     "a web page (HTML), as servers send in place of a file", "get the file itself", is_text=True
 )
+SERVER_ERROR = Nature(
+    "the error message of a server, in XML, in place of a file", "get the file itself", is_text=True
+)
 JSON_DOCUMENT = Nature(
     "one JSON document, not JSON lines",
     "write an object a line (of an array: jq -c '.[]' FILE > NEW.jsonl)",
@@ -141,6 +144,8 @@ _WEB_PAGE = re.compile(
     rb"(?is)\s*(<\?xml[^>]*>\s*)?(?><!--.*?-->\s*)*+<(!doctype\s+html|html)[\s>]"
 )
 
+_SERVER_ERROR = re.compile(rb"\s*(<\?xml[^>]*>\s*)?<Error>\s*<Code>")
+
 
 def nature_of(head: bytes) -> Nature | None:
     """Tell what a file is by its first `HEAD_BYTES` bytes; None is a text, as far as they show."""
@@ -161,8 +166,11 @@ def nature_of(head: bytes) -> Nature | None:
                 return nature
     if has_nul and (wide := _unmarked_wide_text(head)):
         return wide._replace(is_guess=True)
-    if _WEB_PAGE.match(head.removeprefix(UTF8_MARK)):
+    text = head.removeprefix(UTF8_MARK)
+    if _WEB_PAGE.match(text):
         return WEB_PAGE
+    if _SERVER_ERROR.match(text):
+        return SERVER_ERROR
     return BINARY if has_nul else None
 
 

@@ -92,7 +92,7 @@ def _pieces_of(
         return
     texts = read_texts(
         stream,
-        file.name,
+        printable(file.name),
         text_field=reading.text_field,
         bad_lines=bad_lines,
         may_hold_nul=reading.as_bytes,

@@ -15,7 +15,9 @@ from trainer.data.vocabulary import VOCABULARY_FILE, Vocabulary, save_vocabulary
 def write_corpus(
     folder: Path, inputs: Inputs, vocabulary: Vocabulary, *, made: dict[str, Any]
 ) -> tuple[SplitReport, ...]:
-    """Write vocabulary and splits to `folder`, reading `inputs` once; `made` says how, to readers.
+    """Write vocabulary and splits to `folder`, reading `inputs` once.
+
+    `made` says how, to readers of the headers, which also have what was left out of the inputs.
 
     Raises:
         InputError: an input cannot be read, a split is empty, or shares were missed.
@@ -38,6 +40,7 @@ def write_corpus(
                 ends_document=its.ends_document,
             )
         refuse_missed_shares(inputs, {name: one.n_characters for name, one in writers.items()})
+        told = {"told": list(inputs.told)} if inputs.told else {}
         for writer in writers.values():
-            writer.finish(splits=list(writers), made=made)
+            writer.finish(splits=list(writers), made=made | told)
         return tuple(SplitReport.of(writer) for writer in writers.values())
