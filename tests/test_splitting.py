@@ -57,6 +57,16 @@ def test_shares_of_many_documents_are_held_nearly(n_documents: int, seed: int) -
     assert most_missed(SHARES, came(lengths, SHARES)) < 0.03
 
 
+@pytest.mark.parametrize("n_documents", [30, 60, 120])
+@pytest.mark.parametrize("share", [5.0, 10.0])
+def test_shares_of_few_documents_are_held_for_the_largest_are_placed_first(
+    n_documents: int, share: float
+) -> None:
+    shares = {"train": 100 - 2 * share, "valid": share, "test": share}
+    for seed in range(30):
+        assert most_missed(shares, came(long_tailed(n_documents, seed), shares)) < 0.05
+
+
 @given(
     lengths=st.lists(st.integers(0, 10**6) | st.integers(0, 100), min_size=1, max_size=60),
     shares=st.lists(st.integers(1, 100), min_size=2, max_size=3),

@@ -141,7 +141,7 @@ _WIDE_MARKS = (
 _BZIP2 = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")
 # Whatever comments stand before it are read once each: no text makes this slow.
 _WEB_PAGE = re.compile(
-    rb"(?is)\s*(<\?xml[^>]*>\s*)?(?><!--.*?-->\s*)*+<(!doctype\s+html|html)[\s>]"
+    rb"(?is)\s*(<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*+<(!doctype\s+html|html)[\s>]"
 )
 
 _SERVER_ERROR = re.compile(rb"\s*(<\?xml[^>]*>\s*)?<Error>\s*<Code>")

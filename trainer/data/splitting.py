@@ -1,6 +1,5 @@
 """Which split each piece of a text belongs to, when one text becomes train, valid and test."""
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -61,7 +60,6 @@ def measure(pieces: Iterable[Piece], shares: Mapping[str, float]) -> Sizes:
     """Measure a text that is to be divided into `shares`."""
     sizes = Sizes()
     smallest = min(shares.values()) / sum(shares.values())
-    most = 2 * math.ceil(_GRAIN / smallest)
     number = n_characters = 0
     for piece in pieces:
         n_characters += len(piece.text)
@@ -71,17 +69,12 @@ def measure(pieces: Iterable[Piece], shares: Mapping[str, float]) -> Sizes:
         sizes.n_documents += n_characters > 0
         if n_characters * _GRAIN > sizes.n_characters * smallest:
             sizes.large[number] = n_characters
-            if len(sizes.large) > most:
-                _drop_small(sizes, smallest)
         number += 1
         n_characters = 0
-    _drop_small(sizes, smallest)
-    return sizes
-
-
-def _drop_small(sizes: Sizes, smallest: float) -> None:
+    # Some were large beside the text before them alone.
     least = sizes.n_characters * smallest / _GRAIN
     sizes.large = {number: size for number, size in sizes.large.items() if size > least}
+    return sizes
 
 
 @dataclass(frozen=True)
