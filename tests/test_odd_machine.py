@@ -5,6 +5,7 @@ import mmap
 import stat
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from training import ROOT, Case, losses
 
 from trainer import checkpoint_files, pointers
 from trainer.data.corpus import open_corpus, verify_corpus
+from trainer.data.corpus_writer import new_corpus_folder
 from trainer.data.prepare import PrepareOptions, prepare
 from trainer.errors import InputError
 
@@ -36,6 +38,30 @@ def test_a_corpus_is_written_and_read_on_every_machine(
         verify_corpus(out)
     assert open_corpus(out).hash == wanted
     assert [path.name for path in out.parent.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("ends_first", ["the first", "the second"])
+def test_of_two_writers_without_locks_the_second_writes_its_corpus_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends_first: str
+) -> None:
+    put_on(["no locks"], monkeypatch.setattr)
+    out = tmp_path / "corpus"
+    second = ExitStack()
+
+    def write_first() -> None:
+        with new_corpus_folder(out) as folder:
+            (folder / "train.bin").write_bytes(b"the first's")
+            second.enter_context(new_corpus_folder(out))
+            assert not (folder / "train.bin").exists()
+            (folder / "train.bin").write_bytes(b"the second's")
+            if ends_first == "the second":
+                second.close()
+
+    with pytest.raises(InputError, match="another process has begun to write it"):
+        write_first()
+    second.close()
+    assert (out / "train.bin").read_bytes() == b"the second's"
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 
 def test_where_no_file_is_mapped_it_says_so(

@@ -1,8 +1,9 @@
 """Writing a corpus: in a folder of its own beside the target, which it becomes when it is whole."""
 
 import json
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,12 @@ def new_corpus_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     _refuse_foreign(folder, path, replaced)
     _refuse_existing(path, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    with _lock(folder) as is_ours:
         try:
             _empty(folder)
             yield folder
+            if not is_ours():
+                raise InputError(f"{folder}: another process has begun to write it: wait for that")
             (folder / SCRATCH_FILE).unlink(missing_ok=True)
             for written in folder.iterdir():
                 sync_file(written)
@@ -52,7 +55,8 @@ def new_corpus_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 path.rename(replaced)
             folder.rename(path)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            if is_ours():
+                shutil.rmtree(folder, ignore_errors=True)
             raise
         # Only now: a lock that goes before the folder's name does would let another process in.
         (path / _LOCK).unlink()
@@ -195,12 +199,19 @@ def _refuse_foreign(*folders: Path) -> None:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    path = folder / _LOCK
-    with path.open("w") as file:
+def _lock(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Keep other processes out of the folder; yield what tells whether it is still this one's.
+
+    Where the file system has no locks it may be another's, who wrote a mark of its own.
+    """
+    path, mark = folder / _LOCK, secrets.token_hex(16)
+    with path.open("a") as file:
         if not lock(file, path):
             raise InputError(f"{folder}: another process is writing it; wait for it")
-        yield
+        file.truncate(0)
+        file.write(mark)
+        file.flush()
+        yield lambda: path.is_file() and path.read_text() == mark
 
 
 def _empty(folder: Path) -> None:
