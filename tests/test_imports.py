@@ -36,7 +36,9 @@ engine faults background
 summary
 report
 checkpoint+checkpoint_files+saved_state evaluate generate run plan
-rundir inference saving identity
+living
+rundir source saving identity
+inference
 duties
 recovery scoring model_card foreign
 loop export

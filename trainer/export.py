@@ -23,15 +23,9 @@ from trainer.data.vocabulary import (
 from trainer.errors import InputError
 from trainer.folders import new_folder
 from trainer.foreign.names import table_of, to_theirs
-from trainer.inference import (
-    EXPORT_FORMAT,
-    EXPORT_VERSION,
-    EXPORT_WEIGHTS,
-    TrainedModel,
-    load_source,
-    read_source,
-)
+from trainer.inference import TrainedModel, load_source
 from trainer.model_card import model_card, origin_of, parent_of
+from trainer.source import EXPORT_FORMAT, EXPORT_VERSION, EXPORT_WEIGHTS, read_source
 from trainer.tensor_files import save_tensors
 
 Form = Literal["txl", "huggingface"]

@@ -4,35 +4,28 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from trainer import checkpoint, checkpoint_files
 from trainer.checkpoint import refuse_misfit
-from trainer.config import ExperimentConfig, experiment_from
+from trainer.config import ExperimentConfig
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.named import named_corpus
 from trainer.data.rows import one_row
-from trainer.data.vocabulary import Vocabulary, encode_given, load_vocabulary
+from trainer.data.vocabulary import Vocabulary, encode_given
 from trainer.errors import InputError
 from trainer.generate import Sampling, generate
 from trainer.model.build import build_model
-from trainer.outside import read_json, shortened
+from trainer.outside import shortened
 from trainer.protocol import Memory, Output, Segment, reading_memory
-from trainer.saved_state import read_exported, read_manifest
-from trainer.tensor_files import load_tensors
-from trainer.validation import unique_keys
+from trainer.source import Source, read_source
 
 log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16", "bf16_autocast"]
-
-#: What `txl export` writes beside the vocabulary, and how its `config.json` says that it did.
-EXPORT_FORMAT, EXPORT_VERSION = "txl-model", 1
-EXPORT_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +37,8 @@ class TrainedModel:
     vocabulary: Vocabulary
     path: Path
     saved: dict[str, Any]
+    weights_hash: dict[str, str]
+    """Of each file of weights."""
     precision: Precision
     device: torch.device
 
@@ -51,14 +46,6 @@ class TrainedModel:
     def dtype(self) -> torch.dtype:
         """The dtype of memory."""
         return {"fp32": torch.float32, "fp16": torch.float16}.get(self.precision, torch.bfloat16)
-
-    @property
-    def weights_hash(self) -> dict[str, str]:
-        """Hash of each file of weights, by the checkpoint's manifest or the export's config."""
-        if "weights" in self.saved:
-            return {EXPORT_WEIGHTS: self.saved["weights"]["xxh3_128"]}
-        files = read_manifest(self.path / checkpoint_files.MANIFEST).items()
-        return {name: entry["xxh3_128"] for name, entry in files if name.startswith("weights")}
 
     def autocast(self) -> torch.autocast:
         """The context that forward passes run in."""
@@ -132,16 +119,6 @@ class TrainedModel:
             yield from pieces
 
 
-class Source(NamedTuple):
-    """What a model is made from."""
-
-    path: Path
-    saved: dict[str, Any]
-    experiment: ExperimentConfig
-    vocabulary: Vocabulary
-    weights: dict[str, Tensor]
-
-
 def open_trained(
     path: Path, *, which: str, precision: Precision | None, device: torch.device,
     trust: bool = False,
@@ -160,23 +137,6 @@ def open_trained(
             not trusted.
     """
     return load_source(read_source(path, which), precision=precision, device=device, trust=trust)
-
-
-def read_source(path: Path, which: str) -> Source:
-    """Read what a model is made from, verified; no code of it runs. See `open_trained`."""
-    config = path / "config.json"
-    if not config.is_file():
-        raise InputError(f"{path} is no run directory (config.json is missing)")
-    values = read_json(config, unique_keys=unique_keys)
-    if isinstance(values, dict) and values.get("format") == EXPORT_FORMAT:
-        if which != "best":
-            raise InputError(f"{path} is an exported model, which is one: leave --checkpoint out")
-        source = _exported(path.resolve(), values)
-    else:
-        source = _checkpoint(path, which, experiment_from(values, where=str(config)))
-    if source.vocabulary.hash != source.saved["vocabulary"]:
-        raise InputError(f"{path}/vocabulary.json is not the one of {source.path}")
-    return source
 
 
 def load_source(
@@ -207,7 +167,7 @@ def load_source(
     module.to(device=device, dtype=dtype).eval()
     return TrainedModel(
         module=module, experiment=experiment, vocabulary=vocabulary, path=source.path,
-        saved=saved, precision=chosen, device=device,
+        saved=saved, weights_hash=source.weights_hash, precision=chosen, device=device,
     )  # fmt: skip
 
 
@@ -229,35 +189,6 @@ def _refuse_misfit(source: Source) -> None:
     for name, tensor in found.items():
         if tensor.dtype != torch.float32:
             raise InputError(f"{source.path}: {shortened(name)} is {tensor.dtype}, not fp32")
-
-
-def _checkpoint(run_dir: Path, which: str, configured: ExperimentConfig) -> Source:
-    path = checkpoint_files.resolve(run_dir, which)
-    saved = checkpoint_files.verify(path)
-    experiment = experiment_from(saved["experiment"], where=f"{path}/state.json")
-    if experiment.model.factory != configured.model.factory:  # code is named by one file alone
-        raise InputError(
-            f"{path} is of model.factory {experiment.model.factory}, but {run_dir / 'config.json'} "
-            f"says {configured.model.factory}"
-        )
-    vocabulary = load_vocabulary(run_dir / "vocabulary.json")
-    return Source(path, saved, experiment, vocabulary, checkpoint.read_weights(path))
-
-
-def _exported(folder: Path, values: dict[str, Any]) -> Source:
-    config, file = folder / "config.json", folder / EXPORT_WEIGHTS
-    saved = read_exported(values, where=str(config))
-    experiment = experiment_from(saved["experiment"], where=str(config))
-    if experiment.model.factory is not None:  # code is named by a run's configuration alone
-        raise InputError(f"{config} names a model.factory, which an exported model may not")
-    try:
-        if checkpoint_files.fingerprint(file) != saved["weights"]:
-            raise InputError(f"{file} is corrupt (size or hash differ): export it again")
-        weights = load_tensors(file)
-    except OSError as error:
-        raise InputError(f"{folder} is no whole exported model: {error}") from None
-    vocabulary = load_vocabulary(folder / "vocabulary.json")
-    return Source(folder, saved, experiment, vocabulary, weights)
 
 
 def open_corpus_of(run_dir: Path) -> Corpus:

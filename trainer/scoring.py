@@ -23,10 +23,11 @@ from trainer.distributed import World, gather_objects, on_main
 from trainer.errors import InputError
 from trainer.evaluate import Score, score
 from trainer.files import replacing
-from trainer.inference import Precision, TrainedModel, open_corpus_of, open_trained
+from trainer.inference import Precision, TrainedModel, load_source, open_corpus_of
 from trainer.measure import RULES, Rule
 from trainer.outside import printable
 from trainer.results import FOLDER, EvalResult, file_result, measure_of, table_rows
+from trainer.source import read_together
 from trainer.tables import shown, text_table
 from trainer.throughput import SCORING, tokens_per_s
 
@@ -63,10 +64,10 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
     Raises:
         InputError: the run, checkpoint, corpus, split or settings cannot be used.
     """
-    trained = open_trained(
-        options.run, which=options.checkpoint, precision=options.precision, device=world.device,
-        trust=options.trust,
-    )  # fmt: skip
+    source = read_together(options.run, options.checkpoint, world)
+    trained = load_source(
+        source, precision=options.precision, device=world.device, trust=options.trust
+    )
     corpus = open_corpus(options.data) if options.data else open_corpus_of(options.run)
     split = _split(corpus, options.split, trained)
     settings = [_settings(options, trained, mem_len) for mem_len in _mem_lens(options, trained)]
