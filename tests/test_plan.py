@@ -7,11 +7,28 @@ from typing import Any
 import pytest
 from builders import random_documents, tiny_experiment, write_corpus
 
+from trainer.arguments import parse_train
 from trainer.data.corpus import Corpus
+from trainer.data.prepare import PrepareOptions, prepare
 from trainer.data.streams import Streams
+from trainer.distributed import complete_environ
 from trainer.ds_config import load_ds_config, resolve
 from trainer.errors import InputError
-from trainer.plan import check_segments, check_splits
+from trainer.plan import check_segments, check_splits, make_plan
+
+
+def test_a_sample_that_cannot_begin_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("the cat sat on the mat\n" * 999)
+    prepare(
+        PrepareOptions(
+            out=tmp_path / "corpus", train=(tmp_path / "text.txt",), tokenizer="characters"
+        )
+    )
+    argv = ["quickstart", "--data", str(tmp_path / "corpus"), "--sample.prompt", "the zoo"]
+    argv += ["--valid.interval-steps", "0", "--device", "cpu"]
+    make_plan(parse_train(argv), complete_environ({}))
+    with pytest.raises(InputError, match=r"--sample\.prompt: character 'z' .*: leave it out"):
+        make_plan(parse_train([*argv, "--sample.interval-steps", "2"]), complete_environ({}))
 
 
 def corpus_of(folder: Path, **n_tokens: int) -> Corpus:

@@ -179,14 +179,6 @@ def test_a_vocabulary_can_be_that_of_another_corpus(
         assert np.array_equal(other.splits["test"].tokens, corpus.splits["train"].tokens)
 
 
-def test_unknown_characters_need_unk(tmp_path: Path, text: Path) -> None:
-    (tmp_path / "valid.txt").write_text("the zebra")
-    options = {"train": (text,), "valid": (tmp_path / "valid.txt",), "tokenizer": "characters"}
-    with pytest.raises(InputError, match=r"character 'z' \(U\+007A\) is not in .*--unk"):
-        made(tmp_path, **options)
-    assert decoded(made(tmp_path, unk=True, **options), "valid") == "the \ufffde\ufffd\ufffda"
-
-
 def test_what_is_left_out_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()

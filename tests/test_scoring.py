@@ -68,6 +68,9 @@ def test_an_evaluation_equals_the_one_in_training(run: Path, step: int) -> None:
     for name in ("loss", "ppl", "ppl_word", "bpc"):
         figure = in_training[f"valid/{name}"]
         assert result[name] == (figure and pytest.approx(figure, rel=1e-6)), name
+    # The text has words that are unknown, whose characters no id tells.
+    assert (result["bpc"], {*result["absent"]}) == (None, {"bpc"})
+    assert "not told by the ids" in result["absent"]["bpc"]
     assert result["step"] == step
 
 
@@ -257,6 +260,17 @@ def test_a_run_that_lost_its_corpus_asks_for_one(run: Path, corpus: Path) -> Non
     with pytest.raises(InputError, match=r"corpus\.json names no corpus: give one with --data"):
         score(run)
     assert score(run, data=corpus)["n_tokens"] > 0
+
+
+def test_a_run_whose_corpus_moved_asks_where_it_is(run: Path) -> None:
+    named = json.loads((run / "corpus.json").read_text()) | {"path": "/nowhere/corpus"}
+    (run / "corpus.json").write_text(json.dumps(named))
+    with pytest.raises(InputError) as error:
+        score(run)
+    assert str(error.value) == (
+        f"/nowhere/corpus is not there any more, where {run} had its corpus: say with --data where "
+        f"it is now"
+    )
 
 
 def test_a_checkpoint_cannot_name_the_code_that_reads_it(run: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from trainer.data.vocabulary import (
     Vocabulary,
     WordVocabulary,
     canonical_hash,
+    encode_given,
     load_vocabulary,
     save_vocabulary,
 )
@@ -111,6 +113,35 @@ def test_a_symbol_that_train_lacks_is_an_error_or_unk_as_asked(kind: str) -> Non
     assert lenient.decode([0, 2, 1]) == "a\ufffdb"
 
 
+def test_characters_become_bytes_where_train_has_none(tmp_path: Path) -> None:
+    vocabulary = SymbolVocabulary.build("characters", document("abé"), byte_fallback=True)
+    assert vocabulary.size == 3 + 256
+    assert vocabulary.encode("bé日") == [1, 2, *(3 + byte for byte in "日".encode())]
+    assert vocabulary.decode([3 + 0xE6, 0]) == "\ufffda"
+    save_vocabulary(vocabulary, tmp_path / "vocabulary.json")
+    loaded = load_vocabulary(tmp_path)
+    assert (loaded.hash, loaded.size) == (vocabulary.hash, vocabulary.size)
+    assert loaded.encode("日") == vocabulary.encode("日")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@settings(max_examples=200, deadline=None)
+def test_characters_with_bytes_give_any_text_back(text: str) -> None:
+    vocabulary = SymbolVocabulary.build("characters", document("abc \n"), byte_fallback=True)
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+def test_a_text_for_a_model_says_what_it_may_not_hold() -> None:
+    vocabulary = SymbolVocabulary.build("characters", document("ab"))
+    assert encode_given(vocabulary, "ba", what="the prompt") == [1, 0]
+    with pytest.raises(InputError) as error:
+        encode_given(vocabulary, "abc", what="the prompt")
+    assert str(error.value) == (
+        "the prompt: character 'c' (U+0063) is not in the vocabulary, which has no <unk>: leave "
+        "it out, or write it otherwise"
+    )
+
+
 BPE = TokenizerVocabulary.build(iter(document("the cat sat on the mat\n" * 9)), size=270)
 
 
@@ -174,6 +205,25 @@ def test_ids_do_not_depend_on_how_the_text_was_cut_for_streaming(tmp_path: Path)
         streamed = [i for ids in vocabulary.encode_pieces(pieces) for i in ids.tolist()]
         end = [] if vocabulary.eos_id is None else [vocabulary.eos_id]
         assert streamed == vocabulary.encode(text) + end, vocabulary.kind
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        (models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"), "wordlevel"),
+        (models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"), "wordpiece"),
+        (models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0), "unigram"),
+        (models.BPE({"<unk>": 0, "a": 1}, [], unk_token="<unk>"), "bpe"),
+    ],
+)
+def test_a_tokenizer_file_is_called_what_it_is(tmp_path: Path, model: Any, kind: str) -> None:
+    Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+    vocabulary = load_vocabulary(tmp_path)
+    assert (vocabulary.kind, vocabulary.unk_id) == (kind, 0)
+    assert vocabulary.encode("aa" if kind == "unigram" else "a")[-1] == 1
+    save_vocabulary(vocabulary, tmp_path / "vocabulary.json")  # of which versions before knew bpe
+    assert json.loads((tmp_path / "vocabulary.json").read_text())["vocabulary"]["kind"] == "bpe"
+    assert load_vocabulary(tmp_path / "vocabulary.json").kind == kind
 
 
 def test_every_vocabulary_survives_the_disk(tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ class ShowCorpus:
                 f"{split.name:5} {split.n_tokens:>14,} tokens {split.n_words:>13,} words "
                 f"{len(split.document_starts):>9,} documents"
             )
+            for name, reason in split.absent.items():
+                print(f"      {name} is not given: {reason}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,127 @@
+"""Ids and counts of a document do not depend on how it is cut."""
+
+import itertools
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizer_files import some_text, tokenizer_files, vocabulary_of
+
+from trainer.data.corpus import open_corpus
+from trainer.data.encoding import encode
+from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.text import Piece
+from trainer.data.vocabulary import SymbolVocabulary, Vocabulary, WordVocabulary
+
+KNOWN = some_text(0, n_words=300)
+#: What the vocabularies below have not seen.
+UNSEEN = "Zebra\u00e9\u0434 "
+
+ends = st.sampled_from(["", " ", "\n", "  \n", "\u3000", "\r\n"])
+texts = st.builds(
+    lambda before, seed, n_words, after: before + some_text(seed, n_words=n_words) + UNSEEN + after,
+    ends, st.integers(0, 10**6), st.integers(0, 200), ends,
+)  # fmt: skip
+places = st.lists(st.floats(0, 1), max_size=6)
+
+
+def document(text: str, places: Sequence[float] = ()) -> list[Piece]:
+    """A document, cut at places between 0 and 1 but not inside a line end, as the reader cuts."""
+    at = {int(place * len(text)) for place in places} - {0, len(text)}
+    bounds = [0, *sorted(i for i in at if text[i - 1 : i + 1] != "\r\n"), len(text)]
+    pieces = [Piece(text[a:b], False) for a, b in itertools.pairwise(bounds)]
+    return [*pieces[:-1], Piece(pieces[-1].text, True)]
+
+
+@cache
+def made_here() -> dict[str, Vocabulary]:
+    known = document(KNOWN)
+    as_bytes = document(KNOWN.encode().decode("latin-1"))
+    return {
+        "words": WordVocabulary.build(known),
+        "words in lower case": WordVocabulary.build(known, lowercase=True, min_count=2),
+        "characters": SymbolVocabulary.build("characters", known, unk=True),
+        "characters and bytes": SymbolVocabulary.build("characters", known, byte_fallback=True),
+        "bytes": SymbolVocabulary.build("bytes", as_bytes, all_bytes=True),
+        "bytes without line ends": SymbolVocabulary.build(
+            "bytes", as_bytes, all_bytes=True, line_ends=False
+        ),
+        "bytes of an earlier version": SymbolVocabulary.build("bytes", as_bytes, unk=True),
+    }
+
+
+def summed(pieces: list[Piece], vocabulary: Vocabulary) -> tuple[list[int], tuple[int, ...]]:
+    """All ids, and the sums of all counts."""
+    encoded = list(encode(pieces, vocabulary))
+    assert [one.ends_document for one in encoded] == [piece.ends_document for piece in pieces]
+    counts = [(one.n_words, one.n_characters, *one.lost) for one in encoded]
+    ids = [i for one in encoded for i in one.ids.tolist()]
+    return ids, tuple(map(sum, zip(*counts, strict=True)))
+
+
+@pytest.mark.parametrize("name", made_here())
+@given(text=texts, places=places)
+@settings(max_examples=40, deadline=None)
+def test_of_vocabularies_made_here(name: str, text: str, places: list[float]) -> None:
+    if name.startswith("bytes"):
+        text = text.encode().decode("latin-1")
+    vocabulary = made_here()[name]
+    assert summed(document(text, places), vocabulary) == summed(document(text), vocabulary)
+
+
+@pytest.mark.parametrize("name", tokenizer_files())
+@given(text=texts, places=places)
+@settings(max_examples=10, deadline=None)
+def test_of_tokenizers(name: str, text: str, places: list[float]) -> None:
+    vocabulary = vocabulary_of(name)
+    assert summed(document(text, places), vocabulary) == summed(document(text), vocabulary)
+
+
+def test_words_longer_than_a_piece_are_words(tmp_path: Path) -> None:
+    long = "x" * 100_000
+    (tmp_path / "text.txt").write_text(f"a {long} b\n{long}\tc {long}")
+    for tokenizer in ("words", "bytes", "characters", "bpe"):
+        out = tmp_path / tokenizer
+        prepare(PrepareOptions(out=out, train=(tmp_path / "text.txt",), tokenizer=tokenizer))  # type: ignore[arg-type]
+        corpus = open_corpus(out)
+        assert corpus.splits["train"].n_words == 8, tokenizer
+        if isinstance(corpus.vocabulary, WordVocabulary):
+            assert corpus.vocabulary.words == ("<eos>", "<unk>", long, "a", "b", "c")
+
+
+@given(text=texts)
+@settings(max_examples=100)
+def test_what_characters_lose_is_what_unknown_ones_hide(text: str) -> None:
+    known = set(KNOWN)
+    for name, n_hidden in (
+        ("characters", sum(char not in known for char in text)),
+        ("characters and bytes", 0),
+    ):
+        vocabulary = made_here()[name]
+        ids, (_, n_characters, *lost) = summed(document(text), vocabulary)
+        assert (n_characters, lost) == (len(text), [n_hidden, 0, 0])
+        back = vocabulary.decode(ids)
+        assert back == "".join(c if n_hidden == 0 or c in known else "\ufffd" for c in text)
+
+
+def test_bytes_read_anything(tmp_path: Path) -> None:
+    (tmp_path / "valid.bin").write_bytes(bytes(range(256)))
+    (tmp_path / "train.txt").write_text(KNOWN)
+    options = {
+        "train": (tmp_path / "train.txt",),
+        "valid": (tmp_path / "valid.bin",),
+        "tokenizer": "bytes",
+    }
+    prepare(PrepareOptions(out=tmp_path / "corpus", format="raw", **options))  # type: ignore[arg-type]
+    corpus = open_corpus(tmp_path / "corpus")
+    assert isinstance(corpus.vocabulary, SymbolVocabulary)
+    appeared = {*KNOWN.encode().decode("latin-1")}
+    assert corpus.vocabulary.size == 256
+    assert set(corpus.vocabulary.symbols[: len(appeared)]) == appeared
+    absent = corpus.vocabulary.symbols[len(appeared) :]
+    assert absent == "".join(sorted(absent))
+    ids = corpus.splits["valid"].tokens
+    assert [ord(corpus.vocabulary.symbols[i]) for i in ids] == [*range(256)]

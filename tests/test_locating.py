@@ -1,0 +1,77 @@
+"""What a vocabulary lacks is named with the file and line that have it, and with the way out."""
+
+from pathlib import Path
+
+import pytest
+
+from trainer.data.corpus import Corpus, open_corpus
+from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.vocabulary import (
+    SymbolVocabulary,
+    Vocabulary,
+    WordVocabulary,
+    save_vocabulary,
+)
+from trainer.errors import InputError
+
+TEXT = "".join(f"the cat {i % 7} sat on mat {i}\n" for i in range(1000))
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def made(tmp_path: Path, **options: object) -> Corpus:
+    prepare(PrepareOptions(out=tmp_path / "corpus", **options))  # type: ignore[arg-type]
+    return open_corpus(tmp_path / "corpus")
+
+
+def decoded(corpus: Corpus, name: str) -> str:
+    return corpus.vocabulary.decode(corpus.splits[name].tokens.tolist())
+
+
+def test_unknown_characters_need_unk_or_bytes(tmp_path: Path, text: Path) -> None:
+    (tmp_path / "valid.txt").write_text("the\nzèbra")
+    options = {"train": (text,), "valid": (tmp_path / "valid.txt",), "tokenizer": "characters"}
+    with pytest.raises(InputError) as error:
+        made(tmp_path, **options)
+    assert str(error.value) == (
+        f"{tmp_path}/valid.txt:2: character 'z' (U+007A) is not in the vocabulary, which has no "
+        "<unk>: make such characters <unk> with --unk, or their bytes with --byte-fallback; "
+        "--tokenizer bytes and bpe read anything"
+    )
+    with_unk = made(tmp_path, unk=True, **options)
+    assert decoded(with_unk, "valid") == "the\n\ufffd\ufffd\ufffd\ufffda"
+    assert with_unk.splits["valid"].header.n_hidden == 4
+    with_bytes = made(tmp_path, byte_fallback=True, overwrite=True, **options)
+    assert decoded(with_bytes, "valid") == "the\nzèbra"
+    assert with_bytes.splits["valid"].n_tokens == len("the\nzèbra") + 1  # è is two bytes
+    assert with_bytes.vocabulary.size == with_unk.vocabulary.size - 1 + 256
+
+
+def test_what_is_not_in_a_given_vocabulary_is_named_with_its_file_and_line(
+    tmp_path: Path,
+) -> None:
+    names = {
+        "characters": "character 'q' (U+0071)", "bytes": "byte 0x71", "words": "word 'q'",
+    }  # fmt: skip
+    without_unk: dict[str, Vocabulary] = {
+        "characters": SymbolVocabulary("characters", "\n the"),
+        "bytes": SymbolVocabulary("bytes", "\n the"),
+        "words": WordVocabulary(["<eos>", "the"]),
+    }
+    (tmp_path / "texts.jsonl").write_text(
+        '\n{"text": "the"}\n{"q": "q", "text": "the\\nq the"}\n{"text": "q"}\n'
+    )
+    (tmp_path / "text.txt").write_text("the\nthe\n" * 9000 + "the q the\nq")
+    for tokenizer, vocabulary in without_unk.items():
+        save_vocabulary(vocabulary, tmp_path / "vocabulary.json")
+        for name, line in (("texts.jsonl", 3), ("text.txt", 18_001)):
+            with pytest.raises(InputError) as error:
+                made(tmp_path, train=(tmp_path / name,), vocab=tmp_path / "vocabulary.json")
+            told = str(error.value)
+            assert told.startswith(f"{tmp_path}/{name}:{line}: {names[tokenizer]} is not in the")
+            assert told.endswith("--vocab stays as it is: mend the text, or take another one")
