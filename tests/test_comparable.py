@@ -1,19 +1,24 @@
 """Figures of one text under different tokenizers: they agree, or are absent."""
 
+import itertools
 import json
 import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import rewrite_header
+from hypothesis import given
+from hypothesis import strategies as st
 from made_text import made_text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from trainer.data.corpus import Split, open_corpus
 from trainer.data.prepare import PrepareOptions, prepare
 from trainer.data.text import Piece
-from trainer.data.vocabulary import WordVocabulary, load_vocabulary
+from trainer.data.vocabulary import Lost, WordVocabulary, load_vocabulary
 from trainer.evaluate import Score
 
 N_WORDS = 12_000
@@ -151,8 +156,31 @@ def test_blanks_that_ids_of_words_do_not_tell_leave_no_bpc(tmp_path: Path) -> No
 def test_an_unk_that_is_written_in_the_text_hides_nothing() -> None:
     vocabulary = WordVocabulary(["<eos>", "the", "<unk>"])
     for text, n_hidden in (("the <unk>\n", 0), ("the cat\n", 3)):
-        lost = vocabulary.lost(Piece(text, ends_document=True), starts_document=True)
-        assert lost == (n_hidden, 0, 0)
+        assert lost(vocabulary, text) == (n_hidden, 0, 0)
+
+
+@given(st.text("ab \n", max_size=30))
+def test_blanks_of_words_are_lost_as_far_as_they_do_not_come_back(text: str) -> None:
+    vocabulary = WordVocabulary(["<eos>", *map("".join, words_of("ab", 5))])
+    known = "".join(part if part.isspace() or len(part) < 6 else "a" for part in split(text))
+    back = vocabulary.decode(vocabulary.encode(known))
+    # Words are put together with a space, which at the ends of a text is none.
+    assert lost(vocabulary, known) == (0, len(known) - len(back), 0)
+
+
+def lost(vocabulary: WordVocabulary, text: str) -> Lost:
+    piece = Piece(text, ends_document=True)
+    [ids] = vocabulary.encode_pieces([piece])
+    return vocabulary.lost(piece, ids, starts_document=True)
+
+
+def words_of(letters: str, longest: int) -> Iterator[tuple[str, ...]]:
+    for length in range(1, longest + 1):
+        yield from itertools.product(letters, repeat=length)
+
+
+def split(text: str) -> list[str]:
+    return re.findall(r"\s+|\S+", text)
 
 
 def test_what_an_earlier_version_did_not_count_is_absent(folder: Path) -> None:

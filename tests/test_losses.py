@@ -34,7 +34,9 @@ LOSSES = [
 
 def lost(name: str, text: str) -> Lost:
     vocabulary = vocabulary_of(name)
-    return vocabulary.lost(Piece(text, True), starts_document=True)
+    piece = Piece(text, True)
+    [ids] = vocabulary.encode_pieces([piece])
+    return vocabulary.lost(piece, ids, starts_document=True)
 
 
 @pytest.mark.parametrize(("name", "text", "expected"), LOSSES)

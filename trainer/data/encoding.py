@@ -41,9 +41,8 @@ def encode(pieces: Iterable[Piece], vocabulary: Vocabulary) -> Iterator[Encoded]
     )
     starts_document = True
     for piece, ids, words in counted:
-        # A byte is a character here, and white space only once it is decoded.
-        symbols = piece if vocabulary.kind == "bytes" else words
-        lost = vocabulary.lost(symbols, starts_document=starts_document)
+        symbols = piece if isinstance(vocabulary, SymbolVocabulary) else words
+        lost = vocabulary.lost(symbols, ids, starts_document=starts_document)
         yield Encoded(
             ids=ids,
             n_words=_n_words(words, ids, lost, vocabulary),

@@ -103,10 +103,8 @@ class SymbolVocabulary:
     def encode_pieces(self, pieces: Iterable[Piece]) -> Iterator[Ids]:  # noqa: D102
         return (self._encode(piece.text) for piece in pieces)
 
-    def lost(self, piece: Piece, *, starts_document: bool) -> Lost:  # noqa: D102
-        if self.unk_id is None:
-            return Lost()
-        return Lost(hidden=int(np.count_nonzero(self._encode(piece.text) == self.unk_id)))
+    def lost(self, piece: Piece, ids: Ids, *, starts_document: bool) -> Lost:  # noqa: D102
+        return Lost(hidden=0 if self.unk_id is None else int(np.count_nonzero(ids == self.unk_id)))
 
     def decode(self, ids: Sequence[int]) -> str:  # noqa: D102
         if self.byte_fallback:

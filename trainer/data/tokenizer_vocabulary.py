@@ -91,7 +91,7 @@ class TokenizerVocabulary:
         """Whether every probe of characters and white space comes back as it was."""
         return is_lossless(self._read_back)
 
-    def lost(self, piece: Piece, *, starts_document: bool) -> Lost:  # noqa: D102
+    def lost(self, piece: Piece, ids: Ids, *, starts_document: bool) -> Lost:  # noqa: D102
         if self.is_lossless:
             return Lost()
         lost = self._losses.lost(piece, starts_document=starts_document)

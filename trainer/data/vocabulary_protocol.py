@@ -97,8 +97,15 @@ class Vocabulary(Protocol):
         """
         ...
 
-    def lost(self, piece: Piece, *, starts_document: bool) -> Lost:
-        """What the ids of `piece` do not tell of it; no word may go beyond the piece."""
+    def lost(self, piece: Piece, ids: Ids, *, starts_document: bool) -> Lost:
+        """What ids do not tell of a text.
+
+        Args:
+            piece: no word and no white space of it may go beyond it, see `whole_words`; for bytes
+                it is as for `encode_pieces`.
+            ids: what `encode_pieces` made of it; a tokenizer may have taken some from its ends.
+            starts_document: whether nothing of the document is before it.
+        """
         ...
 
     def to_json(self) -> dict[str, Any]:

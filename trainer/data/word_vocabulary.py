@@ -21,6 +21,11 @@ from trainer.data.vocabulary_protocol import (
 )
 from trainer.outside import printable
 
+# White space but for spaces and line feeds, as `str.split` knows it.
+_OTHER_BLANKS = (
+    "\t\r\v\f\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008"
+    "\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
 # The space between two words of a line, which two ids tell; of several, the first one.
 _TOLD_SPACE = re.compile(r"(?<=\S) (?=[^\S\n\r]*\S)")
 
@@ -86,17 +91,21 @@ class WordVocabulary:
     def encode_pieces(self, pieces: Iterable[Piece]) -> Iterator[Ids]:  # noqa: D102
         return (self._encode(_with_line_end(piece)) for piece in whole_words(pieces))
 
-    def lost(self, piece: Piece, *, starts_document: bool) -> Lost:  # noqa: D102
-        found = piece.text.split()
-        if self.lowercase and piece.text != piece.text.lower():
-            n_hidden = sum(map(self._n_hidden, found))
-        else:
-            n_hidden = sum(len(word) for word in found if word not in self._ids)
-        text = piece.text if starts_document else f"x{piece.text}"  # a word is before it
-        n_told = text.count("\n") + len(_TOLD_SPACE.findall(text))
-        return Lost(hidden=n_hidden, blanks=len(piece.text) - sum(map(len, found)) - n_told)
+    def lost(self, piece: Piece, ids: Ids, *, starts_document: bool) -> Lost:  # noqa: D102
+        return Lost(
+            hidden=self._n_hidden(piece.text, ids),
+            blanks=_n_untold_blanks(piece.text, starts_document=starts_document),
+        )
 
-    def _n_hidden(self, word: str) -> int:
+    def _n_hidden(self, text: str, ids: Ids) -> int:
+        """Characters that ids do not tell: of unknown words all, of others what case changes."""
+        if self.lowercase and text != text.lower():
+            return sum(map(self._n_changed, text.split()))
+        if self.unk_id is None or self.unk_id not in ids:
+            return 0
+        return sum(len(word) for word in text.split() if word not in self._ids)
+
+    def _n_changed(self, word: str) -> int:
         known = word.lower()
         if known not in self._ids:
             return len(word)
@@ -130,3 +139,15 @@ class _WordIds(dict[str, int]):
 def _with_line_end(piece: Piece) -> str:
     ends = piece.ends_document and piece.text and not piece.text.endswith(("\n", "\r"))
     return piece.text + "\n" if ends else piece.text
+
+
+def _n_untold_blanks(text: str, *, starts_document: bool) -> int:
+    """White space of whole words that is neither a line end nor the space between two words."""
+    # A piece that does not start a document begins between two words.
+    is_plain = not (starts_document and text[:1] == " ") and not text.endswith(" ")
+    is_plain = is_plain and not any(irregular in text for irregular in ("  ", " \n", "\n "))
+    if is_plain and not any(map(text.count, _OTHER_BLANKS)):
+        return 0
+    n_blanks = len(text) - sum(map(len, text.split()))
+    before = "" if starts_document else "x"
+    return n_blanks - text.count("\n") - len(_TOLD_SPACE.findall(before + text))
