@@ -26,9 +26,11 @@ def main(run_dir: Path) -> int:
     scoring = trained.experiment.eval
     no_memory = scoring.model_copy(update={"mem_len": 0, "same_length": False})
     without = result_of(run_dir, trained, corpus, no_memory)
-    gain = (without.loss or 0.0) - (result_of(run_dir, trained, corpus, scoring).loss or 0.0)
+    remembering = result_of(run_dir, trained, corpus, scoring)
+    gain = (without.loss or 0.0) - (remembering.loss or 0.0)
     print(f"valid loss {valid:.3f} nats per token; a model that only counts tokens: {unigram:.3f}")
     print(f"memory gains {gain:.3f} nats per token on the test split")
+    print(f"({remembering.checkpoint}, {remembering})")
     return int(valid >= unigram or gain <= 0)
 
 

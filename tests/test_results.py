@@ -111,6 +111,13 @@ def test_a_result_replaces_only_one_of_its_own_identity(tmp_path: Path) -> None:
     assert len(read_results(tmp_path).results) == 1 + len(OTHERS)
 
 
+def test_a_curve_is_of_one_text_read_in_one_manner_at_any_step() -> None:
+    others = [change for change in OTHERS if not {"checkpoint", "checkpoint_hash"} & change.keys()]
+    others = [change | {"corpus_hash": change.get("split_hash", "01" * 16)} for change in others]
+    assert len({result(**change).series for change in [{}, *others]}) == 1 + len(others)
+    assert result(checkpoint="step-00000020", step=20).series == result().series
+
+
 def test_results_of_older_runs_stay_readable(tmp_path: Path) -> None:
     write(tmp_path, "a.json", OLD)
     write(tmp_path, "b.json", OLD | {"loss_base2": 3.2, "counting": "as fairseq, 3 of 4 tokens"})

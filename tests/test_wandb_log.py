@@ -231,9 +231,10 @@ def test_evaluations_reach_the_wandb_run_once_whoever_was_there(tmp_path):
         track_evaluations(tmp_path, environ=os.environ)
     rows = [row for row in read_offline(tmp_path).rows if any("eval/" in key for key in row)]
     assert [row["train/step"] for row in rows] == [7, 7]
-    assert rows[0]["eval/test/tgt32-mem64/loss"] == 2.0
-    assert rows[1]["eval/test/tgt32-mem0/loss"] == 3.0
-    assert "of books" in rows[1]["eval/test/tgt32-mem0/of"]
+    of = "eval/test-books-cccccccc/tgt32-mem{}-clamp0-full-exact-fp32"
+    assert rows[0][f"{of.format(64)}/loss"] == 2.0
+    assert rows[1][f"{of.format(0)}/loss"] == 3.0
+    assert "of books (cccccccccccc): " in rows[1][f"{of.format(0)}/of"]
     write_status(tmp_path, Status(state="running", max_steps=9, attempt=1))
     file_result(tmp_path, result(mem_len=9, loss=4.0))
     track_evaluations(tmp_path, environ=os.environ)
@@ -243,8 +244,8 @@ def test_evaluations_reach_the_wandb_run_once_whoever_was_there(tmp_path):
 def result(*, mem_len: int, loss: float) -> EvalResult:
     return EvalResult(
         corpus="books", corpus_hash="c" * 32, split="test", split_hash="d" * 32, precision="fp32",
-        rule="every token", settings=Lengths(tgt_len=32, mem_len=mem_len), loss=loss, step=7,
-        checkpoint="step-00000007",
+        rule="every token", settings=Lengths(tgt_len=32, mem_len=mem_len, warm="exact"),
+        loss=loss, step=7, checkpoint="step-00000007",
     )  # fmt: skip
 
 

@@ -82,6 +82,21 @@ class EvalResult(Measure):
         hashes = tuple(sorted((self.checkpoint_hash or {}).items()))
         return *self.key, self.checkpoint, self.step, hashes
 
+    @property
+    def series(self) -> str:
+        """The name under which results of one measure stand side by side, whatever their step."""
+        text = f"{self.split}-{_in_file_names(self.corpus)}-{(self.corpus_hash or '')[:8]}"
+        return f"{text}/{self.manner}"
+
+    @property
+    def manner(self) -> str:
+        """How the text was read and counted, in one word for names of files and curves."""
+        lengths, rule = self.settings, "-fairseq" if self.rule == "as fairseq" else ""
+        return (
+            f"tgt{lengths.tgt_len}-mem{lengths.mem_len}-clamp{lengths.clamp_len or 0}-"
+            f"{'same' if lengths.same_length else 'full'}-{lengths.warm}-{self.precision}{rule}"
+        )
+
     def is_of(self, checkpoint: str, weights: Mapping[str, str]) -> bool:
         """Whether these are its weights; `weights` are hashes by file, as in `checkpoint_hash`."""
         return self.checkpoint == checkpoint and self.checkpoint_hash in (None, dict(weights))
@@ -127,16 +142,11 @@ def file_result(run_dir: Path, result: EvalResult) -> Path:
     Raises:
         OSError: the folder cannot be made or written.
     """
-    lengths = result.settings
-    parts = [
-        result.split, _in_file_names(result.corpus), _in_file_names(result.checkpoint),
-        f"tgt{lengths.tgt_len}", f"mem{lengths.mem_len}", f"clamp{lengths.clamp_len or 0}",
-        "same" if lengths.same_length else "full", lengths.warm, result.precision,
-        canonical_hash(result.identity)[:8], *(["fairseq"] if result.rule == "as fairseq" else []),
-    ]  # fmt: skip
+    names = [_in_file_names(name) for name in (result.split, result.corpus, result.checkpoint)]
+    digest = canonical_hash(result.identity)[:8]
     folder = run_dir / FOLDER
     folder.mkdir(exist_ok=True)
-    path = folder / f"{'-'.join(map(str, parts))}.json"
+    path = folder / f"{'-'.join([*names, result.manner, digest])}.json"
     values = result.model_copy(update={"version": _VERSION}).model_dump(mode="json")
     write_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
     return path

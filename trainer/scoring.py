@@ -157,10 +157,12 @@ def _describe(
 ) -> EvalResult:  # fmt: skip
     rule: Rule = "as fairseq" if options.as_fairseq else "every token"
     of = measure_of(corpus, split, scoring, precision=trained.precision, rule=rule)
+    metrics = result.metrics(split)
+    infinite = [name for name, value in metrics.items() if value and not math.isfinite(value)]
     values = {
         **of.model_dump(),
-        **result.metrics(split),
-        "absent": dict(split.absent),
+        **metrics,
+        "absent": {**split.absent, **dict.fromkeys(infinite, "no finite number")},
         "loss_base2": result.loss / math.log(2) if options.as_fairseq else None,
         "n_tokens": result.n_tokens,
         "seconds": result.seconds,

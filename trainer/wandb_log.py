@@ -158,8 +158,7 @@ class WandbLog:
             name = canonical_hash([list(map(str, result.identity)), result.date])
             if name in known or self._run is None:
                 continue
-            lengths = result.settings
-            key = f"eval/{result.split}/tgt{lengths.tgt_len}-mem{lengths.mem_len}"
+            key = f"eval/{result.series}"
             values = {
                 f"{key}/{metric}": getattr(result, metric)
                 for metric in ("loss", "ppl", "ppl_word", "bpc")
