@@ -151,7 +151,7 @@ def test_what_is_no_pointer_stops_no_save_and_no_pruning(
         assert files.resolve(tmp_path, which) == folder / "step-00000004"
 
 
-def test_a_pointer_leads_nowhere_else(tmp_path: Path) -> None:
+def test_a_pointer_leads_nowhere_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder, other = files.directory(tmp_path / "run"), files.directory(tmp_path / "other")
     save(folder, 1)
     elsewhere = save(other, 2)
@@ -159,6 +159,10 @@ def test_a_pointer_leads_nowhere_else(tmp_path: Path) -> None:
         for name in ("best", "latest"):
             (folder / name).write_text(target + "\n")
         assert files.resolve(tmp_path / "run", "best") == folder / "step-00000001"
+    (folder / "best").unlink()
+    assert files.resolve(tmp_path / "run", "best") == folder / "step-00000001"
+    told = f"{folder}/best names no checkpoint here: taking the last one"
+    assert [record.message for record in caplog.records] == [told] * 3
 
 
 def test_the_last_is_the_newest_where_the_pointer_names_one_that_is_gone(tmp_path: Path) -> None:
@@ -200,6 +204,18 @@ def test_a_link_is_no_checkpoint_and_nothing_is_deleted_through_it(tmp_path: Pat
     assert not saved_over.is_symlink()
     assert files.verify(saved_over)["train"] == {"step": 9}
     assert everything(other) == {"step-00000002", "latest"}
+
+
+def test_the_folder_itself_may_be_a_link_as_to_a_larger_disk(tmp_path: Path) -> None:
+    folder = files.directory(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "scratch").mkdir()
+    folder.symlink_to(tmp_path / "scratch")
+    for step in (1, 2, 3):
+        save(folder, step)
+        files.prune(folder, keep_last=1)
+    assert everything(tmp_path / "scratch") == {"step-00000003", "latest"}
+    assert files.verify(files.resolve(tmp_path / "run", "last"))["train"] == {"step": 3}
 
 
 @pytest.mark.parametrize("name", [*TENSOR_FILES, "state.json", "manifest.json"])

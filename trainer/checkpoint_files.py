@@ -217,6 +217,8 @@ def resolve(run_dir: Path, which: str) -> Path:
     found: Path | None
     if which in ("best", "last"):
         best = pointed(folder, "best") if which == "best" else None
+        if best is None and which == "best" and os.path.lexists(folder / "best"):
+            log.warning("%s names no checkpoint here: taking the last one", folder / "best")
         found = folder / best if best else _last(folder)
     elif which.isdecimal() and len(which) <= MAX_DIGITS:
         found = folder / name_of(int(which))
