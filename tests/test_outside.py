@@ -1,6 +1,7 @@
 """What comes from outside is read in bounds and shown on one harmless line."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.errors import InputError
-from trainer.outside import parse_json, printable, read_json
+from trainer.outside import parse_json, printable, read_json, text_argument
 
 
 @given(st.text(st.characters(exclude_categories=())))
@@ -59,3 +60,12 @@ def test_pairs_may_be_refused() -> None:
 
     with pytest.raises(InputError, match="there: not JSON: no pairs here"):
         parse_json('{"a": 1}', where="there", unique_keys=refuse)
+
+
+def test_an_argument_that_the_locale_could_not_decode_is_read_as_utf_8() -> None:
+    for text in ("plain", "naïve – 中"):
+        assert text_argument(text, name="--prompt") == text
+        typed = text.encode().decode("ascii", "surrogateescape")  # as in the C locale
+        assert text_argument(typed, name="--prompt") == text
+    with pytest.raises(InputError, match="--prompt is not UTF-8"):
+        text_argument(os.fsdecode(b"caf\xe9"), name="--prompt")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,7 +62,22 @@ def test_a_name_that_is_no_text_is_shown_escaped(
     for argv in (["corpus", "show"], ["report"], ["eval"], ["train", "quickstart", "--data"]):
         ended = said_in(encoding, monkeypatch, *argv, tmp_path / no_text)
         assert ended.code == Exit.BAD_INPUT
-        assert "udce9" in ended.err
+        assert "udce9" in ended.out + ended.err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_run_whose_name_is_no_text_is_read_or_refused_in_a_line(
+    encoding: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(trained, tmp_path / os.fsdecode(b"caf\xe9"))
+    assert said_in(encoding, monkeypatch, "report", run).code == Exit.DONE
+    out = tmp_path / os.fsdecode(b"exported\xe9")
+    assert said_in(encoding, monkeypatch, "export", trained, "--out", out).code == Exit.DONE
+    assert (out / "README.md").is_file()
+    for argv in (["generate", run, "--device", "cpu"], ["export", run, "--out", tmp_path / "x"]):
+        told = said_in(encoding, monkeypatch, *argv)
+        assert told.code == Exit.BAD_INPUT  # safetensors opens no such file
+        assert len(told.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("buffering", [0, -1])

@@ -19,6 +19,7 @@ from trainer.config import (
     resume_class,
 )
 from trainer.errors import InputError, did_you_mean
+from trainer.outside import text_argument
 from trainer.shell import typed_path
 
 _USAGE = "train.py RECIPE --data CORPUS [--run-dir DIR] [--deepspeed_config FILE] [flags]"
@@ -211,9 +212,15 @@ def _overridden(recipe: str, overrides: dict[str, str | list[str]]) -> Experimen
         part = values
         for name in parents:
             part = part[name]
-        part[leaf] = _read(given, fields[path])
+        part[leaf] = _read(_as_text(given, name=_flag(path)), fields[path])
     flags = " ".join(_flag(path) for path in overrides)
     return experiment_from(values, where=f"{recipe} with {flags}")
+
+
+def _as_text(given: str | list[str], *, name: str) -> str | list[str]:
+    if isinstance(given, str):
+        return text_argument(given, name=name)
+    return [text_argument(one, name=name) for one in given]
 
 
 def _read(given: str | list[str], field: FieldInfo) -> Any:

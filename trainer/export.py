@@ -49,7 +49,7 @@ def export(run_dir: Path, *, out: Path, which: str, form: Form) -> None:
     with new_folder(out) as draft:
         _WRITE[form](draft, trained)
         card = model_card(run_dir, trained, name=out.resolve().name, form=form)
-        (draft / "README.md").write_text(card, encoding="utf-8")
+        (draft / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
 
 
 def _write_txl(folder: Path, trained: TrainedModel) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from trainer.errors import InputError
+from trainer.outside import text_argument
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,10 @@ class Generate:
         from trainer.host_cpu import use_cpu_well
         from trainer.inference import open_trained
 
+        stop = None if self.stop is None else text_argument(self.stop, name="--stop")
         sampling = Sampling(
             n_tokens=self.n_tokens, temperature=self.temperature, top_k=self.top_k,
-            top_p=self.top_p, seed=self.seed, stop=self.stop,
+            top_p=self.top_p, seed=self.seed, stop=stop,
         )  # fmt: skip
         device = choose_device(self.device, local_rank=0)
         if device.type == "cpu":
@@ -142,12 +144,12 @@ def _read_prompt(prompt: str) -> str:
     """The prompt, or standard input for ``-``."""
     if prompt == "-" and sys.stdin is None:
         raise InputError("--prompt - reads standard input, which is closed")
+    if prompt != "-":
+        return text_argument(prompt, name="the prompt")
     try:
-        text = sys.stdin.buffer.read().decode() if prompt == "-" else prompt
-        text.encode()  # an argument of other bytes holds surrogates, which no text has
+        return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeError:
         raise InputError("the prompt is not UTF-8: convert it, as with iconv -t UTF-8") from None
-    return text
 
 
 def _lengths(text: str | None) -> tuple[int, ...] | None:

@@ -24,6 +24,7 @@ __all__ = [
     "read_bytes",
     "read_json",
     "shortened",
+    "text_argument",
 ]
 
 #: Bytes that a JSON file from outside may have, unless its reader knows better.
@@ -148,3 +149,26 @@ def _finite(digits: str) -> float:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
+
+
+def text_argument(argument: str, *, name: str) -> str:
+    """Return the text that an argument of the command line is, in whatever locale it was typed.
+
+    Bytes that the locale cannot decode arrive as lone surrogates, which no text has: such an
+    argument is read as UTF-8.
+
+    Args:
+        argument: as Python gives it.
+        name: what it is, for the error.
+
+    Raises:
+        InputError: it is no UTF-8 either.
+    """
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(argument).decode("utf-8")
+        except UnicodeError:
+            raise InputError(f"{name} is not UTF-8: convert it, as with iconv -t UTF-8") from None
+    return argument
