@@ -124,7 +124,7 @@ def track_evaluations(run_dir: Path, *, environ: MutableMapping[str, str]) -> No
     mode = check_wandb(config, environ=environ)
     if mode == "disabled":
         return
-    if status is not None and status.state in ("starting", "running"):
+    if status is not None and status.state in ("starting", "running") and not status.is_gone():
         _log.info("wandb gets this result when the run that is training stops or starts again")
         return
     wandb_log = WandbLog(
