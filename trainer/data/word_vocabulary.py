@@ -1,6 +1,5 @@
 """Words between whitespace, by the rule of fairseq and kimiyoung/transformer-xl."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.data.blanks import n_untold_blanks
 from trainer.data.recutting import whole_words
 from trainer.data.text import Piece
 from trainer.data.vocabulary_protocol import (
@@ -20,14 +20,6 @@ from trainer.data.vocabulary_protocol import (
     canonical_hash,
 )
 from trainer.outside import printable
-
-# White space but for spaces and line feeds, as `str.split` knows it.
-_OTHER_BLANKS = (
-    "\t\r\v\f\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008"
-    "\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
-)
-# The space between two words of a line, which two ids tell; of several, the first one.
-_TOLD_SPACE = re.compile(r"(?<=\S) (?=[^\S\n\r]*\S)")
 
 
 class WordVocabulary:
@@ -94,7 +86,7 @@ class WordVocabulary:
     def lost(self, piece: Piece, ids: Ids, *, starts_document: bool) -> Lost:  # noqa: D102
         return Lost(
             hidden=self._n_hidden(piece.text, ids),
-            blanks=_n_untold_blanks(piece.text, starts_document=starts_document),
+            blanks=n_untold_blanks(piece.text, starts_document=starts_document),
         )
 
     def _n_hidden(self, text: str, ids: Ids) -> int:
@@ -139,15 +131,3 @@ class _WordIds(dict[str, int]):
 def _with_line_end(piece: Piece) -> str:
     ends = piece.ends_document and piece.text and not piece.text.endswith(("\n", "\r"))
     return piece.text + "\n" if ends else piece.text
-
-
-def _n_untold_blanks(text: str, *, starts_document: bool) -> int:
-    """White space of whole words that is neither a line end nor the space between two words."""
-    # A piece that does not start a document begins between two words.
-    is_plain = not (starts_document and text[:1] == " ") and not text.endswith(" ")
-    is_plain = is_plain and not any(irregular in text for irregular in ("  ", " \n", "\n "))
-    if is_plain and not any(map(text.count, _OTHER_BLANKS)):
-        return 0
-    n_blanks = len(text) - sum(map(len, text.split()))
-    before = "" if starts_document else "x"
-    return n_blanks - text.count("\n") - len(_TOLD_SPACE.findall(before + text))
