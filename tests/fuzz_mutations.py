@@ -3,11 +3,19 @@
 import json
 import struct
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 from hypothesis import strategies as st
 
 Draw = st.DrawFn
+
+
+class Content(bytes):
+    """What a file holds, shown short."""
+
+    def __repr__(self) -> str:
+        return f"{bytes(self[:300])!r}, {len(self)} bytes"
 
 
 class Raw(str):
@@ -66,6 +74,7 @@ def _changed(draw: Draw, document: Any) -> Any:
     found = list(places(document))
     *path, last = draw(st.sampled_from(found)) or (None,)
     odd = draw(st.one_of(st.sampled_from(ODD_VALUES), ANY_TEXT, st.integers(), st.floats()))
+    odd = deepcopy(odd)  # for it may be changed in its turn
     if last is None:
         return odd
     owner = document

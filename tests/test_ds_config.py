@@ -219,6 +219,11 @@ def test_a_size_that_does_not_divide_is_told_those_that_do(
         ("[1]", "not a JSON object"),
         ('{"fp16": ', "not JSON"),
         ("\udcff", "not JSON"),
+        ('{"train_batch_size": 1e999}', "not JSON"),
+        ('{"a":' * 300 + "1" + "}" * 300, "nested"),
+        ('{"a":' * 9000 + "1" + "}" * 9000, "nested too deeply"),
+        ('{"a": "' + "b" * 300_000 + '"}', "longer than 262,144 bytes"),
+        ('{"a": ' + "9" * 5000 + "}", "not JSON"),
     ],
 )
 def test_a_broken_file_is_refused_by_name(text: str, said: str, tmp_path: Path) -> None:

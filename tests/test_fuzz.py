@@ -4,13 +4,15 @@
 same ones every time.
 """
 
+import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import fuzz_targets
 import pytest
-from fuzz_mutations import mutated_bytes, mutated_json
+from fuzz_mutations import Content, mutated_bytes, mutated_json
 from fuzz_pickles import mutated_archive, mutated_older_file, mutated_pickle
 from fuzz_process import Reader
 from fuzz_targets import NO_FILES, TARGETS, Target
@@ -49,8 +51,9 @@ def reader(base: Path) -> Iterator[Reader]:
 def mutated(target: Target, data: bytes) -> st.SearchStrategy[bytes]:
     """What may become of a valid file."""
     if target.form == "bytes":
-        return mutated_bytes(data)
-    return st.one_of(FORMS[target.form](data), FORMS[target.form](data), mutated_bytes(data))
+        return mutated_bytes(data).map(Content)
+    by_form = FORMS[target.form](data)
+    return st.one_of(by_form, by_form, mutated_bytes(data)).map(Content)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.file)
@@ -61,7 +64,10 @@ def test_a_file_is_read_or_refused_in_one_line(target: Target, base: Path, reade
     @given(mutated(target, data), st.booleans())
     def reads(changed: bytes, sealed: bool) -> None:
         outcome = reader.read(TARGETS.index(target), changed, sealed=sealed)
-        assert not outcome.problem, outcome.problem
+        if outcome.problem:
+            found = Path(tempfile.gettempdir()) / f"fuzz-{hashlib.md5(changed).hexdigest()}"
+            found.write_bytes(changed)
+            pytest.fail(f"{target.file} as in {found}: {outcome.problem}")
 
     reads()
 

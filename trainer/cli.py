@@ -71,8 +71,11 @@ def _run_command(argv: Sequence[str]) -> int:
     import logging
 
     from trainer.command_line import parse_command
+    from trainer.escaping import LineFormatter
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         parse_command(argv).run()
     except BrokenPipeError:

@@ -1,5 +1,8 @@
 """What ``txl`` is told: the table of its commands, read by tyro."""
 
+import contextlib
+import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from trainer import commands, model_commands
+from trainer.escaping import printable_lines
 from trainer.shell import typed_path
 
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs)
@@ -15,6 +19,15 @@ _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs)
 
 def parse_command(argv: Sequence[str]) -> Any:
     """The command that `argv` spells; prints help or what is wrong with it and exits, else."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return _parsed(argv)
+    finally:  # tyro quotes words as they are
+        sys.stderr.write(printable_lines(said.getvalue()))
+
+
+def _parsed(argv: Sequence[str]) -> Any:
     plain: dict[str, Any] = {
         "prepare": commands.Prepare,
         "eval": model_commands.Eval,

@@ -17,6 +17,7 @@ from trainer.data.prepare import PrepareOptions, prepare
 from trainer.data.prepare_known import prepare_known
 from trainer.data.prepare_report import Report as PrepareReport
 from trainer.errors import Exit, InputError
+from trainer.escaping import LOGGED_CHARACTERS, printable
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class Prepare:
 
     def run(self) -> None:
         """Prepare, and say what was made and what to do next."""
-        for line in self._prepared().lines():
-            print(line)
+        _say(*self._prepared().lines())
 
     def _prepared(self) -> PrepareReport:
         if self.name is not None:
@@ -59,7 +59,7 @@ class ShowCorpus:
         from trainer.data.corpus import open_corpus
 
         corpus = open_corpus(self.corpus)
-        print(f"{corpus.path}: {corpus.vocabulary.kind}, vocabulary {corpus.vocabulary.size:,}")
+        _say(f"{corpus.path}: {corpus.vocabulary.kind}, vocabulary {corpus.vocabulary.size:,}")
         for split in corpus.splits.values():
             print(
                 f"{split.name:5} {split.n_tokens:>14,} tokens {split.n_words:>13,} words "
@@ -81,7 +81,7 @@ class Verify:
         from trainer.data.corpus import verify_corpus
 
         verify_corpus(self.corpus)
-        print(f"{self.corpus}: whole")
+        _say(f"{self.corpus}: whole")
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,7 @@ class Import:
         imported = import_checkpoint(
             self.checkpoint, out=self.out, vocab=self.vocab, recipe=self.recipe
         )
-        for line in imported.lines():
-            print(line)
+        _say(*imported.lines())
 
 
 @dataclass(frozen=True)
@@ -207,4 +206,10 @@ class Export:
         from trainer.export import export
 
         export(self.run_dir, out=self.out, which=self.checkpoint, form=self.as_)
-        print(f"{self.out}: see its README.md")
+        _say(f"{self.out}: see its README.md")
+
+
+def _say(*lines: str) -> None:
+    """Print lines, whatever the names in them hold."""
+    for line in lines:
+        print(printable(line, most=LOGGED_CHARACTERS))

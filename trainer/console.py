@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
+from trainer.escaping import LineFormatter
+
 _log = logging.getLogger(__name__)
 
 ETA_WINDOW = 50
@@ -216,7 +218,7 @@ def setup_logging(rank: int, *, log_file: Path | None = None) -> None:
     logger.setLevel(logging.INFO)
     for handler in handlers:
         handler.setFormatter(
-            logging.Formatter(f"%(asctime)s [{rank}] %(shortlevel)s%(message)s", "%H:%M:%S")
+            LineFormatter(f"%(asctime)s [{rank}] %(shortlevel)s%(message)s", "%H:%M:%S")
         )
         handler.addFilter(_name_level)
         logger.addHandler(handler)

@@ -133,7 +133,7 @@ def load_ds_config(name_or_path: str) -> dict[str, Any]:
         refuse_odd_values(values)
     except RecursionError:
         raise InputError(f"{where}: nested too deeply to be read") from None
-    except (ValueError, LookupError, TypeError) as error:  # what the parser stumbles over
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:  # its parser's
         raise InputError(f"{where}: not JSON: {error}") from None
     if not isinstance(values, dict) or not values:
         raise InputError(f"{where}: not a JSON object with keys")

@@ -1,10 +1,13 @@
 """Text from outside as a terminal shows it: on one line, escaped, and cut."""
 
+import logging
 import reprlib
 import unicodedata
 
 #: Characters of a message from outside that are shown; the middle of a longer one is left out.
 SHOWN_CHARACTERS = 1000
+#: Characters of a line of a log.
+LOGGED_CHARACTERS = 4000
 #: Categories of Unicode that move the cursor, hide text or are no characters at all.
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
@@ -22,6 +25,20 @@ def printable(text: object, *, most: int = SHOWN_CHARACTERS) -> str:
         half = most // 2
         shown = f"{shown[:half]}… ({n_left_out:,} characters) …{shown[len(shown) - half :]}"
     return "".join(map(_escaped, shown))
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of lines as a terminal shows it: all but line ends and tabs is escaped."""
+    return "".join(c if c in "\n\t" else _escaped(c) for c in text)
+
+
+class LineFormatter(logging.Formatter):
+    """Writes a record's message on one line: what it quotes forges no other."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        """The line; a traceback may follow it."""
+        record.message = printable(record.message, most=LOGGED_CHARACTERS)
+        return super().formatMessage(record)
 
 
 def shortened(value: object) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from trainer.errors import InputError
+from trainer.escaping import printable_lines
 from trainer.outside import text_argument
 
 
@@ -134,9 +135,11 @@ class Generate:
         )  # fmt: skip
         prompt = _read_prompt(self.prompt)
         pieces = trained.stream(prompt, sampling)
-        print(prompt, end="", flush=True)
+        # A vocabulary of others may hold escape sequences: a file may have them, a terminal not.
+        shown = printable_lines if sys.stdout.isatty() else str
+        print(shown(prompt), end="", flush=True)
         for piece in pieces:
-            print(piece, end="", flush=True)
+            print(shown(piece), end="", flush=True)
         print(flush=True)
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trainer.escaping import printable
+
 _PLAIN_LINES = 10
 
 
@@ -21,7 +23,13 @@ def progress(label: str, *, n_bytes: int) -> Iterator[Callable[[int], None]]:
         with _completing(lambda: lines.advance(n_bytes - lines.n_read)):
             yield lines.advance
         return
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    label = printable(label, most=100)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(label, total=n_bytes)
         with _completing(lambda: bar.update(task, completed=n_bytes)):
@@ -55,4 +63,5 @@ class _PlainLines:
         if n_due > self._n_shown:
             self._n_shown = n_due
             told = f"{n_due / _PLAIN_LINES:.0%} of {self._n_bytes / 2**20:,.1f} MiB"
-            self._console.print(f"{self._label}: {told}", highlight=False)
+            said = printable(f"{self._label}: {told}")
+            self._console.print(said, highlight=False, markup=False)

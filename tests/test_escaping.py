@@ -1,0 +1,77 @@
+"""Nothing that a terminal obeys reaches it from outside: not in errors, logs or messages."""
+
+import io
+import logging
+from pathlib import Path
+
+import pytest
+from builders import write_corpus
+
+from trainer.command_line import parse_command
+from trainer.commands import ShowCorpus
+from trainer.data.progress import progress
+from trainer.errors import InputError
+from trainer.escaping import LineFormatter, printable_lines, shortened
+
+EVIL = "a\x1b[31m\x9b2J\u202e\nerror: forged"
+ESCAPED = r"a\x1b[31m\x9b2J\u202e\nerror: forged"
+
+
+def test_an_error_quotes_what_it_quotes_escaped() -> None:
+    assert str(InputError(f"{EVIL} is no file")) == f"{ESCAPED} is no file"
+    assert str(InputError("one", EVIL)) == f"one\n{ESCAPED}"
+    assert len(str(InputError("a" * 10**6))) < 30_000
+
+
+def test_a_record_of_the_log_is_one_line() -> None:
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    handler.setFormatter(LineFormatter("[0] %(message)s"))
+    logger = logging.Logger("evil")
+    logger.addHandler(handler)
+    logger.warning("%s: passed over", EVIL)
+    logger.warning(EVIL)
+    assert said.getvalue() == f"[0] {ESCAPED}: passed over\n[0] {ESCAPED}\n"
+
+
+def test_lines_of_text_stay_lines() -> None:
+    assert printable_lines("a\tb\nc\x1b\r\x85") == "a\tb\nc\\x1b\\r\\x85"
+
+
+@pytest.mark.parametrize("value", [EVIL, {EVIL: [EVIL]}, [[[[[[[[EVIL]]]]]]]], 10**60, b"\x1b"])
+def test_a_value_is_shown_short_and_escaped(value: object) -> None:
+    assert shortened(value).isprintable()
+    assert len(shortened(value)) < 300
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["eval", "x", f"--{EVIL}"], [EVIL], ["generate", "x", "--n-tokens", EVIL],
+        ["eval", "x", "--split", EVIL], ["corpus", EVIL], ["config", "show", "x", EVIL],
+    ],
+)  # fmt: skip
+def test_a_mistyped_word_is_quoted_escaped(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_command(argv)
+    said = capsys.readouterr()
+    assert said.err.replace("\n", "").isprintable()
+    assert not any(line.startswith("error: forged") for line in said.err.splitlines())
+
+
+def test_names_of_folders_are_printed_escaped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_corpus(tmp_path / EVIL, vocabulary_size=9, train=[range(9)])
+    ShowCorpus(tmp_path / EVIL).run()
+    said = capsys.readouterr().out
+    assert ESCAPED in said
+    assert said.replace("\n", "").isprintable()
+
+
+def test_a_label_of_a_bar_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress(f"[bold]{EVIL}[/nothing]", n_bytes=10) as advance:
+        advance(10)
+    assert f"[bold]{ESCAPED}[/nothing]" in capsys.readouterr().err.replace("\n", "")
