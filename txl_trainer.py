@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def own_trainer() -> None:
-    """Import the package `trainer` beside this file, whatever else has that name.
+    """Import the package `trainer` beside this file, whatever else has that name or had it so far.
 
     Raises:
         SystemExit: it is not there whole, for another one was installed over it.
@@ -24,6 +24,10 @@ def own_trainer() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    if getattr(sys.modules.get("trainer"), "__file__", None) == str(init):
+        return
+    for name in [name for name in sys.modules if name.partition(".")[0] == "trainer"]:
+        del sys.modules[name]
     places = [str(folder)]
     spec = util.spec_from_file_location("trainer", init, submodule_search_locations=places)
     assert spec is not None

@@ -46,9 +46,9 @@ def read_hosts(path: Path) -> list[str]:
             raise ValueError(f" line {number}: {entry[:200]!r} is not `NAME slots=GPUS`")
         name, slots = match.groups()
         if int(slots) == 0:
-            raise ValueError(f" line {number}: {name} has no slots: leave the line out")
+            raise ValueError(f" line {number}: {name!r} has no slots: leave the line out")
         if name in found:
-            raise ValueError(f" line {number}: {name} is named a second time")
+            raise ValueError(f" line {number}: {name!r} is named a second time")
         found[name] = name.rpartition("@")[2]
     if not found:
         raise ValueError(": it names no machine; a line is `NAME slots=GPUS`")
@@ -71,7 +71,7 @@ def node_rank(hosts: list[str], own: str, *, told: str | None = None) -> int:
     for is_same in (_same_name, _same_short_name, _same_address):
         fitting = [rank for rank, host in enumerate(hosts) if is_same(host, own)]
         if len(fitting) > 1:
-            names = ", ".join(hosts[rank] for rank in fitting)
+            names = ", ".join(repr(hosts[rank]) for rank in fitting)
             raise ValueError(f": {own} may be any of {names}: set NODE_RANK")
         if fitting:
             return fitting[0]

@@ -45,9 +45,9 @@ def test_it_is_read_as_deepspeed_reads_it(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (b"a slots=1\n\na slots=2\n", " line 3: a is named a second time"),
+        (b"a slots=1\n\na slots=2\n", " line 3: 'a' is named a second time"),
         (b"# one\nb 8\n", " line 2: 'b 8' is not `NAME slots=GPUS`"),
-        (b"a slots=1\nb slots=0\n", " line 2: b has no slots: leave the line out"),
+        (b"a slots=1\nb slots=0\n", " line 2: 'b' has no slots: leave the line out"),
         (b"a slots=1 # M\xfcller\n", " line 1: not UTF-8"),
         (b"\n# none\n", ": it names no machine"),
     ],
@@ -76,7 +76,7 @@ def test_a_machine_is_known_by_its_name_short_or_in_full(
 
 
 def test_a_name_that_fits_several_machines_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"b may be any of b\.here, b\.there: set NODE_RANK"):
+    with pytest.raises(ValueError, match=r"b may be any of 'b\.here', 'b\.there': set NODE_RANK"):
         launch.node_rank(["b.here", "b.there"], "b")
 
 

@@ -73,6 +73,27 @@ def test_the_training_command_of_a_checkout_is_its_own(elsewhere: Path) -> None:
     assert "--train.max-steps" in shown.stdout
 
 
+def test_python_code_takes_its_own_also_after_another(elsewhere: Path) -> None:
+    package = elsewhere / "trainer"
+    package.mkdir()
+    for name in ("__init__.py", "records.py"):
+        (package / name).write_text("THEIRS = 1\n")
+    code = """
+import trainer, trainer.records
+assert trainer.THEIRS
+import txl_trainer
+for _ in range(2):
+    txl_trainer.own_trainer()
+    import trainer
+    from trainer.records import METRICS_FILE
+    kept = globals().setdefault("kept", trainer)
+    assert trainer is kept
+print(METRICS_FILE, trainer.load.__name__)
+"""
+    done = run(["-c", code], elsewhere)
+    assert done.stdout.split() == ["metrics.jsonl", "load"], done.stderr
+
+
 def test_a_model_of_one_s_own_may_be_called_train(elsewhere: Path, corpus: Path) -> None:
     flags = ["--data", str(corpus), "--model.factory", "train:build", "--dry-run"]
     refused = run([str(ROOT / "launch" / "train.py"), "quickstart", *flags], elsewhere)

@@ -1,4 +1,7 @@
-"""``python -m trainer``: the console command, for launchers that start a module."""
+"""``python -m trainer``: the console command, for launchers that start a module.
+
+``python -m txl_trainer`` is the same, and also where something else called trainer is in the way.
+"""
 
 from trainer.cli import main
 
