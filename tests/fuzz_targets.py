@@ -1,9 +1,14 @@
 """Every kind of file that is read from outside: where a valid one lies, and what reads it."""
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import os
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,6 +60,20 @@ class Target:
     """Makes hashes fit that stand in other files, or in its own, as anybody can."""
 
 
+def _zipped(data: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.json", data)
+        archive.writestr("b.txt", "w2")
+    return file.getvalue()
+
+
+#: How texts are packed.
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zip": _zipped,
+}  # fmt: skip
+
+
 def make(base: Path) -> None:
     """Write a valid file of every kind."""
     base.mkdir(parents=True)
@@ -88,7 +107,11 @@ def make(base: Path) -> None:
     (base / "run" / "corpus.json").write_text(json.dumps({"path": str(base / "corpus")}))
     export(base / "run", out=base / "exported", which="best", form="txl")
     make_run(base / "reported")
-    (base / "inputs" / "text.jsonl").write_text('{"text": "w2 w3"}\n{"text": "w4\\nw5", "id": 1}\n')
+    lines = '{"text": "w2 w3"}\n{"text": "w4\\nw5", "id": 1}\n'
+    (base / "inputs" / "text.jsonl").write_text(lines)
+    for suffix, pack in PACKED.items():
+        (base / suffix).mkdir()
+        (base / suffix / f"text.json.{suffix}").write_bytes(pack(lines.encode()))
 
 
 def _read_vocabulary(folder: Path) -> None:
@@ -212,6 +235,10 @@ TARGETS = [
         file="pickled/vocab.pkl", form="pickle", read=lambda f: read_vocabulary(f / "vocab.pkl")
     ),
     Target(file="inputs/text.jsonl", form="bytes", read=_prepare),
+    *(
+        Target(file=f"{suffix}/text.json.{suffix}", form="bytes", read=_prepare)
+        for suffix in PACKED
+    ),
 ]  # fmt: skip
 
 
