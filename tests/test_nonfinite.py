@@ -206,7 +206,7 @@ def test_a_second_time_ends_the_run_and_says_where(runs: Any) -> None:
     assert status is not None
     assert (status.state, status.exit_code) == ("failed", Exit.NONFINITE)
     assert status.reason is not None
-    told = f"3 steps up to step {last}, on ranks {ranks_of(6)}, streams [6], after a rollback"
+    told = f"3 steps up to step {last}, on rank {ranks_of(6)[0]}, stream 6, after a rollback"
     assert told in status.reason
     assert events(run_dir, "stop")[-1]["reason"] == status.reason
 
@@ -216,7 +216,7 @@ def test_without_a_checkpoint_there_is_no_rollback(runs: Any) -> None:
     status = read_status(run_dirs["nowhere to go"])
     assert status is not None
     assert status.state == "failed"
-    assert f"ranks {ranks_of(5)}, streams [5], and there is no whole checkpoint of before" in str(
+    assert f"rank {ranks_of(5)[0]}, stream 5, and there is no whole checkpoint of before" in str(
         status.reason
     )
     assert events(run_dirs["nowhere to go"], "rollback") == []

@@ -17,6 +17,7 @@ import hjson
 
 from trainer import validation
 from trainer.config import ExperimentConfig, load_recipe
+from trainer.console import counted
 from trainer.divisors import divisors_near
 from trainer.ds_blocks import SCHEDULE_PARAMS, DsFile, ScheduleType
 from trainer.ds_checks import lookup, problems
@@ -158,7 +159,7 @@ def resolve(
     if not found:
         owned["train_micro_batch_size_per_gpu"] = ("train.train_micro_batch_size_per_gpu", micro)
         owned["gradient_accumulation_steps"] = (
-            f"train_batch_size/(train_micro_batch_size_per_gpu·{world_size} ranks)",
+            f"train_batch_size/(train_micro_batch_size_per_gpu·{counted(world_size, 'rank')})",
             accumulation,
         )
     filled = deepcopy(dict(raw))

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from trainer.console import counted
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.named import named_corpus
 from trainer.errors import InputError
@@ -75,8 +76,9 @@ def _summary(trained: TrainedModel) -> str:
     n_parameters = sum(p.numel() for p in trained.module.parameters())
     train = trained.saved["train"]
     told = (
-        f"A Transformer-XL language model: {model.n_layer} layers, d_model {model.d_model}, "
-        f"{model.n_head} heads of {model.d_head}, {n_parameters:,} parameters, over "
+        f"A Transformer-XL language model: {counted(model.n_layer, 'layer')}, "
+        f"d_model {model.d_model}, {counted(model.n_head, 'head')} of {model.d_head}, "
+        f"{counted(n_parameters, 'parameter')}, over "
         f"{trained.vocabulary.size:,} {trained.vocabulary.kind}. It carries memory from segment to "
         f"segment."
     )

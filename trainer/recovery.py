@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from trainer import checkpoint, checkpoint_files, duties
+from trainer.console import counted
 from trainer.distributed import on_main
 from trainer.errors import NonFiniteError
 from trainer.faults import STEPS_LATE, Verdict
+from trainer.outside import printable
 from trainer.run import Run
 from trainer.state import TrainState
 
@@ -29,6 +31,10 @@ def restore(path: Path, saved: dict[str, Any], *, run: Run, state: TrainState) -
     state.memories = checkpoint.read_memories(
         path, ids, dtype=run.engine.dtype, device=run.world.device
     )
+
+
+def _listed(numbers: list[int]) -> str:
+    return printable(", ".join(map(str, numbers)), most=200)
 
 
 def _compares_with_best(state: TrainState, saved: dict[str, Any], run: Run) -> bool:
@@ -61,8 +67,8 @@ def handle_nonfinite(run: Run, state: TrainState, verdict: Verdict) -> bool:
     if state.nonfinite_in_a_row < run.experiment.limits.nonfinite_steps:
         return False
     told = (
-        f"the loss was not finite for {state.nonfinite_in_a_row} steps up to step {bad_step}, "
-        f"on ranks {ranks}, streams {verdict.bad_streams}"
+        f"the loss was not finite for {counted(state.nonfinite_in_a_row, 'step')} up to step "
+        f"{bad_step}, on rank {_listed(ranks)}, stream {_listed(verdict.bad_streams)}"
     )
     run.background.wait()
     folder = checkpoint_files.directory(run.run_dir)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.config import load_recipe
+from trainer.console import counted
 from trainer.data.comparable import absent_figures
 from trainer.data.corpus_writer import SplitWriter
 from trainer.data.vocabulary import Lost, Vocabulary
@@ -76,7 +77,7 @@ class SplitReport:
         lost = f" | {self._lost}" if self.n_hidden or self.n_blanks else ""
         return (
             f"{self.name}: {self.n_tokens:,} tokens | {self.n_words:,} words and line ends | "
-            f"{self.n_documents:,} documents | unknown {self.unknown_frac:.2%} | "
+            f"{counted(self.n_documents, 'document')} | unknown {self.unknown_frac:.2%} | "
             f"{self.tokens_per_word:.3f} tokens per word{lost}"
         )
 
