@@ -165,6 +165,15 @@ def test_commands_that_only_read_do_not_wait_for_torch() -> None:
     )
 
 
+def test_little_is_read_before_a_command_knows_what_to_do_about_a_signal() -> None:
+    code = "import sys, trainer.cli\nprint({m.split('.')[0] for m in sys.modules}, end='')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    others = ast.literal_eval(done.stdout) - set(sys.stdlib_module_names)
+    assert {name for name in others if not name.startswith("_")} <= {"trainer", "coverage"}
+
+
 def test_the_environment_is_read_where_a_command_begins() -> None:
     readers = {
         name for name, tree in TREES.items()

@@ -1,13 +1,15 @@
-"""Train language models that carry memory across text: Transformer-XL on DeepSpeed."""
+"""Train language models that carry memory across text: Transformer-XL on DeepSpeed.
+
+What these functions need is imported when they are called: every command reads this file before it
+can do anything about a Ctrl-C.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.metrics import read_metrics
-from trainer.shell import typed_path
-
 if TYPE_CHECKING:
     from trainer.inference import TrainedModel
+    from trainer.records import Kind, Record
 
 __all__ = ["load", "read_metrics"]
 
@@ -24,6 +26,25 @@ def load(path: str | Path, *, device: str = "cpu", trust: bool = False) -> "Trai
     import torch
 
     from trainer.inference import open_trained
+    from trainer.shell import typed_path
 
     at = torch.device(device)
     return open_trained(typed_path(path), which="best", precision="fp32", device=at, trust=trust)
+
+
+def read_metrics(run_dir: str | Path, *, kind: "Kind | None" = None) -> "list[Record]":
+    """The records of a run, by ascending step, every step once per kind; all events.
+
+    `trainer.metrics.read_metrics` says how steps that were done again are told apart.
+
+    Args:
+        run_dir: the run's directory.
+        kind: the only kind of record wanted; None is all.
+
+    Raises:
+        trainer.errors.InputError: there is no such record, or a newer version of the trainer wrote
+            it.
+    """
+    from trainer import metrics
+
+    return metrics.read_metrics(run_dir, kind=kind)
