@@ -30,8 +30,8 @@ records table_gradients
 adam metrics status state distributed wandb_service
 config profiling claimant
 changes arguments ds_config+ds_checks+ds_blocks data model expectations
-budget whole_gradients results
-tracking+wandb_log+wandb_settings
+last_word budget whole_gradients results
+shortage tracking+wandb_log+wandb_settings
 engine faults background
 summary
 report

@@ -41,6 +41,7 @@ class Budget:
             InputError: there is no such model, see `build_model`.
         """
         self._experiment = experiment
+        self._vocabulary_size = corpus.vocabulary.size
         self.weights = count_weights(experiment.model, corpus.vocabulary.size)
         self._shares = _shares(experiment.model, corpus)
         self.how = _how(experiment, resolved, world)
@@ -76,10 +77,19 @@ class Budget:
         name, n_bytes = max(self.needs.device.items(), key=lambda item: item[1])
         return f"{_gib(n_bytes)} of them {name} at {self.needs.moment}"
 
+    def situation(self) -> str:
+        """What a run is told that ran out of memory: its needs, its sizes, and what to lower."""
+        train = self._experiment.train
+        return (
+            f"by the plan a rank needs {_gib(self.needs.device_bytes)} GiB, {self.largest_part()}, "
+            f"with train_micro_batch_size_per_gpu {self.how.micro}, tgt_len {train.tgt_len}, "
+            f"mem_len {train.mem_len} and a vocabulary of {self._vocabulary_size:,}: "
+            f"{self._to_lower()}"
+        )
+
     def advice(self, total: int) -> str:
         """What to lower so that a rank needs less than `total` bytes."""
-        how, train, valid = self.how, self._experiment.train, self._experiment.valid
-        found: list[str] = []
+        how, valid = self.how, self._experiment.valid
         if self.needs.moment == "validation":
             return (
                 f"lower --valid.batch-size ({valid.batch_size}), --valid.tgt-len "
@@ -95,6 +105,12 @@ class Budget:
         fitting = self._micro_that_fits(total)
         if fitting:
             return f"--train.train-micro-batch-size-per-gpu {fitting} (now {how.micro}) fits"
+        return self._to_lower()
+
+    def _to_lower(self) -> str:
+        """The settings that a step's own space goes by."""
+        how, train = self.how, self._experiment.train
+        found: list[str] = []
         if how.micro > 1:
             found.append(f"--train.train-micro-batch-size-per-gpu ({how.micro})")
         found.append(f"--train.tgt-len ({train.tgt_len})")

@@ -4,13 +4,15 @@ Here a process begins and ends: what it does about signals and its standard stre
 code. Little is imported before that is settled, for what a run needs takes seconds.
 """
 
+import contextlib
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
-from trainer.errors import Exit, InputError
+from trainer import shortage
+from trainer.errors import Exit, InputError, ShortageError
 from trainer.interrupts import Interrupts
 from trainer.launcher_report import tell_launcher
 from trainer.launchers import is_first_task
@@ -81,6 +83,8 @@ def _run_command(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
+        if shortage.is_shortage(error):
+            raise
         where, what = error.filename or "input or output", error.strerror or "cannot be used"
         raise InputError(f"{where}: {what.lower()}") from error
     return Exit.DONE
@@ -101,8 +105,25 @@ def _exit_code(
     except BrokenPipeError:
         drop_standard_output()
         code = Exit.UNREAD
+    except (ShortageError, MemoryError, RuntimeError, OSError) as error:
+        if not isinstance(error, ShortageError) and not shortage.is_shortage(error):
+            raise
+        close()
+        _tell_shortage(error, environ)
+        if environ.get("WORLD_SIZE", "1") != "1":
+            os._exit(Exit.OUT_OF_MEMORY)  # a normal end waits for ranks that wait for this one
+        return Exit.OUT_OF_MEMORY
     close()
     return code
+
+
+def _tell_shortage(error: Exception, environ: Mapping[str, str]) -> None:
+    """Say it on the rank that ran out of memory: the others only wait for it."""
+    line = f"error: {error if isinstance(error, ShortageError) else shortage.told(error)}"
+    tell_launcher(line, environ=environ)
+    if not isinstance(error, ShortageError) or error.is_own:
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
 
 
 def _written(work: Callable[[], int]) -> int:

@@ -27,6 +27,7 @@ class Exit(IntEnum):
     BAD_INPUT = 2
     NONFINITE = 70
     EXPECTATION = 71
+    OUT_OF_MEMORY = 72
     REQUEUE = 75
     STOPPED = 76
     HUNG_UP = 129
@@ -41,6 +42,7 @@ class Exit(IntEnum):
             Exit.BAD_INPUT: "bad input: one line on stderr says what, where and the fix",
             Exit.NONFINITE: "the loss stayed non-finite after one rollback",
             Exit.EXPECTATION: "the run reached its end, but missed a target of --expect",
+            Exit.OUT_OF_MEMORY: "out of memory: one line says what was asked for and what to lower",
             Exit.REQUEUE: "interrupted (signal, time limit); what was trained is saved, run again",
             Exit.STOPPED: "stopped by the user (STOP file or Ctrl-C); a checkpoint is saved",
             Exit.HUNG_UP: "a command other than training was ended by SIGHUP",
@@ -64,6 +66,15 @@ class InputError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
+
+
+class ShortageError(Exception):
+    """Memory was asked for that could not be had; the message is one line, with what to lower."""
+
+    def __init__(self, told: str, *, is_own: bool = True) -> None:
+        """`is_own` says that this process ran out, not another rank."""
+        super().__init__(told)
+        self.is_own = is_own
 
 
 class NonFiniteError(Exception):

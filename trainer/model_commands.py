@@ -120,6 +120,7 @@ class Generate:
         from trainer.generate import Sampling
         from trainer.host_cpu import use_cpu_well
         from trainer.inference import open_trained
+        from trainer.shortage import explained
 
         stop = None if self.stop is None else text_argument(self.stop, name="--stop")
         sampling = Sampling(
@@ -138,8 +139,15 @@ class Generate:
         # A vocabulary of others may hold escape sequences: a file may have them, a terminal not.
         shown = printable_lines if sys.stdout.isatty() else str
         print(shown(prompt), end="", flush=True)
-        for piece in pieces:
-            print(shown(piece), end="", flush=True)
+        lengths = trained.experiment.eval
+        situation = (
+            f"reading with tgt_len {lengths.tgt_len}, mem_len {lengths.mem_len} and a vocabulary "
+            f"of {trained.vocabulary.size:,}: use a machine with more, or a run with a smaller "
+            "--eval.mem-len or --eval.tgt-len"
+        )
+        with explained(None, lambda: situation):
+            for piece in pieces:
+                print(shown(piece), end="", flush=True)
         print(flush=True)
 
 

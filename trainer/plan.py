@@ -35,6 +35,17 @@ class Plan:
     n_sharing: int
     """Ranks of this host, which share its memory."""
 
+    def situation(self) -> str:
+        """What it is told when it runs out of memory: its sizes, and what to lower."""
+        if self.budget is not None:
+            return self.budget.situation()
+        micro, train = self.streams.micro, self.arguments.experiment.train
+        return (
+            f"with train_micro_batch_size_per_gpu {micro}, tgt_len {train.tgt_len} and mem_len "
+            f"{train.mem_len} of a model of others: lower --train.train-micro-batch-size-per-gpu, "
+            "--train.tgt-len or --train.mem-len"
+        )
+
     @property
     def valid_of(self) -> Measure | None:
         """What validation losses are of; None without a valid split."""

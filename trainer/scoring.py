@@ -27,6 +27,7 @@ from trainer.inference import Precision, TrainedModel, load_source, open_corpus_
 from trainer.measure import RULES, Rule
 from trainer.outside import printable
 from trainer.results import FOLDER, EvalResult, file_result, measure_of, table_rows
+from trainer.shortage import explained
 from trainer.source import read_together
 from trainer.tables import shown, text_table
 from trainer.throughput import SCORING, tokens_per_s
@@ -75,13 +76,14 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
     results = []
     told: list[tuple[int, Tensor]] = []
     for scoring in settings:
-        result = score(
-            trained, split, scoring=scoring, world=world,
-            first_memory=trained.zero_memory if options.as_fairseq else trained.reading_memory,
-            n_layer=trained.experiment.model.n_layer, cutoffs=trained.experiment.model.cutoffs,
-            cut_documents=_cuts_documents(options, trained), as_fairseq=options.as_fairseq,
-            on_tokens=None if options.per_token is None else lambda *row: told.append(row),
-        )  # fmt: skip
+        with explained(world, functools.partial(_situation, scoring, trained)):
+            result = score(
+                trained, split, scoring=scoring, world=world,
+                first_memory=trained.zero_memory if options.as_fairseq else trained.reading_memory,
+                n_layer=trained.experiment.model.n_layer, cutoffs=trained.experiment.model.cutoffs,
+                cut_documents=_cuts_documents(options, trained), as_fairseq=options.as_fairseq,
+                on_tokens=None if options.per_token is None else lambda *row: told.append(row),
+            )  # fmt: skip
         assert result is not None, "nothing asks this scoring to stop"
         results.append(_describe(result, scoring, split, corpus, trained, options, world))
         if world.is_main:
@@ -91,6 +93,15 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
     if world.is_main:
         _print_table(results, options.run)
     return results
+
+
+def _situation(scoring: ScoringConfig, trained: TrainedModel) -> str:
+    """What an evaluation is told that ran out of memory: its sizes, and what to lower."""
+    return (
+        f"reading {scoring.batch_size} rows with tgt_len {scoring.tgt_len}, mem_len "
+        f"{scoring.mem_len} and a vocabulary of {trained.vocabulary.size:,}: lower --batch-size, "
+        "--tgt-len or --mem-len"
+    )
 
 
 def _refuse_misuse(

@@ -27,7 +27,7 @@ from trainer.distributed import (
     on_main,
 )
 from trainer.dry_run import describe_start, refuse_without_memory
-from trainer.errors import Exit, NonFiniteError
+from trainer.errors import Exit, NonFiniteError, ShortageError
 from trainer.faults import FaultWatch
 from trainer.host_cpu import use_cpu_well
 from trainer.loop import train
@@ -35,6 +35,7 @@ from trainer.model.build import build_model
 from trainer.plan import Plan, describe_plan, make_plan
 from trainer.profiling import Profiler
 from trainer.run import Run
+from trainer.shortage import explained
 from trainer.start import Start, announce, find_start, give_up
 from trainer.state import TrainState
 from trainer.stopping import StopRequests
@@ -77,7 +78,10 @@ def train_connected(
     """
     named, recipe = plan.arguments.run_dir, plan.arguments.recipe
     candidates = [named] if named else rundir.default_run_dirs(recipe, now=time.time())
-    with claimed(candidates, must_be_new=named is None, world=world, on_lost=_leave) as run_dir:
+    with (
+        claimed(candidates, must_be_new=named is None, world=world, on_lost=_leave) as run_dir,
+        explained(world, plan.situation),
+    ):
         return _train_claimed(plan, world, run_dir, environ, stops)
 
 
@@ -106,14 +110,15 @@ def _train_claimed(
     hosts = gather_objects(socket.gethostname(), world)
     attempt = on_main(lambda: announce(plan, run_dir, start, hosts), world)
     try:
-        run, state = _build(plan, world, run_dir, start, attempt, model, environ, stops)
+        with explained(world, plan.situation):
+            run, state = _build(plan, world, run_dir, start, attempt, model, environ, stops)
     except BaseException as error:
         if world.is_main:
             give_up(run_dir, error)
         raise
     code = None
     try:
-        code = _train_to_the_end(run, state)
+        code = _train_to_the_end(run, state, plan)
     finally:
         run.reader.close()
         run.background.close()
@@ -177,9 +182,15 @@ def _build(
     return run, state
 
 
-def _train_to_the_end(run: Run, state: TrainState) -> Exit:
+def _train_to_the_end(run: Run, state: TrainState, plan: Plan) -> Exit:
     try:
-        return train(run, state)
+        with explained(run.world, plan.situation):
+            return train(run, state)
+    except ShortageError as error:
+        log.error("%s", error)
+        duties.event(run, state, "stop", reason=str(error))
+        duties.set_status(run, state, "failed", reason=str(error), code=Exit.OUT_OF_MEMORY)
+        raise
     except NonFiniteError as error:
         log.error("%s", error)
         duties.event(run, state, "stop", reason=str(error))

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from trainer import rundir
-from trainer.errors import Exit, InputError
+from trainer.errors import Exit, InputError, ShortageError
 from trainer.loop import is_done
 from trainer.metrics import next_attempt
 from trainer.outside import printable
@@ -104,8 +104,9 @@ def give_up(run_dir: Path, error: BaseException) -> None:
     status = read_status(run_dir)
     if status is None:
         return
-    code = Exit.BAD_INPUT if isinstance(error, InputError) else None
-    reason = printable(f"{type(error).__name__}: {error}")
+    codes = {InputError: Exit.BAD_INPUT, ShortageError: Exit.OUT_OF_MEMORY}
+    code = codes.get(type(error))
+    reason = printable(f"{type(error).__name__}: {error}" if code is None else str(error))
     failed = {"state": "failed", "reason": reason, "exit_code": code}
     with contextlib.suppress(OSError):  # the error itself is what counts
         write_status(run_dir, status.model_copy(update=failed | {"heartbeat": time.time()}))
