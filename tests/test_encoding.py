@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,8 @@ from tokenizer_files import some_text, tokenizer_files, vocabulary_of
 from trainer.data.corpus import open_corpus
 from trainer.data.encoding import encode
 from trainer.data.prepare import PrepareOptions, prepare
-from trainer.data.text import Piece
+from trainer.data.recutting import whole_words
+from trainer.data.text import LONGEST_WORD, Piece
 from trainer.data.vocabulary import SymbolVocabulary, Vocabulary, WordVocabulary
 
 KNOWN = some_text(0, n_words=300)
@@ -85,7 +87,9 @@ def test_words_longer_than_a_piece_are_words(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(f"a {long} b\n{long}\tc {long}")
     for tokenizer in ("words", "bytes", "characters", "bpe"):
         out = tmp_path / tokenizer
-        prepare(PrepareOptions(out=out, train=(tmp_path / "text.txt",), tokenizer=tokenizer))  # type: ignore[arg-type]
+        few = {"vocab_size": 260} if tokenizer == "bpe" else {}
+        given: dict[str, Any] = {"train": (tmp_path / "text.txt",), "tokenizer": tokenizer, **few}
+        prepare(PrepareOptions(out=out, **given))
         corpus = open_corpus(out)
         assert corpus.splits["train"].n_words == 8, tokenizer
         if isinstance(corpus.vocabulary, WordVocabulary):
@@ -125,3 +129,18 @@ def test_bytes_read_anything(tmp_path: Path) -> None:
     assert absent == "".join(sorted(absent))
     ids = corpus.splits["valid"].tokens
     assert [ord(corpus.vocabulary.symbols[i]) for i in ids] == [*range(256)]
+
+
+def test_a_word_without_end_is_cut_at_places_of_its_own() -> None:
+    text = f"a  {'x' * (2 * LONGEST_WORD + 5)} b\n{'y' * LONGEST_WORD}"
+    words = ["a", "x" * LONGEST_WORD, "x" * LONGEST_WORD, "xxxxx", "b", "y" * LONGEST_WORD]
+    vocabulary = WordVocabulary.build(document(text))
+    assert {*vocabulary.words} == {"<eos>", "<unk>", *words}
+    for places in ([], [0.1, 0.2, 0.3, 0.301, 0.8], [i / 64 for i in range(64)]):
+        pieces = document(text, places)
+        longest = max(len(piece.text) for piece in pieces)
+        assert max(len(piece.text) for piece in whole_words(pieces)) < LONGEST_WORD + 2 * longest
+        ids, (n_words, n_characters, *lost) = summed(pieces, vocabulary)
+        told = [vocabulary.words[i] for i in ids]
+        assert told == [*words[:5], "<eos>", words[5], "<eos>"]
+        assert (n_words, n_characters, lost) == (8, len(text), [0, 1, 0])

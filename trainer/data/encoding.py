@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import tee
 
 from trainer.data.recutting import whole_words
-from trainer.data.text import Piece, count_words
+from trainer.data.text import Piece, count_words, words_of
 from trainer.data.vocabulary import Ids, Lost, SymbolVocabulary, Vocabulary
 
 
@@ -68,7 +68,7 @@ def _n_words(words: Piece, ids: Ids, lost: Lost, vocabulary: Vocabulary) -> int:
     if vocabulary.kind == "words":
         return len(ids)
     if isinstance(vocabulary, SymbolVocabulary) and not vocabulary.line_ends:
-        return len(words.text.split())
+        return len(words_of(words.text))
     return count_words(words) - lost.line_ends
 
 

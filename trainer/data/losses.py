@@ -15,8 +15,8 @@ from trainer.data.text import Piece, count_line_ends
 from trainer.data.vocabulary_protocol import Lost
 
 _WORD_OR_BLANKS = re.compile(r"\s+|\S+")
-#: Words whose losses are remembered.
-_MOST_REMEMBERED = 1 << 20
+#: Words whose losses are remembered, and how long these may be.
+_MOST_REMEMBERED, _LONGEST_REMEMBERED = 1 << 18, 64
 _BATCH_WORDS = 1 << 14
 
 #: What stands around a word that is read back: the first one that comes back itself.
@@ -88,14 +88,13 @@ class LossCounter:
         if parts and piece.ends_document and parts[-1].isspace():
             total = total.plus(self._edge(parts.pop(), begins=False))
         counts = Counter(parts)
-        if len(self._remembered) > _MOST_REMEMBERED:
-            self._remembered.clear()
-        new = [part for part in counts if part not in self._remembered]
+        found = {part: self._remembered[part] for part in counts if part in self._remembered}
+        new = [part for part in counts if part not in found]
         for begin in range(0, len(new), _BATCH_WORDS):
-            self._learn(new[begin : begin + _BATCH_WORDS])
+            found |= self._learn(new[begin : begin + _BATCH_WORDS])
         sums = [0, 0, 0]
         for part, count in counts.items():
-            for i, n in enumerate(self._remembered[part]):
+            for i, n in enumerate(found[part]):
                 sums[i] += n * count
         return total.plus(Lost(*sums))
 
@@ -114,20 +113,31 @@ class LossCounter:
         [(back, has)] = self._read_back([f"{token} {token}"])
         return _visible(back) == token * 2 and has[0] and has[-1]
 
-    def _learn(self, parts: list[str]) -> None:
-        near = self._near
+    def _learn(self, parts: list[str]) -> dict[str, Lost]:
+        """What is lost of each of new words and white space; short ones are remembered."""
+        found = self._lost_of_each(parts)
+        if len(self._remembered) > _MOST_REMEMBERED:
+            self._remembered.clear()
+        self._remembered |= {
+            part: lost for part, lost in found.items() if len(part) <= _LONGEST_REMEMBERED
+        }
+        return found
+
+    def _lost_of_each(self, parts: list[str]) -> dict[str, Lost]:
+        near, found = self._near, dict[str, Lost]()
         texts = [
             f"{near}{part}{near}" if part.isspace() else f"{near} {part} {near}" for part in parts
         ]
         for part, text, (back, has) in zip(parts, texts, self._read_back(texts), strict=True):
             if back == text:
-                self._remembered[part] = Lost()
+                found[part] = Lost()
             elif part.isspace():
                 inner = back[len(near) : len(back) - len(near)]
-                self._remembered[part] = _lost_blanks(part, inner)
+                found[part] = _lost_blanks(part, inner)
             else:
                 begin = len(near) + 1
-                self._remembered[part] = self._lost_word(part, back, has[begin : begin + len(part)])
+                found[part] = self._lost_word(part, back, has[begin : begin + len(part)])
+        return found
 
     def _lost_word(self, word: str, back: str, has: list[bool]) -> Lost:
         inner = _visible(back).removeprefix(self._near).removesuffix(self._near)

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from trainer.data.text import Piece
+from trainer.data.text import LONGEST_WORD, Piece
 
 
 class Window(NamedTuple):
@@ -53,17 +53,30 @@ def whole_words(pieces: Iterable[Piece]) -> Iterator[Piece]:
     """Yield as many pieces of the same text, with no word or white space cut.
 
     What would be cut goes with the piece that it ends in, so a piece may be empty. All but the
-    first one of a document begin with white space or are empty. A word is held whole, however long.
+    first one of a document begin with white space or are empty. What is longer than
+    `LONGEST_WORD` is several words of that length and a rest, so that memory is bounded.
     """
     held: list[str] = []  # white space and the beginning of a word
+    n_held = 0
     for text, ends_document in pieces:
+        n_held += len(text)
         kept = text if ends_document else _up_to_last_word(text)
+        if not kept and n_held > LONGEST_WORD:
+            held, text = [], "".join([*held, text])
+            kept = _whole_lengths(text)
         if kept or ends_document:
             yield Piece("".join([*held, kept]), ends_document)
             held = [text[len(kept) :]]
+            n_held = len(held[0])
         else:
             held.append(text)
             yield Piece("", ends_document=False)
+
+
+def _whole_lengths(text: str) -> str:
+    """White space and as much of the word after it as is words of the greatest length."""
+    n_blanks = len(text) - len(text.lstrip())
+    return text[: n_blanks + (len(text) - n_blanks) // LONGEST_WORD * LONGEST_WORD]
 
 
 def _up_to_last_word(text: str) -> str:

@@ -16,6 +16,7 @@ from trainer.errors import InputError
 from trainer.outside import printable
 
 PIECE_BYTES = 1 << 15
+LONGEST_WORD = 1 << 20
 
 # No word, and no pre-token of GPT-2 and its kin, reaches from a visible character into the space
 # after it, so a text may be cut there without changing any id. A text without spaces is cut
@@ -66,9 +67,25 @@ def read_pieces(
                 n_seen = raw.tell()
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text: what stands between white space.
+
+    What is longer than `LONGEST_WORD` is several of that length and a rest: no word, however long,
+    has to be held whole.
+    """
+    words = text.split()
+    if len(text) <= LONGEST_WORD:
+        return words
+    return [
+        word[begin : begin + LONGEST_WORD]
+        for word in words
+        for begin in range(0, len(word), LONGEST_WORD)
+    ]
+
+
 def count_words(piece: Piece) -> int:
     """Words of a piece, and one for each line end: what the words tokenizer would count."""
-    return len(piece.text.split()) + count_line_ends(piece.text) + ends_inside_line(piece)
+    return len(words_of(piece.text)) + count_line_ends(piece.text) + ends_inside_line(piece)
 
 
 def count_line_ends(text: str) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from trainer.data.blanks import n_untold_blanks
 from trainer.data.recutting import whole_words
-from trainer.data.text import Piece
+from trainer.data.text import Piece, words_of
 from trainer.data.vocabulary_protocol import (
     EOS,
     UNK,
@@ -57,7 +57,7 @@ class WordVocabulary:
         """
         counts: Counter[str] = Counter()
         for piece in whole_words(pieces):
-            counts.update((piece.text.lower() if lowercase else piece.text).split())
+            counts.update(words_of(piece.text.lower() if lowercase else piece.text))
         del counts[EOS]
         words = [word for word, count in counts.most_common() if count >= min_count]
         n_words = None if max_size is None else max_size - 1
@@ -92,10 +92,10 @@ class WordVocabulary:
     def _n_hidden(self, text: str, ids: Ids) -> int:
         """Characters that ids do not tell: of unknown words all, of others what case changes."""
         if self.lowercase and text != text.lower():
-            return sum(map(self._n_changed, text.split()))
+            return sum(map(self._n_changed, words_of(text)))
         if self.unk_id is None or self.unk_id not in ids:
             return 0
-        return sum(len(word) for word in text.split() if word not in self._ids)
+        return sum(len(word) for word in words_of(text) if word not in self._ids)
 
     def _n_changed(self, word: str) -> int:
         known = word.lower()
@@ -111,7 +111,7 @@ class WordVocabulary:
         # One split in C for many lines is several times faster than a loop over lines.
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
-        words = (text.lower() if self.lowercase else text).replace("\n", f" {EOS} ").split()
+        words = words_of((text.lower() if self.lowercase else text).replace("\n", f" {EOS} "))
         return np.fromiter(map(self._ids.__getitem__, words), np.uint32, len(words))
 
 
