@@ -84,16 +84,21 @@ def test_of_tokenizers(name: str, text: str, places: list[float]) -> None:
 
 def test_words_longer_than_a_piece_are_words(tmp_path: Path) -> None:
     long = "x" * 100_000
-    (tmp_path / "text.txt").write_text(f"a {long} b\n{long}\tc {long}")
+    (tmp_path / "train.txt").write_text("a b c x\n")
+    (tmp_path / "test.txt").write_text(f"a {long} b\n{long}\tc {long}")
     for tokenizer in ("words", "bytes", "characters", "bpe"):
+        given: dict[str, Any] = {"train": (tmp_path / "train.txt",), "tokenizer": tokenizer}
+        if tokenizer == "characters":
+            given["unk"] = True  # of the tab
         out = tmp_path / tokenizer
-        few = {"vocab_size": 260} if tokenizer == "bpe" else {}
-        given: dict[str, Any] = {"train": (tmp_path / "text.txt",), "tokenizer": tokenizer, **few}
-        prepare(PrepareOptions(out=out, **given))
-        corpus = open_corpus(out)
-        assert corpus.splits["train"].n_words == 8, tokenizer
-        if isinstance(corpus.vocabulary, WordVocabulary):
-            assert corpus.vocabulary.words == ("<eos>", "<unk>", long, "a", "b", "c")
+        prepare(PrepareOptions(out=out, test=(tmp_path / "test.txt",), **given))
+        split = open_corpus(out).splits["test"]
+        assert split.n_words == 8, tokenizer
+        if tokenizer == "words":
+            assert split.header.n_hidden == 3 * len(long)
+    text = (tmp_path / "test.txt").read_text()
+    words = WordVocabulary.build(document(text, [0.2, 0.4, 0.6, 0.8])).words
+    assert words == ("<eos>", "<unk>", long, "a", "b", "c")
 
 
 @given(text=texts)
