@@ -151,7 +151,8 @@ def test_a_file_that_cannot_be_read_costs_itself_alone(
     "changes",
     [
         {"step": -1}, {"step": "1"}, {"step": 10**400}, {"max_steps": None}, {"attempt": [1]},
-        {"result": {"throughput/tokens_per_s": [1]}},
+        {"result": {"throughput/tokens_per_s": [1]}}, {"pid": -1}, {"pid": 1 << 40},
+        {"exit_code": -(10**400)}, {"begun": 10**400}, {"best_of": {"split": 3}},
     ],
     ids=str,
 )  # fmt: skip
@@ -164,7 +165,10 @@ def test_a_status_with_numbers_that_cannot_be_is_noted(
     assert (run.max_steps, run.best_loss, len(run.notes)) == (None, 2.0, 1)
 
 
-@pytest.mark.parametrize("number", [float("inf"), float("nan"), -float("inf"), 1e308, "fast", None])
+NOT_NUMBERS = [float("inf"), float("nan"), -float("inf"), 10**400, 1e308, "fast", None]
+
+
+@pytest.mark.parametrize("number", NOT_NUMBERS)
 def test_a_throughput_that_is_no_number_is_not_there(tmp_path: Path, number: object) -> None:
     path = make_run(tmp_path / "run") / "status.json"
     result = {"throughput/tokens_per_s": number}

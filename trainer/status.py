@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +19,11 @@ from trainer.processes import Place, begun, is_running, this_place
 from trainer.validation import describe
 
 STATUS_FILE = "status.json"
+
+#: A number of a result: one that can be held against another.
+Value = float | Annotated[int, Field(ge=-(1 << 62), lt=1 << 62)] | str | None
+
+ProcessId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 State = Literal["starting", "running", "done", "requeue", "stopped", "failed"]
 _ALIVE = ("starting", "running")
@@ -37,13 +42,15 @@ class Status(BaseModel):
     eta_s: float | None = Field(None, description="seconds until then; None while unknown")
     attempt: Count = Field(description="starts of this run so far, this one included")
     reason: str | None = Field(None, description="why the run is in this state, or what it missed")
-    exit_code: int | None = Field(None, description="the trainer's own, whatever its launcher says")
-    result: dict[str, float | int | str | None] | None = Field(None, description="final metrics")
+    exit_code: Count | None = Field(
+        None, description="the trainer's own, whatever its launcher says"
+    )
+    result: dict[str, Value] | None = Field(None, description="final metrics")
     best_of: Measure | None = Field(None, description="what valid/best_loss is of")
     heartbeat: float = Field(default_factory=time.time, description="unix time of writing")
     host: str = Field(default_factory=socket.gethostname, description="where rank 0 runs")
-    pid: int = Field(default_factory=os.getpid, description="process of rank 0")
-    begun: int | None = Field(None, description="when it began, in the kernel's ticks")
+    pid: ProcessId = Field(default_factory=os.getpid, description="process of rank 0")
+    begun: Count | None = Field(None, description="when it began, in the kernel's ticks")
     boot: str = Field("", description="what its machine drew when it was started")
     pid_namespace: str = Field("", description="of the container it runs in")
 
