@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from saved_checkpoints import Trained, contents, save
 from training import ROOT, Case, checkpoint_hashes, environment, events, losses, run_cases
 
 from trainer import checkpoint_files as files
+from trainer import pointers, saving
 from trainer.background import Background
 from trainer.distributed import World
 from trainer.errors import Exit
@@ -100,6 +102,19 @@ def test_a_job_of_which_one_rank_cannot_save_trains_to_its_end(
     assert status.state == "failed"
     assert "step-00000020 was not written: rank 1: " in str(status.reason)
     assert list(files.directory(case.run_dir).iterdir()) == []
+
+
+def test_the_best_is_pointed_at_once_it_is_there_whatever_the_pointer_was(tmp_path: Path) -> None:
+    run: Any = SimpleNamespace(run_dir=tmp_path, world=lone_world())
+    folder = files.directory(tmp_path)
+    save(folder, 1)
+    saving.mark_best(run, 2)
+    assert pointers.pointed(folder, "best") is None
+    save(folder, 2)
+    (folder / "best").write_bytes(b"\xff\xfe")
+    for step in (2, 1, 2):
+        saving.mark_best(run, step)
+        assert pointers.pointed(folder, "best") == files.name_of(step)
 
 
 def test_the_end_waits_for_the_save_under_way_and_then_saves(corpus: Path, tmp_path: Path) -> None:

@@ -78,9 +78,10 @@ def test_a_home_is_meant_in_every_path_of_every_command(
     assert parsed in (home / "x y", (home / "x y",))
 
 
-@pytest.mark.parametrize("flag", ["--data", "--run-dir", "--init-from"])
+@pytest.mark.parametrize("flag", ["--data", "--run-dir", "--init-from", "--resume-from"])
 def test_a_home_is_meant_in_every_path_of_the_training_command(flag: str, home: Path) -> None:
-    given = parse_train(["quickstart", "--data=~/c", f"{flag}=~/x"])
+    needed = ["quickstart", "--data=~/c", "--run-dir=~/r"]
+    given = parse_train([*needed, f"{flag}=~/x"])
     assert getattr(given, flag.strip("-").replace("-", "_")) == home / "x"
 
 
