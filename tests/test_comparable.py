@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from made_text import made_text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from trainer.commands import ShowCorpus
 from trainer.data.corpus import Split, open_corpus
 from trainer.data.prepare import PrepareOptions, prepare
 from trainer.data.text import Piece
@@ -205,3 +206,13 @@ def test_a_tokenizer_file_keeps_the_hash_that_it_had_when_all_were_called_bpe(fo
     vocabulary = load_vocabulary(folder / "lossy.json")
     content = json.loads((folder / "lossy.json").read_text())
     assert vocabulary.to_json() == {"kind": "bpe", "tokenizer": content}
+
+
+def test_show_says_which_figures_are_absent_and_why(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = prepared(folder, "foreign", "lossy")
+    ShowCorpus(folder / "lossy of foreign").run()
+    told = capsys.readouterr().out
+    for name in ("ppl_word", "bpc"):
+        assert f"{name} is not given: {split.absent[name]}" in told
