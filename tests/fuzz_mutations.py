@@ -61,6 +61,20 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(part, (*path, key))
 
 
+def swept_json(text: bytes) -> Iterator[bytes]:
+    """JSON with every odd value at the top and elsewhere, and at every place an odd value."""
+    found = list(places(json.loads(text)))[1:]
+    for odd in ODD_VALUES:
+        yield written(odd).encode("utf-8", "surrogatepass")
+    for i in range(max(len(found), len(ODD_VALUES))):
+        owner = document = json.loads(text)
+        *path, last = found[i % len(found)]
+        for key in path:
+            owner = owner[key]
+        owner[last] = ODD_VALUES[i % len(ODD_VALUES)]
+        yield written(document).encode("utf-8", "surrogatepass")
+
+
 @st.composite
 def mutated_json(draw: Draw, text: bytes) -> bytes:
     """JSON with one to three values changed, left out, doubled, renamed or put deeper."""

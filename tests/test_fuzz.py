@@ -4,15 +4,13 @@
 same ones every time.
 """
 
-import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import fuzz_targets
 import pytest
-from fuzz_mutations import Content, mutated_bytes, mutated_json
+from fuzz_mutations import Content, mutated_bytes, mutated_json, swept_json
 from fuzz_pickles import mutated_archive, mutated_older_file, mutated_pickle
 from fuzz_process import Reader
 from fuzz_targets import NO_FILES, TARGETS, Target
@@ -65,11 +63,41 @@ def test_a_file_is_read_or_refused_in_one_line(target: Target, base: Path, reade
     def reads(changed: bytes, sealed: bool) -> None:
         outcome = reader.read(TARGETS.index(target), changed, sealed=sealed)
         if outcome.problem:
-            found = Path(tempfile.gettempdir()) / f"fuzz-{hashlib.md5(changed).hexdigest()}"
+            found = base.parent / f"found-{target.file.replace('/', '-')}"
             found.write_bytes(changed)
             pytest.fail(f"{target.file} as in {found}: {outcome.problem}")
 
     reads()
+
+
+@pytest.mark.parametrize(
+    "target", [t for t in TARGETS if t.form == "json"], ids=lambda target: target.file
+)
+def test_a_field_of_every_odd_value_is_taken_or_refused(
+    target: Target, base: Path, reader: Reader
+) -> None:
+    for content in swept_json((base / target.file).read_bytes()):
+        outcome = reader.read(TARGETS.index(target), content, sealed=True)
+        assert not outcome.problem, (content[:500], outcome.problem)
+
+
+#: What was found, and is refused since.
+FOUND = [
+    (
+        "corpus/train.docs.npy",
+        b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': False, 'shape': )2,), }"
+        + b" " * 60 + b"\n" + bytes(16),
+    ),
+    ("deepspeed/ds.json", b'{"train_batch_size": 1e999}'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "content"), FOUND, ids=[file for file, _ in FOUND])
+def test_what_was_found_is_refused(file: str, content: bytes, reader: Reader) -> None:
+    (target,) = [i for i, target in enumerate(TARGETS) if target.file == file]
+    outcome = reader.read(target, content, sealed=True)
+    assert not outcome.problem, outcome.problem
+    assert outcome.refused
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.file)

@@ -127,6 +127,26 @@ def test_no_model_is_built_by_sizes_that_the_weights_have_not(
         trainer.load(run)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("step", None, "train: step"), ("step", -1, "step is missing, or no number of steps"),
+        ("best_loss", 1.5, "best_loss and best_step go together"), ("attempt", "1", "attempt"),
+        ("parent", 3, "parent"), ("seconds", 10**400, "seconds"),
+    ],
+)  # fmt: skip
+def test_a_state_is_believed_as_far_as_its_fields_are_of_their_kind(
+    run: Path, field: str, value: Any, said: str
+) -> None:
+    (checkpoint,) = (run / "checkpoints").glob("step-*")
+    values = json.loads((checkpoint / "state.json").read_text())
+    values["train"][field] = value
+    (checkpoint / "state.json").write_text(json.dumps(values))
+    seal(checkpoint)
+    with pytest.raises(InputError, match=said):
+        trainer.load(run)
+
+
 def test_weights_of_another_kind_of_number_are_refused(run: Path) -> None:
     (file,) = (run / "checkpoints").glob("step-*/weights-*")
     tensors = {name: tensor.long() for name, tensor in load_file(file).items()}

@@ -200,6 +200,14 @@ def test_what_is_packed_is_refused_before_it_is_unpacked(tmp_path: Path) -> None
     assert (after - before) * 1024 < MEMORY_BYTES
 
 
+def test_a_name_that_is_no_text_in_a_table_of_contents_is_one_error(tmp_path: Path) -> None:
+    path = archive(tmp_path / "x.pt", tensor_of(storage_of(4), (2, 2), (1, 2)), **{"\xe9": FOUR})
+    damaged = path.read_bytes().replace("\xe9".encode(), b"\xff\xff")
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="table of contents cannot be read"):
+        read_pickled(path)
+
+
 def test_storages_of_the_older_layout_take_no_more_than_the_file_has(tmp_path: Path) -> None:
     whole = io.BytesIO()
     with warnings.catch_warnings():

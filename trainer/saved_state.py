@@ -105,6 +105,8 @@ def read_train(values: Any, *, where: str) -> dict[str, Any]:
     said = train.model_dump(exclude_unset=True)
     if not 0 <= said.get("step", -1) <= 2**53:
         raise InputError(f"{where}: train: step is missing, or no number of steps; {_FIX}")
+    if (said.get("best_loss") is None) != (said.get("best_step") is None):
+        raise InputError(f"{where}: train: best_loss and best_step go together; {_FIX}")
     return said
 
 

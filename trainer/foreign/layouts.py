@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trainer.errors import InputError
+from trainer.errors import InputError, first_few
 from trainer.foreign.pickles import read_pickled
 from trainer.foreign.settings import (
     Settings,
@@ -89,7 +89,8 @@ def _file_at(path: Path) -> Path:
     for name in FILES:
         if (path / name).is_file():
             return path / name
-    found = ", ".join(sorted(inner.name for inner in path.iterdir())) or "nothing"
+    names = sorted(inner.name for inner in path.iterdir())
+    found = first_few(names, separator=", ", most=20) or "nothing"
     raise InputError(f"{path}: no checkpoint here, found {found}; looked for {', '.join(FILES)}")
 
 

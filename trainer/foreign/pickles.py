@@ -129,9 +129,7 @@ def _read_older(file: BufferedReader, n_bytes: int) -> Any:
 
 def _read_archive(file: BufferedReader, n_bytes: int) -> Any:
     """Read the layout since PyTorch 1.6."""
-    members = {
-        info.filename: info for info in zipfile.ZipFile(cast(IO[bytes], _Contents(file))).infolist()
-    }
+    members = _members(file)
     root = next((name for name in members if name.endswith("/data.pkl")), None)
     if root is None:
         raise Refused("it is an archive, but none of torch.save")
@@ -162,6 +160,17 @@ def _read_archive(file: BufferedReader, n_bytes: int) -> Any:
     pickled = BytesIO(file.read(_go_to(members[root], file, n_bytes)))
     machine = Machine(pickled, len(pickled.getbuffer()), find=find_class, persistent=persistent)
     return load(machine)
+
+
+def _members(file: BufferedReader) -> dict[str, zipfile.ZipInfo]:
+    """The table of contents, by name."""
+    try:
+        contents = zipfile.ZipFile(cast(IO[bytes], _Contents(file)))
+    except (Refused, zipfile.BadZipFile):
+        raise
+    except Exception as error:  # what a damaged table makes `zipfile` raise is anything
+        raise zipfile.BadZipFile(f"its table of contents cannot be read ({error})") from None
+    return {info.filename: info for info in contents.infolist()}
 
 
 class _Contents:
