@@ -160,3 +160,16 @@ def test_bad_input_ends_the_job_with_one_line(submit, tmp_path):
     assert job.wait_for_end() == f"{Exit.BAD_INPUT}:0"
     assert job.output.read_text().count("error: quickstart") == 1
     assert not job.case.run_dir.exists()
+
+
+def test_tasks_that_have_no_place_to_meet_are_refused_in_one_line(cluster, corpus, tmp_path):
+    case = Case(tmp_path / "apart")
+    refused = subprocess.run(
+        ["srun", "-n", "2", sys.executable, "launch/train.py", *case.argv(corpus)], cwd=ROOT,
+        env=environment(), text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert refused.returncode == Exit.BAD_INPUT
+    said = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1, refused.stderr
+    assert "MASTER_ADDR is missing for 2 tasks of Slurm" in said[0]
+    assert not case.run_dir.exists()
