@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.prepare import PrepareOptions, prepare
@@ -75,3 +76,18 @@ def test_what_is_not_in_a_given_vocabulary_is_named_with_its_file_and_line(
             told = str(error.value)
             assert told.startswith(f"{tmp_path}/{name}:{line}: {names[tokenizer]} is not in the")
             assert told.endswith("--vocab stays as it is: mend the text, or take another one")
+
+
+def test_a_tokenizer_that_has_nothing_for_what_is_unknown_is_refused_where_it_meets_that(
+    tmp_path: Path, text: Path
+) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"the": 0, "cat": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "known.txt").write_text("the cat the cat")
+    vocab = tmp_path / "tokenizer.json"
+    assert (
+        made(tmp_path, train=(tmp_path / "known.txt",), vocab=vocab).splits["train"].n_tokens == 4
+    )
+    with pytest.raises(InputError, match=r"cannot encode the text \(.*UNK.*\): take one that has"):
+        made(tmp_path, train=(text,), vocab=vocab, overwrite=True)

@@ -45,7 +45,7 @@ class TokenizerVocabulary:
         model = tokenizer["model"] | {"dropout": None} if "dropout" in tokenizer["model"] else None
         used = tokenizer | {"post_processor": None, "truncation": None, "padding": None}
         used |= {"model": model} if model else {}
-        self._tokenizer = _answer(lambda: Tokenizer.from_str(json.dumps(used)), error=ValueError)
+        self._tokenizer = _answer(lambda: Tokenizer.from_str(json.dumps(used)))
         self._tokenizer.encode_special_tokens = True
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         self.kind = _KINDS[type(self._tokenizer.model).__name__]
@@ -109,7 +109,13 @@ class TokenizerVocabulary:
 
     def _encode(self, texts: Sequence[str], offsets: bool) -> list[Encoding]:
         how = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
-        return _answer(lambda: how(texts, add_special_tokens=False), error=InputError)
+        try:
+            return _answer(lambda: how(texts, add_special_tokens=False))
+        except ValueError as error:
+            raise InputError(
+                f"the tokenizer cannot encode the text ({error}): take one that has a token for "
+                "what is unknown"
+            ) from None
 
     def _read_back(self, texts: Sequence[str]) -> list[tuple[str, list[bool]]]:
         try:
@@ -138,12 +144,12 @@ def _unknown_id(tokenizer: Tokenizer, model: dict[str, Any], ids: dict[str, int]
     return ids.get(tokenizer.model.unk_token or "")
 
 
-def _answer(ask: Callable[[], _Result], *, error: type[Exception]) -> _Result:
-    """What the library answers; what it raises, a panic included, as `error`."""
+def _answer(ask: Callable[[], _Result]) -> _Result:
+    """What the library answers; what it raises, a panic included, as `ValueError`."""
     try:
         return ask()
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as raised:  # it raises Exception itself, and panics that are none
         told = printable(" ".join(str(raised).split()), most=300)
-        raise error(f"tokenizers cannot read it: {told}") from None
+        raise ValueError(f"tokenizers cannot read it: {told}") from None
