@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from trainer.outside import printable
 
-_CELL_CHARACTERS = 200
+#: Of a cell, as much as a terminal's line can bear; a document wraps.
+_CELL_CHARACTERS, _MARKDOWN_CHARACTERS = 200, 2000
 
 
 def text_table(rows: Iterable[Sequence[str]]) -> str:
@@ -26,7 +27,7 @@ def markdown_table(rows: Iterable[Sequence[str]]) -> str:
 
 def markdown_text(text: str) -> str:
     """`text` so that Markdown shows it as it stands."""
-    shown = printable(text, most=_CELL_CHARACTERS)
+    shown = printable(text, most=_MARKDOWN_CHARACTERS)
     return "".join(f"\\{c}" if c in "\\`*[<|" else c for c in shown)
 
 
