@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import traceback
+import unicodedata
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 
 #: What reading one file may take: seconds of this process, and bytes beyond what it has.
 MAX_SECONDS, MAX_BYTES = 20, 200 << 20
+#: Categories of Unicode that are no part of a line: controls, marks that hide or turn text.
+_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def _outcome(base: Path, target: Any, data: bytes | str, sealed: bool) -> Outcom
     except InputError as error:
         refused = True
         message = str(error)
-        if not message.isprintable() or not message or len(message) > 20_100:
+        if {*map(unicodedata.category, message)} & _UNSEEN or not message or len(message) > 20_100:
             problem = f"its refusal is no line: {message[:500]!r}"
     except BaseException:
         problem = traceback.format_exc()
