@@ -89,6 +89,11 @@ FOUND = [
         + b" " * 60 + b"\n" + bytes(16),
     ),
     ("deepspeed/ds.json", b'{"train_batch_size": 1e999}'),
+    (
+        "bytes/vocabulary.json",
+        b'{"format": "txl-vocabulary", "version": 1, "vocabulary": '
+        b'{"kind": "bytes", "symbols": "", "unk": false}}',
+    ),
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ class _Words(_Values):
 
 class _Symbols(_Values):
     kind: Literal["bytes", "characters"]
-    symbols: str
+    symbols: Annotated[str, Field(min_length=1)]
     unk: bool
     line_ends: bool = True
     byte_fallback: bool = False
