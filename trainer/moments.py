@@ -26,6 +26,11 @@ class Part(NamedTuple):
     keeps_place: bool = False
     """It comes where it was before, or never goes."""
 
+    @property
+    def in_heap(self) -> bool:
+        """Whether it comes and goes there."""
+        return self.block < RETURNED_BYTES and not self.keeps_place
+
     def grown(self, on_gpu: bool) -> int:
         """With what the allocator cannot use again."""
         if on_gpu:
@@ -114,7 +119,10 @@ class Step:
             n_bytes = 2 * max(n_some, weights.largest) * width
             return {"gradients": Part(n_bytes, n_bytes / 2), "DeepSpeed's buckets": buckets}
         own, one = whole * how.share, weights.largest * width
-        return {"gradients": Part(own + one, own), "DeepSpeed's buckets": buckets}
+        return {
+            "gradients": Part(_flat(own, how) + one, 0, keeps_place=True),
+            "DeepSpeed's buckets": buckets,
+        }
 
     def _handed_over(self) -> Parts:
         """Gradients when the optimizer is given them."""
@@ -123,7 +131,7 @@ class Step:
         if how.stage == 3:
             n_filled = how.bucket if how.on_gpu else min(how.bucket, weights.total)
             return {"DeepSpeed's buckets": Part(n_filled * width, n_filled * width)}
-        return {"gradients": Part(own, own)}
+        return {"gradients": Part(_flat(own, how), 0, keeps_place=True)}
 
     def _update(self) -> Parts:
         """What the optimizer makes on the way, and the fp32 gradient that it is given."""
@@ -136,6 +144,12 @@ class Step:
         elif not how.fused_adam and not how.offload:
             n_bytes += 4 * (weights.total * how.share if how.on_gpu else weights.largest)
         return _working(max(0, n_bytes), 4 * weights.total * how.share)
+
+
+def _flat(n_bytes: float, how: How) -> float:
+    """A flat gradient, made anew in every step: with several ranks elsewhere in the heap."""
+    moves = how.world_size > 1 and n_bytes < RETURNED_BYTES and not how.on_gpu
+    return 2 * n_bytes if moves else n_bytes
 
 
 def _working(n_bytes: float, block: float) -> Parts:

@@ -54,8 +54,17 @@ def count(
         for moment, parts in found.items()
     }
     if not how.on_gpu and how.stage > 0:
-        for parts in grown.values():
-            parts["left over from building"] = _left_over(weights, how, widths, parts)
+        # What is freed in the heap stays the process's own: its most is there at every moment. At
+        # stage 0 gradients take the place that activations leave.
+        heaps = {
+            name: sum(part.grown(False) for part in parts.values() if part.in_heap)
+            for name, parts in found.items()
+        }
+        built, most = _built(weights, how, widths), max(heaps.values())
+        # What stage 3 leaves is in too many pieces for a step to fill.
+        most = built + most if how.stage == 3 else max(built, most)
+        for name, parts in grown.items():
+            parts["freed, but kept in the heap"] = most - heaps[name]
     moment = max(grown, key=lambda name: sum(grown[name].values()))
     whole = lasting | grown[moment]
     saved = _saved(experiment, weights, how, widths)
@@ -76,8 +85,8 @@ def _saved(experiment: ExperimentConfig, weights: Weights, how: How, widths: Wid
     if not (experiment.checkpoint.interval_steps or experiment.valid.interval_steps):
         return 0  # the last one alone, when a step's space is free
     n_own = max(weights.largest, weights.total // how.world_size)
-    if how.stage > 0 and not how.on_gpu:
-        n_own += weights.largest  # gathered, before it is copied
+    if how.stage > 0 and not how.on_gpu and 4 * weights.largest < RETURNED_BYTES:
+        n_own += weights.largest  # gathered, before it is copied, and kept in the heap
     return 12 * n_own + how.slots * _memory_bytes(experiment, how, widths)
 
 
@@ -103,8 +112,8 @@ def _offloaded(weights: Weights, how: How) -> dict[str, int]:
     return {"offloaded optimizer": int((12 + 4 + 2) * weights.total * how.share)}
 
 
-def _left_over(weights: Weights, how: How, widths: Widths, parts: Mapping[str, int]) -> int:
-    """Of the model as it was built, which ZeRO has copied: what no step has filled since."""
+def _built(weights: Weights, how: How, widths: Widths) -> int:
+    """Of the model as it was built, which ZeRO has copied: what of it was in the heap."""
     large = weights.largest
     whole = 4 * weights.total
     if widths.weight == 4 and 4 * large >= RETURNED_BYTES:
@@ -113,4 +122,4 @@ def _left_over(weights: Weights, how: How, widths: Widths, parts: Mapping[str, i
         part = widths.weight * how.share
         n_small = weights.total - (large if large * part >= RETURNED_BYTES else 0)
         whole += int(n_small * part)
-    return max(0, whole - parts.get("attention", 0) - parts.get("layers", 0))
+    return whole

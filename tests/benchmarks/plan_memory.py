@@ -8,9 +8,11 @@ the same run of a model of nearly no size: the same ranks, DeepSpeed file and li
 left is what the sizes ask for. Planned is the sum that `--dry-run` prints for the same command.
 """
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,7 +64,9 @@ class Setting:
     @property
     def smallest(self) -> "Setting":
         """The same run of nearly no size."""
-        return Setting(1, 8, 1, 8, 8, self.ranks, 8, 8, 100, self.ds_config, self.ranks)
+        return Setting(
+            1, 8, 1, 8, 8, self.ranks, 8, 8, 100, self.ds_config, self.ranks, (), self.extra
+        )
 
 
 SETTINGS = {
@@ -86,7 +90,7 @@ SETTINGS = {
 
 def make_corpus(folder: Path, n_words: int, n_tokens: int = 60_000) -> Path:
     """A corpus of just so many different words, the frequent ones as frequent as in a text."""
-    if (folder / "corpus.json").is_file() or folder.is_dir():
+    if folder.is_dir():
         return folder
     rng = np.random.default_rng(1)
     often = 1 / np.arange(1, n_words + 1)
@@ -114,7 +118,7 @@ def measure(setting: Setting, corpus: Path, folder: Path) -> float:
             "29611",
         ]
         command = [sys.executable, "-m", *launcher, str(ROOT / "launch" / "train.py")]
-    run_dir = folder / "run"
+    run_dir = Path(tempfile.mkdtemp(dir=folder)) / "run"
     done = subprocess.run(
         [*command, *setting.argv(corpus, run_dir)], env=environment(), cwd=folder,
         capture_output=True, text=True, check=False,
@@ -125,3 +129,42 @@ def measure(setting: Setting, corpus: Path, folder: Path) -> float:
 
 def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def planned(setting: Setting, corpus: Path, folder: Path) -> float:
+    """Bytes that `--dry-run` prints as their sum, of the same command."""
+    environ = environment() | {"WORLD_SIZE": str(setting.ranks), "RANK": "0", "LOCAL_RANK": "0"}
+    environ |= {"LOCAL_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611"}
+    flags = [*setting.argv(corpus, folder / "planned"), "--dry-run", "--beyond-memory"]
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", "train", *flags], env=environ, cwd=folder,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return GIB * float(json.loads(done.stdout)["needs"]["gib_per_rank"]["sum"])
+
+
+def compare(setting: Setting, folder: Path, bases: dict[Setting, float]) -> tuple[float, float]:
+    """Bytes planned and measured; `bases` keeps what was measured of nearly no size."""
+    base = setting.smallest
+    corpora = [make_corpus(folder / f"words-{s.vocabulary}", s.vocabulary) for s in (setting, base)]
+    if base not in bases:
+        bases[base] = measure(base, corpora[1], folder)
+    measured = measure(setting, corpora[0], folder) - bases[base]
+    return planned(setting, corpora[0], folder), measured
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(SETTINGS)
+    bases: dict[Setting, float] = {}
+    print(f"{'setting':16} {'planned':>9} {'measured':>9}  ratio   (MiB per rank)")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            told, found = compare(SETTINGS[name], Path(folder), bases)
+            print(
+                f"{name:16} {told / 2**20:9,.0f} {found / 2**20:9,.0f}  {told / found:5.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
