@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from reported_runs import NOW, make_imported, make_run
+from reported_runs import NOW, make_imported, make_run, write_valid
 from txl_command import exit_code
 
 from trainer.errors import Exit, InputError
@@ -50,6 +50,14 @@ def test_every_number_stands_under_what_it_is_of(tmp_path: Path) -> None:
         place = lines.index(text)
         assert lines[place + 1].split()[:3] == ["checkpoint", "step", "precision"]
         assert " ".join(lines[place + 2].split()) == row
+
+
+def test_a_best_whose_records_do_not_say_what_it_is_of_is_said_to_be(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path, attempt=1)
+    write_valid(writer, 20, 3.0, None)
+    writer.close()
+    text = report([tmp_path], now=NOW).text
+    assert "  best valid loss: its records do not say what it is of" in text.splitlines()
 
 
 def test_json_holds_the_same_numbers_and_what_they_are_of(tmp_path: Path) -> None:

@@ -125,9 +125,7 @@ def _details(run: RunSummary) -> list[str]:
     if run.curve:
         lines.append(f"  loss {run.curve[0]:.4f} {sparkline(run.curve)} {run.curve[-1]:.4f}")
     if run.best_loss is not None:
-        lines.append(
-            f"  best valid loss: {run.best_of or 'of an older run, which does not say how'}"
-        )
+        lines.append(f"  best valid loss: {run.best_of or 'its records do not say what it is of'}")
     if run.evals:
         lines.append(f"  evaluations; tokens/s: {SCORING}")
     for text, results in by_text(run.evals).items():
