@@ -26,8 +26,9 @@ class Raw(str):
 ODD_VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 1.5, -0.0, 2**31, 2**53, 2**63, -(2**63) - 1, 10**30, 10**400,
     Raw("1e999"), Raw("-1e999"), Raw("NaN"), Raw("Infinity"), Raw("9" * 5000), 1e-320, 1e308, "",
-    " ", "a" * 5000, "\x1b[31m\nerror: all is well", "\x00", "\u202e", Raw('"\\ud800"'), "é漢😀",
-    "../../x", "/dev/zero", "0" * 64, "inf", "nan", [], {}, [[]], [None], {"": None}, [0] * 20_000,
+    " ", "n" * 300, "a" * 5000, "\x1b[31m\nerror: all is well", "\x00", "\u202e", Raw('"\\ud800"'),
+    "é漢😀", "../../x", "/dev/zero", "0" * 64, "inf", "nan", [], {}, [[]], [None],
+    {"": None}, [0] * 20_000,
     {str(i): i for i in range(3000)}, Raw("[" * 30 + "]" * 30), Raw("[" * 5000 + "]" * 5000),
     Raw('{"a":' * 5000 + "1" + "}" * 5000), Raw('{"a": 1, "a": 2}'), Raw(""), Raw("// no"),
 ]  # fmt: skip

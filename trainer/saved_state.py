@@ -1,5 +1,6 @@
 """What a checkpoint says in `manifest.json` and `state.json`, checked before it is believed."""
 
+import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -17,6 +18,8 @@ _MAX_BYTES = 16 << 20
 
 _Hash = Annotated[str, Field(max_length=64)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]
+#: Of a file of a checkpoint: it lies in the folder itself.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _FIX = "it is corrupt: use another checkpoint"
 
 
@@ -148,8 +151,8 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
             f"{path} has format {version}, newer than the {FORMAT} known here: update txl-trainer"
         )
     manifest = checked(_Manifest, values, where=str(path), fix=_FIX)
-    if any(Path(name).name != name for name in manifest.files):
-        raise InputError(f"{path} is corrupt, it lists files elsewhere: use another checkpoint")
+    if not all(map(_NAME.fullmatch, manifest.files)):
+        raise InputError(f"{path} is corrupt, it lists no files of a checkpoint: use another one")
     return {name: entry.model_dump() for name, entry in manifest.files.items()}
 
 
