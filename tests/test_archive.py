@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.archive import member_bytes, open_member
+from trainer.data.archive import member_bytes, open_member, zip_sizes
 from trainer.data.source import TextFile
 from trainer.data.text import read_pieces
 from trainer.errors import InputError
@@ -124,3 +124,16 @@ def test_what_is_no_archive_or_another_one_or_damaged_is_one_clear_error(
         with pytest.raises(InputError, match=r"corpus\.\w+: (cannot be read as|holds no) "):
             [read(archive, name) for name in ("corpus/other", WANTED)]
     assert not (tmp_path / "corpus").exists()
+
+
+def test_a_zip_file_of_an_entry_without_a_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("x", "abc")
+    content = bytearray(path.read_bytes())
+    entry, end = content.rindex(b"PK\x01\x02"), content.rindex(b"PK\x05\x06")
+    content[entry + 28], content[end + 12] = 0, content[end + 12] - 1  # lengths
+    del content[entry + 46]
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="a file without a name"):
+        zip_sizes(path)

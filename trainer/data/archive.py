@@ -121,6 +121,8 @@ def _tar_entry(opened: tarfile.TarFile, archive: Path, name: str) -> tarfile.Tar
 
 
 def _refuse_unsafe(archive: Path, names: Iterable[str]) -> None:
+    if "" in names:
+        raise InputError(f"{printable(archive)}: holds a file without a name: unpack it")
     for name in names:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
