@@ -13,6 +13,7 @@ import training
 from claiming import HERE
 
 from trainer.claim import Claim
+from trainer.distributed import RENDEZVOUS
 
 # A loaded machine is slow to draw examples; what is drawn is none the worse for it.
 hypothesis.settings.register_profile(
@@ -24,6 +25,27 @@ hypothesis.settings.load_profile("loaded")
 # start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup hangups
+
+
+def _same_rendezvous_afterwards():
+    """Commands run in this process say in its environment who they are, as in one of their own."""
+    before = {key: os.environ.get(key) for key in RENDEZVOUS}
+    yield
+    for key, value in before.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _rendezvous_of_a_module():
+    yield from _same_rendezvous_afterwards()
+
+
+@pytest.fixture(autouse=True)
+def _rendezvous_of_a_test():
+    yield from _same_rendezvous_afterwards()
 
 
 @pytest.fixture(scope="session")

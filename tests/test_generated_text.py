@@ -130,7 +130,7 @@ def test_a_reader_that_leaves_ends_it_quietly(trained: Path) -> None:
         assert process.stderr is not None
         assert process.stdout.read(40).startswith("the miller")
         process.stdout.close()
-        assert process.wait() == Exit.DONE
+        assert process.wait() == Exit.UNREAD
         assert process.stderr.read() == ""
 
 

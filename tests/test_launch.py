@@ -24,7 +24,7 @@ from trainer.status import read_status
 TRAIN = str(ROOT / "launch" / "train.py")
 BIN = Path(sys.executable).parent
 #: Without dropout, which is drawn per rank, one rank computes what two do.
-FLAGS = ["--model.dropout", "0", "--model.norm", "post", "--train.max-steps", "150"]
+FLAGS = ["--model.dropout", "0", "--model.norm", "post", "--train.max-steps", "300"]
 
 
 class Ended(NamedTuple):
@@ -86,9 +86,9 @@ def under_python(corpus, tmp_path_factory):
     argv, launcher = case.argv(corpus), [sys.executable, TRAIN]
     ended, endings = [], []
     for at, act, flags in (
-        ("step 10/150", lambda process: process.send_signal(signal.SIGUSR2), []),
-        ("step 30/150", lambda process: (case.run_dir / "STOP").touch(), []),
-        ("step 40/150", insist, []),
+        ("step 10/300", lambda process: process.send_signal(signal.SIGUSR2), []),
+        ("step 30/300", lambda process: (case.run_dir / "STOP").touch(), []),
+        ("step 140/300", insist, []),
         ("never", lambda process: None, ["--limits.time-limit-s", "0.001"]),
         ("never", lambda process: None, []),
         ("never", lambda process: None, []),
@@ -122,7 +122,7 @@ def test_a_stop_file_that_was_obeyed_does_not_stop_the_next_attempt(under_python
 def test_a_finished_run_says_its_result_and_is_left_as_it_is(under_python):
     run_dir, ended, endings = under_python
     assert ended[5].code == Exit.DONE
-    assert str(losses(run_dir)[150]) in ended[5].said
+    assert str(losses(run_dir)[300]) in ended[5].said
     assert endings[5] == endings[4]
     assert len(events(run_dir, "stop")) == 4
 
@@ -133,7 +133,7 @@ def under_torchrun(corpus, tmp_path_factory):
     case = Case(tmp_path_factory.mktemp("torchrun") / "run", flags=FLAGS)
     launcher = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node=2", TRAIN]
     stopped = run_job(
-        launcher, case.argv(corpus), at="step 10/150", act=lambda process: process.terminate()
+        launcher, case.argv(corpus), at="step 10/300", act=lambda process: process.terminate()
     )
     return case.run_dir, stopped, ending(case.run_dir), run_job(launcher, case.argv(corpus))
 
@@ -152,7 +152,7 @@ def under_deepspeed(corpus, tmp_path_factory):
     case = Case(tmp_path_factory.mktemp("deepspeed") / "run", flags=FLAGS)
     launcher = [str(BIN / "deepspeed"), "--num_gpus=2", f"--master_port={free_port()}", TRAIN]
     stopped = run_job(
-        launcher, case.argv(corpus), at="step 10/150",
+        launcher, case.argv(corpus), at="step 10/300",
         act=lambda process: os.killpg(process.pid, signal.SIGINT),
     )  # fmt: skip
     return case.run_dir, stopped, ending(case.run_dir), run_job(launcher, case.argv(corpus))
@@ -168,7 +168,7 @@ def test_ctrl_c_under_deepspeed_saves_and_is_not_to_be_requeued(under_deepspeed)
 
 def test_every_launcher_gives_the_same_losses(under_python, under_torchrun, under_deepspeed):
     reference = losses(under_torchrun[0])
-    assert list(reference) == list(range(1, 151))
+    assert list(reference) == list(range(1, 301))
     assert losses(under_deepspeed[0]) == reference
     one_rank = losses(under_python[0])
     assert list(one_rank) == list(reference)

@@ -149,6 +149,7 @@ def test_a_printed_program_is_the_one_that_the_readers_shell_would_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = Path(sys.executable).parent
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(ours))
     assert program("txl") == "txl"
     other = tmp_path / "bin" / "txl"

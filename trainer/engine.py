@@ -52,7 +52,8 @@ def connect(world: World, *, timeout_s: float) -> World:
         getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
     timeout = timedelta(seconds=timeout_s)
     backend = "gloo" if world.device.type == "cpu" else "nccl"
-    meet(world, backend=backend, timeout=timeout)
+    if not dist.is_initialized():
+        meet(world, backend=backend, timeout=timeout)
     deepspeed.init_distributed(
         dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout,
         rank=world.rank, world_size=world.world_size,

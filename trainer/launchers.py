@@ -49,7 +49,8 @@ _PMI = _Launcher(
 )  # fmt: skip
 PYTORCH = _Launcher(
     name="RANK", rank="RANK", size="WORLD_SIZE", local_rank=("LOCAL_RANK",),
-    local_size=("LOCAL_SIZE", "LOCAL_WORLD_SIZE"),
+    # torchrun sets the second and leaves the first, which may be of another launcher, as it was.
+    local_size=("LOCAL_WORLD_SIZE", "LOCAL_SIZE"),
 )  # fmt: skip
 
 
