@@ -41,7 +41,7 @@ def test_training_that_runs_out_says_what_it_needs_and_what_to_lower(
     corpus: Path, tmp_path: Path
 ) -> None:
     case = Case(tmp_path / "run", flags=[*LARGE, "--beyond-memory"])
-    ended = run_short(700, "train", *case.argv(corpus))
+    ended = run_short(1400, "train", *case.argv(corpus))
     assert ended.returncode == Exit.OUT_OF_MEMORY, ended.stderr[-3000:]
     (line,) = errors_of(ended)
     assert "Traceback" not in ended.stderr
@@ -62,7 +62,7 @@ def test_a_limit_that_the_plan_knows_of_refuses_the_run_before_it_starts(
     corpus: Path, tmp_path: Path
 ) -> None:
     case = Case(tmp_path / "run", flags=LARGE)
-    ended = run_short(700, "train", *case.argv(corpus))
+    ended = run_short(1400, "train", *case.argv(corpus))
     assert ended.returncode == Exit.BAD_INPUT
     (line,) = errors_of(ended)
     assert "the limit on address space (ulimit -v) has" in line
@@ -73,7 +73,7 @@ def test_one_rank_of_two_that_runs_out_is_named_and_ends_the_other(
     corpus: Path, tmp_path: Path
 ) -> None:
     case = Case(tmp_path / "run", flags=[*LARGE, "--beyond-memory"])
-    ended = run_short(700, "train", *case.argv(corpus), rank=1, n_ranks=2)
+    ended = run_short(1400, "train", *case.argv(corpus), rank=1, n_ranks=2)
     (line,) = errors_of(ended)
     assert f"out of memory on rank 1 ({socket.gethostname()})" in line
     status = read_status(case.run_dir)
