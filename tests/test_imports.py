@@ -64,9 +64,9 @@ WITHOUT_TORCH = (
 
 #: Calls that make a constant.
 CONSTANTS = {
-    "BeforeValidator", "Field", "Nature", "Path", "TypeVar", "_Launcher", "_container", "_number",
-    "_text", "announced", "compile", "free", "getLogger", "partial", "refused", "removeprefix",
-    "split",
+    "BeforeValidator", "Field", "Nature", "Path", "RLock", "TypeVar", "_Launcher", "_container",
+    "_number", "_text", "announced", "compile", "free", "getLogger", "partial", "refused",
+    "removeprefix", "split",
 }  # fmt: skip
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60

@@ -9,10 +9,13 @@ from typing import NoReturn
 
 #: What shows a terminal's cursor again, which a progress bar hides.
 _SHOW_CURSOR = b"\x1b[?25h\n"
+#: Held by the thread that ends the process, for a handler and the listener may both come to it.
+_LEAVING = threading.RLock()
 
 
 def leave(code: int) -> NoReturn:
     """End the process at once, from any thread, with the terminal as it was found."""
+    _LEAVING.acquire()
     with contextlib.suppress(OSError):
         if os.isatty(2):
             os.write(2, _SHOW_CURSOR)
