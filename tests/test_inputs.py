@@ -94,7 +94,7 @@ def test_fewer_documents_than_splits_are_cut_unless_they_must_stay_whole(
 ) -> None:
     inputs = inputs_of(tmp_path, book(10_000))
     if by == "document":
-        with pytest.raises(InputError, match=r"1 document\(s\) cannot fill 3 splits"):
+        with pytest.raises(InputError, match=r"1 document cannot fill 3 splits"):
             divided(inputs, "8,1,1", by=by, whole_lines=True)
         return
     inputs = divided(inputs, "8,1,1", by=by, whole_lines=True)
@@ -102,7 +102,7 @@ def test_fewer_documents_than_splits_are_cut_unless_they_must_stay_whole(
         "train": 8000, "valid": 1000, "test": 1000,
     }  # fmt: skip
     (note,) = inputs.notes
-    assert note.startswith("1 document(s) cannot" if by == "auto" else "the text was cut in order")
+    assert note.startswith("1 document cannot" if by == "auto" else "the text was cut in order")
 
 
 def test_cutting_in_order_can_be_asked_for(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_what_is_left_out_is_told_once_however_often_the_text_is_read(tmp_path: 
     for _ in range(3):
         assert sum(map(len, texts_of(inputs).values())) == 100
     (told,) = inputs.told
-    assert told.startswith(f"left out: 2 line(s) ({path}:51: the field 'text' is null")
+    assert told.startswith(f"left out: 2 lines ({path}:51: the field 'text' is null")
 
 
 def test_files_that_are_read_twice_are_told(tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_files_that_are_read_twice_are_told(tmp_path: Path) -> None:
     inputs = find_inputs(paths, Reading(), stdin=None, scratch=tmp_path / "scratch")
     assert texts_of(inputs)["train"] == ["a.txt", "b.txt", "c.txt", "b.txt"]
     assert inputs.told[-2:] == (
-        f"read twice: 1 file(s) ({tmp_path}/b.txt)",
-        f"read for valid as for train: 1 file(s) ({tmp_path}/link.txt)",
+        f"read twice: 1 file ({tmp_path}/b.txt)",
+        f"read for valid as for train: 1 file ({tmp_path}/link.txt)",
     )
 
 

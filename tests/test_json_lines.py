@@ -102,7 +102,7 @@ def test_a_line_without_text_is_told_with_its_cause_or_left_out(tmp_path: Path, 
     skipping = BadLines("skip")
     assert documents(path, bad_lines=skipping) == ["one", "two"]
     (line,) = skipping.lines()
-    assert line.startswith(f"left out: 1 line(s) ({path}:2: ")
+    assert line.startswith(f"left out: 1 line ({path}:2: ")
 
 
 def test_a_name_cannot_draw_on_the_terminal(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_only_the_first_few_bad_lines_are_named(tmp_path: Path) -> None:
     skipping = BadLines("skip")
     assert documents(path, bad_lines=skipping) == ["a b"]
     (line,) = skipping.lines()
-    assert line.startswith(f"left out: 9 line(s) ({path}:2: ")
+    assert line.startswith(f"left out: 9 lines ({path}:2: ")
     assert line.count("a.jsonl:") == 3
     assert line.endswith("; …)")
     skipping.begin_pass()

@@ -146,7 +146,7 @@ def test_one_document_is_split_in_order_at_line_ends_and_the_report_says_so(
     pieces = [decoded(corpus, name) for name in corpus.splits]
     assert pieces[0] == "".join(LINES[: pieces[0].count("\n")])
     assert len(pieces[0]) == pytest.approx(0.98 * len(TEXT), abs=len(LINES[-1]))
-    assert any("1 document(s) cannot fill 3 splits" in line for line in report.lines())
+    assert any("1 document cannot fill 3 splits" in line for line in report.lines())
 
 
 def test_stdin_reads_as_the_file_does(tmp_path: Path, text: Path) -> None:
@@ -189,7 +189,7 @@ def test_what_is_left_out_is_reported(tmp_path: Path) -> None:
     lines = prepare(options).lines()
     assert "left out: 2 files (b.png, c.bin): no text by their suffix" in lines
     cause = "the field 'text' is null, not text"
-    assert f"left out: 1 line(s) ({folder}/d.jsonl:2: {cause})" in lines
+    assert f"left out: 1 line ({folder}/d.jsonl:2: {cause})" in lines
     told = open_corpus(tmp_path / "corpus").splits["train"].header.made["told"]
     assert set(told) <= set(lines)
     assert len(told) == 2

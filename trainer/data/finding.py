@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from trainer.console import counted
 from trainer.data.archive import open_archive, zip_sizes
 from trainer.data.choosing import DATA_SUFFIXES, SOURCE_SUFFIXES, Choice, LeftOut, choose, shown
 from trainer.data.source import (
@@ -125,8 +126,8 @@ def _in_zip(archive: TextFile, reading: Reading, suffixes: tuple[str, ...]) -> F
         choice = _chosen(opening, reading, suffixes)
         if not choice.names:
             raise InputError(
-                f"{name}: none of its {len(sizes)} files ({shown(list(sizes))}) is a text by its "
-                "suffix: unpack it, and name those that are, or say --suffixes"
+                f"{name}: none of {counted(len(sizes), 'file')} ({shown(list(sizes))}) is a text "
+                "by its suffix: unpack it, and name those that are, or say --suffixes"
             )
         files = tuple(
             _one_file(file, reading, open_raw)
@@ -206,7 +207,7 @@ def _refuse_broken(folder: Path, walked: Walked, suffixes: tuple[str, ...]) -> t
     if lost:
         links = [f"{name} -> {walked.broken[name]}" for name in lost]
         raise InputError(
-            f"{printable(folder)}: {len(links)} broken link(s) ({shown(links)}): "
+            f"{printable(folder)}: {counted(len(links), 'broken link')} ({shown(links)}): "
             "put back what they lead to, or remove them"
         )
     return tuple(sorted(walked.broken))
@@ -218,8 +219,8 @@ def _no_text(folder: Path, walked: Walked, suffixes: tuple[str, ...]) -> InputEr
     told = f" ({shown(names)})" if names else ""
     read = " ".join(suffixes or DATA_SUFFIXES + SOURCE_SUFFIXES)
     message = (
-        f"{printable(folder)}: none of its {len(names):,} files{told} is a text; in folders these "
-        f"are read: {read}, packed or not; name files to have them read, or say --suffixes"
+        f"{printable(folder)}: none of {counted(len(names), 'file')}{told} is a text; in folders "
+        f"these are read: {read}, packed or not; name files to have them read, or say --suffixes"
     )
     for name in names[:1]:
         try:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from trainer.console import counted
 from trainer.data.choosing import LeftOut, shown
 from trainer.data.finding import Found, find_files, in_file
 from trainer.data.json_lines import BadLines, OnBadLine
@@ -148,7 +149,7 @@ def _read_twice(files: Mapping[str, tuple[TextFile, ...]]) -> Iterator[str]:
                 again.setdefault(also, []).append(file.name)
             first.setdefault(place, split)
     for how, names in again.items():
-        yield f"read {how}: {len(names):,} file(s) ({shown(names)})"
+        yield f"read {how}: {counted(len(names), 'file')} ({shown(names)})"
 
 
 def divided(inputs: Inputs, split: str, *, by: SplitBy, whole_lines: bool) -> Inputs:
@@ -171,7 +172,7 @@ def divided(inputs: Inputs, split: str, *, by: SplitBy, whole_lines: bool) -> In
     why = ""
     if by != "position":
         if sizes.n_documents < len(shares):
-            why = f"{sizes.n_documents} document(s) cannot fill {len(shares)} splits"
+            why = f"{counted(sizes.n_documents, 'document')} cannot fill {len(shares)} splits"
         elif most_missed(shares, placement.came) > MOST_MISSED:
             why = (
                 f"{sizes.n_documents:,} documents cannot hold shares of {percents(shares)} "

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal
 
+from trainer.console import counted
 from trainer.data.nature import HEAD_BYTES, UTF8_MARK
 from trainer.errors import InputError
 from trainer.outside import printable
@@ -90,7 +91,7 @@ class BadLines:
         if not self.n_left_out:
             return []
         more = "; …" if self.n_left_out > len(self.told) else ""
-        return [f"left out: {self.n_left_out:,} line(s) ({'; '.join(self.told)}{more})"]
+        return [f"left out: {counted(self.n_left_out, 'line')} ({'; '.join(self.told)}{more})"]
 
 
 class _NoTextError(ValueError):
