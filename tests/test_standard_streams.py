@@ -26,11 +26,16 @@ COMMANDS = [
 
 @pytest.fixture(params=COMMANDS, ids=" ".join)
 def argv(
-    request: pytest.FixtureRequest, trained: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    trained: Path,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> list[str]:
     for key in RENDEZVOUS:  # which `txl eval` sets
         monkeypatch.setenv(key, complete_environ({})[key])
-    places = {"RUN": str(trained), "CORPUS": str(corpus)}
+    run = shutil.copytree(trained, tmp_path / "run")  # `txl eval` files its result there
+    places = {"RUN": str(run), "CORPUS": str(corpus)}
     return [places.get(word, word) for word in request.param]
 
 
