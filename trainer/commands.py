@@ -149,7 +149,7 @@ class Recipes:
         for name in recipe_names():
             model, settings = load_recipe(name).model, load_recipe(name).train
             print(
-                f"{name:18} {model.n_layer:2} layers, d_model {model.d_model:4}, tgt_len "
+                f"{name:28} {model.n_layer:2} layers, d_model {model.d_model:4}, tgt_len "
                 f"{settings.tgt_len:3}, {settings.train_batch_size:3} streams, "
                 f"{settings.max_steps:,} steps"
             )
