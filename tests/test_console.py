@@ -11,14 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.console import (
-    Console,
-    close_logging,
-    console_line,
-    human_count,
-    human_seconds,
-    setup_logging,
-)
+from trainer.amounts import human_count, human_seconds
+from trainer.console import Console, close_logging, console_line, setup_logging
 
 
 @pytest.fixture(autouse=True)

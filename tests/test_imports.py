@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 #: A row imports from the rows above it alone. `a+b` are one unit, whose modules may import each
 #: other; so may those of a package. Modules are named without `trainer.`.
 LAYERS = """
-escaping
+escaping amounts
 errors files protocol schedules full_state divisors throughput signals standard_streams shell
 launcher_report
 outside fields

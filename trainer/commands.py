@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from trainer.console import counted
+from trainer.amounts import counted
 from trainer.data.known import known_corpus
 from trainer.data.prepare import PrepareOptions, prepare
 from trainer.data.prepare_known import prepare_known

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import sys
 import time
 from collections import deque
@@ -14,6 +13,7 @@ from typing import Any
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
+from trainer.amounts import human_count, human_seconds
 from trainer.escaping import LineFormatter
 
 _log = logging.getLogger(__name__)
@@ -65,38 +65,6 @@ _CELLS: dict[str, Callable[[float], str]] = {
     "throughput/tokens_per_s": lambda rate: f"{human_count(rate)} tok/s",
     "memory/peak_gib": "mem {:.1f} GiB".format,
 }
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things: 1 rank, 2 ranks, 1,000 steps."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def human_count(count: float) -> str:
-    """Three digits and a unit: 950, 5.3k, 412k, 1.74M."""
-    if not math.isfinite(count):
-        return str(count)
-    if abs(count) < 999.5:
-        return f"{count:.3g}"
-    for unit in "kMGT":
-        count /= 1000
-        if abs(count) < 999.5 or unit == "T":
-            break
-    return f"{count:.3g}{unit}"
-
-
-def human_seconds(seconds: float) -> str:
-    """The two largest units: 45s, 12m30s, 3h12m, 2d04h."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    days, h = divmod(hours, 24)
-    if days:
-        return f"{days}d{h:02d}h"
-    if hours:
-        return f"{hours}h{m:02d}m"
-    return f"{minutes}m{s:02d}s" if minutes else f"{s}s"
 
 
 class Console:

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import hjson
 
 from trainer import validation
+from trainer.amounts import counted
 from trainer.config import ExperimentConfig, load_recipe
-from trainer.console import counted
 from trainer.divisors import divisors_near
 from trainer.ds_blocks import SCHEDULE_PARAMS, DsFile, ScheduleType
 from trainer.ds_checks import lookup, problems

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from trainer.console import counted
+from trainer.amounts import counted
 from trainer.distributed import World
 from trainer.expectations import missed
 from trainer.measure import corpus_label

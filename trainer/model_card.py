@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from trainer.console import counted
+from trainer.amounts import counted
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.named import named_corpus
 from trainer.errors import InputError

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import checkpoint, checkpoint_files, duties
-from trainer.console import counted
+from trainer.amounts import counted
 from trainer.distributed import on_main
 from trainer.errors import NonFiniteError
 from trainer.faults import STEPS_LATE, Verdict

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.console import counted, human_count
+from trainer.amounts import counted, human_count
 from trainer.errors import InputError
 from trainer.measure import corpus_label
 from trainer.outside import printable

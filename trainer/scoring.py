@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from trainer import validation
+from trainer.amounts import counted
 from trainer.config import ScoringConfig
-from trainer.console import counted
 from trainer.data.corpus import Corpus, Split, open_corpus
 from trainer.data.vocabulary import Vocabulary
 from trainer.distributed import World, gather_objects, on_main

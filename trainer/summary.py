@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.console import human_seconds
+from trainer.amounts import human_seconds
 from trainer.data.named import CORPUS_FILE, NamedCorpus, named_corpus
 from trainer.errors import InputError
 from trainer.measure import Measure, Text

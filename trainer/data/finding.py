@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from trainer.console import counted
+from trainer.amounts import counted
 from trainer.data.archive import open_archive, zip_sizes
 from trainer.data.choosing import DATA_SUFFIXES, SOURCE_SUFFIXES, Choice, LeftOut, choose, shown
 from trainer.data.source import (

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from trainer.console import counted
+from trainer.amounts import counted
 from trainer.data.choosing import LeftOut, shown
 from trainer.data.finding import Found, find_files, in_file
 from trainer.data.json_lines import BadLines, OnBadLine

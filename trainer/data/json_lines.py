@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal
 
-from trainer.console import counted
+from trainer.amounts import counted
 from trainer.data.nature import HEAD_BYTES, UTF8_MARK
 from trainer.errors import InputError
 from trainer.outside import printable

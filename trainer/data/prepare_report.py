@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.amounts import counted
 from trainer.config import load_recipe
-from trainer.console import counted
 from trainer.data.comparable import absent_figures
 from trainer.data.corpus_writer import SplitWriter
 from trainer.data.vocabulary import Lost, Vocabulary
