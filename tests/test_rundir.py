@@ -34,6 +34,11 @@ def test_what_a_shell_or_a_start_that_was_killed_left_is_in_nobodys_way(
     assert (tmp_path / name).read_text() == "said so far\n"
 
 
+def test_the_version_of_what_is_not_installed_is_not_known() -> None:
+    assert rundir._version("pytest") == pytest.__version__
+    assert rundir._version("no-such-package") is None
+
+
 def a_file(path: Path) -> None:
     path.touch()
 

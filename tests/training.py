@@ -139,7 +139,8 @@ def begun_from(source: Path, step: int, target: Path) -> Path:
 def environment(**changes: str) -> dict[str, str]:
     """One thread per process: two that spin on two cores wait for each other."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    before = os.environ.get("PYTHONPATH", "")
+    paths = os.pathsep.join(filter(None, [str(ROOT), str(Path(__file__).parent), before]))
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths} | changes
 
 

@@ -232,7 +232,7 @@ def describe(
         file.write(shlex.join(sys.argv) + "\n")
     environment = {
         "python": platform.python_version(), "platform": platform.platform(), "hosts": hosts,
-        "commit": _commit(), "packages": {name: metadata.version(name) for name in PACKAGES},
+        "commit": _commit(), "packages": {name: _version(name) for name in PACKAGES},
     }  # fmt: skip
     write_atomically(run_dir / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
 
@@ -244,6 +244,14 @@ def told(run_dir: Path, n_parameters: int) -> dict[str, Any]:
     except InputError:  # only rank 0 has written it, and only it tracks
         environment = {}
     return {"parameters": n_parameters, "environment": environment}
+
+
+def _version(package: str) -> str | None:
+    """Of what is installed; wandb may be missing where it is not used."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _commit() -> str | None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from card_rows import Row, last_line, row
-from compare import ROOT, Variant, peer_variants
+from compare import ROOT, Variant, peer_variants, python_path
 
 HERE = Path(__file__).parent
 #: Seconds that all parts have, and each at most.
@@ -40,8 +40,7 @@ TESTS = {
 
 def environment_of(device: str) -> dict[str, str]:
     """Of a part's process."""
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", HERE)))
-    changes = {"PYTHONPATH": paths}
+    changes = {"PYTHONPATH": python_path(ROOT, ROOT / "tests", HERE)}
     if device == "cpu":
         changes |= {"TRITON_INTERPRET": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     return dict(os.environ) | changes
@@ -68,7 +67,8 @@ def part(name: str, argument: str, device: str, limit_s: float) -> list[Row]:
     code, out, err = run(command, device=device, limit_s=limit_s)
     rows = [Row(**json.loads(line)) for line in out.splitlines() if line.startswith('{"part"')]
     if code != 0:
-        rows.append(row(argument or name, "the part itself", last_line(err), ok=False))
+        what = json.loads(argument)["name"] if argument else name
+        rows.append(row(what, "the part itself", last_line(err), ok=False))
     return rows
 
 

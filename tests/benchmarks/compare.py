@@ -75,6 +75,11 @@ OURS = {
 }  # fmt: skip
 
 
+def python_path(*first: Path) -> str:
+    """PYTHONPATH: these, and then what is on it."""
+    return os.pathsep.join(filter(None, [*map(str, first), os.environ.get("PYTHONPATH", "")]))
+
+
 class Worker:
     """A process that does steps when it is told to."""
 
@@ -82,9 +87,8 @@ class Worker:
         file = folder / f"{variant.name.replace(' ', '-')}.json"
         file.write_text(json.dumps(task | asdict(variant)))
         device = str(task["device"])
-        environment = os.environ | {
-            "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / ".peer"), str(ROOT)])
-        }  # fmt: skip
+        paths = python_path(ROOT / ".peer", ROOT)
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
         if device == "cpu":
             environment["DS_ACCELERATOR"] = "cpu"
         self._log = (folder / f"{file.stem}.log").open("w+")
