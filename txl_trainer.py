@@ -39,7 +39,7 @@ def own_trainer() -> None:
 def main() -> None:
     """Entry point of ``txl``."""
     own_trainer()
-    from trainer.cli import main
+    from trainer.commands.cli import main
 
     main()
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from trainer import read_metrics
-from trainer.config import ScoringConfig
+from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Corpus
 from trainer.distributed import choose_device
 from trainer.errors import Exit, InputError
-from trainer.inference import TrainedModel, open_corpus_of, open_trained
+from trainer.inference.trained import TrainedModel, open_corpus_of, open_trained
 from trainer.outside import printable
-from trainer.results import EvalResult, measure_of, newest, read_results
 from trainer.shell import command
+from trainer.track.results import EvalResult, measure_of, newest, read_results
 
 
 def main(run_dir: Path) -> int:

@@ -18,7 +18,7 @@ def main() -> int:
 
     del sys.path[0]
     own_trainer()
-    from trainer.cli import train_main
+    from trainer.commands.cli import train_main
 
     return train_main(sys.argv[1:], os.environ)
 

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer.config import ExperimentConfig, ModelConfig, ScoringConfig
+from trainer.config.recipe import ExperimentConfig, ModelConfig, ScoringConfig
 from trainer.data.corpus import Corpus, Split, open_corpus
-from trainer.data.corpus_writer import SplitWriter
+from trainer.data.prepare.writer import SplitWriter
 from trainer.data.rows import clusters_of
-from trainer.data.vocabulary import (
+from trainer.data.vocabulary.files import (
     VOCABULARY_FILE,
     WordVocabulary,
     canonical_hash,

@@ -24,11 +24,11 @@ from pathlib import Path
 import psutil
 from training import ROOT, Case, checkpoint_hashes, environment, events, losses, make_corpus
 
-from trainer.claim import CLAIM
 from trainer.distributed import complete_environ
-from trainer.processes import read_holder
-from trainer.records import METRICS_FILE
-from trainer.status import read_status
+from trainer.track.processes import read_holder
+from trainer.track.records import METRICS_FILE
+from trainer.track.status import read_status
+from trainer.train.claim import CLAIM
 
 TRAIN = str(ROOT / "launch" / "train.py")
 LAUNCHERS = ("python", "torchrun", "deepspeed", "srun", "mpirun")

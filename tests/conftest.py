@@ -12,8 +12,8 @@ import pytest
 import training
 from claiming import HERE
 
-from trainer.claim import Claim
 from trainer.distributed import RENDEZVOUS
+from trainer.train.claim import Claim
 
 # A loaded machine is slow to draw examples; what is drawn is none the worse for it.
 hypothesis.settings.register_profile(

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from trainer.data.finding import find_files
-from trainer.data.json_lines import BadLines
-from trainer.data.source import Reading
-from trainer.data.text import read_pieces
+from trainer.data.text.finding import find_files
+from trainer.data.text.json_lines import BadLines
+from trainer.data.text.pieces import read_pieces
+from trainer.data.text.source import Reading
 
 
 def documents(

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from trainer import ds_blocks, ds_config
-from trainer.config import ExperimentConfig
-from trainer.ds_checks import REFUSED
+from trainer.config import deepspeed as ds_config
+from trainer.config import deepspeed_keys
+from trainer.config.deepspeed_checks import REFUSED
+from trainer.config.recipe import ExperimentConfig
+from trainer.config.strict import model_at
 from trainer.errors import InputError
-from trainer.validation import model_at
 
 
 def changed(experiment: ExperimentConfig, part: str, **values: Any) -> ExperimentConfig:
@@ -48,7 +49,7 @@ def blocks(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type
             yield from blocks(inner, f"{prefix}{name}.")
 
 
-BLOCKS = dict(blocks(ds_blocks.DsFile))
+BLOCKS = dict(blocks(deepspeed_keys.DsFile))
 
 
 def keys_spoken_of(block: str) -> set[str]:

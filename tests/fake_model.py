@@ -14,11 +14,11 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton_processes import compile_launch
 
-from trainer.config import load_recipe
-from trainer.loop import finite_rows
+from trainer.config.recipe import load_recipe
 from trainer.model.kernels import Kernels
 from trainer.model.memory import forget_rows
 from trainer.model.transformer_xl import TransformerXL
+from trainer.train.loop import finite_rows
 
 V = 267_735
 #: Modules that hold a dropout which takes a way of its own on a CPU.

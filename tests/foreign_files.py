@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trainer.config import ModelConfig
-from trainer.foreign.names import table_of, to_theirs
+from trainer.config.recipe import ModelConfig
+from trainer.exchange.names import table_of, to_theirs
 from trainer.model.transformer_xl import TransformerXL
 
 #: Module and class of kimiyoung's parts, by the last name of their place in the tree.

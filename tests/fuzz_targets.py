@@ -20,11 +20,12 @@ from builders import CPU, tiny_experiment, tiny_model, write_corpus
 from reported_runs import make_run
 from test_tokenizer_trial import REAL
 
-from trainer import checkpoint_files, rundir
-from trainer.config import load_recipe
+from trainer.checkpoint import folder as checkpoints
+from trainer.config.deepspeed import load_ds_config, resolve
+from trainer.config.recipe import load_recipe
 from trainer.data.corpus import open_corpus, verify_corpus
-from trainer.data.prepare import PrepareOptions, prepare
-from trainer.data.vocabulary import (
+from trainer.data.prepare.from_text import PrepareOptions, prepare
+from trainer.data.vocabulary.files import (
     SymbolVocabulary,
     TokenizerVocabulary,
     WordVocabulary,
@@ -32,14 +33,14 @@ from trainer.data.vocabulary import (
     load_vocabulary,
     save_vocabulary,
 )
-from trainer.ds_config import load_ds_config, resolve
 from trainer.errors import InputError
-from trainer.export import export
-from trainer.foreign.importing import import_checkpoint
-from trainer.foreign.vocabularies import read_vocabulary
-from trainer.inference import open_trained
-from trainer.model_card import model_card
-from trainer.report import report
+from trainer.exchange.exporting import export
+from trainer.exchange.importing import import_checkpoint
+from trainer.exchange.model_card import model_card
+from trainer.exchange.vocabularies import read_vocabulary
+from trainer.inference.trained import open_trained
+from trainer.track.report import report
+from trainer.train import rundir
 
 Form = Literal["json", "bytes", "pickle", "archive", "older"]
 V = 20
@@ -168,14 +169,14 @@ def _seal_checkpoint(folder: Path) -> None:
     (manifest,) = folder.glob("checkpoints/step-*/manifest.json")
     values = json.loads(manifest.read_bytes())
     for name in values["files"]:
-        values["files"][name] = checkpoint_files.fingerprint(manifest.with_name(name))
+        values["files"][name] = checkpoints.fingerprint(manifest.with_name(name))
     manifest.write_text(json.dumps(values))
 
 
 def _seal_export(folder: Path) -> None:
     file = folder / "config.json"
     values = json.loads(file.read_bytes())
-    values["weights"] = checkpoint_files.fingerprint(folder / "model.safetensors")
+    values["weights"] = checkpoints.fingerprint(folder / "model.safetensors")
     file.write_text(json.dumps(values))
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 from torch import nn
 
-from trainer import checkpoint_files
-from trainer.config import ModelConfig
+from trainer.checkpoint import folder as checkpoints
+from trainer.config.recipe import ModelConfig
 from trainer.model.transformer_xl import TransformerXL
 
 
 def build(config: ModelConfig, vocabulary_size: int) -> nn.Module:
     """What `--model.factory killed_model:build` calls."""
     if step := os.environ.get("KILLED_IN"):
-        name = f"{checkpoint_files.DRAFT}{checkpoint_files.name_of(int(step))}"
+        name = f"{checkpoints.DRAFT}{checkpoints.name_of(int(step))}"
         sys.addaudithook(lambda event, args: _kill_at(event, args, name))
     return TransformerXL(config, vocabulary_size)
 

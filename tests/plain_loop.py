@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from training import TINY
 
-from trainer.arguments import parse_train
+from trainer.config.arguments import parse_train
 from trainer.data.corpus import open_corpus
 from trainer.data.streams import Streams
+from trainer.engine.schedules import cosine
 from trainer.model.build import build_model
-from trainer.schedules import cosine
 
 
 class Records(NamedTuple):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from trainer.config import ModelConfig
+from trainer.config.recipe import ModelConfig
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment
 

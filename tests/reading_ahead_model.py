@@ -3,7 +3,7 @@
 from poisoned_model import PoisonedXL
 from torch import nn
 
-from trainer.config import ModelConfig
+from trainer.config.recipe import ModelConfig
 from trainer.data import read_ahead
 
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer.metrics import MetricsWriter
-from trainer.status import State, Status, write_status
+from trainer.track.metrics import MetricsWriter
+from trainer.track.status import State, Status, write_status
 
 NOW = 1_800_000_000.0
 

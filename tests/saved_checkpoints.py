@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from builders import lone_world
 
-from trainer import checkpoint, checkpoint_files, pointers
+from trainer.checkpoint import folder as checkpoints
+from trainer.checkpoint import pointers
+from trainer.checkpoint import tensors as checkpoint
 from trainer.distributed import World
 from trainer.protocol import Memory
 
@@ -78,18 +80,18 @@ def flip_a_bit(file: Path) -> None:
 
 def alter_state(run: Path, old: str, new: str) -> None:
     """Change what the last checkpoint of a run says of it, and keep it whole."""
-    path = checkpoint_files.resolve(run, "last")
+    path = checkpoints.resolve(run, "last")
     state, manifest = path / "state.json", path / "manifest.json"
     assert old in state.read_text()
     state.write_text(state.read_text().replace(old, new))
     listed = json.loads(manifest.read_text())
-    listed["files"]["state.json"] = checkpoint_files.fingerprint(state)
+    listed["files"]["state.json"] = checkpoints.fingerprint(state)
     manifest.write_text(json.dumps(listed))
 
 
 def alter_train_state(run: Path, **changes: Any) -> None:
     """Let the last checkpoint of a run remember other values than it had."""
-    state = checkpoint_files.resolve(run, "last") / "state.json"
+    state = checkpoints.resolve(run, "last") / "state.json"
     old = state.read_text()
     values = json.loads(old)
     values["train"] |= changes

@@ -16,7 +16,8 @@ def main() -> None:
     import deepspeed  # noqa: F401
     import torch
 
-    from trainer import cli, session  # noqa: F401
+    from trainer.commands import cli
+    from trainer.train import session  # noqa: F401
 
     torch.set_num_threads(1)
     if os.environ.get("RANK", "0") == rank:

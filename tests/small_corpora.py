@@ -10,9 +10,9 @@ from file_server import Served
 from test_archive import make_tgz, make_zip
 
 from trainer.data.corpus import Corpus, open_corpus, verify_corpus
-from trainer.data.known import KnownCorpus, KnownFile, known_corpus
-from trainer.data.prepare import PrepareOptions
-from trainer.data.prepare_known import prepare_known
+from trainer.data.prepare.from_known import prepare_known
+from trainer.data.prepare.from_text import PrepareOptions
+from trainer.data.prepare.known import KnownCorpus, KnownFile, known_corpus
 
 HELD_OUT = 90
 

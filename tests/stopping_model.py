@@ -5,7 +5,7 @@ import signal
 
 from torch import nn
 
-from trainer.config import ModelConfig
+from trainer.config.recipe import ModelConfig
 from trainer.model.transformer_xl import TransformerXL
 
 #: Whether this process was told, which it is once.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reference import embed, log_probabilities
 from torch import Tensor
 
-from trainer.config import ModelConfig
+from trainer.config.recipe import ModelConfig
 from trainer.data.rows import clusters_of
 from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax, cluster_bounds
 from trainer.protocol import IGNORED

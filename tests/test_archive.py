@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.archive import member_bytes, open_member, zip_sizes
-from trainer.data.source import TextFile
-from trainer.data.text import read_pieces
+from trainer.data.text.archive import member_bytes, open_member, zip_sizes
+from trainer.data.text.pieces import read_pieces
+from trainer.data.text.source import TextFile
 from trainer.errors import InputError
 
 WANTED = "corpus/train.txt"

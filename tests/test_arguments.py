@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from trainer.arguments import TrainArguments, parse_train, train_flags
-from trainer.config import ExperimentConfig, load_recipe
+from trainer.config.arguments import TrainArguments, parse_train, train_flags
+from trainer.config.recipe import ExperimentConfig, load_recipe
 from trainer.errors import InputError
 
 DATA = ["--data", "corpus"]

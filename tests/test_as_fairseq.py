@@ -8,9 +8,9 @@ import torch
 from builders import empty, lone_world, random_documents, scoring, tiny_model, write_split
 from reference import NaiveStream
 
-from trainer import evaluate
-from trainer.config import ScoringConfig
-from trainer.evaluate import score
+from trainer.config.recipe import ScoringConfig
+from trainer.inference import score as evaluate
+from trainer.inference.score import score
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory
 

@@ -10,9 +10,9 @@ from builders import CPU, segment_of
 from reference import attend, sinusoid
 from torch import Tensor
 
-from trainer.model import cpu_attention as cpu
 from trainer.model.attention import position_embedding, rel_shift, relative_attention
-from trainer.model.cpu_attention import cpu_attention
+from trainer.model.cpu import attention as cpu
+from trainer.model.cpu.attention import cpu_attention
 from trainer.model.memory import hidden_keys
 from trainer.protocol import Memory
 

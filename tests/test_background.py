@@ -8,8 +8,8 @@ import pytest
 from builders import lone_world
 from ranks import told_by_ranks
 
-from trainer.background import Background
 from trainer.distributed import World, gather_objects
+from trainer.train.background import Background
 
 
 def job(name: str, seen: list[str], *, waits_for: threading.Event | None = None) -> Iterator[

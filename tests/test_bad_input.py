@@ -13,7 +13,7 @@ import pytest
 import torch
 from training import ROOT, Case, environment, run_cases
 
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.errors import Exit
 
 

@@ -6,7 +6,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.blanks import n_untold_blanks
+from trainer.data.vocabulary.blanks import n_untold_blanks
 
 SPACE_BETWEEN_WORDS = re.compile(r"(?<=\S) (?=[^\S\n\r]*\S)")
 

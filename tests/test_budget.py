@@ -15,11 +15,11 @@ from builders import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import ds_config
-from trainer.budget import Budget, count_weights
-from trainer.config import ModelConfig, load_recipe, recipe_names
+from trainer.budget.check import Budget, count_weights
+from trainer.budget.machine import There
+from trainer.config import deepspeed as ds_config
+from trainer.config.recipe import ModelConfig, load_recipe, recipe_names
 from trainer.data.corpus import Corpus
-from trainer.memory_there import There
 from trainer.model.build import build_model
 from trainer.model.transformer_xl import TransformerXL
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from builders import tiny_model_config
 
-from trainer.config import ModelConfig, load_recipe
+from trainer.config.recipe import ModelConfig, load_recipe
 from trainer.errors import InputError
 from trainer.model.build import build_model
 from trainer.model.transformer_xl import TransformerXL

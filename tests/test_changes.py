@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from builders import tiny_experiment
 
-from trainer.changes import admit, changes, split_changes
-from trainer.config import ExperimentConfig
+from trainer.config.changes import admit, changes, split_changes
+from trainer.config.recipe import ExperimentConfig
 from trainer.errors import InputError
 
 

@@ -18,10 +18,10 @@ import torch
 from builders import CPU, lone_world
 from saved_checkpoints import TENSOR_FILES, Trained, contents, save
 
-from trainer import checkpoint
-from trainer import checkpoint_files as files
-from trainer.background import Background
+from trainer.checkpoint import folder as files
+from trainer.checkpoint import tensors as checkpoint
 from trainer.errors import InputError
+from trainer.train.background import Background
 
 
 def test_what_was_saved_is_read_back_bit_by_bit(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from odd_machine import refusing
 from saved_checkpoints import TENSOR_FILES, flip_a_bit, save
 from test_pointers import FAULTS
 
-from trainer import checkpoint_files as files
-from trainer import pointers
+from trainer.checkpoint import folder as files
+from trainer.checkpoint import pointers
 from trainer.errors import InputError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.data.choosing import Choice, choose
+from trainer.data.text.choosing import Choice, choose
 
 
 def chosen(*names: str, suffixes: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from claiming import ELSEWHERE, HERE, Clock, claim, contents
 
-from trainer.claim import CLAIM, DRAFT
 from trainer.errors import InputError
+from trainer.train.claim import CLAIM, DRAFT
 
 
 def test_a_claim_leaves_no_trace(run_dir: Path) -> None:

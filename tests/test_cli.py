@@ -12,7 +12,7 @@ import pytest
 from training import ROOT, Case, environment
 from txl_command import Ended, exit_code
 
-from trainer.config import recipe_names
+from trainer.config.recipe import recipe_names
 from trainer.distributed import RENDEZVOUS, complete_environ
 from trainer.errors import Exit
 

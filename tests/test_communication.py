@@ -9,15 +9,16 @@ from builders import random_documents, tiny_experiment, write_corpus
 from ranks import told_by_ranks
 from traffic import PASSES, Traffic
 
-from trainer import ds_config, engine
+from trainer.checkpoint.state import TrainState
+from trainer.config import deepspeed as ds_config
 from trainer.data.corpus import open_corpus
 from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
 from trainer.distributed import World
-from trainer.loop import train_step
+from trainer.engine import deepspeed as engine
 from trainer.model.build import build_model
-from trainer.run import Run
-from trainer.state import TrainState
+from trainer.train.loop import train_step
+from trainer.train.run import Run
 
 N_WORDS = 500
 #: Norms, flags, and what makes partitions even.

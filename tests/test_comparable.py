@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from made_text import made_text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from trainer.commands import ShowCorpus
+from trainer.commands.commands import ShowCorpus
 from trainer.data.corpus import Split, open_corpus
-from trainer.data.prepare import PrepareOptions, prepare
-from trainer.data.text import Piece
-from trainer.data.vocabulary import Lost, WordVocabulary, load_vocabulary
-from trainer.evaluate import Score
+from trainer.data.prepare.from_text import PrepareOptions, prepare
+from trainer.data.text.pieces import Piece
+from trainer.data.vocabulary.files import Lost, WordVocabulary, load_vocabulary
+from trainer.inference.score import Score
 
 N_WORDS = 12_000
 FOREIGN = str.maketrans("aeos", "аеос")

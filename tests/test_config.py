@@ -9,10 +9,10 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from trainer import config
-from trainer.config import ExperimentConfig, load_recipe, parse_experiment, resume_class
+from trainer.config import recipe as config
+from trainer.config.recipe import ExperimentConfig, load_recipe, parse_experiment, resume_class
+from trainer.config.strict import model_at
 from trainer.errors import InputError
-from trainer.validation import model_at
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

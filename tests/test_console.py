@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from trainer.amounts import human_count, human_seconds
-from trainer.console import Console, close_logging, console_line, setup_logging
+from trainer.track.console import Console, close_logging, console_line, setup_logging
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +119,7 @@ def test_rank_0_informs_others_only_warn_and_every_rank_has_its_file(tmp_path, m
 
 RUN = """
 import sys
-from trainer.console import Console, setup_logging
+from trainer.track.console import Console, setup_logging
 setup_logging(0)
 console = Console(max_steps=3)
 for step in (1, 2, 3):

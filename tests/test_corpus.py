@@ -11,9 +11,9 @@ import xxhash
 from builders import rewrite_header
 
 from trainer.data.corpus import open_corpus, token_dtype, verify_corpus
-from trainer.data.corpus_writer import SplitWriter, new_corpus_folder
 from trainer.data.header import BLOCK_BYTES, split_paths
-from trainer.data.vocabulary import WordVocabulary, save_vocabulary
+from trainer.data.prepare.writer import SplitWriter, new_corpus_folder
+from trainer.data.vocabulary.files import WordVocabulary, save_vocabulary
 from trainer.errors import InputError
 
 N_TOKENS = {"train": 5_000_000, "valid": 30}

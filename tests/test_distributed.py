@@ -31,9 +31,9 @@ from trainer.distributed import (
     this_process,
 )
 from trainer.errors import InputError
-from trainer.evaluate import Score, score
-from trainer.faults import FaultWatch
-from trainer.stopping import Wish
+from trainer.inference.score import Score, score
+from trainer.train.faults import FaultWatch
+from trainer.train.stopping import Wish
 
 SRUN = {
     "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1",

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.divisors import divisors, divisors_near
+from trainer.config.divisors import divisors, divisors_near
 
 
 @given(st.integers(1, 5000))

@@ -6,11 +6,11 @@ import pytest
 from saved_checkpoints import contents
 from training import Case
 
-from trainer.arguments import parse_train
+from trainer.config.arguments import parse_train
 from trainer.distributed import complete_environ
-from trainer.dry_run import describe_start
 from trainer.errors import InputError
-from trainer.plan import make_plan
+from trainer.train.dry_run import describe_start
+from trainer.train.plan import make_plan
 
 #: The flags of the fixture `trained`, as far as a resumed run may not change them.
 SAME = ["--train.max-steps", "6", "--sample.prompt", "the miller"]

@@ -8,9 +8,10 @@ import pytest
 from ds_files import BLOCKS, changed, keys_spoken_of, nested, refusal
 from pydantic import BaseModel
 
-from trainer import ds_blocks, ds_config
-from trainer.config import ExperimentConfig, load_recipe
-from trainer.ds_checks import REFUSED
+from trainer.config import deepspeed as ds_config
+from trainer.config import deepspeed_keys
+from trainer.config.deepspeed_checks import REFUSED
+from trainer.config.recipe import ExperimentConfig, load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -149,12 +150,12 @@ def test_deepspeeds_schedules_take_the_experiments_rates(
     assert "optimizer" not in resolved.for_deepspeed
 
 
-@pytest.mark.parametrize("kind", [k for k in ds_blocks.SCHEDULE_PARAMS if k != "cosine"])
+@pytest.mark.parametrize("kind", [k for k in deepspeed_keys.SCHEDULE_PARAMS if k != "cosine"])
 def test_schedule_params_are_deepspeeds(kind: Any, experiment: ExperimentConfig) -> None:
     from deepspeed.runtime import lr_schedules
 
     known = set(inspect.signature(getattr(lr_schedules, kind)).parameters)
-    ours = set(ds_blocks.SCHEDULE_PARAMS[kind].model_fields)
+    ours = set(deepspeed_keys.SCHEDULE_PARAMS[kind].model_fields)
     assert ours == known - {"optimizer", "last_batch_iteration"}
     message = refusal({"scheduler": {"type": kind, "params": {"max_stepz": 1}}}, experiment)
     assert "scheduler.params: unknown key max_stepz" in message
@@ -208,5 +209,5 @@ def test_every_top_level_key_that_deepspeed_reads_is_taken_or_refused() -> None:
 
     DeepSpeedConfig(Spy(train_batch_size=1))
     assert read <= keys_spoken_of("")
-    taken = set(ds_blocks.DsFile.model_fields)
+    taken = set(deepspeed_keys.DsFile.model_fields)
     assert taken <= read

@@ -12,9 +12,9 @@ from ds_files import changed, parts_of, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import ds_config
-from trainer.config import ExperimentConfig, load_recipe
-from trainer.ds_checks import lookup
+from trainer.config import deepspeed as ds_config
+from trainer.config.deepspeed_checks import lookup
+from trainer.config.recipe import ExperimentConfig, load_recipe
 from trainer.errors import InputError
 
 PACKAGED = ds_config.packaged_names()
@@ -40,7 +40,7 @@ def test_a_packaged_file_is_what_its_name_says(name: str, experiment: Experiment
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_a_packaged_file_is_in_the_readme(name: str) -> None:
-    readme = Path(ds_config.__file__).parents[1] / "ds_configs" / "README.md"
+    readme = Path(ds_config.__file__).parents[2] / "ds_configs" / "README.md"
     assert f"`{name}`" in readme.read_text()
 
 
@@ -260,7 +260,7 @@ def test_the_schema_describes_both_configurations() -> None:
 
 def test_reading_configurations_imports_neither_torch_nor_deepspeed() -> None:
     code = (
-        "import sys; import trainer.arguments, trainer.ds_config, trainer.foreign_flags;"
+        "import sys; from trainer.config import arguments, deepspeed, foreign_flags;"
         "sys.exit(bool({'torch', 'deepspeed'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

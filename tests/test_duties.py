@@ -12,10 +12,10 @@ from builders import random_documents, write_corpus
 from saved_checkpoints import contents
 from training import ROOT, Case, environment, events, losses, run_cases
 
-from trainer import checkpoint_files as files
 from trainer import read_metrics
+from trainer.checkpoint import folder as files
 from trainer.errors import Exit
-from trainer.status import read_status
+from trainer.track.status import read_status
 
 FLAGS = ["--train.max-steps", "20", "--checkpoint.interval-steps", "5"]
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tokenizer_files import some_text, tokenizer_files, vocabulary_of
 
 from trainer.data.corpus import open_corpus
-from trainer.data.encoding import encode
-from trainer.data.prepare import PrepareOptions, prepare
-from trainer.data.recutting import whole_words
-from trainer.data.text import LONGEST_WORD, Piece
-from trainer.data.vocabulary import SymbolVocabulary, Vocabulary, WordVocabulary
+from trainer.data.prepare.encoding import encode
+from trainer.data.prepare.from_text import PrepareOptions, prepare
+from trainer.data.text.pieces import LONGEST_WORD, Piece
+from trainer.data.text.recutting import whole_words
+from trainer.data.vocabulary.files import SymbolVocabulary, Vocabulary, WordVocabulary
 
 KNOWN = some_text(0, n_words=300)
 #: What the vocabularies below have not seen.

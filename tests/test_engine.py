@@ -13,9 +13,9 @@ import torch
 from plain_loop import Records, plain_loop
 from training import ROOT, Case, checkpoint_hashes, events, run_cases
 
-from trainer import checkpoint_files as files
 from trainer import read_metrics
-from trainer.schedules import cosine
+from trainer.checkpoint import folder as files
+from trainer.engine.schedules import cosine
 
 LR, MIN_LR, WARMUP, MAX_STEPS = 3e-3, 1e-4, 3, 20
 FLAGS = [

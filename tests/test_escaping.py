@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from builders import write_corpus
 
-from trainer.command_line import parse_command
-from trainer.commands import ShowCorpus
-from trainer.data.progress import progress
+from trainer.commands.command_line import parse_command
+from trainer.commands.commands import ShowCorpus
+from trainer.data.prepare.progress import progress
 from trainer.errors import InputError
 from trainer.escaping import LineFormatter, printable_lines, shortened
 

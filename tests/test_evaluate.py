@@ -13,11 +13,11 @@ from builders import empty, lone_world, random_documents, scoring, tiny_model, w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer import evaluate
-from trainer.config import ScoringConfig
+from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Split
 from trainer.errors import InputError
-from trainer.evaluate import Plan, Score, exp_or_inf, score
+from trainer.inference import score as evaluate
+from trainer.inference.score import Plan, Score, exp_or_inf, score
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment
 

@@ -12,11 +12,11 @@ from reported_runs import LENGTHS, OF
 from saved_checkpoints import contents
 from training import Case, events, run_cases
 
+from trainer.config.run_settings import ExpectConfig
 from trainer.errors import Exit
-from trainer.expectations import missed
-from trainer.measure import Measure
-from trainer.run_settings import ExpectConfig
-from trainer.status import Status, read_status
+from trainer.track.measure import Measure
+from trainer.track.status import Status, read_status
+from trainer.train.expectations import missed
 
 FLAGS = ["--train.max-steps", "4", "--optim.warmup-steps", "1"]
 VALIDATED = [*FLAGS, "--valid.interval-steps", "2"]

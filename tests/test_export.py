@@ -21,10 +21,10 @@ import trainer
 from trainer import read_metrics
 from trainer.data.corpus import open_corpus
 from trainer.errors import InputError
-from trainer.export import export
-from trainer.foreign.importing import import_checkpoint
-from trainer.inference import open_trained
-from trainer.model_card import PACKAGES
+from trainer.exchange.exporting import export
+from trainer.exchange.importing import import_checkpoint
+from trainer.exchange.model_card import PACKAGES
+from trainer.inference.trained import open_trained
 
 STAGES = ("zero1_fp32", "zero2_fp32", "zero3_fp32")
 

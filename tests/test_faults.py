@@ -7,8 +7,8 @@ import torch
 from builders import lone_world, random_documents, write_split
 
 from trainer.data.streams import Streams
-from trainer.faults import FaultWatch, Verdict
-from trainer.stopping import Wish
+from trainer.train.faults import FaultWatch, Verdict
+from trainer.train.stopping import Wish
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import torch
 from documents import documents
 from test_archive import make_tgz, make_zip
 
-from trainer.data.finding import Found, find_files
-from trainer.data.source import Reading
+from trainer.data.text.finding import Found, find_files
+from trainer.data.text.source import Reading
 from trainer.errors import InputError
 
 LINES = '{"text": "one"}\n{"text": "two"}\n'

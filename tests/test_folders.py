@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainer.checkpoint.tensor_files import save_tensors
 from trainer.errors import InputError
 from trainer.folders import new_folder
-from trainer.tensor_files import save_tensors
 
 
 def names(folder: Path) -> list[str]:

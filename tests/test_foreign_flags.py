@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer import ds_config, foreign_flags
-from trainer.arguments import parse_train, train_flags
-from trainer.config import recipe_names
+from trainer.config import deepspeed as ds_config
+from trainer.config import foreign_flags
+from trainer.config.arguments import parse_train, train_flags
+from trainer.config.recipe import recipe_names
 from trainer.errors import InputError
 
 FAIRSEQ_TRAIN = """--user-dir examples/truncated_bptt data-bin/wikitext-103/
@@ -117,7 +118,7 @@ def test_no_flag_of_a_system_is_answered_twice() -> None:
 
 
 def test_the_readme_has_the_table() -> None:
-    readme = Path(foreign_flags.__file__).parents[1] / "README.md"
+    readme = Path(foreign_flags.__file__).parents[2] / "README.md"
     if not readme.is_file():
         pytest.skip("no README.md beside the package")
     begin, end = "<!-- foreign flags: begin -->\n", "<!-- foreign flags: end -->"

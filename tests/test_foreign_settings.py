@@ -8,10 +8,10 @@ import pytest
 from builders import tiny_model
 from test_importing import V, source
 
-from trainer.config import load_recipe
+from trainer.config.recipe import load_recipe
 from trainer.errors import InputError
-from trainer.foreign.importing import import_checkpoint, nearest_recipe
-from trainer.foreign.settings import Settings, of_nvidia
+from trainer.exchange.importing import import_checkpoint, nearest_recipe
+from trainer.exchange.settings import Settings, of_nvidia
 
 
 def test_a_configuration_of_the_first_releases_is_taken_by_what_its_keys_say(

@@ -16,9 +16,9 @@ from builders import tiny_model
 from foreign_files import Attack
 
 from trainer.errors import InputError
-from trainer.foreign.importing import import_checkpoint
-from trainer.foreign.pickles import read_pickled
-from trainer.foreign.vocabularies import read_vocabulary
+from trainer.exchange.importing import import_checkpoint
+from trainer.exchange.pickles import read_pickled
+from trainer.exchange.vocabularies import read_vocabulary
 
 V = 20
 WORDS = ["<eos>", "<unk>", *(f"w{i}" for i in range(2, V))]

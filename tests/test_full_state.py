@@ -10,8 +10,8 @@ from builders import CPU
 from safetensors.torch import load_file
 from training import ROOT, Case, run_cases
 
-from trainer import checkpoint
-from trainer import checkpoint_files as files
+from trainer.checkpoint import folder as files
+from trainer.checkpoint import tensors as checkpoint
 
 #: Every stage in fp32, and the others that keep their weights in fp32 beside those they train.
 ENGINES = (

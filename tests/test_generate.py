@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import NaiveStream
 
-from trainer.data.vocabulary import Vocabulary
+from trainer.data.vocabulary.files import Vocabulary
 from trainer.errors import InputError
-from trainer.generate import Sampling, generate, probabilities
+from trainer.inference.generate import Sampling, generate, probabilities
 from trainer.model.transformer_xl import TransformerXL
 
 V = 20

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training import ROOT, environment
 
-from trainer.data.symbol_vocabulary import SymbolVocabulary
-from trainer.data.vocabulary import Vocabulary
+from trainer.data.vocabulary.files import Vocabulary
+from trainer.data.vocabulary.symbols import SymbolVocabulary
 from trainer.errors import Exit
-from trainer.generate import Sampling, generate
+from trainer.inference.generate import Sampling, generate
 from trainer.protocol import Memory, Output, Segment
 
 V = 20

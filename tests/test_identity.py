@@ -7,12 +7,12 @@ import pytest
 from training import events
 
 from trainer import read_metrics
-from trainer.config import ScoringConfig
+from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import open_corpus
-from trainer.measure import Measure
-from trainer.report import report
-from trainer.results import valid_measure
-from trainer.status import read_status
+from trainer.track.measure import Measure
+from trainer.track.report import report
+from trainer.track.results import valid_measure
+from trainer.track.status import read_status
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,15 @@ from foreign_files import Attack
 from safetensors.torch import load_file, save_file
 from saved_checkpoints import contents
 
-from trainer import checkpoint, checkpoint_files, rundir
-from trainer.config import load_recipe, parse_experiment
-from trainer.data.vocabulary import load_vocabulary, save_vocabulary
+from trainer.checkpoint import folder as checkpoints
+from trainer.checkpoint import tensors as checkpoint
+from trainer.config.recipe import load_recipe, parse_experiment
+from trainer.data.vocabulary.files import load_vocabulary, save_vocabulary
 from trainer.errors import InputError
-from trainer.foreign.importing import import_checkpoint
-from trainer.inference import open_trained
+from trainer.exchange.importing import import_checkpoint
+from trainer.inference.trained import open_trained
 from trainer.model.transformer_xl import TransformerXL
+from trainer.train import rundir
 
 V = 20
 WORDS = ["<eos>", "<unk>", *(f"w{i}" for i in range(2, V))]
@@ -104,7 +106,7 @@ def test_only_one_of_shared_tensors_need_be_there(tmp_path: Path) -> None:
         del tensors[f"transformer.word_emb.emb_layers.{c}.weight"]
     save_file(tensors, file)
     run = import_checkpoint(path, out=tmp_path / "run").run_dir
-    weights = checkpoint.read_weights(checkpoint_files.resolve(run, "best"))
+    weights = checkpoint.read_weights(checkpoints.resolve(run, "best"))
     assert torch.equal(weights["embedding.tables.1"], model.embedding.tables[1].detach().float())
 
 

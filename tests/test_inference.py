@@ -12,12 +12,12 @@ from builders import CPU, tiny_model
 from safetensors.torch import load_file, save_file
 
 import trainer
-from trainer import checkpoint_files
-from trainer.command_line import parse_command
+from trainer.checkpoint import folder as checkpoints
+from trainer.commands.command_line import parse_command
 from trainer.errors import InputError
-from trainer.export import export
-from trainer.foreign.importing import import_checkpoint
-from trainer.inference import open_trained
+from trainer.exchange.exporting import export
+from trainer.exchange.importing import import_checkpoint
+from trainer.inference.trained import open_trained
 
 V = 20
 WORDS = ["<eos>", "<unk>", *(f"w{i}" for i in range(2, V))]
@@ -46,7 +46,7 @@ def seal(checkpoint: Path) -> None:
     manifest = checkpoint / "manifest.json"
     values = json.loads(manifest.read_text())
     for name in values["files"]:
-        values["files"][name] = checkpoint_files.fingerprint(checkpoint / name)
+        values["files"][name] = checkpoints.fingerprint(checkpoint / name)
     manifest.write_text(json.dumps(values))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.inputs import (
+from trainer.data.prepare.inputs import (
     Inputs,
     SplitBy,
     divided,
@@ -15,7 +15,7 @@ from trainer.data.inputs import (
     refuse_missed_shares,
     shares_line,
 )
-from trainer.data.source import Reading
+from trainer.data.text.source import Reading
 from trainer.errors import InputError
 
 

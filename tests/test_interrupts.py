@@ -14,7 +14,7 @@ from trainer.errors import Exit
 
 BEGIN = """
 import os, signal, sys
-from trainer.interrupts import Interrupts
+from trainer.commands.interrupts import Interrupts
 interrupts = Interrupts()
 interrupts.install()
 """
@@ -91,7 +91,7 @@ def interrupted_at(
     return subprocess.CompletedProcess(argv, process.returncode, printed, said)
 
 
-@pytest.mark.parametrize("moment", ["tyro", "trainer.settings", "torch._C"])
+@pytest.mark.parametrize("moment", ["tyro", "trainer.config.experiment", "torch._C"])
 def test_ctrl_c_while_a_command_is_imported_is_quiet(moment: str) -> None:
     left = interrupted_at(moment, signal.SIGINT, "-m", "trainer", "eval", "nowhere")
     assert (left.returncode, left.stdout, left.stderr) == (Exit.ABORTED, "", "")

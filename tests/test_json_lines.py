@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from documents import documents
 
-from trainer.data import json_lines
-from trainer.data.json_lines import BadLines, json_shape
+from trainer.data.text import json_lines
+from trainer.data.text.json_lines import BadLines, json_shape
 from trainer.errors import InputError
 
 LINE = '{"text": "a b", "id": 1}\n'

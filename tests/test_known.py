@@ -7,13 +7,13 @@ import pytest
 from file_server import serving
 from small_corpora import Small, in_three, reference, small, small_texts
 
-from trainer.command_line import parse_command
+from trainer.commands.command_line import parse_command
 from trainer.data.corpus import open_corpus
-from trainer.data.download import checksum_of
-from trainer.data.known import known_corpora, known_corpus
-from trainer.data.prepare import PrepareOptions
-from trainer.data.prepare_known import prepare_known
-from trainer.data.vocabulary import SymbolVocabulary, WordVocabulary
+from trainer.data.prepare.download import checksum_of
+from trainer.data.prepare.from_known import prepare_known
+from trainer.data.prepare.from_text import PrepareOptions
+from trainer.data.prepare.known import known_corpora, known_corpus
+from trainer.data.vocabulary.files import SymbolVocabulary, WordVocabulary
 from trainer.errors import InputError
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "wikitext2"

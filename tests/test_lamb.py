@@ -13,9 +13,9 @@ from plain_loop import plain_loop
 from torch import Tensor, nn
 from training import Case, begun_from, checkpoint_hashes, events, losses, overflowing, run_cases
 
-from trainer.checkpoint import read_weights
-from trainer.full_state import Fragment
-from trainer.lamb import Lamb
+from trainer.checkpoint.tensors import read_weights
+from trainer.engine.full_state import Fragment
+from trainer.engine.lamb import Lamb
 from trainer.model.matrices import matrices
 
 BETAS, EPS = (0.9, 0.999), 1e-6

@@ -17,9 +17,9 @@ import pytest
 import yaml
 from training import ROOT, Case, environment, events, losses
 
-from trainer.arguments import parse_train
+from trainer.config.arguments import parse_train
 from trainer.errors import Exit
-from trainer.status import read_status
+from trainer.track.status import read_status
 
 TRAIN = str(ROOT / "launch" / "train.py")
 BIN = Path(sys.executable).parent

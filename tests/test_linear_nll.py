@@ -9,10 +9,10 @@ from builders import empty, segment_of, tiny_model, tiny_model_config
 from torch import Tensor
 
 from trainer.model import adaptive
-from trainer.model import linear_nll as module
-from trainer.model.factors import Factors
+from trainer.model.cpu import linear_nll as module
+from trainer.model.cpu.factors import Factors
+from trainer.model.cpu.linear_nll import linear_nll
 from trainer.model.kernels import Kernels
-from trainer.model.linear_nll import linear_nll
 from trainer.model.tied_embedding import Handoff, TiedEmbedding
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import IGNORED

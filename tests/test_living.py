@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from ranks import told_by_ranks
 
-from trainer import checkpoint_files as files
-from trainer import source
+from trainer.checkpoint import folder as files
+from trainer.checkpoint.living import MOST_DELETED, reading
+from trainer.checkpoint.pointers import point
 from trainer.distributed import World
 from trainer.errors import InputError
-from trainer.living import MOST_DELETED, reading
-from trainer.pointers import point
+from trainer.inference import source
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from trainer.data.corpus import Corpus, open_corpus
-from trainer.data.prepare import PrepareOptions, prepare
-from trainer.data.vocabulary import (
+from trainer.data.prepare.from_text import PrepareOptions, prepare
+from trainer.data.vocabulary.files import (
     SymbolVocabulary,
     Vocabulary,
     WordVocabulary,

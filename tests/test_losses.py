@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_files import some_text, tokenizer_files, vocabulary_of
 
-from trainer.data.text import Piece
-from trainer.data.vocabulary import Lost
+from trainer.data.text.pieces import Piece
+from trainer.data.vocabulary.files import Lost
 
 #: What is lost of a text: hidden characters, blanks, line ends among them.
 LOSSES = [

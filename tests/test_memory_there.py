@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from training import ROOT, environment
 
-from trainer.memory_there import of_host, peak_bytes
+from trainer.budget.machine import of_host, peak_bytes
 
 GIB = 1 << 30
 MACHINE = "MemTotal: 8388608 kB\nMemAvailable: 4194304 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n"
@@ -54,7 +54,7 @@ def test_no_limit_and_no_number_is_no_limit(tmp_path: Path, text: str) -> None:
 
 def test_a_limit_of_the_shell_counts_less_what_is_taken() -> None:
     code = (
-        "import resource; from trainer.memory_there import of_host; "
+        "import resource; from trainer.budget.machine import of_host; "
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); print(*of_host()[:2])"
     )
     done = subprocess.run(
@@ -68,7 +68,7 @@ def test_a_limit_of_the_shell_counts_less_what_is_taken() -> None:
 def test_the_peak_is_this_program_s_own_and_not_what_started_it() -> None:
     held = bytearray(b"x" * (300 << 20))
     assert peak_bytes() > len(held)
-    code = "from trainer.memory_there import peak_bytes; print(peak_bytes())"
+    code = "from trainer.budget.machine import peak_bytes; print(peak_bytes())"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment(), text=True, check=True,
         capture_output=True,

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import trainer
 from trainer.errors import InputError
-from trainer.metrics import MetricsWriter, next_attempt, read_metrics
-from trainer.records import METRICS_FILE, Record
+from trainer.track.metrics import MetricsWriter, next_attempt, read_metrics
+from trainer.track.records import METRICS_FILE, Record
 
 
 def train(writer: MetricsWriter, steps: range, **values: float) -> None:
@@ -219,7 +219,7 @@ def test_records_of_a_newer_format_and_missing_ones_are_refused(tmp_path):
 KILLED_WRITER = """
 import os, signal, sys
 from pathlib import Path
-from trainer.metrics import MetricsWriter
+from trainer.track.metrics import MetricsWriter
 writer = MetricsWriter(Path(sys.argv[1]), attempt=1)
 for step in range(1, 200):
     writer.write("train", step=step, update=step, n_tokens=step, values={"train/loss": 1.0})
@@ -237,7 +237,7 @@ def test_sigkill_loses_no_record_that_was_written(tmp_path):
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from trainer.metrics import MetricsWriter
+from trainer.track.metrics import MetricsWriter
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 writer = MetricsWriter(Path(sys.argv[1]), attempt=1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))

@@ -15,9 +15,9 @@ from training import ROOT
 
 from trainer import read_metrics
 from trainer.data.corpus import open_corpus
-from trainer.export import export
-from trainer.results import file_result
-from trainer.scoring import EvalOptions, evaluate_run
+from trainer.exchange.exporting import export
+from trainer.inference.evaluate import EvalOptions, evaluate_run
+from trainer.track.results import file_result
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data.nature import HEAD_BYTES, nature_of
+from trainer.data.text.nature import HEAD_BYTES, nature_of
 
 
 def a_tar(kind: int) -> bytes:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import needs
-from trainer.config import ExperimentConfig, load_recipe, recipe_names
-from trainer.needs import Needs
-from trainer.run_sizes import How, Weights
+from trainer.budget import needs
+from trainer.budget.needs import Needs
+from trainer.budget.sizes import How, Weights
+from trainer.config.recipe import ExperimentConfig, load_recipe, recipe_names
 
 WEIGHTS = Weights(
     total=151_107_538, layer=2_600_000, largest=67_735 * 410, tables=((20_000, 410), (20_000, 410))

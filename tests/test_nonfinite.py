@@ -13,14 +13,14 @@ from builders import CPU, random_documents, write_corpus
 from training import ROOT, Case, checkpoint_hashes, events, losses, run_cases
 
 from trainer import read_metrics
-from trainer.checkpoint import read_memories, read_weights
-from trainer.config import experiment_from
+from trainer.checkpoint.tensors import read_memories, read_weights
+from trainer.config.recipe import experiment_from
 from trainer.data.corpus import open_corpus
 from trainer.data.streams import Streams
 from trainer.errors import Exit
-from trainer.inference import corpus_of
+from trainer.inference.trained import corpus_of
 from trainer.model.build import build_model
-from trainer.status import read_status
+from trainer.track.status import read_status
 
 VOCABULARY, STREAMS, TGT_LEN, N_SEGMENTS = 60, 8, 12, 40
 POISON = VOCABULARY - 1

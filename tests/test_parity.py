@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trainer.data.rows import clusters_of
-from trainer.foreign.importing import import_checkpoint
-from trainer.foreign.names import table_of, to_theirs
-from trainer.foreign.settings import Settings
-from trainer.inference import open_trained
+from trainer.exchange.importing import import_checkpoint
+from trainer.exchange.names import table_of, to_theirs
+from trainer.exchange.settings import Settings
+from trainer.inference.trained import open_trained
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Segment
 

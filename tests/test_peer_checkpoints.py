@@ -11,9 +11,9 @@ from peer import ask, needs_peer
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trainer.export import export
-from trainer.foreign.importing import import_checkpoint
-from trainer.inference import open_trained
+from trainer.exchange.exporting import export
+from trainer.exchange.importing import import_checkpoint
+from trainer.inference.trained import open_trained
 
 pytestmark = needs_peer()
 

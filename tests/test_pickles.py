@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from trainer.errors import InputError
-from trainer.foreign.layouts import read_foreign
-from trainer.foreign.pickles import read_pickled
-from trainer.foreign.stand_ins import Opaque
-from trainer.foreign.vocabularies import read_vocabulary
+from trainer.exchange.layouts import read_foreign
+from trainer.exchange.pickles import read_pickled
+from trainer.exchange.stand_ins import Opaque
+from trainer.exchange.vocabularies import read_vocabulary
 
 MEMORY_BYTES = 200 << 20
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from builders import random_documents, tiny_experiment, write_corpus
 
-from trainer.arguments import parse_train
+from trainer.config.arguments import parse_train
+from trainer.config.deepspeed import load_ds_config, resolve
 from trainer.data.corpus import Corpus
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.data.streams import Streams
 from trainer.distributed import complete_environ
-from trainer.ds_config import load_ds_config, resolve
 from trainer.errors import InputError
-from trainer.plan import check_segments, check_splits, make_plan
+from trainer.train.plan import check_segments, check_splits, make_plan
 
 
 def test_a_sample_that_cannot_begin_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import pointers
+from trainer.checkpoint import pointers
 
 
 def test_a_step_and_its_name_say_the_same() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from trainer.data.corpus import Corpus, open_corpus, verify_corpus
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.errors import InputError
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -255,6 +255,7 @@ def test_progress_off_a_terminal_is_plain_lines(
 
 
 def test_neither_torch_nor_deepspeed_is_imported() -> None:
-    code = "import sys, trainer.data.prepare; print({'torch', 'deepspeed'} & set(sys.modules))"
+    code = "import sys, trainer.data.prepare.from_text\n"
+    code += "print({'torch', 'deepspeed'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert ran.stdout.strip() == "set()"

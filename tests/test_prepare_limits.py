@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trainer.data.corpus import verify_corpus
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.prepare.from_text import PrepareOptions, prepare
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def text(tmp_path: Path) -> Path:
 STOPS_BEFORE_THE_END = """
 import sys
 from pathlib import Path
-from trainer.data.corpus_writer import SplitWriter
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.prepare.writer import SplitWriter
+from trainer.data.prepare.from_text import PrepareOptions, prepare
 
 def finish(self, **_):
     print("all but the headers is written", flush=True)
@@ -58,7 +58,7 @@ def test_a_killed_run_leaves_no_corpus_and_the_next_one_succeeds(
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.errors import InputError
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
@@ -82,7 +82,7 @@ def test_a_file_that_cannot_grow_is_one_clear_error(tmp_path: Path, text: Path) 
 PEAK_MEMORY = """
 import sys
 from pathlib import Path
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.prepare.from_text import PrepareOptions, prepare
 prepare(PrepareOptions(out=Path(sys.argv[1]), train=(Path(sys.argv[2]),), tokenizer=sys.argv[3]))
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """

@@ -5,9 +5,9 @@ from typing import Literal
 
 import pytest
 
-from trainer.arguments import parse_train
+from trainer.config.arguments import parse_train
 from trainer.data.corpus import open_corpus
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.prepare.from_text import PrepareOptions, prepare
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from test_prepare import decoded, made
 
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.prepare.from_text import PrepareOptions, prepare
 
 
 def test_shares_asked_for_and_shares_that_came_are_reported(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.processes import Holder, begun, is_running, read_holder, this_place
+from trainer.track.processes import Holder, begun, is_running, read_holder, this_place
 
 HERE = this_place()
 NEVER = 4_194_304  # the kernel gives no number that large

@@ -8,7 +8,7 @@ import torch
 from builders import lone_world
 from training import events
 
-from trainer.profiling import Profiler
+from trainer.train.profiling import Profiler
 
 
 def steps_traced(trace: Path) -> int:

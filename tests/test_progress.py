@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 
-from trainer.data.progress import progress
+from trainer.data.prepare.progress import progress
 
 
 def pieces(n_bytes: int = 100) -> Iterator[int]:

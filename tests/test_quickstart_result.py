@@ -12,10 +12,10 @@ from builders import lone_world
 from training import ROOT, write_text
 
 from trainer.data.header import read_header
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.errors import InputError
-from trainer.results import file_result
-from trainer.scoring import EvalOptions, evaluate_run
+from trainer.inference.evaluate import EvalOptions, evaluate_run
+from trainer.track.results import file_result
 
 Main = Callable[[Path], int]
 

@@ -16,9 +16,9 @@ from builders import (
     write_split,
 )
 
-from trainer.config import ScoringConfig
+from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Split
-from trainer.evaluate import LONGEST, Plan, reading, score
+from trainer.inference.score import LONGEST, Plan, reading, score
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment, reading_memory
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from trainer.errors import InputError
-from trainer.metrics import next_attempt, read_metrics
-from trainer.records import MAX_LINE_BYTES, METRICS_FILE, parse_record, whole_records
+from trainer.track.metrics import next_attempt, read_metrics
+from trainer.track.records import MAX_LINE_BYTES, METRICS_FILE, parse_record, whole_records
 
 RECORD = {
     "schema": 1, "kind": "train", "attempt": 1, "step": 1, "update": 1, "tokens": 9, "time": 1.7e9,

@@ -8,9 +8,9 @@ import torch
 from ranks import told_by_ranks
 from torch import Tensor, nn
 
-from trainer import reduction
 from trainer.distributed import World
-from trainer.reduction import average_gradients
+from trainer.engine import reduction
+from trainer.engine.reduction import average_gradients
 
 #: Two that are messages of their own, and two that go together.
 SHAPES = {"table": (20, 3), "matrix": (8, 8), "bias": (8,), "scale": ()}

@@ -10,9 +10,9 @@ from reported_runs import NOW, make_imported, make_run, write_valid
 from txl_command import exit_code
 
 from trainer.errors import Exit, InputError
-from trainer.metrics import MetricsWriter
-from trainer.report import report, sparkline
-from trainer.throughput import SCORING, TRAINING
+from trainer.track.metrics import MetricsWriter
+from trainer.track.report import report, sparkline
+from trainer.track.throughput import SCORING, TRAINING
 
 
 def test_the_table_has_a_row_per_run_and_the_details_below(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_plot_is_drawn_or_its_package_named(tmp_path: Path) -> None:
 
 
 def test_reporting_imports_neither_torch_nor_deepspeed_nor_wandb() -> None:
-    code = "import trainer.report, trainer.status, trainer.console, trainer.tracking, sys;"
+    code = "import sys; from trainer.track import report, status, console, tracker;"
     code += "print([m for m in ('torch', 'deepspeed', 'wandb') if m in sys.modules])"
     command = [sys.executable, "-c", code]
     shown = subprocess.run(command, check=True, capture_output=True, text=True)

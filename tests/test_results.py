@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from trainer.errors import InputError
-from trainer.measure import Measure
-from trainer.results import (
+from trainer.track.measure import Measure
+from trainer.track.results import (
     EvalResult,
     by_text,
     file_result,

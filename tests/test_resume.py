@@ -21,7 +21,7 @@ from training import (
 from wandb_reader import read_offline
 
 from trainer import read_metrics
-from trainer.checkpoint import read_memories, read_weights
+from trainer.checkpoint.tensors import read_memories, read_weights
 
 KINDS = (
     "zero0_fp32", "zero0_bf16_autocast", "zero1_fp32", "zero1_bf16", "zero1_fp16", "zero2_fp32",

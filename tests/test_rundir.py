@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer import rundir
-from trainer.claim import CLAIM, DRAFT
-from trainer.config import load_recipe
+from trainer.config.recipe import load_recipe
 from trainer.errors import InputError
+from trainer.train import rundir
+from trainer.train.claim import CLAIM, DRAFT
 
 QUICKSTART = load_recipe("quickstart")
 

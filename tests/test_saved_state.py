@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from saved_checkpoints import save
 
-from trainer import checkpoint_files
+from trainer.checkpoint import folder as checkpoints
 from trainer.errors import InputError
 
 
@@ -18,4 +18,4 @@ def test_a_manifest_names_files_of_its_folder_alone(tmp_path: Path, name: str) -
     values["files"][name] = values["files"]["state.json"]
     manifest.write_text(json.dumps(values))
     with pytest.raises(InputError, match=r"manifest\.json is corrupt"):
-        checkpoint_files.verify(path)
+        checkpoints.verify(path)

@@ -14,12 +14,13 @@ from ranks import told_by_ranks
 from saved_checkpoints import Trained, contents, save
 from training import ROOT, Case, checkpoint_hashes, environment, events, losses, run_cases
 
-from trainer import checkpoint_files as files
-from trainer import pointers, saving
-from trainer.background import Background
+from trainer.checkpoint import folder as files
+from trainer.checkpoint import pointers
 from trainer.distributed import World
 from trainer.errors import Exit
-from trainer.status import read_status
+from trainer.track.status import read_status
+from trainer.train import saving
+from trainer.train.background import Background
 
 TRAIN = str(ROOT / "launch" / "train.py")
 TORCHRUN = [

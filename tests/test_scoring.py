@@ -14,11 +14,12 @@ from builders import lone_world, random_documents, write_corpus, write_split
 from saved_checkpoints import alter_state
 from training import ROOT, environment
 
-from trainer import read_metrics, scoring
+from trainer import read_metrics
 from trainer.data.corpus import open_corpus
-from trainer.data.symbol_vocabulary import SymbolVocabulary
+from trainer.data.vocabulary.symbols import SymbolVocabulary
 from trainer.errors import InputError
-from trainer.scoring import EvalOptions, evaluate_run
+from trainer.inference import evaluate
+from trainer.inference.evaluate import EvalOptions, evaluate_run
 
 
 def score(run: Path, **options: Any) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def test_a_token_of_any_text_is_read_back(text: str, tmp_path: Path) -> None:
     vocabulary = SymbolVocabulary("characters", text)
     split = write_split(tmp_path / "corpus", [range(len(text))], vocabulary_size=len(text))
     nats = [(1, torch.linspace(0, 20, len(text) - 1))]
-    scoring._write_per_token(tmp_path / "out", nats, split, vocabulary, lone_world())
+    evaluate._write_per_token(tmp_path / "out", nats, split, vocabulary, lone_world())
     found = per_token(tmp_path / "out")
     assert "".join(token for _, token, _ in found) == text[1:]
     assert [value for _, _, value in found] == pytest.approx(nats[0][1].tolist(), rel=1e-8)

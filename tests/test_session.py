@@ -10,16 +10,16 @@ from builders import lone_world
 from saved_checkpoints import alter_train_state, contents, flip_a_bit
 from training import Case, checkpoint_hashes, events, losses, run_cases, write_text
 
-from trainer import checkpoint_files as files
 from trainer import read_metrics
-from trainer.config import ScoringConfig
+from trainer.checkpoint import folder as files
+from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import open_corpus
 from trainer.data.header import read_header
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.prepare.from_text import PrepareOptions, prepare
+from trainer.engine.schedules import cosine
 from trainer.errors import Exit
-from trainer.results import valid_measure
-from trainer.schedules import cosine
-from trainer.scoring import EvalOptions, evaluate_run
+from trainer.inference.evaluate import EvalOptions, evaluate_run
+from trainer.track.results import valid_measure
 
 BASE = [
     "--train.max-steps", "20", "--optim.lr", "3e-3", "--model.dropout", "0.2",

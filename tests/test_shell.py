@@ -12,15 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trainer
-from trainer import checkpoint_files, commands, model_commands, validation
-from trainer.arguments import parse_train
-from trainer.command_line import parse_command
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer.checkpoint import folder as checkpoints
+from trainer.commands import commands, models
+from trainer.commands.command_line import parse_command
+from trainer.config import strict
+from trainer.config.arguments import parse_train
+from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.errors import InputError
 from trainer.shell import command, program, training, typed_path
 
 COMMANDS: dict[str, Any] = {
-    "prepare": commands.Prepare, "eval": model_commands.Eval, "generate": model_commands.Generate,
+    "prepare": commands.Prepare, "eval": models.Eval, "generate": models.Generate,
     "import": commands.Import, "export": commands.Export, "report": commands.Report,
     "corpus verify": commands.Verify, "corpus show": commands.ShowCorpus,
 }  # fmt: skip
@@ -90,10 +92,10 @@ def test_a_home_is_meant_where_a_name_or_a_path_is_taken(home: Path) -> None:
     recipe = {"experiment.json": "{}", "deepspeed.json": '{"zero_optimization": {"stage": 1}}'}
     for name, text in recipe.items():
         (home / name).write_text(text)
-        found = validation.read_named(f"~/{name}", Path(), kind="file")
+        found = strict.read_named(f"~/{name}", Path(), kind="file")
         assert found == text.encode()
     (home / "step-00000040").mkdir()
-    assert checkpoint_files.resolve(home, "~/step-00000040") == home / "step-00000040"
+    assert checkpoints.resolve(home, "~/step-00000040") == home / "step-00000040"
     for read in (trainer.load, trainer.read_metrics):
         with pytest.raises(InputError, match=str(home)):
             read("~/step-00000040")

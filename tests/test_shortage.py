@@ -11,9 +11,9 @@ import pytest
 import torch
 from training import ROOT, Case, environment
 
-from trainer import shortage
+from trainer.budget import shortage
 from trainer.errors import Exit, ShortageError
-from trainer.status import read_status
+from trainer.track.status import read_status
 
 SCRIPT = Path(__file__).with_name("short_of_memory.py")
 #: Attention scores of a GiB and more, and of none.

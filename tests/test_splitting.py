@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.splitting import (
+from trainer.data.text.pieces import Piece
+from trainer.data.text.splitting import (
     MOST_MISSED,
     by_document,
     by_position,
@@ -18,7 +19,6 @@ from trainer.data.splitting import (
     percents,
     place,
 )
-from trainer.data.text import Piece
 from trainer.errors import InputError
 
 SHARES = {"train": 98.0, "valid": 1.0, "test": 1.0}

@@ -8,10 +8,10 @@ import pytest
 from saved_checkpoints import contents
 from training import Case, losses, run_cases
 
-from trainer.arguments import parse_train
-from trainer.claim import CLAIM
-from trainer.config import parse_experiment
+from trainer.config.arguments import parse_train
+from trainer.config.recipe import parse_experiment
 from trainer.errors import Exit
+from trainer.train.claim import CLAIM
 
 #: What stands in the way in a run's directory: a folder where a file goes, or a file for a folder.
 FOLDERS = (

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from trainer.errors import InputError
-from trainer.status import STATUS_FILE, Status, read_status, write_status
+from trainer.track.status import STATUS_FILE, Status, read_status, write_status
 
 
 def running(step: int) -> Status:
@@ -124,7 +124,7 @@ def test_a_reader_beside_the_writer_never_sees_half_a_status(tmp_path):
 KILLED_WRITER = """
 import os, signal, sys
 from pathlib import Path
-from trainer.status import Status, write_status
+from trainer.track.status import Status, write_status
 for step in range(1, 50):
     status = Status(state="running", step=step, update=step, max_steps=100, attempt=1)
     if step == 30:  # dies between writing the new file and putting it in place
@@ -152,7 +152,7 @@ def test_only_a_run_that_should_be_alive_can_be_silent():
 WRITER = """
 import sys
 from pathlib import Path
-from trainer.status import Status, write_status
+from trainer.track.status import Status, write_status
 status = Status.of_this_process(state="running", max_steps=100, attempt=1)
 write_status(Path(sys.argv[1]), status)
 print("written", flush=True)

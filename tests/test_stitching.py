@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tokenizer_files import some_text, tokenizer_files, vocabulary_of
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from trainer.data import stitching
-from trainer.data.recutting import whole_words, windows
-from trainer.data.source import TextFile
-from trainer.data.text import Piece, read_pieces
-from trainer.data.vocabulary import TokenizerVocabulary
+from trainer.data.text.pieces import Piece, read_pieces
+from trainer.data.text.recutting import whole_words, windows
+from trainer.data.text.source import TextFile
+from trainer.data.vocabulary import stitching
+from trainer.data.vocabulary.files import TokenizerVocabulary
 from trainer.errors import InputError
 
 NAMES = tuple(tokenizer_files())

@@ -11,7 +11,7 @@ import pytest
 from training import ROOT
 
 from trainer.errors import Exit
-from trainer.stopping import LOOK_S, STOP_FILE, StopRequests, Wish
+from trainer.train.stopping import LOOK_S, STOP_FILE, StopRequests, Wish
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 
@@ -104,7 +104,7 @@ def test_one_ctrl_c_beside_a_stop_file_is_not_the_second(
 
 BEGIN = """
 import os, pathlib, signal, time
-from trainer.stopping import StopRequests
+from trainer.train.stopping import StopRequests
 stops = StopRequests()
 stops.install()
 """

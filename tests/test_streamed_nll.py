@@ -9,12 +9,11 @@ from builders import empty, segment_of, tiny_model
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from trainer import word_runs
-from trainer.model import adaptive, tied_embedding
-from trainer.model import streamed_nll as streamed
-from trainer.model.streamed_nll import streamed_nats, streamed_nll
+from trainer.model import adaptive, tied_embedding, word_runs
+from trainer.model.cpu import streamed_nll as streamed
+from trainer.model.cpu.streamed_nll import streamed_nats, streamed_nll
+from trainer.model.table_gradients import TableGradients
 from trainer.protocol import IGNORED
-from trainer.table_gradients import TableGradients
 
 V, OTHERS, C = 70, 4, 5
 

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from builders import empty, segment_of, tiny_model
 from torch import Tensor, nn
 
-from trainer import word_runs
-from trainer.adam import Adam
-from trainer.model import tied_embedding
-from trainer.model.streamed_nll import streamed_nll
-from trainer.table_gradients import TableGradient, TableGradients
+from trainer.engine.adam import Adam
+from trainer.model import tied_embedding, word_runs
+from trainer.model.cpu.streamed_nll import streamed_nll
+from trainer.model.table_gradients import TableGradient, TableGradients
 
 N_WORDS, CUTOFFS = 60, (5, 20)
 MODELS: dict[str, dict[str, Any]] = {

@@ -10,15 +10,16 @@ from builders import random_documents, tiny_experiment, write_corpus
 from ranks import told_by_ranks
 from torch import Tensor
 
-from trainer import ds_config, engine
+from trainer.config import deepspeed as ds_config
 from trainer.data.corpus import open_corpus
 from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
 from trainer.distributed import World
-from trainer.loop import TrainState, train_step
+from trainer.engine import deepspeed as engine
 from trainer.model.build import build_model
 from trainer.model.transformer_xl import TransformerXL
-from trainer.run import Run
+from trainer.train.loop import TrainState, train_step
+from trainer.train.run import Run
 
 N_WORDS, CUTOFFS = 60, (5, 20)
 

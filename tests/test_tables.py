@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.outside import printable
-from trainer.tables import markdown_table, markdown_text, shown, text_table
+from trainer.track.tables import markdown_table, markdown_text, shown, text_table
 
 CELLS = st.text(st.characters(exclude_categories=()), max_size=30)
 

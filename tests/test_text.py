@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from documents import documents
 
-from trainer.data.finding import text_file
-from trainer.data.text import PIECE_BYTES, Piece, count_words, read_pieces
+from trainer.data.text.finding import text_file
+from trainer.data.text.pieces import PIECE_BYTES, Piece, count_words, read_pieces
 from trainer.errors import InputError
 
 PACKERS = {"a.txt": bytes, "b.gz": gzip.compress, "c": lzma.compress, "d.json": bz2.compress}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from trainer.data.tokenizer_trial import try_tokenizer
-from trainer.data.vocabulary import load_vocabulary
+from trainer.data.vocabulary.files import load_vocabulary
+from trainer.data.vocabulary.trial import try_tokenizer
 from trainer.errors import InputError
 
 

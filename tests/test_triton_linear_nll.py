@@ -9,17 +9,17 @@ import torch.nn.functional as F
 from test_triton_rows import DEVICE, interpret
 from torch import Tensor
 
-from trainer.model.alignment import aligned, aligned_weight, in_buckets
+from trainer.model.cpu.linear_nll import Table
 from trainer.model.kernels import Kernels
-from trainer.model.linear_nll import Table
 from trainer.model.tied_embedding import Handoff, TiedEmbedding, summed_by_id
+from trainer.model.triton.alignment import aligned, aligned_weight, in_buckets
 from trainer.protocol import IGNORED
 
 with pytest.MonkeyPatch.context() as importing:
     interpret(importing)
     pytest.importorskip("triton", reason="Triton is not installed")
-    from trainer.model import triton_linear_nll as module
-    from trainer.model.triton_linear_nll import fused_linear_nll
+    from trainer.model.triton import linear_nll as module
+    from trainer.model.triton.linear_nll import fused_linear_nll
 
 
 @pytest.fixture(autouse=True)

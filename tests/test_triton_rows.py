@@ -24,9 +24,9 @@ def interpret(patch: pytest.MonkeyPatch) -> None:
 with pytest.MonkeyPatch.context() as importing:
     interpret(importing)
     pytest.importorskip("triton", reason="Triton is not installed")
-    from trainer.model.triton_feed_forward import bias_relu_dropout
-    from trainer.model.triton_nll import softmax_error_
-    from trainer.model.triton_norm import norm, residual, residual_norm
+    from trainer.model.triton.feed_forward import bias_relu_dropout
+    from trainer.model.triton.norm import norm, residual, residual_norm
+    from trainer.model.triton.softmax import softmax_error_
 
 # The interpreter multiplies in numpy, which says so when Philox overflows, as it means to.
 pytestmark = pytest.mark.filterwarnings(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from documents import documents
 
-from trainer.data.nature import Packing
-from trainer.data.unpacking import unpacked
+from trainer.data.text.nature import Packing
+from trainer.data.text.unpacking import unpacked
 from trainer.errors import InputError
 
 TEXT = "".join(f"word{i} naïve\n" for i in range(20_000)).encode()

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from trainer.data.finding import text_file
-from trainer.data.source import Reading
-from trainer.data.text import Piece, read_pieces
-from trainer.data.vocabulary import (
+from trainer.data.text.finding import text_file
+from trainer.data.text.pieces import Piece, read_pieces
+from trainer.data.text.source import Reading
+from trainer.data.vocabulary.files import (
     SymbolVocabulary,
     TokenizerVocabulary,
     UnknownSymbolError,

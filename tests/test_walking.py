@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.finding import find_files
-from trainer.data.source import Reading
-from trainer.data.walking import walk
+from trainer.data.text.finding import find_files
+from trainer.data.text.source import Reading
+from trainer.data.text.walking import walk
 from trainer.errors import InputError
 
 

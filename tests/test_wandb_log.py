@@ -13,15 +13,15 @@ import pytest
 from tracked_run import OPEN_AND_LOG, no_wandb_of_the_users, run_code, start, steps_recorded, train
 from wandb_reader import read_offline, read_records
 
-from trainer.config import load_recipe
+from trainer.config.recipe import load_recipe
 from trainer.errors import Exit
-from trainer.measure import Lengths
-from trainer.metrics import read_metrics
-from trainer.results import EvalResult, file_result
-from trainer.status import Status, write_status
-from trainer.tracking import track_evaluations
-from trainer.wandb_log import choose_id, stored_id
-from trainer.wandb_settings import id_problem
+from trainer.track.measure import Lengths
+from trainer.track.metrics import read_metrics
+from trainer.track.results import EvalResult, file_result
+from trainer.track.status import Status, write_status
+from trainer.track.tracker import track_evaluations
+from trainer.track.wandb_log import choose_id, stored_id
+from trainer.track.wandb_settings import id_problem
 
 pytestmark = pytest.mark.usefixtures(no_wandb_of_the_users.__name__)
 

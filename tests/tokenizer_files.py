@@ -16,7 +16,7 @@ from tokenizers import (
     trainers,
 )
 
-from trainer.data.vocabulary import TokenizerVocabulary
+from trainer.data.vocabulary.files import TokenizerVocabulary
 
 WORDS = (
     *("the", "cat", "sat", "on", "a", "mat", "and", "dogs", "ran", "away", "from", "house"),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import TrackingConfig
-from trainer.metrics import read_metrics
-from trainer.tracking import Tracker, open_tracker
+from trainer.config.recipe import TrackingConfig
+from trainer.track.metrics import read_metrics
+from trainer.track.tracker import Tracker, open_tracker
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ def steps_recorded(run_dir: Path) -> list[int]:
 OPEN_AND_LOG = """
 import os, sys
 from pathlib import Path
-from trainer.config import TrackingConfig
-from trainer.console import setup_logging
-from trainer.tracking import open_tracker
+from trainer.config.recipe import TrackingConfig
+from trainer.track.console import setup_logging
+from trainer.track.tracker import open_tracker
 setup_logging(0)
 tracker = open_tracker(
     TrackingConfig(), run_dir=Path(sys.argv[1]), rank=0, attempt=1, max_steps=99, wandb_id=None,

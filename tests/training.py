@@ -13,7 +13,7 @@ from typing import Any
 from made_text import made_text
 
 from trainer import read_metrics
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.errors import Exit
 
 ROOT = Path(__file__).parent.parent

@@ -17,14 +17,15 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from trainer import checkpoint_files, engine
-from trainer.arguments import parse_train
+from trainer.checkpoint import folder as checkpoints
+from trainer.config.arguments import parse_train
 from trainer.distributed import World, broadcast_object, complete_environ
+from trainer.engine import deepspeed as engine
 from trainer.errors import Exit, InputError
-from trainer.plan import make_plan
-from trainer.session import train_connected
-from trainer.status import STATUS_FILE, read_status
-from trainer.stopping import STOP_FILE, StopRequests, Wish
+from trainer.track.status import STATUS_FILE, read_status
+from trainer.train.plan import make_plan
+from trainer.train.session import train_connected
+from trainer.train.stopping import STOP_FILE, StopRequests, Wish
 
 
 class AskedToStop(StopRequests):
@@ -49,9 +50,9 @@ class AskedToStop(StopRequests):
 def left_in(run_dir: Path) -> dict[str, Any]:
     """What there is for a wrapper, and the next attempt."""
     status = read_status(run_dir) if (run_dir / STATUS_FILE).is_file() else None
-    folder = checkpoint_files.directory(run_dir)
+    folder = checkpoints.directory(run_dir)
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    whole = checkpoint_files.newest_whole(folder).path if names else None
+    whole = checkpoints.newest_whole(folder).path if names else None
     return {
         "status": None if status is None else status.model_dump(mode="json"),
         "checkpoints": names,

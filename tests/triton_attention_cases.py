@@ -21,7 +21,7 @@ def fused(
     recompute: bool = False, autocast: bool = False,
 ) -> list[Tensor]:  # fmt: skip
     """The output and, if its own is given, the gradients; what is not written is NaN."""
-    from trainer.model.triton_attention import Blocks, fused_attention
+    from trainer.model.triton.attention import Blocks, fused_attention
 
     torch.use_deterministic_algorithms(True)  # fills new memory with NaN
     device = inputs[0].device

@@ -23,10 +23,10 @@ from torch import Tensor
 from triton_processes import interpret
 
 from trainer.distributed import World, complete_environ
-from trainer.model import alignment
 from trainer.model.build import build_model
 from trainer.model.kernels import Kernels
 from trainer.model.transformer_xl import TransformerXL
+from trainer.model.triton import alignment
 from trainer.protocol import Memory, Segment
 
 V, TGT_LEN = 20, 5
@@ -138,7 +138,7 @@ def grads_of(module: TransformerXL) -> dict[str, Tensor]:
 @cache
 def world() -> World:
     """The process group of this process alone; DeepSpeed keeps hold of its first."""
-    from trainer import engine
+    from trainer.engine import deepspeed as engine
 
     os.environ.update(complete_environ(os.environ))
     return engine.connect(lone_world(), timeout_s=60)
@@ -152,7 +152,8 @@ def trained(
     Adam's eps is so large that a step is one along the gradient.
     """
     warnings.simplefilter("ignore")  # DeepSpeed's own
-    from trainer import ds_config, engine
+    from trainer.config import deepspeed as ds_config
+    from trainer.engine import deepspeed as engine
 
     experiment = tiny_experiment(
         model=tiny_model_config(**model).model_dump(), optim={"lr": 1.0, "eps": 1.0},

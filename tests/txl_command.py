@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from trainer.cli import main
+from trainer.commands.cli import main
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

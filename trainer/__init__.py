@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trainer.inference import TrainedModel
-    from trainer.records import Kind, Record
+    from trainer.inference.trained import TrainedModel
+    from trainer.track.records import Kind, Record
 
 __all__ = ["load", "read_metrics"]
 
@@ -25,7 +25,7 @@ def load(path: str | Path, *, device: str = "cpu", trust: bool = False) -> "Trai
     """
     import torch
 
-    from trainer.inference import open_trained
+    from trainer.inference.trained import open_trained
     from trainer.shell import typed_path
 
     at = torch.device(device)
@@ -35,7 +35,7 @@ def load(path: str | Path, *, device: str = "cpu", trust: bool = False) -> "Trai
 def read_metrics(run_dir: str | Path, *, kind: "Kind | None" = None) -> "list[Record]":
     """The records of a run, by ascending step, every step once per kind; all events.
 
-    `trainer.metrics.read_metrics` says how steps that were done again are told apart.
+    `trainer.track.metrics.read_metrics` says how steps that were done again are told apart.
 
     Args:
         run_dir: the run's directory.
@@ -45,6 +45,6 @@ def read_metrics(run_dir: str | Path, *, kind: "Kind | None" = None) -> "list[Re
         trainer.errors.InputError: there is no such record, or a newer version of the trainer wrote
             it.
     """
-    from trainer import metrics
+    from trainer.track import metrics
 
     return metrics.read_metrics(run_dir, kind=kind)

@@ -3,7 +3,7 @@
 ``python -m txl_trainer`` is the same, and also where something else called trainer is in the way.
 """
 
-from trainer.cli import main
+from trainer.commands.cli import main
 
 if __name__ == "__main__":
     main()

@@ -34,7 +34,7 @@ class World:
     port: int | None = None
     """Of this host, where all ranks are on it and rank 0 opens the store; None: elsewhere."""
     control: Any = None
-    """Process group over gloo; None before `trainer.engine.connect`."""
+    """Process group over gloo; None before `trainer.engine.deepspeed.connect`."""
 
     @property
     def is_main(self) -> bool:

@@ -19,12 +19,12 @@ from ours import experiment_of, training
 from torch import Tensor
 from triton_model import taking
 
-from trainer import engine
 from trainer.distributed import complete_environ, this_process
-from trainer.loop import train_step
+from trainer.engine import deepspeed as engine
 from trainer.model.kernels import Kernels
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Segment
+from trainer.train.loop import train_step
 
 #: Largest relative errors of the nats and of all gradients, beside the plain ones in fp32.
 LIMITS = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.01, 0.06), torch.float16: (2e-3, 0.02)}

@@ -21,7 +21,7 @@ from compare import Variant, Worker
 from torch import Tensor
 from triton_model import prepare
 
-from trainer.model.alignment import aligned
+from trainer.model.triton.alignment import aligned
 
 #: Of one H200 with 9,000 tokens per step: matrices in bf16, and Adam's memory traffic.
 FLOOR_MS = 5.2
@@ -109,7 +109,7 @@ def milliseconds(work: Callable[[], object], device: str, *, n: int = 20) -> flo
 
 def blocks(device: str, _: str) -> Iterator[Row]:
     """Attention forward and backward, by how its work is cut."""
-    from trainer.model.triton_attention import Blocks, default_blocks, fused_attention
+    from trainer.model.triton.attention import Blocks, default_blocks, fused_attention
 
     _, dims = dims_on(device)
     width, n_keys = -(-dims.d_head // 8) * 8, dims.tgt_len + dims.mem_len

@@ -30,10 +30,10 @@ import torch.distributed as dist
 from dims import Dims
 from ours import training
 
-from trainer import engine
 from trainer.distributed import RENDEZVOUS, complete_environ, this_process
+from trainer.engine import deepspeed as engine
 from trainer.host_cpu import use_cpu_well
-from trainer.loop import train_step
+from trainer.train.loop import train_step
 
 BASE = Dims(
     vocab_size=10_000, cutoffs=(), n_layer=4, d_model=128, n_head=4, d_head=32, d_inner=512,

@@ -61,7 +61,7 @@ CONFIGS = {
     "eval-64/640": Dims(
         vocab_size=267_735, cutoffs=(20_000, 40_000, 200_000), n_layer=16, d_model=410, n_head=10,
         d_head=41, d_inner=2100, tgt_len=64, mem_len=640, n_streams=1, clamp_len=400,
-        same_length=True, n_steps=8,  # which are read at once: see `trainer.evaluate.reading`
+        same_length=True, n_steps=8,  # read at once: see `trainer.inference.score.reading`
     ),
 }  # fmt: skip
 

@@ -22,17 +22,18 @@ import torch
 from dims import CONFIGS
 from ours import experiment_of, split_of
 
-from trainer import duties, engine, loop, recovery, saving
-from trainer.arguments import parse_train
+from trainer.config.arguments import parse_train
 from trainer.data.streams import Streams
 from trainer.distributed import complete_environ
-from trainer.engine import Engine
-from trainer.faults import FaultWatch
+from trainer.engine import deepspeed as engine
+from trainer.engine.deepspeed import Engine
 from trainer.host_cpu import use_cpu_well
-from trainer.plan import make_plan
-from trainer.profiling import Profiler
-from trainer.session import train_connected
-from trainer.stopping import StopRequests
+from trainer.train import duties, loop, recovery, saving
+from trainer.train.faults import FaultWatch
+from trainer.train.plan import make_plan
+from trainer.train.profiling import Profiler
+from trainer.train.session import train_connected
+from trainer.train.stopping import StopRequests
 
 WARM_STEPS = 5
 ENGINE, REST = "engine", "all else between"

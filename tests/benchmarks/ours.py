@@ -12,18 +12,19 @@ import torch
 from dims import Dims, text
 from torch import Tensor, nn
 
-from trainer import ds_config, engine
-from trainer.config import ExperimentConfig, experiment_from
+from trainer.checkpoint.state import TrainState
+from trainer.config import deepspeed as ds_config
+from trainer.config.recipe import ExperimentConfig, experiment_from
 from trainer.data.corpus import Split, open_corpus
-from trainer.data.corpus_writer import SplitWriter
+from trainer.data.prepare.writer import SplitWriter
 from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.data.streams import Streams
-from trainer.data.vocabulary import VOCABULARY_FILE, WordVocabulary, save_vocabulary
+from trainer.data.vocabulary.files import VOCABULARY_FILE, WordVocabulary, save_vocabulary
 from trainer.distributed import World
-from trainer.loop import empty_memories
+from trainer.engine import deepspeed as engine
 from trainer.model.build import build_model
-from trainer.run import Run
-from trainer.state import TrainState
+from trainer.train.loop import empty_memories
+from trainer.train.run import Run
 
 
 def experiment_of(dims: Dims, dropout: float, *, kernels: str = "auto") -> ExperimentConfig:

@@ -20,17 +20,17 @@ from ours import experiment_of, model_of, split_of, training
 from torch import nn
 from worker import serve
 
-from trainer import engine
-from trainer.config import ExperimentConfig
+from trainer.config.recipe import ExperimentConfig
 from trainer.data.rows import clusters_of
 from trainer.data.streams import Streams
 from trainer.distributed import World, complete_environ, this_process
-from trainer.evaluate import Plan, reading
-from trainer.foreign.layouts import read_foreign
-from trainer.foreign.names import table_of, to_ours
+from trainer.engine import deepspeed as engine
+from trainer.exchange.layouts import read_foreign
+from trainer.exchange.names import table_of, to_ours
 from trainer.host_cpu import use_cpu_well
-from trainer.loop import train_step
+from trainer.inference.score import Plan, reading
 from trainer.protocol import IGNORED, Memory, Segment, reading_memory
+from trainer.train.loop import train_step
 
 
 class PeersTargets(Streams):

@@ -28,15 +28,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves
 
-from trainer import engine
 from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
 from trainer.distributed import World, complete_environ, this_process
-from trainer.engine import Engine
+from trainer.engine import deepspeed as engine
+from trainer.engine.deepspeed import Engine
 from trainer.host_cpu import use_cpu_well
-from trainer.loop import train_step
-from trainer.run import Run
-from trainer.table_gradients import TableGradients
+from trainer.model.table_gradients import TableGradients
+from trainer.train.loop import train_step
+from trainer.train.run import Run
 
 WARM_STEPS = 3
 LOOP, ENGINE, KEEPING, WATCHING = "loop", "engine", "keeping gradients", "watching"

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer import read_metrics
-from trainer.data.prepare import PrepareOptions, prepare
+from trainer.data.prepare.from_text import PrepareOptions, prepare
 
 ROOT = Path(__file__).parent.parent.parent
 GIB = 1 << 30

@@ -1,0 +1,1 @@
+"""Text to vocabulary, corpus, streams and segments."""

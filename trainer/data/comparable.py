@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from trainer.data.header import Header
-from trainer.data.vocabulary import Lost, SymbolVocabulary, TokenizerVocabulary, Vocabulary
+from trainer.data.vocabulary.files import Lost, SymbolVocabulary, TokenizerVocabulary, Vocabulary
 
 
 def absent_figures(

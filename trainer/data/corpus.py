@@ -18,8 +18,8 @@ import xxhash
 
 from trainer.data.comparable import absent_figures, lost_characters
 from trainer.data.header import BLOCK_BYTES, Header, read_header, split_paths
-from trainer.data.splitting import SPLITS
-from trainer.data.vocabulary import (
+from trainer.data.text.splitting import SPLITS
+from trainer.data.vocabulary.files import (
     VOCABULARY_FILE,
     Vocabulary,
     canonical_hash,

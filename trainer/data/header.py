@@ -7,11 +7,11 @@ from typing import Annotated, Any, Final, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from trainer.data.splitting import SPLITS
-from trainer.data.vocabulary import canonical_hash
+from trainer.config.strict import checked
+from trainer.data.text.splitting import SPLITS
+from trainer.data.vocabulary.files import canonical_hash
 from trainer.errors import InputError
 from trainer.outside import printable, read_json
-from trainer.validation import checked
 
 MAGIC: Final = "txl-corpus"
 VERSION: Final = 1

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from trainer.config.strict import checked
 from trainer.errors import InputError
 from trainer.outside import read_json
-from trainer.validation import checked
 
 CORPUS_FILE = "corpus.json"
 

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.config import ModelConfig
-from trainer.model.alignment import in_buckets
+from trainer.config.recipe import ModelConfig
+from trainer.model.cpu.linear_nll import Table, linear_nll
+from trainer.model.cpu.streamed_nll import streamed_nats, streamed_nll
 from trainer.model.kernels import Kernels
-from trainer.model.linear_nll import Table, linear_nll
-from trainer.model.streamed_nll import streamed_nats, streamed_nll
 from trainer.model.tied_embedding import Handoff, TiedEmbedding
+from trainer.model.triton.alignment import in_buckets
 from trainer.protocol import IGNORED
 
 
@@ -78,7 +78,7 @@ def _nats(
 ) -> Tensor:
     """Nats under one softmax over the words of all `tables`."""
     if handoff is not None and handoff.kernels is Kernels.TRITON:
-        from trainer.model.triton_linear_nll import fused_linear_nll  # not all machines have Triton
+        from trainer.model.triton.linear_nll import fused_linear_nll  # not all machines have Triton
 
         return fused_linear_nll(hidden_NC, targets_N, tables, handoff=handoff, cluster=cluster)
     if handoff is not None:

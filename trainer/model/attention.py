@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.model.cpu_attention import cpu_attention
+from trainer.model.cpu.attention import cpu_attention
 from trainer.model.dropout import dropout as drop
 from trainer.model.kernels import Kernels
 from trainer.model.parts import LayerNorm, Linear

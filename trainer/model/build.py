@@ -6,7 +6,7 @@ import traceback
 import torch
 from torch import nn
 
-from trainer.config import ModelConfig
+from trainer.config.recipe import ModelConfig
 from trainer.errors import InputError
 from trainer.model.transformer_xl import TransformerXL
 from trainer.outside import shortened

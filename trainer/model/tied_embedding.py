@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.model.factors import Factors
+from trainer.model.cpu.factors import Factors
 from trainer.model.kernels import Kernels
-from trainer.table_gradients import TableGradients
+from trainer.model.table_gradients import TableGradients
 
 #: Multiplications for each element of a table that spare its gradient, or its errors, the memory.
 _WORTH = 512

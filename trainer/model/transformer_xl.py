@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trainer.config import ModelConfig
+from trainer.config.recipe import ModelConfig
 from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from trainer.model.alignment import aligned, stored
 from trainer.model.attention import Past, PositionBiases, RelativeAttention, position_embedding
 from trainer.model.dropout import dropout
 from trainer.model.feed_forward import FeedForward
 from trainer.model.kernels import Kernels, choose_kernels
 from trainer.model.memory import empty_memory, hidden_keys, remember, visible_from
+from trainer.model.table_gradients import TableGradients
 from trainer.model.tied_embedding import Handoff
+from trainer.model.triton.alignment import aligned, stored
 from trainer.protocol import Memory, Output, Segment
-from trainer.table_gradients import TableGradients
 
 
 class Layer(nn.Module):
@@ -48,7 +48,7 @@ class Layer(nn.Module):
         each query sees; the others take the hidden keys.
         """
         if kernels is Kernels.TRITON:
-            from trainer.model.triton_layers import fused_layer  # needs what not all machines have
+            from trainer.model.triton.layers import fused_layer  # needs what not all machines have
 
             assert seeds_4 is not None
             return fused_layer(

@@ -1,0 +1,1 @@
+"""What memory a run needs, counted from sizes, and what there is; memory that cannot be had."""

@@ -1,0 +1,214 @@
+"""Bytes that a pass over a segment keeps and works with: counted from sizes, nothing is built.
+
+What each back end keeps for its backward pass is what its autograd functions save; each count here
+names the file that it follows. Mirrored are the large tensors alone.
+
+B streams · T tgt_len · M mem_len · S = M+T · N = B·T · K = B·S · H heads · X = H·d_head · D d_model
+· F d_inner · V words of a table · C its width.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from trainer.config.experiment import ModelConfig
+from trainer.host_cpu import RETURNED_BYTES
+from trainer.model.word_runs import piece_words
+
+Backend = Literal["plain", "cpu", "triton"]
+
+#: Rows whose errors are made at a time, queries read at a time, and work that spares a gradient:
+#: as `linear_nll`, `cpu_attention` and `tied_embedding` have them.
+_MADE_ROWS, _QUERIES, _WORTH = 256, 64, 512
+#: Logits that are made wide at a time: as `linear_nll` has them.
+_BLOCK_LOGITS = 1 << 21
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widths:
+    """Bytes of an element."""
+
+    compute: int
+    """What products give, and memory is kept in."""
+    residual: int
+    """What is added up from layer to layer."""
+    weight: int
+
+    @classmethod
+    def of(cls, precision: str) -> "Widths":
+        """Those of ``fp32``, ``bf16``, ``fp16`` or ``bf16_autocast``."""
+        if precision == "bf16_autocast":
+            return cls(compute=2, residual=4, weight=4)
+        width = 4 if precision == "fp32" else 2
+        return cls(compute=width, residual=width, weight=width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One pass of one rank: rows of segments with their memory."""
+
+    n_rows: int
+    tgt_len: int
+    mem_len: int
+
+    @property
+    def n_positions(self) -> int:
+        """N."""
+        return self.n_rows * self.tgt_len
+
+    @property
+    def n_keys(self) -> int:
+        """S."""
+        return self.mem_len + self.tgt_len
+
+    def scores(self, model: ModelConfig) -> int:
+        """Attention scores of a layer."""
+        return self.n_positions * model.n_head * self.n_keys
+
+
+class Layer(NamedTuple):
+    """Bytes of one layer."""
+
+    attention: int
+    """Kept: scores, their masks, and what is multiplied to them."""
+    others: int
+    """Kept besides."""
+    forward: int
+    """Working space on the way, where nothing is kept of it."""
+    backward: int
+    """Working space on the way back."""
+
+
+def layer(model: ModelConfig, reading: Reading, widths: Widths, backend: Backend) -> Layer:
+    """Count what one layer of a training step keeps, and works with."""
+    a, r = widths.compute, widths.residual
+    n, k = reading.n_positions, reading.n_rows * reading.n_keys
+    d, f, x = model.d_model, model.d_inner, model.n_head * model.d_head
+    scores, drops = reading.scores(model), model.dropout > 0
+    keys = 2 * k * x * a
+    per_score, forward, backward = _scores(model, a, backend)
+    # What was put together of memory and segment, its last rows again for the queries, queries,
+    # positions, what attention gave; both biases are added where they are kept.
+    inputs = k * d * a * (2 if model.norm == "pre" else 1) + (
+        n * d * a if reading.n_rows > 1 else 0
+    )
+    n_queries = 2 if backend == "cpu" else 4
+    attention = scores * per_score + keys + n_queries * n * x * a + reading.n_keys * x * a
+    norms = (1 if model.norm == "pre" else 2) * n * d * r
+    if backend == "triton":
+        norms += 2 * n * d * a  # the branches, which it adds itself
+    masks = 2 * n * d if drops and backend != "triton" else 0
+    # Of plain dropout on a GPU the input, the output and the mask are kept.
+    inner = n * f * ((2 * a + 1) if backend == "plain" and drops else a)
+    others = inputs + norms + masks + inner + n * d * a
+    if model.activation_checkpointing:
+        again = attention + others
+        # On a CPU what each layer frees is cut up by what is kept between layers.
+        holes = keys + scores * a if backend == "cpu" and keys < RETURNED_BYTES else 0
+        return Layer(
+            0, n * d * r + holes, scores * forward, again + scores * backward + keys + k * x * a
+        )
+    return Layer(attention, others, scores * forward, scores * backward + keys + k * x * a)
+
+
+def _scores(model: ModelConfig, a: int, backend: Backend) -> tuple[int, int, int]:
+    """Bytes per attention score: kept, working space on the way, and on the way back."""
+    drops = model.attn_dropout > 0
+    if backend == "cpu":  # `_CpuAttention`: the weights; then gradients of them, scores, positions
+        return a + drops, a + 2 * drops, 3 * a
+    if backend == "triton":  # `_FusedAttention`: the raw position scores
+        return a, a, 2 * a
+    kept = 4 + (a if a < 4 else 0) + 1 + drops * (a + 1)
+    return kept, 2 * a + 4, 2 * 4 + 2 * a
+
+
+class Softmax(NamedTuple):
+    """Bytes of the softmax over all clusters."""
+
+    kept: int
+    """From its forward to its backward pass."""
+    made: int
+    """Gradients of tables that its forward pass makes."""
+    carried: int
+    """Factors of gradients, kept until the embedding's backward pass makes these of them."""
+    dense: int
+    """Gradients of tables that its backward pass makes."""
+    apart: int
+    """Gradients of tables that are never whole."""
+    forward: int
+    backward: int
+
+
+def softmax(
+    reading: Reading, widths: Widths, backend: Backend, *,
+    tables: Sequence[tuple[int, int]], shares: Sequence[float], may_be_apart: bool, tied: bool,
+) -> Softmax:  # fmt: skip
+    """Count what the softmax of a training step keeps, and works with.
+
+    Args:
+        reading: the micro step's.
+        widths: bytes of elements.
+        backend: what computes it.
+        tables: words and width of each cluster, the head first.
+        shares: of the targets in each cluster, 1 for the head.
+        may_be_apart: gradients of tables may stay in pieces, see `trainer.model.table_gradients`.
+        tied: the embedding has the same tables.
+    """
+    counts = [
+        _cluster(
+            math.ceil(reading.n_positions * share), *table, widths, backend, may_be_apart, tied
+        )
+        for table, share in zip(tables, shares, strict=True)
+    ]
+    kept, made, carried, dense, apart = (sum(c[i] for c in counts) for i in range(5))
+    return Softmax(
+        kept, made, carried, dense, apart, max(c.forward for c in counts),
+        max(c.backward for c in counts),
+    )  # fmt: skip
+
+
+def _cluster(
+    n: int, v: int, c: int, widths: Widths, backend: Backend, may_be_apart: bool, tied: bool
+) -> Softmax:
+    a, w = widths.compute, widths.weight
+    table, errors, hidden = v * c * w, n * v * a, n * c * a
+    if backend == "plain":  # logits, and their logarithms in fp32; then two gradients of these
+        wide = n * v * 4
+        again = table if tied else 0
+        return Softmax(wide, 0, 0, table, 0, errors + (wide if a < 4 else 0), 2 * wide + again)
+    if backend == "triton":
+        return Softmax(errors + hidden, 0, 0, table, 0, 2 * hidden, n * c * 4 + 2 * hidden)
+    if may_be_apart and n + n * n / c <= _WORTH:
+        piece = n * min(v, piece_words(c)) * (a + 4)
+        return Softmax(n * n * 4 + 3 * hidden, 0, 0, 0, table, piece, piece)
+    piece = c * piece_words(c) * (a + 4) + 2 * _BLOCK_LOGITS * 4
+    if n * a > w * c:  # `_gradient_is_smaller`
+        rows = min(n, _MADE_ROWS) * v * a
+        copies = table // w * a if a != w else 0
+        return Softmax(2 * n * c * 4 + v * 4, table, 0, 0, 0, rows + copies + piece, piece)
+    carried = errors + hidden if tied and errors + hidden < table else 0
+    kept = 0 if carried else errors + hidden
+    return Softmax(kept, 0, carried, 0 if carried else table, 0, piece, n * c * 4 + piece)
+
+
+def validation(model: ModelConfig, reading: Reading, widths: Widths, backend: Backend) -> int:
+    """Count what a pass that keeps nothing works with, its memory of keys and values aside."""
+    a, r = widths.compute, widths.residual
+    n, k = reading.n_positions, reading.n_rows * reading.n_keys
+    d, f, x = model.d_model, model.d_inner, model.n_head * model.d_head
+    if backend == "cpu":  # `_reading`: some queries at a time
+        queries = min(reading.tgt_len, _QUERIES)
+        scores = 2 * reading.n_rows * model.n_head * queries * reading.n_keys * a
+    else:
+        scores = reading.scores(model) * (2 * a if backend == "triton" else 3 * a + 5)
+    sight = reading.n_positions * reading.n_keys * (3 if backend != "triton" else 0)
+    remembered = model.n_layer * n * 2 * x * a
+    return scores + sight + 4 * k * x * a + remembered + n * (f * a + 3 * d * r)
+
+
+def reading_memory(model: ModelConfig, reading: Reading, widths: Widths) -> int:
+    """Count a memory of keys and values, and of positions, while it is replaced by the next."""
+    x = model.n_head * model.d_head
+    rows = reading.n_rows * reading.mem_len * 2 * x
+    return model.n_layer * widths.compute * (2 * rows + reading.n_keys * x)

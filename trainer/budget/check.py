@@ -1,0 +1,223 @@
+"""What a planned run needs of memory, what there is, and what to lower where that is less."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.budget import machine, needs
+from trainer.budget.activations import Backend
+from trainer.budget.machine import There
+from trainer.budget.needs import Needs
+from trainer.budget.sizes import How, Weights
+from trainer.config.deepspeed import ResolvedDs
+from trainer.config.deepspeed_checks import lookup
+from trainer.config.divisors import divisors
+from trainer.config.recipe import ExperimentConfig, ModelConfig
+from trainer.data.corpus import Corpus
+from trainer.distributed import World
+from trainer.errors import InputError
+from trainer.model.build import build_model, check_cutoffs
+from trainer.model.kernels import Kernels, kernels_for
+
+#: Tokens that are looked at to tell how many targets are in which cluster.
+_LOOKED_AT = 1 << 20
+#: Of DeepSpeed's bucket, where the file says nothing.
+_BUCKET = 500_000_000
+GIB = 1 << 30
+
+
+class Budget:
+    """The needs of one planned run, and of the same with another micro batch."""
+
+    def __init__(
+        self, experiment: ExperimentConfig, corpus: Corpus, resolved: ResolvedDs, world: World
+    ) -> None:
+        """Count; no weight is allocated.
+
+        Raises:
+            InputError: there is no such model, see `build_model`.
+        """
+        self._experiment = experiment
+        self._vocabulary_size = corpus.vocabulary.size
+        self.weights = count_weights(experiment.model, corpus.vocabulary.size)
+        self._shares = _shares(experiment.model, corpus)
+        self.how = _how(experiment, resolved, world)
+        self.needs = self._counted(self.how)
+
+    def _counted(self, how: How) -> Needs:
+        return needs.count(self._experiment, self.weights, how, shares=self._shares)
+
+    def problem(self, there: There, *, n_sharing: int, device: There | None) -> str | None:
+        """Say what is needed that cannot be had, and what to lower; None where all can be.
+
+        Args:
+            there: what the host has.
+            n_sharing: ranks of this host.
+            device: what the rank's GPU has, if it computes on one.
+        """
+        if device is not None and self.needs.device_bytes > device.total:
+            return self._told(self.needs.device_bytes, device.total, device.what, 1)
+        needed = self.needs.host_bytes if device is not None else self.needs.device_bytes
+        if needed * n_sharing > there.total:
+            return self._told(needed, there.total, there.what, n_sharing)
+        return None
+
+    def _told(self, needed: int, total: int, what: str, n_sharing: int) -> str:
+        ranks = f" for {n_sharing} ranks" if n_sharing > 1 else ""
+        return (
+            f"the run needs {_gib(needed)} GiB per rank, {self.largest_part()}, and {what} has "
+            f"{_gib(total)}{ranks}: {self.advice(total // n_sharing)}"
+        )
+
+    def largest_part(self) -> str:
+        """The largest part of the needs, in words."""
+        name, n_bytes = max(self.needs.device.items(), key=lambda item: item[1])
+        return f"{_gib(n_bytes)} of them {name} at {self.needs.moment}"
+
+    def situation(self) -> str:
+        """What a run is told that ran out of memory: its needs, its sizes, and what to lower."""
+        train = self._experiment.train
+        return (
+            f"by the plan a rank needs {_gib(self.needs.device_bytes)} GiB, {self.largest_part()}, "
+            f"with train_micro_batch_size_per_gpu {self.how.micro}, tgt_len {train.tgt_len}, "
+            f"mem_len {train.mem_len} and a vocabulary of {self._vocabulary_size:,}: "
+            f"{self._to_lower()}"
+        )
+
+    def advice(self, total: int) -> str:
+        """What to lower so that a rank needs less than `total` bytes."""
+        how, valid = self.how, self._experiment.valid
+        if self.needs.moment == "validation":
+            return (
+                f"lower --valid.batch-size ({valid.batch_size}), --valid.tgt-len "
+                f"({valid.tgt_len}) or --valid.mem-len ({valid.mem_len})"
+            )
+        states = sum(map(self._part, ("weights", "optimizer states", "optimizer's own weights")))
+        if states > total:
+            return (
+                f"weights and the optimizer's states alone are {_gib(states)}: use more ranks with "
+                "--deepspeed_config zero3_bf16, or a smaller --model.d-model, --model.n-layer or "
+                "vocabulary"
+            )
+        fitting = self._micro_that_fits(total)
+        if fitting:
+            return f"--train.train-micro-batch-size-per-gpu {fitting} (now {how.micro}) fits"
+        return self._to_lower()
+
+    def _to_lower(self) -> str:
+        """The settings that a step's own space goes by."""
+        how, train = self.how, self._experiment.train
+        found: list[str] = []
+        if how.micro > 1:
+            found.append(f"--train.train-micro-batch-size-per-gpu ({how.micro})")
+        found.append(f"--train.tgt-len ({train.tgt_len})")
+        if train.mem_len:
+            found.append(f"--train.mem-len ({train.mem_len})")
+        more = (
+            ""
+            if self._experiment.model.activation_checkpointing
+            else (", or set --model.activation-checkpointing True")
+        )
+        return f"lower {', '.join(found)}{more}"
+
+    def _part(self, name: str) -> int:
+        return self.needs.device.get(name, 0)
+
+    def _micro_that_fits(self, total: int) -> int | None:
+        share = self.how.micro * self.how.slots
+        for micro in reversed(divisors(share)):
+            if micro < self.how.micro:
+                fewer = replace(self.how, micro=micro, slots=share // micro)
+                if self._counted(fewer).device_bytes <= total:
+                    return micro
+        return None
+
+    def described(self) -> dict[str, Any]:
+        """The needs as `--dry-run` prints them, in GiB per rank."""
+        told: dict[str, Any] = {
+            "gib_per_rank": _table(self.needs.device), "largest_at": self.needs.moment
+        }  # fmt: skip
+        if self.needs.host:
+            told["host_gib_per_rank"] = _table(self.needs.host)
+        return told
+
+
+def count_weights(config: ModelConfig, vocabulary_size: int) -> Weights:
+    """Count what a model learns; one of ours is not built for it, another without its weights."""
+    check_cutoffs(config, vocabulary_size)
+    if config.factory is None:
+        return Weights.of(config, vocabulary_size)
+    with torch.device("meta"):
+        model = build_model(config, vocabulary_size=vocabulary_size, seed=0)
+    numels = [p.numel() for p in model.parameters()]
+    return Weights(total=sum(numels), layer=0, largest=max(numels, default=0), tables=())
+
+
+def device_there(world: World) -> There | None:
+    """What the rank's GPU has; None where it computes on the CPU."""
+    if world.device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(world.device)
+    return There(total, free, torch.cuda.get_device_name(world.device))
+
+
+def check_memory(budget: Budget, world: World, *, n_sharing: int, insist: bool) -> list[str]:
+    """Refuse a run that needs more memory than there is; return warnings of one that may.
+
+    Raises:
+        InputError: it needs more than its GPU, machine, control group or limit can ever have.
+    """
+    there, device = machine.of_host(), device_there(world)
+    problem = budget.problem(there, n_sharing=n_sharing, device=device)
+    if problem is not None and not insist:
+        raise InputError(f"{problem} (--beyond-memory starts it all the same)")
+    if problem is not None:
+        return [problem]
+    needed = budget.needs.host_bytes if device is not None else budget.needs.device_bytes
+    told = []
+    for n_bytes, place in ((needed * n_sharing, there), (budget.needs.device_bytes, device)):
+        if place is not None and n_bytes > place.free:
+            told.append(
+                f"the run needs {_gib(n_bytes)} GiB, and of {_gib(place.total)} of {place.what} "
+                f"{_gib(place.free)} are free now"
+            )
+    return told
+
+
+def _shares(model: ModelConfig, corpus: Corpus) -> list[float]:
+    """Of the targets in each cluster; the head's softmax has all of them."""
+    if not model.cutoffs:
+        return [1.0]
+    tokens = np.asarray(corpus.splits["train"].tokens[:_LOOKED_AT])
+    cluster = np.searchsorted(np.asarray(model.cutoffs), tokens, side="right")
+    counts = np.bincount(cluster, minlength=len(model.cutoffs) + 1)
+    return [1.0, *(float(n) / max(1, len(tokens)) for n in counts[1:])]
+
+
+def _how(experiment: ExperimentConfig, resolved: ResolvedDs, world: World) -> How:
+    dtype = torch.float32 if resolved.precision == "fp32" else torch.bfloat16
+    names: dict[Kernels, Backend] = {
+        Kernels.PLAIN: "plain", Kernels.CPU: "cpu", Kernels.TRITON: "triton"
+    }  # fmt: skip
+    bucket = lookup(resolved.values, "zero_optimization.reduce_bucket_size")
+    fused = resolved.optimizer.fused is not False and not resolved.optimizer.offload
+    return How(
+        backend=names[kernels_for(experiment.model.kernels, world.device, dtype)],
+        precision=resolved.precision, stage=resolved.zero_stage, world_size=world.world_size,
+        micro=resolved.train_micro_batch_size_per_gpu, slots=resolved.gradient_accumulation_steps,
+        offload=resolved.optimizer.offload,
+        bucket=int(bucket) if isinstance(bucket, int | float) else _BUCKET,
+        on_gpu=world.device.type == "cuda", fused_adam=fused and experiment.optim.type != "Lamb",
+    )  # fmt: skip
+
+
+def _table(parts: Mapping[str, int]) -> dict[str, float]:
+    told = {name: round(n / GIB, 3) for name, n in parts.items() if n}
+    return told | {"sum": round(sum(parts.values()) / GIB, 3)}
+
+
+def _gib(n_bytes: int) -> str:
+    return f"{n_bytes / GIB:,.1f}" if n_bytes >= GIB else f"{n_bytes / GIB:.2f}"

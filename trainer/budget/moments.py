@@ -1,0 +1,171 @@
+"""What is there at the moments of a step, beside what lasts, that may be its peak.
+
+Bytes of one rank, counted from sizes: see `trainer.budget.needs`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from trainer.budget import activations
+from trainer.budget.activations import Reading, Widths
+from trainer.budget.sizes import How, Weights
+from trainer.config.experiment import ExperimentConfig
+from trainer.host_cpu import RETURNED_BYTES
+
+#: What an allocator cannot use again at once, as a share: of a GPU's blocks; on a host of blocks
+#: that go back to the system, and of smaller ones in the heap (measured with glibc 2.36, where an
+#: aligned block never fits the hole that one as large has left).
+_ON_GPU, _LARGE, _SMALL = 0.05, 0.04, 0.33
+
+
+class Part(NamedTuple):
+    """Bytes that come and go, and how many of them are asked for at once."""
+
+    n_bytes: float
+    block: float
+    keeps_place: bool = False
+    """It comes where it was before, or never goes."""
+
+    @property
+    def in_heap(self) -> bool:
+        """Whether it comes and goes there."""
+        return self.block < RETURNED_BYTES and not self.keeps_place
+
+    def grown(self, on_gpu: bool) -> int:
+        """With what the allocator cannot use again."""
+        if on_gpu:
+            return int(self.n_bytes * (1 + _ON_GPU))
+        fits = self.keeps_place or self.block >= RETURNED_BYTES
+        return int(self.n_bytes * (1 + (_LARGE if fits else _SMALL)))
+
+
+Parts = dict[str, Part]
+
+
+class Step:
+    """What is there besides at the moments of a step that may be its peak."""
+
+    def __init__(
+        self, experiment: ExperimentConfig, weights: Weights, how: How, widths: Widths,
+        shares: Sequence[float],
+    ) -> None:  # fmt: skip
+        self._model, self._type = experiment.model, experiment.optim.type
+        self._weights, self._how, self._widths = weights, how, widths
+        train = experiment.train
+        self._reading = Reading(n_rows=how.micro, tgt_len=train.tgt_len, mem_len=train.mem_len)
+        self._shares = shares
+
+    def moments(self) -> dict[str, Parts]:
+        """By their names."""
+        model, how, reading, widths = self._model, self._how, self._reading, self._widths
+        if not self._weights.tables:
+            return {"the update": self._gradients() | self._update()}
+        one = activations.layer(model, reading, widths, how.backend)
+        apart = how.backend == "cpu" and how.stage == 0 and how.fused_adam
+        head = activations.softmax(
+            reading, widths, how.backend, tables=self._weights.tables, shares=self._shares,
+            may_be_apart=apart and how.world_size == how.slots == 1, tied=model.tie_embedding,
+        )  # fmt: skip
+        kept = self._kept(one)
+        scores = reading.scores(model) * widths.compute
+        n, d = reading.n_positions, model.d_model
+        inputs = 0 if model.activation_checkpointing else model.n_layer * n * d * widths.residual
+        before = self._gradients() if how.slots > 1 else {}
+        made = before or self._tables(head.made)
+        dense = before or self._tables(head.made + head.dense)
+        rest = self._gradients(without=head.apart) | self._casts()
+        errors = _softmax(head.kept + head.carried)
+        return {
+            "the layers' forward pass": kept | made | _working(one.forward + inputs, scores),
+            "the softmax's forward pass": kept | made | errors
+            | _working(head.forward, head.forward),
+            "the softmax's backward pass": kept | dense | errors | _working(head.backward, 0),
+            "the last layer's backward pass": kept | dense | _softmax(head.carried)
+            | _working(one.backward, scores),
+            "the embedding's backward pass": rest | _softmax(head.carried) | _working(n * d * 8, 0),
+            "the update": (self._handed_over() if how.stage else rest) | self._update(),
+        }  # fmt: skip
+
+    def _kept(self, one: activations.Layer) -> Parts:
+        n_layer, reading, model = self._model.n_layer, self._reading, self._model
+        scores = reading.scores(model) * self._widths.compute
+        inner = reading.n_positions * model.d_inner * self._widths.compute
+        return {
+            "attention": Part(n_layer * one.attention, scores),
+            "layers": Part(n_layer * one.others, inner),
+        } | self._casts()
+
+    def _casts(self) -> Parts:
+        if self._how.precision != "bf16_autocast":
+            return {}
+        n_bytes = self._model.n_layer * self._weights.layer * 2
+        return {"weights in bf16": Part(n_bytes, 0, keeps_place=True)}
+
+    def _tables(self, n_bytes: int) -> Parts:
+        return {"gradients": Part(n_bytes, 0, keeps_place=True)}
+
+    def _gradients(self, *, without: int = 0) -> Parts:
+        """All gradients of a step, but for those that are never whole."""
+        weights, how, width = self._weights, self._how, self._widths.weight
+        whole = weights.total * width - without
+        if how.stage == 0:
+            return {"gradients": Part(whole, 0, keeps_place=True)}
+        # The bucket that they are put into, and one of them on its way there; or at stage 3 what
+        # is sent of them twice, or a gathered weight with its gradient.
+        n_some = min(how.bucket, weights.total)
+        n_filled = how.bucket if how.on_gpu else n_some
+        buckets = Part(n_filled * width, n_filled * width)
+        if how.stage == 3:
+            n_bytes = 2 * max(n_some, weights.largest) * width
+            return {"gradients": Part(n_bytes, n_bytes / 2), "DeepSpeed's buckets": buckets}
+        own, one = whole * how.share, weights.largest * width
+        return {
+            "gradients": Part(_flat(own, how) + one, 0, keeps_place=True),
+            "DeepSpeed's buckets": buckets,
+        }
+
+    def _handed_over(self) -> Parts:
+        """Gradients when the optimizer is given them."""
+        weights, how, width = self._weights, self._how, self._widths.weight
+        own = weights.total * width * how.share
+        if how.stage == 3:
+            n_filled = how.bucket if how.on_gpu else min(how.bucket, weights.total)
+            return {"DeepSpeed's buckets": Part(n_filled * width, n_filled * width)}
+        return {"gradients": Part(_flat(own, how), 0, keeps_place=True)}
+
+    def _update(self) -> Parts:
+        """What the optimizer makes on the way, and the fp32 gradient that it is given."""
+        weights, how, width = self._weights, self._how, self._widths.weight
+        n_bytes = 0.0
+        if how.stage > 0:
+            n_bytes = weights.total * how.share * (width if width == 4 else width + 4)
+        if self._type == "Lamb":
+            n_bytes += 8 * weights.total * how.share
+        elif not how.fused_adam and not how.offload:
+            n_bytes += 4 * (weights.total * how.share if how.on_gpu else weights.largest)
+        return _working(max(0, n_bytes), 4 * weights.total * how.share)
+
+
+def _flat(n_bytes: float, how: How) -> float:
+    """A flat gradient, made anew in every step: with several ranks elsewhere in the heap."""
+    moves = how.world_size > 1 and n_bytes < RETURNED_BYTES and not how.on_gpu
+    return 2 * n_bytes if moves else n_bytes
+
+
+def _working(n_bytes: float, block: float) -> Parts:
+    return {"working space": Part(n_bytes, block)}
+
+
+def _softmax(n_bytes: float) -> Parts:
+    return {"softmax": Part(n_bytes, n_bytes)}
+
+
+def validation(experiment: ExperimentConfig, how: How, widths: Widths) -> Parts:
+    """What a validation works with."""
+    model, valid = experiment.model, experiment.valid
+    reading = Reading(n_rows=valid.batch_size, tgt_len=valid.tgt_len, mem_len=valid.mem_len)
+    working = activations.validation(model, reading, widths, how.backend)
+    memory = activations.reading_memory(model, reading, widths)
+    return {"keys and values of validation": Part(memory, memory / 2)} | _working(
+        working, working / 4
+    )

@@ -1,0 +1,92 @@
+"""Memory that could not be had: recognised, told in one line, and told to the other ranks."""
+
+import contextlib
+import errno
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from trainer.errors import ShortageError
+
+if TYPE_CHECKING:
+    from trainer.distributed import World
+
+#: What PyTorch, its libraries and the C++ library say, in errors of no class of their own.
+_SIGNS = re.compile(
+    r"DefaultCPUAllocator|not enough memory|can't allocate memory|Cannot allocate memory"
+    r"|out of memory|std::bad_alloc|Unable to mmap"
+)
+#: How much was asked for, in their words and numpy's.
+_ASKED = re.compile(
+    r"tried? to allocate ([\d.,]+ ?(?:bytes|[KMG]iB|B))|Unable to allocate ([\d.]+ [KMGT]iB)",
+    re.IGNORECASE,
+)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether memory was asked for that could not be had."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and _SIGNS.search(str(error)) is not None
+
+
+def told(error: BaseException, *, where: str = "", situation: str = "") -> str:
+    """One line about a shortage.
+
+    Args:
+        error: see `is_shortage`.
+        where: the rank and its host, if there are several.
+        situation: sizes, and what to lower.
+    """
+    asked = _ASKED.search(str(error))
+    size = _readable(asked[1] or asked[2]) if asked else "a block that it does not name"
+    device = "the GPU" if "CUDA" in str(error) or "HIP" in str(error) else "this machine"
+    line = f"out of memory{where}: {size} more could not be had of {device}"
+    return f"{line}; {situation}" if situation else line
+
+
+def _readable(size: str) -> str:
+    number, _, unit = size.partition(" ")
+    if unit == "bytes" and number.replace(",", "").isdecimal():
+        return f"{int(number.replace(',', '')) / 2**30:,.2f} GiB"
+    return size
+
+
+@contextlib.contextmanager
+def explained(world: "World | None", situation: Callable[[], str]) -> Iterator[None]:
+    """Raise in the place of a shortage its line, on this rank and on those that wait for it.
+
+    Args:
+        world: this process among its peers; None without any.
+        situation: told if there is one: sizes, and what to lower.
+
+    Raises:
+        ShortageError: the work ran out of memory, or failed since another rank's did.
+    """
+    from trainer.budget.last_word import heard_from_peer, tell_peers
+
+    try:
+        yield
+    except ShortageError:
+        raise
+    except Exception as error:
+        if not is_shortage(error):
+            heard = None if world is None else heard_from_peer(world)
+            if heard is None:
+                raise
+            raise ShortageError(heard, is_own=False) from error
+        line = told(error, where=_where(world), situation=situation())
+        if world is not None:
+            tell_peers(line, world)
+        # Not from it: what its frames hold is free again.
+        raise ShortageError(line) from None
+
+
+def _where(world: "World | None") -> str:
+    if world is None or world.world_size == 1:
+        return ""
+    import socket
+
+    return f" on rank {world.rank} ({socket.gethostname()})"

@@ -1,0 +1,68 @@
+"""The sizes that a run's memory follows from: of its model, and of how it is trained."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from trainer.budget.activations import Backend
+from trainer.config.experiment import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """How many numbers a model learns, and where they are."""
+
+    total: int
+    layer: int
+    """Of each layer."""
+    largest: int
+    """Of the largest single parameter."""
+    tables: tuple[tuple[int, int], ...]
+    """Words and width of each table of the softmax; none where the model is not ours."""
+
+    @classmethod
+    def of(cls, config: ModelConfig, vocabulary_size: int) -> "Weights":
+        """Those of Transformer-XL, as `trainer.model` makes them."""
+        d, f, x = config.d_model, config.d_inner, config.n_head * config.d_head
+        bounds = (0, *config.cutoffs, vocabulary_size)
+        widest, n_tails = config.d_embed or d, len(config.cutoffs)
+        widths = [widest // config.div_val**c for c in range(n_tails + 1)]
+        words = [high - low for low, high in pairwise(bounds)]
+        tables = tuple(zip(words, widths, strict=True))
+        in_tables = sum(n * width for n, width in tables)
+        is_projected = config.div_val > 1 or widest != d
+        # One width needs one projection, several need one each; the softmax has those not tied.
+        into_model = (widths if config.div_val > 1 else widths[:1]) if is_projected else []
+        n_untied = {"none": n_tails + 1, "tails": 1, "all": 0}[config.tie_projections]
+        out_of_it = widths[:n_untied] if is_projected else []
+        biases = 2 * x
+        layer = 5 * d * x + 4 * d + 2 * d * f + f + d
+        layer += biases if config.position_biases == "per_layer" else 0
+        others = d * (sum(into_model) + sum(out_of_it)) + vocabulary_size + n_tails * (widest + 1)
+        others += biases if config.position_biases == "shared" else 0
+        return cls(
+            total=config.n_layer * layer + in_tables * (1 if config.tie_embedding else 2) + others,
+            layer=layer, largest=max(2 * d * x, d * f, d * widest * is_projected, *words,
+            *(n * width for n, width in tables)), tables=tables,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How a run is trained, as far as memory asks."""
+
+    backend: Backend
+    precision: str
+    stage: int
+    world_size: int
+    micro: int
+    slots: int
+    offload: bool
+    bucket: int
+    """Elements of DeepSpeed's bucket of gradients."""
+    on_gpu: bool
+    fused_adam: bool
+
+    @property
+    def share(self) -> float:
+        """Of the optimizer's state on one rank."""
+        return 1 / self.world_size if self.stage > 0 else 1.0

@@ -1,0 +1,278 @@
+"""Checkpoints on disk: sealed, pointed at, found, verified before they are believed, pruned.
+
+Called on rank 0. `trainer.checkpoint.tensors` says what is in them. Names are believed no further
+than their form: a pointer names a checkpoint beside it, links are not followed out of the folder,
+and what has not the form of something of ours is let alone.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from trainer.checkpoint.pointers import MAX_DIGITS, name_of, point, pointed, step_of
+from trainer.checkpoint.saved_state import FORMAT, read_manifest, read_state
+from trainer.errors import InputError, first_few
+from trainer.files import sync_directory, sync_file
+from trainer.outside import open_file
+from trainer.shell import typed_path
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+#: What the name of a checkpoint begins with until it is sealed.
+DRAFT = ".writing-"
+# And once another has its place, or it is being deleted.
+_REPLACED, _PRUNED = ".replaced-", ".pruned-"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newest:
+    """The newest whole checkpoint of a folder, if there is one."""
+
+    path: Path | None
+    state: dict[str, Any]
+    """What it says of its run."""
+    skipped: list[str]
+    """Newer ones that are not whole: which, and why."""
+
+
+def directory(run_dir: Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return run_dir / "checkpoints"
+
+
+def draft_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint at `step` is written before it is sealed."""
+    return folder / f"{DRAFT}{name_of(step)}"
+
+
+def begin(draft: Path) -> None:
+    """Make an empty draft, and remove what a crash left of others.
+
+    Raises:
+        OSError: the draft cannot be made, or something that is no draft has its name.
+    """
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    for path in draft.parent.iterdir():
+        for kind in (DRAFT, _REPLACED, _PRUNED):
+            if path.name.startswith(kind) and step_of(path.name.removeprefix(kind)) is not None:
+                shutil.rmtree(path, ignore_errors=True)  # which removes no file and no link
+    draft.mkdir()
+
+
+def seal(draft: Path, final: Path, *, state: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+    """Make a whole draft a checkpoint, and point ``latest`` at it.
+
+    Args:
+        draft: holds `files`, synced.
+        final: one that is there is replaced.
+        state: JSON values, written as a file of their own.
+        files: per file, what `fingerprint` gave.
+
+    Raises:
+        OSError: it is no checkpoint; what goes wrong once it is one, is logged.
+    """
+    (draft / STATE).write_text(json.dumps(state, indent=1))
+    listed = {**files, STATE: fingerprint(draft / STATE, sync=True)}
+    (draft / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": listed}, indent=1))
+    fingerprint(draft / MANIFEST, sync=True)
+    sync_directory(draft)
+    replaced = final.with_name(f"{_REPLACED}{final.name}")
+    if final.is_symlink():
+        final.unlink()
+    elif final.is_dir():
+        final.rename(replaced)
+    draft.rename(final)
+    shutil.rmtree(replaced, ignore_errors=True)
+    _or_log(lambda: sync_directory(final.parent), f"{final.name} may not survive a power cut")
+    _or_log(lambda: point(final.parent, "latest", final.name), "the pointer `latest` was not moved")
+    if pointed(final.parent, "latest") != final.name:  # none is better than an old one
+        with suppress(OSError):
+            (final.parent / "latest").unlink()
+
+
+def prune(folder: Path, *, keep_last: int, spared: Iterable[str] = ()) -> None:
+    """Delete all but the newest `keep_last` whole checkpoints, the `spared` and those pointed at.
+
+    Those that are not whole count for none, and go with the ones of their age. What has no
+    manifest was never a checkpoint, and stays. What cannot be deleted is logged.
+    """
+    kept = {*spared, pointed(folder, "latest"), pointed(folder, "best")}
+
+    def delete_old() -> None:
+        n_newer = 0
+        for path in _by_step(folder).values():
+            if n_newer < keep_last:
+                n_newer += seems_whole(path)
+            elif path.name not in kept and not path.is_symlink() and (path / MANIFEST).is_file():
+                _or_log(partial(_delete, path), f"{path.name} was not deleted")
+
+    _or_log(delete_old, "old checkpoints were not deleted")
+
+
+def _delete(path: Path) -> None:
+    """Delete a checkpoint, under another name first: what is left of one is none."""
+    doomed = path.with_name(f"{_PRUNED}{path.name}")
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _or_log(action: Callable[[], None], told: str) -> None:
+    """Do what no checkpoint depends on; if it fails, that is logged."""
+    try:
+        action()
+    except (OSError, InputError) as error:
+        log.error("%s: %s", told, error)
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Check every file against the manifest and return the checkpoint's state.
+
+    Raises:
+        InputError: what is missing, differs, or should not be there; or it is a link, or the
+            checkpoint of another step than its name says.
+    """
+    manifest = path / MANIFEST
+    if not manifest.is_file():
+        raise InputError(f"{path}: no checkpoint here ({MANIFEST} is missing)")
+    listed = _read_manifest(manifest)
+    for part in (path, manifest, *(path / name for name in listed)):
+        if part.is_symlink():
+            raise InputError(
+                f"{part} is a link to {os.readlink(part)}, which no part of a checkpoint is: "
+                "use another checkpoint, or name the one it links to"
+            )
+    for name, expected in listed.items():
+        file = path / name
+        if not file.is_file():
+            raise InputError(f"{file} is missing: use another checkpoint")
+        try:
+            same = file.stat().st_size == expected["bytes"] and fingerprint(file) == expected
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror}") from None
+        if not same:
+            raise InputError(
+                f"{file} is corrupt (size or hash differ from the manifest's): "
+                f"use another checkpoint"
+            )
+    for file in sorted(path.iterdir()):
+        if file.name not in {*listed, MANIFEST} and not file.name.startswith("."):
+            raise InputError(f"{file} is not in the manifest: remove it, or use another checkpoint")
+    return _read_state(path)
+
+
+def seems_whole(path: Path) -> bool:
+    """Whether a checkpoint is whole as far as names and sizes tell, without reading its tensors."""
+    try:
+        listed = _read_manifest(path / MANIFEST)
+        sizes = {name: (path / name).lstat().st_size for name in listed}
+        _read_state(path)
+    except (InputError, OSError):
+        return False
+    return not path.is_symlink() and all(
+        entry["bytes"] == sizes[name] for name, entry in listed.items()
+    )
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of its run.
+
+    Raises:
+        InputError: it says nothing, or is the one of another step than its name says.
+    """
+    state = read_state(path / STATE)
+    step = state["train"]["step"]
+    if step_of(path.name) not in (None, step):
+        raise InputError(f"{path} is the checkpoint of step {step}: give it its own name back")
+    return state
+
+
+def _read_manifest(manifest: Path) -> dict[str, Any]:
+    listed = read_manifest(manifest)
+    if STATE not in listed:
+        raise InputError(f"{manifest} does not list {STATE}, so it is corrupt: use another one")
+    return listed
+
+
+def resolve(run_dir: Path, which: str) -> Path:
+    """Path of the checkpoint that `which` names: best, last, a step, or a path.
+
+    A run that never validated has no best; its last one takes the place. Where no pointer names
+    that, it is the newest that seems whole.
+
+    Raises:
+        InputError: there is none; the message lists those there are.
+    """
+    folder = directory(run_dir)
+    found: Path | None
+    if which in ("best", "last"):
+        best = pointed(folder, "best") if which == "best" else None
+        if best is None and which == "best" and os.path.lexists(folder / "best"):
+            log.warning("%s names no checkpoint here: taking the last one", folder / "best")
+        found = folder / best if best else _last(folder)
+    elif which.isdecimal() and len(which) <= MAX_DIGITS:
+        found = folder / name_of(int(which))
+    else:
+        found = typed_path(which)
+    if found is None or not os.path.isdir(found):
+        names = [path.name for path in _by_step(folder).values()]
+        there = first_few(names, separator=", ") or "none"
+        raise InputError(f"{run_dir}: no checkpoint {which!r}; there are: {there}")
+    return found
+
+
+def _last(folder: Path) -> Path | None:
+    latest = pointed(folder, "latest")
+    if latest is not None and (folder / latest).is_dir():
+        return folder / latest
+    return next(filter(seems_whole, _by_step(folder).values()), None)
+
+
+def newest_whole(folder: Path, *, before_step: int | None = None) -> Newest:
+    """Find the newest checkpoint that verifies, of those saved before `before_step`."""
+    skipped: list[str] = []
+    for step, path in _by_step(folder).items():
+        if before_step is not None and step >= before_step:
+            continue
+        try:
+            return Newest(path=path, state=verify(path), skipped=skipped)
+        except InputError as error:
+            skipped.append(str(error))
+    return Newest(path=None, state={}, skipped=skipped)
+
+
+def fingerprint(path: Path, *, sync: bool = False) -> dict[str, Any]:
+    """Size and hash of a file, which is first synced to disk where it was just written."""
+    if sync:
+        sync_file(path)
+    digest = xxhash.xxh3_128()
+    with open_file(path) as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "xxh3_128": digest.hexdigest()}
+
+
+def _by_step(folder: Path) -> dict[int, Path]:
+    """What has the name of a checkpoint, newest first.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        paths = list(folder.iterdir())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror}") from None
+    found = {step: path for path in paths if (step := step_of(path.name)) is not None}
+    return dict(sorted(found.items(), reverse=True))

@@ -1,0 +1,163 @@
+"""What a checkpoint says in `manifest.json` and `state.json`, checked before it is believed."""
+
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from trainer.checkpoint.state import TrainState
+from trainer.config.strict import checked
+from trainer.errors import InputError
+from trainer.outside import read_json
+
+FORMAT = 1
+#: Bytes of either file. Configurations make most of a state, a name per rank and kind a manifest.
+_MAX_BYTES = 16 << 20
+
+_Hash = Annotated[str, Field(max_length=64)]
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+#: Of a file of a checkpoint: it lies in the folder itself.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+_FIX = "it is corrupt: use another checkpoint"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class _FileEntry(_Strict):
+    """Size and hash of a file."""
+
+    bytes: _Count
+    xxh3_128: _Hash
+
+
+class _Manifest(_Strict):
+    """The files of a checkpoint, by name."""
+
+    format: Literal[1]
+    files: dict[str, _FileEntry]
+
+
+class _LossScaler(_Strict):
+    """What DeepSpeed's loss scaler counts."""
+
+    cur_scale: float = Field(default=1.0, gt=0)
+    cur_iter: int = 0
+    last_overflow_iter: int = 0
+    cur_hysteresis: int = 0
+
+
+class _Engine(_Strict):
+    """What the engine counts."""
+
+    optimizer_step: _Count
+    loss_scaler: _LossScaler = _LossScaler()
+
+
+class _Imported(_Strict):
+    """Where an imported model came from."""
+
+    layout: str
+    file: str
+
+
+class _State(_Strict):
+    """What all readers of a state rely on; what one alone reads, it checks itself."""
+
+    experiment: dict[str, Any]
+    vocabulary: _Hash
+    corpus: _Hash | None
+    splits: dict[str, _Hash] | None = None
+    precision: Literal["fp32", "bf16", "fp16", "bf16_autocast"]
+    imported: _Imported | None = None
+    engine: _Engine | None = None
+
+
+class _Exported(_Strict):
+    """What `txl export` says of a model, beside its vocabulary and weights."""
+
+    version: Literal[1]
+    experiment: dict[str, Any]
+    vocabulary: _Hash
+    precision: Literal["fp32"]
+    weights: _FileEntry
+    imported: _Imported | None = None
+
+
+def _train_state() -> type[BaseModel]:
+    """The schema of `TrainState`: its fields, but for the memories, by their own types."""
+    hints = get_type_hints(TrainState) | {"window_loss_sum": float}
+    definitions: dict[str, Any] = {
+        field.name: (hints[field.name], 0.0 if field.default is MISSING else field.default)
+        for field in fields(TrainState)
+        if field.name != "memories"
+    }
+    return create_model("TrainState", __base__=_Strict, **definitions)
+
+
+def read_train(values: Any, *, where: str) -> dict[str, Any]:
+    """What a state says of its run's `TrainState`; fields that are not known here are left out.
+
+    Raises:
+        InputError: a field is something else than it should be, or the step is missing.
+    """
+    train = checked(_train_state(), values, where=f"{where}: train", fix=_FIX)
+    said = train.model_dump(exclude_unset=True)
+    if not 0 <= said.get("step", -1) <= 2**53:
+        raise InputError(f"{where}: train: step is missing, or no number of steps; {_FIX}")
+    if (said.get("best_loss") is None) != (said.get("best_step") is None):
+        raise InputError(f"{where}: train: best_loss and best_step go together; {_FIX}")
+    return said
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `state.json` holds.
+
+    Raises:
+        InputError: it cannot be read, or a field that all rely on is missing or something else
+            than it should be.
+    """
+    values, where = _read(path), str(path)
+    state = checked(_State, values, where=where, fix=_FIX)
+    said = state.model_dump(include={"imported", "engine"}, exclude_unset=True)
+    return {**values, **said, "train": read_train(values.get("train"), where=where)}
+
+
+def read_exported(values: Any, *, where: str) -> dict[str, Any]:
+    """What the `config.json` of an exported model holds.
+
+    Raises:
+        InputError: it is of another version, or a field is not what it should be.
+    """
+    fix = "export the model again with this version"
+    exported = checked(_Exported, values, where=where, fix=fix)
+    said = exported.model_dump(include={"imported", "weights"}, exclude_unset=True)
+    return {**values, **said, "train": read_train(values.get("train"), where=where)}
+
+
+def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of every file that `manifest.json` lists.
+
+    Raises:
+        InputError: it cannot be read, is of a newer format, or is no manifest.
+    """
+    values = _read(path)
+    version = values.get("format") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise InputError(
+            f"{path} has format {version}, newer than the {FORMAT} known here: update txl-trainer"
+        )
+    manifest = checked(_Manifest, values, where=str(path), fix=_FIX)
+    if not all(map(_NAME.fullmatch, manifest.files)):
+        raise InputError(f"{path} is corrupt, it lists no files of a checkpoint: use another one")
+    return {name: entry.model_dump() for name, entry in manifest.files.items()}
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path, most_bytes=_MAX_BYTES)
+    except InputError as error:
+        raise InputError(f"{error}: {_FIX}") from None

@@ -1,0 +1,1 @@
+"""The command ``txl``, and how a process of it begins and ends."""

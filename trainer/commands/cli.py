@@ -1,0 +1,160 @@
+"""The console command ``txl``, and the training command that ``launch/train.py`` is.
+
+Here a process begins and ends: what it does about signals and its standard streams, and its exit
+code. Little is imported before that is settled, for what a run needs takes seconds.
+"""
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+
+from trainer.budget import shortage
+from trainer.commands.interrupts import Interrupts
+from trainer.commands.launcher_report import tell_launcher
+from trainer.commands.standard_streams import drop_standard_output, mend_standard_streams
+from trainer.errors import Exit, InputError, ShortageError
+from trainer.launchers import is_first_task
+from trainer.train.stopping import StopRequests
+
+#: Characters of a line of an error that are printed: enough for every field that does not fit.
+_SHOWN = 4000
+
+
+def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
+    """One process of a training job; `launch/train.py` is this and nothing else."""
+    mend_standard_streams()
+    stops = StopRequests(speaks=is_first_task(environ))
+    stops.install()
+
+    def train() -> int:
+        import torch
+
+        from trainer.config.arguments import parse_train
+
+        arguments = parse_train(argv)
+        if arguments.device == "cpu" or not torch.cuda.is_available():
+            environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed looks once, when it is imported
+        from trainer.train.session import run_training
+
+        code = run_training(arguments, environ, stops)
+        if code is not Exit.DONE:
+            tell_launcher(f"{stops.reason}: {code.describe()}".lstrip(": "), environ=environ)
+        return code
+
+    try:
+        return _exit_code(train, environ, close=stops.close)
+    except Exception:
+        tell_launcher(traceback.format_exc(), environ=environ)
+        raise
+
+
+def main() -> None:
+    """Entry point of ``txl``; exits with a code of `Exit`."""
+    argv = [arg for arg in sys.argv[1:] if not arg.startswith("--local_rank")]
+    if argv[:1] == ["train"]:
+        sys.exit(train_main(argv[1:], os.environ))
+    mend_standard_streams()
+    interrupts = Interrupts()
+    interrupts.install()
+    try:
+        code = _exit_code(lambda: _run_command(argv), os.environ, close=interrupts.close)
+    except BaseException:  # an interrupted import or library may raise anything
+        if interrupts.exit_code is None:
+            raise
+        code = interrupts.exit_code
+        interrupts.close()
+    sys.exit(code)
+
+
+def _run_command(argv: Sequence[str]) -> int:
+    import logging
+
+    from trainer.commands.command_line import parse_command
+    from trainer.escaping import LineFormatter
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    try:
+        parse_command(argv).run()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if shortage.is_shortage(error):
+            raise
+        where, what = error.filename or "input or output", error.strerror or "cannot be used"
+        raise InputError(f"{where}: {what.lower()}") from error
+    return Exit.DONE
+
+
+def _exit_code(
+    work: Callable[[], int], environ: Mapping[str, str], *, close: Callable[[], None]
+) -> int:
+    """Do `work`, have its output written, `close`, and return the exit code.
+
+    What cannot be done is told in one line. Anything else that `work` raises is not caught.
+    """
+    try:
+        code = _written(work)
+    except InputError as error:
+        close()  # before a launcher ends this rank, as it does all others of a job with the first
+        return _refuse(error, environ)
+    except BrokenPipeError:
+        drop_standard_output()
+        code = Exit.UNREAD
+    except (ShortageError, MemoryError, RuntimeError, OSError) as error:
+        if not isinstance(error, ShortageError) and not shortage.is_shortage(error):
+            raise
+        close()
+        _tell_shortage(error, environ)
+        if environ.get("WORLD_SIZE", "1") != "1":
+            os._exit(Exit.OUT_OF_MEMORY)  # a normal end waits for ranks that wait for this one
+        return Exit.OUT_OF_MEMORY
+    close()
+    return code
+
+
+def _tell_shortage(error: Exception, environ: Mapping[str, str]) -> None:
+    """Say it on the rank that ran out of memory: the others only wait for it."""
+    line = f"error: {error if isinstance(error, ShortageError) else shortage.told(error)}"
+    tell_launcher(line, environ=environ)
+    if not isinstance(error, ShortageError) or error.is_own:
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
+
+
+def _written(work: Callable[[], int]) -> int:
+    """Do `work` and flush its output, for Python would say a failure at its end in its own way."""
+    try:
+        code = work()
+    except SystemExit as ended:  # after --help, or of a word that is none
+        if isinstance(ended.__context__, BrokenPipeError):  # rich's way to say it
+            raise ended.__context__ from None
+        code = ended.code if isinstance(ended.code, int) else Exit.DONE
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_standard_output()
+        raise InputError(f"standard output cannot be written: {error.strerror}") from None
+    return code
+
+
+def _refuse(error: InputError, environ: Mapping[str, str]) -> int:
+    """Say it once, however many ranks were asked the same."""
+    from trainer.outside import printable
+
+    told = "error: " + "\n".join(printable(line, most=_SHOWN) for line in error.lines)
+    tell_launcher(told, environ=environ)
+    if not is_first_task(environ):
+        time.sleep(3)  # a launcher ends all ranks with the first: let rank 0 speak
+        return Exit.BAD_INPUT
+    try:
+        print(told, file=sys.stderr, flush=True)
+    except OSError:
+        return Exit.BAD_INPUT  # its reader left, or its disk is full
+    return Exit.BAD_INPUT

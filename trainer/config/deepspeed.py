@@ -1,0 +1,278 @@
+"""How it is trained: a DeepSpeed JSON, checked and completed by the experiment.
+
+The file says ``"auto"``, or nothing, for what the experiment owns. Where both give a value, they
+must agree. The precision, ZeRO, offload and what computes the optimizer's rule are the file's.
+"""
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Literal
+
+import hjson
+
+from trainer.amounts import counted
+from trainer.config import strict
+from trainer.config.deepspeed_checks import lookup, problems
+from trainer.config.deepspeed_keys import SCHEDULE_PARAMS, DsFile, ScheduleType
+from trainer.config.divisors import divisors_near
+from trainer.config.recipe import ExperimentConfig, load_recipe
+from trainer.errors import InputError
+from trainer.outside import refuse_odd_values
+
+#: Bytes of a file; its parser takes a second for this many.
+_MAX_BYTES = 256 << 10
+
+Precision = Literal["fp32", "bf16", "fp16", "bf16_autocast"]
+
+_BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+
+#: Where the experiment says what a key of the file says; a quotient is of two of its fields.
+_OWNERS = {
+    "train_batch_size": "train.train_batch_size",
+    "gradient_clipping": "optim.gradient_clipping",
+    "optimizer.type": "optim.type",
+    "optimizer.params.lr": "optim.lr",
+    "optimizer.params.betas": "optim.betas",
+    "optimizer.params.eps": "optim.eps",
+    "optimizer.params.weight_decay": "optim.weight_decay",
+}
+_SCHEDULE_OWNERS: dict[str, dict[str, str]] = {
+    "cosine": {
+        "warmup_steps": "optim.warmup_steps",
+        "min_lr": "optim.min_lr",
+        "max_steps": "train.max_steps",
+    },
+    "WarmupLR": {
+        "warmup_min_lr": "optim.min_lr",
+        "warmup_max_lr": "optim.lr",
+        "warmup_num_steps": "optim.warmup_steps",
+    },
+    "WarmupDecayLR": {
+        "warmup_min_lr": "optim.min_lr",
+        "warmup_max_lr": "optim.lr",
+        "warmup_num_steps": "optim.warmup_steps",
+        "total_num_steps": "train.max_steps",
+    },
+    "WarmupCosineLR": {
+        "warmup_min_ratio": "optim.min_lr/optim.lr",
+        "cos_min_ratio": "optim.min_lr/optim.lr",
+        "warmup_num_steps": "optim.warmup_steps",
+        "total_num_steps": "train.max_steps",
+    },
+    "OneCycle": {"cycle_min_lr": "optim.min_lr", "cycle_max_lr": "optim.lr"},
+}
+
+#: Of ZeRO-1 and 2: to send gradients to all ranks, not only to the one that updates with them. It
+#: is DeepSpeed's default, and half as much traffic again as plain data parallel; here it is not.
+_ALL_REDUCE = "use_multi_rank_bucket_allreduce"
+
+
+@dataclass(frozen=True)
+class OptimizerChoice:
+    """What computes Adam. `fused` None: where the device has it. `offload`: DeepSpeedCPUAdam."""
+
+    fused: bool | None
+    offload: bool
+
+
+@dataclass(frozen=True)
+class ScheduleChoice:
+    """``cosine`` is ours, built from `params`; any other is left to DeepSpeed."""
+
+    type: ScheduleType
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ResolvedDs:
+    """A completed file: as `values` for the record, as `for_deepspeed` without what we build."""
+
+    values: dict[str, Any]
+    for_deepspeed: dict[str, Any]
+    optimizer: OptimizerChoice
+    schedule: ScheduleChoice
+    precision: Precision
+    zero_stage: int
+    train_micro_batch_size_per_gpu: int
+    gradient_accumulation_steps: int
+
+
+def _packaged() -> Traversable:
+    # By place: another folder called ds_configs may be first on the path.
+    return Path(__file__).parents[2] / "ds_configs"
+
+
+def packaged_names() -> list[str]:
+    """Names of the packaged DeepSpeed files, sorted."""
+    return strict.packaged_names(_packaged())
+
+
+def default_name(*, accelerator: Literal["cuda", "cpu"], bf16: bool) -> str:
+    """Name of the packaged file for a device that has native bfloat16, or not."""
+    if accelerator == "cuda":
+        return "zero1_bf16" if bf16 else "zero1_fp16"
+    return "zero0_bf16_autocast" if bf16 else "zero0_fp32"
+
+
+def load_ds_config(name_or_path: str) -> dict[str, Any]:
+    """Read a packaged DeepSpeed file by name, or any by path, with the comments it may have.
+
+    Raises:
+        InputError: there is no such file, or it is not one JSON object with each key once.
+    """
+    where = f"DeepSpeed file {name_or_path}"
+    text = strict.read_named(name_or_path, _packaged(), kind="DeepSpeed file")
+    if len(text) > _MAX_BYTES:
+        raise InputError(f"{where}: longer than {_MAX_BYTES:,} bytes, which no such file is")
+    try:
+        values = hjson.loads(text.decode(), object_pairs_hook=strict.unique_keys)
+        refuse_odd_values(values)
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply to be read") from None
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:  # its parser's
+        raise InputError(f"{where}: not JSON: {error}") from None
+    if not isinstance(values, dict) or not values:
+        raise InputError(f"{where}: not a JSON object with keys")
+    return values
+
+
+def resolve(
+    raw: Mapping[str, Any], experiment: ExperimentConfig, *, world_size: int, where: str
+) -> ResolvedDs:
+    """Complete the file `raw` for `world_size` ranks; `where` names it in errors.
+
+    Raises:
+        InputError: every problem of the file, and every difference from the experiment.
+    """
+    micro, accumulation, found = _split_batch(raw, experiment, world_size)
+    kind = lookup(raw, "scheduler.type") or "cosine"
+    owners = _OWNERS | {
+        f"scheduler.params.{key}": owner
+        for key, owner in _SCHEDULE_OWNERS.get(str(kind), {}).items()
+    }
+    owned = {path: (owner, _value(experiment, owner)) for path, owner in owners.items()}
+    if not found:
+        owned["train_micro_batch_size_per_gpu"] = ("train.train_micro_batch_size_per_gpu", micro)
+        owned["gradient_accumulation_steps"] = (
+            f"train_batch_size/(train_micro_batch_size_per_gpu·{counted(world_size, 'rank')})",
+            accumulation,
+        )
+    filled = deepcopy(dict(raw))
+    for path, (owner, value) in owned.items():
+        given = lookup(raw, path)
+        if given in (None, "auto"):
+            _fill(filled, path, value)
+        elif given != value and isinstance(given, str) == isinstance(value, str):
+            found.append(f"{path} is {given}, but the experiment's {owner} is {value}")
+    found += problems(filled, owned={*owned, *_BATCH})
+    if found:
+        raise InputError(f"{where}: {'; '.join(found)}")
+    return _resolved(filled, micro, accumulation)
+
+
+def _split_batch(
+    raw: Mapping[str, Any], experiment: ExperimentConfig, world_size: int
+) -> tuple[int, int, list[str]]:
+    """Streams per micro step and rank, micro steps per step, and what is wrong with them."""
+    total = experiment.train.train_batch_size
+    given = {key: value for key in _BATCH if isinstance(value := raw.get(key), int) and value > 0}
+    micro = experiment.train.train_micro_batch_size_per_gpu or given.get(_BATCH[0])
+    share, rest = divmod(total, world_size)
+    if rest:
+        larger = total + world_size - rest
+        sizes = f"{total - rest} or {larger}" if share else f"{larger}"
+        found = (
+            f"train.train_batch_size {total} does not split over {world_size} ranks: "
+            f"use {divisors_near(total, world_size)} ranks, or train.train_batch_size {sizes}"
+        )
+        return 0, 0, [found]
+    # Either size fixes the other; without both, a rank's whole share is one micro step.
+    key, size = (_BATCH[0], micro) if micro else (_BATCH[1], given.get(_BATCH[1], 1))
+    if share % size:
+        found = f"{key} {size} does not divide the {share} streams of a rank"
+        return 0, 0, [f"{found}: use {divisors_near(share, size)}"]
+    micro = micro or share // size
+    return micro, share // micro, []
+
+
+def _value(experiment: ExperimentConfig, owner: str) -> Any:
+    numerator, *denominator = (attrgetter(field)(experiment) for field in owner.split("/"))
+    value = numerator / denominator[0] if denominator else numerator
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _fill(values: Any, path: str, value: Any) -> None:
+    """Put `value` at a dotted `path`, unless something else than an object is on the way."""
+    *parents, leaf = path.split(".")
+    for key in parents:
+        values = values.setdefault(key, {}) if isinstance(values, dict) else None
+    if isinstance(values, dict):
+        values[leaf] = value
+
+
+def _resolved(filled: dict[str, Any], micro: int, accumulation: int) -> ResolvedDs:
+    for path, value in (
+        ("scheduler.type", "cosine"),
+        ("zero_optimization.stage", 0),
+        ("timers.throughput.enabled", False),
+    ):
+        if lookup(filled, path) is None:
+            _fill(filled, path, value)
+    zero = filled["zero_optimization"]
+    if zero["stage"] in (1, 2) and zero.get(_ALL_REDUCE) is None:
+        zero[_ALL_REDUCE] = False
+    file = DsFile.model_validate(filled)
+    values = file.model_dump(exclude_unset=True, exclude_none=True)
+    params = SCHEDULE_PARAMS[file.scheduler.type].model_validate(file.scheduler.params)
+    values["scheduler"]["params"] = params.model_dump(exclude_unset=True, exclude_none=True)
+    ours = {"optimizer", "scheduler"} if file.scheduler.type == "cosine" else {"optimizer"}
+    theirs = {key: deepcopy(value) for key, value in values.items() if key not in ours}
+    if file.optimizer.type == "Lamb":
+        theirs["zero_allow_untested_optimizer"] = True  # it is tested, with this trainer
+        theirs["zero_optimization"] |= {"sub_group_size": 10**15}  # all matrices in one call
+    precisions: dict[Precision, bool | None] = {
+        "fp16": file.fp16.enabled,
+        "bf16": file.bf16.enabled,
+        "bf16_autocast": file.torch_autocast.enabled,
+        "fp32": True,
+    }
+    return ResolvedDs(
+        values=values,
+        for_deepspeed=theirs,
+        optimizer=OptimizerChoice(
+            fused=file.optimizer.params.fused,
+            offload=file.zero_optimization.offload_optimizer.device == "cpu",
+        ),
+        schedule=ScheduleChoice(file.scheduler.type, values["scheduler"]["params"]),
+        precision=next(name for name, enabled in precisions.items() if enabled),
+        zero_stage=file.zero_optimization.stage or 0,
+        train_micro_batch_size_per_gpu=micro,
+        gradient_accumulation_steps=accumulation,
+    )
+
+
+def show(recipe: str, ds_config: str, *, world_size: int) -> str:
+    """Both configurations as a run on `world_size` ranks would use them, as one JSON text.
+
+    Raises:
+        InputError: either cannot be read, or they do not go together.
+    """
+    experiment = load_recipe(recipe)
+    raw = load_ds_config(ds_config)
+    resolved = resolve(raw, experiment, world_size=world_size, where=ds_config)
+    both = {"experiment": experiment.model_dump(mode="json"), "deepspeed": resolved.values}
+    return json.dumps(both, indent=2)
+
+
+def schema() -> str:
+    """JSON Schema of an experiment and of the DeepSpeed file it goes with, as one JSON text."""
+    both = {
+        "experiment": ExperimentConfig.model_json_schema(),
+        "deepspeed": DsFile.model_json_schema(),
+    }
+    return json.dumps(both, indent=2)

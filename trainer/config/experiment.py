@@ -1,0 +1,226 @@
+"""What is trained: the experiment's settings, frozen and checked, a unit and a meaning per field.
+
+How it is trained (precision, ZeRO, offload, a fused optimizer) is the DeepSpeed JSON's business:
+see `trainer.config.deepspeed`. What may change on resume says the kind of each field, see
+`trainer.config.fields`.
+"""
+
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
+
+from trainer.config.divisors import divisors_near
+from trainer.config.fields import Part, announced, free, refused
+from trainer.config.run_settings import (
+    CheckpointConfig,
+    ExpectConfig,
+    LimitsConfig,
+    SampleConfig,
+    TrackingConfig,
+)
+
+#: Of any size of a network: products of three are still numbers of bytes.
+MAX_SIZE = 1_000_000
+
+
+class ModelConfig(Part):
+    """Sizes of the network (Dai et al. 2019, section 3 and appendix)."""
+
+    factory: str | None = refused(
+        None, "another model of the same Protocol, 'package:build'; None is Transformer-XL"
+    )
+    n_layer: int = refused(..., "layers", ge=1, le=MAX_SIZE)
+    d_model: int = refused(..., "width of the residual stream; even", ge=2, le=MAX_SIZE)
+    n_head: int = refused(..., "attention heads", ge=1, le=MAX_SIZE)
+    d_head: int = refused(..., "width of one attention head", ge=1, le=MAX_SIZE)
+    d_inner: int = refused(..., "hidden width of the feed-forward layer", ge=1, le=MAX_SIZE)
+    d_embed: int | None = refused(
+        None, "width of the first cluster's embedding; None is d_model", ge=1, le=MAX_SIZE
+    )
+    cutoffs: tuple[int, ...] = refused(
+        (), "first word ids of the adaptive softmax's tail clusters; empty is a full softmax",
+        max_length=64,
+    )  # fmt: skip
+    div_val: int = refused(
+        1, "each cluster's embedding is this many times narrower", ge=1, le=MAX_SIZE
+    )
+    tie_embedding: bool = refused(True, "the softmax reads the embedding's weights")
+    tie_projections: Literal["none", "tails", "all"] = refused(
+        "tails", "which cluster projections the softmax shares with the embedding"
+    )
+    norm: Literal["post", "pre"] = refused("post", "LayerNorm after or before each sublayer")
+    position_biases: Literal["shared", "per_layer"] = refused(
+        "shared", "whether all layers share the content and position biases u and v"
+    )
+    dropout: float = announced(0.1, "dropout probability", ge=0, lt=1)
+    attn_dropout: float = announced(0.0, "dropout probability of attention weights", ge=0, lt=1)
+    init_std: float = refused(0.02, "standard deviation of initial weights", gt=0)
+    projection_init_std: float = refused(
+        0.01, "standard deviation of initial cluster projections", gt=0
+    )
+    kernels: Literal["auto", "plain"] = free(
+        "auto", "auto takes what is fastest on the device; plain is PyTorch's own operations"
+    )
+    activation_checkpointing: bool = free(
+        False, "recompute each layer in the backward pass instead of keeping it"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.d_model % 2:
+            raise ValueError(f"d_model {self.d_model} is odd: sine and cosine share it in halves")
+        if list(self.cutoffs) != sorted(set(self.cutoffs)) or min(self.cutoffs, default=1) < 1:
+            raise ValueError(f"cutoffs {self.cutoffs} do not ascend from at least 1")
+        if (self.d_embed or self.d_model) < self.div_val ** len(self.cutoffs):
+            raise ValueError(
+                f"div_val {self.div_val} leaves the embedding's last of {len(self.cutoffs) + 1} "
+                f"clusters no width: lower --model.div-val or give fewer --model.cutoffs"
+            )
+        if self.factory is not None and self.factory.count(":") != 1:
+            raise ValueError(f"factory {self.factory!r} is not of the form 'package:build'")
+        return self
+
+
+def _same_length_has_memory(part: Any) -> Any:
+    if part.same_length and part.mem_len == 0:
+        raise ValueError(
+            "same_length with mem_len 0 leaves a query no key: set mem_len, or same_length false"
+        )
+    return part
+
+
+class TrainConfig(Part):
+    """What one step reads, and when training ends."""
+
+    train_batch_size: int = refused(..., "streams read by one step, over all ranks and slots", ge=1)
+    train_micro_batch_size_per_gpu: int | None = announced(
+        None, "streams of one micro step on one rank; None is the most that fits one slot", ge=1
+    )
+    tgt_len: int = refused(..., "tokens of every stream that one step predicts", ge=1)
+    mem_len: int = refused(..., "tokens of memory per layer and stream", ge=0)
+    clamp_len: int | None = refused(
+        None, "distances beyond this many tokens share a position; None is no clamp", ge=1
+    )
+    same_length: bool = refused(False, "every query sees exactly mem_len keys")
+    max_steps: int = announced(..., "updates after which training ends", ge=1)
+
+    _memory = model_validator(mode="after")(_same_length_has_memory)
+
+
+class OptimConfig(Part):
+    """How an update follows from a gradient: the rule, and the learning rate's shape."""
+
+    type: Literal["Adam", "AdamW", "Lamb"] = refused(
+        "Adam", "the rule; weight decay joins Adam's gradient, but AdamW's and Lamb's update"
+    )
+    lr: float = announced(..., "peak learning rate", gt=0)
+    min_lr: float = announced(0.0, "learning rate at the end", ge=0)
+    warmup_steps: int = announced(0, "updates of linear warm-up", ge=0)
+    warmup_init_lr: float | None = announced(
+        None, "learning rate of the first update of warm-up; None is min_lr", ge=0
+    )
+    cosine_from: Literal["warmup", "start"] = announced(
+        "warmup", "whether the cosine counts from the end of warm-up or from the first update"
+    )
+    betas: tuple[float, float] = refused((0.9, 0.999), "the moments' decay rates")
+    eps: float = refused(1e-8, "denominator offset", gt=0)
+    weight_decay: float = refused(0.0, "weight decay coefficient", ge=0)
+    gradient_clipping: float = announced(
+        0.25, "largest global norm of the gradient; 0 is no clipping", ge=0
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} exceeds lr {self.lr}: lower --optim.min-lr")
+        if (self.warmup_init_lr or 0) > self.lr:
+            raise ValueError(
+                f"warmup_init_lr {self.warmup_init_lr} exceeds lr {self.lr}: "
+                f"lower --optim.warmup-init-lr"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {self.betas} are not in [0, 1)")
+        return self
+
+
+class DataConfig(Part):
+    """How the text is read."""
+
+    epoch_order: Literal["same", "roll", "roll_streams"] = refused(
+        "same",
+        "where every epoch starts: at the corpus's start, at a seeded offset of the corpus, or "
+        "in each stream at a seeded offset of its own",
+    )
+    memory_reset: Literal["epoch", "document", "never"] = refused(
+        "epoch", "where memory is forgotten"
+    )
+
+
+class ScoringConfig(Part):
+    """How text is scored: every token but the first, exactly once."""
+
+    tgt_len: int = free(..., "tokens of every row scored by one forward pass", ge=1)
+    mem_len: int = free(..., "tokens of memory per layer and row", ge=0)
+    clamp_len: int | None = free(
+        None, "distances beyond this many tokens share a position; None is no clamp", ge=1
+    )
+    same_length: bool = free(False, "every query sees exactly mem_len keys")
+    batch_size: int = free(8, "rows of text read side by side on one rank", ge=1)
+    warm: Literal["exact", "near"] = free(
+        "exact", "rows start with the memory of all, or of one layer's reach of, the text before"
+    )
+
+    _memory = model_validator(mode="after")(_same_length_has_memory)
+
+
+class ValidConfig(ScoringConfig):
+    """Evaluation during training."""
+
+    interval_steps: int = free(1000, "steps between evaluations; 0 is never", ge=0)
+    patience: int | None = free(
+        None, "evaluations without a new best after which training ends; None is never", ge=1
+    )
+
+
+class ExperimentConfig(Part):
+    """Everything that decides what is trained."""
+
+    source: str | None = free(None, "whose settings these are, for a reader")
+    seed: int = refused(1111, "seed of initialisation, dropout, roll and sampling", ge=0)
+    model: ModelConfig = refused(..., "the network")
+    train: TrainConfig = refused(..., "what one step reads")
+    optim: OptimConfig = refused(..., "optimizer and learning rate")
+    data: DataConfig = refused(DataConfig(), "how the text is read")
+    valid: ValidConfig = refused(..., "evaluation during training")
+    eval: ScoringConfig = refused(..., "what `txl eval` does by default")
+    sample: SampleConfig = refused(SampleConfig(), "samples during training")
+    checkpoint: CheckpointConfig = refused(CheckpointConfig(), "what is saved, and when")
+    tracking: TrackingConfig = refused(TrackingConfig(), "where metrics go")
+    limits: LimitsConfig = refused(LimitsConfig(), "when a run gives up")
+    expect: ExpectConfig = refused(ExpectConfig(), "what a run is held to")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.optim.warmup_steps > self.train.max_steps:
+            raise ValueError(
+                f"optim.warmup_steps {self.optim.warmup_steps} exceeds "
+                f"train.max_steps {self.train.max_steps}: set --optim.warmup-steps to at most "
+                f"that, 0 for none, or raise --train.max-steps"
+            )
+        micro = self.train.train_micro_batch_size_per_gpu
+        if micro and self.train.train_batch_size % micro:
+            raise ValueError(
+                f"train.train_micro_batch_size_per_gpu {micro} does not divide "
+                f"train.train_batch_size {self.train.train_batch_size}: "
+                f"use {divisors_near(self.train.train_batch_size, micro)}"
+            )
+        if self.expect.ppl is not None and self.valid.interval_steps == 0:
+            raise ValueError(
+                f"expect.ppl {self.expect.ppl:g} needs validations: set valid.interval_steps"
+            )
+        if self.valid.patience is not None and self.valid.interval_steps == 0:
+            raise ValueError(
+                f"valid.patience {self.valid.patience} counts validations, and there are none: "
+                "set valid.interval_steps"
+            )
+        return self

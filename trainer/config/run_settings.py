@@ -1,0 +1,60 @@
+"""How a run is watched, kept and ended: settings that no weight depends on."""
+
+from typing import Literal
+
+from trainer.config.fields import Part, free
+
+
+class SampleConfig(Part):
+    """Text sampled during training."""
+
+    interval_steps: int = free(0, "steps between samples; 0 is never", ge=0)
+    prompt: str = free("", "text that the sample continues")
+    n_tokens: int = free(64, "tokens sampled", ge=1)
+    temperature: float = free(0.8, "softmax temperature; 0 takes the likeliest", ge=0)
+
+
+class CheckpointConfig(Part):
+    """When the state of the run is saved."""
+
+    interval_steps: int = free(1000, "steps between checkpoints; 0 is only at the end", ge=0)
+    keep_last: int = free(2, "newest checkpoints kept, beside the best", ge=1)
+
+
+class TrackingConfig(Part):
+    """Where metrics go beside `metrics.jsonl`."""
+
+    log_interval_steps: int = free(25, "steps between records", ge=1)
+    wandb: Literal["auto", "online", "offline", "disabled"] = free(
+        "auto", "auto is online with a key and offline without; WANDB_MODE overrides"
+    )
+    project: str = free("txl", "wandb project")
+    entity: str | None = free(None, "wandb entity")
+    name: str | None = free(None, "wandb run name; None is the run directory's")
+    group: str | None = free(None, "wandb group")
+    tags: tuple[str, ...] = free((), "wandb tags")
+    system_metrics: bool = free(True, "wandb samples the use of processor, memory and GPU")
+    tensorboard: bool = free(False, "write TensorBoard events under logs/")
+
+
+class LimitsConfig(Part):
+    """What a run puts up with before it stops by itself."""
+
+    time_limit_s: float | None = free(
+        None, "seconds of wall clock after which the run checkpoints and asks to be requeued", gt=0
+    )
+    nonfinite_steps: int = free(
+        5, "non-finite losses in a row after which the run rolls back, once", ge=1
+    )
+    distributed_timeout_s: float = free(1800.0, "seconds a collective may take", gt=0)
+
+
+class ExpectConfig(Part):
+    """What a run is held to once it is done; one that misses it says so by its exit code."""
+
+    ppl: float | None = free(
+        None, "largest perplexity per token of the best validation; None is any", ge=1
+    )
+    tokens_per_s: float | None = free(
+        None, "fewest tokens per second in steps, over the whole run; None is any", gt=0
+    )

@@ -1,0 +1,168 @@
+"""A known corpus from the network or a folder, made into what the reference makes of it."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from trainer.data.prepare.download import checksum_of, download
+from trainer.data.prepare.from_text import PrepareOptions
+from trainer.data.prepare.inputs import Inputs
+from trainer.data.prepare.known import KnownCorpus, KnownFile
+from trainer.data.prepare.report import Report
+from trainer.data.prepare.writer import new_corpus_folder
+from trainer.data.prepare.writing import write_corpus
+from trainer.data.text.finding import text_file
+from trainer.data.text.pieces import Piece
+from trainer.data.text.source import Reading, TextFile
+from trainer.data.text.splitting import Routed, by_position
+from trainer.data.vocabulary.files import SymbolVocabulary, Vocabulary, WordVocabulary
+from trainer.errors import InputError
+
+CACHE_FOLDER = "downloads"
+_ALLOWED_FLAGS = {"--out", "--overwrite"}
+Found = Mapping[KnownFile, Path]
+
+
+def prepare_known(
+    corpus: KnownCorpus,
+    options: PrepareOptions,
+    *,
+    source: Path | None = None,
+    cache: Path | None = None,
+) -> Report:
+    """Write the known corpus at `options.out`, whole or not at all.
+
+    Args:
+        corpus: what to make.
+        options: `out` and `overwrite`; no other may be set.
+        source: a folder that has the files, under any of their names; None downloads them.
+        cache: where downloads are kept and looked for, `downloads` beside `out` if None.
+
+    Raises:
+        InputError: a file cannot be had or is not the published one, an option does not go with
+            a known corpus, or the output cannot be written.
+    """
+    if refused := [flag for flag in options.flags() if flag not in _ALLOWED_FLAGS]:
+        raise InputError(
+            f"{', '.join(refused)}: for text of your own; {corpus.name} is made in one way, "
+            "that of its published results"
+        )
+    if source and cache:
+        raise InputError("--from reads a folder, --cache keeps downloads: give one of them")
+    try:
+        with new_corpus_folder(options.out, overwrite=options.overwrite) as folder:
+            if source:
+                found = _in_folder(corpus, source)
+            else:
+                found = _downloaded(corpus, cache or options.out.resolve().parent / CACHE_FOLDER)
+            inputs = _inputs(corpus, found)
+            vocabulary = _vocabulary(corpus, inputs)
+            splits = write_corpus(folder, inputs, vocabulary, made=_made(corpus, found, source))
+    except OSError as error:
+        raise InputError(f"{options.out}: cannot be written: {error}") from None
+    return Report(
+        out=options.out,
+        vocabulary=vocabulary,
+        splits=splits,
+        told=(corpus.note,),
+    )
+
+
+def _downloaded(corpus: KnownCorpus, cache: Path) -> Found:
+    """The files of the first source, fetched where the cache does not have them as they should be.
+
+    A file of the cache that is not the published one stays until the published one is there.
+    """
+    found = {file: cache / file.name for file in corpus.sources[0]}
+    for file, path in found.items():
+        if not path.is_file() or checksum_of(path, like=file.checksum) != file.checksum:
+            download(path, urls=file.urls, checksum=file.checksum)
+    return found
+
+
+def _in_folder(corpus: KnownCorpus, folder: Path) -> Found:
+    """The files of the first source that the folder has whole and as they were published."""
+    problems = []
+    for files in corpus.sources:
+        found = {file: path for file in files if (path := _named(file, folder))}
+        if len(found) < len(files):
+            continue
+        different = [
+            f"{path}: its checksum is {checksum}, expected {file.checksum}"
+            for file, path in found.items()
+            if (checksum := checksum_of(path, like=file.checksum)) != file.checksum
+        ]
+        if not different:
+            return found
+        problems += different
+    if problems:
+        raise InputError(
+            f"{'; '.join(problems)}: not the text that results are published on (nothing was "
+            "changed); get it again, or prepare it as your own with --train"
+        )
+    wanted = " or ".join(", ".join(file.name for file in files) for files in corpus.sources)
+    raise InputError(f"--from {folder}: {corpus.name} needs {wanted} there")
+
+
+def _named(file: KnownFile, folder: Path) -> Path | None:
+    names = (file.name, *file.other_names)
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _inputs(corpus: KnownCorpus, found: Found) -> Inputs:
+    texts = {
+        split: (_text(path, member),)
+        for file, path in found.items()
+        for split, member in file.texts.items()
+    }
+    inputs = partial(Inputs, files=texts, reading=Reading(as_bytes=corpus.kind == "bytes"))
+    if corpus.held_out_bytes is None:
+        return inputs(splits=tuple(texts))
+    n_held_out = corpus.held_out_bytes
+    n_bytes = texts["train"][0].n_bytes
+    shares = {"train": n_bytes - 2 * n_held_out, "valid": n_held_out, "test": n_held_out}
+    return inputs(splits=tuple(shares), divide=partial(_divided, shares=shares, strip=corpus.strip))
+
+
+def _text(path: Path, member: str | None) -> TextFile:
+    if member is None:
+        return text_file(path, Reading(format="text"))
+    return TextFile(path, f"{path}: {member}", "text", member)
+
+
+def _divided(pieces: Iterable[Piece], *, shares: Mapping[str, int], strip: bool) -> Routed:
+    routed = by_position(pieces, shares, n_characters=sum(shares.values()), whole_lines=False)
+    return _stripped(routed) if strip else routed
+
+
+def _stripped(routed: Routed) -> Routed:
+    """The same without white space at the ends of each split, each of which is one document."""
+    begun: set[str] = set()
+    held = ""  # white space that is at an end unless more follows
+    for name, (text, ends_document) in routed:
+        text = held + text if name in begun else text.lstrip()
+        kept = text.rstrip()
+        held = text[len(kept) :]  # at a split's end dropped, as the next one begins
+        if kept:
+            begun.add(name)
+        if kept or ends_document:
+            yield name, Piece(kept, ends_document)
+
+
+def _vocabulary(corpus: KnownCorpus, inputs: Inputs) -> Vocabulary:
+    with closing(inputs.read_only(corpus.counted, "vocabulary")) as pieces:
+        if corpus.kind == "words":
+            return WordVocabulary.build(pieces, lowercase=corpus.lowercase)
+        return SymbolVocabulary.build(corpus.kind, pieces, line_ends=corpus.line_ends)
+
+
+def _made(corpus: KnownCorpus, found: Found, source: Path | None) -> dict[str, object]:
+    return {
+        "known": corpus.name,
+        "files": [
+            {"name": path.name, "checksum": file.checksum, "urls": list(file.urls)}
+            for file, path in found.items()
+        ],
+        "from": str(source) if source else None,
+    }

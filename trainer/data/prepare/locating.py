@@ -1,0 +1,64 @@
+"""Where in the texts of a corpus a symbol stands that its vocabulary lacks."""
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+
+from trainer.data.prepare.inputs import Inputs
+from trainer.data.text.source import TextFile, open_files
+from trainer.data.text.unpacking import reading_errors, unpacked
+from trainer.data.vocabulary.files import UnknownSymbolError, Vocabulary
+from trainer.outside import printable
+
+
+def located(error: UnknownSymbolError, inputs: Inputs, vocabulary: Vocabulary) -> str:
+    """The message of `error`, with the first file and line that hold the symbol before it.
+
+    The files are read again up to there.
+    """
+    find = _finder(error.symbol, vocabulary)
+    for files in inputs.files.values():
+        for file in files:
+            in_file = _line_of_json if file.format == "jsonl" else _line_of_text
+            if line := in_file(file, inputs, find):
+                return f"{printable(file.name)}:{line}: {error}"
+    return str(error)
+
+
+def _finder(symbol: str, vocabulary: Vocabulary) -> Callable[[str], int]:
+    """What tells where a text holds the symbol; -1 is nowhere."""
+    if vocabulary.kind != "words":
+        return lambda text: text.find(symbol)
+    pattern = re.compile(rf"(?<!\S){re.escape(symbol)}(?!\S)", re.IGNORECASE)
+    return lambda text: found.start() if (found := pattern.search(text)) else -1
+
+
+def _line_of_text(file: TextFile, inputs: Inputs, find: Callable[[str], int]) -> int | None:
+    alone = replace(inputs, files={"train": (file,)}, splits=("train",), divide=None)
+    n_lines = 0
+    with closing(alone.read_only(["train"], "looking for it")) as pieces:
+        for text, _ in pieces:
+            if (place := find(text)) >= 0:
+                return n_lines + text.count("\n", 0, place) + 1
+            n_lines += text.count("\n")
+    return None
+
+
+def _line_of_json(file: TextFile, inputs: Inputs, find: Callable[[str], int]) -> int | None:
+    for _, raw in open_files([file]):
+        with reading_errors(file.name):
+            for number, line in enumerate(unpacked(raw, file.packings), start=1):
+                if find(_text_of(line, inputs)) >= 0:
+                    return number
+    return None
+
+
+def _text_of(line: bytes, inputs: Inputs) -> str:
+    """The text of a JSON line; empty where there is none, of which others have told."""
+    try:
+        text = json.loads(line.decode("utf-8-sig"))[inputs.reading.text_field].encode()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ""
+    return str(text, "latin-1" if inputs.reading.as_bytes else "utf-8")

@@ -1,0 +1,220 @@
+"""Writing a corpus: in a folder of its own beside the target, which it becomes when it is whole."""
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from trainer.data.corpus import corpus_files, token_dtype
+from trainer.data.header import BLOCK_BYTES, Header, split_paths
+from trainer.data.vocabulary.files import Ids, Vocabulary
+from trainer.errors import InputError
+from trainer.files import lock, sync_directory, sync_file
+
+SCRATCH_FILE = "input.scratch"
+_LOCK = "writing.lock"
+# As a `.npy` of any length has it: numpy leaves room to rewrite the shape.
+_DOCUMENTS_HEADER_BYTES = 128
+
+
+@contextmanager
+def new_corpus_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a folder to write in; it becomes `path` at the end, and is removed on an error.
+
+    A process that is killed leaves only `PATH.tmp`, which the next one replaces. Until the
+    end, a corpus at `path` that is to be overwritten stays as it is. `SCRATCH_FILE` may be
+    written in the folder, and is not kept.
+
+    Raises:
+        InputError: `path` exists and may not be replaced, or another process writes it.
+    """
+    path = path.resolve()
+    folder, replaced = (path.with_name(path.name + suffix) for suffix in (".tmp", ".replaced"))
+    _refuse_foreign(folder, path, replaced)
+    _refuse_existing(path, overwrite=overwrite)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder) as is_ours:
+        try:
+            _empty(folder)
+            yield folder
+            if not is_ours():
+                raise InputError(f"{folder}: another process has begun to write it: wait for that")
+            (folder / SCRATCH_FILE).unlink(missing_ok=True)
+            for written in folder.iterdir():
+                sync_file(written)
+            sync_directory(folder)
+            _refuse_existing(path, overwrite=overwrite)
+            if path.exists():
+                shutil.rmtree(replaced, ignore_errors=True)
+                path.rename(replaced)
+            folder.rename(path)
+        except BaseException:
+            if is_ours():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        # Only now: a lock that goes before the folder's name does would let another process in.
+        (path / _LOCK).unlink()
+        sync_directory(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+class SplitWriter:
+    """Appends the ids of one split to its files, in constant memory."""
+
+    def __init__(self, folder: Path, name: str, vocabulary: Vocabulary) -> None:
+        self.name = name
+        self._vocabulary = vocabulary
+        self._dtype = token_dtype(vocabulary.size)
+        data_path, self._header_path, documents_path = split_paths(folder, name)
+        self._data = data_path.open("wb")
+        self._documents = documents_path.open("wb")
+        self._documents.write(bytes(_DOCUMENTS_HEADER_BYTES))
+        self._block = xxhash.xxh3_128()
+        self._n_block_bytes = 0
+        self._block_hashes: list[str] = []
+        self._documents_hash = xxhash.xxh3_128()
+        self._starts_document = True
+        self._largest_id = 0
+        self.n_tokens = self.n_documents = self.n_words = self.n_characters = self.n_unknown = 0
+        self.n_hidden = self.n_blanks = 0
+
+    def add(
+        self,
+        ids: Ids,
+        *,
+        n_words: int,
+        n_characters: int,
+        ends_document: bool,
+        n_hidden: int = 0,
+        n_blanks: int = 0,
+    ) -> None:
+        """Append a piece of a document; the counts are those of `Header`.
+
+        A document without ids is no document.
+        """
+        if len(ids):
+            self._start_document()
+            self._largest_id = max(self._largest_id, int(ids.max()))
+            self._append(np.ascontiguousarray(ids, self._dtype).tobytes())
+            self.n_tokens += len(ids)
+            if self._vocabulary.unk_id is not None:
+                self.n_unknown += int(np.count_nonzero(ids == self._vocabulary.unk_id))
+        self.n_words += n_words
+        self.n_characters += n_characters
+        self.n_hidden += n_hidden
+        self.n_blanks += n_blanks
+        self._starts_document = self._starts_document or ends_document
+
+    def finish(self, *, splits: list[str], made: dict[str, Any]) -> None:
+        """Complete the files.
+
+        Args:
+            splits: names of all splits of the corpus.
+            made: how it was made, for the reader.
+
+        Raises:
+            InputError: the split has no tokens.
+        """
+        if not self.n_tokens:
+            raise InputError(f"split {self.name} has no text: give it some, or leave it out")
+        if self._n_block_bytes:
+            self._end_block()
+        header = Header(
+            name=self.name,
+            splits=splits,
+            dtype=self._dtype.name,
+            n_tokens=self.n_tokens,
+            largest_id=self._largest_id,
+            n_documents=self.n_documents,
+            n_words=self.n_words,
+            n_characters=self.n_characters,
+            n_unknown=self.n_unknown,
+            n_hidden=self.n_hidden,
+            n_blanks=self.n_blanks,
+            vocabulary_hash=self._vocabulary.hash,
+            block_bytes=BLOCK_BYTES,
+            block_hashes=self._block_hashes,
+            documents_hash=self._documents_hash.hexdigest(),
+            made=made,
+        )
+        self._documents.seek(0)
+        np.lib.format.write_array_header_1_0(
+            self._documents,
+            {"descr": "<i8", "fortran_order": False, "shape": (self.n_documents,)},
+        )
+        assert self._documents.tell() == _DOCUMENTS_HEADER_BYTES
+        self._header_path.write_text(json.dumps(header.to_json(), indent=1) + "\n")
+        self.close()
+
+    def close(self) -> None:
+        """Close the files, complete or not."""
+        self._data.close()
+        self._documents.close()
+
+    def _start_document(self) -> None:
+        if self._starts_document:
+            start = np.array([self.n_tokens], "<i8").tobytes()
+            self._documents.write(start)
+            self._documents_hash.update(start)
+            self.n_documents += 1
+            self._starts_document = False
+
+    def _append(self, data: bytes) -> None:
+        self._data.write(data)
+        left = memoryview(data)
+        while left:
+            now = left[: BLOCK_BYTES - self._n_block_bytes]
+            self._block.update(now)
+            self._n_block_bytes += len(now)
+            left = left[len(now) :]
+            if self._n_block_bytes == BLOCK_BYTES:
+                self._end_block()
+
+    def _end_block(self) -> None:
+        self._block_hashes.append(self._block.hexdigest())
+        self._block.reset()
+        self._n_block_bytes = 0
+
+
+def _refuse_existing(path: Path, *, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: exists; choose another --out, or replace it with --overwrite")
+
+
+def _refuse_foreign(*folders: Path) -> None:
+    """Nothing that is not a corpus of ours is ever removed."""
+    ours = corpus_files() | {SCRATCH_FILE, _LOCK}
+    for folder in folders:
+        if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= ours):
+            raise InputError(
+                f"{folder}: holds other things than a corpus, so it is not replaced; "
+                "choose another --out"
+            )
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Keep other processes out of the folder; yield what tells whether it is still this one's.
+
+    Where the file system has no locks it may be another's, who wrote a mark of its own.
+    """
+    path, mark = folder / _LOCK, secrets.token_hex(16)
+    with path.open("a") as file:
+        if not lock(file, path):
+            raise InputError(f"{folder}: another process is writing it; wait for it")
+        file.truncate(0)
+        file.write(mark)
+        file.flush()
+        yield lambda: path.is_file() and path.read_text() == mark
+
+
+def _empty(folder: Path) -> None:
+    for left in folder.iterdir():
+        if left.name != _LOCK:
+            left.unlink()

@@ -1,0 +1,46 @@
+"""Texts into the files of a corpus: read once, encoded, written split by split."""
+
+from contextlib import ExitStack, closing
+from itertools import tee
+from pathlib import Path
+from typing import Any
+
+from trainer.data.prepare.encoding import encode
+from trainer.data.prepare.inputs import Inputs, refuse_missed_shares
+from trainer.data.prepare.report import SplitReport
+from trainer.data.prepare.writer import SplitWriter
+from trainer.data.vocabulary.files import VOCABULARY_FILE, Vocabulary, save_vocabulary
+
+
+def write_corpus(
+    folder: Path, inputs: Inputs, vocabulary: Vocabulary, *, made: dict[str, Any]
+) -> tuple[SplitReport, ...]:
+    """Write vocabulary and splits to `folder`, reading `inputs` once.
+
+    `made` says how, to readers of the headers, which also have what was left out of the inputs.
+
+    Raises:
+        InputError: an input cannot be read, a split is empty, or shares were missed.
+    """
+    save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(closing(SplitWriter(folder, name, vocabulary)))
+            for name in inputs.splits
+        }
+        routes, routed = tee(inputs.read("encoding"))
+        encoded = encode((piece for _, piece in routed), vocabulary)
+        for (name, _), its in zip(routes, encoded, strict=True):
+            writers[name].add(
+                its.ids,
+                n_words=its.n_words,
+                n_characters=its.n_characters,
+                n_hidden=its.lost.hidden,
+                n_blanks=its.lost.blanks,
+                ends_document=its.ends_document,
+            )
+        refuse_missed_shares(inputs, {name: one.n_characters for name, one in writers.items()})
+        told = {"told": list(inputs.told)} if inputs.told else {}
+        for writer in writers.values():
+            writer.finish(splits=list(writers), made=made | told)
+        return tuple(SplitReport.of(writer) for writer in writers.values())

@@ -1,0 +1,91 @@
+"""Which files of a folder or an archive are its text, by their names; the others are left out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from trainer.data.text.source import suffix_of
+from trainer.outside import printable
+
+#: What holds data, and what is data only where nothing of the first kind stands beside it.
+DATA_SUFFIXES = (".txt", ".text", ".tokens", ".jsonl", ".ndjson", ".json")
+SOURCE_SUFFIXES = (".md", ".rst", ".py")
+# Names of what is said about a folder, whatever their suffix.
+_ABOUT = (
+    "readme", "license", "licence", "copying", "copyright", "notice", "authors", "contributors",
+    "contributing", "citation", "changelog", "changes", "requirements", "cmakelists", "manifest",
+)  # fmt: skip
+_SHOWN_NAMES = 3
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Things of one kind that are not read, and why."""
+
+    names: tuple[str, ...]
+    why: str
+    what: str = "files"
+
+    def line(self) -> str:
+        """One line for the user."""
+        n = len(self.names)
+        what = self.what.removesuffix("s") if n == 1 else self.what
+        return f"left out: {n:,} {what} ({shown(self.names)}): {self.why}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Names that are read, in their order, and what is left out."""
+
+    names: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first few names, printable."""
+    more = ", …" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(printable(name, most=100) for name in names[:_SHOWN_NAMES]) + more
+
+
+def choose(names: Iterable[str], suffixes: tuple[str, ...] = ()) -> Choice:
+    """Choose the text among the files of a folder, named from there with slashes.
+
+    Hidden files are never chosen, nor are those below hidden folders. With `suffixes`, the files
+    that have one of them are. Without, files of `DATA_SUFFIXES` are, and what is said about them
+    is not: README, LICENSE and their like, and files of `SOURCE_SUFFIXES`. In a folder without
+    data these are the text.
+    """
+    hidden: list[str] = []
+    others: list[str] = []
+    data: list[str] = []
+    beside: list[str] = []
+    for name in sorted(names, key=lambda name: PurePosixPath(name).parts):
+        suffix = suffix_of(name)
+        if is_hidden(name):
+            hidden.append(name)
+        elif suffixes:
+            (data if suffix in map(str.lower, suffixes) else others).append(name)
+        elif suffix in DATA_SUFFIXES and not _is_about(name):
+            data.append(name)
+        elif suffix in DATA_SUFFIXES + SOURCE_SUFFIXES:
+            beside.append(name)
+        else:
+            others.append(name)
+    if not data:
+        data, beside = beside, []
+    no_text = "not of the suffixes asked for" if suffixes else "no text by their suffix"
+    found = (
+        LeftOut(tuple(others), no_text),
+        LeftOut(tuple(beside), "documentation or source beside data (--suffixes reads them)"),
+        LeftOut(tuple(hidden), "hidden"),
+    )
+    return Choice(tuple(data), tuple(one for one in found if one.names))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name, or a folder on the way to it, is hidden or made by an archiver for itself."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
+def _is_about(name: str) -> bool:
+    return PurePosixPath(name).name.split(".")[0].lower() in _ABOUT

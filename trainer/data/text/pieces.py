@@ -1,0 +1,171 @@
+"""Text from files, JSON lines and packed files, as a stream of pieces.
+
+Memory stays constant: a text file is never held whole, a JSON line is.
+"""
+
+import codecs
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, NamedTuple
+
+from trainer.data.text.json_lines import BadLines, read_texts
+from trainer.data.text.nature import UTF8_MARK
+from trainer.data.text.source import Reading, TextFile, open_files
+from trainer.data.text.unpacking import reading_errors, unpacked
+from trainer.errors import InputError
+from trainer.outside import printable
+
+PIECE_BYTES = 1 << 15
+LONGEST_WORD = 1 << 20
+
+# No word, and no pre-token of GPT-2 and its kin, reaches from a visible character into the space
+# after it, so a text may be cut there without changing any id. A text without spaces is cut
+# before a line end, which a few tokenizers do join to the punctuation before it.
+_UP_TO_LAST_CUT = re.compile(r"(?s).*\S(?= )"), re.compile(r"(?s).*\S(?=\n)")
+
+
+class Piece(NamedTuple):
+    """A stretch of a document; the last one of a document is empty only if the document is.
+
+    A line end of two characters is never cut in two.
+    """
+
+    text: str
+    ends_document: bool
+
+
+def read_pieces(
+    files: Iterable[TextFile],
+    reading: Reading | None = None,
+    *,
+    bad_lines: BadLines | None = None,
+    on_read: Callable[[int], None] = lambda n_bytes: None,
+) -> Iterator[Piece]:
+    """All documents of `files` in order: a text file is one, and so is each JSON line.
+
+    Args:
+        files: what to read.
+        reading: how; `as_bytes` gives one character per byte (Latin-1) and does not ask for UTF-8.
+        bad_lines: what becomes of JSON lines without a text; by default the first one is an error.
+        on_read: called with the number of bytes just read from the disk.
+
+    Raises:
+        InputError: a file cannot be read or unpacked, is not UTF-8, holds a NUL, or a line is not
+            JSON with a text; the message names file and byte offset or line.
+    """
+    reading = reading or Reading()
+    bad_lines = BadLines() if bad_lines is None else bad_lines
+    for file, raw in open_files(files):
+        with reading_errors(file.name):
+            stream = unpacked(raw, file.packings)
+            if file.has_mark:
+                stream.read(len(UTF8_MARK))
+            n_seen = 0
+            for piece in _pieces_of(file, stream, reading, bad_lines):
+                yield piece
+                on_read(raw.tell() - n_seen)
+                n_seen = raw.tell()
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text: what stands between white space.
+
+    What is longer than `LONGEST_WORD` is several of that length and a rest: no word, however long,
+    has to be held whole.
+    """
+    words = text.split()
+    if len(text) <= LONGEST_WORD:
+        return words
+    return [
+        word[begin : begin + LONGEST_WORD]
+        for word in words
+        for begin in range(0, len(word), LONGEST_WORD)
+    ]
+
+
+def count_words(piece: Piece) -> int:
+    """Words of a piece, and one for each line end: what the words tokenizer would count."""
+    return len(words_of(piece.text)) + count_line_ends(piece.text) + ends_inside_line(piece)
+
+
+def count_line_ends(text: str) -> int:
+    """Lines end at a line feed, a carriage return, or the two together, as Python reads them."""
+    n_line_ends = text.count("\n")
+    if "\r" in text:
+        n_line_ends += text.count("\r") - text.count("\r\n")
+    return n_line_ends
+
+
+def ends_inside_line(piece: Piece) -> bool:
+    """Whether a document ends with the piece and without a line end; its end counts as one."""
+    return piece.ends_document and bool(piece.text) and not piece.text.endswith(("\n", "\r"))
+
+
+def _pieces_of(
+    file: TextFile, stream: IO[bytes], reading: Reading, bad_lines: BadLines
+) -> Iterator[Piece]:
+    if file.format != "jsonl":
+        yield from _cut_up(_decoded(stream, file, as_bytes=reading.as_bytes))
+        return
+    texts = read_texts(
+        stream,
+        printable(file.name),
+        text_field=reading.text_field,
+        bad_lines=bad_lines,
+        may_hold_nul=reading.as_bytes,
+    )
+    for text in texts:
+        symbols = text.encode().decode("latin-1") if reading.as_bytes else text
+        if len(symbols) <= PIECE_BYTES:
+            yield Piece(symbols, ends_document=True)
+        else:
+            starts = range(0, len(symbols), PIECE_BYTES)
+            yield from _cut_up(symbols[start : start + PIECE_BYTES] for start in starts)
+
+
+def _decoded(stream: IO[bytes], file: TextFile, *, as_bytes: bool) -> Iterator[str]:
+    may_hold_nul = as_bytes or file.format == "raw"
+    decoder = codecs.getincrementaldecoder("latin-1" if as_bytes else "utf-8")()
+    n_read = len(UTF8_MARK) if file.has_mark else 0
+    while True:
+        block = stream.read(PIECE_BYTES)
+        n_pending = len(decoder.getstate()[0])
+        if not may_hold_nul and 0 in block:
+            raise InputError(
+                f"{printable(file.name)}: a NUL at byte {n_read + block.index(0)}, which no text "
+                "has: mend it, or read it as it is with --format raw"
+            )
+        try:
+            yield decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{printable(file.name)}: not UTF-8 at byte {n_read - n_pending + error.start} "
+                f"({error.reason}); convert it (iconv -f LATIN1 -t UTF-8, if it is Latin-1), or "
+                "read it with --tokenizer bytes"
+            ) from None
+        if not block:
+            return
+        n_read += len(block)
+
+
+def _cut_up(blocks: Iterable[str]) -> Iterator[Piece]:
+    """One document of blocks, cut where no id depends on it."""
+    rest = ""
+    for block in blocks:
+        rest += block
+        if block and (cut := _cut(rest)):
+            yield Piece(rest[:cut], ends_document=False)
+            rest = rest[cut:]
+    yield Piece(rest, ends_document=True)
+
+
+def _cut(text: str) -> int:
+    """Length of the part of `text` that can go before more is read; 0 is none yet."""
+    for up_to_last_cut in _UP_TO_LAST_CUT:
+        if match := up_to_last_cut.match(text):
+            return match.end()
+    # A run longer than a piece without a space is cut anyway, for memory to stay bounded; a
+    # character stays behind so that the last piece of a document is not empty.
+    if len(text) <= PIECE_BYTES:
+        return 0
+    return len(text) - 2 if text.endswith("\r\n") else len(text) - 1

@@ -1,0 +1,210 @@
+"""A file with text: what it is by its bytes, and how it is opened to be read."""
+
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import IO, Literal
+
+from trainer.data.text.archive import member_bytes, open_archive
+from trainer.data.text.json_lines import json_shape
+from trainer.data.text.nature import (
+    BINARY,
+    HEAD_BYTES,
+    JSON_DOCUMENT,
+    UTF8_MARK,
+    Nature,
+    Packing,
+    nature_of,
+)
+from trainer.data.text.unpacking import reading_errors, unpacked
+from trainer.errors import InputError
+from trainer.outside import printable
+
+TextFormat = Literal["text", "jsonl", "raw"]
+Shape = Literal["lines", "document"] | None
+OpenRaw = Callable[[], IO[bytes]]
+AskedFormat = Literal["auto", "text", "jsonl", "raw"]
+
+_MOST_PACKINGS = 3
+# Files that promise JSON lines by their name, and those whose text may well begin as JSON does.
+_JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
+_SOURCE_SUFFIXES = (".py", ".md", ".rst")
+_PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".lzma", ".zip", ".zst", ".lz4", ".z")
+_ZIP_INSIDE = Nature("a zip archive", "unpack it, and give what is in it")
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file to read, or the file `member` of an archive.
+
+    Attributes:
+        path: on the disk.
+        name: what errors call it.
+        format: text as it is, JSON lines, or bytes of which nothing is unpacked or left out.
+        member: of the archive at `path`.
+        packings: what its bytes are packed with, the outermost first.
+        has_mark: whether the text begins with a UTF-8 byte order mark, which is no text.
+        member_bytes: length of the member, where it is known.
+    """
+
+    path: Path
+    name: str
+    format: TextFormat
+    member: str | None = None
+    packings: tuple[Packing, ...] = ()
+    has_mark: bool = False
+    member_bytes: int | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """Length on the disk; of a member, its length unpacked."""
+        if self.member is None:
+            return self.path.stat().st_size
+        if self.member_bytes is not None:
+            return self.member_bytes
+        return member_bytes(self.path, self.member)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the user wants files to be read.
+
+    Attributes:
+        format: `auto` goes by the bytes.
+        text_field: key of the text in a JSON line.
+        as_bytes: the tokenizer takes any bytes.
+    """
+
+    format: AskedFormat = "auto"
+    text_field: str = "text"
+    as_bytes: bool = False
+
+
+def suffix_of(name: str) -> str:
+    """The last suffix of a name, in lower case, but for those of packings."""
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
+    while suffixes and suffixes[-1] in _PACKED_SUFFIXES:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def opens(path: Path) -> OpenRaw:
+    """What opens the file at `path`."""
+    return lambda: path.open("rb")
+
+
+@dataclass(frozen=True)
+class Head:
+    """The first bytes of a file under all of its packings, and what they say it is."""
+
+    packings: tuple[Packing, ...]
+    data: bytes
+    nature: Nature | None
+
+
+def read_head(name: str, open_raw: OpenRaw) -> Head:
+    """Read the first bytes of what is called `name`, unpacked as often as it is packed.
+
+    Raises:
+        InputError: it cannot be read or unpacked, or is packed more often than anybody does.
+    """
+    packings: tuple[Packing, ...] = ()
+    while True:
+        with reading_errors(name), open_raw() as raw:
+            data = unpacked(raw, packings).read(HEAD_BYTES)
+        nature = nature_of(data)
+        if nature is None or nature.packing in (None, "zip"):
+            return Head(packings, data, nature)
+        packings += (nature.packing,)
+        if len(packings) > _MOST_PACKINGS:
+            raise InputError(
+                f"{printable(name)}: packed more than {_MOST_PACKINGS} times: unpack it"
+            )
+
+
+def is_json_document(file: TextFile, reading: Reading, open_raw: OpenRaw) -> bool:
+    """Whether a file is one JSON document and not JSON lines; False where it cannot be read."""
+    try:
+        head = read_head(file.name, open_raw)
+    except InputError:
+        return False
+    return json_shape(head.data, text_field=reading.text_field) == "document"
+
+
+def inspected(file: TextFile, reading: Reading, head: Head) -> TextFile:
+    """Complete `file`, of which name and place are known, with what its bytes say.
+
+    Raises:
+        InputError: it is something else than text.
+    """
+    nature = head.nature
+    if nature is not None and nature.packing == "zip":
+        nature = _ZIP_INSIDE
+    shape = _shape(file, head, reading)
+    if nature is None and shape == "document" and reading.format == "auto":
+        nature = JSON_DOCUMENT
+    if nature is not None and not _is_wanted(nature, shape, reading):
+        raise _refusal(file, head.packings, nature, reading)
+    by_content: TextFormat = "jsonl" if shape == "lines" else "text"
+    return replace(
+        file,
+        format=by_content if reading.format == "auto" else reading.format,
+        packings=head.packings,
+        has_mark=head.data.startswith(UTF8_MARK),
+    )
+
+
+def _shape(file: TextFile, head: Head, reading: Reading) -> Shape:
+    suffix = suffix_of(file.member or file.path.name)
+    if suffix in _JSON_LINES_SUFFIXES:
+        return "lines"
+    if suffix in _SOURCE_SUFFIXES:
+        return None
+    return json_shape(head.data, text_field=reading.text_field)
+
+
+def _is_wanted(nature: Nature, shape: Shape, reading: Reading) -> bool:
+    """Whether a file is read although it is not plain text.
+
+    So it is if the user asked for text of this kind, or if no mark says what it is and the
+    tokenizer takes any bytes, or it is JSON lines, of which single ones may be spoilt.
+    """
+    if nature.is_text:
+        return reading.format != "auto"
+    return nature.is_guess and (reading.as_bytes or (shape == "lines" and nature is BINARY))
+
+
+def _refusal(
+    file: TextFile, packings: tuple[Packing, ...], nature: Nature, reading: Reading
+) -> InputError:
+    what = " of ".join([*packings, nature.name])
+    fix = (nature.fix or "").replace("FILE", shlex.quote(printable(file.name)))
+    if nature.is_text:
+        fix += "; to read it as it is, --format text"
+    elif reading.as_bytes:
+        fix += "; to train on its bytes as they are, --format raw"
+    return InputError(f"{printable(file.name)}: this is {what}, not text: {fix}")
+
+
+def open_files(files: Iterable[TextFile]) -> Iterator[tuple[TextFile, IO[bytes]]]:
+    """Each file with its bytes, packed as they are; an archive is opened once for its members.
+
+    Raises:
+        InputError: a file cannot be opened, or an archive does not hold what it should.
+    """
+
+    def place(file: TextFile) -> tuple[Path, bool]:
+        return file.path, file.member is not None
+
+    for (path, is_archive), group in groupby(files, key=place):
+        if is_archive:
+            with open_archive(path) as open_named:
+                for file in group:
+                    with open_named(file.member or "") as member:
+                        yield file, member
+        else:
+            for file in group:
+                with reading_errors(file.name), path.open("rb") as raw:
+                    yield file, raw

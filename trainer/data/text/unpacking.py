@@ -1,0 +1,94 @@
+"""Bytes out of what packs them, as a stream; what cannot be unpacked is one clear error."""
+
+import bz2
+import gzip
+import io
+import lzma
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from trainer.data.text.archive import UNREADABLE
+from trainer.data.text.nature import Packing
+from trainer.errors import InputError
+from trainer.outside import printable
+
+BUFFER_BYTES = 1 << 15
+# `xz -9` needs a quarter of it; a file can ask for gigabytes before its first byte is there.
+_XZ_MEMORY_BYTES = 1 << 28
+
+Decompressor = bz2.BZ2Decompressor | lzma.LZMADecompressor
+
+
+@contextmanager
+def reading_errors(name: str) -> Iterator[None]:
+    """Make what goes wrong while `name` is read or unpacked an `InputError` that names it."""
+    try:
+        yield
+    except (*UNREADABLE, lzma.LZMAError) as error:
+        why = (isinstance(error, OSError) and error.strerror) or error
+        raise InputError(f"{printable(name)}: cannot be read: {printable(why)}") from None
+
+
+def unpacked(raw: IO[bytes], packings: Iterable[Packing]) -> io.BufferedReader:
+    """What `raw` holds under all of its `packings`, the outermost first."""
+    stream = raw if isinstance(raw, io.BufferedReader) else _buffered(raw)
+    for packing in packings:
+        match packing:
+            case "gzip":
+                stream = _buffered(gzip.GzipFile(mode="rb", fileobj=stream))
+            case "bzip2":
+                stream = _buffered(_Unpacker(stream, bz2.BZ2Decompressor))
+            case "xz":
+                stream = _buffered(_Unpacker(stream, _xz_decompressor))
+            case "zip":
+                raise ValueError("a zip archive is read by member")
+    return stream
+
+
+def _xz_decompressor() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(memlimit=_XZ_MEMORY_BYTES)
+
+
+def _buffered(raw: IO[bytes] | io.RawIOBase | io.BufferedIOBase) -> io.BufferedReader:
+    return io.BufferedReader(raw, BUFFER_BYTES)  # type: ignore[arg-type]
+
+
+class _Unpacker(io.RawIOBase):
+    """Packed streams one after the other, to the last byte.
+
+    The standard library's own readers take whatever does not begin a stream for the end, and with
+    it all that follows: a flipped bit in a file of many streams would lose most of it unseen.
+    """
+
+    def __init__(self, packed: IO[bytes], make: Callable[[], Decompressor]) -> None:
+        self._packed, self._make = packed, make
+        self._now = make()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Fill some of `buffer`; raises `EOFError` where a stream ends too early."""
+        while True:
+            data = b""
+            if self._now.eof:
+                if not (begun := self._next_stream()):
+                    return 0
+                self._now = self._make()
+                data = self._now.decompress(begun, len(buffer))
+            else:
+                block = self._packed.read(BUFFER_BYTES) if self._now.needs_input else b""
+                if self._now.needs_input and not block:
+                    raise EOFError("its last stream is cut short")
+                data = self._now.decompress(block, len(buffer))
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+
+    def _next_stream(self) -> bytes:
+        """Packed bytes from the next stream's first on; zeros between streams are padding."""
+        rest = self._now.unused_data.lstrip(b"\x00")
+        while not rest and (block := self._packed.read(BUFFER_BYTES)):
+            rest = block.lstrip(b"\x00")
+        return rest

@@ -1,0 +1,1 @@
+"""What token ids mean: words, bytes, characters, subwords."""

@@ -1,0 +1,114 @@
+"""What token ids mean, saved beside the corpus and with the run as one `vocabulary.json`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer.data.vocabulary.bpe import TokenizerVocabulary
+from trainer.data.vocabulary.protocol import (
+    Ids,
+    Kind,
+    Lost,
+    MadeKind,
+    UnknownSymbolError,
+    Vocabulary,
+    canonical_hash,
+)
+from trainer.data.vocabulary.schema import MAX_BYTES, check_values
+from trainer.data.vocabulary.symbols import SymbolVocabulary
+from trainer.data.vocabulary.words import WordVocabulary
+from trainer.errors import InputError
+from trainer.outside import read_json
+
+__all__ = [
+    "VOCABULARY_FILE",
+    "Ids",
+    "Kind",
+    "Lost",
+    "MadeKind",
+    "SymbolVocabulary",
+    "TokenizerVocabulary",
+    "UnknownSymbolError",
+    "Vocabulary",
+    "WordVocabulary",
+    "canonical_hash",
+    "encode_given",
+    "load_vocabulary",
+    "save_vocabulary",
+]
+
+VOCABULARY_FILE = "vocabulary.json"
+_FORMAT, _VERSION = "txl-vocabulary", 1
+
+
+def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
+    """Write `vocabulary` as JSON to the file `path`, replacing it."""
+    content = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "hash": vocabulary.hash,
+        "vocabulary": vocabulary.to_json(),
+    }
+    path.write_text(json.dumps(content, indent=0) + "\n")
+
+
+def load_vocabulary(path: Path) -> Vocabulary:
+    """Read a vocabulary: `vocabulary.json`, a Hugging Face `tokenizer.json`, or a folder of either.
+
+    Raises:
+        InputError: it is missing, corrupt, or from a newer version.
+    """
+    if path.is_dir():
+        names = (VOCABULARY_FILE, "tokenizer.json")
+        path = next((path / n for n in names if (path / n).is_file()), path / VOCABULARY_FILE)
+    if not path.exists():
+        raise InputError(f"{path}: no such vocabulary; `txl prepare` writes one")
+    try:
+        content = read_json(path, most_bytes=MAX_BYTES)
+    except InputError as error:
+        raise InputError(f"{path}: not a vocabulary: {error}") from None
+    if isinstance(content, dict) and "model" in content and "format" not in content:
+        return _vocabulary_from({"kind": "bpe", "tokenizer": content}, where=path)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise InputError(f"{path}: not a vocabulary: its format is not {_FORMAT!r}")
+    if content.get("version") != _VERSION:
+        raise InputError(
+            f"{path}: vocabulary version {content.get('version')!r}, this program reads {_VERSION}"
+        )
+    if content.get("hash") != canonical_hash(content.get("vocabulary")):
+        raise InputError(f"{path}: corrupt: its hash does not match; restore or prepare it again")
+    return _vocabulary_from(content["vocabulary"], where=path)
+
+
+def encode_given(vocabulary: Vocabulary, text: str, *, what: str) -> list[int]:
+    """Encode a text that goes to a model, which knows no other symbols; `what` names it.
+
+    Raises:
+        InputError: the vocabulary lacks a symbol of it.
+    """
+    try:
+        return vocabulary.encode(text)
+    except UnknownSymbolError as error:
+        raise InputError(f"{what}: {error}: leave it out, or write it otherwise") from None
+
+
+def _vocabulary_from(values: dict[str, Any], *, where: Path) -> Vocabulary:
+    check_values(values, where=str(where))
+    try:
+        match values["kind"]:
+            case "words":
+                return WordVocabulary(values["words"], lowercase=values["lowercase"])
+            case "bytes" | "characters":
+                return SymbolVocabulary(
+                    values["kind"],
+                    values["symbols"],
+                    unk=values["unk"],
+                    line_ends=values.get("line_ends", True),
+                    byte_fallback=values.get("byte_fallback", False),
+                )
+            case "bpe":
+                return TokenizerVocabulary(values["tokenizer"])
+            case kind:
+                raise ValueError(f"unknown kind {kind!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: not a vocabulary: {error}") from None

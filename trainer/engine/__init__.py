@@ -1,0 +1,1 @@
+"""DeepSpeed behind one seam, and the optimizers, schedules and gradients that are ours."""

@@ -1,0 +1,282 @@
+"""DeepSpeed behind one seam: the only file that imports it.
+
+Builds the engine, takes steps, and gives access to its full state. All functions are called by
+all ranks.
+
+What waits for a GPU in a step is DeepSpeed's: at stages 1 to 3 it asks whether a gradient is
+infinite (in 16 bits), and whether their norm is, once to step and once to clip. At stage 0, where
+it does not look, `Engine.step` asks for the norm instead.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from deepspeed.ops.adam import DeepSpeedCPUAdam
+from torch import Tensor, nn
+
+from trainer.config.deepspeed import ResolvedDs
+from trainer.config.experiment import OptimConfig
+from trainer.distributed import World, meet, refuse_shared_gpus
+from trainer.engine.adam import Adam
+from trainer.engine.full_state import FullState
+from trainer.engine.lamb import Lamb
+from trainer.engine.schedules import Schedule, cosine
+from trainer.engine.whole_gradients import WholeGradients
+from trainer.errors import InputError
+from trainer.model.matrices import matrices
+from trainer.protocol import Memory, Output, Segment, reading_memory
+
+
+def connect(world: World, *, timeout_s: float) -> World:
+    """Join the process group of all ranks, and make DeepSpeed use it.
+
+    Raises:
+        InputError: the ranks cannot meet, or have the same GPU.
+    """
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed's own calls, which its users can do nothing about.
+    deprecated = r"`torch\.distributed\.\w+` is deprecated"
+    warnings.filterwarnings("ignore", message=deprecated, category=FutureWarning)
+    if world.device.type == "cpu":
+        # Shared-memory collectives would be compiled at start (45 s) and need /dev/shm per rank.
+        getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
+    timeout = timedelta(seconds=timeout_s)
+    backend = "gloo" if world.device.type == "cpu" else "nccl"
+    if not dist.is_initialized():
+        meet(world, backend=backend, timeout=timeout)
+    deepspeed.init_distributed(
+        dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout,
+        rank=world.rank, world_size=world.world_size,
+    )  # fmt: skip
+    world = replace(world, control=dist.new_group(backend="gloo", timeout=timeout))
+    refuse_shared_gpus(world)
+    return world
+
+
+def disconnect() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def check_device(resolved: ResolvedDs, device: torch.device) -> None:
+    """Refuse a precision that `device` does not have.
+
+    Raises:
+        InputError: names the configuration to use instead.
+    """
+    accelerator = get_accelerator()
+    has = {"fp16": accelerator.is_fp16_supported, "bf16": accelerator.is_bf16_supported}
+    if resolved.precision in has and not has[resolved.precision]():
+        instead = "zero1_bf16" if has["bf16"]() else "zero0_fp32"
+        raise InputError(
+            f"precision {resolved.precision} is not supported on this {device.type}: "
+            f"use --deepspeed_config {instead}"
+        )
+
+
+def build(
+    model: nn.Module, *, optim: OptimConfig, max_steps: int, resolved: ResolvedDs, world: World
+) -> "Engine":
+    """Wrap `model` for training; it moves to `world.device` in the configured precision."""
+    groups = list(model.parameters())
+    optimizer = _optimizer(groups, optim, resolved)
+    factory: Callable[[Any], Schedule] | None = None
+    if resolved.schedule.type == "cosine":
+        rate = partial(
+            cosine, lr=optim.lr, min_lr=optim.min_lr, warmup_steps=optim.warmup_steps,
+            max_steps=max_steps, warmup_init_lr=optim.warmup_init_lr, begins=optim.cosine_from,
+        )  # fmt: skip
+        factory = partial(Schedule, rate=rate)
+    config = dict(resolved.for_deepspeed)
+    if resolved.zero_stage == 0:
+        config["gradient_clipping"] = 0.0  # Engine.step clips, after looking for a NaN
+    names = {id(p): name for name, p in model.named_parameters()}
+    parts = matrices(model)
+    ds, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=config, lr_scheduler=factory,
+        dist_init_required=False,
+    )  # fmt: skip
+    engine = Engine(ds, names=names, optim=optim, resolved=resolved, world=world)
+    if resolved.zero_stage == 0:
+        # Before the first step: what lives as long as the run is not to lie between what comes and
+        # goes, or the heap grows by all the gradients.
+        engine.full_state.create_moments(0)
+    if isinstance(optimizer, Lamb):
+        is_shared_out = resolved.zero_stage > 0 and world.world_size > 1
+        optimizer.cut(
+            engine.full_state.fragments(), matrices=parts,
+            sum_over_ranks=dist.all_reduce if is_shared_out else None,
+        )  # fmt: skip
+    return engine
+
+
+def _optimizer(
+    parameters: list[nn.Parameter], optim: OptimConfig, resolved: ResolvedDs
+) -> torch.optim.Optimizer:
+    choice = resolved.optimizer
+    settings: dict[str, Any] = {
+        "lr": optim.lr, "betas": optim.betas, "eps": optim.eps, "weight_decay": optim.weight_decay,
+    }  # fmt: skip
+    if optim.type == "Lamb":
+        return Lamb(parameters, **settings)
+    decoupled = optim.type == "AdamW"
+    if choice.offload:
+        offloaded: torch.optim.Optimizer = DeepSpeedCPUAdam(
+            parameters, adamw_mode=decoupled, **settings
+        )
+        return offloaded
+    fused = True if choice.fused is None else choice.fused
+    if resolved.zero_stage == 0:
+        return Adam(parameters, fused=fused, decoupled_weight_decay=decoupled, **settings)
+    # DeepSpeed's ZeRO imports the compiler itself, and asks for PyTorch's very class.
+    adam = torch.optim.AdamW if decoupled else torch.optim.Adam
+    return adam(parameters, fused=fused, **settings)
+
+
+class Engine:
+    """A model under DeepSpeed: forward, backward, step, and its full state."""
+
+    def __init__(
+        self, ds: Any, *, names: dict[int, str], optim: OptimConfig, resolved: ResolvedDs,
+        world: World,
+    ) -> None:  # fmt: skip
+        self.ds, self.world, self.resolved = ds, world, resolved
+        self._gradients: WholeGradients | None = None
+        if resolved.zero_stage == 0:
+            # Theirs copies all gradients, twice; but it alone sends them in another dtype.
+            averages = not resolved.values.get("communication_data_type")
+            ds.enable_backward_allreduce = not averages
+            self._gradients = WholeGradients(
+                ds.module, self._base, clip=optim.gradient_clipping, averages=averages,
+                world_size=world.world_size, slots=self.slots,
+            )  # fmt: skip
+        self.full_state = FullState(
+            ds, api=deepspeed.utils, names=names, stage=resolved.zero_stage, rank=world.rank,
+            world_size=world.world_size,
+        )  # fmt: skip
+        self.grad_norm: float | Tensor | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype, in which memory is kept."""
+        return {"fp32": torch.float32, "fp16": torch.float16}.get(
+            self.resolved.precision, torch.bfloat16
+        )
+
+    @property
+    def slots(self) -> int:
+        """Micro steps of a step."""
+        return int(self.resolved.gradient_accumulation_steps)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next update."""
+        return float(self._base.param_groups[0]["lr"])
+
+    @property
+    def loss_scale(self) -> float:
+        """Factor of the loss in fp16; 1 otherwise."""
+        return float(getattr(self.ds.optimizer, "loss_scale", 1.0))
+
+    def __call__(
+        self, segment: Segment, memory: Memory, *, clamp_len: int | None, same_length: bool
+    ) -> Output:
+        """Forward pass; see `trainer.protocol.RecurrentModel`."""
+        output: Output = self.ds(segment, memory, clamp_len=clamp_len, same_length=same_length)
+        return output
+
+    def empty_memory(self, n_streams: int, *, mem_len: int) -> Memory:
+        """Memory of streams that have read nothing, in the compute dtype."""
+        memory: Memory = self.ds.module.empty_memory(
+            n_streams, mem_len=mem_len, dtype=self.dtype, device=self.world.device
+        )
+        return memory
+
+    def reading_memory(self, n_rows: int, *, mem_len: int) -> Memory:
+        """Memory for reading with weights that stay as they are meanwhile."""
+        return reading_memory(
+            self.ds.module, n_rows, mem_len=mem_len, dtype=self.dtype, device=self.world.device
+        )
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout on or off."""
+        if self.ds.module.training is not mode:  # a walk over all modules, for every step
+            self.ds.train(mode)
+
+    @contextmanager
+    def predicting(self) -> Iterator[nn.Module]:
+        """The module in evaluation mode and the configured precision, for `predict`."""
+        self.ds.eval()
+        autocast = torch.autocast(
+            self.world.device.type, torch.bfloat16, self.resolved.precision == "bf16_autocast"
+        )
+        with autocast, torch.no_grad():
+            yield self.ds.module
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate gradients of `loss`, divided by the number of slots; reduce on the last."""
+        self.ds.backward(loss)
+
+    def step(self) -> bool | None:
+        """Run after every micro step. On the step's last: whether the update was applied."""
+        if not self.ds.is_gradient_accumulation_boundary():
+            self.ds.step()
+            return None
+        if self._gradients is None:
+            self.ds.step()
+            self.grad_norm = self.ds.get_global_grad_norm()
+            return bool(self.ds.was_step_applied())
+        norm = self._gradients.norm()
+        self.grad_norm = float(norm)  # waits for the device once per step, as ZeRO's stages do
+        applied = bool(torch.isfinite(norm))
+        scheduler = self.ds.lr_scheduler
+        if applied:
+            self._gradients.clip(norm)
+        else:
+            self.ds.lr_scheduler = None
+            self._gradients.forget()
+        self.ds.step()
+        self.ds.lr_scheduler = scheduler
+        return applied
+
+    def destroy(self) -> None:
+        """Release DeepSpeed's buffers; nothing of the engine is used afterwards."""
+        self.ds.destroy()
+
+    def scalars(self) -> dict[str, Any]:
+        """What the engine counts, as plain values; see `load_scalars`."""
+        keys = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+        scaler = self.ds.optimizer.loss_scaler if self.resolved.precision == "fp16" else None
+        return {
+            "optimizer_step": self.full_state.optimizer_step(),
+            "loss_scaler": {key: getattr(scaler, key) for key in keys if hasattr(scaler, key)},
+        }
+
+    def load_scalars(self, scalars: dict[str, Any], *, step: int, skipped_steps: int) -> None:
+        """Continue from `scalars`; rates and limits stay those of this configuration."""
+        schedule, update = self.ds.lr_scheduler, step - skipped_steps
+        if isinstance(schedule, Schedule):
+            schedule.load_state_dict({"updates": update})
+        elif update > 0:
+            schedule.step(update - 1)  # theirs counts from the second rate on
+        if self.resolved.precision == "fp16":
+            for key, value in scalars["loss_scaler"].items():
+                setattr(self.ds.optimizer.loss_scaler, key, value)
+        self.ds.global_steps, self.ds.skipped_steps = step, skipped_steps
+        self.ds.global_samples = step * self.ds.train_batch_size()
+
+    @property
+    def _base(self) -> torch.optim.Optimizer:
+        base: torch.optim.Optimizer = self.ds.basic_optimizer
+        return base

@@ -1,0 +1,67 @@
+"""What DeepSpeed leaves to others at ZeRO stage 0: gradients averaged, measured and clipped.
+
+There it sends copies of them, looks for no NaN, which would go into the weights, and clips in a
+pass of its own.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from trainer.engine.adam import Adam
+from trainer.engine.reduction import average_gradients
+from trainer.model.table_gradients import TableGradients
+from trainer.model.transformer_xl import TransformerXL
+
+#: What PyTorch's clipping adds to the norm.
+CLIP_EPS = 1e-6
+
+
+class WholeGradients:
+    """Those of a model, from its backward pass to the update."""
+
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float, averages: bool,
+        world_size: int, slots: int,
+    ) -> None:  # fmt: skip
+        """Take over the gradients of a model.
+
+        Args:
+            module: the model.
+            optimizer: what updates it.
+            clip: largest norm; 0 is no clipping.
+            averages: whether ranks are averaged here.
+            world_size: number of ranks.
+            slots: backward passes of a step.
+        """
+        self._parameters = list(module.parameters())
+        self._clip, self._averages, self._world_size = clip, averages, world_size
+        is_fused = isinstance(optimizer, Adam) and optimizer.defaults["fused"]
+        self._fused_adam = optimizer if isinstance(optimizer, Adam) and is_fused else None
+        self._of_tables = TableGradients()
+        is_whole_step = world_size == 1 and slots == 1  # else they are to be summed
+        # Models by others do with the gradients of tables what they like: exactly this one.
+        if self._fused_adam and averages and is_whole_step and type(module) is TransformerXL:
+            module.table_gradients = self._fused_adam.table_gradients = self._of_tables
+
+    def norm(self) -> Tensor:
+        """Of the means over ranks, which they become; a scalar. Collective."""
+        if self._averages:
+            average_gradients(self._parameters, world_size=self._world_size)
+        self._of_tables.join_wholes()
+        apart = [square.sqrt() for square in self._of_tables.squared_norms()]
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        return nn.utils.get_total_norm(grads + apart)
+
+    def clip(self, norm: Tensor) -> None:
+        """Have them clipped, of which this is the norm, when the update comes."""
+        if self._fused_adam is not None:  # which reads them anyhow
+            exceeds = 0 < self._clip < float(norm) + CLIP_EPS
+            self._fused_adam.grad_scale = (norm + CLIP_EPS) / self._clip if exceeds else None
+        elif self._clip > 0:
+            nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
+
+    def forget(self) -> None:
+        """Leave none: the update then passes over all parameters."""
+        self._of_tables.clear()
+        for parameter in self._parameters:
+            parameter.grad = None

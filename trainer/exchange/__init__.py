@@ -1,0 +1,1 @@
+"""Models of other trainers brought in, and ours written for use elsewhere."""

@@ -1,0 +1,129 @@
+"""`txl export`: a trained model in a folder of its own, for use without this trainer's training.
+
+``txl``: `model.safetensors`, `config.json`, `vocabulary.json`, read by `trainer.load`.
+``huggingface``: what transformers 4.35.2 loads as `TransfoXLLMHeadModel`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from trainer.checkpoint import folder as checkpoints
+from trainer.checkpoint.tensor_files import save_tensors
+from trainer.config.recipe import ModelConfig, ScoringConfig
+from trainer.data.vocabulary.files import (
+    VOCABULARY_FILE,
+    TokenizerVocabulary,
+    Vocabulary,
+    WordVocabulary,
+    save_vocabulary,
+)
+from trainer.errors import InputError
+from trainer.exchange.model_card import model_card, origin_of, parent_of
+from trainer.exchange.names import table_of, to_theirs
+from trainer.folders import new_folder
+from trainer.inference.source import EXPORT_FORMAT, EXPORT_VERSION, EXPORT_WEIGHTS, read_source
+from trainer.inference.trained import TrainedModel, load_source
+
+Form = Literal["txl", "huggingface"]
+
+
+def export(run_dir: Path, *, out: Path, which: str, form: Form) -> None:
+    """Write the checkpoint `which` of a run to the folder `out`, whole or not at all.
+
+    Raises:
+        InputError: the run or checkpoint cannot be used, its model has no such form, or `out` is
+            there already.
+    """
+    source = read_source(run_dir, which)
+    if source.experiment.model.factory is not None:
+        raise InputError(
+            f"{run_dir} is of model.factory {source.experiment.model.factory}, whose code an "
+            f"export cannot carry: pass on the run directory and the code"
+        )
+    cpu = torch.device("cpu")
+    trained = load_source(source, precision="fp32", device=cpu, trust=False)
+    with new_folder(out) as draft:
+        _WRITE[form](draft, trained)
+        card = model_card(run_dir, trained, name=out.resolve().name, form=form)
+        (draft / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
+
+
+def _write_txl(folder: Path, trained: TrainedModel) -> None:
+    save_tensors(_weights(trained), folder / EXPORT_WEIGHTS)
+    save_vocabulary(trained.vocabulary, folder / VOCABULARY_FILE)
+    config = {
+        "format": EXPORT_FORMAT, "version": EXPORT_VERSION,
+        "experiment": trained.experiment.model_dump(mode="json"), "precision": "fp32",
+        "vocabulary": trained.vocabulary.hash,
+        "train": trained.saved["train"] | {"parent": parent_of(trained)},
+        "weights": checkpoints.fingerprint(folder / EXPORT_WEIGHTS, sync=True),
+        **origin_of(trained),
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _write_huggingface(folder: Path, trained: TrainedModel) -> None:
+    model, scoring = trained.experiment.model, trained.experiment.eval
+    theirs = to_theirs(_weights(trained), table_of(model, trained.vocabulary.size))
+    frequencies = torch.arange(0.0, model.d_model, 2.0) / model.d_model
+    theirs["transformer.pos_emb.inv_freq"] = 1 / 10000**frequencies
+    tensors = {name: tensor.contiguous() for name, tensor in theirs.items()}
+    save_tensors(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = _huggingface_config(model, scoring, trained.vocabulary)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    _write_tokenizer(folder, trained.vocabulary)
+
+
+_WRITE = {"txl": _write_txl, "huggingface": _write_huggingface}
+
+
+def _weights(trained: TrainedModel) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in trained.module.named_parameters()}
+
+
+def _huggingface_config(
+    model: ModelConfig, scoring: ScoringConfig, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """The fields of transformers' `TransfoXLConfig`."""
+    n_tails = len(model.cutoffs)
+    tied = {
+        "none": [False] * (n_tails + 1),
+        "tails": [False] + [True] * n_tails,
+        "all": [True] * (n_tails + 1),
+    }[model.tie_projections]
+    return {
+        "architectures": ["TransfoXLLMHeadModel"], "model_type": "transfo-xl",
+        "torch_dtype": "float32", "vocab_size": vocabulary.size, "cutoffs": list(model.cutoffs),
+        "d_model": model.d_model, "d_embed": model.d_embed or model.d_model,
+        "n_head": model.n_head, "d_head": model.d_head, "d_inner": model.d_inner,
+        "n_layer": model.n_layer, "div_val": model.div_val, "pre_lnorm": model.norm == "pre",
+        "untie_r": model.position_biases == "per_layer", "tie_projs": tied,
+        "tie_word_embeddings": model.tie_embedding, "dropout": model.dropout,
+        "dropatt": model.attn_dropout, "mem_len": scoring.mem_len,
+        "clamp_len": scoring.clamp_len or -1, "same_length": scoring.same_length, "attn_type": 0,
+        "sample_softmax": -1, "adaptive": True, "layer_norm_epsilon": 1e-5,
+        "init_std": model.init_std, "proj_init_std": model.projection_init_std,
+        "eos_token_id": vocabulary.eos_id,
+    }  # fmt: skip
+
+
+def _write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
+    """What transformers' tokenizers read; bytes and characters have none there."""
+    settings: dict[str, Any] = {}
+    if isinstance(vocabulary, WordVocabulary):
+        text = "".join(f"{word}\n" for word in vocabulary.words)
+        (folder / "vocab.txt").write_text(text, encoding="utf-8")
+        settings = {
+            "tokenizer_class": "TransfoXLTokenizer", "lower_case": vocabulary.lowercase,
+            "special": ["<eos>"],
+        }  # fmt: skip
+    elif isinstance(vocabulary, TokenizerVocabulary):
+        (folder / "tokenizer.json").write_text(json.dumps(vocabulary.to_json()["tokenizer"]))
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
+    if settings:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,0 +1,164 @@
+"""`txl import`: a checkpoint of another trainer becomes a run directory of ours.
+
+Weights, configuration and vocabulary come over; the optimizer's state does not. The run can be
+evaluated, sampled, exported and finetuned (``--init-from``).
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from trainer.checkpoint import folder as checkpoint_files
+from trainer.checkpoint import pointers
+from trainer.checkpoint.state import TrainState
+from trainer.checkpoint.tensor_files import save_tensors
+from trainer.config.recipe import ExperimentConfig, experiment_from, load_recipe, recipe_names
+from trainer.data.vocabulary.files import VOCABULARY_FILE, Vocabulary, save_vocabulary
+from trainer.exchange.layouts import Foreign, read_foreign
+from trainer.exchange.names import table_of, to_ours
+from trainer.exchange.settings import Settings
+from trainer.exchange.vocabularies import find_vocabulary
+from trainer.files import write_atomically
+from trainer.folders import new_folder
+from trainer.shell import command, program, training
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What became of a checkpoint."""
+
+    run_dir: Path
+    foreign: Foreign
+    recipe: str
+    vocabulary: Vocabulary
+    n_parameters: int
+
+    def lines(self) -> list[str]:
+        """What the command prints."""
+        model, run = self.foreign.settings.model, self.run_dir
+        recipe = run / "config.json"
+        txl, train = program("txl"), training(recipe, "--init-from", run)
+        return [
+            f"{self.foreign.file}: {self.foreign.layout}, {model.n_layer} layers, d_model "
+            f"{model.d_model}, {self.n_parameters:,} parameters",
+            f"vocabulary: {self.vocabulary.size:,} {self.vocabulary.kind}",
+            f"settings that it does not say are those of recipe {self.recipe}",
+            *self._notes(),
+            f"next: {command(txl, 'prepare', '--vocab', run)} --test TEXT --out CORPUS",
+            f"      {command(txl, 'eval', run)} --data CORPUS",
+            f"      {train} --data CORPUS",
+        ]
+
+    def _notes(self) -> list[str]:
+        """Tell where the same words mean another thing in the other trainer."""
+        if self.foreign.layout != "nvidia":
+            return []
+        return [
+            "with same_length NVIDIA's mask sees mem_len + 1 keys: mem_len is one more here, as in "
+            "its recipes"
+        ]
+
+
+def import_checkpoint(
+    path: Path, *, out: Path, vocab: Path | None = None, recipe: str | None = None
+) -> Imported:
+    """Read the checkpoint at `path` and write the run directory `out`, whole or not at all.
+
+    Args:
+        path: see `trainer.exchange.layouts.read_foreign`.
+        out: must not exist, or be empty.
+        vocab: see `trainer.exchange.vocabularies.find_vocabulary`.
+        recipe: says what the checkpoint does not; None takes the one with the same sizes.
+
+    Raises:
+        InputError: anything about the files cannot be used.
+    """
+    with new_folder(out) as draft:
+        return _import(path, draft, out=out, vocab=vocab, recipe=recipe)
+
+
+def _import(
+    path: Path, draft: Path, *, out: Path, vocab: Path | None, recipe: str | None
+) -> Imported:  # fmt: skip
+    foreign = read_foreign(path)
+    settings = foreign.settings
+    vocabulary = find_vocabulary(
+        vocab, beside=foreign.file.parent, inside=foreign.vocabulary,
+        size=settings.vocabulary_size,
+    )  # fmt: skip
+    recipe = recipe or nearest_recipe(settings)
+    experiment = _experiment(settings, recipe)
+    table = table_of(settings.model, settings.vocabulary_size)
+    weights = to_ours(foreign.tensors, table, where=str(foreign.file))
+    _write(draft, experiment, vocabulary, weights, foreign)
+    return Imported(
+        run_dir=out, foreign=foreign, recipe=recipe, vocabulary=vocabulary,
+        n_parameters=sum(weight.numel() for weight in weights.values()),
+    )  # fmt: skip
+
+
+def nearest_recipe(settings: Settings) -> str:
+    """Find the packaged recipe of the same sizes, with the same clusters if there are several.
+
+    Where none has these sizes, it is the one nearest in width.
+    """
+    sizes = ("n_layer", "d_model", "n_head", "d_inner")
+
+    def distance(name: str) -> tuple[int, bool, int]:
+        model = load_recipe(name).model
+        differing = sum(getattr(model, size) != getattr(settings.model, size) for size in sizes)
+        other_clusters = model.cutoffs != settings.model.cutoffs
+        return differing, other_clusters, abs(model.d_model - settings.model.d_model)
+
+    return min(recipe_names(), key=distance)
+
+
+def _experiment(settings: Settings, recipe: str) -> ExperimentConfig:
+    """The recipe, with all that the checkpoint says put over it."""
+    base = load_recipe(recipe)
+    values = base.model_dump(mode="json")
+    values["model"] = settings.model.model_dump(mode="json")
+    lengths = {
+        "mem_len": settings.mem_len, "clamp_len": settings.clamp_len,
+        "same_length": settings.same_length and settings.mem_len > 0,
+    }  # fmt: skip
+    if settings.tgt_len is not None:
+        lengths["tgt_len"] = settings.tgt_len
+    for part in ("train", "valid"):
+        values[part] |= lengths
+    if base.model.n_layer != settings.model.n_layer or base.model.d_model != settings.model.d_model:
+        values["eval"] |= lengths  # else the recipe's official evaluation is this model's, too
+    return experiment_from(values, where=f"settings of the checkpoint over recipe {recipe}")
+
+
+def _write(
+    folder: Path, experiment: ExperimentConfig, vocabulary: Vocabulary,
+    weights: dict[str, Tensor], foreign: Foreign,
+) -> None:  # fmt: skip
+    checkpoints = checkpoint_files.directory(folder)
+    draft = checkpoint_files.draft_of(checkpoints, 0)
+    draft.mkdir(parents=True)
+    write_atomically(folder / "config.json", experiment.model_dump_json(indent=2) + "\n")
+    save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
+    origin: dict[str, Any] = {
+        "layout": foreign.layout, "path": str(foreign.file.resolve()), "file": foreign.file.name,
+        **checkpoint_files.fingerprint(foreign.file),
+    }  # fmt: skip
+    write_atomically(folder / "imported.json", json.dumps(origin, indent=2) + "\n")
+    file = draft / "weights-00000.safetensors"
+    save_tensors(weights, file)
+    state = {
+        "experiment": experiment.model_dump(mode="json"), "corpus": None,
+        "vocabulary": vocabulary.hash, "precision": "fp32", "imported": origin,
+        "train": TrainState(parent=origin["path"]).to_json(),
+    }  # fmt: skip
+    final = checkpoints / pointers.name_of(0)
+    listed = {file.name: checkpoint_files.fingerprint(file, sync=True)}
+    checkpoint_files.seal(draft, final, state=state, files=listed)
+    pointers.point(checkpoints, "best", final.name)

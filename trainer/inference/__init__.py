@@ -1,0 +1,1 @@
+"""Trained models without an engine: scored, evaluated, sampled."""

@@ -1,0 +1,253 @@
+"""`txl eval`: score a split with a checkpoint, once per memory length, and file each result."""
+
+import datetime
+import functools
+import json
+import logging
+import math
+import os
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from trainer.amounts import counted
+from trainer.budget.shortage import explained
+from trainer.config import strict
+from trainer.config.recipe import ScoringConfig
+from trainer.data.corpus import Corpus, Split, open_corpus
+from trainer.data.vocabulary.files import Vocabulary
+from trainer.distributed import World, gather_objects, on_main
+from trainer.errors import InputError
+from trainer.files import replacing
+from trainer.inference.score import Score, score
+from trainer.inference.source import read_together
+from trainer.inference.trained import Precision, TrainedModel, load_source, open_corpus_of
+from trainer.outside import printable
+from trainer.track.measure import RULES, Rule
+from trainer.track.results import FOLDER, EvalResult, file_result, measure_of, table_rows
+from trainer.track.tables import shown, text_table
+from trainer.track.throughput import SCORING, tokens_per_s
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """What `txl eval` is asked for; None takes the recipe's evaluation settings."""
+
+    run: Path
+    checkpoint: str = "best"
+    split: str = "test"
+    data: Path | None = None
+    tgt_len: int | None = None
+    mem_lens: tuple[int, ...] | None = None
+    clamp_len: int | None = None
+    same_length: bool | None = None
+    batch_size: int | None = None
+    warm: str | None = None
+    no_memory: bool = False
+    precision: Precision | None = None
+    per_token: Path | None = None
+    """File for the nats of every scored token, see `_write_per_token`; replaced if it is there."""
+    as_fairseq: bool = False
+    """Count as fairseq does, see `trainer.inference.score`, to compare with its numbers."""
+    trust: bool = False
+    """Run the code that the run names as its model."""
+
+
+def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
+    """Score and file the results; rank 0 prints a table. Collective.
+
+    Raises:
+        InputError: the run, checkpoint, corpus, split or settings cannot be used.
+    """
+    source = read_together(options.run, options.checkpoint, world)
+    trained = load_source(
+        source, precision=options.precision, device=world.device, trust=options.trust
+    )
+    corpus = open_corpus(options.data) if options.data else open_corpus_of(options.run)
+    split = _split(corpus, options.split, trained)
+    settings = [_settings(options, trained, mem_len) for mem_len in _mem_lens(options, trained)]
+    on_main(lambda: _refuse_misuse(options, settings, trained), world)
+    results = []
+    told: list[tuple[int, Tensor]] = []
+    for scoring in settings:
+        with explained(world, functools.partial(_situation, scoring, trained)):
+            result = score(
+                trained, split, scoring=scoring, world=world,
+                first_memory=trained.zero_memory if options.as_fairseq else trained.reading_memory,
+                n_layer=trained.experiment.model.n_layer, cutoffs=trained.experiment.model.cutoffs,
+                cut_documents=_cuts_documents(options, trained), as_fairseq=options.as_fairseq,
+                on_tokens=None if options.per_token is None else lambda *row: told.append(row),
+            )  # fmt: skip
+        assert result is not None, "nothing asks this scoring to stop"
+        results.append(_describe(result, scoring, split, corpus, trained, options, world))
+        if world.is_main:
+            _file(options.run, results[-1])
+    if options.per_token is not None:
+        _write_per_token(options.per_token, told, split, corpus.vocabulary, world)
+    if world.is_main:
+        _print_table(results, options.run)
+    return results
+
+
+def _situation(scoring: ScoringConfig, trained: TrainedModel) -> str:
+    """What an evaluation is told that ran out of memory: its sizes, and what to lower."""
+    return (
+        f"reading {scoring.batch_size} rows with tgt_len {scoring.tgt_len}, mem_len "
+        f"{scoring.mem_len} and a vocabulary of {trained.vocabulary.size:,}: lower --batch-size, "
+        "--tgt-len or --mem-len"
+    )
+
+
+def _refuse_misuse(
+    options: EvalOptions, settings: list[ScoringConfig], trained: TrainedModel
+) -> None:
+    """Say what of the options does not go together before any time is spent on it."""
+    factory = trained.experiment.model.factory
+    if options.as_fairseq and factory is not None:
+        raise InputError(f"--as-fairseq is for Transformer-XL, and the run's model is {factory}")
+    for scoring in settings if options.as_fairseq else ():
+        if scoring.warm == "near":
+            raise InputError("--as-fairseq reads the text as one long pass: use --warm exact")
+        if scoring.tgt_len == 1:
+            raise InputError("--as-fairseq scores one token less than tgt_len: use --tgt-len 2 up")
+    path = options.per_token
+    if path is None:
+        return
+    if len(settings) > 1:
+        raise InputError(f"--per-token {path} holds one result: give one --mem-len, no --no-memory")
+    if (path.exists() and not path.is_file()) or not os.access(path.parent, os.W_OK):
+        raise InputError(f"--per-token {path} is no file that can be written: name another")
+
+
+def _split(corpus: Corpus, name: str, trained: TrainedModel) -> Split:
+    if corpus.vocabulary.hash != trained.vocabulary.hash:
+        raise InputError(
+            f"{corpus.path} has another vocabulary than {trained.path}: prepare it with --vocab of "
+            f"the run's directory"
+        )
+    if name not in corpus.splits:
+        raise InputError(f"{corpus.path} has no split {name!r}: it has {', '.join(corpus.splits)}")
+    return corpus.splits[name]
+
+
+def _mem_lens(options: EvalOptions, trained: TrainedModel) -> list[int]:
+    mem_lens = list(options.mem_lens or (trained.experiment.eval.mem_len,))
+    return [0, *mem_lens] if options.no_memory and 0 not in mem_lens else mem_lens
+
+
+def _settings(options: EvalOptions, trained: TrainedModel, mem_len: int) -> ScoringConfig:
+    given = {
+        "tgt_len": options.tgt_len, "clamp_len": options.clamp_len, "warm": options.warm,
+        "same_length": options.same_length, "batch_size": options.batch_size,
+    }  # fmt: skip
+    values = trained.experiment.eval.model_dump()
+    values |= {key: value for key, value in given.items() if value is not None}
+    values["mem_len"] = mem_len
+    if mem_len == 0 and values["same_length"]:
+        values["same_length"] = False  # every query would see no key at all
+    try:
+        return ScoringConfig.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(strict.describe(error, ScoringConfig))
+        raise InputError(f"evaluation settings: {problems}") from None
+
+
+def _cuts_documents(options: EvalOptions, trained: TrainedModel) -> bool:
+    return trained.experiment.data.memory_reset == "document" and not options.as_fairseq
+
+
+def _describe(
+    result: Score, scoring: ScoringConfig, split: Split, corpus: Corpus, trained: TrainedModel,
+    options: EvalOptions, world: World,
+) -> EvalResult:  # fmt: skip
+    rule: Rule = "as fairseq" if options.as_fairseq else "every token"
+    of = measure_of(corpus, split, scoring, precision=trained.precision, rule=rule)
+    metrics = result.metrics(split)
+    infinite = [name for name, value in metrics.items() if value and not math.isfinite(value)]
+    values = {
+        **of.model_dump(),
+        **metrics,
+        "absent": {**split.absent, **dict.fromkeys(infinite, "no finite number")},
+        "loss_base2": result.loss / math.log(2) if options.as_fairseq else None,
+        "n_tokens": result.n_tokens,
+        "seconds": result.seconds,
+        "tokens_per_s": tokens_per_s(result.n_tokens, result.seconds),
+        "counting": f"{RULES[rule]} ({result.n_tokens:,} of {split.n_tokens:,} tokens)",
+        "world_size": world.world_size,
+        "checkpoint": trained.path.name,
+        "checkpoint_hash": trained.weights_hash,
+        "step": trained.saved["train"]["step"],
+        "corpus_path": str(corpus.path.resolve()),
+        "vocabulary_hash": corpus.vocabulary.hash,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    return EvalResult.model_validate(values)
+
+
+def _file(run_dir: Path, result: EvalResult) -> None:
+    try:
+        log.info("%s", file_result(run_dir, result))
+    except OSError as error:
+        folder = run_dir / FOLDER
+        log.warning("%s: not written, the result only printed: %s", folder, error.strerror)
+
+
+def _write_per_token(
+    path: Path, told: list[tuple[int, Tensor]], split: Split, vocabulary: Vocabulary, world: World
+) -> None:
+    """Gather every rank's nats and write them in the order of the text. Collective.
+
+    A line each, tab-separated: position in the split, the vocabulary's text of the token alone as
+    a JSON string, for it may be a line end or a tab, and nats.
+
+    Raises:
+        InputError: the file could not be written.
+    """
+    rows = [(begin, nll_T.numpy()) for begin, nll_T in told]  # a tensor would pickle all it views
+    gathered = [row for part in gather_objects(rows, world) for row in part]
+    on_main(lambda: _write_rows(path, gathered, split, vocabulary), world)
+
+
+def _write_rows(
+    path: Path, rows: list[tuple[int, Any]], split: Split, vocabulary: Vocabulary
+) -> None:
+    text_of = functools.cache(
+        lambda token: json.dumps(vocabulary.decode([token]), ensure_ascii=False)
+    )
+    try:
+        with replacing(path) as file:
+            file.write("position\ttoken\tnats\n")
+            for begin, nll_T in sorted(rows, key=itemgetter(0)):
+                for position, nats in enumerate(nll_T.tolist(), start=begin):
+                    token = text_of(int(split.tokens[position]))
+                    file.write(f"{position}\t{token}\t{nats:.9g}\n")
+    except OSError as error:
+        raise InputError(f"--per-token {path}: {error.strerror}: name another file") from None
+    log.info("%s", path)
+
+
+def _print_table(results: list[EvalResult], run: Path) -> None:
+    """Say what was scored and how, then a row per result, then what memory gains."""
+    first = results[0]
+    rows, notes = table_rows(results)
+    print(f"{first.source}, {counted(first.world_size or 1, 'rank')}, {printable(run)}")
+    print(f"counted: {first.counting}")
+    print(f"tokens/s: {SCORING}\n")
+    print(text_table(rows))
+    for number, note in enumerate(notes, start=1):
+        print(f"[{number}] {printable(note)}")
+    for result in results:
+        if result.loss_base2 is not None:
+            ppl = shown(result.ppl, ".2f")
+            print(f"fairseq's Loss (base 2): {result.loss_base2:.4f}, Perplexity: {ppl}")
+    without = next((r.loss for r in results if r.settings.mem_len == 0), None)
+    for result in results:
+        if without is not None and result.loss is not None and result.settings.mem_len:
+            gain = without - result.loss
+            print(f"memory of {result.settings.mem_len} gains {gain:.4f} nats per token")

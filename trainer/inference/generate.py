@@ -1,0 +1,208 @@
+"""Sampling text with the memory as the only cache: constant cost per token, at any length.
+
+A prompt is read in pieces of tgt_len, then every token by itself: it sees the M tokens of memory
+before it and itself, or with `same_length` M with itself. So with `same_length` the text at
+temperature 0 is the one that any other segmentation gives, at any length; without it, as long as
+the text fits the memory. V vocabulary · T tgt_len · M mem_len.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.config.recipe import ScoringConfig
+from trainer.data.rows import one_row
+from trainer.data.vocabulary.files import Vocabulary, encode_given
+from trainer.errors import InputError
+from trainer.protocol import IGNORED, Memory, Segment, reading_memory
+
+#: Newest tokens that a decoder is shown again, so that it knows what it continues.
+_CONTEXT = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen, and where the text ends; `InputError` if out of range."""
+
+    n_tokens: int
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest token."""
+    top_k: int = 0
+    """Only this many of the likeliest tokens are drawn from; 0 is all."""
+    top_p: float = 1.0
+    """Only the fewest of the likeliest tokens that reach this probability are; 1 is all."""
+    seed: int = 0
+    stop: str | None = None
+    """The text ends before the first of these in what is generated, the prompt aside."""
+
+    def __post_init__(self) -> None:
+        if problems := self._problems():
+            raise InputError(f"sampling: {'; '.join(problems)}")
+
+    def _problems(self) -> list[str]:
+        checks = {
+            f"n_tokens {self.n_tokens} is below 1": self.n_tokens >= 1,
+            f"temperature {self.temperature} is negative or no number": (
+                0 <= self.temperature < math.inf
+            ),
+            f"top_k {self.top_k} is negative; 0 is all tokens": self.top_k >= 0,
+            f"top_p {self.top_p} is not above 0 and at most 1": 0 < self.top_p <= 1,
+            f"seed {self.seed} is not between 0 and 2^64-1": 0 <= self.seed < 1 << 64,
+            "stop is an empty text, which is everywhere": self.stop != "",
+        }
+        return [problem for problem, holds in checks.items() if not holds]
+
+
+def generate(
+    model: Any,
+    vocabulary: Vocabulary,
+    *,
+    prompt: str,
+    sampling: Sampling,
+    scoring: ScoringConfig,
+    cutoffs: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Iterator[str]:
+    """Pieces of text that continue `prompt`, as soon as they are whole characters.
+
+    Args:
+        model: a `RecurrentModel` in evaluation mode.
+        vocabulary: of the model.
+        prompt: text to continue; an empty one begins after a line's or document's end.
+        sampling: how tokens are chosen, from a generator of its own.
+        scoring: lengths of memory and prompt pieces.
+        cutoffs: of the model's adaptive softmax.
+        dtype: of the memory.
+        device: of the model.
+
+    Raises:
+        InputError: the vocabulary cannot encode the prompt.
+    """
+    ids = encode_given(vocabulary, prompt, what="the prompt") or [vocabulary.eos_id or 0]
+    memory = reading_memory(model, 1, mem_len=scoring.mem_len, dtype=dtype, device=device)
+    reader = _Reader(model, memory, scoring, cutoffs, device)
+    pieces = _whole_characters(vocabulary, ids, _sample(reader, ids, sampling))
+    return pieces if sampling.stop is None else _before(sampling.stop, pieces)
+
+
+def probabilities(log_probs_V: Tensor, sampling: Sampling) -> Tensor:
+    """What the next token is drawn from, `[V]` in fp64: temperature, then top-k, then top-p.
+
+    Top-k keeps the k likeliest tokens. Of these, the likeliest first, top-p keeps the fewest whose
+    share of the probability that top-k left reaches p, and at least one. Of equally likely tokens
+    the lower id comes first. What is kept is renormalised.
+    """
+    if sampling.temperature == 0:
+        return F.one_hot(log_probs_V.argmax(), len(log_probs_V)).double()
+    # Less the largest, so that no temperature, however small, sends all of them to -inf.
+    logits_V = (log_probs_V - log_probs_V.max()).double() / sampling.temperature
+    weights_V = logits_V.softmax(dim=0)
+    if sampling.top_k == 0 and sampling.top_p == 1:
+        return weights_V
+    order_V = log_probs_V.argsort(descending=True, stable=True)
+    ranked_V = weights_V[order_V]
+    if sampling.top_k:
+        ranked_V[sampling.top_k :] = 0
+    if sampling.top_p < 1:
+        reached_V = ranked_V.cumsum(dim=0)
+        ranked_V[1:][reached_V[:-1] >= sampling.top_p * reached_V[-1]] = 0
+    return torch.zeros_like(weights_V).index_copy(0, order_V, ranked_V / ranked_V.sum())
+
+
+def _sample(reader: "_Reader", prompt: list[int], sampling: Sampling) -> Iterator[int]:
+    """Token ids that continue `prompt`."""
+    draws = torch.Generator().manual_seed(sampling.seed)
+    reader.read(prompt[:-1])
+    token = prompt[-1]
+    for _ in range(sampling.n_tokens):
+        weights_V = probabilities(reader.log_probs_after(token), sampling)
+        token = int(torch.multinomial(weights_V, 1, generator=draws))
+        yield token
+
+
+@dataclass
+class _Reader:
+    """A model and the memory of the one text that it reads."""
+
+    model: Any
+    memory: Memory
+    scoring: ScoringConfig
+    cutoffs: tuple[int, ...]
+    device: torch.device
+
+    @torch.no_grad()
+    def read(self, ids: list[int]) -> None:
+        """Take text in, in pieces of tgt_len, without asking what follows it."""
+        for begin in range(0, len(ids), self.scoring.tgt_len):
+            segment = self._segment(ids[begin : begin + self.scoring.tgt_len])
+            self.memory = self.model(segment, self.memory, **self._lengths).memory
+
+    @torch.no_grad()
+    def log_probs_after(self, token: int) -> Tensor:
+        """Log-probabilities of what follows `token`, `[V]` on the host; takes it in."""
+        segment = self._segment([token])
+        log_probs_BTV: Tensor
+        log_probs_BTV, self.memory = self.model.predict(segment, self.memory, **self._lengths)
+        return log_probs_BTV[0, -1].cpu()
+
+    @property
+    def _lengths(self) -> dict[str, Any]:
+        return {"clamp_len": self.scoring.clamp_len, "same_length": self.scoring.same_length}
+
+    def _segment(self, ids: list[int]) -> Segment:
+        tokens_T = np.array(ids, np.int64)
+        targets_T = np.full_like(tokens_T, IGNORED)
+        return one_row(tokens_T, targets_T, cutoffs=self.cutoffs).to(self.device)
+
+
+def _whole_characters(
+    vocabulary: Vocabulary, prompt: list[int], tokens: Iterable[int]
+) -> Iterator[str]:
+    """The text of `tokens` after `prompt`; a token that ends inside a character waits for it."""
+    written = prompt[-_CONTEXT:]
+    pending: list[int] = []
+    for token in tokens:
+        text = _continuation(vocabulary, written, [*pending, token])
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield text
+            written, pending = [*written, *pending, token][-_CONTEXT:], []
+            continue
+        before = _continuation(vocabulary, written, pending)
+        if pending and before + vocabulary.decode([token]) == text:
+            # The token begins a character: the bytes before it are no text, and never will be.
+            yield before
+            written, pending = [*written, *pending][-_CONTEXT:], []
+        pending.append(token)
+    if pending:
+        yield _continuation(vocabulary, written, pending)
+
+
+def _continuation(vocabulary: Vocabulary, written: list[int], pending: list[int]) -> str:
+    """Text of `pending` where it follows `written`: a word, for one, begins with its space."""
+    return vocabulary.decode(written + pending)[len(vocabulary.decode(written)) :]
+
+
+def _before(stop: str, pieces: Iterable[str]) -> Iterator[str]:
+    """The text of `pieces` before the first `stop`; what may be its beginning is held back."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        told, found, _ = held.partition(stop)
+        if not found:
+            longest = min(len(stop) - 1, len(held))
+            n_held = next(n for n in range(longest, -1, -1) if held.endswith(stop[:n]))
+            told = held[: len(held) - n_held]
+            held = held[len(told) :]
+        if told:
+            yield told
+        if found:
+            return
+    if held:
+        yield held

@@ -1,0 +1,276 @@
+"""Scoring text: every token but the first exactly once, whatever the batch size and ranks.
+
+The split is cut into ⌈P/T⌉ segments at multiples of tgt_len. Each row takes a contiguous run of
+them and first reads, unscored, the segments before its own until its memory is what one long pass
+would have: n_layer·⌈mem_len/tgt_len⌉ of them reach as far as the top layer can look.
+
+With `same_length` every query sees mem_len keys wherever the segment begins, so longer segments are
+read than were asked for: the same nats, several times faster.
+
+fairseq counts otherwise: it predicts inside chunks of tgt_len tokens alone, so that the last target
+of every whole one is never scored, and its memory begins as zeros that are attended.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trainer.config.recipe import ScoringConfig
+from trainer.data.corpus import Split
+from trainer.data.rows import Span, make_segment
+from trainer.distributed import World, sum_floats
+from trainer.errors import InputError
+from trainer.protocol import Memory, Output, Segment
+
+
+class Forward(Protocol):
+    """A model, or an engine around one."""
+
+    def __call__(
+        self, segment: Segment, memory: Memory, *, clamp_len: int | None, same_length: bool
+    ) -> Output:
+        """Read a segment."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Result of scoring a split."""
+
+    loss: float
+    """Mean nats per token."""
+    n_tokens: int
+    """Tokens scored."""
+    loss_sum: float
+    """Nats."""
+    seconds: float
+
+    def metrics(self, split: Split) -> dict[str, float | None]:
+        """Loss, ppl, ppl_word and bpc; words and characters are those of the text.
+
+        `ppl_word` and `bpc` are None where the split's ids do not tell enough of its text, see
+        `Split.absent`.
+        """
+        per_word = split.n_tokens / max(1, split.n_words)
+        per_character = split.n_tokens / max(1, split.n_characters)
+        figures = {
+            "loss": self.loss,
+            "ppl": exp_or_inf(self.loss),
+            "ppl_word": exp_or_inf(self.loss * per_word),
+            "bpc": self.loss / math.log(2) * per_character,
+        }
+        return {name: None if name in split.absent else figures[name] for name in figures}
+
+
+def exp_or_inf(nats: float) -> float:
+    """Perplexity of a loss, infinite where it leaves the floats."""
+    return math.inf if nats > 700 else math.exp(nats)
+
+
+#: What a forward pass costs besides its tokens, in tokens of every row.
+FORWARD_TOKENS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which segments each row of a rank reads.
+
+    Args:
+        n_pairs: P, targets of the split.
+        scoring: lengths and batch size; its tgt_len is that of the segments.
+        n_layer: depth of the model.
+        rank: of this process.
+        world_size: number of ranks.
+        chunk: tokens of fairseq's chunks, whose last target is left out; None scores all.
+    """
+
+    n_pairs: int
+    scoring: ScoringConfig
+    n_layer: int
+    rank: int
+    world_size: int
+    chunk: int | None = None
+
+    @property
+    def n_counted(self) -> int:
+        """Targets that are scored."""
+        return self.n_pairs - (self.n_pairs // self.chunk if self.chunk else 0)
+
+    def columns(self) -> list[int]:
+        """Targets of a whole segment that are scored."""
+        every = range(self.scoring.tgt_len)
+        return [i for i in every if self.chunk is None or (i + 1) % self.chunk]
+
+    @property
+    def n_segments(self) -> int:
+        """⌈P/T⌉."""
+        return -(-self.n_pairs // self.scoring.tgt_len)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows over all ranks."""
+        return self.scoring.batch_size * self.world_size
+
+    @property
+    def lead(self) -> int:
+        """Unscored segments read ahead of every row; the same on all ranks."""
+        reach = -(-self.scoring.mem_len // self.scoring.tgt_len)
+        if self.scoring.warm == "exact":
+            reach *= self.n_layer
+        last_start = (self.n_rows - 1) * self.n_segments // self.n_rows
+        return min(reach, last_start)
+
+    @property
+    def n_forwards(self) -> int:
+        """Forward passes; the same on all ranks, for ZeRO-3 waits for its peers in each."""
+        return self.lead + -(-self.n_segments // self.n_rows)
+
+    @property
+    def cost(self) -> int:
+        """Of all passes, in tokens of a row."""
+        return self.n_forwards * (self.scoring.tgt_len + FORWARD_TOKENS)
+
+    def spans(self, index: int) -> list[Span]:
+        """What each row of this rank reads in forward pass `index`; empty before and after."""
+        spans = []
+        first_row = self.rank * self.scoring.batch_size
+        for row in range(first_row, first_row + self.scoring.batch_size):
+            first = row * self.n_segments // self.n_rows
+            last = (row + 1) * self.n_segments // self.n_rows
+            segment = first - self.lead + index
+            begin = max(0, segment) * self.scoring.tgt_len
+            inside = 0 <= segment < last
+            length = min(self.scoring.tgt_len, self.n_pairs - begin) if inside else 0
+            spans.append(Span(begin, length, scored=segment >= first))
+        return spans
+
+
+def score(
+    forward: Forward,
+    split: Split,
+    *,
+    scoring: ScoringConfig,
+    first_memory: Callable[[int, int], Memory],
+    n_layer: int,
+    cutoffs: tuple[int, ...],
+    cut_documents: bool,
+    world: World,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_tokens: Callable[[int, Tensor], None] | None = None,
+    as_fairseq: bool = False,
+) -> Score | None:
+    """Score a split, or give up with None. Collective; the caller has switched dropout off.
+
+    Args:
+        forward: the model.
+        split: the tokens.
+        scoring: lengths, batch size, warming.
+        first_memory: makes the memory to begin with from (rows, mem_len).
+        n_layer: depth of the model.
+        cutoffs: of the model's adaptive softmax.
+        cut_documents: memory is not to reach across a document's start.
+        world: this process among its peers.
+        should_stop: asked now and then, on all ranks at the same pass; true gives the scoring up.
+        on_tokens: told (position of the first target in the split, nats) of each scored row, on
+            the host.
+        as_fairseq: count as fairseq does, see above.
+
+    Raises:
+        InputError: there is nothing to score, or the model does not tell what is asked for.
+    """
+    plan = Plan(
+        n_pairs=split.n_tokens - 1, scoring=scoring, n_layer=n_layer, rank=world.rank,
+        world_size=world.world_size,
+        chunk=min(scoring.tgt_len, split.n_tokens) if as_fairseq else None,
+    )  # fmt: skip
+    plan = reading(plan)
+    if not plan.n_counted:
+        raise InputError(f"split {split.name!r} has one token and nothing to predict: add text")
+    began = time.monotonic()
+    memory = first_memory(scoring.batch_size, scoring.mem_len)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
+    passes = _passes(
+        forward, split, plan, memory, cutoffs=cutoffs, cut_documents=cut_documents,
+        device=world.device,
+    )  # fmt: skip
+    for index, (spans, output) in enumerate(passes):
+        if index % 16 == 15 and should_stop():
+            return None
+        loss_sum += _counted(output, plan)
+        if on_tokens is not None:
+            _tell(on_tokens, spans, _nats(output).cpu(), plan.chunk)
+    (total,) = sum_floats([float(loss_sum)], world)
+    return Score(
+        loss=total / plan.n_counted, n_tokens=plan.n_counted, loss_sum=total,
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+#: With `same_length`, the most tokens that a segment is lengthened to: of matrices as high, a
+#: processor makes the most, and attention's own share stays small.
+LONGEST = 512
+
+
+def reading(plan: Plan) -> Plan:
+    """The plan that gives the same nats the fastest.
+
+    With `same_length` segments may be any number of times as long as asked for, up to the memory.
+    The longer they are, the fewer are the passes, but the more is read ahead of every row, and
+    after the end of the last: which costs less depends on rows and text.
+    """
+    scoring = plan.scoring
+    most = min(scoring.mem_len, LONGEST) // scoring.tgt_len if scoring.same_length else 1
+    plans = []
+    for n in range(1, max(1, most) + 1):
+        tgt_len = min(n * scoring.tgt_len, plan.n_pairs + 1)
+        plans.append(replace(plan, scoring=scoring.model_copy(update={"tgt_len": tgt_len})))
+    return min(plans, key=lambda plan: plan.cost)
+
+
+def _passes(
+    forward: Forward, split: Split, plan: Plan, memory: Memory, *,
+    cutoffs: tuple[int, ...], cut_documents: bool, device: torch.device,
+) -> Iterator[tuple[list[Span], Output]]:  # fmt: skip
+    """What every forward pass read, and what came of it."""
+    scoring = plan.scoring
+    for index in range(plan.n_forwards):
+        spans = plan.spans(index)
+        segment = make_segment(
+            split, spans, tgt_len=scoring.tgt_len, cutoffs=cutoffs, cut_documents=cut_documents
+        ).to(device)
+        with torch.no_grad():
+            output = forward(
+                segment, memory, clamp_len=scoring.clamp_len, same_length=scoring.same_length
+            )
+        memory = output.memory
+        yield spans, output
+
+
+def _counted(output: Output, plan: Plan) -> Tensor:
+    if plan.chunk is None:
+        return output.loss_sum.double()
+    return _nats(output)[:, plan.columns()].double().sum()
+
+
+def _nats(output: Output) -> Tensor:
+    """Nats of the segment's targets, 0 where a row has none."""
+    if output.nll_BT is None:
+        raise InputError(
+            "the model does not tell the nats of single tokens (its Output.nll_BT is None): let "
+            "its forward return them, or score without --per-token and --as-fairseq"
+        )
+    return output.nll_BT
+
+
+def _tell(
+    on_tokens: Callable[[int, Tensor], None], spans: list[Span], nll_BT: Tensor, chunk: int | None
+) -> None:
+    for row, span in enumerate(spans):
+        for i in range(0, span.length if span.scored else 0, chunk or nll_BT.shape[1]):
+            end = span.length if chunk is None else min(span.length, i + chunk - 1)
+            on_tokens(span.begin + i + 1, nll_BT[row, i:end])

@@ -1,0 +1,122 @@
+"""What a trained model is made from: a run's checkpoint, or an exported folder, read whole."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from trainer.checkpoint import folder as checkpoints
+from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint.living import MOST_DELETED, MOVING, reading
+from trainer.checkpoint.saved_state import read_exported, read_manifest
+from trainer.checkpoint.tensor_files import load_tensors
+from trainer.config.recipe import ExperimentConfig, experiment_from
+from trainer.config.strict import unique_keys
+from trainer.data.vocabulary.files import Vocabulary, load_vocabulary
+from trainer.distributed import World, gather_objects, on_main
+from trainer.errors import InputError
+from trainer.outside import read_json
+
+#: What `txl export` writes beside the vocabulary, and how its `config.json` says that it did.
+EXPORT_FORMAT, EXPORT_VERSION = "txl-model", 1
+EXPORT_WEIGHTS = "model.safetensors"
+
+
+class Source(NamedTuple):
+    """What a model is made from."""
+
+    path: Path
+    saved: dict[str, Any]
+    experiment: ExperimentConfig
+    vocabulary: Vocabulary
+    weights: dict[str, Tensor]
+    weights_hash: dict[str, str]
+    """Of each file of weights."""
+
+
+def read_source(path: Path, which: str) -> Source:
+    """Read what a model is made from, whole and verified; no code of it runs.
+
+    Nothing of the checkpoint is read afterwards: a run in training may delete it.
+
+    Args:
+        path: directory of a run, or a folder that `txl export` made.
+        which: of a run's checkpoints: see `checkpoint_files.resolve`.
+
+    Raises:
+        InputError: there is no such run or checkpoint, or it is not whole.
+    """
+    config = path / "config.json"
+    if not config.is_file():
+        raise InputError(f"{path} is no run directory (config.json is missing)")
+    values = read_json(config, unique_keys=unique_keys)
+    if isinstance(values, dict) and values.get("format") == EXPORT_FORMAT:
+        if which != "best":
+            raise InputError(f"{path} is an exported model, which is one: leave --checkpoint out")
+        source = _exported(path.resolve(), values)
+    else:
+        configured = experiment_from(values, where=str(config))
+        source = reading(path, which, lambda found: _checkpoint(path, found, configured))
+    if source.vocabulary.hash != source.saved["vocabulary"]:
+        raise InputError(f"{path}/vocabulary.json is not the one of {source.path}")
+    return source
+
+
+def read_together(path: Path, which: str, world: World) -> Source:
+    """Read the same checkpoint on every rank, be the run in training. Collective.
+
+    Raises:
+        InputError: on every rank; see `read_source`.
+    """
+    own: list[Source] = []
+
+    def choose() -> str:
+        own.append(read_source(path, which))
+        return str(own[-1].path.absolute())
+
+    for _ in range(MOST_DELETED):
+        chosen = on_main(choose, world)
+        problem = None
+        if not world.is_main:
+            try:
+                is_run = chosen != str(path.resolve())
+                own.append(read_source(path, chosen if is_run else which))
+            except InputError as error:
+                problem = error
+        problems = [found for found in gather_objects(problem, world) if found is not None]
+        if not problems:
+            return own[-1]
+        if which not in MOVING or on_main(Path(chosen).is_dir, world):
+            raise problems[0]
+    raise problems[0]
+
+
+def _checkpoint(run_dir: Path, path: Path, configured: ExperimentConfig) -> Source:
+    saved = checkpoints.verify(path)
+    experiment = experiment_from(saved["experiment"], where=f"{path}/state.json")
+    if experiment.model.factory != configured.model.factory:  # code is named by one file alone
+        raise InputError(
+            f"{path} is of model.factory {experiment.model.factory}, but {run_dir / 'config.json'} "
+            f"says {configured.model.factory}"
+        )
+    vocabulary = load_vocabulary(run_dir / "vocabulary.json")
+    listed = read_manifest(path / checkpoints.MANIFEST).items()
+    hashes = {name: entry["xxh3_128"] for name, entry in listed if name.startswith("weights")}
+    return Source(path, saved, experiment, vocabulary, checkpoint.read_weights(path), hashes)
+
+
+def _exported(folder: Path, values: dict[str, Any]) -> Source:
+    config, file = folder / "config.json", folder / EXPORT_WEIGHTS
+    saved = read_exported(values, where=str(config))
+    experiment = experiment_from(saved["experiment"], where=str(config))
+    if experiment.model.factory is not None:  # code is named by a run's configuration alone
+        raise InputError(f"{config} names a model.factory, which an exported model may not")
+    try:
+        if checkpoints.fingerprint(file) != saved["weights"]:
+            raise InputError(f"{file} is corrupt (size or hash differ): export it again")
+        weights = load_tensors(file)
+    except OSError as error:
+        raise InputError(f"{folder} is no whole exported model: {error}") from None
+    vocabulary = load_vocabulary(folder / "vocabulary.json")
+    hashes = {EXPORT_WEIGHTS: saved["weights"]["xxh3_128"]}
+    return Source(folder, saved, experiment, vocabulary, weights, hashes)

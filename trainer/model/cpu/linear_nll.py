@@ -1,0 +1,232 @@
+"""Nats of words under a softmax over linear logits, kept for the backward pass as one matrix.
+
+Forward and backward of `F.cross_entropy(F.linear(…))` write the logits, their logarithms and the
+gradient, each `[N, V]`. Here a block of rows goes from logits to probabilities while it lies in the
+cache, and is what the backward pass multiplies with. Where the gradients are smaller than that
+matrix, they are made at once, as of the sum of all nats, and the matrix is never there whole.
+
+N positions · C width · V words.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainer.model.cpu.factors import Factors
+from trainer.model.tied_embedding import Handoff
+from trainer.model.word_runs import runs, word_runs
+from trainer.protocol import IGNORED
+
+#: Logits that are made at a time: what a core's cache holds.
+_BLOCK_LOGITS = 1 << 21
+#: Rows from whose errors a part of a gradient is made.
+_MADE_ROWS = 256
+
+Table = tuple[Tensor, Tensor]
+"""Weight `[V, C]` and bias `[V]` of some of the words."""
+
+
+def linear_nll(
+    hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table], *,
+    handoff: Handoff | None = None, cluster: int = 0,
+) -> Tensor:  # fmt: skip
+    """Nats of each target, `[N]` in fp32 at least; 0 where it is `IGNORED`.
+
+    Args:
+        hidden_NC: what the logits are linear in.
+        targets_N: indices into all words of all tables.
+        tables: their words follow one another.
+        handoff: takes the gradient of the first table's weight.
+        cluster: what that table is called there.
+    """
+    dtype = compute_dtype(hidden_NC)
+    flat = [tensor for table in tables for tensor in table]
+    with torch.autocast(hidden_NC.device.type, enabled=False):
+        nll_N: Tensor = _LinearNll.apply(  # type: ignore[no-untyped-call]
+            hidden_NC, targets_N, dtype, handoff, cluster, *flat
+        )
+    return nll_N
+
+
+def compute_dtype(hidden_NC: Tensor) -> torch.dtype:
+    """What a product with it is computed in."""
+    device = hidden_NC.device.type
+    if torch.is_autocast_enabled(device) and hidden_NC.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return hidden_NC.dtype
+
+
+def pieces(tables: Sequence[Tensor], dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, slice]]:
+    """Some words' weight and bias in `dtype`, and where they are among all words.
+
+    A table that is not in `dtype` is never there whole in it as well: the tables are most of a
+    model.
+    """
+    first = 0
+    for weight, bias in zip(tables[::2], tables[1::2], strict=True):
+        for words in word_runs(weight):
+            there = slice(first + words.start, first + words.stop)
+            yield weight[words].to(dtype), bias[words].to(dtype), there
+        first += len(weight)
+
+
+class _LinearNll(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NC: Tensor, targets_N: Tensor, dtype: torch.dtype,
+        handoff: Handoff | None, cluster: int, *tables: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """`[N]`."""
+        hidden = hidden_NC.to(dtype)
+        known_N, index_N = targets_N != IGNORED, targets_N.clamp_min(0)
+        makes = _gradient_is_smaller(hidden, tables[0])
+        error_NV = hidden.new_empty(0 if makes else len(hidden), _n_words(tables))
+        ctx.made = None
+        if makes:
+            nll_N, ctx.made = _nats_and_gradients(hidden, index_N, known_N, tables)
+            share_N = torch.empty_like(nll_N)
+        else:
+            nll_N, total_N = _nats(hidden, index_N, tables, error_NV)
+            share_N = known_N / total_N
+        ctx.save_for_backward(hidden, index_N, known_N, error_NV, share_N, *tables)
+        ctx.handoff, ctx.cluster, ctx.hidden_dtype = handoff, cluster, hidden_NC.dtype
+        return nll_N.masked_fill_(~known_N, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the hidden states, then of each table's weight and bias."""
+        hidden, index_N, known_N, error_NV, share_N, *tables = ctx.saved_tensors
+        (grad_N,) = grads
+        made, ctx.made = ctx.made, None  # it is overwritten, and so good for one backward pass
+        if made is not None and bool((grad_N == grad_N[0]).all()):
+            made.scale_(grad_N[0])
+            if ctx.handoff is not None:
+                ctx.handoff.put_dense(ctx.cluster, made.weights_VC[0])
+            of_hidden_NC, of_weights, of_biases = made
+        else:
+            if len(error_NV) < len(hidden):
+                error_NV = hidden.new_empty(len(hidden), _n_words(tables))
+                share_N = known_N / _nats(hidden, index_N, tables, error_NV)[1]
+            scale_N1 = (grad_N * share_N)[:, None]
+            of_hidden_NC, products, of_biases = _gradients(hidden, error_NV, scale_N1, tables)
+            of_weights = [
+                factors.dense(weight_VC.dtype) if ctx.handoff is None or i > 0
+                else ctx.handoff.put(ctx.cluster, weight_VC, factors)
+                for i, (weight_VC, factors) in enumerate(zip(tables[::2], products, strict=True))
+            ]  # fmt: skip
+        of_tables = [grad for of_one in zip(of_weights, of_biases, strict=True) for grad in of_one]
+        return of_hidden_NC.to(ctx.hidden_dtype), None, None, None, None, *of_tables
+
+
+class _Made(NamedTuple):
+    """Gradients of the sum of all nats."""
+
+    hidden_NC: Tensor
+    weights_VC: list[Tensor]
+    biases_V: list[Tensor]
+
+    def scale_(self, factor: Tensor) -> None:
+        """Multiply all of them."""
+        for grad in (self.hidden_NC, *self.weights_VC, *self.biases_V):
+            grad.mul_(factor)
+
+
+def _gradient_is_smaller(hidden: Tensor, weight_VC: Tensor) -> bool:
+    """Whether a table's gradient is to be made at once, since it is smaller than the errors."""
+    return hidden.nbytes > weight_VC[0].nbytes * weight_VC.shape[1]
+
+
+def _nats_and_gradients(
+    hidden: Tensor, index_N: Tensor, known_N: Tensor, tables: Sequence[Tensor]
+) -> tuple[Tensor, _Made]:
+    """Nats of all rows, some of them at a time, whose errors are used while they are there."""
+    n_rows = len(hidden)
+    nll_N = hidden.new_empty(n_rows, dtype=torch.promote_types(hidden.dtype, torch.float32))
+    made = _Made(
+        torch.empty_like(hidden, dtype=nll_N.dtype),
+        [torch.zeros_like(weight_VC) for weight_VC in tables[::2]],
+        [torch.zeros_like(bias_V) for bias_V in tables[1::2]],
+    )
+    tables = [tensor.to(hidden.dtype) for tensor in tables]  # once for all rows
+    parts = runs(n_rows, size=_MADE_ROWS)
+    error_NV = hidden.new_empty(parts[0].stop, _n_words(tables))
+    for rows in parts:
+        here_NV = error_NV[: rows.stop - rows.start]
+        nll_N[rows], total_N = _nats(hidden[rows], index_N[rows], tables, here_NV)
+        scale_N1 = (known_N[rows] / total_N)[:, None]
+        made.hidden_NC[rows], products, of_biases = _gradients(
+            hidden[rows], here_NV, scale_N1, tables
+        )
+        for weight_VC, factors in zip(made.weights_VC, products, strict=True):
+            factors.add_to(weight_VC)
+        for bias_V, of_bias_V in zip(made.biases_V, of_biases, strict=True):
+            bias_V += of_bias_V
+    return nll_N, made
+
+
+def _nats(
+    hidden: Tensor, index_N: Tensor, tables: Sequence[Tensor], error_NV: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Nats and the softmax's total of each row; the errors, times that total, go to `error_NV`."""
+    n_rows, n_words = len(hidden), _n_words(tables)
+    nll_N = hidden.new_empty(n_rows, dtype=torch.promote_types(hidden.dtype, torch.float32))
+    total_N = torch.ones_like(nll_N)
+    # A small table stays in the cache while the rows go by in blocks; a large one goes by once.
+    is_small = n_words * hidden.shape[1] <= 2 * _BLOCK_LOGITS
+    small = list(pieces(tables, hidden.dtype)) if is_small else None
+    for rows in _blocks(n_rows, n_words, size=_BLOCK_LOGITS * (1 if is_small else 8)):
+        logits = error_NV[rows]
+        for weight, bias, words in small or pieces(tables, hidden.dtype):
+            torch.addmm(bias, hidden[rows], weight.t(), out=logits[:, words])
+        for block in _blocks(len(logits), n_words, size=_BLOCK_LOGITS):
+            these = slice(rows.start + block.start, rows.start + block.stop)
+            nll_N[these], total_N[these] = _errors(logits[block], index_N[these])
+    return nll_N, total_N
+
+
+def _gradients(
+    hidden: Tensor, error_NV: Tensor, scale_N1: Tensor, tables: Sequence[Tensor]
+) -> tuple[Tensor, list[Factors], list[Tensor]]:
+    """Of the hidden states, each weight and each bias, from what `_nats` left, row times scale."""
+    scaled_NC = (hidden * scale_N1).to(hidden.dtype)
+    narrow_N1 = scale_N1.to(hidden.dtype)
+    grad_NC = torch.zeros_like(hidden, dtype=scale_N1.dtype)
+    products, of_biases = [], []
+    first = 0
+    for weight_VC, bias_V in zip(tables[::2], tables[1::2], strict=True):
+        here_NV = error_NV[:, first : first + len(bias_V)]
+        first += len(bias_V)
+        of_bias_V = torch.empty_like(bias_V)
+        for weight_WC, _, words in pieces((weight_VC, bias_V), hidden.dtype):
+            error_NW = here_NV[:, words]
+            grad_NC += error_NW @ weight_WC
+            of_bias_V[words] = (error_NW.t() @ narrow_N1)[:, 0]
+        products.append(Factors(here_NV, scaled_NC))
+        of_biases.append(of_bias_V)
+    return grad_NC.mul_(scale_N1), products, of_biases
+
+
+def _n_words(tables: Sequence[Tensor]) -> int:
+    return sum(map(len, tables[::2]))
+
+
+def _errors(logits: Tensor, index_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats and the softmax's total of each row.
+
+    The logits become, times that total, the probabilities less one at the target.
+    """
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    exact.sub_(exact.amax(dim=1, keepdim=True))
+    chosen_N = exact.gather(1, index_N[:, None])[:, 0]
+    total_N = exact.exp_().sum(dim=1)
+    exact.scatter_add_(1, index_N[:, None], -total_N[:, None])
+    if exact is not logits:
+        logits.copy_(exact)
+    return total_N.log() - chosen_N, total_N
+
+
+def _blocks(n_rows: int, n_words: int, *, size: int) -> list[slice]:
+    """The rows in blocks of at most `size` logits, if that is 16 rows."""
+    return runs(n_rows, size=max(16, size // n_words))

@@ -1,0 +1,151 @@
+"""A layer of Transformer-XL on a GPU: aligned rows, fused kernels, and no mask.
+
+Equal to the plain layer but for rounding and for what dropout draws. Nothing waits for the device,
+and no shape depends on data. What dropout draws is a function of seeds that are arguments, so a
+layer that is computed again in the backward pass drops the same.
+
+B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head · D d_model · F d_inner; P, X and G
+are D, E and F as they are stored, see `alignment`.
+"""
+
+import math
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.model.attention import Past, RelativeAttention
+from trainer.model.feed_forward import FeedForward
+from trainer.model.triton.alignment import aligned, aligned_weight
+from trainer.model.triton.attention import fused_attention
+from trainer.model.triton.feed_forward import bias_relu_dropout
+from trainer.model.triton.norm import norm, residual, residual_norm
+
+
+def fused_layer(
+    attention: RelativeAttention,
+    feed_forward: FeedForward,
+    x_BTP: Tensor,
+    past: Past,
+    *,
+    visible_from_BT: Tensor | None,
+    shared_biases: tuple[Tensor, Tensor] | None,
+    seeds_4: Tensor,
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """The segment one layer on, `[B, T, P]`; and as `RelativeAttention`, in aligned heads.
+
+    Args:
+        attention: its first half, whose parameters are used.
+        feed_forward: its second half, likewise.
+        x_BTP: the segment.
+        past: in aligned rows, and the distances also in an aligned number of them.
+        visible_from_BT: as `trainer.model.memory.visible_from` gives it.
+        shared_biases: unless the layer has its own.
+        seeds_4: int64 on the device, one per place of dropout; not used without dropout.
+    """
+    branch_BTP, projected = _attended(
+        attention, x_BTP, past, visible_from_BT, shared_biases, seeds_4[0]
+    )
+    x_BTP = _added(attention, x_BTP, branch_BTP, seeds_4[1])
+    branch_BTP = _fed_forward(feed_forward, x_BTP, seeds_4[2])
+    return _added(feed_forward, x_BTP, branch_BTP, seeds_4[3]), projected
+
+
+def _attended(
+    module: RelativeAttention, x_BTP: Tensor, past: Past, visible_from_BT: Tensor | None,
+    shared_biases: tuple[Tensor, Tensor] | None, seed: Tensor,
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:  # fmt: skip
+    n_streams, tgt_len, _ = x_BTP.shape
+    heads = (module.n_head, -1)
+    into_heads = partial(_linear, n_out=module.n_head)
+    q_BTX, kv_BSX = _projected(module, x_BTP, past)
+    if past.r_SX is None:
+        r_SX = module.position(past.position_SD, into_heads)
+    else:
+        r_SX = aligned(past.r_SX, dim=0)
+    q_BTHX, r_SHX = torch.unflatten(q_BTX, -1, heads), torch.unflatten(r_SX, -1, heads)
+    biases = shared_biases if module.biases is None else module.biases()
+    assert biases is not None, "biases are either shared or the layer's own"
+    scale = 1 / math.sqrt(biases[0].shape[-1])
+    content_BTHX, position_BTHX = (
+        torch.add(aligned(bias_HE).to(q_BTHX.dtype) * scale, q_BTHX, alpha=scale)
+        for bias_HE in biases
+    )
+    # Heads first, so that one product serves the positions of all streams.
+    position_HNX = position_BTHX.flatten(0, 1).transpose(0, 1)
+    position_HNS = position_HNX @ r_SHX.permute(1, 2, 0)
+    mixed_BTHX = fused_attention(
+        content_BTHX,
+        torch.unflatten(kv_BSX, -1, (2, *heads)),
+        torch.unflatten(position_HNS, 1, (n_streams, tgt_len)).transpose(0, 1),
+        visible_from_BT=visible_from_BT,
+        dropout=module.attn_dropout if module.training else 0.0,
+        seed=seed,
+    )
+    out_BTP = module.out(mixed_BTHX.flatten(2), partial(_linear, n_in=module.n_head))
+    kept = (kv_BSX[:, -tgt_len:], r_SX[: kv_BSX.shape[1]]) if past.is_projected else None
+    return out_BTP, kept
+
+
+def _projected(module: RelativeAttention, x_BTP: Tensor, past: Past) -> tuple[Tensor, Tensor]:
+    """Queries of the segment, keys and values of memory and segment."""
+    into_heads = partial(_linear, n_out=module.n_head)
+    into_pairs = partial(_linear, n_out=2 * module.n_head)
+    new_BTP = x_BTP.to(past.memory_BMX.dtype)
+    if past.is_projected:
+        new_BTP = module.norm(new_BTP, None, _normalise) if module.pre_norm else new_BTP
+        kv_BTX = module.key_value(new_BTP, into_pairs)
+        return module.query(new_BTP, into_heads), torch.cat([past.memory_BMX, kv_BTX], dim=1)
+    x_BSP = torch.cat([past.memory_BMX, new_BTP], dim=1)
+    if module.pre_norm:
+        x_BSP = module.norm(x_BSP, None, _normalise)
+        new_BTP = x_BSP[:, -new_BTP.shape[1] :]
+    return module.query(new_BTP, into_heads), module.key_value(x_BSP, into_pairs)
+
+
+def _fed_forward(module: FeedForward, x_BTP: Tensor, seed: Tensor) -> Tensor:
+    if module.pre_norm:
+        x_BTP = module.norm(x_BTP, None, _normalise)
+    dropout = module.dropout if module.training else 0.0
+    inner_BTG = module.inner(x_BTP, partial(_linear_relu_dropout, dropout=dropout, seed=seed))
+    return cast(Tensor, module.outer(inner_BTG, _linear))
+
+
+def _added(
+    module: RelativeAttention | FeedForward, x_BTP: Tensor, branch_BTP: Tensor, seed: Tensor
+) -> Tensor:
+    """The residual connection, and after it the norm where that is its place."""
+    dropout = module.dropout if module.training else 0.0
+    if module.pre_norm:
+        (width,) = module.norm.normalized_shape
+        return residual(x_BTP, branch_BTP, width=width, dropout=dropout, seed=seed)
+    add = partial(_add_and_normalise, dropout=dropout, seed=seed)
+    return cast(Tensor, module.norm(x_BTP, branch_BTP, add))
+
+
+def _linear(
+    weight: Tensor, bias: Tensor | None, x: Tensor, *, n_in: int = 1, n_out: int = 1
+) -> Tensor:
+    bias = None if bias is None else aligned(bias)
+    return F.linear(x, aligned_weight(weight, n_in=n_in, n_out=n_out), bias)
+
+
+def _linear_relu_dropout(
+    weight: Tensor, bias_F: Tensor, x: Tensor, *, dropout: float, seed: Tensor
+) -> Tensor:
+    product = F.linear(x, aligned_weight(weight))
+    return bias_relu_dropout(product, bias_F, width=len(bias_F), dropout=dropout, seed=seed)
+
+
+def _normalise(weight_D: Tensor, bias_D: Tensor, x: Tensor, _: None) -> Tensor:
+    return norm(x, weight_D, bias_D, width=len(weight_D))
+
+
+def _add_and_normalise(
+    weight_D: Tensor, bias_D: Tensor, x: Tensor, branch: Tensor, *, dropout: float, seed: Tensor
+) -> Tensor:
+    return residual_norm(
+        x, branch, weight_D, bias_D, width=len(weight_D), dropout=dropout, seed=seed
+    )

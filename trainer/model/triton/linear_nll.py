@@ -1,0 +1,104 @@
+"""Nats of words under a softmax over linear logits, on a GPU.
+
+As `trainer.model.cpu.linear_nll`, whose contract it keeps: the logits become their own gradient,
+and are what the backward pass multiplies with. Here all rows go at once, in aligned rows.
+
+N positions · C width · P as it is stored, see `alignment` · V words.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.model.cpu.linear_nll import Table, compute_dtype
+from trainer.model.tied_embedding import Handoff
+from trainer.model.triton.alignment import ALIGNMENT, aligned, stored
+from trainer.model.triton.softmax import softmax_error_
+
+#: Elements of a table that is not as the product needs it which are there twice at a time.
+_BLOCK_WEIGHTS = 1 << 23
+#: What the errors are multiplied by in fp16: a word among many has a tiny one.
+_FP16_SCALE = 256.0
+
+
+def fused_linear_nll(
+    hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table], *, handoff: Handoff, cluster: int
+) -> Tensor:
+    """Nats of each target, `[N]` in fp32 at least; see `trainer.model.cpu.linear_nll`."""
+    flat = [tensor for table in tables for tensor in table]
+    dtype = compute_dtype(hidden_NC)
+    with torch.autocast(hidden_NC.device.type, enabled=False):
+        nll_N: Tensor = _FusedLinearNll.apply(  # type: ignore[no-untyped-call]
+            hidden_NC, targets_N, dtype, torch.is_grad_enabled(), handoff, cluster, *flat
+        )
+    return nll_N
+
+
+class _FusedLinearNll(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NC: Tensor, targets_N: Tensor, dtype: torch.dtype, keep: bool,
+        handoff: Handoff, cluster: int, *tables: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """`[N]`; `keep` says whether a backward pass may follow."""
+        hidden_NP = aligned(hidden_NC.to(dtype))
+        n_words = sum(map(len, tables[::2]))
+        error_NV = hidden_NP.new_empty(len(hidden_NP), stored(n_words))
+        for table, rows, words in _pieces(tables, dtype):
+            weight_WP, bias_W = aligned(tables[table][rows].to(dtype)), tables[table + 1][rows]
+            torch.addmm(bias_W.to(dtype), hidden_NP, weight_WP.t(), out=error_NV[:, words])
+        scale = _FP16_SCALE if dtype == torch.float16 else 1.0
+        nll_N = softmax_error_(error_NV, targets_N, n_words=n_words, keep=keep, scale=scale)
+        if keep:
+            ctx.save_for_backward(hidden_NP, error_NV, *tables)
+        ctx.handoff, ctx.cluster, ctx.scale = handoff, cluster, scale
+        ctx.width, ctx.hidden_dtype = hidden_NC.shape[1], hidden_NC.dtype
+        return nll_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the hidden states, then of each table's weight and bias."""
+        hidden_NP, error_NV, *tables = ctx.saved_tensors
+        scale_N1 = (grads[0] / ctx.scale)[:, None]
+        scaled_NP = (hidden_NP * scale_N1).to(hidden_NP.dtype)
+        narrow_N1 = scale_N1.to(hidden_NP.dtype)
+        grad_NP = torch.zeros_like(hidden_NP, dtype=scale_N1.dtype)
+        of_tables = [torch.empty_like(tensor) for tensor in tables]
+        for table, rows, words in _pieces(tables, hidden_NP.dtype):
+            weight_WP, error_NW = (
+                aligned(tables[table][rows].to(hidden_NP.dtype)),
+                error_NV[:, words],
+            )
+            grad_NP += error_NW @ weight_WP
+            of_tables[table + 1][rows] = (error_NW.t() @ narrow_N1)[:, 0]
+            of_weight_WC = of_tables[table][rows]
+            if _fits(of_weight_WC, hidden_NP.dtype):
+                torch.mm(error_NW.t(), scaled_NP, out=of_weight_WC)
+            else:
+                of_weight_WC.copy_((error_NW.t() @ scaled_NP)[:, : of_weight_WC.shape[1]])
+        ctx.handoff.put_dense(ctx.cluster, of_tables[0])
+        grad_NC = (grad_NP * scale_N1)[:, : ctx.width].to(ctx.hidden_dtype)
+        return grad_NC, None, None, None, None, None, *of_tables
+
+
+def _fits(weight_VC: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a product takes it as it is."""
+    return weight_VC.dtype == dtype and weight_VC.shape[1] % ALIGNMENT == 0
+
+
+def _pieces(tables: Sequence[Tensor], dtype: torch.dtype) -> Iterator[tuple[int, slice, slice]]:
+    """The words that go at a time: in which table, which of its rows, and where among all words.
+
+    A table that does not fit is never there whole a second time: the tables are most of a model.
+    """
+    first = 0
+    for table in range(0, len(tables), 2):
+        weight_VC = tables[table]
+        n_words, width = weight_VC.shape
+        n_rows = n_words if _fits(weight_VC, dtype) else stored(_BLOCK_WEIGHTS // width)
+        for low in range(0, n_words, n_rows):
+            rows = slice(low, min(low + n_rows, n_words))
+            yield table, rows, slice(first + rows.start, first + rows.stop)
+        first += n_words

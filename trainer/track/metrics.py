@@ -1,0 +1,171 @@
+"""The record of a run: `metrics.jsonl`, one JSON object per line, appended and never rewritten.
+
+The file outlives what writes it. A line that a crash or a full disk left torn is closed off by
+the next attempt and passed over by readers; values that JSON cannot say (NaN, infinities) are
+written as null, so that every line is strict JSON and a column stays a column of numbers.
+"""
+
+import heapq
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import InputError
+from trainer.files import sync
+from trainer.shell import typed_path
+from trainer.track.records import METRICS_FILE, SCHEMA, Kind, Record, whole_records
+
+
+class MetricsWriter:
+    """Appends records to a run's `metrics.jsonl`; one writer per run, on rank 0.
+
+    Every record is one line, handed to the operating system at once: killing the process loses
+    none. `sync` also survives the machine.
+
+    Only `sync` waits for the disk, and only it may be called from another thread.
+    """
+
+    def __init__(self, run_dir: Path, *, attempt: int) -> None:
+        """Open `run_dir`'s record for appending; `attempt` counts the starts of the run from 1."""
+        self.attempt = attempt
+        self._path = run_dir / METRICS_FILE
+        self._file = os.open(self._path, os.O_APPEND | os.O_CREAT | os.O_RDWR, 0o666)
+        size = os.fstat(self._file).st_size
+        torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
+        self._unwritten = b"\n" if torn else b""
+
+    def write(
+        self,
+        kind: Kind,
+        *,
+        step: int,
+        update: int,
+        n_tokens: int,
+        values: Mapping[str, Any],
+    ) -> None:
+        """Append one record; `values` are the metrics, or an event's name and details.
+
+        Raises:
+            OSError: the disk is full or gone. Nothing is lost by that: what is not written yet,
+                the rest of a torn line included, is written first by the next call.
+        """
+        record = {
+            "schema": SCHEMA,
+            "kind": kind,
+            "attempt": self.attempt,
+            "step": step,
+            "update": update,
+            "tokens": n_tokens,
+            "time": time.time(),
+        }
+        if reserved := record.keys() & values.keys():
+            raise ValueError(f"metrics may not be called {', '.join(sorted(reserved))}")
+        if kind in ("train", "valid") and any(isinstance(v, str) for v in values.values()):
+            raise ValueError(f"metrics of kind {kind} are numbers: text is for samples and events")
+        line = json.dumps(record | _strict(values), allow_nan=False, separators=(",", ":"))
+        self._unwritten += line.encode() + b"\n"
+        self._drain()
+
+    def sync(self) -> None:
+        """Return when all that the disk has taken is on it for good."""
+        sync(self._file)
+
+    def close(self) -> None:
+        """Write what is left, sync and close; the writer is of no use afterwards."""
+        try:
+            self._drain()
+            self.sync()
+        finally:
+            os.close(self._file)
+
+    def _drain(self) -> None:
+        while self._unwritten:
+            self._unwritten = self._unwritten[os.write(self._file, self._unwritten) :]
+
+
+def next_attempt(run_dir: Path) -> int:
+    """1 + the highest attempt recorded in `run_dir`; 1 for a new run."""
+    path = run_dir / METRICS_FILE
+    attempts = (record["attempt"] for record in whole_records(path)) if path.is_file() else ()
+    return 1 + max(attempts, default=0)
+
+
+def read_metrics(run_dir: str | Path, *, kind: Kind | None = None) -> list[Record]:
+    """The records of a run, by ascending step, every step once per kind; all events.
+
+    Steps that a later attempt did again are its alone: of two records of a step the highest
+    attempt's is kept, and so an earlier attempt's records are dropped between the step where the
+    later one resumed and the last one it recorded. Metrics that were not finite are None.
+    Lines that are torn or no record are passed over, and how many is logged once. A run being
+    written can be read.
+
+    Args:
+        run_dir: the run's directory.
+        kind: the only kind of record wanted; None is all.
+
+    Raises:
+        InputError: there is no such record, or a newer version of the trainer wrote it.
+    """
+    run_dir = typed_path(run_dir)
+    if not (run_dir / METRICS_FILE).is_file():
+        raise InputError(f"{run_dir}: no {METRICS_FILE} there; give the directory of a run")
+    records = list(whole_records(run_dir / METRICS_FILE))
+    last_attempt = _last_attempts(records)
+    kept: dict[tuple[Any, ...], Record] = {}
+    for place, record in enumerate(records):
+        if record["kind"] == "event":
+            kept["event", place] = record
+            continue
+        step, attempt = record["step"], record["attempt"]
+        if last_attempt.get(step, attempt) > attempt:
+            continue
+        key = record["kind"], step
+        if key not in kept or kept[key]["attempt"] <= attempt:
+            kept[key] = record
+    wanted = [record for record in kept.values() if kind is None or record["kind"] == kind]
+    return sorted(wanted, key=lambda record: record["step"])
+
+
+def _redone_steps(records: list[Record]) -> dict[int, range]:
+    """Per attempt the steps it did: from where it resumed to its last record."""
+    resumed_at: dict[int, int] = {}
+    recorded: dict[int, list[int]] = {}
+    for record in records:
+        if record["kind"] != "event":
+            recorded.setdefault(record["attempt"], []).append(record["step"])
+        elif record.get("event") == "resume":
+            resumed_at.setdefault(record["attempt"], record["step"])
+    return {
+        attempt: range(resumed_at.get(attempt, min(steps) - 1) + 1, max(steps) + 1)
+        for attempt, steps in recorded.items()
+    }
+
+
+def _last_attempts(records: list[Record]) -> dict[int, int]:
+    """Of every recorded step the last attempt that did it, if any did."""
+    waiting = sorted((steps.start, steps.stop, a) for a, steps in _redone_steps(records).items())
+    waiting.reverse()
+    doing: list[tuple[int, int]] = []
+    last: dict[int, int] = {}
+    for step in sorted({record["step"] for record in records if record["kind"] != "event"}):
+        while waiting and waiting[-1][0] <= step:
+            _, stop, attempt = waiting.pop()
+            heapq.heappush(doing, (-attempt, stop))
+        while doing and doing[0][1] <= step:
+            heapq.heappop(doing)
+        if doing:
+            last[step] = -doing[0][0]
+    return last
+
+
+def _strict(value: Any) -> Any:
+    """`value` with everything that strict JSON cannot say as None."""
+    if isinstance(value, Mapping):
+        return {key: _strict(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,142 @@
+"""The lines of `metrics.jsonl`: what a record may be, and which lines of a file are one."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from trainer.config.strict import describe
+from trainer.errors import InputError
+from trainer.outside import printable
+from trainer.track.measure import Count, Measure, Text
+
+METRICS_FILE = "metrics.jsonl"
+SCHEMA = 1
+#: Bytes of the longest line that is read; a longer one is no record.
+MAX_LINE_BYTES = 4 << 20
+#: Above this, what a broken line says of its schema is no newer version but noise.
+_PLAUSIBLE_SCHEMA = 1000
+
+Kind = Literal["train", "valid", "sample", "event"]
+Record = dict[str, Any]
+
+_log = logging.getLogger(__name__)
+
+
+class _Place(BaseModel):
+    """Where in the run a record belongs; what else it holds are its values."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    schema_: Annotated[int, Field(alias="schema", ge=1, le=SCHEMA)]
+    kind: Kind
+    attempt: Annotated[int, Field(ge=1, lt=1 << 31)]
+    step: Count
+    update: Count
+    tokens: Count
+    time: Annotated[float, Field(ge=0, lt=1e11)]
+
+
+class _Numbers(_Place):
+    """Metrics by name; None was not finite, or not there."""
+
+    __pydantic_extra__: dict[str, float | None] = Field(init=False)
+
+
+class _Validation(_Numbers):
+    """Metrics of an evaluation, and what they are of."""
+
+    of: Measure | None = None
+
+
+class _Sample(_Place):
+    """A text, and how it was made."""
+
+    __pydantic_extra__: dict[str, str | float | None] = Field(init=False)
+
+
+class _Event(_Place):
+    """What happened, and any details."""
+
+    event: Text
+
+
+_MODELS: dict[object, type[_Place]] = {
+    "train": _Numbers, "valid": _Validation, "sample": _Sample, "event": _Event,
+}  # fmt: skip
+
+
+def whole_records(path: Path) -> Iterator[Record]:
+    """The records of a file in its order; of other lines their number is logged at the end.
+
+    A last line without an end is one that is being written, and not counted among those.
+
+    Raises:
+        InputError: a newer version of the trainer wrote it.
+    """
+    n_broken, first = 0, ""
+    with path.open("rb") as file:
+        for number, line in enumerate(_lines(file), start=1):
+            try:
+                yield parse_record(line)
+            except InputError as error:
+                raise InputError(f"{path} line {number} {error}") from None
+            except ValueError as error:
+                if line.strip() and line.endswith(b"\n"):
+                    n_broken += 1
+                    first = first or f"line {number}, {printable(error, most=200)}"
+    if n_broken:
+        what = "1 line is" if n_broken == 1 else f"{n_broken:,} lines are"
+        _log.warning("%s: %s torn or no record, passed over; the first: %s", path, what, first)
+
+
+def parse_record(line: bytes) -> Record:
+    """Read one line, as it was written.
+
+    Raises:
+        ValueError: it is no record; says why.
+        InputError: it is one of a newer version.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"longer than {MAX_LINE_BYTES:,} bytes")
+    values = _parse(line)
+    if not isinstance(values, dict):
+        raise ValueError("not an object")
+    schema = values.get("schema")
+    if type(schema) is int and SCHEMA < schema < _PLAUSIBLE_SCHEMA:
+        raise InputError(
+            f"has schema {schema}, newer than the {SCHEMA} known here: update txl-trainer"
+        )
+    model = _MODELS.get(values["kind"]) if isinstance(values.get("kind"), str) else None
+    if model is None:
+        raise ValueError("not of a known kind")
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(describe(error, model)[0]) from None
+    return values
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return from_json(line)
+    except ValueError:
+        if b"\\u" not in line:
+            raise
+        try:  # half of a surrogate pair is JSON, too: it stands for a byte that was no UTF-8
+            return json.loads(line.decode())
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines with their ends; of one that is too long no more than shows that."""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        part = line
+        while len(part) > MAX_LINE_BYTES and not part.endswith(b"\n"):
+            part = file.readline(MAX_LINE_BYTES + 1)
+        yield line if part is line else line[:MAX_LINE_BYTES] + b"\n\n"

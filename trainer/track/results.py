@@ -1,0 +1,254 @@
+"""The results that `txl eval` files in a run's `evals`: written, read and asked for here alone.
+
+A result is asked for by its identity, what it is of and which weights, never by a part of it.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from trainer.config.recipe import ScoringConfig
+from trainer.config.strict import describe
+from trainer.data.corpus import Corpus, Split
+from trainer.data.vocabulary.protocol import canonical_hash
+from trainer.errors import InputError
+from trainer.files import write_atomically
+from trainer.outside import MAX_JSON_BYTES, printable, read_bytes
+from trainer.track.measure import Count, Lengths, Measure, Rule, Text
+
+FOLDER = "evals"
+#: Longest name of a corpus or checkpoint inside the name of a file, in characters.
+_NAME_CHARACTERS = 40
+_VERSION = 2
+
+
+def _finite(value: Any) -> Any:
+    """Perplexities may be infinite, which is no number to compare."""
+    too_large = isinstance(value, int) and not isinstance(value, bool) and abs(value) > 1 << 62
+    return None if too_large or (isinstance(value, float) and not math.isfinite(value)) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+
+
+class EvalResult(Measure):
+    """One evaluation: what it is of, of which checkpoint, and its numbers; None is not known."""
+
+    version: Count = Field(1, description="version of this file's format")
+    checkpoint: Text | None = Field(None, description="name of its folder")
+    checkpoint_hash: dict[Text, Text] | None = Field(None, description="of each file of weights")
+    step: Count | None = None
+    loss: Number = Field(description="nats per token")
+    ppl: Number = Field(None, description="per token")
+    ppl_word: Number = Field(None, description="per word and line end of the text")
+    bpc: Number = Field(None, description="bits per character")
+    loss_base2: Number = Field(None, description="bits per token, as fairseq prints it")
+    absent: dict[Text, Text] = Field({}, description="why a metric has no value")
+    n_tokens: Count | None = Field(None, description="tokens counted")
+    seconds: Number = Field(None, ge=0, description="of scoring")
+    tokens_per_s: Number = Field(None, ge=0, description="see `trainer.track.throughput`")
+    counting: Text | None = Field(None, description="the rule in words")
+    world_size: Count | None = Field(None, description="ranks; changes no result")
+    vocabulary_hash: Text | None = None
+    corpus_path: Text | None = Field(None, description="where the corpus was")
+    date: Text | None = Field(None, description="when, in UTC")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, values: Any) -> Any:
+        """Files of version 1 say the rule in words alone, and the corpus by its path."""
+        if not isinstance(values, dict):
+            return values
+        version = values.get("version")
+        if type(version) is int and version > _VERSION:
+            raise ValueError(
+                f"version {printable(version, most=40)}, newer than the {_VERSION} known here: "
+                "update txl-trainer"
+            )
+        if "rule" in values:
+            return values
+        if "loss_base2" in values:
+            return values | {"rule": "as fairseq"}
+        return values | ({"rule": "every token"} if "counting" in values else {})
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What it is of, and which weights: results of one identity are one result."""
+        hashes = tuple(sorted((self.checkpoint_hash or {}).items()))
+        return *self.key, self.checkpoint, self.step, hashes
+
+    @property
+    def series(self) -> str:
+        """The name under which results of one measure stand side by side, whatever their step."""
+        text = f"{self.split}-{_in_file_names(self.corpus)}-{(self.corpus_hash or '')[:8]}"
+        return f"{text}/{self.manner}"
+
+    @property
+    def manner(self) -> str:
+        """How the text was read and counted, in one word for names of files and curves."""
+        lengths, rule = self.settings, "-fairseq" if self.rule == "as fairseq" else ""
+        return (
+            f"tgt{lengths.tgt_len}-mem{lengths.mem_len}-clamp{lengths.clamp_len or 0}-"
+            f"{'same' if lengths.same_length else 'full'}-{lengths.warm}-{self.precision}{rule}"
+        )
+
+    def is_of(self, checkpoint: str, weights: Mapping[str, str]) -> bool:
+        """Whether these are its weights; `weights` are hashes by file, as in `checkpoint_hash`."""
+        return self.checkpoint == checkpoint and self.checkpoint_hash in (None, dict(weights))
+
+
+class Filed(NamedTuple):
+    """What a folder of results holds."""
+
+    results: list[EvalResult]
+    broken: list[str]
+    """Of each file that is none, the reason."""
+
+
+def measure_of(
+    corpus: Corpus,
+    split: Split,
+    scoring: ScoringConfig,
+    *,
+    precision: str,
+    rule: Rule = "every token",
+) -> Measure:
+    """What a loss is of that `scoring` such a split in `precision` gives."""
+    return Measure(
+        corpus=corpus.name,
+        corpus_hash=corpus.hash,
+        split=split.name,
+        split_hash=split.hash,
+        precision=precision,
+        rule=rule,
+        settings=Lengths(**scoring.model_dump(include=set(Lengths.model_fields))),
+    )
+
+
+def valid_measure(corpus: Corpus, scoring: ScoringConfig, *, precision: str) -> Measure | None:
+    """What validation losses are of; None without a valid split."""
+    split = corpus.splits.get("valid")
+    return None if split is None else measure_of(corpus, split, scoring, precision=precision)
+
+
+def file_result(run_dir: Path, result: EvalResult) -> Path:
+    """Write a result to a file of its own, replacing an earlier one of the same identity.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    names = [_in_file_names(name) for name in (result.split, result.corpus, result.checkpoint)]
+    digest = canonical_hash(result.identity)[:8]
+    folder = run_dir / FOLDER
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{'-'.join([*names, result.manner, digest])}.json"
+    values = result.model_copy(update={"version": _VERSION}).model_dump(mode="json")
+    write_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def read_results(run_dir: Path) -> Filed:
+    """All results of a run, and what of the folder is none; a run without any has none."""
+    found = Filed([], [])
+    for path in sorted((run_dir / FOLDER).glob("*.json")):
+        try:
+            found.results.append(
+                parse_result(read_bytes(path, most_bytes=MAX_JSON_BYTES), where=str(path))
+            )
+        except InputError as error:
+            found.broken.append(str(error))
+    return found
+
+
+def parse_result(text: bytes, *, where: str) -> EvalResult:
+    """Read the content of one file.
+
+    Raises:
+        InputError: it is no result, or of a newer version.
+    """
+    try:
+        return EvalResult.model_validate_json(text)
+    except ValidationError as error:
+        problem = printable(describe(error, EvalResult)[0], most=200)
+        raise InputError(f"{where} is no result of txl eval: {problem}") from None
+
+
+def newest(
+    results: Iterable[EvalResult], of: Measure, *, checkpoint: str, weights: Mapping[str, str]
+) -> EvalResult | None:
+    """The last made of the results of one identity; None where there is none.
+
+    Args:
+        results: to look through.
+        of: what it is to be of; all of it counts but the corpus's name.
+        checkpoint: name of the checkpoint.
+        weights: hash of each file of weights; another checkpoint of the name is none.
+    """
+    matching = [
+        result for result in results
+        if result.key == of.key and result.checkpoint_hash == dict(weights)
+        and result.checkpoint == checkpoint
+    ]  # fmt: skip
+    return max(matching, key=lambda result: result.date or "", default=None)
+
+
+def by_text(results: Iterable[EvalResult]) -> dict[str, list[EvalResult]]:
+    """Results by what they are of, such as ``test of wt103 (1f2e3d4c5b6a)``, in a fixed order."""
+    groups: dict[str, list[EvalResult]] = {}
+    for result in sorted(results, key=_order):
+        groups.setdefault(result.source, []).append(result)
+    return groups
+
+
+def _order(result: EvalResult) -> tuple[object, ...]:
+    told = (result.corpus, result.corpus_hash, result.split, result.rule, result.precision)
+    lengths = result.settings
+    numbers = (result.step, lengths.mem_len, lengths.tgt_len, lengths.clamp_len)
+    return *(part or "" for part in told), *(number or 0 for number in numbers)
+
+
+def table_rows(results: Sequence[EvalResult]) -> tuple[list[list[str]], list[str]]:
+    """Results of one text as the rows of a table, and notes on what has no value.
+
+    The first row holds the heads. A value that is absent for a reason bears the number of a note.
+    """
+    notes: list[str] = []
+    rows = [_cells(result, notes) for result in results]
+    heads = [list(row) for row in rows[:1]]
+    return heads + [list(row.values()) for row in rows], notes
+
+
+def _cells(result: EvalResult, notes: list[str]) -> dict[str, str]:
+    def number(name: str, spec: str) -> str:
+        value = getattr(result, name)
+        if value is not None:
+            return format(value, spec)
+        if (reason := result.absent.get(name)) is None:
+            return "?"
+        note = f"{name}: {reason}"
+        if note not in notes:
+            notes.append(note)
+        return f"- [{notes.index(note) + 1}]"
+
+    return {
+        "checkpoint": result.checkpoint or "?",
+        "step": number("step", ",d"),
+        "precision": result.precision or "?",
+        **result.settings.cells(),
+        "counted": result.rule or "?",
+        "loss": number("loss", ".6f"),
+        "ppl": number("ppl", ".3f"),
+        "ppl_word": number("ppl_word", ".3f"),
+        "bpc": number("bpc", ".4f"),
+        "tokens": number("n_tokens", ",d"),
+        "tokens/s": number("tokens_per_s", ",.0f"),
+    }
+
+
+def _in_file_names(name: str | None) -> str:
+    return re.sub(r"[^\w.+-]", "_", name or "", flags=re.ASCII)[:_NAME_CHARACTERS]

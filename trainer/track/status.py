@@ -1,0 +1,131 @@
+"""What a run is doing: `status.json`, replaced whole, read by people, wrappers and `txl report`.
+
+Launchers change exit codes, so a wrapper that requeues goes by `state`.
+"""
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trainer.config.strict import describe
+from trainer.errors import InputError
+from trainer.files import replace, sync, sync_directory
+from trainer.outside import MAX_JSON_BYTES, printable, read_bytes
+from trainer.track.measure import Count, Measure
+from trainer.track.processes import Place, begun, is_running, this_place
+
+STATUS_FILE = "status.json"
+
+#: A number of a result: one that can be held against another.
+Value = float | Annotated[int, Field(ge=-(1 << 62), lt=1 << 62)] | str | None
+
+ProcessId = Annotated[int, Field(ge=0, lt=1 << 31)]
+
+State = Literal["starting", "running", "done", "requeue", "stopped", "failed"]
+_ALIVE = ("starting", "running")
+
+
+class Status(BaseModel):
+    """One moment of a run."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
+
+    version: Literal[1] = Field(1, description="version of this file's format")
+    state: State = Field(description="requeue: run again; stopped: the user ended it")
+    step: Count = Field(0, description="steps taken")
+    update: Count = Field(0, description="steps that changed the weights")
+    max_steps: Count = Field(description="updates after which the run is done")
+    eta_s: float | None = Field(None, description="seconds until then; None while unknown")
+    attempt: Count = Field(description="starts of this run so far, this one included")
+    reason: str | None = Field(None, description="why the run is in this state, or what it missed")
+    exit_code: Count | None = Field(
+        None, description="the trainer's own, whatever its launcher says"
+    )
+    result: dict[str, Value] | None = Field(None, description="final metrics")
+    best_of: Measure | None = Field(None, description="what valid/best_loss is of")
+    heartbeat: float = Field(default_factory=time.time, description="unix time of writing")
+    host: str = Field(default_factory=socket.gethostname, description="where rank 0 runs")
+    pid: ProcessId = Field(default_factory=os.getpid, description="process of rank 0")
+    begun: Count | None = Field(None, description="when it began, in the kernel's ticks")
+    boot: str = Field("", description="what its machine drew when it was started")
+    pid_namespace: str = Field("", description="of the container it runs in")
+
+    @classmethod
+    def of_this_process(cls, **values: Any) -> "Status":
+        """A status that says which process wrote it, so that a reader can tell whether it lives."""
+        place, pid = this_place(), os.getpid()
+        return cls(
+            host=place.host, pid=pid, begun=begun(pid), boot=place.boot,
+            pid_namespace=place.pid_namespace, **values,
+        )  # fmt: skip
+
+    def is_gone(self) -> bool:
+        """Whether the process of a run that has not ended is known to have.
+
+        Its machine alone knows, and in the same container; elsewhere silence has to tell.
+        """
+        if self.state not in _ALIVE or not self.boot:
+            return False
+        here = this_place()
+        there = Place(host=self.host, boot=self.boot, pid_namespace=self.pid_namespace)
+        if here.shares_numbers(there):
+            return is_running(self.pid, since=self.begun) is False
+        if here.host != there.host or here.shares_kernel(there):
+            return False
+        # The machine was started since, or another has its name and runs a process that beats.
+        return self.heartbeat < time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def silent_s(self, *, now: float) -> float:
+        """Seconds since the heartbeat at unix time `now`; 0 for a run that has ended."""
+        return max(0.0, now - self.heartbeat) if self.state in _ALIVE else 0.0
+
+
+def write_status(run_dir: Path, status: Status) -> None:
+    """Replace `run_dir`'s status atomically; rank 0 only.
+
+    That of a run which is training does not wait for the disk: killing the process loses nothing,
+    and a power cut the heartbeat. Any other is on the disk itself when this returns.
+
+    Raises:
+        OSError: the disk is full or gone; the status before stays whole.
+    """
+    path = run_dir / STATUS_FILE
+    draft = path.with_name(f".{STATUS_FILE}.tmp")
+    waits = status.state != "running"
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(status.model_dump_json(indent=2) + "\n")
+            if waits:
+                file.flush()
+                sync(file.fileno())
+        replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+    if waits:
+        sync_directory(run_dir)
+
+
+def read_status(run_dir: str | Path) -> Status | None:
+    """The run's last written status, or None where none was written.
+
+    Nor is there one in an empty file, which is what a power cut may leave of a heartbeat.
+
+    Raises:
+        InputError: the file is there but cannot be read as a status.
+    """
+    path = Path(run_dir) / STATUS_FILE
+    if not path.exists():
+        return None
+    text = read_bytes(path, most_bytes=MAX_JSON_BYTES)
+    try:
+        return Status.model_validate_json(text) if text else None
+    except ValidationError as error:
+        problem = printable(describe(error, Status)[0], most=200)
+        raise InputError(
+            f"{path} is not a status: {problem}; remove it, the run writes it anew"
+        ) from None

@@ -1,0 +1,293 @@
+"""Where a run's metrics go: its own `metrics.jsonl` first, then the console, wandb, TensorBoard.
+
+Only the first is the record; the others may break without the run noticing more than a warning.
+"""
+
+import importlib.util
+import json
+import logging
+from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.config.recipe import TrackingConfig, experiment_from
+from trainer.errors import InputError
+from trainer.outside import printable, read_json
+from trainer.track.console import Console
+from trainer.track.measure import Measure
+from trainer.track.metrics import MetricsWriter, read_metrics
+from trainer.track.records import METRICS_FILE, Kind
+from trainer.track.status import read_status
+from trainer.track.wandb_log import Sample, WandbLog, choose_id, stored_id
+from trainer.track.wandb_settings import check_wandb
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+TENSORBOARD_DIR = "logs/tensorboard"
+
+_log = logging.getLogger(__name__)
+
+
+def check_tracking(config: TrackingConfig, *, environ: Mapping[str, str]) -> None:
+    """Raise `InputError` for what `open_tracker` would refuse, before a job waits for its ranks."""
+    check_wandb(config, environ=environ)
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError(
+            "tracking.tensorboard is true but TensorBoard is not installed: "
+            "pip install tensorboard, or set it to false"
+        )
+
+
+def open_tracker(
+    config: TrackingConfig,
+    *,
+    run_dir: Path,
+    rank: int,
+    attempt: int,
+    max_steps: int,
+    wandb_id: str | None,
+    run_config: Mapping[str, Any],
+    environ: MutableMapping[str, str],
+    step: int = 0,
+    update: int = 0,
+) -> "Tracker":
+    """Open all that `config` asks for on rank 0; elsewhere, a tracker that does nothing.
+
+    Args:
+        config: what to track to.
+        run_dir: the run's directory, which exists.
+        rank: this process's.
+        attempt: starts of the run so far, this one included: `trainer.track.metrics.next_attempt`.
+        max_steps: updates after which the run ends.
+        wandb_id: the id that a checkpoint brought, used where `run_dir` holds none.
+        run_config: the resolved configurations, shown by wandb.
+        environ: the process's own environment; see `WandbLog`.
+        step: the step resumed from.
+        update: the update resumed from.
+
+    Raises:
+        InputError: see `check_tracking`.
+    """
+    if rank != 0:
+        return Tracker()
+    check_tracking(config, environ=environ)
+    mode = check_wandb(config, environ=environ)
+    if mode == "disabled":
+        wandb_log, wandb_id = None, stored_id(run_dir) or wandb_id
+    else:
+        wandb_id = choose_id(run_dir, wandb_id=wandb_id, environ=environ)
+        wandb_log = WandbLog(
+            config,
+            mode=mode,
+            run_dir=run_dir,
+            run_id=wandb_id,
+            run_config=run_config,
+            environ=environ,
+            samples=_samples(run_dir, up_to=step),
+        )
+        wandb_log.log_evaluations()
+    # Steps that an earlier attempt did beyond this one's start are done again: hide them.
+    purge_step = step + 1 if attempt > 1 else None
+    return Tracker(
+        metrics=MetricsWriter(run_dir, attempt=attempt),
+        console=Console(max_steps=max_steps, update=update),
+        wandb_log=wandb_log,
+        wandb_id=wandb_id,
+        board=_open_tensorboard(run_dir, purge_step) if config.tensorboard else None,
+    )
+
+
+def _samples(run_dir: Path, *, up_to: int) -> list[Sample]:
+    """Find the samples that earlier attempts recorded, up to the step that is resumed from."""
+    if not (run_dir / METRICS_FILE).is_file():
+        return []
+    return [
+        Sample(record["step"], record["tokens"], str(record.get("sample/text", "")))
+        for record in read_metrics(run_dir, kind="sample")
+        if record["step"] <= up_to
+    ]
+
+
+def track_evaluations(run_dir: Path, *, environ: MutableMapping[str, str]) -> None:
+    """Give the run's wandb run the results of `txl eval` that it does not have. Rank 0 only.
+
+    A run that is being trained gives them itself, as it starts and ends: one process at a time
+    writes to a wandb run. A run without one gets none.
+    """
+    run_id, status = stored_id(run_dir), read_status(run_dir)
+    if run_id is None:
+        return
+    path = run_dir / "config.json"
+    config = experiment_from(read_json(path), where=str(path)).tracking
+    mode = check_wandb(config, environ=environ)
+    if mode == "disabled":
+        return
+    if status is not None and status.state in ("starting", "running") and not status.is_gone():
+        _log.info("wandb gets this result when the run that is training stops or starts again")
+        return
+    wandb_log = WandbLog(
+        config, mode=mode, run_dir=run_dir, run_id=run_id, run_config={}, environ=environ
+    )
+    wandb_log.log_evaluations()
+    wandb_log.close(0)
+
+
+def _open_tensorboard(run_dir: Path, purge_step: int | None) -> "SummaryWriter":
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run_dir / TENSORBOARD_DIR), purge_step=purge_step)
+
+
+class Tracker:
+    """Takes a run's metrics and events; made by `open_tracker`, called on every rank alike."""
+
+    def __init__(
+        self,
+        *,
+        metrics: MetricsWriter | None = None,
+        console: Console | None = None,
+        wandb_log: WandbLog | None = None,
+        wandb_id: str | None = None,
+        board: "SummaryWriter | None" = None,
+    ) -> None:
+        """Track to what is given."""
+        self.wandb_id = wandb_id
+        """What a checkpoint keeps, to continue the wandb run; None on ranks other than 0."""
+        self._metrics = metrics
+        self._console = console
+        self._wandb = wandb_log
+        self._board = board
+        self._board_of: Measure | None = None
+        self._disk_failed = False
+        self._is_lost_noted = False
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the run ends; None while unknown."""
+        return self._console.eta_s if self._console else None
+
+    def log(
+        self,
+        kind: Kind,
+        *,
+        step: int,
+        update: int,
+        n_tokens: int,
+        values: Mapping[str, float | int | str | None],
+        of: Measure | None = None,
+    ) -> None:
+        """Track the metrics of one step, evaluation or sample; `of` says what an evaluation is of.
+
+        wandb has that in its configuration, TensorBoard as a text at the first evaluation.
+        """
+        if self._metrics is None:
+            return
+        recorded = {**values, "of": of.model_dump(mode="json")} if of else values
+        self._record(kind, step=step, update=update, n_tokens=n_tokens, values=recorded)
+        if self._console and kind in ("train", "valid"):
+            self._console.log(values, step=step, update=update, part=kind)
+        if self._wandb:
+            if kind == "sample":
+                self._wandb.log_sample(str(values["sample/text"]), step=step, n_tokens=n_tokens)
+            else:
+                self._wandb.log({**values, **_axis(step, update, n_tokens)})
+            self._note_lost(step=step, update=update, n_tokens=n_tokens)
+        said = {f"{kind}/of": str(of)} if of is not None and of != self._board_of else {}
+        self._try_board(lambda board: _add_to_board(board, step, {**values, **said}))
+        self._board_of = of or self._board_of
+
+    def event(self, name: str, *, step: int, update: int, n_tokens: int, **details: Any) -> None:
+        """Record that something happened: ``start``, ``resume``, ``checkpoint`` and so on.
+
+        A ``resume`` carries the step resumed from: readers take what earlier attempts did beyond
+        it as done again.
+        """
+        if self._metrics is None:
+            return
+        values = {"event": name, **details}
+        self._record("event", step=step, update=update, n_tokens=n_tokens, values=values)
+        shown = {key: value for key, value in details.items() if value not in (None, [])}
+        said = printable("".join(f" {key}={_said(value)}" for key, value in shown.items()))
+        if self._wandb:
+            told = {f"event/{name}": said.strip() or name}
+            self._wandb.log({**told, **_axis(step, update, n_tokens)})
+        _log.info("%s at step %s%s", name, f"{step:,}", said)
+
+    def _note_lost(self, *, step: int, update: int, n_tokens: int) -> None:
+        """Record, once, that wandb no longer tracks the run: its warning scrolls away."""
+        if self._wandb and self._wandb.lost is not None and not self._is_lost_noted:
+            self._is_lost_noted = True
+            reason = self._wandb.lost
+            self.event("untracked", step=step, update=update, n_tokens=n_tokens, reason=reason)
+
+    def begin_attempt(self, attempt: int) -> None:
+        """Record under a new attempt from now on: steps are done again after a rollback."""
+        if self._metrics:
+            self._metrics.attempt = attempt
+
+    def end_progress(self, update: int) -> None:
+        """Leave the progress bar at `update`: what follows are lines."""
+        if self._console:
+            self._console.move(update)
+            self._console.close()
+
+    def sync(self) -> None:
+        """Bring the records to the disk itself. Waits for it, and may be called in any thread."""
+        if self._metrics:
+            try:
+                self._metrics.sync()
+            except OSError as error:
+                _log.error("%s: %s", METRICS_FILE, error.strerror)
+        self._try_board(lambda board: board.flush())
+
+    def close(self, exit_code: int) -> None:
+        """End tracking with the trainer's own exit code; nothing is tracked afterwards."""
+        if self._metrics:
+            self._try_disk(self._metrics.close)
+        if self._console:
+            self._console.close()
+        if self._wandb:
+            self._wandb.log_evaluations()
+            self._wandb.close(exit_code)
+        self._try_board(lambda board: board.close())
+        self._metrics = self._console = self._wandb = self._board = None
+
+    def _record(self, kind: Kind, **record: Any) -> None:
+        if self._metrics:
+            self._try_disk(partial(self._metrics.write, kind, **record))
+
+    def _try_disk(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+            self._disk_failed = False
+        except OSError as error:
+            if not self._disk_failed:
+                _log.error("%s: %s; records wait in memory", METRICS_FILE, error.strerror)
+            self._disk_failed = True
+
+    def _try_board(self, action: "Callable[[SummaryWriter], None]") -> None:
+        if self._board is None:
+            return
+        try:
+            action(self._board)
+        except Exception as error:
+            _log.warning("going on without TensorBoard: %s", error)
+            self._board = None
+
+
+def _axis(step: int, update: int, n_tokens: int) -> dict[str, int]:
+    return {"train/step": step, "train/update": update, "train/tokens": n_tokens}
+
+
+def _said(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+
+
+def _add_to_board(board: "SummaryWriter", step: int, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, str):
+            board.add_text(name, value, step)
+        elif value is not None:
+            board.add_scalar(name, value, step)

@@ -1,0 +1,295 @@
+"""One wandb run per run directory, whatever happens: no key, no network, a restart, a dead service.
+
+The id is made once and kept in the run directory, so every attempt continues the same run on the
+same axis, online or offline. Offline, each attempt leaves a folder of its own with that id, and
+``wandb sync`` joins them in order. Nothing here may end a training run: what wandb misses is in
+`metrics.jsonl`.
+"""
+
+import logging
+import math
+import os
+import secrets
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trainer.config.recipe import TrackingConfig
+from trainer.data.vocabulary.protocol import canonical_hash
+from trainer.errors import Exit
+from trainer.files import write_atomically
+from trainer.outside import printable
+from trainer.shell import command, program
+from trainer.track.results import read_results
+from trainer.track.wandb_service import WandbService
+from trainer.track.wandb_settings import Mode, id_problem
+
+if TYPE_CHECKING:
+    import wandb
+
+_log = logging.getLogger(__name__)
+
+WANDB_DIR = "wandb"
+ID_FILE = "run_id.txt"
+#: Names the files of `evals` that the wandb run has, a line each.
+EVALUATIONS_FILE = "evaluations.txt"
+SAMPLE_COLUMNS: list[str | int] = ["step", "tokens", "text"]
+
+_SETTINGS = {
+    "disable_git": True,
+    "disable_code": True,
+    "console": "off",
+    "quiet": True,
+    "init_timeout": 30.0,
+    "finish_timeout": 60.0,
+    "x_disable_machine_info": True,
+    "x_save_requirements": False,
+    "x_transaction_log_flush_interval": 1.0,
+}
+"""Ours where the environment has no WANDB_… of its own. Seconds: a dead server must not cost a
+job its time, and what lies unflushed is lost with the process."""
+
+
+def stored_id(run_dir: Path) -> str | None:
+    """Read the wandb id kept in `run_dir`; None where there is none that wandb would take."""
+    path = run_dir / WANDB_DIR / ID_FILE
+    try:
+        found = path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        found = ""
+    if problem := id_problem(found):
+        shown = printable(found, most=80)
+        _log.warning("%s: the wandb id %r %s: a new one is made", path, shown, problem)
+        return None
+    return found
+
+
+def choose_id(run_dir: Path, *, wandb_id: str | None, environ: Mapping[str, str]) -> str:
+    """Choose the run's id, and keep it in `run_dir` from now on.
+
+    The environment's (a sweep's) comes first, then `run_dir`'s, then `wandb_id`, then a new one.
+    `trainer.track.wandb_settings.check_wandb` has refused an id of the environment that cannot be.
+    """
+    if wandb_id is not None and id_problem(wandb_id):
+        wandb_id = None  # a checkpoint's, from before ids were checked
+    stored = stored_id(run_dir)
+    chosen = environ.get("WANDB_RUN_ID") or stored or wandb_id or secrets.token_hex(4)
+    if chosen != stored:
+        path = run_dir / WANDB_DIR / ID_FILE
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, chosen + "\n")
+    return chosen
+
+
+class Sample(NamedTuple):
+    """A row of the table of samples."""
+
+    step: int
+    n_tokens: int
+    text: str
+
+
+class WandbLog:
+    """An open wandb run that is reopened once it breaks, and given up when that breaks too."""
+
+    lost: str | None = None
+    """Why the run goes on without wandb; None while it is tracked there."""
+
+    def __init__(
+        self,
+        config: TrackingConfig,
+        *,
+        mode: Mode,
+        run_dir: Path,
+        run_id: str,
+        run_config: Mapping[str, Any],
+        environ: MutableMapping[str, str],
+        samples: Sequence[Sample] = (),
+    ) -> None:
+        """Open or continue run `run_id`; without a server, offline.
+
+        `samples` are those of earlier attempts, which a table of all samples begins with.
+        `environ` is the process's own environment: wandb reads it, and with a home that cannot be
+        written its caches are pointed into `run_dir` there.
+        """
+        self._folder = run_dir / WANDB_DIR
+        self._offline = mode == "offline"
+        self._run_id = run_id
+        _keep_out_of_home(self._folder, environ)
+        self._settings = _SETTINGS | {"x_disable_stats": not config.system_metrics}
+        self._samples = list(samples)
+        self._run_dir = run_dir
+        self._init = _init_arguments(
+            config, run_dir=run_dir, run_id=run_id, run_config=run_config, environ=environ
+        )
+        self._environ = environ
+        self._service = WandbService(environ)
+        self._reopened = False
+        self._run: wandb.Run | None = self._open()
+
+    def log(self, values: Mapping[str, float | int | str | None]) -> None:
+        """Log one row, which names its ``train/step``; what is not finite is left out.
+
+        wandb's own ``step=`` is never used: it drops the steps that a resumed run does again.
+        """
+        row = {name: value for name, value in values.items() if _is_loggable(value)}
+        self._try(lambda run: run.log(row))
+
+    def log_sample(self, text: str, *, step: int, n_tokens: int) -> None:
+        """Add a sample to the run's table of samples, after those of earlier attempts."""
+        self._samples.append(Sample(step, n_tokens, text))
+
+        def log(run: "wandb.Run") -> None:
+            import wandb
+
+            rows = [list(sample) for sample in self._samples]
+            table = wandb.Table(columns=SAMPLE_COLUMNS, data=rows)
+            run.log({"sample/texts": table, "train/step": step, "train/tokens": n_tokens})
+
+        self._try(log)
+
+    def log_evaluations(self) -> None:
+        """Log the results of `txl eval` that the wandb run does not have yet, at their step."""
+        noted = self._folder / EVALUATIONS_FILE
+        known = set(noted.read_text(encoding="utf-8").split()) if noted.is_file() else set()
+        for result in read_results(self._run_dir).results:
+            name = canonical_hash([list(map(str, result.identity)), result.date])
+            if name in known or self._run is None:
+                continue
+            key = f"eval/{result.series}"
+            values = {
+                f"{key}/{metric}": getattr(result, metric)
+                for metric in ("loss", "ppl", "ppl_word", "bpc")
+            }
+            told = {f"{key}/of": str(result)}
+            self.log(values | told | {"train/step": result.step or 0})
+            with noted.open("a", encoding="utf-8") as file:
+                file.write(f"{name}\n")
+
+    def _try(self, act: Callable[["wandb.Run"], None]) -> None:
+        while self._run is not None:
+            try:
+                act(self._run)
+                return
+            except Exception as error:
+                self._run = self._reopen(error)
+
+    def close(self, exit_code: int) -> None:
+        """Finish the run; one that is to be requeued is marked preempted."""
+        if self._run is None:
+            return
+        try:
+            if exit_code == Exit.REQUEUE:
+                self._run.mark_preempting()
+            self._run.finish(exit_code=exit_code)
+        except Exception as error:
+            _log.warning("wandb could not be closed: %s", _first_line(error))
+        self._disconnect()
+        self._run = None
+
+    def _open(self) -> "wandb.Run | None":
+        if not self._offline:
+            try:
+                return self._start("online")
+            except Exception as error:
+                _log.warning("wandb is out of reach, going on offline: %s", _first_line(error))
+                self._offline = True
+                self._disconnect()  # from what still holds the id
+        try:
+            return self._start("offline")
+        except Exception as error:
+            self._give_up(error)
+            return None
+
+    def _give_up(self, error: Exception) -> None:
+        self.lost = _first_line(error)
+        _log.warning("going on without wandb: %s", self.lost)
+
+    def _start(self, mode: Mode) -> "wandb.Run":
+        import wandb
+
+        self._service.start()
+        known = wandb.Settings.model_fields
+        settings = {
+            name: value
+            for name, value in (self._settings | {"silent": mode == "offline"}).items()
+            if name in known and _variable(name) not in self._environ
+        }
+        run = wandb.init(mode=mode, settings=settings, **self._init)
+        run.define_metric("*", step_metric="train/step")
+        if mode == "online":
+            _log.info("wandb: %s", run.url)
+        else:
+            sync = command(program("wandb"), "sync", self._folder)
+            _log.info("wandb is offline; later: %s/offline-run-*-%s", sync, self._run_id)
+        return run
+
+    def _reopen(self, error: Exception) -> "wandb.Run | None":
+        self._disconnect()
+        if self._reopened:
+            self._give_up(error)
+            return None
+        # A cluster's signal to the whole job ends wandb's service before it ends us.
+        self._reopened = True
+        _log.warning("wandb broke, opening it again: %s", _first_line(error))
+        return self._open()
+
+    def _disconnect(self) -> None:
+        import wandb
+
+        try:
+            wandb.teardown()
+        except Exception as error:
+            _log.debug("wandb's service was gone already: %s", error)
+        self._service.forget()
+
+
+def _init_arguments(
+    config: TrackingConfig,
+    *,
+    run_dir: Path,
+    run_id: str,
+    run_config: Mapping[str, Any],
+    environ: Mapping[str, str],
+) -> dict[str, Any]:
+    """What `wandb.init` is told; what the environment or a sweep says is left to them."""
+    named = {
+        "project": (config.project, "WANDB_PROJECT"),
+        "entity": (config.entity, "WANDB_ENTITY"),
+        "name": (config.name or run_dir.name, "WANDB_NAME"),
+        "group": (config.group, "WANDB_RUN_GROUP"),
+        "tags": (config.tags or None, "WANDB_TAGS"),
+    }
+    ours = {key: value for key, (value, variable) in named.items() if variable not in environ}
+    if "WANDB_SWEEP_ID" in environ:
+        ours = {key: value for key, value in ours.items() if key not in ("project", "entity")}
+    return ours | {
+        "id": run_id,
+        "resume": "allow",
+        "reinit": "create_new",
+        "dir": str(run_dir),
+        "config": dict(run_config),
+        "allow_val_change": True,  # a resumed run may have more steps to go
+    }
+
+
+def _keep_out_of_home(folder: Path, environ: MutableMapping[str, str]) -> None:
+    if os.access(environ.get("HOME", "/nonexistent"), os.W_OK):
+        return
+    for kind in ("cache", "config", "data"):
+        environ.setdefault(f"WANDB_{kind.upper()}_DIR", str(folder / kind))
+
+
+def _variable(setting: str) -> str:
+    return f"WANDB_{setting.upper()}" if setting[:2] != "x_" else f"WANDB_{setting[1:].upper()}"
+
+
+def _is_loggable(value: float | int | str | None) -> bool:
+    # One NaN would make every minimum that wandb keeps of the metric NaN.
+    return value is not None and (not isinstance(value, float) or math.isfinite(value))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

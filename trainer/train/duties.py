@@ -1,0 +1,236 @@
+"""What a run does between its steps: record, sample, validate, finish.
+
+All functions are called by all ranks at the same step.
+"""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.budget.machine import peak_bytes
+from trainer.checkpoint.state import TrainState
+from trainer.distributed import gather_objects, largest, on_main, sum_floats
+from trainer.errors import Exit
+from trainer.inference.generate import Sampling, generate
+from trainer.inference.score import exp_or_inf, score
+from trainer.outside import printable
+from trainer.track.status import State as RunState
+from trainer.track.status import Status, write_status
+from trainer.track.throughput import tokens_per_s
+from trainer.train import saving
+from trainer.train.expectations import missed
+from trainer.train.run import Run, StepStats
+from trainer.train.stopping import STOP_FILE, Wish
+
+log = logging.getLogger(__name__)
+
+#: A record's loss this many nats above the one before is an event.
+SPIKE_NATS = 1.0
+
+
+def record(run: Run, state: TrainState, stats: StepStats) -> None:
+    """Add the step to the window, and at its end record the mean loss and how it was reached."""
+    state.window_loss_sum += stats.loss_sum
+    state.window_tokens += stats.n_tokens
+    state.window_seconds += stats.seconds
+    state.seconds += stats.seconds
+    if not stats.applied:
+        event(run, state, "skip", loss_scale=run.engine.loss_scale)
+    if state.step % run.experiment.tracking.log_interval_steps:
+        return
+    (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
+    loss = loss_sum / state.window_tokens
+    if state.last_loss is not None and loss > state.last_loss + SPIKE_NATS:
+        event(run, state, "spike", loss=loss, before=state.last_loss)
+    grad_norm = run.engine.grad_norm
+    values: dict[str, float | int | str | None] = {
+        "train/loss": loss,
+        "train/ppl": exp_or_inf(loss),
+        "train/epoch": state.data_step / run.streams.steps_per_epoch,
+        "optim/lr": stats.lr,
+        "optim/grad_norm": None if grad_norm is None else float(grad_norm),
+        "optim/loss_scale": run.engine.loss_scale,
+        "optim/skipped_steps": state.skipped_steps,
+        "throughput/tokens_per_s": tokens_per_s(state.window_tokens, state.window_seconds),
+        "memory/peak_gib": peak_gib(run.world.device),
+    }
+    run.tracker.log("train", values=values, **state.place)
+    state.last_loss = loss
+    clear_window(state)
+    set_status(run, state, "running")
+
+
+def asked(run: Run) -> Wish:
+    """The strongest request of any rank so far."""
+    return Wish(largest(run.stops.poll(), run.world))
+
+
+def validate_if_due(run: Run, state: TrainState) -> Wish:
+    """Validate at the interval's end; returns what was asked of the run meanwhile.
+
+    Weights that a parent trained are scored before the first step, too; random ones are not.
+    """
+    interval = run.experiment.valid.interval_steps
+    untrained = state.step == 0 and state.parent is None
+    if not interval or untrained or state.step % interval:
+        return Wish.NONE
+    return validate(run, state)
+
+
+def validate(run: Run, state: TrainState) -> Wish:
+    """Score the valid split, once per step, with a memory of its own, and remember the best.
+
+    Returns:
+        What was asked of the run meanwhile: then the validation was given up.
+    """
+    if "valid" not in run.corpus.splits or state.validated_step == state.step:
+        return Wish.NONE
+    wishes = [Wish.NONE]
+
+    def should_stop() -> bool:
+        wishes.append(asked(run))
+        return wishes[-1] is not Wish.NONE
+
+    settings, engine, split = run.experiment, run.engine, run.corpus.splits["valid"]
+    engine.train(False)
+    result = score(
+        engine, split, scoring=settings.valid, n_layer=settings.model.n_layer,
+        first_memory=lambda rows, mem_len: engine.reading_memory(rows, mem_len=mem_len),
+        cutoffs=settings.model.cutoffs, world=run.world, should_stop=should_stop,
+        cut_documents=settings.data.memory_reset == "document",
+    )  # fmt: skip
+    if result is None:
+        return wishes[-1]
+    state.validated_step = state.step
+    state.evals_since_best += 1
+    if math.isfinite(result.loss) and (state.best_loss is None or result.loss < state.best_loss):
+        state.best_loss, state.best_step, state.evals_since_best = result.loss, state.step, 0
+        state.best_of = run.valid_of
+        if state.saved_step == state.step:  # before a stop interrupted its validation
+            saving.mark_best(run, state.step)
+    values = {f"valid/{name}": value for name, value in result.metrics(split).items()}
+    values_and_best = {**values, "valid/best_loss": state.best_loss}
+    run.tracker.log("valid", values=values_and_best, of=run.valid_of, **state.place)
+    return Wish.NONE
+
+
+def sample_if_due(run: Run, state: TrainState) -> None:
+    """Record a sample of text, drawn from a generator and a memory of its own."""
+    settings = run.experiment.sample
+    if not settings.interval_steps or state.step % settings.interval_steps:
+        return
+    sampling = Sampling(
+        n_tokens=settings.n_tokens, temperature=settings.temperature,
+        seed=run.experiment.seed + state.step,
+    )  # fmt: skip
+    with run.engine.predicting() as model:
+        pieces = generate(
+            model, run.corpus.vocabulary, prompt=settings.prompt, sampling=sampling,
+            scoring=run.experiment.valid, cutoffs=run.experiment.model.cutoffs,
+            dtype=run.engine.dtype, device=run.world.device,
+        )  # fmt: skip
+        text = settings.prompt + "".join(pieces)
+    run.tracker.log("sample", values={"sample/text": text}, **state.place)
+
+
+def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
+    """Validate if the run is done, save, judge, and leave word in the events and the status."""
+    run.tracker.end_progress(state.update)
+    tell_trace(run, state, run.profiler.close())
+    if run.profiler.missed:
+        first, last = run.profiler.missed
+        log.warning(
+            "nothing was profiled: no step of this attempt begins --profile %s:%s", first, last
+        )
+    run.watch.drain()
+    run.background.wait()
+    if wish is Wish.NONE and run.experiment.valid.interval_steps:
+        wish = validate(run, state)
+    if state.saved_step != state.step and state.step:  # at step 0 there is nothing to lose
+        saving.save_now(run, state)
+    reason = _reason(run, wish)
+    ending: dict[Wish, tuple[RunState, Exit]] = {
+        Wish.NONE: ("done", Exit.DONE),
+        Wish.REQUEUE: ("requeue", Exit.REQUEUE),
+        Wish.STOP: ("stopped", Exit.STOPPED),
+    }
+    run_state, code = ending[wish]
+    expect = run.experiment.expect
+    result, of = _result(run, state), run.valid_of
+    lacks = []
+    if wish is Wish.NONE:
+        lacks = on_main(lambda: missed(expect, result, best_of=state.best_of, of=of), run.world)
+    if lacks:
+        reason, code = f"missed {'; '.join(lacks)}", Exit.EXPECTATION
+        event(run, state, "expectation", missed=lacks)
+    event(run, state, "stop", reason=reason or run_state)
+    set_status(run, state, run_state, reason=reason or None, code=code)
+    if wish is Wish.STOP and run.world.is_main:
+        try:
+            (run.run_dir / STOP_FILE).unlink(missing_ok=True)  # it has been obeyed
+        except OSError as error:
+            log.error("%s is still there and would stop the next attempt: %s", STOP_FILE, error)
+    return code
+
+
+def tell_trace(run: Run, state: TrainState, trace: Path | None) -> None:
+    """Say where the profiled steps' trace lies, when it has been written."""
+    if trace is not None:
+        event(run, state, "profile", path=str(trace), opens_in="ui.perfetto.dev")
+
+
+def _reason(run: Run, wish: Wish) -> str:
+    """Why the run is to end, as the lowest rank knows that was asked what was agreed on."""
+    asked = gather_objects((run.stops.wish, run.stops.reason), run.world)
+    return next((reason for own, reason in asked if own is wish), "")
+
+
+def event(run: Run, state: TrainState, name: str, **details: Any) -> None:
+    """Record that something happened at this step."""
+    run.tracker.event(name, **state.place, **details)
+
+
+def set_status(
+    run: Run, state: TrainState, run_state: RunState, *,
+    reason: str | None = None, code: Exit | None = None,
+) -> None:  # fmt: skip
+    """Rewrite `status.json`; a full disk does not end the run."""
+    if not run.world.is_main:
+        return
+    status = Status.of_this_process(
+        state=run_state, step=state.step, update=state.update,
+        max_steps=run.experiment.train.max_steps, eta_s=run.tracker.eta_s, attempt=state.attempt,
+        reason=None if reason is None else printable(reason), exit_code=code,
+        result=_result(run, state), best_of=state.best_of,
+    )  # fmt: skip
+    try:
+        write_status(run.run_dir, status)
+    except OSError as error:
+        log.error("status.json: %s", error)
+
+
+def _result(run: Run, state: TrainState) -> dict[str, float | int | str | None]:
+    """What the run has come to, for `status.json`."""
+    return {
+        "corpus": run.corpus.name, "corpus_hash": run.corpus.hash,
+        "precision": run.identity["precision"], "train/loss": state.last_loss,
+        "valid/best_loss": state.best_loss, "valid/best_step": state.best_step,
+        "tokens": state.n_tokens,
+        "throughput/tokens_per_s": tokens_per_s(state.n_tokens, state.seconds),
+    }  # fmt: skip
+
+
+def peak_gib(device: torch.device) -> float:
+    """Most memory held so far: on the GPU by tensors, elsewhere by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return peak_bytes() / 2**30
+
+
+def clear_window(state: TrainState) -> None:
+    """Begin a new window of records."""
+    state.window_loss_sum.zero_()
+    state.window_tokens, state.window_seconds = 0, 0.0

@@ -1,0 +1,50 @@
+"""What ``--expect`` holds a run to once it is done."""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.config.run_settings import ExpectConfig
+from trainer.track.measure import Measure
+
+_log = logging.getLogger(__name__)
+
+
+def missed(
+    expect: ExpectConfig,
+    result: Mapping[str, Any],
+    *,
+    best_of: Measure | None,
+    of: Measure | None,
+) -> list[str]:
+    """The targets that a run's `result` (as in `status.json`) misses; logs a line for each target.
+
+    Ranks time their steps themselves: only one may judge.
+
+    Args:
+        expect: the targets.
+        result: the run's.
+        best_of: what the best loss in it is of; None is not known.
+        of: what validations are of by this start's settings; a loss of anything else is none.
+    """
+    loss, rate = (_number(result, name) for name in ("valid/best_loss", "throughput/tokens_per_s"))
+    told: list[tuple[str, bool]] = []
+    if expect.ppl is not None:
+        got = "none" if loss is None else f"{math.exp(min(loss, 700)):,.3f}"
+        if best_of is not None and of is not None and best_of.key != of.key:
+            got, loss = f"none on {of}: {got} is on {best_of}", None
+        is_met = loss is not None and loss <= math.log(expect.ppl)
+        told.append((f"ppl ≤ {expect.ppl:,.3f}, got {got}", is_met))
+    if expect.tokens_per_s is not None:
+        got = "none" if rate is None else f"{rate:,.1f}"
+        is_met = rate is not None and rate >= expect.tokens_per_s
+        told.append((f"tokens_per_s ≥ {expect.tokens_per_s:,.1f}, got {got}", is_met))
+    for what, is_met in told:
+        _log.info("expected %s: %s", what, "met" if is_met else "missed")
+    return [what for what, is_met in told if not is_met]
+
+
+def _number(result: Mapping[str, Any], name: str) -> float | None:
+    value = result.get(name)
+    return float(value) if isinstance(value, float | int) and math.isfinite(value) else None

@@ -1,0 +1,77 @@
+"""Flags that all ranks act on together: requests to stop, and losses that are not finite.
+
+No step waits for them. Which streams had a finite loss is copied off the device while the next step
+runs, exchanged over gloo during the one after, and acted on then.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.data.streams import Streams
+from trainer.distributed import Agreement, World
+from trainer.train.stopping import Wish
+
+#: Steps after which a loss that was not finite is known of on all ranks.
+STEPS_LATE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What all ranks agreed on."""
+
+    wish: Wish
+    """The strongest request to stop."""
+    bad_streams: list[int]
+    """Global ids of the streams whose loss was not finite, `STEPS_LATE` steps ago."""
+
+
+class FaultWatch:
+    """Carries the flags of one step to the next; made anew after a rollback by `drain`."""
+
+    def __init__(self, streams: Streams, world: World) -> None:
+        self._streams, self._world = streams, world
+        self._ids = [int(s) for slot in range(streams.slots) for s in streams.stream_ids(slot)]
+        self._agreement = Agreement(world, 1 + streams.train_batch_size)
+        self._copy: Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+
+    def exchange(self, wish: Wish, finite_S: Tensor) -> Verdict:
+        """Hand in this step's flags and get what was agreed on of earlier ones. Collective."""
+        agreed = self._agreement.take()
+        flags = [int(wish)] + [0] * self._streams.train_batch_size
+        for stream, finite in zip(self._ids, self._take_copy(), strict=False):
+            flags[1 + stream] = int(not finite)
+        self._agreement.post(flags)
+        self._start_copy(finite_S)
+        return Verdict(
+            wish=Wish(agreed[0]), bad_streams=[s for s, bad in enumerate(agreed[1:]) if bad]
+        )
+
+    def drain(self) -> None:
+        """Wait for what is under way and forget it. Collective."""
+        self._agreement.take()
+        self._copy = self._copied = None
+
+    def ranks_of(self, streams: list[int]) -> list[int]:
+        """The ranks that read these streams."""
+        per_slot = self._world.world_size * self._streams.micro
+        return sorted({stream % per_slot // self._streams.micro for stream in streams})
+
+    def _start_copy(self, finite_S: Tensor) -> None:
+        if finite_S.device.type == "cpu":
+            self._copy = finite_S
+            return
+        self._copy = torch.empty(finite_S.shape, dtype=finite_S.dtype, pin_memory=True)
+        self._copy.copy_(finite_S, non_blocking=True)
+        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's stub
+        self._copied.record()
+
+    def _take_copy(self) -> list[bool]:
+        if self._copy is None:
+            return []
+        if self._copied is not None:
+            self._copied.synchronize()  # recorded a whole step ago
+        finite: list[bool] = self._copy.tolist()
+        return finite

@@ -1,0 +1,122 @@
+"""The training loop: run, step, micro step.
+
+Nothing of ours waits for the device inside a step: losses are summed on it and read at every
+record. DeepSpeed waits once per step itself, when it looks for an overflow.
+"""
+
+import time
+
+import numpy as np
+import torch
+
+from trainer.checkpoint.state import TrainState
+from trainer.config.recipe import ExperimentConfig
+from trainer.errors import Exit
+from trainer.model.memory import forget_rows
+from trainer.protocol import Memory, Output
+from trainer.train import duties, recovery, saving
+from trainer.train.run import Run, StepStats
+from trainer.train.stopping import Wish
+
+
+def train(run: Run, state: TrainState) -> Exit:
+    """Train until `max_steps` updates, the end of patience or a request to stop. Collective.
+
+    Evaluates before it saves, so that a resumed run logs the same sequence. What is saved is
+    written while the next steps run.
+
+    Raises:
+        NonFiniteError: the loss stayed non-finite after the one rollback.
+    """
+    state.memories = state.memories or empty_memories(run)
+    best_step = state.best_step
+    wish = duties.asked(run)  # while the run was built
+    if wish is Wish.NONE:  # weights of a parent, or a validation that was interrupted
+        wish = duties.validate_if_due(run, state)
+    if state.best_step != best_step:
+        saving.save_if_due(run, state)
+    while wish is Wish.NONE and not is_done(run.experiment, state):
+        run.profiler.before_step(state.step)
+        stats = train_step(run, state)
+        duties.tell_trace(run, state, run.profiler.after_step(state.step))
+        verdict = run.watch.exchange(run.stops.poll(), stats.finite_S)
+        run.background.advance()
+        if recovery.handle_nonfinite(run, state, verdict):
+            continue
+        wish = verdict.wish
+        duties.record(run, state, stats)
+        duties.sample_if_due(run, state)
+        if wish is Wish.NONE:
+            wish = duties.validate_if_due(run, state)
+        if wish is Wish.NONE and not is_done(run.experiment, state):
+            saving.save_if_due(run, state)  # the last one is left to `finish`
+    return duties.finish(run, state, wish)
+
+
+def is_done(experiment: ExperimentConfig, state: TrainState) -> bool:
+    """Whether `max_steps` updates were applied, or patience is exhausted."""
+    patience = experiment.valid.patience
+    out_of_patience = patience is not None and state.evals_since_best >= patience
+    return out_of_patience or state.update >= experiment.train.max_steps
+
+
+def train_step(run: Run, state: TrainState) -> StepStats:
+    """One attempt to update: a micro step per slot, each with its own streams and memory."""
+    began = time.perf_counter()
+    streams, engine, world, settings = run.streams, run.engine, run.world, run.experiment.train
+    engine.train(True)
+    if streams.begins_epoch(state.data_step) or not state.memories:
+        state.memories = empty_memories(run)
+    n_tokens = streams.n_tokens(state.data_step)
+    lr, applied, finite = engine.lr, None, []
+    loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
+    for slot, memory in enumerate(state.memories):
+        torch.manual_seed(dropout_seed(run.experiment.seed, state.step, slot, world.rank))
+        segment = run.reader.segment(state.data_step, slot)
+        output = engine(
+            segment, memory, clamp_len=settings.clamp_len, same_length=settings.same_length
+        )
+        # The engine divides by slots and averages over ranks; what is left is the mean per token.
+        engine.backward(output.loss_sum * (world.world_size * engine.slots / n_tokens))
+        applied = engine.step()
+        loss_sum += output.loss_sum.detach().double()
+        finite_B = finite_rows(output, n_rows=streams.micro)
+        state.memories[slot] = keep_finite(output.memory, finite_B)
+        finite.append(finite_B)
+    assert applied is not None, "the last slot is the accumulation boundary"
+    state.step += 1
+    state.data_step += 1
+    state.skipped_steps += not applied
+    state.n_tokens += n_tokens
+    return StepStats(
+        loss_sum=loss_sum, n_tokens=n_tokens, applied=applied, lr=lr,
+        finite_S=torch.cat(finite), seconds=time.perf_counter() - began,
+    )  # fmt: skip
+
+
+def empty_memories(run: Run) -> list[Memory]:
+    """Per slot, the memory of streams that have read nothing."""
+    mem_len, slots = run.experiment.train.mem_len, run.engine.slots
+    return [run.engine.empty_memory(run.streams.micro, mem_len=mem_len) for _ in range(slots)]
+
+
+def dropout_seed(seed: int, step: int, slot: int, rank: int) -> int:
+    """A seed of its own for every micro step of every rank: a resumed run drops the same."""
+    return int(np.random.SeedSequence((seed, step, slot, rank)).generate_state(1, np.uint64)[0])
+
+
+def finite_rows(output: Output, *, n_rows: int) -> torch.Tensor:
+    """Whether each row's loss is finite, `[B]`; all rows share the fate of an untold loss."""
+    if output.nll_BT is None:
+        return output.loss_sum.isfinite().expand(n_rows)
+    return output.nll_BT.isfinite().all(dim=1)
+
+
+def keep_finite(memory: Memory, finite_B: torch.Tensor) -> Memory:
+    """The memory with the rows forgotten that a non-finite loss came from.
+
+    On a GPU without asking whether there are any: the answer would have to be waited for.
+    """
+    if finite_B.device.type == "cpu" and bool(finite_B.all()):
+        return memory
+    return forget_rows(memory, finite_B)

@@ -1,0 +1,95 @@
+"""Taking a run up again: from a checkpoint after a start, or after losses that are not finite."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from trainer.amounts import counted
+from trainer.checkpoint import folder as checkpoints
+from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint.state import TrainState
+from trainer.distributed import on_main
+from trainer.errors import NonFiniteError
+from trainer.outside import printable
+from trainer.train import duties
+from trainer.train.faults import STEPS_LATE, Verdict
+from trainer.train.run import Run
+
+log = logging.getLogger(__name__)
+
+
+def restore(path: Path, saved: dict[str, Any], *, run: Run, state: TrainState) -> None:
+    """Put the verified checkpoint at `path` into the engine and `state`, memories included."""
+    state.load_json(saved["train"])
+    if not _compares_with_best(state, saved, run):
+        log.info("validations are of %s, other than before: the best begins anew", run.valid_of)
+        state.forget_best()
+    if not run.world.is_main:
+        state.window_loss_sum.zero_()  # saved folded onto rank 0
+    scalars = saved["engine"]
+    checkpoint.load_engine(path, run.engine, optimizer_step=scalars["optimizer_step"])
+    run.engine.load_scalars(scalars, step=state.step, skipped_steps=state.skipped_steps)
+    ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
+    state.memories = checkpoint.read_memories(
+        path, ids, dtype=run.engine.dtype, device=run.world.device
+    )
+
+
+def _listed(numbers: list[int]) -> str:
+    return printable(", ".join(map(str, numbers)), most=200)
+
+
+def _compares_with_best(state: TrainState, saved: dict[str, Any], run: Run) -> bool:
+    """Whether the best loss of a checkpoint is of what this run's validations are of."""
+    if run.valid_of is None or state.best_loss is None:
+        return True
+    if state.best_of is not None:
+        return state.best_of.key == run.valid_of.key
+    split_hash = run.valid_of.split_hash  # an older checkpoint says no more
+    return bool(split_hash == (saved.get("splits") or {}).get("valid", split_hash))
+
+
+def handle_nonfinite(run: Run, state: TrainState, verdict: Verdict) -> bool:
+    """Count steps with a non-finite loss; at the limit roll back once, then give up.
+
+    Returns:
+        Whether the run was rolled back.
+
+    Raises:
+        NonFiniteError: a rollback is spent already, or there is nothing to roll back to.
+    """
+    if not verdict.bad_streams:
+        state.nonfinite_in_a_row = 0
+        return False
+    state.nonfinite_in_a_row += 1
+    ranks = run.watch.ranks_of(verdict.bad_streams)
+    bad_step = state.step - STEPS_LATE
+    where = {"bad_step": bad_step, "ranks": ranks, "streams": verdict.bad_streams}
+    duties.event(run, state, "nonfinite", in_a_row=state.nonfinite_in_a_row, **where)
+    if state.nonfinite_in_a_row < run.experiment.limits.nonfinite_steps:
+        return False
+    told = (
+        f"the loss was not finite for {counted(state.nonfinite_in_a_row, 'step')} up to step "
+        f"{bad_step}, on rank {_listed(ranks)}, stream {_listed(verdict.bad_streams)}"
+    )
+    run.background.wait()
+    folder = checkpoints.directory(run.run_dir)
+    first = bad_step - state.nonfinite_in_a_row + 1  # one saved since may be what is wrong
+    found = on_main(lambda: checkpoints.newest_whole(folder, before_step=first), run.world)
+    if state.rolled_back or found.path is None:
+        spent = (
+            "after a rollback"
+            if state.rolled_back
+            else "and there is no whole checkpoint of before"
+        )
+        raise NonFiniteError(f"{told}, {spent}: lower --optim.lr or look at the text there")
+    run.watch.drain()
+    attempt, data_step, wandb_id = state.attempt, state.data_step, state.wandb_id
+    restore(found.path, found.state, run=run, state=state)
+    # Past the offending text, with nothing remembered of it.
+    state.data_step, state.attempt, state.wandb_id = data_step, attempt + 1, wandb_id
+    state.rolled_back, state.nonfinite_in_a_row, state.memories = True, 0, []
+    duties.clear_window(state)
+    run.tracker.begin_attempt(state.attempt)
+    duties.event(run, state, "rollback", path=found.path.name, data_step=data_step, **where)
+    return True

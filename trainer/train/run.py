@@ -1,0 +1,59 @@
+"""A run as its loop sees it: what stays, and what one step did."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from trainer.config.recipe import ExperimentConfig
+from trainer.data.corpus import Corpus
+from trainer.data.read_ahead import SegmentReader
+from trainer.data.streams import Streams
+from trainer.distributed import World
+from trainer.engine.deepspeed import Engine
+from trainer.track.measure import Measure
+from trainer.track.tracker import Tracker
+from trainer.train.background import Background
+from trainer.train.faults import FaultWatch
+from trainer.train.profiling import Profiler
+from trainer.train.stopping import StopRequests
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """All that stays the same during a run."""
+
+    experiment: ExperimentConfig
+    run_dir: Path
+    corpus: Corpus
+    streams: Streams
+    reader: SegmentReader
+    engine: Engine
+    tracker: Tracker
+    stops: StopRequests
+    watch: FaultWatch
+    profiler: Profiler
+    background: Background
+    world: World
+    identity: dict[str, Any]
+    """What every checkpoint says of its run: configurations, hashes, number of ranks."""
+    valid_of: Measure | None
+    """What validation losses are of; None without a valid split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepStats:
+    """What one step did; tensors stay on the device."""
+
+    loss_sum: Tensor
+    """This rank's nats, fp64."""
+    n_tokens: int
+    """Targets over all ranks."""
+    applied: bool
+    """Whether the weights were updated."""
+    lr: float
+    """The rate the update used, or would have."""
+    finite_S: Tensor
+    """Whether the loss of each of this rank's streams was finite, slot after slot."""
+    seconds: float

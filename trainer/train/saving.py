@@ -1,0 +1,93 @@
+"""Checkpoints of a run: when they are due, what they hold, what becomes of them.
+
+A checkpoint holds the run as it was at its step, whose events `checkpoint` and
+`checkpoint_failed` bear that step, too; they are recorded when it is written, some steps later.
+Until then the pointers name older ones. All functions are called by all ranks at the same step.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+
+from trainer.checkpoint import folder as checkpoints
+from trainer.checkpoint import pointers
+from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint.state import TrainState
+from trainer.distributed import sum_floats
+from trainer.train.run import Run
+
+log = logging.getLogger(__name__)
+
+
+def save_if_due(run: Run, state: TrainState) -> None:
+    """Begin to save at the interval's end and at every new best, waiting for the save before.
+
+    A save that fails does not end the run: it is recorded.
+    """
+    interval = run.experiment.checkpoint.interval_steps
+    is_due = state.best_step == state.step or (interval > 0 and state.step % interval == 0)
+    if is_due and state.saved_step != state.step:
+        run.background.start(_save_or_record_why_not(run, state))
+
+
+def save_now(run: Run, state: TrainState) -> None:
+    """Save and wait for it, when no save is under way.
+
+    Raises:
+        OSError: on every rank, when any could not write; older checkpoints are untouched.
+    """
+    for work in _save(run, state):
+        work()
+
+
+def mark_best(run: Run, step: int) -> None:
+    """Point ``best`` at the checkpoint of `step`, if it was written."""
+    if not run.world.is_main:
+        return
+    folder, name = checkpoints.directory(run.run_dir), pointers.name_of(step)
+    if pointers.pointed(folder, "best") == name or not (folder / name).is_dir():
+        return
+    try:
+        pointers.point(folder, "best", name)
+    except OSError as error:
+        log.error("the pointer `best` was not moved: %s", error)
+
+
+def _save_or_record_why_not(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
+    place = state.place
+    try:
+        yield from _save(run, state)
+    except OSError as error:
+        log.error("%s", error)
+        run.tracker.event("checkpoint_failed", **place, error=str(error))
+
+
+def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
+    """The job that saves this step and drops old checkpoints."""
+    # Folded onto rank 0, here as in the file, so that any number of ranks can go on from it.
+    (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
+    state.window_loss_sum.fill_(loss_sum if run.world.is_main else 0.0)
+    step, place, best_step = state.step, state.place, state.best_step
+    before, state.saved_step = state.saved_step, step
+    folder = checkpoints.directory(run.run_dir)
+    ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
+    try:
+        yield from checkpoint.save(
+            folder, step=step, engine=run.engine, world=run.world,
+            state=run.identity | {"train": state.to_json(), "engine": run.engine.scalars()},
+            memories=list(zip(ids, state.memories, strict=True)),
+        )  # fmt: skip
+    except OSError:
+        state.saved_step = before
+        raise
+
+    def tidy() -> None:
+        if best_step is not None:
+            mark_best(run, best_step)  # also when that failed before
+        if run.world.is_main:
+            spared = [] if best_step is None else [pointers.name_of(best_step)]
+            keep_last = run.experiment.checkpoint.keep_last
+            checkpoints.prune(folder, keep_last=keep_last, spared=spared)
+        run.tracker.sync()
+
+    yield tidy
+    run.tracker.event("checkpoint", **place, path=pointers.name_of(step))

@@ -1,0 +1,204 @@
+"""From a plan to a trained run: claim the directory, build, resume, train."""
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import MutableMapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from trainer.budget.shortage import explained
+from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint.state import TrainState
+from trainer.config.arguments import TrainArguments
+from trainer.data.read_ahead import AHEAD, SegmentReader
+from trainer.distributed import (
+    World,
+    barrier,
+    complete_environ,
+    gather_objects,
+    on_each,
+    on_main,
+)
+from trainer.engine import deepspeed as engine
+from trainer.errors import Exit, NonFiniteError, ShortageError
+from trainer.host_cpu import use_cpu_well
+from trainer.model.build import build_model
+from trainer.track.console import close_logging, setup_logging
+from trainer.track.tracker import open_tracker
+from trainer.train import duties, identity, recovery, rundir
+from trainer.train.background import Background
+from trainer.train.claimant import claimed
+from trainer.train.dry_run import describe_start, refuse_without_memory
+from trainer.train.faults import FaultWatch
+from trainer.train.loop import train
+from trainer.train.plan import Plan, describe_plan, make_plan
+from trainer.train.profiling import Profiler
+from trainer.train.run import Run
+from trainer.train.start import Start, announce, find_start, give_up
+from trainer.train.stopping import StopRequests
+
+log = logging.getLogger(__name__)
+
+
+def run_training(
+    arguments: TrainArguments, environ: MutableMapping[str, str], stops: StopRequests
+) -> Exit:
+    """Train as `arguments` say; `environ` is the process's own. One call per process, on all ranks.
+
+    Raises:
+        InputError: on every rank, before anything was allocated or overwritten.
+    """
+    environ.update(complete_environ(environ))
+    plan = make_plan(arguments, environ)
+    if arguments.dry_run:
+        if plan.world.is_main:
+            print(describe_plan(plan, describe_start(plan)))
+        return Exit.DONE
+    if plan.world.device.type == "cpu":
+        use_cpu_well()
+    limits = arguments.experiment.limits
+    world = engine.connect(plan.world, timeout_s=limits.distributed_timeout_s)
+    code = train_connected(plan, world, environ, stops)
+    barrier(world)
+    engine.disconnect()
+    return code
+
+
+def train_connected(
+    plan: Plan, world: World, environ: MutableMapping[str, str], stops: StopRequests
+) -> Exit:
+    """Train in a process group that is there already, and leave it there. Collective.
+
+    Raises:
+        InputError: on every rank.
+    """
+    named, recipe = plan.arguments.run_dir, plan.arguments.recipe
+    candidates = [named] if named else rundir.default_run_dirs(recipe, now=time.time())
+    with (
+        claimed(candidates, must_be_new=named is None, world=world, on_lost=_leave) as run_dir,
+        explained(world, plan.situation),
+    ):
+        return _train_claimed(plan, world, run_dir, environ, stops)
+
+
+def _leave(reason: str) -> None:
+    """End this process at once: nothing may be written into a directory that is another's."""
+    print(f"error: {reason}: leaving, with nothing saved", file=sys.stderr, flush=True)
+    os._exit(Exit.BAD_INPUT)
+
+
+def _train_claimed(
+    plan: Plan, world: World, run_dir: Path, environ: MutableMapping[str, str], stops: StopRequests
+) -> Exit:  # fmt: skip
+    experiment = plan.arguments.experiment
+    stops.hold(run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main)
+    refuse_without_memory(plan, run_dir, world)
+    model = build_model(
+        experiment.model, vocabulary_size=plan.corpus.vocabulary.size, seed=experiment.seed
+    )
+    start = on_main(lambda: find_start(plan, run_dir, model), world)
+    log_file = run_dir / "logs" / f"rank-{world.rank:05d}.log"
+    on_each(rundir.writing(lambda: setup_logging(world.rank, log_file=log_file)), world)
+    if start.done is not None:
+        lacks = on_main(partial(identity.judge_again, plan, run_dir, start.done), world)
+        close_logging()
+        return Exit.EXPECTATION if lacks else Exit.DONE
+    hosts = gather_objects(socket.gethostname(), world)
+    attempt = on_main(lambda: announce(plan, run_dir, start, hosts), world)
+    try:
+        with explained(world, plan.situation):
+            run, state = _build(plan, world, run_dir, start, attempt, model, environ, stops)
+    except BaseException as error:
+        if world.is_main:
+            give_up(run_dir, error)
+        raise
+    code = None
+    try:
+        code = _train_to_the_end(run, state, plan)
+    finally:
+        run.reader.close()
+        run.background.close()
+        run.tracker.close(1 if code is None else int(code))
+        close_logging()
+    run.engine.destroy()
+    return code
+
+
+def _build(
+    plan: Plan, world: World, run_dir: Path, start: Start, attempt: int, model: nn.Module,
+    environ: MutableMapping[str, str], stops: StopRequests,
+) -> tuple[Run, TrainState]:  # fmt: skip
+    experiment, origin = plan.arguments.experiment, start.origin
+    n_parameters = sum(p.numel() for p in model.parameters())
+    built = engine.build(
+        model, optim=experiment.optim, max_steps=experiment.train.max_steps,
+        resolved=plan.resolved, world=world,
+    )  # fmt: skip
+    state = TrainState(attempt=attempt)
+    state.window_loss_sum = state.window_loss_sum.to(world.device)
+    if start.weights is not None:
+        checkpoint.load_engine(start.weights, built, optimizer_step=0)
+        state.parent = str(start.weights)
+    saved_train: dict[str, Any] = {} if origin is None else origin.saved["train"]
+    opened = partial(
+        open_tracker, experiment.tracking, run_dir=run_dir, rank=world.rank, attempt=attempt,
+        max_steps=experiment.train.max_steps,
+        wandb_id=saved_train.get("wandb_id") if origin is not None and origin.is_own else None,
+        run_config=identity.tracked_of(plan, world) | rundir.told(run_dir, n_parameters),
+        environ=environ,
+        step=saved_train.get("step", 0),
+        update=saved_train.get("step", 0) - saved_train.get("skipped_steps", 0),
+    )  # fmt: skip
+    tracker = on_each(rundir.writing(opened), world)
+    run = Run(
+        experiment=experiment, run_dir=run_dir, corpus=plan.corpus, streams=plan.streams,
+        reader=SegmentReader(plan.streams, world.device, n_ahead=AHEAD[world.device.type]),
+        engine=built, tracker=tracker, stops=stops, watch=FaultWatch(plan.streams, world),
+        profiler=Profiler(plan.arguments.profile, run_dir=run_dir, world=world),
+        background=Background(world), world=world,
+        identity=identity.identity_of(plan, world), valid_of=plan.valid_of,
+    )  # fmt: skip
+    identity.introduce(plan, run_dir, n_parameters=n_parameters, world=world)
+    data = identity.data_of(plan)
+    if origin is None:
+        duties.event(
+            run, state, "start", parameters=n_parameters, parent=state.parent, **data
+        )  # fmt: skip
+    else:
+        recovery.restore(origin.path, origin.saved, run=run, state=state)
+        state.attempt = attempt
+        if not origin.is_own:
+            state.parent, state.saved_step = str(origin.path), -1
+        duties.event(
+            run, state, "resume", path=origin.path.name, skipped=origin.skipped,
+            changes=[change.to_json() for change in origin.changes], parent=state.parent, **data,
+        )  # fmt: skip
+    state.wandb_id = tracker.wandb_id
+    duties.set_status(run, state, "starting")
+    return run, state
+
+
+def _train_to_the_end(run: Run, state: TrainState, plan: Plan) -> Exit:
+    try:
+        with explained(run.world, plan.situation):
+            return train(run, state)
+    except ShortageError as error:
+        log.error("%s", error)
+        duties.event(run, state, "stop", reason=str(error))
+        duties.set_status(run, state, "failed", reason=str(error), code=Exit.OUT_OF_MEMORY)
+        raise
+    except NonFiniteError as error:
+        log.error("%s", error)
+        duties.event(run, state, "stop", reason=str(error))
+        duties.set_status(run, state, "failed", reason=str(error), code=Exit.NONFINITE)
+        return Exit.NONFINITE
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        duties.set_status(run, state, "failed", reason=reason)
+        raise
