@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from made_text import made_text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from trainer.commands.commands import ShowCorpus
+from trainer.commands.corpora import ShowCorpus
 from trainer.data.corpus import Split, open_corpus
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.data.text.pieces import Piece

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.amounts import human_count, human_seconds
 from trainer.track.console import Console, close_logging, console_line, setup_logging
+from trainer.wording import human_count, human_seconds
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ import pytest
 from builders import write_corpus
 
 from trainer.commands.command_line import parse_command
-from trainer.commands.commands import ShowCorpus
+from trainer.commands.corpora import ShowCorpus
 from trainer.data.prepare.progress import progress
 from trainer.errors import InputError
-from trainer.escaping import LineFormatter, printable_lines, shortened
+from trainer.wording import LineFormatter, printable_lines, shortened
 
 EVIL = "a\x1b[31m\x9b2J\u202e\nerror: forged"
 ESCAPED = r"a\x1b[31m\x9b2J\u202e\nerror: forged"

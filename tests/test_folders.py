@@ -8,7 +8,7 @@ import torch
 
 from trainer.checkpoint.tensor_files import save_tensors
 from trainer.errors import InputError
-from trainer.folders import new_folder
+from trainer.files import new_folder
 
 
 def names(folder: Path) -> list[str]:

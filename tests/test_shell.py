@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import trainer
 from trainer.checkpoint import folder as checkpoints
-from trainer.commands import commands, models
+from trainer.commands import corpora, exchange, models, runs
 from trainer.commands.command_line import parse_command
 from trainer.config import strict
 from trainer.config.arguments import parse_train
@@ -22,9 +22,9 @@ from trainer.errors import InputError
 from trainer.shell import command, program, training, typed_path
 
 COMMANDS: dict[str, Any] = {
-    "prepare": commands.Prepare, "eval": models.Eval, "generate": models.Generate,
-    "import": commands.Import, "export": commands.Export, "report": commands.Report,
-    "corpus verify": commands.Verify, "corpus show": commands.ShowCorpus,
+    "prepare": corpora.Prepare, "eval": models.Eval, "generate": models.Generate,
+    "import": exchange.Import, "export": exchange.Export, "report": runs.Report,
+    "corpus verify": corpora.Verify, "corpus show": corpora.ShowCorpus,
 }  # fmt: skip
 
 #: What each of them needs to be parsed at all.

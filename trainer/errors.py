@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
-from trainer.escaping import printable
+from trainer.wording import printable
 
 #: More names than these are no hint.
 _MOST_NAMES = 4

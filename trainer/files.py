@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, on file systems that can do less than others.
+"""Files and folders whole or not at all, on file systems that can do less than others.
 
 What a file system does not know (locks, syncing a folder, changing permissions, renaming onto a
 file) is done without: it would make sure of what mostly holds anyway.
@@ -8,11 +8,15 @@ import errno
 import fcntl
 import logging
 import os
+import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TextIO
+
+from trainer.errors import InputError
 
 _log = logging.getLogger(__name__)
 
@@ -139,3 +143,27 @@ def share(path: Path) -> None:
         _log.debug("%s keeps its permissions: %s", path, error.strerror)
     finally:
         new.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder to write in, which becomes `out` at the end and is removed on an error.
+
+    Raises:
+        InputError: `out` is there already, and not empty, or cannot be made.
+    """
+    out = out.resolve()
+    draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(f"--out {out} exists: give another")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft.mkdir()
+        yield draft
+        if out.is_dir():
+            out.rmdir()
+        draft.rename(out)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import InputError
-from trainer.escaping import printable, shortened
+from trainer.wording import printable, shortened
 
 __all__ = [
     "MAX_JSON_BYTES",

@@ -73,7 +73,7 @@ def _run_command(argv: Sequence[str]) -> int:
     import logging
 
     from trainer.commands.command_line import parse_command
-    from trainer.escaping import LineFormatter
+    from trainer.wording import LineFormatter
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())

@@ -10,9 +10,9 @@ from typing import Any
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from trainer.commands import commands, models
-from trainer.escaping import printable_lines
+from trainer.commands import corpora, exchange, models, runs
 from trainer.shell import typed_path
+from trainer.wording import printable_lines
 
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs)
 
@@ -29,18 +29,18 @@ def parse_command(argv: Sequence[str]) -> Any:
 
 def _parsed(argv: Sequence[str]) -> Any:
     plain: dict[str, Any] = {
-        "prepare": commands.Prepare,
+        "prepare": corpora.Prepare,
         "eval": models.Eval,
         "generate": models.Generate,
-        "import": commands.Import,
-        "export": commands.Export,
-        "report": commands.Report,
-        "recipes": commands.Recipes,
-        "exit-codes": commands.ExitCodes,
+        "import": exchange.Import,
+        "export": exchange.Export,
+        "report": runs.Report,
+        "recipes": runs.Recipes,
+        "exit-codes": runs.ExitCodes,
     }
     groups: dict[str, dict[str, Any]] = {
-        "corpus": {"verify": commands.Verify, "show": commands.ShowCorpus},
-        "config": {"show": commands.Show, "schema": commands.Schema},
+        "corpus": {"verify": corpora.Verify, "show": corpora.ShowCorpus},
+        "config": {"show": runs.Show, "schema": runs.Schema},
     }
     name = argv[0] if argv else ""
     if name in groups:

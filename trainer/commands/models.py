@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 import tyro
 
 from trainer.errors import InputError
-from trainer.escaping import printable_lines
 from trainer.outside import text_argument
+from trainer.wording import printable_lines
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ import os
 import sys
 from typing import TextIO
 
+from trainer.wording import LOGGED_CHARACTERS, printable
+
 #: Name of the way to write what an encoding lacks, for `open` and `reconfigure`.
 LOOK_ALIKE = "trainer.look_alike"
 _LOOK_ALIKES = {
@@ -31,6 +33,12 @@ def mend_standard_streams() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors=LOOK_ALIKE)
+
+
+def say(*lines: str) -> None:
+    """Print lines, whatever the names in them hold."""
+    for line in lines:
+        print(printable(line, most=LOGGED_CHARACTERS))
 
 
 def drop_standard_output() -> None:

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import hjson
 
-from trainer.amounts import counted
 from trainer.config import strict
 from trainer.config.deepspeed_checks import lookup, problems
 from trainer.config.deepspeed_keys import SCHEDULE_PARAMS, DsFile, ScheduleType
@@ -23,6 +22,7 @@ from trainer.config.divisors import divisors_near
 from trainer.config.recipe import ExperimentConfig, load_recipe
 from trainer.errors import InputError
 from trainer.outside import refuse_odd_values
+from trainer.wording import counted
 
 #: Bytes of a file; its parser takes a second for this many.
 _MAX_BYTES = 256 << 10

@@ -22,8 +22,7 @@ from trainer.exchange.layouts import Foreign, read_foreign
 from trainer.exchange.names import table_of, to_ours
 from trainer.exchange.settings import Settings
 from trainer.exchange.vocabularies import find_vocabulary
-from trainer.files import write_atomically
-from trainer.folders import new_folder
+from trainer.files import new_folder, write_atomically
 from trainer.shell import command, program, training
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from trainer.amounts import counted
 from trainer.config.strict import checked
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.named import named_corpus
@@ -15,6 +14,7 @@ from trainer.track.measure import Measure, corpus_label
 from trainer.track.results import EvalResult, by_text, read_results, table_rows
 from trainer.track.tables import markdown_table, markdown_text
 from trainer.track.throughput import SCORING
+from trainer.wording import counted
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from trainer.amounts import counted
 from trainer.budget.shortage import explained
 from trainer.config import strict
 from trainer.config.recipe import ScoringConfig
@@ -31,6 +30,7 @@ from trainer.track.measure import RULES, Rule
 from trainer.track.results import FOLDER, EvalResult, file_result, measure_of, table_rows
 from trainer.track.tables import shown, text_table
 from trainer.track.throughput import SCORING, tokens_per_s
+from trainer.wording import counted
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,7 @@ from typing import Any
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
-from trainer.amounts import human_count, human_seconds
-from trainer.escaping import LineFormatter
+from trainer.wording import LineFormatter, human_count, human_seconds
 
 _log = logging.getLogger(__name__)
 

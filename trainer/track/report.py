@@ -8,7 +8,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.amounts import counted, human_count
 from trainer.errors import InputError
 from trainer.outside import printable
 from trainer.track.measure import corpus_label
@@ -16,6 +15,7 @@ from trainer.track.results import by_text, table_rows
 from trainer.track.summary import RunSummary, summarise
 from trainer.track.tables import shown, text_table
 from trainer.track.throughput import SCORING, TRAINING
+from trainer.wording import counted, human_count
 
 
 class Report(NamedTuple):

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.amounts import human_seconds
 from trainer.config.strict import checked
 from trainer.data.named import CORPUS_FILE, NamedCorpus, named_corpus
 from trainer.errors import InputError
@@ -18,6 +17,7 @@ from trainer.track.metrics import read_metrics
 from trainer.track.records import METRICS_FILE, Record
 from trainer.track.results import EvalResult, read_results
 from trainer.track.status import STATUS_FILE, Status, read_status
+from trainer.wording import human_seconds
 
 SILENT_S = 900.0
 """A run whose heartbeat is older than this many seconds is reported as silent."""

@@ -4,13 +4,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from trainer.amounts import counted
 from trainer.distributed import World
 from trainer.outside import printable
 from trainer.track.measure import corpus_label
 from trainer.track.status import Status
 from trainer.train.expectations import missed
 from trainer.train.plan import Plan
+from trainer.wording import counted
 
 log = logging.getLogger(__name__)
 

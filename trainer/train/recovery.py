@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from trainer.amounts import counted
 from trainer.checkpoint import folder as checkpoints
 from trainer.checkpoint import tensors as checkpoint
 from trainer.checkpoint.state import TrainState
@@ -14,6 +13,7 @@ from trainer.outside import printable
 from trainer.train import duties
 from trainer.train.faults import STEPS_LATE, Verdict
 from trainer.train.run import Run
+from trainer.wording import counted
 
 log = logging.getLogger(__name__)
 

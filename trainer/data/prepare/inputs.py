@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from trainer.amounts import counted
 from trainer.data.prepare.progress import progress
 from trainer.data.text.choosing import LeftOut, shown
 from trainer.data.text.finding import Found, find_files, in_file
@@ -28,6 +27,7 @@ from trainer.data.text.splitting import (
     place,
 )
 from trainer.errors import InputError
+from trainer.wording import counted
 
 SplitBy = Literal["auto", "document", "position"]
 

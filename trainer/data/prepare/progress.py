@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainer.escaping import printable
+from trainer.wording import printable
 
 _PLAIN_LINES = 10
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.amounts import counted
 from trainer.config.recipe import load_recipe
 from trainer.data.comparable import absent_figures
 from trainer.data.prepare.writer import SplitWriter
 from trainer.data.vocabulary.files import Lost, Vocabulary
 from trainer.shell import training
+from trainer.wording import counted
 
 # Below this a recipe of the paper repeats the text too often to be worth its hours.
 _LARGE_TOKENS = 20_000_000

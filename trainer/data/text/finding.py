@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from trainer.amounts import counted
 from trainer.data.text.archive import open_archive, zip_sizes
 from trainer.data.text.choosing import (
     DATA_SUFFIXES,
@@ -29,6 +28,7 @@ from trainer.data.text.source import (
 from trainer.data.text.walking import Walked, walk
 from trainer.errors import InputError
 from trainer.outside import printable
+from trainer.wording import counted
 
 # Archives that hold something else than files to read, by a member that each of their kind has.
 _DOCUMENTS = {

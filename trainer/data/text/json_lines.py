@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal
 
-from trainer.amounts import counted
 from trainer.data.text.nature import HEAD_BYTES, UTF8_MARK
 from trainer.errors import InputError
 from trainer.outside import printable
+from trainer.wording import counted
 
 OnBadLine = Literal["stop", "skip"]
 

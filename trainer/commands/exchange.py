@@ -1,0 +1,56 @@
+"""The commands of ``txl`` that bring models in, and write them for others.
+
+Heavy imports wait until a command runs.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from trainer.commands.standard_streams import say
+
+
+@dataclass(frozen=True)
+class Import:
+    """Bring in a checkpoint of Hugging Face, kimiyoung, NVIDIA or fairseq."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """its file, or the folder it lies in"""
+    out: Path
+    """run directory to make"""
+    vocab: Path | None = None
+    """vocab.pkl, vocab.txt, cache.pt, dict.txt, or a corpus of ours, if not beside it"""
+    recipe: str | None = None
+    """says what the checkpoint does not; None is the one of the same sizes"""
+
+    def run(self) -> None:
+        """Import, and say what was found and what to do next."""
+        from trainer.exchange.importing import import_checkpoint
+
+        imported = import_checkpoint(
+            self.checkpoint, out=self.out, vocab=self.vocab, recipe=self.recipe
+        )
+        say(*imported.lines())
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained model for use elsewhere: weights, configuration, vocabulary, model card."""
+
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run")]
+    """directory of the run"""
+    out: Path
+    """folder to make"""
+    checkpoint: str = "best"
+    """best, last, a step, or a path"""
+    as_: Annotated[Literal["txl", "huggingface"], tyro.conf.arg(name="as")] = "txl"
+    """for trainer.load, or for transformers 4.35"""
+
+    def run(self) -> None:
+        """Export, and say where to."""
+        from trainer.exchange.exporting import export
+
+        export(self.run_dir, out=self.out, which=self.checkpoint, form=self.as_)
+        say(f"{self.out}: see its README.md")
