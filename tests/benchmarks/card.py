@@ -32,15 +32,15 @@ BUDGET_S, LIMIT_S = 460, 150
 #: Parts of `card_parts` before what is trained, and after it.
 FIRST, THEN = ("environment", "model"), ("waits", "profile", "blocks", "products")
 TESTS = {
-    "attention": ["tests/test_triton_attention.py", "-m", "gpu"],
-    "rows": ["tests/test_triton_rows.py"],
-    "softmax": ["tests/test_triton_linear_nll.py"],
+    "attention": ["tests/model/triton/test_attention.py", "-m", "gpu"],
+    "rows": ["tests/model/triton/test_rows.py"],
+    "softmax": ["tests/model/triton/test_linear_nll.py"],
 }
 
 
 def environment_of(device: str) -> dict[str, str]:
     """Of a part's process."""
-    changes = {"PYTHONPATH": python_path(ROOT, ROOT / "tests", HERE)}
+    changes = {"PYTHONPATH": python_path(ROOT, ROOT / "tests" / "support", HERE)}
     if device == "cpu":
         changes |= {"TRITON_INTERPRET": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     return dict(os.environ) | changes
