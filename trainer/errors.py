@@ -1,6 +1,6 @@
 """How a process of ours ends: exit codes, and the one error a user is meant to read.
 
-The table is printed by ``txl exit-codes`` and in the README. Launchers change exit codes
+The table is printed by ``txl exit-codes`` and in launch/README.md. Launchers change exit codes
 (torchrun returns 1 for any failed worker), so a wrapper goes by ``status.json`` instead.
 """
 
@@ -21,7 +21,7 @@ _MOST_CHARACTERS = 20_000
 
 
 class Exit(IntEnum):
-    """Exit codes of every command; `describe` gives the sentence of the README's table."""
+    """Exit codes of every command; `describe` gives the sentence of that table."""
 
     DONE = 0
     BAD_INPUT = 2

@@ -24,7 +24,7 @@ V = 20
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the README's code lies as `lstm.py`."""
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "trainer" / "README.md").read_text()
     section = readme.partition("## Other recurrent models\n")[2]
     (code,) = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
     folder = tmp_path_factory.mktemp("lstm")

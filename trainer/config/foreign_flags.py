@@ -1,6 +1,6 @@
 """What the flags of the systems that this trainer replaces are called here.
 
-One table feeds the error for a command line of theirs and the README's migration section.
+One table feeds the error for a command line of theirs and the tables of MIGRATING.md.
 """
 
 import re
@@ -252,7 +252,7 @@ def unknown_flags(flags: Iterable[str], *, known: Collection[str]) -> InputError
 
 
 def markdown() -> str:
-    """The table as the README's migration section has it, a part for each system."""
+    """The table as MIGRATING.md has it, a part for each system."""
     parts = []
     for system in SYSTEMS:
         rows = [f"**{system}**\n", "| its flag | here |", "|---|---|"]
