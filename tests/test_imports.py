@@ -141,7 +141,8 @@ def test_what_needs_no_torch_does_not_wait_for_it() -> None:
 
 
 def test_commands_that_only_read_do_not_wait_for_torch() -> None:
-    commands = [["recipes"], ["exit-codes"], ["config", "show", "quickstart"]]
+    show = ["config", "show", "quickstart", "--deepspeed-config", "zero0_fp32"]
+    commands = [["recipes"], ["exit-codes"], show]
     runs = [f"parse_command({command}).run()" for command in commands]
     assert (
         heavy_imports("\n".join(["from trainer.commands.command_line import parse_command", *runs]))

@@ -89,6 +89,14 @@ def _alone(environ: Mapping[str, str]) -> dict[str, str]:
     return dict(zip(RENDEZVOUS, ("0", "1", "0", "1", "127.0.0.1", str(port)), strict=True))
 
 
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies in bf16 itself, and does not emulate it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+
+
 def choose_device(wanted: str, *, local_rank: int) -> torch.device:
     """``cuda`` where there is one, unless `wanted` says otherwise.
 

@@ -2,16 +2,19 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from training import ROOT, Case, environment
 from txl_command import Ended, exit_code
 
+from trainer.commands.command_line import COMMANDS, parse_command
 from trainer.config.recipe import recipe_names
 from trainer.distributed import RENDEZVOUS, complete_environ
 from trainer.errors import Exit
@@ -129,6 +132,52 @@ def test_bad_arguments_end_with_2_and_a_reason(txl: Txl, argv: list[str]) -> Non
     assert ended.code == Exit.BAD_INPUT
     assert ended.err + ended.out
     assert "Traceback" not in ended.err
+
+
+def test_one_page_lists_every_command_and_each_answers_for_help(txl: Txl) -> None:
+    page = txl("--help")
+    assert page.code == 0
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} +[A-Z].*\.$", page.out, re.M), name
+        told = txl(*name.split(), "--help")
+        assert (told.code, "usage" in told.out) == (0, True), name
+        assert "{None}" not in told.out
+        assert "--no-no-" not in told.out
+        assert "options options" not in told.out
+    assert txl("--version") == (0, f"txl {metadata.version('txl-trainer')}\n", "")
+    assert "complete -F" in txl("--tyro-print-completion", "bash").out
+
+
+def test_a_command_that_is_mistyped_is_answered_with_the_nearest(txl: Txl) -> None:
+    assert "did you mean 'eval'?" in txl("evla", "run").err
+    assert "did you mean 'corpus verify'?" in txl("corpus", "verfy", "x").err
+    assert "one of config show, config schema" in txl("config").err
+
+
+@pytest.mark.parametrize(
+    ("words", "no_memory", "same_length"),
+    [
+        ([], False, None), (["--no-memory", "--same-length"], True, True),
+        (["--no-memory", "False", "--same-length", "false"], False, False),
+        (["--no-memory=true", "--same_length=False"], True, False),
+        (["--same-length", "True", "--no-memory", "True"], True, True),
+    ],
+)  # fmt: skip
+def test_a_boolean_is_its_flag_alone_or_with_its_value(
+    words: list[str], no_memory: bool, same_length: bool | None
+) -> None:
+    command = parse_command(["eval", "run", *words])
+    assert (command.no_memory, command.same_length) == (no_memory, same_length)
+
+
+def test_config_show_takes_what_a_run_takes(txl: Txl) -> None:
+    changed = txl("config", "show", "quickstart", "--train.max-steps", "700", "--device", "cpu")
+    shown = json.loads(changed.out)
+    assert shown["experiment"]["train"]["max_steps"] == 700
+    assert shown["deepspeed"]["scheduler"]["params"]["max_steps"] == 700
+    assert shown["deepspeed"]["zero_optimization"]["stage"] == 0  # the default of a CPU
+    refused = txl("config", "show", "quickstart", "--train.max-step", "7")
+    assert (refused.code, "did you mean" in refused.err) == (Exit.BAD_INPUT, True)
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["eval", "--help"], ["corpus", "--help"]])

@@ -48,6 +48,7 @@ def test_without_flags_the_experiment_is_the_recipe() -> None:
         (["--optim.lr=1e-3"], "optim.lr", 0.001),
         (["--tracking.tensorboard=True"], "tracking.tensorboard", True),
         (["--tracking.tensorboard", "True"], "tracking.tensorboard", True),
+        (["--tracking.tensorboard"], "tracking.tensorboard", True),
         (["--model.tie-embedding", "false"], "model.tie_embedding", False),
         (["--train.clamp-len", "30"], "train.clamp_len", 30),
         (["--eval.clamp-len=None"], "eval.clamp_len", None),

@@ -247,7 +247,7 @@ def test_a_name_that_is_not_packaged_is_answered_with_the_nearest(tmp_path: Path
 
 
 def test_show_prints_both_configurations_resolved() -> None:
-    shown = json.loads(ds_config.show("enwik8-base", "zero2_bf16", world_size=2))
+    shown = json.loads(ds_config.show(load_recipe("enwik8-base"), "zero2_bf16", world_size=2))
     assert shown["experiment"] == load_recipe("enwik8-base").model_dump(mode="json")
     assert shown["deepspeed"]["train_micro_batch_size_per_gpu"] == 11
 

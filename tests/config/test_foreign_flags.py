@@ -79,7 +79,7 @@ def test_each_system_is_answered_in_its_own_name(system: str) -> None:
 
 
 def test_answers_name_only_flags_and_files_that_there_are() -> None:
-    ours = {*train_flags(), "--deepspeed_config"}
+    ours = {*train_flags(), "--deepspeed-config"}
     for _, _, here in foreign_flags.TABLE:
         assert here.startswith(("--", "none here: "))
         assert set(re.findall(r"--[a-z][\w.-]*\w", here)) <= ours

@@ -156,5 +156,5 @@ def test_a_process_says_it_without_a_traceback(tmp_path):
 )
 def test_fp16_where_the_device_has_none_names_the_file_to_use(corpus, tmp_path):
     said = refused(*Case(tmp_path / "run", "zero1_fp16").argv(corpus))
-    assert re.search(r"fp16 is not supported on this cpu: use --deepspeed_config zero\d_\w+", said)
+    assert re.search(r"fp16 is not supported on this cpu: use --deepspeed-config zero\d_\w+", said)
     assert list(tmp_path.iterdir()) == []

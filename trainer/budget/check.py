@@ -99,7 +99,7 @@ class Budget:
         if states > total:
             return (
                 f"weights and the optimizer's states alone are {_gib(states)}: use more ranks with "
-                "--deepspeed_config zero3_bf16, or a smaller --model.d-model, --model.n-layer or "
+                "--deepspeed-config zero3_bf16, or a smaller --model.d-model, --model.n-layer or "
                 "vocabulary"
             )
         fitting = self._micro_that_fits(total)

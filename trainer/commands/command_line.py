@@ -1,65 +1,144 @@
-"""What ``txl`` is told: the table of its commands, read by tyro."""
+"""What ``txl`` is told: the table of its commands, and how their words become values."""
 
 import contextlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    UnsupportedTypeAnnotationError,
+)
 
 from trainer.commands import corpora, exchange, models, runs
+from trainer.errors import InputError, did_you_mean
 from trainer.shell import typed_path
 from trainer.wording import printable_lines
 
-_STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.CascadeSubcommandArgs)
+#: In the order of a model's life. ``train`` is read by `trainer.config.arguments`.
+COMMANDS: dict[str, Any] = {
+    "prepare": corpora.Prepare,
+    "corpus show": corpora.ShowCorpus,
+    "corpus verify": corpora.Verify,
+    "recipes": runs.Recipes,
+    "config show": runs.Show,
+    "config schema": runs.Schema,
+    "train": None,
+    "report": runs.Report,
+    "eval": models.Eval,
+    "generate": models.Generate,
+    "export": exchange.Export,
+    "import": exchange.Import,
+    "exit-codes": runs.ExitCodes,
+}
+_ABOUT_TRAIN = "Train RECIPE on a corpus: the same as launch/train.py."
+_STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Text to print, and nothing else to do."""
+
+    text: str
+
+    def run(self) -> None:
+        """Print it."""
+        print(self.text)
 
 
 def parse_command(argv: Sequence[str]) -> Any:
-    """The command that `argv` spells; prints help or what is wrong with it and exits, else."""
+    """The command that `argv` spells; prints help or what is wrong with it and exits, else.
+
+    Raises:
+        InputError: no command has the name.
+    """
+    if argv and argv[0].startswith("--tyro-"):  # completion for shells
+        return _of_all(argv)
+    name = next((n for n in COMMANDS if list(argv[: n.count(" ") + 1]) == n.split()), None)
+    if name is not None:
+        return _parsed(name, argv[name.count(" ") + 1 :])
+    word = argv[0] if argv else ""
+    if word == "--version":
+        return _Told(f"txl {metadata.version('txl-trainer')}")
+    group = f"{word} " if any(n.startswith(f"{word} ") for n in COMMANDS) else ""
+    if set(argv[:2] if group else argv[:1]) & {"-h", "--help"}:
+        return _Told(_overview(group))
+    said = " ".join(argv[: 2 if group else 1])
+    if said == group.strip():
+        names = ", ".join(name for name in COMMANDS if name.startswith(group))
+        raise InputError(f"txl: the command is missing: one of {names} (txl --help tells of them)")
+    hint = did_you_mean(said, COMMANDS)
+    raise InputError(f"txl {said}: no such command{hint} (txl --help lists them)")
+
+
+def _overview(begin: str) -> str:
+    """The commands whose names begin so, a line each."""
+    about = {n: (c.__doc__ if c else _ABOUT_TRAIN).partition("\n")[0] for n, c in COMMANDS.items()}
+    lines = [f"  {name:15} {line}" for name, line in about.items() if name.startswith(begin)]
+    return "\n".join(
+        [f"usage: txl {begin}COMMAND …", "", "Language models that carry memory across text.", "",
+         *lines, "", "txl COMMAND --help tells more; txl --version says which this is."]
+    )  # fmt: skip
+
+
+def _parsed(name: str, argv: Sequence[str]) -> Any:
+    command = COMMANDS[name]
+    if command is runs.Show:
+        return command(tuple(argv))
+    return _quoting_safely(
+        lambda: tyro.cli(
+            command, prog=f"txl {name}", args=_with_booleans(command, argv), config=_STYLE,
+            registry=_types(),
+        )
+    )  # fmt: skip
+
+
+def _of_all(argv: Sequence[str]) -> Any:
+    """What tyro alone makes of all commands."""
+    plain = {name: command for name, command in COMMANDS.items() if command and " " not in name}
+    return tyro.extras.subcommand_cli_from_dict(
+        plain, prog="txl", args=argv, config=_STYLE, registry=_types()
+    )
+
+
+def _quoting_safely(parse: Callable[[], Any]) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return _parsed(argv)
+            return parse()
     finally:  # tyro quotes words as they are
         sys.stderr.write(printable_lines(said.getvalue()))
 
 
-def _parsed(argv: Sequence[str]) -> Any:
-    plain: dict[str, Any] = {
-        "prepare": corpora.Prepare,
-        "eval": models.Eval,
-        "generate": models.Generate,
-        "import": exchange.Import,
-        "export": exchange.Export,
-        "report": runs.Report,
-        "recipes": runs.Recipes,
-        "exit-codes": runs.ExitCodes,
-    }
-    groups: dict[str, dict[str, Any]] = {
-        "corpus": {"verify": corpora.Verify, "show": corpora.ShowCorpus},
-        "config": {"show": runs.Show, "schema": runs.Schema},
-    }
-    name = argv[0] if argv else ""
-    if name in groups:
-        return tyro.extras.subcommand_cli_from_dict(
-            groups[name], prog=f"txl {name}", args=argv[1:], config=_STYLE, registry=_types()
-        )
-    about = (
-        "Language models that carry memory across text. Besides these: txl train RECIPE --data "
-        "CORPUS … (the same as launch/train.py), txl corpus verify|show, txl config show|schema."
-    )
-    return tyro.extras.subcommand_cli_from_dict(
-        plain, prog="txl", description=about, args=argv, config=_STYLE, registry=_types()
-    )
+def _with_booleans(command: Any, argv: Sequence[str]) -> list[str]:
+    """The words as tyro takes them, where a boolean's flag stands alone or has True or False."""
+    kinds = {f"--{n.strip('_').replace('_', '-')}": k for n, k in get_type_hints(command).items()}
+    words = list(argv)
+    for place in reversed(range(len(words))):
+        head, equals, value = words[place].partition("=")
+        kind = kinds.get(head.replace("_", "-"))
+        following = value if equals else " ".join(words[place + 1 : place + 2])
+        given = {"true": "True", "false": "False"}.get(following.lower())
+        end = place + 1 + (given is not None and not equals)
+        if kind is bool and given is not None:
+            words[place:end] = [head] if given == "True" else []
+        elif kind == bool | None and following != "None":
+            words[place:end] = [head, given or "True"]
+    return words
 
 
 def _types() -> ConstructorRegistry:
-    """How what is typed becomes values: as tyro does it, but for the homes in paths."""
+    """How what is typed becomes values: as tyro does it, but for homes in paths, and None."""
     registry = ConstructorRegistry()
     registry.primitive_rule(_path)
+    registry.primitive_rule(_optional)
     return registry
 
 
@@ -72,4 +151,27 @@ def _path(wanted: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
         instance_from_str=lambda words: typed_path(words[0]),
         is_instance=lambda value: isinstance(value, Path),
         str_from_instance=lambda path: [str(path)],
+    )
+
+
+def _optional(wanted: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """What may be absent is typed as what it is."""
+    kinds = get_args(wanted.type)
+    if len(kinds) != 2 or type(None) not in kinds:
+        return None
+    (kind,) = (kind for kind in kinds if kind is not type(None))
+    inner = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, wanted.markers))
+    if isinstance(inner, UnsupportedTypeAnnotationError):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=inner.nargs,
+        metavar=inner.metavar,
+        instance_from_str=lambda words: (
+            None if words == ["None"] else inner.instance_from_str(words)
+        ),
+        is_instance=lambda value: value is None or inner.is_instance(value),
+        str_from_instance=lambda value: (
+            ["None"] if value is None else inner.str_from_instance(value)
+        ),
+        choices=inner.choices,
     )

@@ -4,7 +4,7 @@ Heavy imports wait until a command runs: these take neither torch nor deepspeed.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -19,10 +19,9 @@ from trainer.errors import InputError
 
 
 @dataclass(frozen=True)
-class Prepare:
+class Prepare(PrepareOptions):
     """Turn text into a corpus: your own, or one that the field knows by name."""
 
-    options: tyro.conf.OmitArgPrefixes[PrepareOptions]
     name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]")] = None
     """wikitext-103, wikitext-2, enwik8, text8 or ptb: downloaded, and made into what published
     results are of; goes with --out, --overwrite, --from and --cache alone"""
@@ -36,13 +35,15 @@ class Prepare:
         say(*self._prepared().lines())
 
     def _prepared(self) -> PrepareReport:
+        told = {field.name: getattr(self, field.name) for field in fields(PrepareOptions)}
+        options = PrepareOptions(**told)
         if self.name is not None:
             corpus = known_corpus(self.name)
-            return prepare_known(corpus, self.options, source=self.source, cache=self.cache)
+            return prepare_known(corpus, options, source=self.source, cache=self.cache)
         if self.source or self.cache:
             raise InputError("--from and --cache: for a known corpus; give its name (see --help)")
         stdin = None if sys.stdin is None else sys.stdin.buffer
-        return prepare(self.options, stdin=stdin)
+        return prepare(options, stdin=stdin)
 
 
 @dataclass(frozen=True)

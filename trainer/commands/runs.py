@@ -39,20 +39,24 @@ class Report:
 
 @dataclass(frozen=True)
 class Show:
-    """Print a recipe and a DeepSpeed file as a run would use them."""
+    """Print a recipe and a DeepSpeed file as a run here would use them, changed by any flag."""
 
-    recipe: tyro.conf.Positional[str]
-    """packaged name, or a JSON file"""
-    deepspeed_config: str = "zero1_bf16"
-    """packaged name, or a JSON file"""
-    world_size: int = 1
-    """ranks that share the batch"""
+    argv: tuple[str, ...]
+    """as of the training command: a recipe, --deepspeed-config, --world-size, flags of fields"""
 
     def run(self) -> None:
         """Print both."""
-        from trainer.config.deepspeed import show
+        from trainer.config.arguments import parse_show
+        from trainer.config.deepspeed import default_name, show
 
-        print(show(self.recipe, self.deepspeed_config, world_size=self.world_size))
+        told = parse_show(self.argv)
+        name = told.deepspeed_config
+        if name is None:
+            from trainer.distributed import choose_device, has_fast_bf16
+
+            device = choose_device(told.device, local_rank=0)
+            name = default_name(accelerator=device.type, bf16=has_fast_bf16(device))
+        print(show(told.experiment, name, world_size=told.world_size))
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,30 @@
 """The training command line: a recipe, a corpus, and a flag for every field of the experiment."""
 
-import json
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
-
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from typing import Any, Literal, NoReturn
 
 from trainer.config import foreign_flags, strict
+from trainer.config.flags import arity, flag_of, leaves, metavar, overridden, value_at
 from trainer.config.recipe import (
     ExperimentConfig,
-    experiment_from,
     load_recipe,
     recipe_names,
     resume_class,
 )
 from trainer.errors import InputError, did_you_mean
-from trainer.outside import text_argument
 from trainer.shell import typed_path
 
-_USAGE = "train.py RECIPE --data CORPUS [--run-dir DIR] [--deepspeed_config FILE] [flags]"
 _EPILOG = """\
-A number may be written 2e5, a boolean True or False, an absent value None, a list 2000 10000 or
-'[2000, 10000]'; --flag=value and underscores for hyphens are the same.
+A number may be written 2e5, an absent value None, a list 2000 10000 or '[2000, 10000]'; a boolean
+is its flag alone, or with True or False; --flag=value and underscores for hyphens are the same.
 """
+
+_DEEPSPEED_CONFIG: dict[str, Any] = {
+    "metavar": "FILE", "help": "packaged DeepSpeed file or JSON; by default by the device",
+}  # fmt: skip
 
 #: Flags beside the experiment's fields, and what argparse does with them.
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -35,9 +33,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "type": typed_path, "metavar": "DIR",
         "help": "the run's folder; by default runs/RECIPE-TIME",
     },
-    "--deepspeed-config": {
-        "metavar": "FILE", "help": "packaged DeepSpeed file or JSON; by default by the device",
-    },
+    "--deepspeed-config": _DEEPSPEED_CONFIG,
     "--resume": {
         "choices": ("auto", "must", "never"), "default": "auto",
         "help": "go on from the newest whole checkpoint of --run-dir: if there is one, or fail",
@@ -63,6 +59,16 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+#: The same of what shows an experiment.
+_SHOW_OPTIONS: dict[str, dict[str, Any]] = {
+    "--deepspeed-config": _DEEPSPEED_CONFIG,
+    "--world-size": {
+        "type": int, "default": 1, "metavar": "N", "help": "ranks that share the batch",
+    },
+    "--device": {"choices": ("auto", "cpu", "cuda"), "default": "auto", "help": "where to train"},
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class TrainArguments:
     """A training command; `experiment` is the recipe with the command's changes."""
@@ -83,6 +89,17 @@ class TrainArguments:
     device: Literal["auto", "cpu", "cuda"]
 
 
+@dataclass(frozen=True)
+class ShowArguments:
+    """What is to be shown; `experiment` is the recipe with the command's changes."""
+
+    recipe: str
+    experiment: ExperimentConfig
+    deepspeed_config: str | None
+    world_size: int
+    device: Literal["auto", "cpu", "cuda"]
+
+
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
@@ -90,7 +107,11 @@ class _Parser(ArgumentParser):
 
 def train_flags() -> list[str]:
     """Every flag of the training command, in its hyphenated spelling."""
-    return ["--help", *_OPTIONS, *(_flag(path) for path, _ in _leaves(ExperimentConfig))]
+    return _flags(_OPTIONS)
+
+
+def _flags(options: dict[str, dict[str, Any]]) -> list[str]:
+    return ["--help", *options, *(flag_of(path) for path, _ in leaves(ExperimentConfig))]
 
 
 def parse_train(argv: Sequence[str]) -> TrainArguments:
@@ -100,26 +121,50 @@ def parse_train(argv: Sequence[str]) -> TrainArguments:
         InputError: a flag or value is not known, or the experiment it makes is not valid. Flags
             of other systems are all answered at once.
     """
-    tokens = [_spelt(token) for token in argv]
-    known = train_flags()
-    unknown = [t for t, spelt in zip(argv, tokens, strict=True) if _is_unknown(spelt, known)]
-    if unknown:
-        raise foreign_flags.unknown_flags(unknown, known=known)
-    given = vars(_parser(_named_recipe(tokens)).parse_intermixed_args(tokens))
-    if given["recipe"] is None:
-        raise InputError(
-            f"RECIPE is missing: start with one of {', '.join(recipe_names())}, or a JSON file"
-        )
+    given = _given(
+        argv, _OPTIONS, about="Train a language model that carries memory across text.",
+        usage="train.py RECIPE --data CORPUS [--run-dir DIR] [--deepspeed-config FILE] [flags]",
+    )  # fmt: skip
     if given["data"] is None:
         raise InputError(
             "--data is missing: it takes a corpus, made of text by `txl prepare` (see its --help)"
         )
-    overrides = {path: given.pop(path) for path, _ in _leaves(ExperimentConfig) if path in given}
-    given["experiment"] = _overridden(given["recipe"], overrides)
     given["allow_change"] = tuple(_changeable(field) for field in given["allow_change"])
     given["profile"] = _window(given["profile"])
     _refuse_contradictions(given)
     return TrainArguments(**given)
+
+
+def parse_show(argv: Sequence[str]) -> ShowArguments:
+    """Read the words behind ``txl config show``; ``--help`` prints and exits.
+
+    Raises:
+        InputError: as `parse_train`.
+    """
+    given = _given(
+        argv, _SHOW_OPTIONS, about="Print a recipe and a DeepSpeed file as a run would use them.",
+        usage="txl config show RECIPE [--deepspeed-config FILE] [--world-size N] [flags]",
+    )  # fmt: skip
+    return ShowArguments(**given)
+
+
+def _given(
+    argv: Sequence[str], options: dict[str, dict[str, Any]], *, usage: str, about: str
+) -> dict[str, Any]:
+    """What each of `options` was given, and the experiment."""
+    tokens = [_spelt(token) for token in argv]
+    known = _flags(options)
+    unknown = [t for t, spelt in zip(argv, tokens, strict=True) if _is_unknown(spelt, known)]
+    if unknown:
+        raise foreign_flags.unknown_flags(unknown, known=known)
+    parser = _parser(_named_recipe(tokens), options, usage=usage, about=about)
+    given = vars(parser.parse_intermixed_args(tokens))
+    if given["recipe"] is None:
+        raise InputError(
+            f"RECIPE is missing: start with one of {', '.join(recipe_names())}, or a JSON file"
+        )
+    overrides = {path: given.pop(path) for path, _ in leaves(ExperimentConfig) if path in given}
+    return given | {"experiment": overridden(given["recipe"], overrides)}
 
 
 def _spelt(token: str) -> str:
@@ -141,117 +186,36 @@ def _named_recipe(tokens: list[str]) -> ExperimentConfig | None:
     return load_recipe(names[0]) if asked and names else None
 
 
-def _parser(recipe: ExperimentConfig | None) -> ArgumentParser:
+def _parser(
+    recipe: ExperimentConfig | None, options: dict[str, dict[str, Any]], *, usage: str, about: str
+) -> ArgumentParser:
     parser = _Parser(
-        usage=_USAGE, epilog=_EPILOG, allow_abbrev=False,
+        usage=usage, epilog=_EPILOG, allow_abbrev=False, description=about,
         formatter_class=RawDescriptionHelpFormatter,
-        description="Train a language model that carries memory across text.",
     )  # fmt: skip
     names = ", ".join(recipe_names())
     parser.add_argument(
         "recipe", nargs="?", metavar="RECIPE", help=f"a JSON file, or one of {names}"
     )
-    for flag, settings in _OPTIONS.items():
+    for flag, settings in options.items():
         parser.add_argument(flag, **settings)
     groups = {
         name: parser.add_argument_group(f"--{name}", field.description)
         for name, field in ExperimentConfig.model_fields.items()
         if strict.model_at(ExperimentConfig, name)
     }
-    for path, field in _leaves(ExperimentConfig):
-        value = f" [{_value_at(recipe, path)}]" if recipe else ""
+    for path, field in leaves(ExperimentConfig):
+        value = f" [{value_at(recipe, path)}]" if recipe else ""
         groups.get(path.partition(".")[0], parser).add_argument(
-            _flag(path), dest=path, default=SUPPRESS, help=f"{field.description}{value}",
-            metavar=_metavar(field), nargs="*" if _is_list(field) else None,
+            flag_of(path), dest=path, default=SUPPRESS, help=f"{field.description}{value}",
+            metavar=metavar(field), **arity(field),
         )  # fmt: skip
     return parser
 
 
-def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    for name, field in model.model_fields.items():
-        part = strict.model_at(model, name)
-        if part is None:
-            yield prefix + name, field
-        else:
-            yield from _leaves(part, f"{prefix}{name}.")
-
-
-def _flag(path: str) -> str:
-    return "--" + path.replace("_", "-")
-
-
-def _value_at(experiment: ExperimentConfig, path: str) -> Any:
-    value: Any = experiment
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
-
-
-def _is_list(field: FieldInfo) -> bool:
-    return getattr(field.annotation, "__origin__", None) is tuple
-
-
-def _types(field: FieldInfo) -> list[Any]:
-    """What a field, or each entry of a list, may be: types, and the strings of a Literal."""
-    return list(get_args(field.annotation)) or [field.annotation]
-
-
-def _metavar(field: FieldInfo) -> str:
-    names = [t if isinstance(t, str) else t.__name__ for t in _types(field) if t is not Ellipsis]
-    return "|".join(dict.fromkeys(names)).replace("NoneType", "None")
-
-
-def _overridden(recipe: str, overrides: dict[str, str | list[str]]) -> ExperimentConfig:
-    experiment = load_recipe(recipe)
-    if not overrides:
-        return experiment
-    values = experiment.model_dump(mode="json")
-    fields = dict(_leaves(ExperimentConfig))
-    for path, given in overrides.items():
-        *parents, leaf = path.split(".")
-        part = values
-        for name in parents:
-            part = part[name]
-        part[leaf] = _read(_as_text(given, name=_flag(path)), fields[path])
-    flags = " ".join(_flag(path) for path in overrides)
-    return experiment_from(values, where=f"{recipe} with {flags}")
-
-
-def _as_text(given: str | list[str], *, name: str) -> str | list[str]:
-    if isinstance(given, str):
-        return text_argument(given, name=name)
-    return [text_argument(one, name=name) for one in given]
-
-
-def _read(given: str | list[str], field: FieldInfo) -> Any:
-    """Turn the text of a flag into a JSON value; what it cannot read is left for validation."""
-    if isinstance(given, str):
-        return _read_one(given, _types(field))
-    if len(given) == 1 and given[0].startswith("["):
-        try:
-            return json.loads(given[0])
-        except ValueError:
-            return given[0]
-    return [_read_one(text, _types(field)) for text in given]
-
-
-def _read_one(text: str, types: list[Any]) -> Any:
-    if type(None) in types and text in ("None", "null"):
-        return None
-    if bool in types:
-        return {"true": True, "false": False}.get(text.lower(), text)
-    if not {int, float} & set(types):
-        return text
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return int(number) if int in types and number.is_integer() else number
-
-
 def _changeable(field: str) -> str:
     path = field.removeprefix("--").replace("-", "_")
-    paths = [path for path, _ in _leaves(ExperimentConfig)]
+    paths = [path for path, _ in leaves(ExperimentConfig)]
     if path not in paths:
         raise InputError(f"--allow-change {field}: no such field{did_you_mean(path, paths)}")
     if resume_class(path) == "refused":

@@ -19,7 +19,7 @@ from trainer.config import strict
 from trainer.config.deepspeed_checks import lookup, problems
 from trainer.config.deepspeed_keys import SCHEDULE_PARAMS, DsFile, ScheduleType
 from trainer.config.divisors import divisors_near
-from trainer.config.recipe import ExperimentConfig, load_recipe
+from trainer.config.recipe import ExperimentConfig
 from trainer.errors import InputError
 from trainer.outside import refuse_odd_values
 from trainer.wording import counted
@@ -112,7 +112,7 @@ def packaged_names() -> list[str]:
     return strict.packaged_names(_packaged())
 
 
-def default_name(*, accelerator: Literal["cuda", "cpu"], bf16: bool) -> str:
+def default_name(*, accelerator: str, bf16: bool) -> str:
     """Name of the packaged file for a device that has native bfloat16, or not."""
     if accelerator == "cuda":
         return "zero1_bf16" if bf16 else "zero1_fp16"
@@ -256,13 +256,12 @@ def _resolved(filled: dict[str, Any], micro: int, accumulation: int) -> Resolved
     )
 
 
-def show(recipe: str, ds_config: str, *, world_size: int) -> str:
+def show(experiment: ExperimentConfig, ds_config: str, *, world_size: int) -> str:
     """Both configurations as a run on `world_size` ranks would use them, as one JSON text.
 
     Raises:
-        InputError: either cannot be read, or they do not go together.
+        InputError: the DeepSpeed file cannot be read, or they do not go together.
     """
-    experiment = load_recipe(recipe)
     raw = load_ds_config(ds_config)
     resolved = resolve(raw, experiment, world_size=world_size, where=ds_config)
     both = {"experiment": experiment.model_dump(mode="json"), "deepspeed": resolved.values}

@@ -14,9 +14,9 @@ SYSTEMS = (FAIRSEQ, KIMIYOUNG, NVIDIA, HF)
 _OLD = (KIMIYOUNG, NVIDIA)
 _MICRO = "--train.train-micro-batch-size-per-gpu"
 _LAUNCHER = "none here: the launcher says it (deepspeed, torchrun or srun)"
-_COSINE = "none here: scheduler.type in the --deepspeed_config file says it; by default cosine"
+_COSINE = "none here: scheduler.type in the --deepspeed-config file says it; by default cosine"
 _RULE = "--optim.type (Adam, AdamW or Lamb)"
-_SCALE = "none here: block fp16 of the --deepspeed_config file, as in zero1_fp16"
+_SCALE = "none here: block fp16 of the --deepspeed-config file, as in zero1_fp16"
 _INIT = "none here: weights start normal: --model.init-std, --model.projection-init-std"
 _EVAL = "none here: evaluation is a command of its own, `txl eval`"
 _PREPARE = "none here: `txl prepare` makes a corpus once, and --data takes it"
@@ -135,16 +135,16 @@ TABLE: tuple[tuple[tuple[str, ...], str, str], ...] = (
     ((HF,), "--max-grad-norm", "--optim.gradient-clipping"),
     (_OLD, "--clip-nonemb", "none here: the norm is over all gradients"),
     # Precision and devices
-    (SYSTEMS, "--fp16", "--deepspeed_config zero1_fp16"),
-    ((FAIRSEQ,), "--memory-efficient-fp16", "--deepspeed_config zero1_fp16"),
-    ((FAIRSEQ, HF), "--bf16", "--deepspeed_config zero1_bf16"),
-    ((FAIRSEQ,), "--memory-efficient-bf16", "--deepspeed_config zero1_bf16"),
-    ((NVIDIA,), "--apex-amp-opt-level --amp", "--deepspeed_config zero1_fp16"),
+    (SYSTEMS, "--fp16", "--deepspeed-config zero1_fp16"),
+    ((FAIRSEQ,), "--memory-efficient-fp16", "--deepspeed-config zero1_fp16"),
+    ((FAIRSEQ, HF), "--bf16", "--deepspeed-config zero1_bf16"),
+    ((FAIRSEQ,), "--memory-efficient-bf16", "--deepspeed-config zero1_bf16"),
+    ((NVIDIA,), "--apex-amp-opt-level --amp", "--deepspeed-config zero1_fp16"),
     ((HF,), "--fp16-opt-level --fp16-backend --half-precision-backend", _SCALE),
     ((FAIRSEQ,), "--fp16-init-scale --fp16-scale-window --fp16-scale-tolerance --min-loss-scale "
      "--threshold-loss-scale --on-cpu-convert-precision", _SCALE),
     (_OLD, "--static-loss-scale --dynamic-loss-scale", _SCALE),
-    ((HF,), "--deepspeed", "--deepspeed_config"),
+    ((HF,), "--deepspeed", "--deepspeed-config"),
     (_OLD, "--cuda", "--device cuda"),
     ((FAIRSEQ,), "--cpu", "--device cpu"),
     ((HF,), "--use-cpu --no-cuda", "--device cpu"),
@@ -155,9 +155,9 @@ TABLE: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_OLD, "--multi-gpu", _LAUNCHER),
     ((NVIDIA,), "--affinity", _LAUNCHER),
     ((FAIRSEQ,), "--ddp-backend --bucket-cap-mb --find-unused-parameters --zero-sharding",
-     "--deepspeed_config (its zero_optimization says what the ranks share)"),
+     "--deepspeed-config (its zero_optimization says what the ranks share)"),
     ((HF,), "--ddp-backend --fsdp --sharded-ddp",
-     "--deepspeed_config (its zero_optimization says what the ranks share)"),
+     "--deepspeed-config (its zero_optimization says what the ranks share)"),
     # Runs, checkpoints and logs
     ((FAIRSEQ,), "--save-dir", "--run-dir"),
     (_OLD, "--work-dir", "--run-dir"),

@@ -81,7 +81,7 @@ def check_device(resolved: ResolvedDs, device: torch.device) -> None:
         instead = "zero1_bf16" if has["bf16"]() else "zero0_fp32"
         raise InputError(
             f"precision {resolved.precision} is not supported on this {device.type}: "
-            f"use --deepspeed_config {instead}"
+            f"use --deepspeed-config {instead}"
         )
 
 

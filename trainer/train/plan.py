@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from trainer.budget import machine
 from trainer.budget.check import GIB, Budget, device_there
 from trainer.config import deepspeed as ds_config
@@ -15,7 +13,7 @@ from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.streams import Streams
 from trainer.data.vocabulary.files import encode_given
-from trainer.distributed import World, this_process
+from trainer.distributed import World, has_fast_bf16, this_process
 from trainer.engine import deepspeed as engine
 from trainer.errors import InputError
 from trainer.track.measure import Measure
@@ -63,7 +61,9 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
     """
     experiment = arguments.experiment
     world = this_process(environ, device=arguments.device)
-    name = arguments.deepspeed_config or _default_ds_config(world.device)
+    name = arguments.deepspeed_config or ds_config.default_name(
+        accelerator=world.device.type, bf16=has_fast_bf16(world.device)
+    )
     raw = ds_config.load_ds_config(name)
     resolved = ds_config.resolve(raw, experiment, world_size=world.world_size, where=name)
     engine.check_device(resolved, world.device)
@@ -159,12 +159,3 @@ def _there(world: World) -> dict[str, dict[str, float]]:
         there.what: {"total": round(there.total / GIB, 3), "free": round(there.free / GIB, 3)}
         for there in found if there is not None
     }  # fmt: skip
-
-
-def _default_ds_config(device: torch.device) -> str:
-    if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return ds_config.default_name(accelerator="cuda", bf16=has_bf16)
-    has = torch.cpu.get_capabilities()
-    native = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-    return ds_config.default_name(accelerator="cpu", bf16=native)

@@ -1,0 +1,111 @@
+"""A flag for every field of the experiment: spelt, read from text, and laid over a recipe."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from trainer.config import strict
+from trainer.config.recipe import ExperimentConfig, experiment_from, load_recipe
+from trainer.outside import text_argument
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every field that is no section, by its path, such as ``train.tgt_len``."""
+    for name, field in model.model_fields.items():
+        part = strict.model_at(model, name)
+        if part is None:
+            yield prefix + name, field
+        else:
+            yield from leaves(part, f"{prefix}{name}.")
+
+
+def flag_of(path: str) -> str:
+    """Spell the flag of a field, given its path."""
+    return "--" + path.replace("_", "-")
+
+
+def value_at(experiment: ExperimentConfig, path: str) -> Any:
+    """Return what an experiment says in the field at `path`."""
+    value: Any = experiment
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return getattr(field.annotation, "__origin__", None) is tuple
+
+
+def _types(field: FieldInfo) -> list[Any]:
+    """What a field, or each entry of a list, may be: types, and the strings of a Literal."""
+    return list(get_args(field.annotation)) or [field.annotation]
+
+
+def metavar(field: FieldInfo) -> str:
+    """Name what a field may be, for help."""
+    kinds = [t for t in _types(field) if t is not Ellipsis and t is not type(None)]
+    names = [t if isinstance(t, str) else t.__name__.upper() for t in kinds]
+    return "|".join(dict.fromkeys(names))
+
+
+def arity(field: FieldInfo) -> dict[str, Any]:
+    """How many words a field's flag takes: a boolean's may stand alone."""
+    if bool in _types(field):
+        return {"nargs": "?", "const": "True"}
+    return {"nargs": "*" if _is_list(field) else None}
+
+
+def overridden(recipe: str, overrides: dict[str, str | list[str]]) -> ExperimentConfig:
+    """Read a recipe and lay `overrides` over it, texts by the path of their field.
+
+    Raises:
+        InputError: the recipe cannot be read, or what comes of it is not valid.
+    """
+    experiment = load_recipe(recipe)
+    if not overrides:
+        return experiment
+    values = experiment.model_dump(mode="json")
+    fields = dict(leaves(ExperimentConfig))
+    for path, given in overrides.items():
+        *parents, leaf = path.split(".")
+        part = values
+        for name in parents:
+            part = part[name]
+        part[leaf] = _read(_as_text(given, name=flag_of(path)), fields[path])
+    flags = " ".join(flag_of(path) for path in overrides)
+    return experiment_from(values, where=f"{recipe} with {flags}")
+
+
+def _as_text(given: str | list[str], *, name: str) -> str | list[str]:
+    if isinstance(given, str):
+        return text_argument(given, name=name)
+    return [text_argument(one, name=name) for one in given]
+
+
+def _read(given: str | list[str], field: FieldInfo) -> Any:
+    """Turn the text of a flag into a JSON value; what it cannot read is left for validation."""
+    if isinstance(given, str):
+        return _read_one(given, _types(field))
+    if len(given) == 1 and given[0].startswith("["):
+        try:
+            return json.loads(given[0])
+        except ValueError:
+            return given[0]
+    return [_read_one(text, _types(field)) for text in given]
+
+
+def _read_one(text: str, types: list[Any]) -> Any:
+    if type(None) in types and text in ("None", "null"):
+        return None
+    if bool in types:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if not {int, float} & set(types):
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if int in types and number.is_integer() else number
