@@ -183,14 +183,8 @@ def score(
     Raises:
         InputError: there is nothing to score, or the model does not tell what is asked for.
     """
-    plan = Plan(
-        n_pairs=split.n_tokens - 1, scoring=scoring, n_layer=n_layer, rank=world.rank,
-        world_size=world.world_size,
-        chunk=min(scoring.tgt_len, split.n_tokens) if as_fairseq else None,
-    )  # fmt: skip
-    plan = reading(plan)
-    if not plan.n_counted:
-        raise InputError(f"split {split.name!r} has one token and nothing to predict: add text")
+    chunk = min(scoring.tgt_len, split.n_tokens) if as_fairseq else None
+    plan = _planned(split, scoring, n_layer=n_layer, world=world, chunk=chunk)
     began = time.monotonic()
     memory = first_memory(scoring.batch_size, scoring.mem_len)
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
@@ -209,6 +203,19 @@ def score(
         loss=total / plan.n_counted, n_tokens=plan.n_counted, loss_sum=total,
         seconds=time.monotonic() - began,
     )  # fmt: skip
+
+
+def _planned(
+    split: Split, scoring: ScoringConfig, *, n_layer: int, world: World, chunk: int | None
+) -> Plan:
+    plan = Plan(
+        n_pairs=split.n_tokens - 1, scoring=scoring, n_layer=n_layer, rank=world.rank,
+        world_size=world.world_size, chunk=chunk,
+    )  # fmt: skip
+    plan = reading(plan)
+    if not plan.n_counted:
+        raise InputError(f"split {split.name!r} has one token and nothing to predict: add text")
+    return plan
 
 
 #: With `same_length`, the most tokens that a segment is lengthened to: of matrices as high, a

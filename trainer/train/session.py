@@ -113,7 +113,9 @@ def _train_claimed(
     attempt = on_main(lambda: announce(plan, run_dir, start, hosts), world)
     try:
         with explained(world, plan.situation):
-            run, state = _build(plan, world, run_dir, start, attempt, model, environ, stops)
+            n_parameters = sum(p.numel() for p in model.parameters())
+            run = _open(plan, world, run_dir, start, attempt, model, n_parameters, environ, stops)
+            state = _begin(run, plan, start, attempt, n_parameters)
     except BaseException as error:
         if world.is_main:
             give_up(run_dir, error)
@@ -130,46 +132,48 @@ def _train_claimed(
     return code
 
 
-def _build(
+def _open(
     plan: Plan, world: World, run_dir: Path, start: Start, attempt: int, model: nn.Module,
-    environ: MutableMapping[str, str], stops: StopRequests,
-) -> tuple[Run, TrainState]:  # fmt: skip
+    n_parameters: int, environ: MutableMapping[str, str], stops: StopRequests,
+) -> Run:  # fmt: skip
+    """All of a run that stays; its engine has a parent's weights, if there is one. Collective."""
     experiment, origin = plan.arguments.experiment, start.origin
-    n_parameters = sum(p.numel() for p in model.parameters())
     built = engine.build(
         model, optim=experiment.optim, max_steps=experiment.train.max_steps,
         resolved=plan.resolved, world=world,
     )  # fmt: skip
-    state = TrainState(attempt=attempt)
-    state.window_loss_sum = state.window_loss_sum.to(world.device)
     if start.weights is not None:
         checkpoint.load_engine(start.weights, built, optimizer_step=0)
-        state.parent = str(start.weights)
     saved_train: dict[str, Any] = {} if origin is None else origin.saved["train"]
     opened = partial(
         open_tracker, experiment.tracking, run_dir=run_dir, rank=world.rank, attempt=attempt,
         max_steps=experiment.train.max_steps,
         wandb_id=saved_train.get("wandb_id") if origin is not None and origin.is_own else None,
         run_config=identity.tracked_of(plan, world) | rundir.told(run_dir, n_parameters),
-        environ=environ,
-        step=saved_train.get("step", 0),
+        environ=environ, step=saved_train.get("step", 0),
         update=saved_train.get("step", 0) - saved_train.get("skipped_steps", 0),
     )  # fmt: skip
-    tracker = on_each(rundir.writing(opened), world)
-    run = Run(
+    return Run(
         experiment=experiment, run_dir=run_dir, corpus=plan.corpus, streams=plan.streams,
+        tracker=on_each(rundir.writing(opened), world),
         reader=SegmentReader(plan.streams, world.device, n_ahead=AHEAD[world.device.type]),
-        engine=built, tracker=tracker, stops=stops, watch=FaultWatch(plan.streams, world),
+        engine=built, stops=stops, watch=FaultWatch(plan.streams, world),
         profiler=Profiler(plan.arguments.profile, run_dir=run_dir, world=world),
-        background=Background(world), world=world,
-        identity=identity.identity_of(plan, world), valid_of=plan.valid_of,
+        background=Background(world), world=world, identity=identity.identity_of(plan, world),
+        valid_of=plan.valid_of,
     )  # fmt: skip
-    identity.introduce(plan, run_dir, n_parameters=n_parameters, world=world)
+
+
+def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) -> TrainState:
+    """The state that an open run begins with, new or restored, which is told. Collective."""
+    state, origin = TrainState(attempt=attempt), start.origin
+    state.window_loss_sum = state.window_loss_sum.to(run.world.device)
+    if start.weights is not None:
+        state.parent = str(start.weights)
+    identity.introduce(plan, run.run_dir, n_parameters=n_parameters, world=run.world)
     data = identity.data_of(plan)
     if origin is None:
-        duties.event(
-            run, state, "start", parameters=n_parameters, parent=state.parent, **data
-        )  # fmt: skip
+        duties.event(run, state, "start", parameters=n_parameters, parent=state.parent, **data)
     else:
         recovery.restore(origin.path, origin.saved, run=run, state=state)
         state.attempt = attempt
@@ -179,9 +183,9 @@ def _build(
             run, state, "resume", path=origin.path.name, skipped=origin.skipped,
             changes=[change.to_json() for change in origin.changes], parent=state.parent, **data,
         )  # fmt: skip
-    state.wandb_id = tracker.wandb_id
+    state.wandb_id = run.tracker.wandb_id
     duties.set_status(run, state, "starting")
-    return run, state
+    return state
 
 
 def _train_to_the_end(run: Run, state: TrainState, plan: Plan) -> Exit:
