@@ -44,9 +44,11 @@ def result_of(
     """
     of = measure_of(corpus, corpus.splits["test"], scoring, precision=trained.precision)
     found = newest(
-        read_results(run_dir).results, of,
-        checkpoint=trained.path.name, weights=trained.weights_hash,
-    )  # fmt: skip
+        read_results(run_dir).results,
+        of,
+        checkpoint=trained.path.name,
+        weights=trained.weights_hash,
+    )
     if found is None or found.loss is None:
         raise InputError(
             f"{run_dir} has no result of {trained.path.name} on {of}: run "

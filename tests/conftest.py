@@ -58,10 +58,25 @@ def corpus(tmp_path_factory):
 def trained(corpus, tmp_path_factory):
     """Directory of a run of six steps that validated, sampled, profiled and drew curves."""
     flags = [
-        "--train.max-steps", "6", "--valid.interval-steps", "3", "--checkpoint.interval-steps", "2",
-        "--checkpoint.keep-last", "9", "--sample.interval-steps", "3", "--sample.n-tokens", "8",
-        "--sample.prompt", "the miller", "--tracking.tensorboard", "True", "--profile", "2:4",
-    ]  # fmt: skip
+        "--train.max-steps",
+        "6",
+        "--valid.interval-steps",
+        "3",
+        "--checkpoint.interval-steps",
+        "2",
+        "--checkpoint.keep-last",
+        "9",
+        "--sample.interval-steps",
+        "3",
+        "--sample.n-tokens",
+        "8",
+        "--sample.prompt",
+        "the miller",
+        "--tracking.tensorboard",
+        "True",
+        "--profile",
+        "2:4",
+    ]
     case = training.Case(tmp_path_factory.mktemp("trained") / "run", flags=flags)
     training.run_cases([case], corpus=corpus, n_ranks=1)
     return case.run_dir

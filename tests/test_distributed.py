@@ -36,9 +36,13 @@ from trainer.train.faults import FaultWatch
 from trainer.train.stopping import Wish
 
 SRUN = {
-    "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1",
-    "MASTER_ADDR": "node0", "MASTER_PORT": "29500",
-}  # fmt: skip
+    "SLURM_PROCID": "5",
+    "SLURM_NTASKS": "8",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_LOCALID": "1",
+    "MASTER_ADDR": "node0",
+    "MASTER_PORT": "29500",
+}
 
 
 def test_the_cpu_is_taken_where_it_is_asked_for() -> None:
@@ -135,9 +139,13 @@ def _collectives(world: World, folder: Path) -> dict[str, Any]:
 def _faults(world: World, folder: Path) -> dict[str, Any]:
     """Rank 0 is asked to stop; the loss of stream 3, which rank 1 reads, is not finite."""
     streams = Streams(
-        split=open_corpus(folder / "corpus").splits["train"], train_batch_size=4, tgt_len=4,
-        slots=1, rank=world.rank, world_size=world.world_size,
-    )  # fmt: skip
+        split=open_corpus(folder / "corpus").splits["train"],
+        train_batch_size=4,
+        tgt_len=4,
+        slots=1,
+        rank=world.rank,
+        world_size=world.world_size,
+    )
     watch = FaultWatch(streams, world)
     wish = Wish.STOP if world.rank == 0 else Wish.REQUEUE
     finite_S = torch.tensor([True, world.rank == 0])
@@ -153,10 +161,15 @@ def _evaluation(world: World, folder: Path) -> dict[str, Any]:
     losses = []
     for batch_size in (1, 2, 9):
         result = score(
-            model, split, scoring=scoring(batch_size=batch_size), n_layer=2, world=world,
-            first_memory=lambda rows, mem_len: empty(model, rows, mem_len), cutoffs=(),
+            model,
+            split,
+            scoring=scoring(batch_size=batch_size),
+            n_layer=2,
+            world=world,
+            first_memory=lambda rows, mem_len: empty(model, rows, mem_len),
+            cutoffs=(),
             cut_documents=False,
-        )  # fmt: skip
+        )
         assert isinstance(result, Score)
         assert result.n_tokens == split.n_tokens - 1
         losses.append(result.loss)
@@ -211,9 +224,7 @@ def test_a_port_that_is_taken_is_named_with_what_gives_another() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        world = World(
-            rank=0, world_size=2, local_rank=0, device=torch.device("cpu"), port=port
-        )  # fmt: skip
+        world = World(rank=0, world_size=2, local_rank=0, device=torch.device("cpu"), port=port)
         with pytest.raises(InputError, match=rf"port {port}.* in use.*MASTER_PORT"):
             join(world, timeout_s=1)
 
@@ -222,9 +233,14 @@ def test_ranks_learn_the_same(told: tuple[dict[str, Any], dict[str, Any], Path])
     first, second, _ = told
     assert first == second
     assert first["_collectives"] == {
-        "refused": "bad", "main": "told by 0", "broadcast": {"from": 0}, "gathered": [0, 1],
-        "sum": [0.2, 1.0], "largest": 10, "flags": [[0, 0], [1, 0], [5, -2]],
-    }  # fmt: skip
+        "refused": "bad",
+        "main": "told by 0",
+        "broadcast": {"from": 0},
+        "gathered": [0, 1],
+        "sum": [0.2, 1.0],
+        "largest": 10,
+        "flags": [[0, 0], [1, 0], [5, -2]],
+    }
 
 
 def test_ranks_act_on_each_others_flags_at_the_same_step(

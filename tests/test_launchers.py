@@ -11,38 +11,61 @@ from trainer.launchers import is_first_task
 
 MEETING = {"MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
 TORCHRUN = MEETING | {
-    "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
-}  # fmt: skip
+    "RANK": "3",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+}
 #: What a task of `srun` sees, the sixth of eight on two nodes.
 STEP = {
-    "SLURM_JOB_ID": "7", "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1",
-    "SLURM_NODEID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8",
-    "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
-}  # fmt: skip
+    "SLURM_JOB_ID": "7",
+    "SLURM_PROCID": "5",
+    "SLURM_NTASKS": "8",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+}
 #: What the script of a job of eight tasks sees.
 BATCH = {
-    "SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0",
-    "SLURM_NODEID": "0", "SLURM_TASKS_PER_NODE": "4(x2)",
-}  # fmt: skip
+    "SLURM_JOB_ID": "7",
+    "SLURM_PROCID": "0",
+    "SLURM_NTASKS": "8",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_TASKS_PER_NODE": "4(x2)",
+}
 #: The sixth of eight tasks, the second of four on its node, as launchers of MPI say it.
 MPI = {
     "Open MPI": {
-        "OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8",
-        "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "PMIX_RANK": "5",
+        "OMPI_COMM_WORLD_RANK": "5",
+        "OMPI_COMM_WORLD_SIZE": "8",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+        "PMIX_RANK": "5",
     },
     "MVAPICH": {
-        "MV2_COMM_WORLD_RANK": "5", "MV2_COMM_WORLD_SIZE": "8",
-        "MV2_COMM_WORLD_LOCAL_RANK": "1", "MV2_COMM_WORLD_LOCAL_SIZE": "4",
+        "MV2_COMM_WORLD_RANK": "5",
+        "MV2_COMM_WORLD_SIZE": "8",
+        "MV2_COMM_WORLD_LOCAL_RANK": "1",
+        "MV2_COMM_WORLD_LOCAL_SIZE": "4",
     },
     "Intel MPI": {
-        "PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "4",
+        "PMI_RANK": "5",
+        "PMI_SIZE": "8",
+        "MPI_LOCALRANKID": "1",
+        "MPI_LOCALNRANKS": "4",
     },
     "PALS": {"PMI_RANK": "5", "PMI_SIZE": "8", "PMI_LOCAL_RANK": "1", "PMI_LOCAL_SIZE": "4"},
     "jsrun": {
-        "JSM_NAMESPACE_RANK": "5", "JSM_NAMESPACE_SIZE": "8",
-        "JSM_NAMESPACE_LOCAL_RANK": "1", "JSM_NAMESPACE_LOCAL_SIZE": "4",
+        "JSM_NAMESPACE_RANK": "5",
+        "JSM_NAMESPACE_SIZE": "8",
+        "JSM_NAMESPACE_LOCAL_RANK": "1",
+        "JSM_NAMESPACE_LOCAL_SIZE": "4",
     },
-}  # fmt: skip
+}
 FLUX = {"FLUX_TASK_RANK": "5", "FLUX_JOB_SIZE": "8", "FLUX_TASK_LOCAL_ID": "1"}
 PMI_OF_SRUN = {"PMI_RANK": "5", "PMI_SIZE": "8", "PMIX_RANK": "5"}
 
@@ -83,9 +106,15 @@ def test_under_srun_slurm_says_who_a_process_is() -> None:
 
 @pytest.mark.parametrize(
     ("per_node", "node", "local_size"),
-    [("3(x2),2", "1", "3"), ("3(x2),2", "2", "2"), ("3,5", "1", "5"), ("", "0", "1"),
-     ("3,x", "0", "1"), ("3", "9", "1")],
-)  # fmt: skip
+    [
+        ("3(x2),2", "1", "3"),
+        ("3(x2),2", "2", "2"),
+        ("3,5", "1", "5"),
+        ("", "0", "1"),
+        ("3,x", "0", "1"),
+        ("3", "9", "1"),
+    ],
+)
 def test_srun_says_how_many_tasks_a_node_has(per_node: str, node: str, local_size: str) -> None:
     nodes = {"SLURM_STEP_TASKS_PER_NODE": per_node, "SLURM_NODEID": node}
     assert numbers(STEP | MEETING | nodes)[3] == local_size
@@ -102,11 +131,18 @@ def test_under_mpi_its_variables_say_who_a_process_is(environ: dict[str, str]) -
 
 @pytest.mark.parametrize(
     ("environ", "launcher"),
-    [(STEP, "Slurm"), (STEP | {"MASTER_ADDR": ""}, "Slurm"), (STEP | PMI_OF_SRUN, "Slurm"),
-     (MPI["Open MPI"], "Open MPI"), (BATCH | MPI["Open MPI"], "Open MPI"),
-     (MPI["MVAPICH"], "MVAPICH"), (MPI["Intel MPI"], "MPI"), (FLUX, "Flux"),
-     ({"SLURM_PROCID": "1", "SLURM_NTASKS": "8"}, "Slurm")],
-)  # fmt: skip
+    [
+        (STEP, "Slurm"),
+        (STEP | {"MASTER_ADDR": ""}, "Slurm"),
+        (STEP | PMI_OF_SRUN, "Slurm"),
+        (MPI["Open MPI"], "Open MPI"),
+        (BATCH | MPI["Open MPI"], "Open MPI"),
+        (MPI["MVAPICH"], "MVAPICH"),
+        (MPI["Intel MPI"], "MPI"),
+        (FLUX, "Flux"),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "8"}, "Slurm"),
+    ],
+)
 def test_tasks_that_cannot_meet_are_refused_before_they_train_apart(
     environ: dict[str, str], launcher: str
 ) -> None:
@@ -119,12 +155,23 @@ def test_tasks_that_cannot_meet_are_refused_before_they_train_apart(
 
 @pytest.mark.parametrize(
     "environ",
-    [BATCH, BATCH | MEETING, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"},
-     STEP | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_LOCALID": "0",
-             "SLURM_STEP_NUM_NODES": "1"},
-     {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}, {"WORLD_SIZE": "1"},
-     {"PMI_RANK": "0", "PMI_SIZE": "1"}, MEETING],
-)  # fmt: skip
+    [
+        BATCH,
+        BATCH | MEETING,
+        {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"},
+        STEP
+        | {
+            "SLURM_PROCID": "0",
+            "SLURM_STEP_NUM_TASKS": "1",
+            "SLURM_LOCALID": "0",
+            "SLURM_STEP_NUM_NODES": "1",
+        },
+        {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"},
+        {"WORLD_SIZE": "1"},
+        {"PMI_RANK": "0", "PMI_SIZE": "1"},
+        MEETING,
+    ],
+)
 def test_one_process_of_a_job_of_many_tasks_is_a_lone_one(environ: dict[str, str]) -> None:
     found = complete_environ(environ)
     assert (found["RANK"], found["WORLD_SIZE"]) == ("0", "1")

@@ -22,16 +22,27 @@ from trainer.errors import InputError
 from trainer.shell import command, program, training, typed_path
 
 COMMANDS: dict[str, Any] = {
-    "prepare": corpora.Prepare, "eval": models.Eval, "generate": models.Generate,
-    "import": exchange.Import, "export": exchange.Export, "report": runs.Report,
-    "corpus verify": corpora.Verify, "corpus show": corpora.ShowCorpus,
-}  # fmt: skip
+    "prepare": corpora.Prepare,
+    "eval": models.Eval,
+    "generate": models.Generate,
+    "import": exchange.Import,
+    "export": exchange.Export,
+    "report": runs.Report,
+    "corpus verify": corpora.Verify,
+    "corpus show": corpora.ShowCorpus,
+}
 
 #: What each of them needs to be parsed at all.
 NEEDED = {
-    "prepare": ["--out=o"], "eval": ["r"], "generate": ["r"], "import": ["c", "--out=o"],
-    "export": ["r", "--out=o"], "report": [], "corpus verify": [], "corpus show": [],
-}  # fmt: skip
+    "prepare": ["--out=o"],
+    "eval": ["r"],
+    "generate": ["r"],
+    "import": ["c", "--out=o"],
+    "export": ["r", "--out=o"],
+    "report": [],
+    "corpus verify": [],
+    "corpus show": [],
+}
 
 
 @pytest.fixture(autouse=True)

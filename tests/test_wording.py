@@ -47,10 +47,14 @@ def test_a_value_is_shown_short_and_escaped(value: object) -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        ["eval", "x", f"--{EVIL}"], [EVIL], ["generate", "x", "--n-tokens", EVIL],
-        ["eval", "x", "--split", EVIL], ["corpus", EVIL], ["config", "show", "x", EVIL],
+        ["eval", "x", f"--{EVIL}"],
+        [EVIL],
+        ["generate", "x", "--n-tokens", EVIL],
+        ["eval", "x", "--split", EVIL],
+        ["corpus", EVIL],
+        ["config", "show", "x", EVIL],
     ],
-)  # fmt: skip
+)
 def test_a_mistyped_word_is_quoted_escaped(
     argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

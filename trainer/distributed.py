@@ -127,10 +127,12 @@ def this_process(environ: Mapping[str, str], *, device: str) -> World:
     has_agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has the store
     is_one_host = environ["LOCAL_SIZE"] == environ["WORLD_SIZE"]
     return World(
-        rank=int(environ["RANK"]), world_size=world_size, local_rank=local_rank,
+        rank=int(environ["RANK"]),
+        world_size=world_size,
+        local_rank=local_rank,
         device=choose_device(device, local_rank=local_rank),
         port=int(environ["MASTER_PORT"]) if is_one_host and not has_agent else None,
-    )  # fmt: skip
+    )
 
 
 def meet(world: World, *, backend: str, timeout: timedelta) -> None:
@@ -148,9 +150,13 @@ def meet(world: World, *, backend: str, timeout: timedelta) -> None:
     elif world.port is not None:
         listener = _listen(world.port) if world.is_main else None
         store = TCPStore(
-            "127.0.0.1", world.port, world.world_size, world.is_main, timeout,
+            "127.0.0.1",
+            world.port,
+            world.world_size,
+            world.is_main,
+            timeout,
             master_listen_fd=None if listener is None else listener.detach(),
-        )  # fmt: skip
+        )
     dist.init_process_group(
         backend, store=store, rank=world.rank, world_size=world.world_size, timeout=timeout
     )

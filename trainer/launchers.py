@@ -25,33 +25,49 @@ class _Launcher:
 #: Launchers of MPI. What they set inside a job of Slurm is nearer to the task than Slurm's own.
 _MPI = (
     _Launcher(
-        name="Open MPI", rank="OMPI_COMM_WORLD_RANK", size="OMPI_COMM_WORLD_SIZE",
-        local_rank=("OMPI_COMM_WORLD_LOCAL_RANK",), local_size=("OMPI_COMM_WORLD_LOCAL_SIZE",),
+        name="Open MPI",
+        rank="OMPI_COMM_WORLD_RANK",
+        size="OMPI_COMM_WORLD_SIZE",
+        local_rank=("OMPI_COMM_WORLD_LOCAL_RANK",),
+        local_size=("OMPI_COMM_WORLD_LOCAL_SIZE",),
     ),
     _Launcher(
-        name="MVAPICH", rank="MV2_COMM_WORLD_RANK", size="MV2_COMM_WORLD_SIZE",
-        local_rank=("MV2_COMM_WORLD_LOCAL_RANK",), local_size=("MV2_COMM_WORLD_LOCAL_SIZE",),
+        name="MVAPICH",
+        rank="MV2_COMM_WORLD_RANK",
+        size="MV2_COMM_WORLD_SIZE",
+        local_rank=("MV2_COMM_WORLD_LOCAL_RANK",),
+        local_size=("MV2_COMM_WORLD_LOCAL_SIZE",),
     ),
     _Launcher(
-        name="jsrun", rank="JSM_NAMESPACE_RANK", size="JSM_NAMESPACE_SIZE",
-        local_rank=("JSM_NAMESPACE_LOCAL_RANK",), local_size=("JSM_NAMESPACE_LOCAL_SIZE",),
+        name="jsrun",
+        rank="JSM_NAMESPACE_RANK",
+        size="JSM_NAMESPACE_SIZE",
+        local_rank=("JSM_NAMESPACE_LOCAL_RANK",),
+        local_size=("JSM_NAMESPACE_LOCAL_SIZE",),
     ),
     _Launcher(
-        name="Flux", rank="FLUX_TASK_RANK", size="FLUX_JOB_SIZE",
+        name="Flux",
+        rank="FLUX_TASK_RANK",
+        size="FLUX_JOB_SIZE",
         local_rank=("FLUX_TASK_LOCAL_ID",),
     ),
-)  # fmt: skip
+)
 #: MPICH, Intel MPI and their kin; srun sets it as well, for programs that use MPI.
 _PMI = _Launcher(
-    name="MPI", rank="PMI_RANK", size="PMI_SIZE",
+    name="MPI",
+    rank="PMI_RANK",
+    size="PMI_SIZE",
     local_rank=("MPI_LOCALRANKID", "PMI_LOCAL_RANK"),
     local_size=("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE"),
-)  # fmt: skip
+)
 PYTORCH = _Launcher(
-    name="RANK", rank="RANK", size="WORLD_SIZE", local_rank=("LOCAL_RANK",),
+    name="RANK",
+    rank="RANK",
+    size="WORLD_SIZE",
+    local_rank=("LOCAL_RANK",),
     # torchrun sets the second and leaves the first, which may be of another launcher, as it was.
     local_size=("LOCAL_WORLD_SIZE", "LOCAL_SIZE"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,16 +132,21 @@ def _slurm_task(environ: Mapping[str, str]) -> Task | None:
         return None
     in_step = "SLURM_STEP_NUM_TASKS" in environ
     launcher = _Launcher(
-        name="Slurm", rank="SLURM_PROCID", local_rank=("SLURM_LOCALID",),
+        name="Slurm",
+        rank="SLURM_PROCID",
+        local_rank=("SLURM_LOCALID",),
         size="SLURM_STEP_NUM_TASKS" if in_step else "SLURM_NTASKS",
-    )  # fmt: skip
+    )
     task = _task(launcher, environ)
     n_nodes = environ.get("SLURM_STEP_NUM_NODES")
     local_size = task.size if n_nodes == "1" else _slurm_local_size(environ)
     return Task(
-        launcher="Slurm", rank=task.rank, size=task.size, local_rank=task.local_rank,
+        launcher="Slurm",
+        rank=task.rank,
+        size=task.size,
+        local_rank=task.local_rank,
         local_size=local_size,
-    )  # fmt: skip
+    )
 
 
 def _slurm_local_size(environ: Mapping[str, str]) -> int | None:
@@ -153,9 +174,12 @@ def _task(launcher: _Launcher, environ: Mapping[str, str]) -> Task:
     if local_rank is not None and local_size is not None:
         _refuse_beyond("the local rank", local_rank, local_size)
     return Task(
-        launcher=launcher.name, rank=rank, size=size, local_rank=local_rank or 0,
+        launcher=launcher.name,
+        rank=rank,
+        size=size,
+        local_rank=local_rank or 0,
         local_size=local_size,
-    )  # fmt: skip
+    )
 
 
 def _refuse_beyond(name: str, number: int, size: int) -> None:

@@ -107,9 +107,11 @@ def parse_json(
     """
     try:
         values = json.loads(
-            text, object_pairs_hook=unique_keys, parse_constant=_refuse_constant,
+            text,
+            object_pairs_hook=unique_keys,
+            parse_constant=_refuse_constant,
             parse_float=_finite,
-        )  # fmt: skip
+        )
         refuse_odd_values(values)
     except RecursionError:
         raise InputError(f"{where}: nested too deeply to be read") from None

@@ -49,9 +49,14 @@ def environment_of(device: str) -> dict[str, str]:
 def run(command: list[Any], *, device: str, limit_s: float) -> tuple[int, str, str]:
     """Exit code and output of a command; if it takes too long it ends with all that it started."""
     process = subprocess.Popen(
-        list(map(str, command)), env=environment_of(device), cwd=ROOT, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        list(map(str, command)),
+        env=environment_of(device),
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         out, err = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
@@ -85,12 +90,14 @@ def variants(device: str, peers: list[tuple[Variant, Variant]]) -> list[Variant]
     names = ["zero0_fp32"] if device == "cpu" else ["zero1_bf16", "zero1_fp16"]
     found = [
         Variant(
-            name=f"ours, {name}, {kernels} kernels", script="ours_worker.py", ds_config=name,
+            name=f"ours, {name}, {kernels} kernels",
+            script="ours_worker.py",
+            ds_config=name,
             kernels=kernels,
         )
         for name in names
         for kernels in ("auto", "plain")
-    ]  # fmt: skip
+    ]
     if not peers and (ROOT / ".peer" / "transformers").is_dir():
         peers = [peer_variants("huggingface")]
     return found + [variant for pair in peers for variant in pair]
@@ -102,9 +109,12 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, help="write the rows there as JSON")
     parser.add_argument(
-        "--peer", action="append", type=peer_variants, default=[],
+        "--peer",
+        action="append",
+        type=peer_variants,
+        default=[],
         help="as of compare.py; Hugging Face's, if it is here, is the default",
-    )  # fmt: skip
+    )
     parser.add_argument("--only", default="", help="the parts whose name holds this")
     told = parser.parse_args()
     jobs: dict[str, Any] = {name: (part, name, "") for name in FIRST}

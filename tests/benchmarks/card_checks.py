@@ -52,9 +52,10 @@ def our_step(device: str) -> Iterator[Callable[[], object]]:
 def model(device: str, _: str) -> Iterator[Row]:
     """Whole models with documents, clusters and odd widths, against the plain ones."""
     changes: dict[str, dict[str, Any]] = {
-        "post-norm": {}, "pre-norm": {"norm": "pre", "position_biases": "per_layer"},
+        "post-norm": {},
+        "pre-norm": {"norm": "pre", "position_biases": "per_layer"},
         "div_val 2": {"div_val": 2, "d_embed": 100},
-    }  # fmt: skip
+    }
     sizes = {"d_model": 10, "d_head": 5, "d_inner": 21} if device == "cpu" else {}
     for name, change in changes.items():
         for dtype, limits in LIMITS.items():

@@ -48,9 +48,13 @@ def train(device: str, argument: str) -> Iterator[Row]:
     variant, (config, dims) = Variant(**json.loads(argument)), dims_on(device)
     with tempfile.TemporaryDirectory() as folder:
         task = {
-            "config": config, "device": device, "mode": "train", "dropout": 0.1,
-            "n_segments": 6 + ROUNDS * dims.n_steps, "style": variant.name.partition(",")[0],
-        }  # fmt: skip
+            "config": config,
+            "device": device,
+            "mode": "train",
+            "dropout": 0.1,
+            "n_segments": 6 + ROUNDS * dims.n_steps,
+            "style": variant.name.partition(",")[0],
+        }
         worker = Worker(variant, task, Path(folder))
         worker.steps(5)  # warm, and Triton compiles
         told = [worker.steps(dims.n_steps) for _ in range(ROUNDS)]
@@ -123,9 +127,14 @@ def blocks(device: str, _: str) -> Iterator[Row]:
     ]
     default = default_blocks(width, torch.bfloat16)
     cuts = [(q, k, warps) for q in (32, 64, 128) for k in (32, 64) for warps in (4, 8)]
-    choices = [default] if device == "cpu" else [
-        default, *(Blocks(q, k, warps, stages) for q, k, warps in cuts for stages in (1, 2)),
-    ]  # fmt: skip
+    choices = (
+        [default]
+        if device == "cpu"
+        else [
+            default,
+            *(Blocks(q, k, warps, stages) for q, k, warps in cuts for stages in (1, 2)),
+        ]
+    )
 
     def attend(choice: Blocks) -> None:
         out = fused_attention(*leaves, visible_from_BT=None, dropout=0.0, seed=None, blocks=choice)
@@ -163,9 +172,14 @@ def _copied_product(wide: Tensor, weight: Tensor) -> Tensor:
 
 
 PARTS: dict[str, Callable[[str, str], Iterator[Row]]] = {
-    "environment": environment, "model": model, "waits": waits, "profile": profile,
-    "blocks": blocks, "products": products, "train": train,
-}  # fmt: skip
+    "environment": environment,
+    "model": model,
+    "waits": waits,
+    "profile": profile,
+    "blocks": blocks,
+    "products": products,
+    "train": train,
+}
 
 
 def main(name: str, device: str, argument: str) -> None:

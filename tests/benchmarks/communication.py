@@ -85,10 +85,12 @@ SCHEMES: dict[str, dict[str, bool]] = {
     "tables first": {"tables_first": True, "rest_as_it_comes": False},
     "tables first, then layers": {"tables_first": True, "rest_as_it_comes": True},
     "ZeRO-1, all at the end": {
-        "tables_first": False, "rest_as_it_comes": False, "is_zero": True,
+        "tables_first": False,
+        "rest_as_it_comes": False,
+        "is_zero": True,
     },
     "ZeRO-1, tables first": {"tables_first": True, "rest_as_it_comes": False, "is_zero": True},
-}  # fmt: skip
+}
 
 
 def expect(told: argparse.Namespace) -> None:

@@ -49,9 +49,11 @@ class Variant:
 def peer_variants(told: str) -> tuple[Variant, Variant]:
     """Of what `--peer` says, ``huggingface`` or ``NAME=PATH``: as shipped, and as fast as ours."""
     name, _, path = told.partition("=")
-    scripts = {"huggingface": "huggingface_worker.py"} if not path else dict.fromkeys(
-        ("kimiyoung", "nvidia"), "mem_transformer_worker.py"
-    )  # fmt: skip
+    scripts = (
+        {"huggingface": "huggingface_worker.py"}
+        if not path
+        else dict.fromkeys(("kimiyoung", "nvidia"), "mem_transformer_worker.py")
+    )
     if name not in scripts:
         raise argparse.ArgumentTypeError("is huggingface, kimiyoung=PATH or nvidia=PATH")
     script, checkout = scripts[name], str(Path(path).resolve()) if path else ""
@@ -72,7 +74,7 @@ OURS = {
         Variant(name="ours, bf16", script="ours_worker.py", ds_config="zero1_bf16"),
         Variant(name="ours, fp16", script="ours_worker.py", ds_config="zero1_fp16"),
     ),
-}  # fmt: skip
+}
 
 
 def python_path(*first: Path) -> str:
@@ -93,9 +95,13 @@ class Worker:
             environment["DS_ACCELERATOR"] = "cpu"
         self._log = (folder / f"{file.stem}.log").open("w+")
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", HERE / variant.script, file], env=environment,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
-        )  # fmt: skip
+            [sys.executable, "-W", "ignore", HERE / variant.script, file],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
         self._read()
 
     def steps(self, n_steps: int) -> dict[str, Any]:
@@ -157,11 +163,13 @@ def rounds(
     dims = CONFIGS[task["config"]]
     n_tokens = dims.n_streams * dims.tgt_len
     return {
-        "ratio": statistics.median(ratios), "least": min(ratios),
-        "spread": statistics.pstdev(ratios), "seconds": seconds,
+        "ratio": statistics.median(ratios),
+        "least": min(ratios),
+        "spread": statistics.pstdev(ratios),
+        "seconds": seconds,
         "tokens_per_s": {k: n_tokens / statistics.median(v) for k, v in seconds.items()},
         "peak_mib": peaks,
-    }  # fmt: skip
+    }
 
 
 def compare(
@@ -174,11 +182,15 @@ def compare(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         task = {
-            "config": config, "device": device, "dropout": 0.1, "weights": str(folder / "weights"),
-            "mode": "evaluate" if config.startswith("eval") else "train", "n_warm": n_warm,
+            "config": config,
+            "device": device,
+            "dropout": 0.1,
+            "weights": str(folder / "weights"),
+            "mode": "evaluate" if config.startswith("eval") else "train",
+            "n_warm": n_warm,
             "n_segments": GUARD_STEPS + n_warm + n_rounds * dims.n_steps,
             "style": peers[0].name.partition(",")[0],
-        }  # fmt: skip
+        }
         writer = Worker(peers[0], task | {"save_weights": task["weights"]}, folder)
         writer.close()
         pairs = [(ours, peers[0]) for ours in OURS[device] if only in ours.name]
@@ -188,9 +200,14 @@ def compare(
             difference = guard(ours, peer, task, folder)
             found = rounds(ours, peer, task, n_rounds=n_rounds, folder=folder)
             results.append(
-                {"config": config, "ours": asdict(ours), "peer": asdict(peer),
-                 "loss_difference": difference, **found}
-            )  # fmt: skip
+                {
+                    "config": config,
+                    "ours": asdict(ours),
+                    "peer": asdict(peer),
+                    "loss_difference": difference,
+                    **found,
+                }
+            )
             print(line(results[-1]), flush=True)
     return results
 

@@ -34,13 +34,32 @@ from training import (  # noqa: E402
 from trainer import read_metrics  # noqa: E402
 
 KINDS = (
-    "zero0_fp32", "zero0_bf16_autocast", "zero1_fp32", "zero1_bf16", "zero1_fp16", "zero2_fp32",
-    "zero2_bf16", "zero2_fp16", "zero3_fp32", "zero3_bf16", "zero3_fp16",
-)  # fmt: skip
+    "zero0_fp32",
+    "zero0_bf16_autocast",
+    "zero1_fp32",
+    "zero1_bf16",
+    "zero1_fp16",
+    "zero2_fp32",
+    "zero2_bf16",
+    "zero2_fp16",
+    "zero3_fp32",
+    "zero3_bf16",
+    "zero3_fp16",
+)
 FLAGS = [
-    "--train.train-micro-batch-size-per-gpu", "2", "--train.max-steps", "30", "--model.dropout",
-    "0.2", "--model.attn-dropout", "0.1", "--optim.lr", "3e-3", "--checkpoint.interval-steps", "15",
-]  # fmt: skip
+    "--train.train-micro-batch-size-per-gpu",
+    "2",
+    "--train.max-steps",
+    "30",
+    "--model.dropout",
+    "0.2",
+    "--model.attn-dropout",
+    "0.1",
+    "--optim.lr",
+    "3e-3",
+    "--checkpoint.interval-steps",
+    "15",
+]
 #: Flags of `txl eval`, by a name.
 EVALUATIONS = {
     "as it was trained": [],
@@ -94,9 +113,12 @@ def of_run(run: Path, name: str) -> dict[str, Any]:
 def txl(*argv: Any) -> str:
     """What a command prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "trainer", *map(str, argv)], env=environment() | DEVICE,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "trainer", *map(str, argv)],
+        env=environment() | DEVICE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 

@@ -48,9 +48,11 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "profiler's hooks": [(Profiler, "before_step"), (Profiler, "after_step")],
     "record": [(duties, "record")],
     "sample, validate, save": [
-        (duties, "sample_if_due"), (duties, "validate_if_due"), (saving, "save_if_due"),
+        (duties, "sample_if_due"),
+        (duties, "validate_if_due"),
+        (saving, "save_if_due"),
     ],
-}  # fmt: skip
+}
 OCCASIONAL = {"record", "sample, validate, save"}
 
 Times = npt.NDArray[np.float64]
@@ -114,10 +116,23 @@ def watch_a_run(config: str, ds_config: str, *, n_steps: int, flags: list[str]) 
         recipe.write_text(experiment_of(dims, 0.1).model_dump_json())
         max_steps = str(n_steps + WARM_STEPS + 1)
         argv = [
-            str(recipe), "--data", str(folder / "corpus"), "--run-dir", str(folder / "run"),
-            "--deepspeed-config", ds_config, "--device", "cpu", "--train.max-steps", max_steps,
-            "--tracking.wandb", "disabled", "--valid.interval-steps", "0", *flags,
-        ]  # fmt: skip
+            str(recipe),
+            "--data",
+            str(folder / "corpus"),
+            "--run-dir",
+            str(folder / "run"),
+            "--deepspeed-config",
+            ds_config,
+            "--device",
+            "cpu",
+            "--train.max-steps",
+            max_steps,
+            "--tracking.wandb",
+            "disabled",
+            "--valid.interval-steps",
+            "0",
+            *flags,
+        ]
         plan = make_plan(parse_train(argv), environ)
         world = engine.connect(plan.world, timeout_s=600)
         train_connected(plan, world, environ, StopRequests())

@@ -38,14 +38,29 @@ def settings(dims: Dims, *, style: str, dropout: float) -> dict[str, Any]:
     """Arguments of the class."""
     own = {"dtype": None} if style == "nvidia" else {}
     return {
-        "n_token": dims.vocab_size, "n_layer": dims.n_layer, "n_head": dims.n_head,
-        "d_model": dims.d_model, "d_embed": dims.d_model, "d_head": dims.d_head,
-        "d_inner": dims.d_inner, "dropout": dropout, "dropatt": 0.0, "tie_weight": True,
-        "div_val": 1, "tie_projs": [False] + [True] * len(dims.cutoffs), "pre_lnorm": False,
-        "tgt_len": dims.tgt_len, "ext_len": 0, "mem_len": dims.mem_len,
-        "cutoffs": list(dims.cutoffs), "same_length": dims.same_length, "attn_type": 0,
-        "clamp_len": dims.clamp_len, "sample_softmax": -1, **own,
-    }  # fmt: skip
+        "n_token": dims.vocab_size,
+        "n_layer": dims.n_layer,
+        "n_head": dims.n_head,
+        "d_model": dims.d_model,
+        "d_embed": dims.d_model,
+        "d_head": dims.d_head,
+        "d_inner": dims.d_inner,
+        "dropout": dropout,
+        "dropatt": 0.0,
+        "tie_weight": True,
+        "div_val": 1,
+        "tie_projs": [False] + [True] * len(dims.cutoffs),
+        "pre_lnorm": False,
+        "tgt_len": dims.tgt_len,
+        "ext_len": 0,
+        "mem_len": dims.mem_len,
+        "cutoffs": list(dims.cutoffs),
+        "same_length": dims.same_length,
+        "attn_type": 0,
+        "clamp_len": dims.clamp_len,
+        "sample_softmax": -1,
+        **own,
+    }
 
 
 def segments(dims: Dims, n_segments: int, device: torch.device) -> Any:

@@ -30,9 +30,11 @@ from trainer.train.run import Run
 def experiment_of(dims: Dims, dropout: float, *, kernels: str = "auto") -> ExperimentConfig:
     """The experiment that a configuration is."""
     lengths = {
-        "tgt_len": dims.tgt_len, "mem_len": dims.mem_len, "same_length": dims.same_length,
+        "tgt_len": dims.tgt_len,
+        "mem_len": dims.mem_len,
+        "same_length": dims.same_length,
         "clamp_len": dims.clamp_len if dims.clamp_len > 0 else None,
-    }  # fmt: skip
+    }
     model = {
         name: getattr(dims, name)
         for name in ("n_layer", "d_model", "n_head", "d_head", "d_inner", "cutoffs")
@@ -72,10 +74,16 @@ def model_of(
 
 @contextmanager
 def training(
-    dims: Dims, *, ds_file: str, world: World, n_segments: int, dropout: float = 0.1,
-    weights: dict[str, Tensor] | None = None, streams_type: type[Streams] = Streams,
+    dims: Dims,
+    *,
+    ds_file: str,
+    world: World,
+    n_segments: int,
+    dropout: float = 0.1,
+    weights: dict[str, Tensor] | None = None,
+    streams_type: type[Streams] = Streams,
     kernels: str = "auto",
-) -> Iterator[tuple[Run, TrainState]]:  # fmt: skip
+) -> Iterator[tuple[Run, TrainState]]:
     """A run that is ready for `train_step`, its memory empty, in a connected `world`.
 
     Args:
@@ -94,16 +102,23 @@ def training(
     resolved = ds_config.resolve(raw, experiment, world_size=world.world_size, where="benchmark")
     with tempfile.TemporaryDirectory() as folder:
         streams = streams_type(
-            split=split_of(dims, n_segments, Path(folder)), train_batch_size=dims.n_streams,
-            tgt_len=dims.tgt_len, slots=1, rank=world.rank, world_size=world.world_size,
+            split=split_of(dims, n_segments, Path(folder)),
+            train_batch_size=dims.n_streams,
+            tgt_len=dims.tgt_len,
+            slots=1,
+            rank=world.rank,
+            world_size=world.world_size,
             cutoffs=dims.cutoffs,
-        )  # fmt: skip
+        )
         built = engine.build(
             model, optim=experiment.optim, max_steps=10**6, resolved=resolved, world=world
         )
         used = {
-            "experiment": experiment, "streams": streams, "engine": built, "world": world,
+            "experiment": experiment,
+            "streams": streams,
+            "engine": built,
+            "world": world,
             "reader": SegmentReader(streams, world.device, n_ahead=AHEAD[world.device.type]),
-        }  # fmt: skip
+        }
         run = cast(Any, Run)(**{field.name: used.get(field.name) for field in fields(Run)})
         yield run, TrainState(memories=empty_memories(run))

@@ -42,9 +42,10 @@ class PeersTargets(Streams):
         targets_BT = segment.targets_BT.clone()
         targets_BT[:, -1] = IGNORED
         return segment._replace(
-            targets_BT=targets_BT, target_clusters=clusters_of(targets_BT.numpy(), self.cutoffs),
+            targets_BT=targets_BT,
+            target_clusters=clusters_of(targets_BT.numpy(), self.cutoffs),
             n_tokens=segment.n_tokens - len(targets_BT),
-        )  # fmt: skip
+        )
 
     def n_tokens(self, data_step: int) -> int:
         """Targets that are left."""
@@ -62,20 +63,27 @@ def valid_zeros(memory: Memory) -> Memory:
 
 
 def scorer_of(
-    module: nn.Module, experiment: ExperimentConfig, streams: Streams, world: World, *,
+    module: nn.Module,
+    experiment: ExperimentConfig,
+    streams: Streams,
+    world: World,
+    *,
     is_huggingface: bool,
-) -> Callable[[], torch.Tensor]:  # fmt: skip
+) -> Callable[[], torch.Tensor]:
     """Scoring as `txl eval` does it; a call is worth tgt_len tokens, whatever is read at a time."""
     scoring = experiment.eval
     plan = Plan(
         n_pairs=10**6, scoring=scoring, n_layer=experiment.model.n_layer, rank=0, world_size=1
-    )  # fmt: skip
+    )
     streams = replace(streams, tgt_len=reading(plan).scoring.tgt_len)
     module.to(world.device).eval()
     memory = reading_memory(
-        module, streams.train_batch_size, mem_len=scoring.mem_len, dtype=torch.float32,
+        module,
+        streams.train_batch_size,
+        mem_len=scoring.mem_len,
+        dtype=torch.float32,
         device=world.device,
-    )  # fmt: skip
+    )
     memory = valid_zeros(memory) if is_huggingface else memory
     told: list[torch.Tensor] = []
     n_read = 0
@@ -85,9 +93,11 @@ def scorer_of(
         nonlocal memory, n_read
         if not told:
             output = module(
-                streams.segment(n_read, 0).to(world.device), memory, clamp_len=scoring.clamp_len,
+                streams.segment(n_read, 0).to(world.device),
+                memory,
+                clamp_len=scoring.clamp_len,
                 same_length=scoring.same_length,
-            )  # fmt: skip
+            )
             memory, n_read = output.memory, n_read + 1
             pieces = output.nll_BT.split(scoring.tgt_len, dim=1)
             told.extend(piece[:, : scoring.tgt_len - is_huggingface].mean() for piece in pieces)
@@ -114,19 +124,28 @@ def main(task: dict[str, Any]) -> None:
         experiment = experiment_of(dims, 0.0)
         with tempfile.TemporaryDirectory() as folder:
             streams = Streams(
-                split=split_of(dims, task["n_segments"], Path(folder)), slots=1, rank=0,
-                train_batch_size=dims.n_streams, tgt_len=dims.tgt_len, world_size=1,
+                split=split_of(dims, task["n_segments"], Path(folder)),
+                slots=1,
+                rank=0,
+                train_batch_size=dims.n_streams,
+                tgt_len=dims.tgt_len,
+                world_size=1,
                 cutoffs=dims.cutoffs,
-            )  # fmt: skip
+            )
             module = model_of(dims, experiment, weights)
             step = scorer_of(module, experiment, streams, world, is_huggingface=is_huggingface)
             serve(step, device=world.device)
         return
     with training(
-        dims, ds_file=task["ds_config"], world=engine.connect(world, timeout_s=600),
-        n_segments=task["n_segments"], dropout=task["dropout"], weights=weights,
-        streams_type=PeersTargets if is_huggingface else Streams, kernels=task["kernels"],
-    ) as (run, state):  # fmt: skip
+        dims,
+        ds_file=task["ds_config"],
+        world=engine.connect(world, timeout_s=600),
+        n_segments=task["n_segments"],
+        dropout=task["dropout"],
+        weights=weights,
+        streams_type=PeersTargets if is_huggingface else Streams,
+        kernels=task["kernels"],
+    ) as (run, state):
         if is_huggingface:
             state.memories = [valid_zeros(memory) for memory in state.memories]
 

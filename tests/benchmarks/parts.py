@@ -92,13 +92,15 @@ class Watch:
         self._patches = ExitStack()
         self._modules(run.engine.ds.module)
         for owner, name, part in (
-            (SegmentReader, "segment", "data"), (Streams, "n_tokens", "data"),
-            (Engine, "__call__", ENGINE), (Engine, "step", ENGINE),
+            (SegmentReader, "segment", "data"),
+            (Streams, "n_tokens", "data"),
+            (Engine, "__call__", ENGINE),
+            (Engine, "step", ENGINE),
             (nn.utils, "get_total_norm", "clipping"),
             (TableGradients, "squared_norms", "clipping"),
             (nn.utils, "clip_grads_with_norm_", "clipping"),
             (type(run.engine.ds.basic_optimizer), "step", "optimizer"),
-        ):  # fmt: skip
+        ):
             self._replace(owner, name, self._watched(getattr(owner, name), part))
         self._replace(Engine, "backward", self._backward(Engine.backward))
 

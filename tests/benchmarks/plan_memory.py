@@ -46,15 +46,24 @@ class Setting:
     def argv(self, corpus: Path, run_dir: Path) -> list[str]:
         """The training command, without the program's name."""
         train = {
-            "model.n-layer": self.n_layer, "model.d-model": self.d_model,
-            "model.n-head": self.n_head, "model.d-head": self.d_head,
-            "model.d-inner": self.d_inner, "train.train-batch-size": self.batch,
-            "train.tgt-len": self.tgt_len, "train.mem-len": self.mem_len,
-            "valid.tgt-len": self.tgt_len, "valid.mem-len": self.mem_len, "train.max-steps": 3,
-            "optim.warmup-steps": 0, "valid.interval-steps": 1, "valid.batch-size": 2,
-            "checkpoint.interval-steps": 1, "tracking.log-interval-steps": 1,
+            "model.n-layer": self.n_layer,
+            "model.d-model": self.d_model,
+            "model.n-head": self.n_head,
+            "model.d-head": self.d_head,
+            "model.d-inner": self.d_inner,
+            "train.train-batch-size": self.batch,
+            "train.tgt-len": self.tgt_len,
+            "train.mem-len": self.mem_len,
+            "valid.tgt-len": self.tgt_len,
+            "valid.mem-len": self.mem_len,
+            "train.max-steps": 3,
+            "optim.warmup-steps": 0,
+            "valid.interval-steps": 1,
+            "valid.batch-size": 2,
+            "checkpoint.interval-steps": 1,
+            "tracking.log-interval-steps": 1,
             "tracking.wandb": "disabled",
-        }  # fmt: skip
+        }
         flags = [text for name, value in train.items() for text in (f"--{name}", str(value))]
         cutoffs = ["--model.cutoffs", *map(str, self.cutoffs)]
         where = ["--data", str(corpus), "--run-dir", str(run_dir), "--device", "cpu"]
@@ -82,10 +91,18 @@ SETTINGS = {
     "zero 3": Setting(6, 384, 6, 64, 1536, 16, 64, 64, 20_000, "zero3_bf16", 2),
     "zero 1 alone": Setting(4, 256, 4, 64, 1024, 16, 128, 128, 20_000, "zero1_bf16"),
     "checkpointing": Setting(
-        12, 256, 4, 64, 1024, 16, 128, 128, 5_000,
+        12,
+        256,
+        4,
+        64,
+        1024,
+        16,
+        128,
+        128,
+        5_000,
         extra=("--model.activation-checkpointing", "True"),
     ),
-}  # fmt: skip
+}
 
 
 def make_corpus(folder: Path, n_words: int, n_tokens: int = 60_000) -> Path:
@@ -120,9 +137,13 @@ def measure(setting: Setting, corpus: Path, folder: Path) -> float:
         command = [sys.executable, "-m", *launcher, str(ROOT / "launch" / "train.py")]
     run_dir = Path(tempfile.mkdtemp(dir=folder)) / "run"
     done = subprocess.run(
-        [*command, *setting.argv(corpus, run_dir)], env=environment(), cwd=folder,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [*command, *setting.argv(corpus, run_dir)],
+        env=environment(),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return GIB * max(r["memory/peak_gib"] for r in read_metrics(run_dir, kind="train"))
 
@@ -137,9 +158,13 @@ def planned(setting: Setting, corpus: Path, folder: Path) -> float:
     environ |= {"LOCAL_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611"}
     flags = [*setting.argv(corpus, folder / "planned"), "--dry-run", "--beyond-memory"]
     done = subprocess.run(
-        [sys.executable, "-m", "trainer", "train", *flags], env=environ, cwd=folder,
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "trainer", "train", *flags],
+        env=environ,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return GIB * float(json.loads(done.stdout)["needs"]["gib_per_rank"]["sum"])
 
 

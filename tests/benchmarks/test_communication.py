@@ -110,13 +110,21 @@ def second_step(world: World, corpus: Path, raw: dict[str, Any], *, slots: int) 
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     built = engine.build(model, optim=experiment.optim, max_steps=9, resolved=resolved, world=world)
     streams = Streams(
-        split=open_corpus(corpus).splits["train"], train_batch_size=4, tgt_len=4, slots=slots,
-        rank=world.rank, world_size=world.world_size, cutoffs=experiment.model.cutoffs,
-    )  # fmt: skip
+        split=open_corpus(corpus).splits["train"],
+        train_batch_size=4,
+        tgt_len=4,
+        slots=slots,
+        rank=world.rank,
+        world_size=world.world_size,
+        cutoffs=experiment.model.cutoffs,
+    )
     used = {
-        "experiment": experiment, "streams": streams, "engine": built, "world": world,
+        "experiment": experiment,
+        "streams": streams,
+        "engine": built,
+        "world": world,
         "reader": SegmentReader(streams, world.device, n_ahead=0),
-    }  # fmt: skip
+    }
     run = cast(Any, Run)(**{field.name: used.get(field.name) for field in fields(Run)})
     state = TrainState()
     train_step(run, state)

@@ -29,6 +29,7 @@ def test_a_tree_equals_itself_and_what_differs_is_named(tmp_path: Path) -> None:
     code, said = golden("--out", after, "--against", before)
     assert code == 1
     assert said == [
-        "generated: differs", "zero0_fp32, 1 ranks: train/loss: differs by at most 1.0e-06",
+        "generated: differs",
+        "zero0_fp32, 1 ranks: train/loss: differs by at most 1.0e-06",
         f"2 of {len(values)} differ",
-    ]  # fmt: skip
+    ]

@@ -24,9 +24,10 @@ def serve(step: Callable[[], torch.Tensor], *, device: torch.device) -> None:
         losses: list[torch.Tensor] = []
         seconds = _timed(lambda: losses.append(step()), told["steps"], device)  # noqa: B023
         answer: dict[str, Any] = {
-            "seconds": seconds, "losses": [float(loss) for loss in losses],
+            "seconds": seconds,
+            "losses": [float(loss) for loss in losses],
             "peak_mib": _peak_mib(device),
-        }  # fmt: skip
+        }
         print(json.dumps(answer), flush=True)
 
 

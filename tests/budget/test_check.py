@@ -34,9 +34,7 @@ def corpus_of_300(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def budget(corpus: Corpus, *, ds: str = "zero0_fp32", **parts: Any) -> Budget:
     experiment = tiny_experiment(**parts)
-    resolved = ds_config.resolve(
-        ds_config.load_ds_config(ds), experiment, world_size=1, where=ds
-    )  # fmt: skip
+    resolved = ds_config.resolve(ds_config.load_ds_config(ds), experiment, world_size=1, where=ds)
     return Budget(experiment, corpus, resolved, lone_world())
 
 
@@ -47,12 +45,16 @@ def test_weights_of_recipes_are_those_of_the_model(recipe: str) -> None:
 
 
 @given(
-    cutoffs=st.sampled_from([(), (9,), (4, 20)]), div_val=st.sampled_from([1, 2]),
-    d_embed=st.sampled_from([None, 4, 12]), tie_embedding=st.booleans(),
+    cutoffs=st.sampled_from([(), (9,), (4, 20)]),
+    div_val=st.sampled_from([1, 2]),
+    d_embed=st.sampled_from([None, 4, 12]),
+    tie_embedding=st.booleans(),
     tie_projections=st.sampled_from(["none", "tails", "all"]),
-    position_biases=st.sampled_from(["shared", "per_layer"]), norm=st.sampled_from(["pre", "post"]),
-    n_layer=st.integers(1, 3), d_inner=st.integers(1, 9),
-)  # fmt: skip
+    position_biases=st.sampled_from(["shared", "per_layer"]),
+    norm=st.sampled_from(["pre", "post"]),
+    n_layer=st.integers(1, 3),
+    d_inner=st.integers(1, 9),
+)
 def test_weights_are_those_of_the_model(**sizes: Any) -> None:
     assert_counted(tiny_model_config(**sizes), 30)
 
@@ -119,7 +121,7 @@ def test_what_is_to_be_lowered_is_what_needs_the_most(corpus_of_300: Corpus) -> 
         "--valid.batch-size": {"valid": {"batch_size": 4096, "tgt_len": 512, "mem_len": 512}},
         "a smaller --model.d-model": {"model": {"d_model": 512, "d_inner": 4096}},
         "--train.tgt-len (800)": {"train": {"train_batch_size": 1, "tgt_len": 800}},
-    }  # fmt: skip
+    }
     for advice, parts in cases.items():
         told = budget(corpus_of_300, **parts).problem(nothing, n_sharing=1, device=None)
         assert told is not None

@@ -40,9 +40,10 @@ def test_a_group_above_the_process_s_own_may_be_the_tightest(tmp_path: Path) -> 
 
 def test_groups_of_the_first_version_count_too(tmp_path: Path) -> None:
     root = machine(
-        tmp_path, proc__self__cgroup="5:cpu,cpuacct:/x\n4:memory:/slurm/job_7\n1:name=systemd:/\n",
+        tmp_path,
+        proc__self__cgroup="5:cpu,cpuacct:/x\n4:memory:/slurm/job_7\n1:name=systemd:/\n",
         **{"sys__fs__cgroup__memory__slurm__job_7__memory.limit_in_bytes": f"{3 * GIB}\n"},
-    )  # fmt: skip
+    )
     assert of_host(root).total == 3 * GIB
 
 
@@ -58,9 +59,13 @@ def test_a_limit_of_the_shell_counts_less_what_is_taken() -> None:
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); print(*of_host()[:2])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment(), text=True, check=True,
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(),
+        text=True,
+        check=True,
         capture_output=True,
-    )  # fmt: skip
+    )
     total, free = map(int, done.stdout.split())
     assert 0 < free == total < GIB
 
@@ -70,7 +75,11 @@ def test_the_peak_is_this_program_s_own_and_not_what_started_it() -> None:
     assert peak_bytes() > len(held)
     code = "from trainer.budget.machine import peak_bytes; print(peak_bytes())"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment(), text=True, check=True,
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(),
+        text=True,
+        check=True,
         capture_output=True,
-    )  # fmt: skip
+    )
     assert 1 << 20 < int(done.stdout) < len(held)

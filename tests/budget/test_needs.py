@@ -16,9 +16,17 @@ WEIGHTS = Weights(
     total=151_107_538, layer=2_600_000, largest=67_735 * 410, tables=((20_000, 410), (20_000, 410))
 )
 HOW = How(
-    backend="cpu", precision="fp32", stage=0, world_size=2, micro=8, slots=2, offload=False,
-    bucket=100_000_000, on_gpu=False, fused_adam=True,
-)  # fmt: skip
+    backend="cpu",
+    precision="fp32",
+    stage=0,
+    world_size=2,
+    micro=8,
+    slots=2,
+    offload=False,
+    bucket=100_000_000,
+    on_gpu=False,
+    fused_adam=True,
+)
 
 
 def counted(how: How = HOW, *, weights: Weights = WEIGHTS, **train: Any) -> Needs:
@@ -29,11 +37,16 @@ def counted(how: How = HOW, *, weights: Weights = WEIGHTS, **train: Any) -> Need
 
 
 @given(
-    backend=st.sampled_from(["cpu", "plain", "triton"]), stage=st.sampled_from([0, 1, 2, 3]),
+    backend=st.sampled_from(["cpu", "plain", "triton"]),
+    stage=st.sampled_from([0, 1, 2, 3]),
     precision=st.sampled_from(["fp32", "bf16", "fp16", "bf16_autocast"]),
-    micro=st.integers(1, 64), slots=st.integers(1, 4), tgt_len=st.integers(1, 2000),
-    mem_len=st.integers(0, 2000), on_gpu=st.booleans(), offload=st.booleans(),
-)  # fmt: skip
+    micro=st.integers(1, 64),
+    slots=st.integers(1, 4),
+    tgt_len=st.integers(1, 2000),
+    mem_len=st.integers(0, 2000),
+    on_gpu=st.booleans(),
+    offload=st.booleans(),
+)
 def test_more_text_at_once_never_needs_less(tgt_len: int, mem_len: int, **how_changes: Any) -> None:
     how = replace(HOW, **how_changes)
     base = counted(how, tgt_len=tgt_len, mem_len=mem_len)

@@ -28,9 +28,14 @@ def run_short(
         rendezvous = ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
         launcher += ["-m", "torch.distributed.run", "--nproc_per_node", str(n_ranks), *rendezvous]
     return subprocess.run(
-        [*launcher, str(SCRIPT), str(mib), str(rank), *argv], cwd=ROOT, env=environment(),
-        capture_output=True, text=True, check=False, timeout=400,
-    )  # fmt: skip
+        [*launcher, str(SCRIPT), str(mib), str(rank), *argv],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
 
 
 def errors_of(ended: "subprocess.CompletedProcess[str]") -> list[str]:
@@ -46,10 +51,12 @@ def test_training_that_runs_out_says_what_it_needs_and_what_to_lower(
     (line,) = errors_of(ended)
     assert "Traceback" not in ended.stderr
     for part in (
-        "out of memory: ", " GiB more could not be had of this machine", "by the plan a rank needs",
+        "out of memory: ",
+        " GiB more could not be had of this machine",
+        "by the plan a rank needs",
         "train_micro_batch_size_per_gpu 8, tgt_len 200, mem_len 9000 and a vocabulary of",
         "lower --train.train-micro-batch-size-per-gpu (8), --train.tgt-len (200)",
-    ):  # fmt: skip
+    ):
         assert part in line
     status = read_status(case.run_dir)
     assert status is not None

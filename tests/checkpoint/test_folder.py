@@ -46,9 +46,10 @@ CORRUPTIONS: list[tuple[str, Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "corrupt", "told"), CORRUPTIONS,
+    ("name", "corrupt", "told"),
+    CORRUPTIONS,
     ids=[f"{name}: {told.split()[0]}" for name, _, told in CORRUPTIONS],
-)  # fmt: skip
+)
 def test_corruption_is_refused_by_name_and_the_one_before_is_found(
     tmp_path: Path, name: str, corrupt: Callable[[Path], None], told: str
 ) -> None:
@@ -144,8 +145,9 @@ def test_what_is_no_pointer_stops_no_save_and_no_pruning(
         save(folder, step)
         files.prune(folder, keep_last=2)
     assert {name for name in everything(folder) if name.startswith("step-")} == {
-        "step-00000003", "step-00000004",
-    }  # fmt: skip
+        "step-00000003",
+        "step-00000004",
+    }
     assert files.newest_whole(folder).path == folder / "step-00000004"
     for which in ("best", "last"):
         assert files.resolve(tmp_path, which) == folder / "step-00000004"

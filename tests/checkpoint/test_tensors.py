@@ -110,8 +110,11 @@ def test_a_checkpoint_of_other_sizes_is_refused_with_all_that_differs(tmp_path: 
     checkpoint.refuse_misfit(found, {"a": (30, 10), "b.c": (30, 10)}, where=path)
     with pytest.raises(InputError) as refusal:
         checkpoint.refuse_misfit(found, {"a": (30, 11), "d": (2,)}, where=path)
-    for told in ("a is 30×10, the model's 30×11", "b.c is 30×10, the model's missing",
-                 "d is missing, the model's 2"):  # fmt: skip
+    for told in (
+        "a is 30×10, the model's 30×11",
+        "b.c is 30×10, the model's missing",
+        "d is missing, the model's 2",
+    ):
         assert told in str(refusal.value)
 
 

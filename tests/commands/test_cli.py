@@ -56,8 +56,9 @@ def test_prepare_says_what_it_made_and_corpus_commands_check_it(txl: Txl, tmp_pa
 
 def test_eval_prints_a_table_and_files_its_numbers(txl: Txl, trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
-    ended = txl("eval", run, "--split", "valid", "--mem-len", "10,20", "--no-memory", "--device",
-                "cpu")  # fmt: skip
+    ended = txl(
+        "eval", run, "--split", "valid", "--mem-len", "10,20", "--no-memory", "--device", "cpu"
+    )
     assert ended.code == 0, ended.err
     results = [json.loads(path.read_text()) for path in (run / "evals").glob("*.json")]
     assert {result["settings"]["mem_len"] for result in results} == {0, 10, 20}
@@ -119,14 +120,23 @@ def test_lists_are_whole(txl: Txl) -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        [], ["evaluate", "run"], ["eval"], ["eval", "run", "--tgt-length", "3"],
-        ["generate", "run", "--n-tokens", "many"], ["corpus", "mend", "x"], ["config"],
-        ["train"], ["train", "quickstart", "--data", "nowhere", "--tgt_len", "9"],
-        ["report", "nowhere"], ["eval", "nowhere"], ["corpus", "show", "nowhere"],
-        ["config", "show", "wt104"], ["config", "show", "wt103-base", "--deepspeed-config", "x"],
+        [],
+        ["evaluate", "run"],
+        ["eval"],
+        ["eval", "run", "--tgt-length", "3"],
+        ["generate", "run", "--n-tokens", "many"],
+        ["corpus", "mend", "x"],
+        ["config"],
+        ["train"],
+        ["train", "quickstart", "--data", "nowhere", "--tgt_len", "9"],
+        ["report", "nowhere"],
+        ["eval", "nowhere"],
+        ["corpus", "show", "nowhere"],
+        ["config", "show", "wt104"],
+        ["config", "show", "wt103-base", "--deepspeed-config", "x"],
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_bad_arguments_end_with_2_and_a_reason(txl: Txl, argv: list[str]) -> None:
     ended = txl(*argv)
     assert ended.code == Exit.BAD_INPUT
@@ -157,12 +167,13 @@ def test_a_command_that_is_mistyped_is_answered_with_the_nearest(txl: Txl) -> No
 @pytest.mark.parametrize(
     ("words", "no_memory", "same_length"),
     [
-        ([], False, None), (["--no-memory", "--same-length"], True, True),
+        ([], False, None),
+        (["--no-memory", "--same-length"], True, True),
         (["--no-memory", "False", "--same-length", "false"], False, False),
         (["--no-memory=true", "--same_length=False"], True, False),
         (["--same-length", "True", "--no-memory", "True"], True, True),
     ],
-)  # fmt: skip
+)
 def test_a_boolean_is_its_flag_alone_or_with_its_value(
     words: list[str], no_memory: bool, same_length: bool | None
 ) -> None:
@@ -196,9 +207,13 @@ def test_a_dry_run_prints_what_it_would_need_and_allocates_nothing(
 
     def ended(*flags: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [*command, *flags], cwd=ROOT, env=environment(), capture_output=True, text=True,
+            [*command, *flags],
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
             check=False,
-        )  # fmt: skip
+        )
 
     refused, done = ended(), ended("--beyond-memory")
     assert refused.returncode == Exit.BAD_INPUT

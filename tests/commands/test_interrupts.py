@@ -49,9 +49,12 @@ def test_a_second_signal_does_not_wait() -> None:
 def test_what_is_ignored_stays_ignored() -> None:
     done = subprocess.run(
         [sys.executable, "-c", BEGIN + "signal.raise_signal(signal.SIGINT); print('goes on')"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stdout) == (0, "goes on\n")
 
 
@@ -78,9 +81,13 @@ def interrupted_at(
     """What becomes of a command that gets a signal as soon as it has read the module `moment`."""
     said = ""
     with subprocess.Popen(
-        [sys.executable, "-X", "importtime", *argv], env=environment(), cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        [sys.executable, "-X", "importtime", *argv],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         for line in process.stderr:  # one when a module is read
@@ -116,8 +123,11 @@ def test_a_signal_while_a_training_is_imported_leaves_its_code_and_nothing_else(
 def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "trainer", "prepare", "--train", "-", "--out", str(tmp_path / "c")],
-        stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=environment(),
-    ) as process:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env=environment(),
+    ) as process:
         assert process.stdin is not None
         assert process.stderr is not None
         process.stdin.write(b"a b c\n" * 100_000)  # more than a pipe holds: it is being read

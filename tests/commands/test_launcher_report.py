@@ -39,9 +39,12 @@ def test_a_training_leaves_the_line_that_it_says_and_its_own_exit_code(tmp_path:
     file = tmp_path / "error.json"
     done = subprocess.run(
         [sys.executable, "launch/train.py", "quickstart", "--data", str(tmp_path / "none")],
-        env=environment(TORCHELASTIC_ERROR_FILE=str(file)), cwd=ROOT, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        env=environment(TORCHELASTIC_ERROR_FILE=str(file)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == Exit.BAD_INPUT
     (line,) = done.stderr.splitlines()
     assert report(file, code=2)[-2].strip() == f"traceback : {line}"

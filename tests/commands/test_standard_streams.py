@@ -17,11 +17,18 @@ from trainer.errors import Exit
 
 #: What is asked of the commands that print; RUN and CORPUS stand for a run and its corpus.
 COMMANDS = [
-    ["report", "RUN"], ["eval", "RUN", "--split", "valid", "--device", "cpu"],
+    ["report", "RUN"],
+    ["eval", "RUN", "--split", "valid", "--device", "cpu"],
     ["generate", "RUN", "--n-tokens", "3", "--device", "cpu", "--prompt", "“def” – ΑΩ 中"],
-    ["corpus", "show", "CORPUS"], ["corpus", "verify", "CORPUS"], ["config", "show", "quickstart"],
-    ["config", "schema"], ["recipes"], ["exit-codes"], ["--help"], ["train", "--help"],
-]  # fmt: skip
+    ["corpus", "show", "CORPUS"],
+    ["corpus", "verify", "CORPUS"],
+    ["config", "show", "quickstart"],
+    ["config", "schema"],
+    ["recipes"],
+    ["exit-codes"],
+    ["--help"],
+    ["train", "--help"],
+]
 
 
 @pytest.fixture(params=COMMANDS, ids=" ".join)
@@ -87,9 +94,11 @@ def test_a_run_whose_name_is_no_text_is_read_or_refused_in_a_line(
 
 @pytest.mark.parametrize("buffering", [0, -1])
 def test_a_reader_that_leaves_ends_a_command_quietly(
-    argv: list[str], buffering: int, monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    buffering: int,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     quiet = {Exit.DONE} if argv[0] == "train" else set()  # argparse hears nothing of it
     assert unread(monkeypatch, *argv, buffering=buffering) in {Exit.UNREAD} | quiet
     assert "Traceback" not in capsys.readouterr().err
@@ -101,9 +110,14 @@ def ended(
     """What becomes of a command in a process of its own, one of its standard streams closed."""
     close: Callable[[], None] | None = None if closing is None else lambda: os.close(closing)
     return subprocess.run(
-        [sys.executable, "-m", "trainer", *argv], env=environment(), cwd=ROOT, text=True,
-        check=False, preexec_fn=close, **{"capture_output": True, **streams},  # type: ignore[call-overload]
-    )  # fmt: skip
+        [sys.executable, "-m", "trainer", *argv],
+        env=environment(),
+        cwd=ROOT,
+        text=True,
+        check=False,
+        preexec_fn=close,
+        **{"capture_output": True, **streams},  # type: ignore[call-overload]
+    )
 
 
 def test_what_reads_no_standard_input_does_without(tmp_path: Path) -> None:
@@ -132,9 +146,7 @@ def test_what_cannot_be_said_does_not_change_how_a_command_ends(trained: Path) -
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_that_takes_the_output_is_one_line() -> None:
     with open("/dev/full", "w") as full:
-        refused = ended(
-            ["recipes"], capture_output=False, stdout=full, stderr=subprocess.PIPE
-        )  # fmt: skip
+        refused = ended(["recipes"], capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert refused.returncode == Exit.BAD_INPUT
     assert refused.stderr.startswith("error: ")
     assert "no space left on device" in refused.stderr.lower()

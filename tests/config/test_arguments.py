@@ -31,11 +31,21 @@ def at(experiment: ExperimentConfig, path: str) -> Any:
 
 def test_without_flags_the_experiment_is_the_recipe() -> None:
     assert parse() == TrainArguments(
-        recipe="quickstart", experiment=load_recipe("quickstart"), data=Path("corpus"),
-        run_dir=None, deepspeed_config=None, resume="auto", init_from=None, resume_from=None,
-        allow_change=(), profile=None, dry_run=False, beyond_memory=False,
-        local_rank=None, device="auto",
-    )  # fmt: skip
+        recipe="quickstart",
+        experiment=load_recipe("quickstart"),
+        data=Path("corpus"),
+        run_dir=None,
+        deepspeed_config=None,
+        resume="auto",
+        init_from=None,
+        resume_from=None,
+        allow_change=(),
+        profile=None,
+        dry_run=False,
+        beyond_memory=False,
+        local_rank=None,
+        device="auto",
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,10 +103,22 @@ def test_what_launchers_put_first_is_tolerated(argv: list[str]) -> None:
 
 def test_every_option_arrives() -> None:
     args = parse(
-        "--run_dir", "run", "--deepspeed_config", "zero2_bf16", "--resume=must", "--init-from",
-        "weights", "--allow-change", "train.max-steps", "optim.lr", "--profile", "10:15",
-        "--dry-run", "--device", "cpu",
-    )  # fmt: skip
+        "--run_dir",
+        "run",
+        "--deepspeed_config",
+        "zero2_bf16",
+        "--resume=must",
+        "--init-from",
+        "weights",
+        "--allow-change",
+        "train.max-steps",
+        "optim.lr",
+        "--profile",
+        "10:15",
+        "--dry-run",
+        "--device",
+        "cpu",
+    )
     assert (args.run_dir, args.init_from) == (Path("run"), Path("weights"))
     assert (args.deepspeed_config, args.resume, args.device) == ("zero2_bf16", "must", "cpu")
     assert args.allow_change == ("train.max_steps", "optim.lr")

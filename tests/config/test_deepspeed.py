@@ -86,8 +86,11 @@ def test_what_a_file_leaves_out_is_the_experiments_not_deepspeeds(
     resolved = ds_config.resolve({"steps_per_print": 5}, experiment, world_size=3, where="f")
     assert resolved.values["gradient_clipping"] == 0.25
     assert resolved.values["optimizer"]["params"] == {
-        "lr": 0.00025, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0,
-    }  # fmt: skip
+        "lr": 0.00025,
+        "betas": [0.9, 0.999],
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+    }
     assert resolved.schedule.params == {"warmup_steps": 0, "min_lr": 0.0, "max_steps": 200000}
     assert resolved.precision == "fp32"
     assert resolved.zero_stage == 0
@@ -159,9 +162,11 @@ def test_the_readers_dict_is_left_alone(experiment: ExperimentConfig) -> None:
 
 
 @given(
-    micro=st.integers(1, 8), slots=st.integers(1, 8), ranks=st.integers(1, 8),
+    micro=st.integers(1, 8),
+    slots=st.integers(1, 8),
+    ranks=st.integers(1, 8),
     owner=st.sampled_from(["experiment", "file", "accumulation"]),
-)  # fmt: skip
+)
 def test_micro_batch_times_accumulation_times_ranks_is_the_batch(
     micro: int, slots: int, ranks: int, owner: str, experiment: ExperimentConfig
 ) -> None:

@@ -35,11 +35,17 @@ def test_a_misspelt_key_of_any_block_is_named_with_the_right_one(
 @pytest.mark.parametrize(
     "path",
     [
-        "fp16.enabled", "bf16.enabled", "zero_optimization.stage", "torch_autocast.dtype",
-        "zero_optimization.reduce_bucket_size", "fp16.loss_scale", "scheduler.type",
-        "zero_optimization.offload_optimizer.device", "steps_per_print",
+        "fp16.enabled",
+        "bf16.enabled",
+        "zero_optimization.stage",
+        "torch_autocast.dtype",
+        "zero_optimization.reduce_bucket_size",
+        "fp16.loss_scale",
+        "scheduler.type",
+        "zero_optimization.offload_optimizer.device",
+        "steps_per_print",
     ],
-)  # fmt: skip
+)
 def test_auto_is_refused_where_deepspeed_would_drop_it(
     path: str, experiment: ExperimentConfig
 ) -> None:
@@ -55,16 +61,26 @@ def test_a_refused_key_is_answered_with_its_reason(path: str, experiment: Experi
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("train_batch_size", "60"), ("gradient_clipping", True), ("fp16", None), ("bf16", True),
-        ("bf16.enabled", 1), ("fp16.loss_scale", -1), ("fp16.loss_scale_window", 0),
-        ("zero_optimization.stage", 4), ("zero_optimization.stage", True),
-        ("zero_optimization.stage", "2"), ("zero_optimization.reduce_bucket_size", 5e8 + 0.5),
-        ("optimizer", "Adam"), ("optimizer.type", "Lamp"), ("scheduler.type", "cosin"),
-        ("torch_autocast.dtype", "float16"), ("communication_data_type", "int8"),
+        ("train_batch_size", "60"),
+        ("gradient_clipping", True),
+        ("fp16", None),
+        ("bf16", True),
+        ("bf16.enabled", 1),
+        ("fp16.loss_scale", -1),
+        ("fp16.loss_scale_window", 0),
+        ("zero_optimization.stage", 4),
+        ("zero_optimization.stage", True),
+        ("zero_optimization.stage", "2"),
+        ("zero_optimization.reduce_bucket_size", 5e8 + 0.5),
+        ("optimizer", "Adam"),
+        ("optimizer.type", "Lamp"),
+        ("scheduler.type", "cosin"),
+        ("torch_autocast.dtype", "float16"),
+        ("communication_data_type", "int8"),
         ("zero_optimization.offload_optimizer.device", "nvme"),
         ("optimizer.params.betas", [0.9]),
     ],
-)  # fmt: skip
+)
 def test_a_value_of_the_wrong_type_or_range_is_named(
     path: str, value: Any, experiment: ExperimentConfig
 ) -> None:
@@ -100,10 +116,11 @@ def test_blocks_that_do_not_go_together_are_refused(
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("zero_optimization.offload_optimizer.device", "cpu"), ("optimizer.params.fused", True),
+        ("zero_optimization.offload_optimizer.device", "cpu"),
+        ("optimizer.params.fused", True),
         ("zero_optimization.sub_group_size", 10**6),
     ],
-)  # fmt: skip
+)
 def test_what_only_adam_has_is_refused_with_lamb(
     path: str, value: Any, experiment: ExperimentConfig
 ) -> None:
@@ -116,8 +133,13 @@ def test_what_only_adam_has_is_refused_with_lamb(
 
 
 def test_all_kinds_of_problem_are_in_one_error(experiment: ExperimentConfig) -> None:
-    raw = {"wandb": {}, "fp61": {}, "gradient_clipping": 2.0, "fp16": {"enabled": "auto"},
-           "steps_per_print": "often"}  # fmt: skip
+    raw = {
+        "wandb": {},
+        "fp61": {},
+        "gradient_clipping": 2.0,
+        "fp16": {"enabled": "auto"},
+        "steps_per_print": "often",
+    }
     message = refusal(raw, experiment, world_size=7)
     for part in (
         "7 ranks",
@@ -141,10 +163,15 @@ def test_deepspeeds_schedules_take_the_experiments_rates(
     resolved = ds_config.resolve(nested("scheduler.type", kind), warm, world_size=1, where="f")
     params = resolved.for_deepspeed["scheduler"]["params"]
     expected = {
-        "warmup_num_steps": 10, "total_num_steps": 200000, "warmup_max_lr": 0.00025,
-        "warmup_min_lr": 0.000025, "warmup_min_ratio": 0.1, "cos_min_ratio": 0.1,
-        "cycle_min_lr": 0.000025, "cycle_max_lr": 0.00025,
-    }  # fmt: skip
+        "warmup_num_steps": 10,
+        "total_num_steps": 200000,
+        "warmup_max_lr": 0.00025,
+        "warmup_min_lr": 0.000025,
+        "warmup_min_ratio": 0.1,
+        "cos_min_ratio": 0.1,
+        "cycle_min_lr": 0.000025,
+        "cycle_max_lr": 0.00025,
+    }
     assert params
     assert params == {key: pytest.approx(expected[key]) for key in params}
     assert "optimizer" not in resolved.for_deepspeed

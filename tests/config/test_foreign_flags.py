@@ -50,9 +50,13 @@ HUGGING_FACE = """--per_device_train_batch_size 1 --gradient_accumulation_steps 
     --run_name n --fp16 --bf16 --per_device_eval_batch_size 1 --model_name_or_path m
     --layer_norm_epsilon 1 --vocab_size 1 --cutoffs 1 --gradient_checkpointing --do_train"""
 COMMANDS = {
-    "fairseq-train": FAIRSEQ_TRAIN, "fairseq-eval-lm": FAIRSEQ_EVAL, "fairseq": FAIRSEQ_COMMON,
-    "kimiyoung": KIMIYOUNG, "NVIDIA": NVIDIA, "Hugging Face": HUGGING_FACE,
-}  # fmt: skip
+    "fairseq-train": FAIRSEQ_TRAIN,
+    "fairseq-eval-lm": FAIRSEQ_EVAL,
+    "fairseq": FAIRSEQ_COMMON,
+    "kimiyoung": KIMIYOUNG,
+    "NVIDIA": NVIDIA,
+    "Hugging Face": HUGGING_FACE,
+}
 
 
 def flags_of(command: str) -> list[str]:

@@ -197,9 +197,12 @@ def test_what_an_earlier_version_did_not_count_is_absent(folder: Path) -> None:
         assert old.hash == split.hash
         given[how] = {*old.absent}
     assert given == {
-        "words": {"bpc"}, "bpe": set(), "bytes": set(), "characters": set(),
+        "words": {"bpc"},
+        "bpe": set(),
+        "bytes": set(),
+        "characters": set(),
         "lossy": {"ppl_word", "bpc"},
-    }  # fmt: skip
+    }
 
 
 def test_a_tokenizer_file_keeps_the_hash_that_it_had_when_all_were_called_bpe(folder: Path) -> None:

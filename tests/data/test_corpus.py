@@ -163,7 +163,7 @@ def header(**changes: object) -> Callable[[Path], None]:
         (header(dtype="uint32", block_hashes=["0" * 32] * 5), "ids are uint32, but uint16 for"),
         (header(n_documents=9), r"train.docs.npy: not the starts of the 9 documents"),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_corpus_is_refused(
     corpus: Path, damage: Callable[[Path], None], message: str
 ) -> None:

@@ -17,9 +17,13 @@ from trainer.data.streams import Streams
 from trainer.protocol import Segment
 
 LAYOUT: dict[str, Any] = {
-    "train_batch_size": 12, "tgt_len": 4, "slots": 2, "rank": 1, "world_size": 2,
+    "train_batch_size": 12,
+    "tgt_len": 4,
+    "slots": 2,
+    "rank": 1,
+    "world_size": 2,
     "cutoffs": (20, 90),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +43,11 @@ JUMPS = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9)), min_size=1, m
 
 
 @given(
-    st.integers(0, 5), JUMPS, st.sampled_from(["same", "roll"]),
+    st.integers(0, 5),
+    JUMPS,
+    st.sampled_from(["same", "roll"]),
     st.sampled_from(["epoch", "document"]),
-)  # fmt: skip
+)
 @settings(max_examples=60)
 def test_after_any_jump_and_over_ends_of_epochs_the_segment_asked_for_comes(
     split: Split, n_ahead: int, jumps: list[tuple[int, int]], epoch_order: str, memory_reset: str
@@ -104,10 +110,18 @@ def test_nothing_is_left_of_a_reader_that_is_closed(split: Split) -> None:
 
 N_STREAMS, TGT_LEN, N_SEGMENTS, VOCABULARY = 8, 12, 16, 60
 FLAGS = [
-    "--model.cutoffs", "20", "40", "--train.train-micro-batch-size-per-gpu", "4",
-    "--limits.nonfinite-steps", "3", "--checkpoint.interval-steps", "8",
-    "--checkpoint.keep-last", "9",
-]  # fmt: skip
+    "--model.cutoffs",
+    "20",
+    "40",
+    "--train.train-micro-batch-size-per-gpu",
+    "4",
+    "--limits.nonfinite-steps",
+    "3",
+    "--checkpoint.interval-steps",
+    "8",
+    "--checkpoint.keep-last",
+    "9",
+]
 
 
 def test_a_run_that_reads_ahead_is_the_run_also_after_a_rollback_and_a_resumption(
@@ -122,16 +136,23 @@ def test_a_run_that_reads_ahead_is_the_run_also_after_a_rollback_and_a_resumptio
         run_cases(
             [
                 Case(
-                    tmp_path / factory, corpus=text,
+                    tmp_path / factory,
+                    corpus=text,
                     flags=[
-                        *FLAGS, "--model.factory", f"{factory}:build", "--train.max-steps",
-                        max_steps, "--allow-change", "train.max_steps",
+                        *FLAGS,
+                        "--model.factory",
+                        f"{factory}:build",
+                        "--train.max-steps",
+                        max_steps,
+                        "--allow-change",
+                        "train.max_steps",
                     ],
                 )
                 for max_steps in ("14", "17")
             ],
-            corpus=text, n_ranks=1,
-        )  # fmt: skip
+            corpus=text,
+            n_ranks=1,
+        )
     plain, ahead = run_dirs.values()
     assert len(events(plain, "rollback")) == len(events(plain, "resume")) == 1
     assert losses(ahead) == losses(plain)

@@ -22,13 +22,22 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 
 def segment(
-    split: Split, spans: list[Span], *, tgt_len: int = 6, cut_documents: bool = False,
-    cut_seam: bool = False, cutoffs: tuple[int, ...] = (),
-) -> Segment:  # fmt: skip
+    split: Split,
+    spans: list[Span],
+    *,
+    tgt_len: int = 6,
+    cut_documents: bool = False,
+    cut_seam: bool = False,
+    cutoffs: tuple[int, ...] = (),
+) -> Segment:
     return make_segment(
-        split, spans, tgt_len=tgt_len, cutoffs=cutoffs, cut_documents=cut_documents,
+        split,
+        spans,
+        tgt_len=tgt_len,
+        cutoffs=cutoffs,
+        cut_documents=cut_documents,
         cut_seam=cut_seam,
-    )  # fmt: skip
+    )
 
 
 @st.composite

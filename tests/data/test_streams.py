@@ -151,9 +151,14 @@ def test_every_rolled_epoch_begins_elsewhere_and_every_seed_too(text: Split) -> 
 @pytest.mark.parametrize("memory_reset", ["epoch", "document", "never"])
 def test_the_seam_of_a_rolled_epoch_is_a_document_start(text: Split, memory_reset: str) -> None:
     (streams,) = all_ranks(
-        text, slots=1, train_batch_size=4, tgt_len=8, epoch_order="roll", seed=1,
+        text,
+        slots=1,
+        train_batch_size=4,
+        tgt_len=8,
+        epoch_order="roll",
+        seed=1,
         memory_reset=memory_reset,
-    )  # fmt: skip
+    )
     seams = 0
     for data_step in range(streams.steps_per_epoch):
         segment = streams.segment(data_step, 0)

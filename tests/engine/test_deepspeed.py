@@ -19,11 +19,25 @@ from trainer.engine.schedules import cosine
 
 LR, MIN_LR, WARMUP, MAX_STEPS = 3e-3, 1e-4, 3, 20
 FLAGS = [
-    "--train.max-steps", str(MAX_STEPS), "--optim.lr", str(LR), "--optim.min-lr", str(MIN_LR),
-    "--optim.warmup-steps", str(WARMUP), "--model.dropout", "0",
-    "--optim.gradient-clipping", "0.05", "--train.train-micro-batch-size-per-gpu", "4",
-    "--checkpoint.interval-steps", "10", "--checkpoint.keep-last", "9",
-]  # fmt: skip
+    "--train.max-steps",
+    str(MAX_STEPS),
+    "--optim.lr",
+    str(LR),
+    "--optim.min-lr",
+    str(MIN_LR),
+    "--optim.warmup-steps",
+    str(WARMUP),
+    "--model.dropout",
+    "0",
+    "--optim.gradient-clipping",
+    "0.05",
+    "--train.train-micro-batch-size-per-gpu",
+    "4",
+    "--checkpoint.interval-steps",
+    "10",
+    "--checkpoint.keep-last",
+    "9",
+]
 STAGES = ("zero0_fp32", "zero1_fp32", "zero2_fp32", "zero3_fp32")
 OVERFLOWING = ("zero1_fp16", "zero2_fp16", "zero3_fp16")
 OFFLOADS = ("zero2_bf16_offload", "zero3_bf16_offload")
@@ -94,9 +108,11 @@ def plain_adam(corpus: Path, *, decoupled: bool, weight_decay: float) -> Records
     """Ten steps of the plain loop."""
     kind = torch.optim.AdamW if decoupled else torch.optim.Adam
     found, _ = plain_loop(
-        corpus, FLAGS, n_steps=10,
+        corpus,
+        FLAGS,
+        n_steps=10,
         optimizer_of=lambda model: kind(model.parameters(), weight_decay=weight_decay),
-    )  # fmt: skip
+    )
     return found
 
 

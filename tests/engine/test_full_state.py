@@ -15,9 +15,14 @@ from trainer.checkpoint import tensors as checkpoint
 
 #: Every stage in fp32, and the others that keep their weights in fp32 beside those they train.
 ENGINES = (
-    "zero0_fp32", "zero1_fp32", "zero2_fp32", "zero3_fp32", "zero1_fp16", "zero2_bf16",
+    "zero0_fp32",
+    "zero1_fp32",
+    "zero2_fp32",
+    "zero3_fp32",
+    "zero1_fp16",
+    "zero2_bf16",
     "zero3_bf16",
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +34,13 @@ def written(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     origin = files.directory(source.run_dir) / files.name_of(9)
     forks = {
         (kind, n_ranks): Case(
-            folder / f"{kind}-{n_ranks}", small_partitions(kind, folder),
+            folder / f"{kind}-{n_ranks}",
+            small_partitions(kind, folder),
             [*flags, "--resume-from", str(origin)],
         )
         for kind in ENGINES
         for n_ranks in (1, 2)
-    }  # fmt: skip
+    }
     for n_ranks in (1, 2):
         cases = [case for (_, n), case in forks.items() if n == n_ranks]
         run_cases([source, *cases] if n_ranks == 1 else cases, corpus=corpus, n_ranks=n_ranks)

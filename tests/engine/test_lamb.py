@@ -66,8 +66,9 @@ def ours(model: nn.ParameterDict, *, weight_decay: float, lr: float) -> Lamb:
     made = Lamb(model.values(), lr=lr, betas=BETAS, eps=EPS, weight_decay=weight_decay)
     made.cut(
         {p: [Fragment(name, 0, p.numel())] for name, p in model.items()},
-        matrices={name: name for name in model}, sum_over_ranks=None,
-    )  # fmt: skip
+        matrices={name: name for name in model},
+        sum_over_ranks=None,
+    )
     return made
 
 
@@ -75,9 +76,12 @@ def random_model(dtype: torch.dtype) -> nn.ParameterDict:
     """A matrix larger than the clamp, small ones, one of zeros, a single number."""
     torch.manual_seed(0)
     tensors = {
-        "large": torch.randn(20, 30), "small": 0.1 * torch.randn(5, 3), "zero": torch.zeros(4),
-        "one": torch.ones(1), "still": torch.randn(3),
-    }  # fmt: skip
+        "large": torch.randn(20, 30),
+        "small": 0.1 * torch.randn(5, 3),
+        "zero": torch.zeros(4),
+        "one": torch.ones(1),
+        "still": torch.randn(3),
+    }
     return nn.ParameterDict({k: nn.Parameter(t.to(dtype)) for k, t in tensors.items()})
 
 
@@ -225,11 +229,29 @@ def test_parts_of_the_authors_matrices_are_joined() -> None:
 
 N_STEPS = 12
 FLAGS = [
-    "--optim.type", "Lamb", "--optim.eps", str(EPS), "--optim.lr", "0.02", "--optim.min-lr", "1e-3",
-    "--optim.warmup-steps", "3", "--optim.gradient-clipping", "0.05", "--model.dropout", "0",
-    "--model.div-val", "1", "--model.init-std", "0.1", "--train.max-steps", str(N_STEPS),
-    "--train.train-micro-batch-size-per-gpu", "2",
-]  # fmt: skip
+    "--optim.type",
+    "Lamb",
+    "--optim.eps",
+    str(EPS),
+    "--optim.lr",
+    "0.02",
+    "--optim.min-lr",
+    "1e-3",
+    "--optim.warmup-steps",
+    "3",
+    "--optim.gradient-clipping",
+    "0.05",
+    "--model.dropout",
+    "0",
+    "--model.div-val",
+    "1",
+    "--model.init-std",
+    "0.1",
+    "--train.max-steps",
+    str(N_STEPS),
+    "--train.train-micro-batch-size-per-gpu",
+    "2",
+]
 KEEPING = ["--checkpoint.interval-steps", "6", "--checkpoint.keep-last", "9"]
 DECAY = ["--optim.weight-decay", "0.1"]
 
@@ -254,8 +276,9 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
     begun_from(exact["whole"].run_dir, 6, exact["resumed"].run_dir)
     elsewhere = {
         f"{stage} elsewhere": Case(folder / f"{stage} elsewhere", case.ds_config, case.flags)
-        for stage, case in cases.items() if stage in STAGES
-    }  # fmt: skip
+        for stage, case in cases.items()
+        if stage in STAGES
+    }
     for case in elsewhere.values():
         begun_from(cases["zero3_fp32"].run_dir, 6, case.run_dir)
     run_cases([exact["resumed"]], corpus=corpus, n_ranks=2)
@@ -268,11 +291,13 @@ def test_two_ranks_train_as_a_plain_loop_on_whole_matrices(
     runs: Callable[[str], Path], corpus: Path, name: str
 ) -> None:
     plain, weights = plain_loop(
-        corpus, FLAGS, n_steps=N_STEPS,
+        corpus,
+        FLAGS,
+        n_steps=N_STEPS,
         optimizer_of=lambda model: PaperLamb(
             parts_of(model), weight_decay=0.0 if name == "no decay" else 0.1
         ),
-    )  # fmt: skip
+    )
     ends = list(itertools.accumulate(weight.numel() for weight in weights.values()))
     assert min(abs(end - ends[-1] // 2) for end in ends) > 100  # stages 1 and 2 cut a parameter
     found = losses(runs(name))

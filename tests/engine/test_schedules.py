@@ -37,9 +37,14 @@ def test_a_cosine_that_counts_from_the_start_is_kimiyoung_s() -> None:
     for update in range(1, 21):
         (rate,) = theirs.get_last_lr()
         ours = cosine(
-            update, lr=0.1, min_lr=0.01, warmup_steps=5, max_steps=20, begins="start",
+            update,
+            lr=0.1,
+            min_lr=0.01,
+            warmup_steps=5,
+            max_steps=20,
+            begins="start",
             warmup_init_lr=0.0,
-        )  # fmt: skip
+        )
         assert ours == pytest.approx(0.1 * (update - 1) / 5 if update <= 5 else rate)
         optimizer.step()
         theirs.step()

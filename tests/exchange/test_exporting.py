@@ -82,9 +82,13 @@ def test_no_deepspeed_and_no_wandb_are_needed_to_load_it(
         "print(model.generate('import', n_tokens=5, temperature=0))\n"
     )
     done = subprocess.run(
-        [python, "-c", code], cwd=tmp_path, env={"PATH": os.environ["PATH"]}, check=False,
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [python, "-c", code],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     here = trainer.load(tmp_path / "out")
     told = done.stdout.split("\n", 1)

@@ -36,9 +36,11 @@ MODELS: dict[str, dict[str, Any]] = {
 
 #: fairseq has neither a narrower embedding nor pre-norm.
 CASES = [
-    (layout, kind) for layout in WRITERS for kind, model in MODELS.items()
+    (layout, kind)
+    for layout in WRITERS
+    for kind, model in MODELS.items()
     if not (layout.startswith("fairseq") and {"d_embed", "norm"} & set(model))
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("layout", "kind"), CASES)
@@ -214,8 +216,11 @@ def test_an_unknown_layout_says_what_was_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", WRITERS)
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path, layout: str) -> None:
     path, _ = source(tmp_path / "theirs", layout)
-    file = next(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin", ".pt")
-                and p.name != "cache.pt")  # fmt: skip
+    file = next(
+        p
+        for p in path.iterdir()
+        if p.suffix in (".safetensors", ".bin", ".pt") and p.name != "cache.pt"
+    )
     whole = file.read_bytes()
     for damaged in (whole[: len(whole) // 2], whole[:10], b"", b"\x80\x02garbage"):
         file.write_bytes(damaged)
@@ -265,6 +270,4 @@ def test_an_imported_run_gives_its_weights_but_is_not_resumed(tmp_path: Path) ->
     assert rundir.find_weights(run, corpus, shapes=shapes).parent.parent == run
     experiment = parse_experiment((run / "config.json").read_bytes(), where="run")
     with pytest.raises(InputError, match="was imported, weights alone: begin a new run with"):
-        rundir.find_origin(
-            run, experiment, corpus, resume="auto", resume_from=None, allowed=()
-        )  # fmt: skip
+        rundir.find_origin(run, experiment, corpus, resume="auto", resume_from=None, allowed=())

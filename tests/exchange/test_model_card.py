@@ -44,9 +44,12 @@ def test_it_says_what_it_read_how_it_was_trained_and_how_to_load_it(
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-c", code.replace("some text", "import re")],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.splitlines()[-1]) > 0
 

@@ -64,9 +64,10 @@ def ours(run: Path) -> Tensor:
     parts = []
     for begin in range(0, IDS.shape[1] - 1, TGT_LEN):
         segment = segment_of(
-            IDS[:, begin : begin + TGT_LEN], IDS[:, begin + 1 : begin + TGT_LEN + 1],
+            IDS[:, begin : begin + TGT_LEN],
+            IDS[:, begin + 1 : begin + TGT_LEN + 1],
             cutoffs=trained.experiment.model.cutoffs,
-        )  # fmt: skip
+        )
         output = trained(segment, memory, clamp_len=None, same_length=False)
         memory = output.memory
         assert output.nll_BT is not None

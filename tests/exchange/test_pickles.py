@@ -30,7 +30,8 @@ def nested(opcodes: bytes, times: int) -> bytes:
 BOMBS = {
     # Doubled 40 times, hashed or printed as often as a trillion times.
     "a doubled tuple as a key": (
-        b"\x80\x04}" + b"K\x01" + b"2\x86" * 40 + b"K\x01s.", "a tuple is no key"
+        b"\x80\x04}" + b"K\x01" + b"2\x86" * 40 + b"K\x01s.",
+        "a tuple is no key",
     ),
     "a nested tuple as a key": (b"\x80\x04}" + b"K\x01" + b"\x85" * 500_000 + b"Ns.", "no key"),
     "a doubled list as a key": (b"\x80\x04}" + b"K\x01" + b"2\x86" * 4 + b"K\x01s.", "no key"),
@@ -40,22 +41,30 @@ BOMBS = {
     "an array of exabytes": (b"\x80\x05\x96" + struct.pack("<Q", 1 << 62) + b"abc.", "ends early"),
     "a frame of exabytes": (b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b"N", "ends early"),
     "bytes by number": (
-        b"\x80\x02cbuiltins\nbytes\nJ\xff\xff\xff\x7f\x85R.", "converts values to text"
+        b"\x80\x02cbuiltins\nbytes\nJ\xff\xff\xff\x7f\x85R.",
+        "converts values to text",
     ),
     "a number of a megabyte": (
-        b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\x01" * (1 << 20) + b".", "a number of"
+        b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\x01" * (1 << 20) + b".",
+        "a number of",
     ),
     "a number of many digits": (b"I" + b"9" * 100_000 + b"\n.", "a number of 100,000 digits"),
     "numbers that fall together": (
-        b"\x80\x02}\x8a\x08" + struct.pack("<q", 2**61 - 1) + b"Ns.", "too large for a key"
+        b"\x80\x02}\x8a\x08" + struct.pack("<q", 2**61 - 1) + b"Ns.",
+        "too large for a key",
     ),
     "millions of sets": (b"(" + b"\x8f" * 3_000_000 + b"l.", "MiB"),
     "millions of objects": (
-        b"\x80\x02cargparse\nNamespace\nq\x00(" + b"h\x00)\x81" * 2_000_000 + b"l.", "MiB"
+        b"\x80\x02cargparse\nNamespace\nq\x00(" + b"h\x00)\x81" * 2_000_000 + b"l.",
+        "MiB",
     ),
     "copies of a copy": (
-        b"\x80\x02cbuiltins\nlist\nq\x00](" + b"K\x01" * 65_536 + b"eq\x01("
-        + b"h\x00h\x01\x85R" * 65_536 + b"l.", "MiB",
+        b"\x80\x02cbuiltins\nlist\nq\x00]("
+        + b"K\x01" * 65_536
+        + b"eq\x01("
+        + b"h\x00h\x01\x85R" * 65_536
+        + b"l.",
+        "MiB",
     ),
     "a name without end": (b"c" + b"a" * 100_000 + b"\nb\n.", "a name of 100,002 characters"),
     "a line without end": (b"c" + b"a" * 3_000_000, "does not end"),
@@ -67,7 +76,7 @@ BOMBS = {
     ),
     "something beside the file": (b"\x80\x02U\x01aQ.", "no storage"),
     "nothing": (b".", "not a whole pickle"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -162,10 +171,15 @@ def test_a_tensor_made_by_hand_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "stride", "offset"),
     [
-        ((10**6, 10**6), (0, 0), 0), ((2, 3), (3, 1), 0), ((4,), (1,), 1), ((2,), (-1,), 1),
-        ((1 << 62,), (4,), 0), ((2, 2), (1,), 0), ((2,) * 70, (0,) * 70, 0),
+        ((10**6, 10**6), (0, 0), 0),
+        ((2, 3), (3, 1), 0),
+        ((4,), (1,), 1),
+        ((2,), (-1,), 1),
+        ((1 << 62,), (4,), 0),
+        ((2, 2), (1,), 0),
+        ((2,) * 70, (0,) * 70, 0),
     ],
-)  # fmt: skip
+)
 def test_a_tensor_larger_than_its_storage_is_refused(
     tmp_path: Path, size: tuple[int, ...], stride: tuple[int, ...], offset: int
 ) -> None:
@@ -230,12 +244,16 @@ def test_storages_of_the_older_layout_take_no_more_than_the_file_has(tmp_path: P
 def test_the_layouts_of_torch_save_are_read_as_torch_reads_them(tmp_path: Path) -> None:
     shared = torch.arange(12.0)
     values = {
-        "shared": [shared, shared[3:9].view(2, 3), shared[::2]], "empty": torch.ones(0, 3),
-        "scalar": torch.tensor(3), "bits": torch.tensor([True, False]),
-        "halves": [torch.ones(3).half(), torch.ones(3).bfloat16()], "dtype": torch.float16,
-        "parameter": torch.nn.Parameter(torch.ones(2)), "size": torch.Size([2, 3]),
+        "shared": [shared, shared[3:9].view(2, 3), shared[::2]],
+        "empty": torch.ones(0, 3),
+        "scalar": torch.tensor(3),
+        "bits": torch.tensor([True, False]),
+        "halves": [torch.ones(3).half(), torch.ones(3).bfloat16()],
+        "dtype": torch.float16,
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "size": torch.Size([2, 3]),
         "plain": {1: (2.5, None, True, b"a", "ü", 2**40, {3}, frozenset([4]), 1j, -5)},
-    }  # fmt: skip
+    }
     for layout in (True, False):
         torch.save(values, tmp_path / "x.pt", _use_new_zipfile_serialization=layout)
         found = read_pickled(tmp_path / "x.pt")
@@ -253,11 +271,14 @@ def test_the_layouts_of_torch_save_are_read_as_torch_reads_them(tmp_path: Path) 
 @pytest.mark.parametrize("protocol", range(6))
 def test_plain_values_are_read_as_python_reads_them(tmp_path: Path, protocol: int) -> None:
     values = {
-        "a": [1, -2, 300, 70_000, 2**40, -(2**40), 1.5, None, True, False], 5: ("ü", b"\xff\x00"),
-        "nested": [[], {}, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)], 
+        "a": [1, -2, 300, 70_000, 2**40, -(2**40), 1.5, None, True, False],
+        5: ("ü", b"\xff\x00"),
+        "nested": [[], {}, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
         "sets": [{1, 2}, frozenset("a")],
-        "long": "x" * 300, ("a", 1): complex(1, 2), "same": [WORDS := ["w"], WORDS],
-    }  # fmt: skip
+        "long": "x" * 300,
+        ("a", 1): complex(1, 2),
+        "same": [WORDS := ["w"], WORDS],
+    }
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(values, protocol))
     found = read_pickled(tmp_path / "x.pkl")
     assert found == values

@@ -52,7 +52,11 @@ def test_what_nvidia_s_words_mean_here_is_told(tmp_path: Path) -> None:
 def test_of_recipes_of_the_same_sizes_that_with_the_same_clusters_is_taken() -> None:
     for name in ("wt103-large", "wt103-nvidia-large"):
         settings = Settings(
-            model=load_recipe(name).model, vocabulary_size=267_735, tgt_len=None, mem_len=0,
-            clamp_len=None, same_length=False,
-        )  # fmt: skip
+            model=load_recipe(name).model,
+            vocabulary_size=267_735,
+            tgt_len=None,
+            mem_len=0,
+            clamp_len=None,
+            same_length=False,
+        )
         assert nearest_recipe(settings) == name

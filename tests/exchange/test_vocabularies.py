@@ -108,10 +108,13 @@ def changing(module: str, name: str, state: Any) -> bytes:
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        ("torch._utils", "_rebuild_tensor_v2"), ("collections", "OrderedDict"),
-        ("collections", "Counter"), ("mem_transformer", "MemTransformerLM"), ("builtins", "set"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("collections", "OrderedDict"),
+        ("collections", "Counter"),
+        ("mem_transformer", "MemTransformerLM"),
+        ("builtins", "set"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("state", [{"evil": 1}, (None, {"__defaults__": ("evil",)})])
 def test_a_pickle_cannot_change_what_it_is_read_with(
     tmp_path: Path, module: str, name: str, state: Any

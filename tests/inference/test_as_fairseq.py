@@ -27,9 +27,11 @@ LENGTHS: dict[str, dict[str, Any]] = {
 def fairseq_loss(model: TransformerXL, ids: list[int], settings: ScoringConfig) -> float:
     """Mean nats that fairseq reports: chunk by chunk, predicting inside the chunk alone."""
     stream = NaiveStream(
-        model, mem_len=settings.mem_len, clamp_len=settings.clamp_len,
+        model,
+        mem_len=settings.mem_len,
+        clamp_len=settings.clamp_len,
         same_length=settings.same_length,
-    )  # fmt: skip
+    )
     zero = torch.zeros(model.config.d_model, dtype=torch.float64)
     stream.memory = [[(zero, 0)] * settings.mem_len for _ in model.layers]
     nats = []
@@ -69,14 +71,19 @@ def test_as_fairseq_is_what_fairseq_counts(
 
         scores = [
             score(
-                model, split, scoring=settings.model_copy(update={"batch_size": batch_size}),
-                n_layer=model.config.n_layer, on_tokens=keep, as_fairseq=True,
+                model,
+                split,
+                scoring=settings.model_copy(update={"batch_size": batch_size}),
+                n_layer=model.config.n_layer,
+                on_tokens=keep,
+                as_fairseq=True,
                 first_memory=lambda rows, mem_len: zeros(model, rows, mem_len),
-                cutoffs=model.config.cutoffs, cut_documents=False,
+                cutoffs=model.config.cutoffs,
+                cut_documents=False,
                 world=lone_world(rank=rank, world_size=world_size),
             )
             for rank in range(world_size)
-        ]  # fmt: skip
+        ]
         assert sorted(told) == sorted(set(range(n_tokens)) - set(multiples))
         assert {one.n_tokens for one in scores if one} == {len(told)}
         assert sum(one.loss for one in scores if one) == pytest.approx(expected, abs=1e-6)

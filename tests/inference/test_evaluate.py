@@ -31,10 +31,25 @@ def score(run: Path, **options: Any) -> dict[str, Any]:
 def ranks(n_ranks: int, run: Path, *flags: object) -> str:
     """What `txl eval` of the valid split prints under torchrun."""
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(n_ranks),
-        "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "-m", "trainer", "eval",
-        str(run), "--split", "valid", "--device", "cpu", *map(str, flags),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        str(n_ranks),
+        "--rdzv_backend",
+        "c10d",
+        "--rdzv_endpoint",
+        "localhost:0",
+        "-m",
+        "trainer",
+        "eval",
+        str(run),
+        "--split",
+        "valid",
+        "--device",
+        "cpu",
+        *map(str, flags),
+    ]
     done = subprocess.run(
         command, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -122,17 +137,27 @@ def test_a_filed_result_says_what_was_scored_with_what_and_how(run: Path, corpus
     assert kept["checkpoint_hash"] == {"weights-00000.safetensors": weights}
     assert (kept["checkpoint"], kept["step"], kept["precision"]) == ("step-00000004", 4, "fp32")
     assert kept["settings"] == {
-        "tgt_len": 7, "mem_len": 20, "clamp_len": 9, "same_length": False, "batch_size": 2,
+        "tgt_len": 7,
+        "mem_len": 20,
+        "clamp_len": 9,
+        "same_length": False,
+        "batch_size": 2,
         "warm": "exact",
-    }  # fmt: skip
+    }
 
 
 def test_what_changes_a_result_changes_the_name_of_its_file(run: Path) -> None:
     score(run)
     changes: list[dict[str, Any]] = [
-        {"checkpoint": "2"}, {"tgt_len": 5}, {"mem_lens": (5,)}, {"clamp_len": 3},
-        {"same_length": True}, {"warm": "near"}, {"precision": "bf16"}, {"split": "train"},
-    ]  # fmt: skip
+        {"checkpoint": "2"},
+        {"tgt_len": 5},
+        {"mem_lens": (5,)},
+        {"clamp_len": 3},
+        {"same_length": True},
+        {"warm": "near"},
+        {"precision": "bf16"},
+        {"split": "train"},
+    ]
     for n_files, change in enumerate(changes, start=2):
         score(run, **change)
         assert len(filed(run)) == n_files, change

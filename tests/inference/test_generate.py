@@ -25,15 +25,26 @@ def model() -> TransformerXL:
 
 
 def sample(
-    model: TransformerXL, vocabulary: Vocabulary, prompt: str, n_tokens: int, *,
-    choose: dict[str, Any] | None = None, **lengths: Any,
-) -> list[str]:  # fmt: skip
+    model: TransformerXL,
+    vocabulary: Vocabulary,
+    prompt: str,
+    n_tokens: int,
+    *,
+    choose: dict[str, Any] | None = None,
+    **lengths: Any,
+) -> list[str]:
     return list(
         generate(
-            model, vocabulary, prompt=prompt, scoring=scoring(**lengths), cutoffs=(6, 12),
-            sampling=Sampling(n_tokens=n_tokens, **(choose or {})), dtype=torch.float64, device=CPU,
+            model,
+            vocabulary,
+            prompt=prompt,
+            scoring=scoring(**lengths),
+            cutoffs=(6, 12),
+            sampling=Sampling(n_tokens=n_tokens, **(choose or {})),
+            dtype=torch.float64,
+            device=CPU,
         )
-    )  # fmt: skip
+    )
 
 
 COLD = {"temperature": 0.0}
@@ -114,10 +125,15 @@ def test_a_sample_follows_its_seed_and_leaves_other_generators_alone(model: Tran
 
 @pytest.mark.parametrize(
     "choose",
-    [{"temperature": 1e-4}, {"temperature": 1e-310}, {"top_k": 1}, {"top_p": 1e-9},
-     {"top_p": 5e-324, "temperature": 2.0}],
+    [
+        {"temperature": 1e-4},
+        {"temperature": 1e-310},
+        {"top_k": 1},
+        {"top_p": 1e-9},
+        {"top_p": 5e-324, "temperature": 2.0},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_the_ends_of_every_choice_are_the_likeliest(
     model: TransformerXL, choose: dict[str, float]
 ) -> None:
@@ -181,12 +197,16 @@ def test_draws_are_as_frequent_as_their_probabilities(model: TransformerXL) -> N
 @pytest.mark.parametrize(
     ("choose", "told"),
     [
-        ({"temperature": -0.1}, "temperature -0.1"), ({"temperature": math.nan}, "temperature nan"),
-        ({"top_k": -1}, "top_k -1 is negative"), ({"top_p": 0.0}, "top_p 0.0 is not above 0"),
-        ({"top_p": 1.01}, "top_p 1.01 is not above 0 and at most 1"), ({"seed": -1}, "seed -1"),
-        ({"stop": ""}, "stop is an empty text"), ({"n_tokens": 0}, "n_tokens 0 is below 1"),
+        ({"temperature": -0.1}, "temperature -0.1"),
+        ({"temperature": math.nan}, "temperature nan"),
+        ({"top_k": -1}, "top_k -1 is negative"),
+        ({"top_p": 0.0}, "top_p 0.0 is not above 0"),
+        ({"top_p": 1.01}, "top_p 1.01 is not above 0 and at most 1"),
+        ({"seed": -1}, "seed -1"),
+        ({"stop": ""}, "stop is an empty text"),
+        ({"n_tokens": 0}, "n_tokens 0 is below 1"),
     ],
-)  # fmt: skip
+)
 def test_a_choice_out_of_range_is_refused(choose: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError) as refusal:
         Sampling(**{"n_tokens": 1, **choose})

@@ -49,10 +49,16 @@ def said(
     model = Scripted(says, vocabulary, n_prompt=len(vocabulary.encode(prompt)))
     return list(
         generate(
-            model, vocabulary, prompt=prompt, scoring=scoring(), cutoffs=(), dtype=torch.float64,
-            sampling=Sampling(n_tokens=len(says), stop=stop), device=CPU,
+            model,
+            vocabulary,
+            prompt=prompt,
+            scoring=scoring(),
+            cutoffs=(),
+            dtype=torch.float64,
+            sampling=Sampling(n_tokens=len(says), stop=stop),
+            device=CPU,
         )
-    )  # fmt: skip
+    )
 
 
 def all_bytes() -> SymbolVocabulary:
@@ -107,9 +113,13 @@ def command(trained: Path, *flags: str) -> list[str]:
 
 def started(trained: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(trained, "--prompt", "the miller"), env=environment(), cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        command(trained, "--prompt", "the miller"),
+        env=environment(),
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def test_ctrl_c_ends_the_text_with_its_line(trained: Path) -> None:
@@ -137,9 +147,13 @@ def test_a_reader_that_leaves_ends_it_quietly(trained: Path) -> None:
 def test_a_prompt_that_is_no_text_is_refused(trained: Path) -> None:
     for flags, stdin in [(["--prompt", "-"], b"caf\xe9"), ([b"--prompt", b"caf\xe9"], None)]:
         done = subprocess.run(
-            [*command(trained), *flags], env=environment(), cwd=ROOT, input=stdin,
-            capture_output=True, check=False,
-        )  # fmt: skip
+            [*command(trained), *flags],
+            env=environment(),
+            cwd=ROOT,
+            input=stdin,
+            capture_output=True,
+            check=False,
+        )
         assert done.returncode == Exit.BAD_INPUT
         assert done.stdout == b""
         assert done.stderr.decode().startswith("error: the prompt is not UTF-8")

@@ -36,9 +36,13 @@ def model() -> TransformerXL:
 
 
 def run(
-    model: TransformerXL, split: Split, settings: ScoringConfig, *, world_size: int = 1,
+    model: TransformerXL,
+    split: Split,
+    settings: ScoringConfig,
+    *,
+    world_size: int = 1,
     cut_documents: bool = False,
-) -> tuple[float, torch.Tensor]:  # fmt: skip
+) -> tuple[float, torch.Tensor]:
     """Mean nats, and nats by position in the split, of ranks that take turns."""
     nats_N = torch.full((split.n_tokens,), torch.nan)
     scores = []
@@ -49,11 +53,16 @@ def run(
 
     for rank in range(world_size):
         one = score(
-            model, split, scoring=settings, n_layer=model.config.n_layer, on_tokens=keep,
+            model,
+            split,
+            scoring=settings,
+            n_layer=model.config.n_layer,
+            on_tokens=keep,
             first_memory=lambda rows, mem_len: empty(model, rows, mem_len),
-            cutoffs=model.config.cutoffs, cut_documents=cut_documents,
+            cutoffs=model.config.cutoffs,
+            cut_documents=cut_documents,
             world=lone_world(rank=rank, world_size=world_size),
-        )  # fmt: skip
+        )
         assert one is not None
         scores.append(one)
     assert {s.n_tokens for s in scores} == {split.n_tokens - 1}
@@ -158,10 +167,16 @@ def test_a_model_that_does_not_tell_nats_by_token_is_scored_as_a_whole_alone(
 
     def scored(**asked: Any) -> Score | None:
         return score(
-            silent, split, scoring=scoring(), n_layer=3, world=lone_world(),
+            silent,
+            split,
+            scoring=scoring(),
+            n_layer=3,
+            world=lone_world(),
             first_memory=lambda rows, mem_len: empty(model, rows, mem_len),
-            cutoffs=model.config.cutoffs, cut_documents=False, **asked,
-        )  # fmt: skip
+            cutoffs=model.config.cutoffs,
+            cut_documents=False,
+            **asked,
+        )
 
     whole = scored()
     assert whole is not None
@@ -173,9 +188,11 @@ def test_a_model_that_does_not_tell_nats_by_token_is_scored_as_a_whole_alone(
 @st.composite
 def plans(draw: st.DrawFn) -> Callable[[int], Plan]:
     settings = scoring(
-        tgt_len=draw(st.integers(1, 7)), mem_len=draw(st.integers(0, 12)),
-        batch_size=draw(st.integers(1, 6)), warm=draw(st.sampled_from(["exact", "near"])),
-    )  # fmt: skip
+        tgt_len=draw(st.integers(1, 7)),
+        mem_len=draw(st.integers(0, 12)),
+        batch_size=draw(st.integers(1, 6)),
+        warm=draw(st.sampled_from(["exact", "near"])),
+    )
     n_pairs, n_layer = draw(st.integers(1, 150)), draw(st.integers(1, 4))
     world_size = draw(st.integers(1, 4))
     return lambda rank: Plan(
@@ -225,10 +242,16 @@ def test_scoring_gives_up_when_asked(model: TransformerXL, split: Split) -> None
         return len(asked) == 2
 
     result = score(
-        model, split, scoring=scoring(tgt_len=1, batch_size=1), n_layer=3, world=lone_world(),
+        model,
+        split,
+        scoring=scoring(tgt_len=1, batch_size=1),
+        n_layer=3,
+        world=lone_world(),
         first_memory=lambda rows, mem_len: empty(model, rows, mem_len),
-        cutoffs=model.config.cutoffs, cut_documents=False, should_stop=should_stop,
-    )  # fmt: skip
+        cutoffs=model.config.cutoffs,
+        cut_documents=False,
+        should_stop=should_stop,
+    )
     assert result is None
     assert len(asked) == 2
 

@@ -115,10 +115,15 @@ def test_an_export_names_no_code(run: Path, evil: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("n_layer", 1_000_000), ("n_layer", 3), ("d_model", 1_000_000), ("d_inner", 1_000_000),
-        ("cutoffs", [3, 7]), ("n_head", 999_999), ("d_head", 1),
+        ("n_layer", 1_000_000),
+        ("n_layer", 3),
+        ("d_model", 1_000_000),
+        ("d_inner", 1_000_000),
+        ("cutoffs", [3, 7]),
+        ("n_head", 999_999),
+        ("d_head", 1),
     ],
-)  # fmt: skip
+)
 def test_no_model_is_built_by_sizes_that_the_weights_have_not(
     run: Path, name: str, value: Any
 ) -> None:
@@ -130,11 +135,14 @@ def test_no_model_is_built_by_sizes_that_the_weights_have_not(
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("step", None, "train: step"), ("step", -1, "step is missing, or no number of steps"),
-        ("best_loss", 1.5, "best_loss and best_step go together"), ("attempt", "1", "attempt"),
-        ("parent", 3, "parent"), ("seconds", 10**400, "seconds"),
+        ("step", None, "train: step"),
+        ("step", -1, "step is missing, or no number of steps"),
+        ("best_loss", 1.5, "best_loss and best_step go together"),
+        ("attempt", "1", "attempt"),
+        ("parent", 3, "parent"),
+        ("seconds", 10**400, "seconds"),
     ],
-)  # fmt: skip
+)
 def test_a_state_is_believed_as_far_as_its_fields_are_of_their_kind(
     run: Path, field: str, value: Any, said: str
 ) -> None:

@@ -42,9 +42,13 @@ def test_scripts_that_packages_bring_start_there(checkout: Path) -> None:
     without = environment(CDPATH="/")
     del without["PYTHONPATH"]
     made = subprocess.run(
-        ["bash", "launch/environment.sh"], cwd=checkout, env=without, text=True,
-        capture_output=True, check=False,
-    )  # fmt: skip
+        ["bash", "launch/environment.sh"],
+        cwd=checkout,
+        env=without,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert made.returncode == 0, made.stderr
     said = subprocess.check_output(
         [str(checkout / ".venv" / "bin" / "tool"), "a b", "--c"], env=without, text=True

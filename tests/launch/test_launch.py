@@ -35,17 +35,24 @@ class Ended(NamedTuple):
 
 
 def run_job(
-    launcher: list[str], argv: list[str], *,
-    at: str = "never", act: Callable[["subprocess.Popen[str]"], None] = lambda process: None,
-) -> Ended:  # fmt: skip
+    launcher: list[str],
+    argv: list[str],
+    *,
+    at: str = "never",
+    act: Callable[["subprocess.Popen[str]"], None] = lambda process: None,
+) -> Ended:
     """Run a job as a terminal would, in a process group of its own, to the end of its last process.
 
     The first time it says `at`, `act` is called.
     """
     with subprocess.Popen(
-        [*launcher, *argv], env=environment(), text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    ) as process:  # fmt: skip
+        [*launcher, *argv],
+        env=environment(),
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
         said = ""
         assert process.stdout is not None
         try:
@@ -152,9 +159,11 @@ def under_deepspeed(corpus, tmp_path_factory):
     case = Case(tmp_path_factory.mktemp("deepspeed") / "run", flags=FLAGS)
     launcher = [str(BIN / "deepspeed"), "--num_gpus=2", f"--master_port={free_port()}", TRAIN]
     stopped = run_job(
-        launcher, case.argv(corpus), at="step 10/300",
+        launcher,
+        case.argv(corpus),
+        at="step 10/300",
         act=lambda process: os.killpg(process.pid, signal.SIGINT),
-    )  # fmt: skip
+    )
     return case.run_dir, stopped, ending(case.run_dir), run_job(launcher, case.argv(corpus))
 
 
@@ -187,11 +196,14 @@ def test_machines_without_ssh_start_the_same_command_each(corpus, tmp_path):
     command = ["bash", str(ROOT / "launch" / "multi_node.sh"), str(hosts), *case.argv(corpus)]
     machines = [
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             env=environment(NODE_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port),
         )
         for rank in ("0", "1")
-    ]  # fmt: skip
+    ]
     said = [machine.communicate()[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], "".join(said)
     assert "2 ranks" in said[0]
@@ -215,9 +227,13 @@ def test_without_a_python_that_is_new_enough_it_says_so(tmp_path):
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).touch()
     ended = subprocess.run(
-        ["bash", "launch/environment.sh"], cwd=tmp_path, env=environment(PYTHON="false"),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        ["bash", "launch/environment.sh"],
+        cwd=tmp_path,
+        env=environment(PYTHON="false"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ended.returncode == Exit.BAD_INPUT
     assert ended.stderr.startswith("error: no Python 3.11 or newer found")
     assert not (tmp_path / ".venv").exists()

@@ -49,11 +49,14 @@ def test_it_compares_the_results_of_this_corpus_and_checkpoint_alone(
     assert f"(step-00000006, {with_memory})" in told
     assert f"memory gains {without.loss - with_memory.loss:.3f} nats per token" in told
     others: list[dict[str, Any]] = [
-        {"split_hash": "0" * 32, "corpus_hash": "0" * 32}, {"rule": "as fairseq"},
-        {"checkpoint": "step-00009999", "step": 9999}, {"precision": "bf16"},
-        {"checkpoint_hash": {"weights-00000.safetensors": "0" * 32}}, {"split": "valid"},
+        {"split_hash": "0" * 32, "corpus_hash": "0" * 32},
+        {"rule": "as fairseq"},
+        {"checkpoint": "step-00009999", "step": 9999},
+        {"precision": "bf16"},
+        {"checkpoint_hash": {"weights-00000.safetensors": "0" * 32}},
+        {"split": "valid"},
         {"settings": without.settings.model_copy(update={"tgt_len": 3})},
-    ]  # fmt: skip
+    ]
     for other in others:
         for result in (without, with_memory):
             newer = {"loss": 99.0, "date": "2999-01-01T00:00:00+00:00"}

@@ -16,10 +16,16 @@ def texts(library: Path) -> list[str]:
 def test_what_a_build_or_its_owner_adds_to_the_library_is_not_read(tmp_path: Path) -> None:
     kept = ["argparse.py", "email/charset.py", "email/mime/base.py", "json/decoder.py"]
     added = [
-        "_sysconfigdata__linux_x86_64-linux-gnu.py", "config-3.11-x86_64-linux-gnu/config.py",
-        "site-packages/torch/__init__.py", "dist-packages/yaml/__init__.py", "sitecustomize.py",
-        "tkinter/ttk.py", "test/test_json.py", "ctypes/macholib/dyld.py", "trainer.py",
-    ]  # fmt: skip
+        "_sysconfigdata__linux_x86_64-linux-gnu.py",
+        "config-3.11-x86_64-linux-gnu/config.py",
+        "site-packages/torch/__init__.py",
+        "dist-packages/yaml/__init__.py",
+        "sitecustomize.py",
+        "tkinter/ttk.py",
+        "test/test_json.py",
+        "ctypes/macholib/dyld.py",
+        "trainer.py",
+    ]
     for name in kept + added:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

@@ -95,9 +95,13 @@ def submit(cluster, corpus, tmp_path):
         output = tmp_path / f"{name}.out"
         command = ["sbatch", "--parsable", "--nodes=2", f"--output={output}", *options]
         job_id = subprocess.run(
-            [*command, "launch/slurm/train.sbatch", *argv], cwd=ROOT, text=True, check=True,
-            env=environment(**variables), stdout=subprocess.PIPE,
-        ).stdout.strip()  # fmt: skip
+            [*command, "launch/slurm/train.sbatch", *argv],
+            cwd=ROOT,
+            text=True,
+            check=True,
+            env=environment(**variables),
+            stdout=subprocess.PIPE,
+        ).stdout.strip()
         return Job(job_id, case, output)
 
     return _submit
@@ -165,9 +169,13 @@ def test_bad_input_ends_the_job_with_one_line(submit, tmp_path):
 def test_tasks_that_have_no_place_to_meet_are_refused_in_one_line(cluster, corpus, tmp_path):
     case = Case(tmp_path / "apart")
     refused = subprocess.run(
-        ["srun", "-n", "2", sys.executable, "launch/train.py", *case.argv(corpus)], cwd=ROOT,
-        env=environment(), text=True, capture_output=True, check=False,
-    )  # fmt: skip
+        ["srun", "-n", "2", sys.executable, "launch/train.py", *case.argv(corpus)],
+        cwd=ROOT,
+        env=environment(),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert refused.returncode == Exit.BAD_INPUT
     said = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
     assert len(said) == 1, refused.stderr

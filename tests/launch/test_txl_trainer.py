@@ -48,13 +48,15 @@ def pip(arguments: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def run(
-    command: list[str], folder: Path, root: Path = ROOT
-) -> "subprocess.CompletedProcess[str]":  # fmt: skip
+def run(command: list[str], folder: Path, root: Path = ROOT) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment(PYTHONPATH=f".:{root}"),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, *command],
+        cwd=folder,
+        env=environment(PYTHONPATH=f".:{root}"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_the_command_of_an_installed_package_is_its_own(elsewhere: Path, installed: Path) -> None:

@@ -60,9 +60,14 @@ def test_attention_equals_a_loop_over_queries_and_keys(
     q, kv, r, content, position = inputs
     k, v = kv.unbind(2)
     ours_BTHE = attention(
-        q, [kv], r, content_bias_HE=content, position_bias_HE=position, dropout=0.0,
+        q,
+        [kv],
+        r,
+        content_bias_HE=content,
+        position_bias_HE=position,
+        dropout=0.0,
         hidden_keys=hidden_keys(memory, segment, same_length=same_length),
-    )  # fmt: skip
+    )
     rows = []
     for b, i, h in itertools.product(range(B), range(T), range(H)):
         start = NO_START if starts_BT is None else int(starts_BT[b, i])
@@ -98,7 +103,7 @@ def test_reading_a_few_queries_at_a_time_gives_the_same(
     segment = segment_of(
         torch.zeros(B, tgt_len, dtype=torch.int64),
         starts_BT=None if starts is None else torch.tensor(starts),
-    )  # fmt: skip
+    )
     hidden = hidden_keys(memory_with(valid, mem_len), segment, same_length=same_length)
     sizes: list[int] = []
     weights, found = cpu._weights, []
@@ -111,9 +116,14 @@ def test_reading_a_few_queries_at_a_time_gives_the_same(
     for is_read, parts in ((False, [kv]), (True, [kv]), (True, kv.split([mem_len, tgt_len], 1))):
         with torch.set_grad_enabled(not is_read):
             mixed_BTHE = cpu_attention(
-                q, parts, r, content_bias_HE=content, position_bias_HE=position, dropout=0.0,
+                q,
+                parts,
+                r,
+                content_bias_HE=content,
+                position_bias_HE=position,
+                dropout=0.0,
                 hidden_keys=hidden,
-            )  # fmt: skip
+            )
         found.append(mixed_BTHE)
     for one in found[1:]:
         torch.testing.assert_close(one, found[0], rtol=1e-12, atol=1e-12)
@@ -178,9 +188,14 @@ def test_attention_weights_are_dropped_by_the_given_probability(
     zero = torch.zeros(1, 4)
     hidden = torch.ones(64, 64).triu(1).bool()
     left = attention(
-        q, [torch.stack([k, v], dim=2)], r, content_bias_HE=zero, position_bias_HE=zero,
-        hidden_keys=hidden, dropout=0.25,
-    )  # fmt: skip
+        q,
+        [torch.stack([k, v], dim=2)],
+        r,
+        content_bias_HE=zero,
+        position_bias_HE=zero,
+        hidden_keys=hidden,
+        dropout=0.25,
+    )
     assert float(left[0, 0, 0, 0]) in (0.0, pytest.approx(4 / 3))  # the first query has one key
     assert left.mean() == pytest.approx(1, abs=0.1)
     assert left.std() > 0.05
@@ -203,9 +218,14 @@ def test_both_implementations_drop_the_same_and_agree_also_in_gradients(
     for attention in (relative_attention, cpu_attention):
         torch.manual_seed(1)
         mixed = attention(
-            q, [kv], r, content_bias_HE=content, position_bias_HE=position, dropout=dropout,
+            q,
+            [kv],
+            r,
+            content_bias_HE=content,
+            position_bias_HE=position,
+            dropout=dropout,
             hidden_keys=torch.ones(tgt_len, tgt_len).triu(1).bool(),
-        )  # fmt: skip
+        )
         found.append([mixed, *gradients(mixed, upstream, inputs)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)

@@ -52,9 +52,15 @@ def test_the_numbers_of_nvidia_s_models_follow_from_their_sizes(recipe: str) -> 
 
 def test_initial_weights_are_the_papers() -> None:
     config = tiny_model_config(
-        d_model=64, n_head=4, d_head=32, d_inner=256, cutoffs=(600, 1200), div_val=2,
-        init_std=0.02, projection_init_std=0.01,
-    )  # fmt: skip
+        d_model=64,
+        n_head=4,
+        d_head=32,
+        d_inner=256,
+        cutoffs=(600, 1200),
+        div_val=2,
+        init_std=0.02,
+        projection_init_std=0.01,
+    )
     torch.manual_seed(0)
     model = TransformerXL(config, 2000).requires_grad_(False)
     for name, p in model.named_parameters():
@@ -127,12 +133,28 @@ def test_a_factory_of_something_else_is_told_what_it_lacks() -> None:
 @pytest.mark.parametrize(
     "factory",
     [
-        "shutil:rmtree", "sys:exit", "math:pi", "os:path", "builtins:print", "builtins:object",
-        "builtins:dict", ".relative:build", "a b:c", "json:", "os.path:join", "subprocess:run",
-        "threading:Thread", "torch.nn:Linear", "torch:tensor", "builtins:\x1b[31m", "typing:Any",
-        "\n:\n", f"{__name__}:raises_interrupt", "torch.nn:Identity",
+        "shutil:rmtree",
+        "sys:exit",
+        "math:pi",
+        "os:path",
+        "builtins:print",
+        "builtins:object",
+        "builtins:dict",
+        ".relative:build",
+        "a b:c",
+        "json:",
+        "os.path:join",
+        "subprocess:run",
+        "threading:Thread",
+        "torch.nn:Linear",
+        "torch:tensor",
+        "builtins:\x1b[31m",
+        "typing:Any",
+        "\n:\n",
+        f"{__name__}:raises_interrupt",
+        "torch.nn:Identity",
     ],
-)  # fmt: skip
+)
 def test_a_factory_that_builds_no_model_is_one_line(factory: str) -> None:
     with pytest.raises(InputError, match=r"model\.factory '") as refused:
         build_model(tiny_model_config(factory=factory), vocabulary_size=V, seed=0)

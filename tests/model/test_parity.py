@@ -39,15 +39,32 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "div_val 2, same_length, clamp 9": {"div_val": 2, "same_length": True, "clamp_len": 9},
     "div_val 4, shared biases": {"div_val": 4, "d_embed": 32, "untie_r": False},
     "div_val 4, pre-norm, same_length": {
-        "div_val": 4, "d_embed": 16, "pre_lnorm": True, "same_length": True, "clamp_len": 4,
+        "div_val": 4,
+        "d_embed": 16,
+        "pre_lnorm": True,
+        "same_length": True,
+        "clamp_len": 4,
         "untie_r": False,
     },
-}  # fmt: skip
+}
 BASE = {
-    "vocab_size": V, "cutoffs": [20, 40], "d_model": 24, "d_embed": 24, "n_head": 3, "d_head": 6,
-    "d_inner": 40, "n_layer": 3, "div_val": 1, "mem_len": 10, "clamp_len": -1, "dropout": 0.0,
-    "dropatt": 0.0, "same_length": False, "untie_r": True, "pre_lnorm": False,
-}  # fmt: skip
+    "vocab_size": V,
+    "cutoffs": [20, 40],
+    "d_model": 24,
+    "d_embed": 24,
+    "n_head": 3,
+    "d_head": 6,
+    "d_inner": 40,
+    "n_layer": 3,
+    "div_val": 1,
+    "mem_len": 10,
+    "clamp_len": -1,
+    "dropout": 0.0,
+    "dropatt": 0.0,
+    "same_length": False,
+    "untie_r": True,
+    "pre_lnorm": False,
+}
 
 #: Largest relative difference of a loss, and of a gradient, by dtype.
 LIMITS = {"float32": (2e-6, 1e-4), "float64": (1e-9, 1e-7)}
@@ -68,11 +85,15 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], P
     }
     tasks = [
         {
-            "kind": "parity", "folder": str(path), "config": {**BASE, **CONFIGS[name]},
-            "dtype": dtype, "ids": ids().tolist(), "tgt_len": TGT_LEN,
+            "kind": "parity",
+            "folder": str(path),
+            "config": {**BASE, **CONFIGS[name]},
+            "dtype": dtype,
+            "ids": ids().tolist(),
+            "tgt_len": TGT_LEN,
         }
         for (name, dtype), path in folders.items()
-    ]  # fmt: skip
+    ]
     ask(folder, tasks)
     for path in folders.values():
         symbols = ["<eos>", "<unk>", *(f"w{i}" for i in range(2, V))]
@@ -91,10 +112,15 @@ def read(model: TransformerXL, settings: Settings, dtype: torch.dtype) -> Tensor
         tokens_BN.split(TGT_LEN, dim=1), targets_BN.split(TGT_LEN, dim=1), strict=True
     ):
         segment = Segment(
-            tokens_BT, targets_BT, torch.full((N_STREAMS,), TGT_LEN), None,
-            clusters_of(tokens_BT.numpy(), cutoffs), clusters_of(targets_BT.numpy(), cutoffs),
-            targets_BT.numel(), True,
-        )  # fmt: skip
+            tokens_BT,
+            targets_BT,
+            torch.full((N_STREAMS,), TGT_LEN),
+            None,
+            clusters_of(tokens_BT.numpy(), cutoffs),
+            clusters_of(targets_BT.numpy(), cutoffs),
+            targets_BT.numel(),
+            True,
+        )
         output = model(
             segment, memory, clamp_len=settings.clamp_len, same_length=settings.same_length
         )

@@ -90,9 +90,7 @@ def test_training_refuses_a_memory_that_holds_as_long_as_the_weights_do() -> Non
 def plan(n_pairs: int, **settings: Any) -> Plan:
     """Of a model as deep as wt103's, on one rank."""
     settings = {"batch_size": 1, **settings}
-    return Plan(
-        n_pairs=n_pairs, scoring=scoring(**settings), n_layer=16, rank=0, world_size=1
-    )  # fmt: skip
+    return Plan(n_pairs=n_pairs, scoring=scoring(**settings), n_layer=16, rank=0, world_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +102,16 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 @pytest.mark.parametrize(
     ("tgt_len", "mem_len", "same_length", "read"),
     [
-        (4, 16, True, 16), (4, 18, True, 16), (5, 6, True, 5), (1, 40, True, 40), (4, 16, False, 4),
-        (64, 10_000, True, LONGEST), (3, 0, False, 3), (600, 600, True, 600),
+        (4, 16, True, 16),
+        (4, 18, True, 16),
+        (5, 6, True, 5),
+        (1, 40, True, 40),
+        (4, 16, False, 4),
+        (64, 10_000, True, LONGEST),
+        (3, 0, False, 3),
+        (600, 600, True, 600),
     ],
-)  # fmt: skip
+)
 def test_segments_of_long_rows_are_lengthened_under_same_length_alone(
     tgt_len: int, mem_len: int, same_length: bool, read: int
 ) -> None:
@@ -159,10 +163,16 @@ def test_lengthened_segments_and_projected_memories_give_the_nats_of_a_token_at_
             found_N[position : position + len(nll_T)] = nll_T
 
         score(
-            forward, split, scoring=settings, n_layer=3, on_tokens=keep, world=lone_world(),
+            forward,
+            split,
+            scoring=settings,
+            n_layer=3,
+            on_tokens=keep,
+            world=lone_world(),
             first_memory=lambda rows, mem_len: projected(model, rows, mem_len),
-            cutoffs=(6, 12), cut_documents=cut_documents,
-        )  # fmt: skip
+            cutoffs=(6, 12),
+            cut_documents=cut_documents,
+        )
         return found_N[1:]
 
     kept = {"mem_len": 16, "same_length": True, "batch_size": batch_size}

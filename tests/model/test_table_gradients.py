@@ -16,10 +16,11 @@ from trainer.model.table_gradients import TableGradient, TableGradients
 
 N_WORDS, CUTOFFS = 60, (5, 20)
 MODELS: dict[str, dict[str, Any]] = {
-    "one table": {}, "clusters": {"cutoffs": CUTOFFS},
+    "one table": {},
+    "clusters": {"cutoffs": CUTOFFS},
     "halved": {"cutoffs": CUTOFFS, "div_val": 2},
     "untied": {"cutoffs": CUTOFFS, "tie_embedding": False},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)

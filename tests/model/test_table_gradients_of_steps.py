@@ -40,10 +40,13 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "whole step": Case(), "not finite": Case(factor=float("nan")), "two slots": Case(slots=2),
-    "by others": Case(kind=ByOthers), "penalised": Case(penalty=3.0),
+    "whole step": Case(),
+    "not finite": Case(factor=float("nan")),
+    "two slots": Case(slots=2),
+    "by others": Case(kind=ByOthers),
+    "penalised": Case(penalty=3.0),
     "penalised, by others": Case(penalty=3.0, kind=ByOthers),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +76,21 @@ def train(world: World, corpus: Path, case: Case) -> dict[str, Any]:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     built = engine.build(model, optim=experiment.optim, max_steps=9, resolved=resolved, world=world)
     streams = Streams(
-        split=open_corpus(corpus).splits["train"], train_batch_size=4, tgt_len=4, slots=case.slots,
-        rank=world.rank, world_size=world.world_size, cutoffs=CUTOFFS,
-    )  # fmt: skip
+        split=open_corpus(corpus).splits["train"],
+        train_batch_size=4,
+        tgt_len=4,
+        slots=case.slots,
+        rank=world.rank,
+        world_size=world.world_size,
+        cutoffs=CUTOFFS,
+    )
     used = {
-        "experiment": experiment, "streams": streams, "engine": built, "world": world,
+        "experiment": experiment,
+        "streams": streams,
+        "engine": built,
+        "world": world,
         "reader": SegmentReader(streams, world.device, n_ahead=0),
-    }  # fmt: skip
+    }
     apart: list[str] = []
     step, backward = built.step, built.backward
     module: Any = built.ds.module

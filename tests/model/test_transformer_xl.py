@@ -22,10 +22,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "biases per layer": {"position_biases": "per_layer"},
     "adaptive": {"cutoffs": (5, 12), "div_val": 2},
     "pre-norm, biases per layer, untied": {
-        "norm": "pre", "position_biases": "per_layer", "cutoffs": (5, 12), "tie_embedding": False,
-        "tie_projections": "none", "d_embed": 6,
+        "norm": "pre",
+        "position_biases": "per_layer",
+        "cutoffs": (5, 12),
+        "tie_embedding": False,
+        "tie_projections": "none",
+        "d_embed": 6,
     },
-}  # fmt: skip
+}
 LENGTHS: dict[str, dict[str, Any]] = {
     "no memory": {"mem_len": 0},
     "memory shorter than a segment": {"mem_len": 2},
@@ -33,9 +37,11 @@ LENGTHS: dict[str, dict[str, Any]] = {
     "clamped": {"mem_len": 7, "clamp_len": 3},
     "same length": {"mem_len": 7, "same_length": True},
     "same length, memory shorter than a segment, clamped": {
-        "mem_len": 2, "same_length": True, "clamp_len": 1,
+        "mem_len": 2,
+        "same_length": True,
+        "clamp_len": 1,
     },
-}  # fmt: skip
+}
 # Three segments of two streams: the second is shorter, ends early and has documents inside.
 TGT_LEN = 4
 ROW_LENGTHS = [[4, 4], [4, 3], [4, 0]]
@@ -59,9 +65,11 @@ def test_it_equals_the_papers_formulas_word_by_word(
     for index, tokens_BT in enumerate(tokens_BN.chunk(3, dim=1)):
         starts = ROW_STARTS[index] if documents else [set(), set()]
         segment = segment_of(
-            tokens_BT, lengths=ROW_LENGTHS[index], cutoffs=model.config.cutoffs,
+            tokens_BT,
+            lengths=ROW_LENGTHS[index],
+            cutoffs=model.config.cutoffs,
             starts_BT=running_starts(starts) if documents else None,
-        )  # fmt: skip
+        )
         output = model(segment, memory, **options)
         memory = output.memory
         ours_sum = ours_sum + output.loss_sum
@@ -79,9 +87,11 @@ def test_it_equals_the_papers_formulas_word_by_word(
     naive = torch.autograd.grad(naive_sum, parameters)
     names = [name for name, _ in model.named_parameters()]
     torch.testing.assert_close(
-        dict(zip(names, ours, strict=True)), dict(zip(names, naive, strict=True)),
-        rtol=1e-9, atol=1e-9,
-    )  # fmt: skip
+        dict(zip(names, ours, strict=True)),
+        dict(zip(names, naive, strict=True)),
+        rtol=1e-9,
+        atol=1e-9,
+    )
 
 
 def running_starts(rows: list[set[int]]) -> Tensor:
@@ -206,9 +216,12 @@ def test_activation_checkpointing_changes_no_loss_and_no_gradient(
     results = []
     for checkpointing in (False, True):
         model = tiny_model(
-            V, **VARIANTS[variant], dropout=dropout, attn_dropout=dropout,
+            V,
+            **VARIANTS[variant],
+            dropout=dropout,
+            attn_dropout=dropout,
             activation_checkpointing=checkpointing,
-        )  # fmt: skip
+        )
         segment = segment_of(torch.arange(10).view(2, 5), cutoffs=model.config.cutoffs)
         memory = model(segment, empty(model, 2, 6)).memory
         torch.manual_seed(3)
@@ -268,8 +281,12 @@ def test_dropout_is_where_the_paper_has_it(
         (stream, 0.25),
     ]
     assert dropouts == [
-        (stream, 0.25), ((n_keys, d_model), 0.25), *layer, *layer, (stream, 0.25),
-    ]  # fmt: skip
+        (stream, 0.25),
+        ((n_keys, d_model), 0.25),
+        *layer,
+        *layer,
+        (stream, 0.25),
+    ]
     model.eval()
     dropouts.clear()
     model(segment, memory)

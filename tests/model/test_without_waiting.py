@@ -28,11 +28,19 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is n
 CASES: dict[str, dict[str, Any]] = {
     "bf16, as the recipe is": {"dtype": torch.bfloat16},
     "fp16, all that it is not": {
-        "dtype": torch.float16, "documents": True, "norm": "pre", "attn_dropout": 0.1,
-        "position_biases": "per_layer", "div_val": 4, "d_embed": 512, "n_head": 8, "d_head": 64,
-        "d_model": 512, "activation_checkpointing": True,
+        "dtype": torch.float16,
+        "documents": True,
+        "norm": "pre",
+        "attn_dropout": 0.1,
+        "position_biases": "per_layer",
+        "div_val": 4,
+        "d_embed": 512,
+        "n_head": 8,
+        "d_head": 64,
+        "d_model": 512,
+        "activation_checkpointing": True,
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

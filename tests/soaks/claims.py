@@ -46,10 +46,15 @@ def variables(launcher: str, rank: int, size: int, port: str) -> dict[str, str]:
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     if launcher == "srun":
         return meeting | {
-            "SLURM_JOB_ID": "1", "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank),
-            "SLURM_NTASKS": str(size), "SLURM_STEP_NUM_TASKS": str(size), "SLURM_NODEID": "0",
-            "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_TASKS_PER_NODE": str(size),
-        }  # fmt: skip
+            "SLURM_JOB_ID": "1",
+            "SLURM_PROCID": str(rank),
+            "SLURM_LOCALID": str(rank),
+            "SLURM_NTASKS": str(size),
+            "SLURM_STEP_NUM_TASKS": str(size),
+            "SLURM_NODEID": "0",
+            "SLURM_STEP_NUM_NODES": "1",
+            "SLURM_STEP_TASKS_PER_NODE": str(size),
+        }
     names = {"RANK": rank, "SIZE": size, "LOCAL_RANK": rank, "LOCAL_SIZE": size}
     return meeting | {f"OMPI_COMM_WORLD_{name}": str(number) for name, number in names.items()}
 
@@ -61,11 +66,19 @@ class Job:
         port = complete_environ({})["MASTER_PORT"]
         module = [sys.executable, "-m"]
         commands = {
-            "torchrun": [*module, "torch.distributed.run", f"--nproc_per_node={n_ranks}",
-                         f"--master_port={port}"],
-            "deepspeed": [*module, "deepspeed.launcher.runner", f"--num_gpus={n_ranks}",
-                          f"--master_port={port}"],
-        }  # fmt: skip
+            "torchrun": [
+                *module,
+                "torch.distributed.run",
+                f"--nproc_per_node={n_ranks}",
+                f"--master_port={port}",
+            ],
+            "deepspeed": [
+                *module,
+                "deepspeed.launcher.runner",
+                f"--num_gpus={n_ranks}",
+                f"--master_port={port}",
+            ],
+        }
         command = [*commands.get(launcher, [sys.executable]), TRAIN, *argv]
         environs = [environment()]
         if launcher in ("srun", "mpirun"):
@@ -133,9 +146,16 @@ class Outcome:
 
 
 def throw(
-    case: Case, corpus: Path, *, launcher: str, n_starts: int, n_kills: int, n_ranks: int,
-    seed: int, max_steps: int,
-) -> Outcome:  # fmt: skip
+    case: Case,
+    corpus: Path,
+    *,
+    launcher: str,
+    n_starts: int,
+    n_kills: int,
+    n_ranks: int,
+    seed: int,
+    max_steps: int,
+) -> Outcome:
     """Start `n_starts` trainings at once, and again after every kill, until the run is done."""
     draw, outcome, began = random.Random(seed), Outcome(), time.monotonic()
     jobs: list[Job] = []
@@ -239,13 +259,19 @@ def main() -> None:
             n_ranks = 1 if launcher == "python" else options.ranks
             if n_ranks not in alone:
                 alone[n_ranks], _ = run(
-                    f"alone on {n_ranks}", launcher="python" if n_ranks == 1 else "torchrun",
-                    n_ranks=n_ranks, n_starts=1, n_kills=0,
-                )  # fmt: skip
+                    f"alone on {n_ranks}",
+                    launcher="python" if n_ranks == 1 else "torchrun",
+                    n_ranks=n_ranks,
+                    n_starts=1,
+                    n_kills=0,
+                )
             case, outcome = run(
-                f"{launcher} {n_starts}", launcher=launcher, n_ranks=n_ranks, n_starts=n_starts,
+                f"{launcher} {n_starts}",
+                launcher=launcher,
+                n_ranks=n_ranks,
+                n_starts=n_starts,
                 n_kills=options.kills,
-            )  # fmt: skip
+            )
             differ = differences(case.run_dir, alone[n_ranks].run_dir)
             is_well &= not (differ or outcome.strange or outcome.n_unsaved)
             said = f"differs in {' and '.join(differ)}" if differ else "bitwise the undisturbed run"

@@ -56,8 +56,9 @@ def wt103_base(
     lengths, n_streams = recipe.train, recipe.train.train_batch_size
     segment = segment_of(
         torch.arange(n_streams * lengths.tgt_len).view(n_streams, -1) * 29 % V,
-        cutoffs=config.cutoffs, starts_BT=torch.zeros(n_streams, lengths.tgt_len).long(),
-    )  # fmt: skip
+        cutoffs=config.cutoffs,
+        starts_BT=torch.zeros(n_streams, lengths.tgt_len).long(),
+    )
     launches: Counter[str] = Counter()
     with FakeTensorMode() as fake, ExitStack() as stack:
         segment = segment.map(fake.from_tensor)

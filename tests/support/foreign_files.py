@@ -71,19 +71,34 @@ def write_huggingface(
 def huggingface_config(config: ModelConfig, vocabulary_size: int) -> dict[str, Any]:
     """The fields of `TransfoXLConfig` that matter here."""
     return {
-        "model_type": "transfo-xl", "vocab_size": vocabulary_size, "mem_len": 6, "clamp_len": -1,
-        "same_length": False, "cutoffs": list(config.cutoffs), "div_val": config.div_val,
-        "n_layer": config.n_layer, "d_model": config.d_model, "n_head": config.n_head,
-        "d_head": config.d_head, "d_inner": config.d_inner,
-        "d_embed": config.d_embed or config.d_model, "pre_lnorm": config.norm == "pre",
-        "untie_r": config.position_biases == "per_layer", "dropout": 0.1, "dropatt": 0.2,
-    }  # fmt: skip
+        "model_type": "transfo-xl",
+        "vocab_size": vocabulary_size,
+        "mem_len": 6,
+        "clamp_len": -1,
+        "same_length": False,
+        "cutoffs": list(config.cutoffs),
+        "div_val": config.div_val,
+        "n_layer": config.n_layer,
+        "d_model": config.d_model,
+        "n_head": config.n_head,
+        "d_head": config.d_head,
+        "d_inner": config.d_inner,
+        "d_embed": config.d_embed or config.d_model,
+        "pre_lnorm": config.norm == "pre",
+        "untie_r": config.position_biases == "per_layer",
+        "dropout": 0.1,
+        "dropatt": 0.2,
+    }
 
 
 def write_kimiyoung(
-    folder: Path, model: TransformerXL, symbols: list[str], *, legacy: bool = False,
+    folder: Path,
+    model: TransformerXL,
+    symbols: list[str],
+    *,
+    legacy: bool = False,
     **attributes: Any,
-) -> Path:  # fmt: skip
+) -> Path:
     """`model.pt`, the module pickled whole, and `cache.pt`, the corpus."""
     folder.mkdir(parents=True)
     config = model.config
@@ -92,10 +107,17 @@ def write_kimiyoung(
         whole = _module(mem_transformer_state(model, len(symbols)), config)
         sizes = {name: getattr(config, name) for name in ("n_layer", "d_model", "n_head", "d_head")}
         whole.__dict__ |= sizes | {
-            "n_token": len(symbols), "d_embed": config.d_embed or config.d_model, "tgt_len": 5,
-            "mem_len": 6, "ext_len": 0, "clamp_len": 3, "same_length": True, "attn_type": 0,
-            "sample_softmax": -1, **attributes,
-        }  # fmt: skip
+            "n_token": len(symbols),
+            "d_embed": config.d_embed or config.d_model,
+            "tgt_len": 5,
+            "mem_len": 6,
+            "ext_len": 0,
+            "clamp_len": 3,
+            "same_length": True,
+            "attn_type": 0,
+            "sample_softmax": -1,
+            **attributes,
+        }
         options = {"_use_new_zipfile_serialization": not legacy}
         torch.save(whole, folder / "model.pt", **options)
         corpus = sys.modules["data_utils"].Corpus()
@@ -119,33 +141,51 @@ def write_nvidia(folder: Path, model: TransformerXL, symbols: list[str], **entri
             name = f"crit.shared_out_projs.{parts[2]}"
         state[name] = tensor
     settings = huggingface_config(config, len(symbols)) | {
-        "n_token": len(symbols), "tgt_len": 5, "clamp_len": 3, "same_length": True,
+        "n_token": len(symbols),
+        "tgt_len": 5,
+        "clamp_len": 3,
+        "same_length": True,
         "tie_projs": [False] + [True] * len(config.cutoffs),
-    }  # fmt: skip
+    }
     with foreign_classes():
         content = {
-            "args": argparse.Namespace(lr=0.01, work_dir="LM-TFM"), "model_config": settings,
-            "model_state": OrderedDict(state), "optimizer_state": {"state": {}},
-            "vocab": foreign_vocabulary(symbols, module="utils.vocabulary"), "train_step": 40000,
+            "args": argparse.Namespace(lr=0.01, work_dir="LM-TFM"),
+            "model_config": settings,
+            "model_state": OrderedDict(state),
+            "optimizer_state": {"state": {}},
+            "vocab": foreign_vocabulary(symbols, module="utils.vocabulary"),
+            "train_step": 40000,
             **entries,
-        }  # fmt: skip
+        }
         torch.save(content, folder / "checkpoint_best.pt")
     return folder
 
 
 def write_fairseq(
-    folder: Path, model: TransformerXL, symbols: list[str], *, argparsed: bool = False,
+    folder: Path,
+    model: TransformerXL,
+    symbols: list[str],
+    *,
+    argparsed: bool = False,
     **entries: Any,
-) -> Path:  # fmt: skip
+) -> Path:
     """`checkpoint_best.pt` with `cfg`, or with `args` as before 2021; and `dict.txt`."""
     folder.mkdir(parents=True)
     config = model.config
     settings = {
-        "cutoffs": [*config.cutoffs, 10**6], "d_model": config.d_model, "n_head": config.n_head,
-        "d_head": config.d_head, "d_inner": config.d_inner, "div_val": config.div_val,
-        "n_layer": config.n_layer, "mem_len": 6, "clamp_len": 3, "same_length": True,
-        "dropout": 0.1, "dropatt": 0.2,
-    }  # fmt: skip
+        "cutoffs": [*config.cutoffs, 10**6],
+        "d_model": config.d_model,
+        "n_head": config.n_head,
+        "d_head": config.d_head,
+        "d_inner": config.d_inner,
+        "div_val": config.div_val,
+        "n_layer": config.n_layer,
+        "mem_len": 6,
+        "clamp_len": 3,
+        "same_length": True,
+        "dropout": 0.1,
+        "dropatt": 0.2,
+    }
     state = {
         f"decoder.model.{name}": tensor for name, tensor in state_of(model, len(symbols)).items()
     }
@@ -154,9 +194,12 @@ def write_fairseq(
         **{**settings, "cutoffs": str(settings["cutoffs"])}, tokens_per_sample=5
     )
     content = {
-        "args": args if argparsed else None, "cfg": None if argparsed else cfg, "model": state,
-        "extra_state": {"best": 4.5}, **entries,
-    }  # fmt: skip
+        "args": args if argparsed else None,
+        "cfg": None if argparsed else cfg,
+        "model": state,
+        "extra_state": {"best": 4.5},
+        **entries,
+    }
     torch.save(content, folder / "checkpoint_best.pt")
     lines = [f"{symbol} {1000 - i}\n" for i, symbol in enumerate(symbols[4:])]
     (folder / "dict.txt").write_text("".join(lines))

@@ -45,9 +45,11 @@ class Reader:
         if self._process is None:
             with (self._base.parent / "stderr").open("wb") as said:
                 self._process = subprocess.Popen(
-                    [sys.executable, __file__, str(self._base)], stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE, stderr=said,
-                )  # fmt: skip
+                    [sys.executable, __file__, str(self._base)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=said,
+                )
         request = pickle.dumps((target, data, sealed))
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -71,8 +71,11 @@ def _zipped(data: bytes) -> bytes:
 
 #: How texts are packed.
 PACKED: dict[str, Callable[[bytes], bytes]] = {
-    "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zip": _zipped,
-}  # fmt: skip
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zip": _zipped,
+}
 
 
 def make(base: Path) -> None:
@@ -84,10 +87,11 @@ def make(base: Path) -> None:
     values = load_ds_config("zero1_bf16") | {"communication_data_type": "fp32"}
     (ds / "ds.json").write_text(json.dumps(values))
     vocabularies: dict[str, Any] = {
-        "words": WordVocabulary(WORDS), "bytes": SymbolVocabulary("bytes", "abc \n"),
+        "words": WordVocabulary(WORDS),
+        "bytes": SymbolVocabulary("bytes", "abc \n"),
         "characters": SymbolVocabulary("characters", "aé漢 ", byte_fallback=True),
         "bpe": TokenizerVocabulary(REAL["llama-2"]),
-    }  # fmt: skip
+    }
     for name, vocabulary in vocabularies.items():
         (base / name).mkdir()
         save_vocabulary(vocabulary, base / name / "vocabulary.json")
@@ -186,14 +190,17 @@ TARGETS = [
         file="recipe/recipe.json", form="json", read=lambda f: load_recipe(str(f / "recipe.json"))
     ),
     Target(
-        file="deepspeed/ds.json", form="json",
+        file="deepspeed/ds.json",
+        form="json",
         read=lambda f: resolve(
             load_ds_config(str(f / "ds.json")), tiny_experiment(), world_size=1, where="ds.json"
         ),
     ),
     *(
         Target(
-            file=f"{name}/vocabulary.json", form="json", read=_read_vocabulary,
+            file=f"{name}/vocabulary.json",
+            form="json",
+            read=_read_vocabulary,
             seal=_seal_vocabulary,
         )
         for name in ("words", "bytes", "characters", "bpe")
@@ -208,7 +215,9 @@ TARGETS = [
     Target(file=f"{_STEP}/manifest.json", form="json", read=_read_run),
     Target(file=f"{_STEP}/state.json", form="json", read=_read_run, seal=_seal_checkpoint),
     Target(
-        file=f"{_STEP}/weights-00000.safetensors", form="bytes", read=_read_run,
+        file=f"{_STEP}/weights-00000.safetensors",
+        form="bytes",
+        read=_read_run,
         seal=_seal_checkpoint,
     ),
     Target(file="run/checkpoints/latest", form="bytes", read=_read_run),
@@ -218,7 +227,9 @@ TARGETS = [
     *(
         Target(file=f"reported/{name}", form=form, read=lambda f: report([f]))
         for name, form in (
-            ("status.json", "json"), ("metrics.jsonl", "bytes"), ("evals/test.json", "json"),
+            ("status.json", "json"),
+            ("metrics.jsonl", "bytes"),
+            ("evals/test.json", "json"),
             ("corpus.json", "json"),
         )
     ),
@@ -240,7 +251,7 @@ TARGETS = [
         Target(file=f"{suffix}/text.json.{suffix}", form="bytes", read=_prepare)
         for suffix in PACKED
     ),
-]  # fmt: skip
+]
 
 
 #: What a file may be instead of one, and how it is made.

@@ -29,6 +29,9 @@ def ask(folder: Path, tasks: list[dict[str, Any]]) -> None:
     file.write_text(json.dumps(tasks))
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "support" / "peer_worker.py", file],
-        env={**environment(), "PYTHONPATH": str(PEER)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**environment(), "PYTHONPATH": str(PEER)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr

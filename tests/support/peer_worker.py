@@ -57,9 +57,7 @@ def parity(task: dict[str, Any], folder: Path) -> None:
         torch.Tensor.float = lambda self: self  # type: ignore[method-assign, assignment]
     model.crit.keep_order = True
     ids_BN = torch.tensor(task["ids"])
-    nats_BN = nats(
-        model, ids_BN[:, :-1], tgt_len=task["tgt_len"], targets_BN=ids_BN[:, 1:]
-    )  # fmt: skip
+    nats_BN = nats(model, ids_BN[:, :-1], tgt_len=task["tgt_len"], targets_BN=ids_BN[:, 1:])
     nats_BN.sum().backward()
     answer = {f"grad.{name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
     save_file(answer | {"nats": nats_BN.detach()}, folder / "answer.safetensors")
@@ -72,9 +70,7 @@ def score(task: dict[str, Any], folder: Path) -> None:
     model.crit.keep_order = True
     ids_BN = torch.tensor(task["ids"])
     with torch.no_grad():
-        nats_BN = nats(
-            model, ids_BN[:, :-1], tgt_len=task["tgt_len"], targets_BN=ids_BN[:, 1:]
-        )  # fmt: skip
+        nats_BN = nats(model, ids_BN[:, :-1], tgt_len=task["tgt_len"], targets_BN=ids_BN[:, 1:])
     save_file({"nats": nats_BN}, folder / "answer.safetensors")
     (folder / "report.json").write_text(json.dumps(report))
 

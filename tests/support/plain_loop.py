@@ -34,9 +34,14 @@ def plain_loop(
     experiment = parse_train(["quickstart", "--data", str(corpus), *TINY, *flags]).experiment
     opened, settings = open_corpus(corpus), experiment.optim
     streams = Streams(
-        split=opened.splits["train"], train_batch_size=8, tgt_len=12, slots=1, rank=0,
-        world_size=1, cutoffs=experiment.model.cutoffs,
-    )  # fmt: skip
+        split=opened.splits["train"],
+        train_batch_size=8,
+        tgt_len=12,
+        slots=1,
+        rank=0,
+        world_size=1,
+        cutoffs=experiment.model.cutoffs,
+    )
     model: Any = build_model(
         experiment.model, vocabulary_size=opened.vocabulary.size, seed=experiment.seed
     )
@@ -51,9 +56,12 @@ def plain_loop(
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clipping)
         lr = cosine(
-            step + 1, lr=settings.lr, min_lr=settings.min_lr, warmup_steps=settings.warmup_steps,
+            step + 1,
+            lr=settings.lr,
+            min_lr=settings.min_lr,
+            warmup_steps=settings.warmup_steps,
             max_steps=experiment.train.max_steps,
-        )  # fmt: skip
+        )
         optimizer.param_groups[0]["lr"] = lr
         optimizer.step()
         for values, value in zip(found, (loss.item(), float(norm), lr, step + 1), strict=True):

@@ -15,9 +15,13 @@ class PoisonedXL(TransformerXL):
         self.poison = vocabulary_size - 1
 
     def forward(
-        self, segment: Segment, memory: Memory, *,
-        clamp_len: int | None = None, same_length: bool = False,
-    ) -> Output:  # fmt: skip
+        self,
+        segment: Segment,
+        memory: Memory,
+        *,
+        clamp_len: int | None = None,
+        same_length: bool = False,
+    ) -> Output:
         output = super().forward(segment, memory, clamp_len=clamp_len, same_length=same_length)
         assert output.nll_BT is not None
         hidden_LBMD = output.memory.hidden_LBMD

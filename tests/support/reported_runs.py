@@ -11,16 +11,33 @@ NOW = 1_800_000_000.0
 
 CORPUS = {"corpus": "wt103", "corpus_hash": "01" * 16}
 LENGTHS = {
-    "tgt_len": 64, "mem_len": 640, "clamp_len": 400, "same_length": True, "warm": "exact",
-}  # fmt: skip
+    "tgt_len": 64,
+    "mem_len": 640,
+    "clamp_len": 400,
+    "same_length": True,
+    "warm": "exact",
+}
 OF = {
-    **CORPUS, "split": "valid", "split_hash": "02" * 16, "precision": "bf16",
-    "rule": "every token", "settings": LENGTHS,
-}  # fmt: skip
+    **CORPUS,
+    "split": "valid",
+    "split_hash": "02" * 16,
+    "precision": "bf16",
+    "rule": "every token",
+    "settings": LENGTHS,
+}
 RESULT = {
-    **OF, "version": 2, "split": "test", "checkpoint": "step-00000040", "step": 40, "loss": 2.25,
-    "ppl": 9.4877, "ppl_word": 9.4877, "bpc": 1.2, "n_tokens": 245_569, "tokens_per_s": 1000.0,
-}  # fmt: skip
+    **OF,
+    "version": 2,
+    "split": "test",
+    "checkpoint": "step-00000040",
+    "step": 40,
+    "loss": 2.25,
+    "ppl": 9.4877,
+    "ppl_word": 9.4877,
+    "bpc": 1.2,
+    "n_tokens": 245_569,
+    "tokens_per_s": 1000.0,
+}
 
 
 def write_valid(writer: MetricsWriter, step: int, loss: float, of: dict[str, Any] | None) -> None:
@@ -47,9 +64,15 @@ def make_run(
     second.write("train", step=61, update=59, n_tokens=61, values={"train/loss": None})
     second.close()
     status = Status(
-        state=state, step=61, update=59, max_steps=1000, attempt=2, eta_s=90, heartbeat=heartbeat,
+        state=state,
+        step=61,
+        update=59,
+        max_steps=1000,
+        attempt=2,
+        eta_s=90,
+        heartbeat=heartbeat,
         result={"throughput/tokens_per_s": 1234.5},
-    )  # fmt: skip
+    )
     write_status(run_dir, status if host is None else status.model_copy(update={"host": host}))
     (run_dir / "corpus.json").write_text(json.dumps({"path": "/a/b/wt103", "hash": "01" * 16}))
     (run_dir / "evals").mkdir()

@@ -46,13 +46,20 @@ class Trained:
         )
         engine: Any = SimpleNamespace(full_state=full_state)
         return checkpoint.save(
-            folder, step=self.step, engine=engine, world=world,
+            folder,
+            step=self.step,
+            engine=engine,
+            world=world,
             state={
-                "experiment": {}, "vocabulary": "0", "corpus": "0", "precision": "fp32",
-                "train": {"step": self.step}, "engine": {"optimizer_step": self.step},
+                "experiment": {},
+                "vocabulary": "0",
+                "corpus": "0",
+                "precision": "fp32",
+                "train": {"step": self.step},
+                "engine": {"optimizer_step": self.step},
             },
             memories=[([3, 1, 0, 2], self.memory)],
-        )  # fmt: skip
+        )
 
 
 def save(folder: Path, step: int) -> Path:

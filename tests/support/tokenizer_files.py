@@ -93,13 +93,18 @@ def _byte_level() -> dict[str, Tokenizer]:
         ]
     )
     digits = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.Punctuation(),
-         byte_level(add_prefix_space=False)]
-    )  # fmt: skip
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Punctuation(),
+            byte_level(add_prefix_space=False),
+        ]
+    )
     prefixed = _trained(
-        models.BPE(), _bpe(special=("<s>", "</s>")), decoder=decoders.ByteLevel(),
+        models.BPE(),
+        _bpe(special=("<s>", "</s>")),
+        decoder=decoders.ByteLevel(),
         pre_tokenizer=byte_level(add_prefix_space=True),
-    )  # fmt: skip
+    )
     prefixed.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
     )
@@ -125,28 +130,37 @@ def _byte_level() -> dict[str, Tokenizer]:
 def _sentencepiece() -> dict[str, Tokenizer]:
     """Llama-2: a space before the text, spaces as ▁, no pre-tokens, bytes for what it lacks."""
     learnt = _trained(
-        models.BPE(unk_token="<unk>"), _bpe(byte_level=False, special=("<unk>", "</s>")),
+        models.BPE(unk_token="<unk>"),
+        _bpe(byte_level=False, special=("<unk>", "</s>")),
         pre_tokenizer=pre_tokenizers.Metaspace(prepend_scheme="never"),
-    )  # fmt: skip
+    )
     values = json.loads(learnt.to_str())["model"]
     values["vocab"] |= {f"<0x{byte:02X}>": len(values["vocab"]) + byte for byte in range(256)}
     merges = [tuple(merge) for merge in values["merges"]]
     replaced = normalizers.Replace(" ", "▁")
     decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-         decoders.Strip(" ", 1, 0)]
-    )  # fmt: skip
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
     made = {}
     for name, byte_fallback, fuse_unk in (
-        ("llama-2", True, True), ("llama-2 without bytes", False, False),
+        ("llama-2", True, True),
+        ("llama-2 without bytes", False, False),
         ("llama-2 without bytes, unknown ones fused", False, True),
-    ):  # fmt: skip
+    ):
         tokenizer = Tokenizer(
             models.BPE(
-                values["vocab"], merges, unk_token="<unk>", byte_fallback=byte_fallback,
+                values["vocab"],
+                merges,
+                unk_token="<unk>",
+                byte_fallback=byte_fallback,
                 fuse_unk=fuse_unk,
             )
-        )  # fmt: skip
+        )
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replaced])
         tokenizer.decoder = decoder
         made[name] = tokenizer
@@ -159,13 +173,17 @@ def _unigram() -> dict[str, Tokenizer]:
         for split in (True, False):
             metaspace = {"prepend_scheme": scheme, "split": split}
             trainer = trainers.UnigramTrainer(
-                vocab_size=300, unk_token="<unk>", special_tokens=["<unk>", "</s>"],
+                vocab_size=300,
+                unk_token="<unk>",
+                special_tokens=["<unk>", "</s>"],
                 show_progress=False,
-            )  # fmt: skip
+            )
             tokenizer = _trained(
-                models.Unigram(), trainer, decoder=decoders.Metaspace(**metaspace),
+                models.Unigram(),
+                trainer,
+                decoder=decoders.Metaspace(**metaspace),
                 pre_tokenizer=pre_tokenizers.Metaspace(**{**metaspace, "split": True}),
-            )  # fmt: skip
+            )
             tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(**metaspace)
             made[f"unigram, space before {scheme}, {'' if split else 'not '}split"] = tokenizer
     return made
@@ -180,30 +198,40 @@ def _whole_words() -> dict[str, Tokenizer]:
     )
     return {
         "words": _trained(
-            models.WordLevel(unk_token="[UNK]"), word_level,
+            models.WordLevel(unk_token="[UNK]"),
+            word_level,
             pre_tokenizer=pre_tokenizers.Whitespace(),
         ),
         "words between spaces": _trained(
-            models.WordLevel(unk_token="[UNK]"), word_level,
+            models.WordLevel(unk_token="[UNK]"),
+            word_level,
             pre_tokenizer=pre_tokenizers.WhitespaceSplit(),
         ),
         "bert": _trained(
-            models.WordPiece(unk_token="[UNK]"), word_piece, decoder=decoders.WordPiece(),
+            models.WordPiece(unk_token="[UNK]"),
+            word_piece,
+            decoder=decoders.WordPiece(),
             normalizer=normalizers.BertNormalizer(),
             pre_tokenizer=pre_tokenizers.BertPreTokenizer(),
         ),
-    }  # fmt: skip
+    }
 
 
 def _normalized() -> dict[str, Tokenizer]:
     made = {}
     for name, normalizer in (
-        ("nfc", normalizers.NFC()), ("nfkc", normalizers.NFKC()), ("nfd", normalizers.NFD()),
-        ("lower case", normalizers.Lowercase()), ("stripped", normalizers.Strip()),
+        ("nfc", normalizers.NFC()),
+        ("nfkc", normalizers.NFKC()),
+        ("nfd", normalizers.NFD()),
+        ("lower case", normalizers.Lowercase()),
+        ("stripped", normalizers.Strip()),
         ("blanks joined", normalizers.Replace(Regex(r"\s+"), " ")),
-    ):  # fmt: skip
+    ):
         made[name] = _trained(
-            models.BPE(), _bpe(), normalizer=normalizer, decoder=decoders.ByteLevel(),
+            models.BPE(),
+            _bpe(),
+            normalizer=normalizer,
+            decoder=decoders.ByteLevel(),
             pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=False),
-        )  # fmt: skip
+        )
     return made

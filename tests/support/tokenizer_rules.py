@@ -6,15 +6,28 @@ from typing import Any
 def tokenizer(**parts: Any) -> dict[str, Any]:
     """A small tokenizer with parts of its own."""
     model = {
-        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-        "vocab": {"a": 0, "b": 1, "ab": 2, " ": 3}, "merges": [["a", "b"]],
-    }  # fmt: skip
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "vocab": {"a": 0, "b": 1, "ab": 2, " ": 3},
+        "merges": [["a", "b"]],
+    }
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
-        "normalizer": None, "pre_tokenizer": None, "post_processor": None, "decoder": None,
-        "model": model, **parts,
-    }  # fmt: skip
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": None,
+        "model": model,
+        **parts,
+    }
 
 
 def split(pattern: str) -> dict[str, Any]:

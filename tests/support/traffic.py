@@ -8,9 +8,13 @@ from torch.utils._pytree import tree_leaves
 
 #: How often a collective sends the whole of its data, less each rank's own part.
 PASSES = {
-    "allreduce_": 2, "reduce_": 1, "_reduce_scatter_base_": 1, "_allgather_base_": 1,
-    "allgather_": 1, "broadcast_": 1,
-}  # fmt: skip
+    "allreduce_": 2,
+    "reduce_": 1,
+    "_reduce_scatter_base_": 1,
+    "_allgather_base_": 1,
+    "allgather_": 1,
+    "broadcast_": 1,
+}
 
 
 class Traffic(TorchDispatchMode):

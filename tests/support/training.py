@@ -24,17 +24,60 @@ STORIES = {"the mill": 240, "the harbour": 180, "the long road": 300}
 VALID = "the keeper", 40
 
 TINY = [
-    "--model.norm", "post",
-    "--model.n-layer", "2", "--model.d-model", "32", "--model.n-head", "2", "--model.d-head", "16",
-    "--model.d-inner", "48", "--model.cutoffs", "100", "400", "--model.div-val", "2",
-    "--train.train-batch-size", "8", "--train.tgt-len", "12", "--train.mem-len", "20",
-    "--train.max-steps", "30", "--optim.lr", "1e-2", "--optim.warmup-steps", "4",
-    "--optim.gradient-clipping", "0.25", "--tracking.log-interval-steps", "1",
-    "--tracking.wandb", "disabled", "--valid.interval-steps", "0", "--valid.batch-size", "2",
-    "--valid.tgt-len", "12", "--valid.mem-len", "20", "--eval.tgt-len", "12",
-    "--eval.mem-len", "20", "--eval.batch-size", "2",
-    "--checkpoint.interval-steps", "0", "--device", "cpu",
-]  # fmt: skip
+    "--model.norm",
+    "post",
+    "--model.n-layer",
+    "2",
+    "--model.d-model",
+    "32",
+    "--model.n-head",
+    "2",
+    "--model.d-head",
+    "16",
+    "--model.d-inner",
+    "48",
+    "--model.cutoffs",
+    "100",
+    "400",
+    "--model.div-val",
+    "2",
+    "--train.train-batch-size",
+    "8",
+    "--train.tgt-len",
+    "12",
+    "--train.mem-len",
+    "20",
+    "--train.max-steps",
+    "30",
+    "--optim.lr",
+    "1e-2",
+    "--optim.warmup-steps",
+    "4",
+    "--optim.gradient-clipping",
+    "0.25",
+    "--tracking.log-interval-steps",
+    "1",
+    "--tracking.wandb",
+    "disabled",
+    "--valid.interval-steps",
+    "0",
+    "--valid.batch-size",
+    "2",
+    "--valid.tgt-len",
+    "12",
+    "--valid.mem-len",
+    "20",
+    "--eval.tgt-len",
+    "12",
+    "--eval.mem-len",
+    "20",
+    "--eval.batch-size",
+    "2",
+    "--checkpoint.interval-steps",
+    "0",
+    "--device",
+    "cpu",
+]
 
 
 def make_corpus(folder: Path) -> Path:
@@ -82,7 +125,7 @@ class Case:
 
 def run_cases(
     cases: list[Case], *, corpus: Path, n_ranks: int, timeout_s: float = 500
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Train the cases one after the other in the same `n_ranks` processes.
 
     Each must end as it says. Returns, in their order, what those that were refused were told.
@@ -101,9 +144,14 @@ def run_cases(
         ]
         spec = {"commands": commands, "outcomes": str(outcomes)}
         done = subprocess.run(
-            command, input=json.dumps(spec), env=environment(), text=True, capture_output=True,
-            timeout=timeout_s, check=False,
-        )  # fmt: skip
+            command,
+            input=json.dumps(spec),
+            env=environment(),
+            text=True,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-8000:]
         found = json.loads(outcomes.read_text())
     for case, (code, told, left) in zip(cases, found, strict=True):

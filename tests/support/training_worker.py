@@ -67,9 +67,11 @@ def main() -> None:
     os.environ.update(complete_environ(os.environ))
     spec = json.load(sys.stdin) if os.environ["RANK"] == "0" else {}
     world = World(
-        rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]),
-        local_rank=int(os.environ["LOCAL_RANK"]), device=torch.device("cpu"),
-    )  # fmt: skip
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        device=torch.device("cpu"),
+    )
     world = engine.connect(world, timeout_s=300)
     ended = []
     for argv, asked in broadcast_object(spec.get("commands", []), world):

@@ -16,10 +16,15 @@ Fused = Callable[..., list[Tensor]]
 
 
 def fused(
-    *inputs: Tensor, d_out_BTHE: Tensor | None, cut: tuple[int, int] | None = (16, 16),
-    visible_from_BT: Tensor | None = None, dropout: float = 0.0, seed: int | None = None,
-    recompute: bool = False, autocast: bool = False,
-) -> list[Tensor]:  # fmt: skip
+    *inputs: Tensor,
+    d_out_BTHE: Tensor | None,
+    cut: tuple[int, int] | None = (16, 16),
+    visible_from_BT: Tensor | None = None,
+    dropout: float = 0.0,
+    seed: int | None = None,
+    recompute: bool = False,
+    autocast: bool = False,
+) -> list[Tensor]:
     """The output and, if its own is given, the gradients; what is not written is NaN."""
     from trainer.model.triton.attention import Blocks, fused_attention
 
@@ -29,10 +34,12 @@ def fused(
 
     def attend(*leaves: Tensor) -> Tensor:
         return fused_attention(
-            *leaves, dropout=dropout, visible_from_BT=visible_from_BT,
+            *leaves,
+            dropout=dropout,
+            visible_from_BT=visible_from_BT,
             seed=None if seed is None else torch.tensor([seed], device=device),
             blocks=cut and Blocks(*cut, num_warps=4, num_stages=1),
-        )  # fmt: skip
+        )
 
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
@@ -73,9 +80,14 @@ class Problem:
         """`relative_attention` and its gradients by the leaves."""
         q_BTHE, kv_BS2HE, r_SHE, u_HE, v_HE = self.leaves
         out_BTHE = relative_attention(
-            q_BTHE, [kv_BS2HE], r_SHE, content_bias_HE=u_HE, position_bias_HE=v_HE,
-            hidden_keys=hidden_keys, dropout=0.0,
-        )  # fmt: skip
+            q_BTHE,
+            [kv_BS2HE],
+            r_SHE,
+            content_bias_HE=u_HE,
+            position_bias_HE=v_HE,
+            hidden_keys=hidden_keys,
+            dropout=0.0,
+        )
         return [
             out_BTHE,
             *torch.autograd.grad(out_BTHE, self.leaves, self.d_out_BTHE, retain_graph=True),

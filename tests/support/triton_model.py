@@ -59,15 +59,19 @@ def text(cutoffs: tuple[int, ...], *, documents: bool) -> list[Segment]:
     torch.manual_seed(1)
     lengths = [[5, 5], [5, 3], [5, 0]] if documents else [[5, 5]] * 3
     starts = [
-        [[-1] * 5, [0] * 5], [[-1, -1, 2, 2, 2], [-1, 1, 1, 1, 1]], [[0, 0, 0, 3, 3], [-1] * 5],
-    ]  # fmt: skip
+        [[-1] * 5, [0] * 5],
+        [[-1, -1, 2, 2, 2], [-1, 1, 1, 1, 1]],
+        [[0, 0, 0, 3, 3], [-1] * 5],
+    ]
     return [
         segment_of(
-            torch.randint(V, (2, TGT_LEN)), lengths=lengths[i], cutoffs=cutoffs,
+            torch.randint(V, (2, TGT_LEN)),
+            lengths=lengths[i],
+            cutoffs=cutoffs,
             starts_BT=torch.tensor(starts[i]) if documents else None,
         )
         for i in range(3)
-    ]  # fmt: skip
+    ]
 
 
 @contextmanager
@@ -94,9 +98,16 @@ def counted() -> Iterator[Counter[str]]:
 
 
 def read(
-    kernels: Kernels, *, model: dict[str, Any], mem_len: int = 7, documents: bool = False,
-    dtype: torch.dtype = torch.float64, autocast: bool = False, seed: int = 0, **options: Any,
-) -> Reading:  # fmt: skip
+    kernels: Kernels,
+    *,
+    model: dict[str, Any],
+    mem_len: int = 7,
+    documents: bool = False,
+    dtype: torch.dtype = torch.float64,
+    autocast: bool = False,
+    seed: int = 0,
+    **options: Any,
+) -> Reading:
     """Read `text` segment by segment with one backward pass for all of it."""
     module = tiny_model(V, **model).to(dtype)
     memory = empty(module, 2, mem_len)
@@ -156,17 +167,21 @@ def trained(
     from trainer.engine import deepspeed as engine
 
     experiment = tiny_experiment(
-        model=tiny_model_config(**model).model_dump(), optim={"lr": 1.0, "eps": 1.0},
+        model=tiny_model_config(**model).model_dump(),
+        optim={"lr": 1.0, "eps": 1.0},
         train={"train_batch_size": 2},
-    )  # fmt: skip
+    )
     raw = ds_config.load_ds_config(ds_file)
     if raw["zero_optimization"]["stage"] == 3:
         raw["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     resolved = ds_config.resolve(raw, experiment, world_size=1, where="test")
     built = engine.build(
-        build_model(experiment.model, vocabulary_size=V, seed=0), optim=experiment.optim,
-        max_steps=9, resolved=resolved, world=world(),
-    )  # fmt: skip
+        build_model(experiment.model, vocabulary_size=V, seed=0),
+        optim=experiment.optim,
+        max_steps=9,
+        resolved=resolved,
+        world=world(),
+    )
     built.train(True)
     memory, losses = built.empty_memory(2, mem_len=7), []
     with taking(kernels), counted() as launches:

@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 
 NAMES = {
-    torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64",
-    torch.int32: "i32", torch.int64: "i64",
-}  # fmt: skip
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+    torch.int32: "i32",
+    torch.int64: "i64",
+}
 #: Of an A100 and an H100.
 CAPABILITIES = (80, 90)
 #: Bytes of shared memory that a program may have on the smallest cards of those generations.
@@ -59,9 +63,14 @@ def compile_only() -> None:
 
 
 def compile_launch(
-    kernel: Any, *args: Any, grid: Any, warmup: bool, num_warps: int = 4, num_stages: int = 3,
+    kernel: Any,
+    *args: Any,
+    grid: Any,
+    warmup: bool,
+    num_warps: int = 4,
+    num_stages: int = 3,
     **constants: Any,
-) -> None:  # fmt: skip
+) -> None:
     """As Triton does at a launch: types of the arguments, and what is known of their values."""
     import triton
     from triton.backends.compiler import GPUTarget

@@ -57,18 +57,33 @@ def test_a_diverged_loss_still_makes_a_short_line():
 
 @pytest.mark.parametrize(
     ("count", "said"),
-    [(0, "0"), (950, "950"), (999.6, "1k"), (5300, "5.3k"), (412_345, "412k"), (999_600, "1M"),
-     (1_740_000, "1.74M"), (2.5e9, "2.5G"), (7e15, "7e+03T")],
-)  # fmt: skip
+    [
+        (0, "0"),
+        (950, "950"),
+        (999.6, "1k"),
+        (5300, "5.3k"),
+        (412_345, "412k"),
+        (999_600, "1M"),
+        (1_740_000, "1.74M"),
+        (2.5e9, "2.5G"),
+        (7e15, "7e+03T"),
+    ],
+)
 def test_counts_have_three_digits_and_a_unit(count, said):
     assert human_count(count) == said
 
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0, "0s"), (45.4, "45s"), (59.6, "1m00s"), (750, "12m30s"), (11_520, "3h12m"),
-     (3600 * 24 * 2 + 3600 * 4 + 59, "2d04h")],
-)  # fmt: skip
+    [
+        (0, "0s"),
+        (45.4, "45s"),
+        (59.6, "1m00s"),
+        (750, "12m30s"),
+        (11_520, "3h12m"),
+        (3600 * 24 * 2 + 3600 * 4 + 59, "2d04h"),
+    ],
+)
 def test_durations_have_two_units(seconds, said):
     assert human_seconds(seconds) == said
 

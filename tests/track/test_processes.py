@@ -145,14 +145,43 @@ def test_a_holder_is_read_as_it_was_written(held: tuple[Path, int]) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        b"", b"\0" * 200, b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b"{}",
-        b'{"pid": 1e400}', b"1" * 5_000,
-        *(json.dumps({"version": 1, "host": "h", "begun": 1, "boot": "b", "pid_namespace": "p",
-                      "device": 1, "is_locked": True, "pid": 7, "since": 1.0} | wrong).encode()
-          for wrong in ({"pid": 0}, {"pid": 1 << 40}, {"pid": "x"}, {"since": 1e300},
-                        {"since": -1}, {"version": 2}, {"host": None})),
+        b"",
+        b"\0" * 200,
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        b"{}",
+        b'{"pid": 1e400}',
+        b"1" * 5_000,
+        *(
+            json.dumps(
+                {
+                    "version": 1,
+                    "host": "h",
+                    "begun": 1,
+                    "boot": "b",
+                    "pid_namespace": "p",
+                    "device": 1,
+                    "is_locked": True,
+                    "pid": 7,
+                    "since": 1.0,
+                }
+                | wrong
+            ).encode()
+            for wrong in (
+                {"pid": 0},
+                {"pid": 1 << 40},
+                {"pid": "x"},
+                {"since": 1e300},
+                {"since": -1},
+                {"version": 2},
+                {"host": None},
+            )
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_names_nobody_is_nobody(tmp_path: Path, text: bytes) -> None:
     file = tmp_path / "claim"
     assert read_holder(file) is None

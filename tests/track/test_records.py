@@ -13,9 +13,15 @@ from trainer.track.metrics import next_attempt, read_metrics
 from trainer.track.records import MAX_LINE_BYTES, METRICS_FILE, parse_record, whole_records
 
 RECORD = {
-    "schema": 1, "kind": "train", "attempt": 1, "step": 1, "update": 1, "tokens": 9, "time": 1.7e9,
+    "schema": 1,
+    "kind": "train",
+    "attempt": 1,
+    "step": 1,
+    "update": 1,
+    "tokens": 9,
+    "time": 1.7e9,
     "train/loss": 2.5,
-}  # fmt: skip
+}
 
 
 def line(kind: Any = "train", **changes: Any) -> bytes:
@@ -28,8 +34,19 @@ def without(key: str) -> bytes:
 
 
 BROKEN = [
-    b"{", b"nothing", b"\xff", b"\0" * 40, b"[1]", b"null", b"3", b'"train"', b"{}", b"[" * 100_000,
-    b'{"a":' * 100_000, b'{"schema": 1, "kind": "train", "att', line() + line(),
+    b"{",
+    b"nothing",
+    b"\xff",
+    b"\0" * 40,
+    b"[1]",
+    b"null",
+    b"3",
+    b'"train"',
+    b"{}",
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b'{"schema": 1, "kind": "train", "att',
+    line() + line(),
     line()[:-9] + b"\xff}",
     *(without(key) for key in RECORD if key != "train/loss"),
     *(
@@ -37,17 +54,25 @@ BROKEN = [
         for key in ("schema", "attempt", "step", "update", "tokens")
         for value in (-1, None, "1", 1.5, True, [1], {"a": 1}, 1 << 70)
     ),
-    line(attempt=0), line(schema=0), line(schema=10**9),
+    line(attempt=0),
+    line(schema=0),
+    line(schema=10**9),
     *(line(time=value) for value in (-1.0, None, "now", True, 1e300, [])),
     line(time=0).replace(b'"time": 0', b'"time": 1e999'),
     line(time=0).replace(b'"time": 0', b'"time": NaN'),
     *(line(kind=value) for value in ("training", "", None, 1, ["train"], {"train": 1})),
     *(line(**{"train/loss": value}) for value in ("2.5", True, [2.5], {"a": 1}, 10**400)),
     line(**{"train/loss": 0}).replace(b'loss": 0', b'loss": Infinity'),
-    line("valid", of="mine"), line("valid", of={"split": 3}), line("valid", **{"valid/loss": "1"}),
-    line("sample", **{"sample/text": ["a"]}), line("event", event=3), line("event", event=None),
-    line("event", event="x" * 5_000), line(**{"a": "\ud800"}), b"\\ud800",
-]  # fmt: skip
+    line("valid", of="mine"),
+    line("valid", of={"split": 3}),
+    line("valid", **{"valid/loss": "1"}),
+    line("sample", **{"sample/text": ["a"]}),
+    line("event", event=3),
+    line("event", event=None),
+    line("event", event="x" * 5_000),
+    line(**{"a": "\ud800"}),
+    b"\\ud800",
+]
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: repr(broken[-60:]))
@@ -68,13 +93,21 @@ def test_a_line_that_is_no_record_costs_itself_alone(
 @pytest.mark.parametrize(
     "good",
     [
-        line(), line(attempt=7), line(step=1 << 61), line(**{"train/loss": None}),
-        line(**{"train/loss": 1 << 70}), line(**{"of anything": 3}), line(time=5),
+        line(),
+        line(attempt=7),
+        line(step=1 << 61),
+        line(**{"train/loss": None}),
+        line(**{"train/loss": 1 << 70}),
+        line(**{"of anything": 3}),
+        line(time=5),
         line("valid", of={"corpus": "/a/b", "split": "valid", "settings": {"mem_len": 3}}),
-        line("sample", **{"n": 3}), line("event", ranks=[0, 1], where={"a": [None, "b"]}),
-        line("event", error="no \udcff"), b"  " + line() + b"  ", line().replace(b" ", b""),
+        line("sample", **{"n": 3}),
+        line("event", ranks=[0, 1], where={"a": [None, "b"]}),
+        line("event", error="no \udcff"),
+        b"  " + line() + b"  ",
+        line().replace(b" ", b""),
     ],
-)  # fmt: skip
+)
 def test_a_record_is_read_as_it_was_written(good: bytes) -> None:
     assert parse_record(good) == json.loads(good)
 

@@ -23,9 +23,19 @@ def test_the_table_has_a_row_per_run_and_the_details_below(tmp_path: Path) -> No
     assert lines[0].endswith(f"tok/s: {TRAINING}")
     assert lines[2].split()[:4] == ["run", "state", "step", "corpus"]
     assert lines[3].split() == [
-        "one", "done", "61/1,002", "wt103", "(010101010101)", "2.0000", "2.0000", "7.39", "40",
-        "1.23k", "2", "2",
-    ]  # fmt: skip
+        "one",
+        "done",
+        "61/1,002",
+        "wt103",
+        "(010101010101)",
+        "2.0000",
+        "2.0000",
+        "7.39",
+        "40",
+        "1.23k",
+        "2",
+        "2",
+    ]
     assert lines[4].startswith("two  running, eta 1m30s  61/1,002")
     assert sum("█" in line and "▁" in line for line in lines) == 2
 

@@ -21,29 +21,65 @@ from trainer.track.results import (
 
 WEIGHTS = {"weights-00000.safetensors": "ab" * 16}
 VALUES: dict[str, Any] = {
-    "corpus": "wt103", "corpus_hash": "01" * 16, "split": "test", "split_hash": "23" * 16,
-    "precision": "bf16", "rule": "every token",
+    "corpus": "wt103",
+    "corpus_hash": "01" * 16,
+    "split": "test",
+    "split_hash": "23" * 16,
+    "precision": "bf16",
+    "rule": "every token",
     "settings": {
-        "tgt_len": 64, "mem_len": 640, "clamp_len": 400, "same_length": True, "warm": "exact",
+        "tgt_len": 64,
+        "mem_len": 640,
+        "clamp_len": 400,
+        "same_length": True,
+        "warm": "exact",
         "batch_size": 8,
     },
-    "checkpoint": "step-00000040", "checkpoint_hash": WEIGHTS, "step": 40,
-    "loss": 3.25, "ppl": 25.79, "ppl_word": 25.79, "bpc": 0.9, "n_tokens": 245_568,
-    "seconds": 10.5, "tokens_per_s": 23_387.4, "counting": "every token", "world_size": 2,
+    "checkpoint": "step-00000040",
+    "checkpoint_hash": WEIGHTS,
+    "step": 40,
+    "loss": 3.25,
+    "ppl": 25.79,
+    "ppl_word": 25.79,
+    "bpc": 0.9,
+    "n_tokens": 245_568,
+    "seconds": 10.5,
+    "tokens_per_s": 23_387.4,
+    "counting": "every token",
+    "world_size": 2,
     "date": "2026-11-25T10:00:00+00:00",
-}  # fmt: skip
+}
 
 #: As the first version of the format was written.
 OLD = {
-    "loss": 2.25, "ppl": 9.49, "ppl_word": float("inf"), "bpc": 1.5, "n_tokens": 30, "seconds": 1.5,
-    "tokens_per_s": 20.0, "counting": "every token but the first of the split, each exactly once",
-    "split": "test", "precision": "fp32", "world_size": 1, "checkpoint": "step-00000006",
-    "settings": {"tgt_len": 12, "mem_len": 20, "clamp_len": None, "same_length": False,
-                 "batch_size": 2, "warm": "exact"},
-    "step": 6, "corpus": "/home/someone/corpora/mine", "corpus_hash": "45" * 16,
-    "split_hash": "67" * 16, "vocabulary_hash": "89" * 16, "date": "2026-01-01T00:00:00+00:00",
+    "loss": 2.25,
+    "ppl": 9.49,
+    "ppl_word": float("inf"),
+    "bpc": 1.5,
+    "n_tokens": 30,
+    "seconds": 1.5,
+    "tokens_per_s": 20.0,
+    "counting": "every token but the first of the split, each exactly once",
+    "split": "test",
+    "precision": "fp32",
+    "world_size": 1,
+    "checkpoint": "step-00000006",
+    "settings": {
+        "tgt_len": 12,
+        "mem_len": 20,
+        "clamp_len": None,
+        "same_length": False,
+        "batch_size": 2,
+        "warm": "exact",
+    },
+    "step": 6,
+    "corpus": "/home/someone/corpora/mine",
+    "corpus_hash": "45" * 16,
+    "split_hash": "67" * 16,
+    "vocabulary_hash": "89" * 16,
+    "date": "2026-01-01T00:00:00+00:00",
     "checkpoint_hash": WEIGHTS,
-}  # fmt: skip
+}
 
 
 def result(**changes: Any) -> EvalResult:
@@ -69,13 +105,23 @@ def test_what_is_filed_is_read_back(tmp_path: Path) -> None:
 
 
 OTHERS: list[dict[str, Any]] = [
-    {"split": "valid"}, {"split_hash": "45" * 16}, {"precision": "fp32"}, {"rule": "as fairseq"},
-    {"checkpoint": "step-00000020"}, {"checkpoint_hash": {"weights": "cd" * 16}},
-    *({"settings": change} for change in (
-        {"tgt_len": 32}, {"mem_len": 0}, {"clamp_len": None}, {"same_length": False},
-        {"warm": "near"},
-    )),
-]  # fmt: skip
+    {"split": "valid"},
+    {"split_hash": "45" * 16},
+    {"precision": "fp32"},
+    {"rule": "as fairseq"},
+    {"checkpoint": "step-00000020"},
+    {"checkpoint_hash": {"weights": "cd" * 16}},
+    *(
+        {"settings": change}
+        for change in (
+            {"tgt_len": 32},
+            {"mem_len": 0},
+            {"clamp_len": None},
+            {"same_length": False},
+            {"warm": "near"},
+        )
+    ),
+]
 
 
 @pytest.mark.parametrize("change", OTHERS, ids=str)
@@ -138,21 +184,41 @@ def test_what_a_file_does_not_say_is_shown_as_unknown() -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[1]", b"null", b'"loss"', b"\0" * 40,
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"[1]",
+        b"null",
+        b'"loss"',
+        b"\0" * 40,
         *(
             VALUES | change
             for change in (
-                {"loss": "3.2"}, {"loss": True}, {"loss": [3.2]}, {"n_tokens": -1},
-                {"n_tokens": 1.5}, {"n_tokens": 10**400}, {"seconds": -1.0}, {"step": "40"},
-                {"split": 3}, {"rule": "most tokens"}, {"settings": {"mem_len": "640"}},
-                {"settings": [64, 640]}, {"settings": {"same_length": 1}}, {"corpus": {"a": 1}},
-                {"checkpoint_hash": "abc"}, {"corpus": "x" * 5_000}, {"version": 3},
-                {"version": None}, {"absent": {"bpc": 3}},
+                {"loss": "3.2"},
+                {"loss": True},
+                {"loss": [3.2]},
+                {"n_tokens": -1},
+                {"n_tokens": 1.5},
+                {"n_tokens": 10**400},
+                {"seconds": -1.0},
+                {"step": "40"},
+                {"split": 3},
+                {"rule": "most tokens"},
+                {"settings": {"mem_len": "640"}},
+                {"settings": [64, 640]},
+                {"settings": {"same_length": 1}},
+                {"corpus": {"a": 1}},
+                {"checkpoint_hash": "abc"},
+                {"corpus": "x" * 5_000},
+                {"version": 3},
+                {"version": None},
+                {"absent": {"bpc": 3}},
             )
         ),
     ],
     ids=lambda content: str(content)[-40:],
-)  # fmt: skip
+)
 def test_a_file_that_is_no_result_costs_itself_alone(content: object, tmp_path: Path) -> None:
     write(tmp_path, "a.json", content)
     write(tmp_path, "b.json", VALUES)

@@ -186,11 +186,15 @@ def test_a_run_whose_process_is_gone_is_known_to_be_dead(of_a_killed):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"state": "done"}, {"state": "requeue"}, {"boot": ""}, {"pid_namespace": "pid:[1]"},
-        {"boot": "another"}, {"boot": "another", "host": "elsewhere", "heartbeat": 1000.0},
+        {"state": "done"},
+        {"state": "requeue"},
+        {"boot": ""},
+        {"pid_namespace": "pid:[1]"},
+        {"boot": "another"},
+        {"boot": "another", "host": "elsewhere", "heartbeat": 1000.0},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_what_cannot_be_known_of_a_process_is_not_said(of_a_killed, changed):
     assert not of_a_killed.model_copy(update=changed).is_gone()
 

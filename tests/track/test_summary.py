@@ -36,11 +36,13 @@ def test_the_numbers_of_a_run_are_those_of_its_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        {"split_hash": "09" * 16}, {"precision": "fp32"}, {"settings": LENGTHS | {"mem_len": 0}},
+        {"split_hash": "09" * 16},
+        {"precision": "fp32"},
+        {"settings": LENGTHS | {"mem_len": 0}},
         {"settings": LENGTHS | {"warm": "near"}},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_the_best_is_the_lowest_of_what_the_newest_validation_is_of(
     tmp_path: Path, other: dict[str, Any]
 ) -> None:
@@ -114,17 +116,27 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     for name, told in (
-        ("", r"neither status\.json nor metrics\.jsonl"), ("none", "no such folder"),
-        ("file", "not a folder"), ("loop", "no such folder"),
-    ):  # fmt: skip
+        ("", r"neither status\.json nor metrics\.jsonl"),
+        ("none", "no such folder"),
+        ("file", "not a folder"),
+        ("loop", "no such folder"),
+    ):
         with pytest.raises(InputError, match=told):
             summarise(tmp_path / name, now=NOW)
 
 
 HOSTILE = [
-    b"", b"\0" * 30, b"{", b"[]", b"null", b"[" * 100_000, b"\xff", b'{"version": 9}',
-    b'{"path": 3, "layout": [], "state": {}}', b"x" * (5 << 20),
-]  # fmt: skip
+    b"",
+    b"\0" * 30,
+    b"{",
+    b"[]",
+    b"null",
+    b"[" * 100_000,
+    b"\xff",
+    b'{"version": 9}',
+    b'{"path": 3, "layout": [], "state": {}}',
+    b"x" * (5 << 20),
+]
 
 
 @pytest.mark.parametrize("content", HOSTILE, ids=lambda content: repr(content[:40]))
@@ -150,12 +162,20 @@ def test_a_file_that_cannot_be_read_costs_itself_alone(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"step": -1}, {"step": "1"}, {"step": 10**400}, {"max_steps": None}, {"attempt": [1]},
-        {"result": {"throughput/tokens_per_s": [1]}}, {"pid": -1}, {"pid": 1 << 40},
-        {"exit_code": -(10**400)}, {"begun": 10**400}, {"best_of": {"split": 3}},
+        {"step": -1},
+        {"step": "1"},
+        {"step": 10**400},
+        {"max_steps": None},
+        {"attempt": [1]},
+        {"result": {"throughput/tokens_per_s": [1]}},
+        {"pid": -1},
+        {"pid": 1 << 40},
+        {"exit_code": -(10**400)},
+        {"begun": 10**400},
+        {"best_of": {"split": 3}},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_status_with_numbers_that_cannot_be_is_noted(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:

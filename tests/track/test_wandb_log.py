@@ -168,9 +168,11 @@ assert "WANDB_SERVICE" not in os.environ
 def test_what_ends_a_jobs_processes_costs_no_row(tmp_path):
     """As a terminal and the `deepspeed` launcher do at Ctrl-C."""
     with subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER_ENDS_ALL, str(tmp_path)], start_new_session=True,
-        stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        [sys.executable, "-c", LAUNCHER_ENDS_ALL, str(tmp_path)],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stderr is not None
         said = process.stderr.read()
     assert process.returncode == 0, said
@@ -243,10 +245,17 @@ def test_evaluations_reach_the_wandb_run_once_whoever_was_there(tmp_path):
 
 def result(*, mem_len: int, loss: float) -> EvalResult:
     return EvalResult(
-        corpus="books", corpus_hash="c" * 32, split="test", split_hash="d" * 32, precision="fp32",
-        rule="every token", settings=Lengths(tgt_len=32, mem_len=mem_len, warm="exact"),
-        loss=loss, step=7, checkpoint="step-00000007",
-    )  # fmt: skip
+        corpus="books",
+        corpus_hash="c" * 32,
+        split="test",
+        split_hash="d" * 32,
+        precision="fp32",
+        rule="every token",
+        settings=Lengths(tgt_len=32, mem_len=mem_len, warm="exact"),
+        loss=loss,
+        step=7,
+        checkpoint="step-00000007",
+    )
 
 
 def test_a_run_that_wandb_left_says_so_in_its_record(tmp_path):

@@ -12,9 +12,9 @@ from trainer.distributed import World, gather_objects
 from trainer.train.background import Background
 
 
-def job(name: str, seen: list[str], *, waits_for: threading.Event | None = None) -> Iterator[
-    Callable[[], None]
-]:  # fmt: skip
+def job(
+    name: str, seen: list[str], *, waits_for: threading.Event | None = None
+) -> Iterator[Callable[[], None]]:
     """Two pieces of work, and what is done before, between and after them."""
 
     def work(part: int) -> None:
@@ -35,10 +35,12 @@ def here() -> str:
 def whole(name: str) -> list[str]:
     """What is seen of a job from its beginning to its end."""
     return [
-        f"{name} begins 1 in the main thread", f"{name} works 1 in another",
-        f"{name} begins 2 in the main thread", f"{name} works 2 in another",
+        f"{name} begins 1 in the main thread",
+        f"{name} works 1 in another",
+        f"{name} begins 2 in the main thread",
+        f"{name} works 2 in another",
         f"{name} ends in the main thread",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture

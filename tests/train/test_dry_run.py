@@ -63,9 +63,10 @@ def test_a_directory_that_cannot_be_made_or_is_no_run_s_is_refused(
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     for run_dir, told in (
-        (tmp_path / "file", "is a file"), (tmp_path / "file" / "run", "Not a directory"),
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "file" / "run", "Not a directory"),
         (tmp_path / "other", "holds something that is no run"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(InputError, match=told):
             dry_run(corpus, run_dir)
 

@@ -30,9 +30,11 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     ).path
     # Chance cannot be learned: what is learned of one text makes another only less likely.
     chance = write_corpus(
-        folder / "chance", vocabulary_size=600, train=[ids[0][:300]],
+        folder / "chance",
+        vocabulary_size=600,
+        train=[ids[0][:300]],
         valid=random_documents(400, vocabulary_size=600, seed=1),
-    ).path  # fmt: skip
+    ).path
     impatient = ["--valid.interval-steps", "2", "--optim.lr", "0.01", "--optim.warmup-steps", "0"]
     validated = ["--valid.interval-steps", "10", "--valid.tgt-len", "4", "--valid.batch-size", "1"]
     stopping = ["--model.factory", "stopping_model:build"]
@@ -99,12 +101,16 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
     largest_bytes = 100_000  # enough for the records
     done = subprocess.run(
         [
-            sys.executable, str(ROOT / "launch" / "train.py"),
+            sys.executable,
+            str(ROOT / "launch" / "train.py"),
             *Case(run_dir, flags=longer).argv(corpus),
         ],
-        env=environment(), capture_output=True, text=True, check=False,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_bytes,) * 2),
-    )  # fmt: skip
+    )
     assert done.returncode not in (0, Exit.REQUEUE), done.stderr
     (failed,) = events(run_dir, "checkpoint_failed")
     assert failed["step"] == 25
@@ -121,9 +127,15 @@ def test_samples_are_the_same_at_every_stage_on_two_ranks(corpus: Path, tmp_path
     zero3["zero_optimization"]["stage3_param_persistence_threshold"] = 10
     (tmp_path / "zero3.json").write_text(json.dumps(zero3))
     flags = [
-        "--train.max-steps", "6", "--sample.interval-steps", "3", "--sample.n-tokens", "8",
-        "--model.dropout", "0",
-    ]  # fmt: skip
+        "--train.max-steps",
+        "6",
+        "--sample.interval-steps",
+        "3",
+        "--sample.n-tokens",
+        "8",
+        "--model.dropout",
+        "0",
+    ]
     cases = [
         Case(tmp_path / "whole", "zero0_fp32", flags),
         Case(tmp_path / "shared out", str(tmp_path / "zero3.json"), flags),

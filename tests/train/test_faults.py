@@ -50,9 +50,13 @@ def test_streams_are_traced_to_the_ranks_that_read_them(streams: Streams) -> Non
     watches = []
     for rank in range(world_size):
         dealt = Streams(
-            split=streams.split, train_batch_size=12, tgt_len=4, slots=2, rank=rank,
+            split=streams.split,
+            train_batch_size=12,
+            tgt_len=4,
+            slots=2,
+            rank=rank,
             world_size=world_size,
-        )  # fmt: skip
+        )
         watches.append((FaultWatch(dealt, lone_world(rank=rank, world_size=world_size)), dealt))
     for rank, (watch, dealt) in enumerate(watches):
         for slot in range(2):

@@ -91,6 +91,10 @@ def test_a_batch_of_a_billion_streams_is_answered_at_once(tmp_path: Path) -> Non
         resolve(load_ds_config("zero1_fp32"), experiment, world_size=2, where="zero1_fp32")
     with pytest.raises(InputError, match="too few for 1,000,000,007 streams"):
         Streams(
-            split=corpus.splits["train"], train_batch_size=10**9 + 7, tgt_len=1, slots=1, rank=0,
+            split=corpus.splits["train"],
+            train_batch_size=10**9 + 7,
+            tgt_len=1,
+            slots=1,
+            rank=0,
             world_size=1,
-        )  # fmt: skip
+        )

@@ -20,10 +20,16 @@ def check(run_dir: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "train.log", "slurm-17.out", "slurm-17_3.out", "txl-17.out", "nohup.out", "train.err",
-        ".nfs000000000a1b2c3d", ".config.json.123",
+        "train.log",
+        "slurm-17.out",
+        "slurm-17_3.out",
+        "txl-17.out",
+        "nohup.out",
+        "train.err",
+        ".nfs000000000a1b2c3d",
+        ".config.json.123",
     ],
-)  # fmt: skip
+)
 def test_what_a_shell_or_a_start_that_was_killed_left_is_in_nobodys_way(
     tmp_path: Path, name: str
 ) -> None:
@@ -54,10 +60,16 @@ def a_link(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "make"),
     [
-        ("thesis.txt", a_file), ("thesis.log.tex", a_file), (".ssh", a_folder), ("x.log", a_link),
-        ("x.log", a_folder), ("checkpoints", a_folder), ("logs", a_file), ("log\x1b[2J", a_file),
+        ("thesis.txt", a_file),
+        ("thesis.log.tex", a_file),
+        (".ssh", a_folder),
+        ("x.log", a_link),
+        ("x.log", a_folder),
+        ("checkpoints", a_folder),
+        ("logs", a_file),
+        ("log\x1b[2J", a_file),
     ],
-)  # fmt: skip
+)
 def test_what_else_is_in_the_way_is_named(tmp_path: Path, name: str, make) -> None:
     (tmp_path / "train.log").touch()
     make(tmp_path / name)

@@ -24,9 +24,16 @@ from trainer.train.background import Background
 
 TRAIN = str(ROOT / "launch" / "train.py")
 TORCHRUN = [
-    sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-    "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0",
-]  # fmt: skip
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--nproc_per_node",
+    "2",
+    "--rdzv_backend",
+    "c10d",
+    "--rdzv_endpoint",
+    "localhost:0",
+]
 
 
 @pytest.mark.parametrize("n_works_before", [0, 1, 2])
@@ -82,13 +89,25 @@ def test_a_job_of_which_one_rank_cannot_save_trains_to_its_end(
     corpus: Path, tmp_path: Path
 ) -> None:
     case = Case(
-        tmp_path / "run", "zero1_bf16", ["--model.factory", "full_disk_model:build",
-        "--train.max-steps", "20", "--checkpoint.interval-steps", "8"],
-    )  # fmt: skip
+        tmp_path / "run",
+        "zero1_bf16",
+        [
+            "--model.factory",
+            "full_disk_model:build",
+            "--train.max-steps",
+            "20",
+            "--checkpoint.interval-steps",
+            "8",
+        ],
+    )
     done = subprocess.run(
-        [*TORCHRUN, TRAIN, *case.argv(corpus)], env=environment(), capture_output=True, text=True,
-        check=False, timeout=300,
-    )  # fmt: skip
+        [*TORCHRUN, TRAIN, *case.argv(corpus)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 1, done.stderr
     assert list(losses(case.run_dir)) == list(range(1, 21))
     failed = events(case.run_dir, "checkpoint_failed")
@@ -138,9 +157,15 @@ def test_a_kill_while_a_thread_writes_leaves_the_checkpoint_before(
     corpus: Path, tmp_path: Path
 ) -> None:
     flags = [
-        "--model.factory", "killed_model:build", "--train.max-steps", "30",
-        "--checkpoint.interval-steps", "10", "--checkpoint.keep-last", "9",
-    ]  # fmt: skip
+        "--model.factory",
+        "killed_model:build",
+        "--train.max-steps",
+        "30",
+        "--checkpoint.interval-steps",
+        "10",
+        "--checkpoint.keep-last",
+        "9",
+    ]
     killed, undisturbed = (Case(tmp_path / name, flags=flags) for name in ("killed", "undisturbed"))
     assert train(killed, corpus, KILLED_IN="20") == -signal.SIGKILL
     folder = files.directory(killed.run_dir)
@@ -154,18 +179,30 @@ def test_a_kill_while_a_thread_writes_leaves_the_checkpoint_before(
         hashes = [checkpoint_hashes(case.run_dir, step) for case in (killed, undisturbed)]
         assert hashes[0] == hashes[1]
     assert {path.name for path in folder.iterdir()} == {
-        *map(files.name_of, (10, 20, 30)), "latest",
-    }  # fmt: skip
+        *map(files.name_of, (10, 20, 30)),
+        "latest",
+    }
 
 
 def test_a_checkpoint_saved_beside_steps_is_that_of_a_run_which_stopped_there(
     corpus: Path, tmp_path: Path
 ) -> None:
     flags = [
-        "--train.max-steps", "16", "--checkpoint.interval-steps", "8", "--checkpoint.keep-last",
-        "9", "--valid.interval-steps", "8", "--valid.tgt-len", "4", "--valid.batch-size", "1",
-        "--model.factory", "stopping_model:build",
-    ]  # fmt: skip
+        "--train.max-steps",
+        "16",
+        "--checkpoint.interval-steps",
+        "8",
+        "--checkpoint.keep-last",
+        "9",
+        "--valid.interval-steps",
+        "8",
+        "--valid.tgt-len",
+        "4",
+        "--valid.batch-size",
+        "1",
+        "--model.factory",
+        "stopping_model:build",
+    ]
     stopped = Case(tmp_path / "stopped", flags=flags, ends=Exit.REQUEUE)
     beside = Case(tmp_path / "beside", flags=flags)
     run_cases([stopped, beside], corpus=corpus, n_ranks=1)

@@ -22,10 +22,19 @@ from trainer.inference.evaluate import EvalOptions, evaluate_run
 from trainer.track.results import valid_measure
 
 BASE = [
-    "--train.max-steps", "20", "--optim.lr", "3e-3", "--model.dropout", "0.2",
-    "--checkpoint.interval-steps", "5", "--checkpoint.keep-last", "9",
-    "--tracking.wandb", "offline",
-]  # fmt: skip
+    "--train.max-steps",
+    "20",
+    "--optim.lr",
+    "3e-3",
+    "--model.dropout",
+    "0.2",
+    "--checkpoint.interval-steps",
+    "5",
+    "--checkpoint.keep-last",
+    "9",
+    "--tracking.wandb",
+    "offline",
+]
 LONGER = ["--train.max-steps", "30", "--allow-change", "train.max_steps"]
 
 
@@ -77,6 +86,9 @@ def prepared_again(folder: Path, corpus: Path, name: str, **splits: Path) -> Pat
     return folder / name
 
 
+FEW_STEPS = ["--valid.interval-steps", "1", "--train.max-steps", "2", "--optim.warmup-steps", "1"]
+
+
 @pytest.fixture(scope="module")
 def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """All of these runs, in two processes one after the other."""
@@ -98,9 +110,10 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     runs.copy("longer", *LONGER)
     runs.copy("longer unannounced", *LONGER[:2], ends=Exit.BAD_INPUT)
     for name, flag, value in (
-        ("lr", "optim.lr", "5e-3"), ("clip", "optim.gradient_clipping", "1e-3"),
+        ("lr", "optim.lr", "5e-3"),
+        ("clip", "optim.gradient_clipping", "1e-3"),
         ("dropout", "model.dropout", "0.5"),
-    ):  # fmt: skip
+    ):
         run_dir = runs.copy(name, f"--{flag}", value, "--allow-change", flag)
         for step in (15, 20):
             shutil.rmtree(files.directory(run_dir) / files.name_of(step))
@@ -119,16 +132,11 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     as_before = ScoringConfig(tgt_len=12, mem_len=20)
     of = valid_measure(open_corpus(corpus), as_before, precision="fp32").model_dump(mode="json")
     for run_dir, best_of in ((another, None), (otherwise, of)):  # a loss that is not reached again
-        alter_train_state(
-            run_dir, best_loss=0.01, best_step=20, validated_step=20, best_of=best_of
-        )  # fmt: skip
+        alter_train_state(run_dir, best_loss=0.01, best_step=20, validated_step=20, best_of=best_of)
 
     runs.begin("fork", "--resume-from", str(step_10))
     runs.begin("fork of a finished run", "--resume-from", str(folder / "base"))
-    weights_only = [
-        "--init-from", str(folder / "base"), "--valid.interval-steps", "1", "--train.max-steps",
-        "2", "--optim.warmup-steps", "1",
-    ]  # fmt: skip
+    weights_only = ["--init-from", str(folder / "base"), *FEW_STEPS]
     runs.begin("init", *weights_only, corpus=kept)
     runs.begin("init from a path", *weights_only, "--init-from", str(step_10))
     runs.begin("init own vocabulary", *weights_only, corpus=own, ends=Exit.BAD_INPUT)

@@ -15,9 +15,14 @@ from trainer.train.claim import CLAIM
 
 #: What stands in the way in a run's directory: a folder where a file goes, or a file for a folder.
 FOLDERS = (
-    "metrics.jsonl", "status.json", "command.txt", "ds_config.json", "environment.json",
-    "logs/rank-00000.log", "logs/rank-00001.log",
-)  # fmt: skip
+    "metrics.jsonl",
+    "status.json",
+    "command.txt",
+    "ds_config.json",
+    "environment.json",
+    "logs/rank-00000.log",
+    "logs/rank-00001.log",
+)
 FILES = ("logs", "checkpoints")
 LONGER = ["--train.max-steps", "8", "--allow-change", "train.max_steps"]
 

@@ -156,9 +156,11 @@ def test_a_process_that_waits_for_a_peer_leaves_when_it_may(
     held: bool, number: signal.Signals, code: Exit
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", BEGIN + (HOLD if held else "") + DEAF], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
+        [sys.executable, "-c", BEGIN + (HOLD if held else "") + DEAF],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"deaf\n"
         while process.poll() is None:  # signals that wait to be delivered do not add up

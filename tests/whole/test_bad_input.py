@@ -60,16 +60,18 @@ CORPORA: dict[str, tuple[Callable[[Path, Path], None], str]] = {
 FLAGS: dict[str, tuple[list[str], str]] = {
     "batch too large": (["--train.train-batch-size", "99999"], "too few for 99,999 streams"),
     "batch not divided": (
-        ["--train.train-micro-batch-size-per-gpu", "3"], "3 does not divide .*train_batch_size 8",
+        ["--train.train-micro-batch-size-per-gpu", "3"],
+        "3 does not divide .*train_batch_size 8",
     ),
     "no key in sight": (
-        ["--train.same-length", "True", "--train.mem-len", "0"], "same_length with mem_len 0",
+        ["--train.same-length", "True", "--train.mem-len", "0"],
+        "same_length with mem_len 0",
     ),
     "unknown flag": (["--train.tgt-length", "9"], r"--train.tgt-length.*did you mean"),
     "wrong value": (["--train.tgt-len", "long"], r"train.tgt_len.*'long'"),
     "no run to resume": (["--resume", "must"], "has no checkpoint"),
     "no weights": (["--init-from", "nowhere"], "nowhere"),
-}  # fmt: skip
+}
 FILES = {
     "ds_config.json": ('{"zero_optimization": {"stage": 9}}', "stage"),
     "ds_typo.json": ('{"gradient_cliping": 1.0}', "gradient_cliping.*did you mean"),

@@ -17,14 +17,27 @@ from trainer.track.status import Status, read_status
 
 MAX_STEPS = 40
 FLAGS = [
-    "--train.max-steps", str(MAX_STEPS), "--checkpoint.interval-steps", "3", "--model.dropout",
-    "0.1", "--checkpoint.keep-last", "99",
-]  # fmt: skip
+    "--train.max-steps",
+    str(MAX_STEPS),
+    "--checkpoint.interval-steps",
+    "3",
+    "--model.dropout",
+    "0.1",
+    "--checkpoint.keep-last",
+    "99",
+]
 #: What asks, on which rank, and before which look: the first is before the first step.
 ASKED = [
-    ("SIGTERM", 0, 1), ("SIGHUP", 1, 4), ("SIGUSR1", 0, 4), ("SIGUSR2", 1, 4), ("SIGINT", 1, 4),
-    ("SIGHUP", 0, 1), ("STOP", 0, 4), ("SIGTERM", 0, 4), ("SIGINT", 0, 1),
-]  # fmt: skip
+    ("SIGTERM", 0, 1),
+    ("SIGHUP", 1, 4),
+    ("SIGUSR1", 0, 4),
+    ("SIGUSR2", 1, 4),
+    ("SIGINT", 1, 4),
+    ("SIGHUP", 0, 1),
+    ("STOP", 0, 4),
+    ("SIGTERM", 0, 4),
+    ("SIGINT", 0, 1),
+]
 BY_USER = ("SIGINT", "STOP")
 REASONS = {"SIGINT": "Ctrl-C", "STOP": "STOP file"}
 
@@ -97,9 +110,13 @@ def close_terminal_at(step: int, case: Case, corpus: Path, *, nohup: bool) -> in
 
     with subprocess.Popen(
         [sys.executable, str(ROOT / "launch" / "train.py"), *case.argv(corpus)],
-        env=environment(TERM="xterm"), start_new_session=True, preexec_fn=take_terminal,
-        stdin=inner, stdout=inner, stderr=inner,
-    ) as process:  # fmt: skip
+        env=environment(TERM="xterm"),
+        start_new_session=True,
+        preexec_fn=take_terminal,
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+    ) as process:
         os.close(inner)
         said = ""
         while f"step {step}/" not in said:

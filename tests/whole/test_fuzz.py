@@ -19,15 +19,20 @@ from hypothesis import strategies as st
 
 N_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "2100"))
 SETTINGS = settings(
-    max_examples=max(1, N_EXAMPLES // len(TARGETS)), derandomize="FUZZ_EXAMPLES" not in os.environ,
-    deadline=None, database=None, phases=(Phase.generate, Phase.shrink),
+    max_examples=max(1, N_EXAMPLES // len(TARGETS)),
+    derandomize="FUZZ_EXAMPLES" not in os.environ,
+    deadline=None,
+    database=None,
+    phases=(Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+)
 
 FORMS = {
-    "json": mutated_json, "pickle": mutated_pickle, "archive": mutated_archive,
+    "json": mutated_json,
+    "pickle": mutated_pickle,
+    "archive": mutated_archive,
     "older": mutated_older_file,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +91,9 @@ FOUND = [
     (
         "corpus/train.docs.npy",
         b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': False, 'shape': )2,), }"
-        + b" " * 60 + b"\n" + bytes(16),
+        + b" " * 60
+        + b"\n"
+        + bytes(16),
     ),
     ("deepspeed/ds.json", b'{"train_batch_size": 1e999}'),
     (
@@ -94,7 +101,7 @@ FOUND = [
         b'{"format": "txl-vocabulary", "version": 1, "vocabulary": '
         b'{"kind": "bytes", "symbols": "", "unk": false}}',
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("file", "content"), FOUND, ids=[file for file, _ in FOUND])

@@ -11,9 +11,15 @@ from trainer.data.corpus import open_corpus
 STAGES = ("zero0_fp32", "zero1_fp32", "zero2_fp32", "zero3_fp32")
 TGT_LEN = 30
 EXACT = [
-    "--train.tgt-len", str(TGT_LEN), "--model.dropout", "0",
-    "--data.epoch-order", "roll", "--data.memory-reset", "document",
-]  # fmt: skip
+    "--train.tgt-len",
+    str(TGT_LEN),
+    "--model.dropout",
+    "0",
+    "--data.epoch-order",
+    "roll",
+    "--data.memory-reset",
+    "document",
+]
 
 
 @pytest.fixture(scope="module")

@@ -26,10 +26,22 @@ VOCABULARY, STREAMS, TGT_LEN, N_SEGMENTS = 60, 8, 12, 40
 POISON = VOCABULARY - 1
 #: Slot i of rank r reads streams 4i + 2r and 4i + 2r + 1 where there are two ranks.
 COMMON = [
-    "--model.cutoffs", "20", "40", "--train.train-batch-size", str(STREAMS),
-    "--train.tgt-len", str(TGT_LEN), "--train.max-steps", "10", "--limits.nonfinite-steps", "3",
-    "--optim.lr", "3e-3", "--model.dropout", "0.2",
-]  # fmt: skip
+    "--model.cutoffs",
+    "20",
+    "40",
+    "--train.train-batch-size",
+    str(STREAMS),
+    "--train.tgt-len",
+    str(TGT_LEN),
+    "--train.max-steps",
+    "10",
+    "--limits.nonfinite-steps",
+    "3",
+    "--optim.lr",
+    "3e-3",
+    "--model.dropout",
+    "0.2",
+]
 POISONED = ["--model.factory", "poisoned_model:build"]
 EVERY_STEP = ["--checkpoint.interval-steps", "1", "--checkpoint.keep-last", "99"]
 KINDS = ("zero0_fp32", "zero1_bf16", "zero1_fp16", "zero2_fp32", "zero3_bf16")
@@ -73,9 +85,16 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         add(kind, "once", kind, [*POISONED, *EVERY_STEP])
         add(f"{kind} unharmed", "once", kind, EVERY_STEP)
     longer = [
-        *POISONED, "--checkpoint.interval-steps", "8", "--train.max-steps", "20",
-        "--model.dropout", "0", "--checkpoint.keep-last", "9",
-    ]  # fmt: skip
+        *POISONED,
+        "--checkpoint.interval-steps",
+        "8",
+        "--train.max-steps",
+        "20",
+        "--model.dropout",
+        "0",
+        "--checkpoint.keep-last",
+        "9",
+    ]
     add("scattered", "scattered", "zero0_fp32", longer)
     for kind in ("zero0_fp32", "zero1_bf16", "zero3_fp32"):
         add(f"{kind} rolled back", "block", kind, longer)
@@ -94,9 +113,11 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def memory_at(run_dir: Path, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden states and valid lengths of all streams after `step`."""
     (memory,) = read_memories(
-        run_dir / "checkpoints" / f"step-{step:08d}", [list(range(STREAMS))],
-        dtype=torch.float32, device=CPU,
-    )  # fmt: skip
+        run_dir / "checkpoints" / f"step-{step:08d}",
+        [list(range(STREAMS))],
+        dtype=torch.float32,
+        device=CPU,
+    )
     return memory.hidden_LBMD, memory.valid_B
 
 
@@ -182,9 +203,14 @@ def test_the_rollback_goes_on_with_the_checkpoint_s_weights_and_an_empty_memory(
     experiment = experiment_from(state["experiment"], where="state.json")
     split = open_corpus(corpus_of(run_dir)).splits["train"]
     streams = Streams(
-        split=split, train_batch_size=STREAMS, tgt_len=TGT_LEN, slots=1, rank=0, world_size=1,
+        split=split,
+        train_batch_size=STREAMS,
+        tgt_len=TGT_LEN,
+        slots=1,
+        rank=0,
+        world_size=1,
         cutoffs=experiment.model.cutoffs,
-    )  # fmt: skip
+    )
     model = build_model(experiment.model, vocabulary_size=VOCABULARY, seed=0)
     model.load_state_dict(read_weights(run_dir / "checkpoints/step-00000008"), strict=False)
     memory = cast(Any, model).empty_memory(

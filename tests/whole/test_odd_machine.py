@@ -103,17 +103,24 @@ def test_all_files_of_a_checkpoint_have_the_permissions_of_a_new_file(tmp_path: 
 
 #: Those that go together; but for fixed permissions, the others are of the same kinds.
 TOGETHER = [
-    "no locks", "folders are not synced", "no hard links", "no renaming onto files",
+    "no locks",
+    "folders are not synced",
+    "no hard links",
+    "no renaming onto files",
     "files are mapped for one process",
-]  # fmt: skip
+]
 
 
 def run(command: list[str]) -> None:
     """Run a Python command on a machine of all these, whose users let their group read."""
     done = subprocess.run(
-        [sys.executable, *command], env=environment_of(*TOGETHER), umask=0o027,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, *command],
+        env=environment_of(*TOGETHER),
+        umask=0o027,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -83,25 +83,42 @@ def trainer(folder: Path, *argv: object, ends: Exit = Exit.DONE) -> subprocess.C
     """Runs a command of `txl` that can import what lies in `folder`."""
     path = os.pathsep.join([str(ROOT), str(folder)])
     done = subprocess.run(
-        [sys.executable, "-m", "trainer", *map(str, argv)], env=environment(PYTHONPATH=path),
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "trainer", *map(str, argv)],
+        env=environment(PYTHONPATH=path),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == ends, done.stderr
     return done
 
 
 @pytest.fixture(scope="module", params=["zero0_fp32", "zero0_bf16_autocast"])
 def runs(
-    request: pytest.FixtureRequest, folder: Path, corpus: Path,
+    request: pytest.FixtureRequest,
+    folder: Path,
+    corpus: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Path, Path]:  # fmt: skip
+) -> tuple[Path, Path]:
     """A run in one go, and one that goes on from its checkpoint at step 5."""
     where = tmp_path_factory.mktemp("runs")
     flags = [
-        "--model.factory", "lstm:build", "--train.max-steps", "12", "--valid.interval-steps", "6",
-        "--train.train-micro-batch-size-per-gpu", "4", "--sample.interval-steps", "6",
-        "--checkpoint.interval-steps", "5", "--checkpoint.keep-last", "9",
-    ]  # fmt: skip
+        "--model.factory",
+        "lstm:build",
+        "--train.max-steps",
+        "12",
+        "--valid.interval-steps",
+        "6",
+        "--train.train-micro-batch-size-per-gpu",
+        "4",
+        "--sample.interval-steps",
+        "6",
+        "--checkpoint.interval-steps",
+        "5",
+        "--checkpoint.keep-last",
+        "9",
+    ]
     whole = Case(where / "whole", request.param, flags)
     trainer(folder, "train", *whole.argv(corpus))
     resumed = Case(begun_from(whole.run_dir, 5, where / "resumed"), request.param, flags)

@@ -24,14 +24,29 @@ from trainer import read_metrics
 from trainer.checkpoint.tensors import read_memories, read_weights
 
 KINDS = (
-    "zero0_fp32", "zero0_bf16_autocast", "zero1_fp32", "zero1_bf16", "zero1_fp16", "zero2_fp32",
-    "zero2_bf16", "zero2_fp16", "zero3_fp32", "zero3_bf16", "zero3_fp16",
-)  # fmt: skip
+    "zero0_fp32",
+    "zero0_bf16_autocast",
+    "zero1_fp32",
+    "zero1_bf16",
+    "zero1_fp16",
+    "zero2_fp32",
+    "zero2_bf16",
+    "zero2_fp16",
+    "zero3_fp32",
+    "zero3_bf16",
+    "zero3_fp16",
+)
 SLOTS = ["--train.train-micro-batch-size-per-gpu", "2", "--train.max-steps", "40"]
 SAVING = [
-    "--checkpoint.interval-steps", "20", "--checkpoint.keep-last", "9",
-    "--model.dropout", "0.2", "--optim.lr", "3e-3",
-]  # fmt: skip
+    "--checkpoint.interval-steps",
+    "20",
+    "--checkpoint.keep-last",
+    "9",
+    "--model.dropout",
+    "0.2",
+    "--optim.lr",
+    "3e-3",
+]
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])

@@ -141,9 +141,15 @@ class Softmax(NamedTuple):
 
 
 def softmax(
-    reading: Reading, widths: Widths, backend: Backend, *,
-    tables: Sequence[tuple[int, int]], shares: Sequence[float], may_be_apart: bool, tied: bool,
-) -> Softmax:  # fmt: skip
+    reading: Reading,
+    widths: Widths,
+    backend: Backend,
+    *,
+    tables: Sequence[tuple[int, int]],
+    shares: Sequence[float],
+    may_be_apart: bool,
+    tied: bool,
+) -> Softmax:
     """Count what the softmax of a training step keeps, and works with.
 
     Args:
@@ -163,9 +169,14 @@ def softmax(
     ]
     kept, made, carried, dense, apart = (sum(c[i] for c in counts) for i in range(5))
     return Softmax(
-        kept, made, carried, dense, apart, max(c.forward for c in counts),
+        kept,
+        made,
+        carried,
+        dense,
+        apart,
+        max(c.forward for c in counts),
         max(c.backward for c in counts),
-    )  # fmt: skip
+    )
 
 
 def _cluster(

@@ -138,8 +138,9 @@ class Budget:
     def described(self) -> dict[str, Any]:
         """The needs as `--dry-run` prints them, in GiB per rank."""
         told: dict[str, Any] = {
-            "gib_per_rank": _table(self.needs.device), "largest_at": self.needs.moment
-        }  # fmt: skip
+            "gib_per_rank": _table(self.needs.device),
+            "largest_at": self.needs.moment,
+        }
         if self.needs.host:
             told["host_gib_per_rank"] = _table(self.needs.host)
         return told
@@ -200,18 +201,24 @@ def _shares(model: ModelConfig, corpus: Corpus) -> list[float]:
 def _how(experiment: ExperimentConfig, resolved: ResolvedDs, world: World) -> How:
     dtype = torch.float32 if resolved.precision == "fp32" else torch.bfloat16
     names: dict[Kernels, Backend] = {
-        Kernels.PLAIN: "plain", Kernels.CPU: "cpu", Kernels.TRITON: "triton"
-    }  # fmt: skip
+        Kernels.PLAIN: "plain",
+        Kernels.CPU: "cpu",
+        Kernels.TRITON: "triton",
+    }
     bucket = lookup(resolved.values, "zero_optimization.reduce_bucket_size")
     fused = resolved.optimizer.fused is not False and not resolved.optimizer.offload
     return How(
         backend=names[kernels_for(experiment.model.kernels, world.device, dtype)],
-        precision=resolved.precision, stage=resolved.zero_stage, world_size=world.world_size,
-        micro=resolved.train_micro_batch_size_per_gpu, slots=resolved.gradient_accumulation_steps,
+        precision=resolved.precision,
+        stage=resolved.zero_stage,
+        world_size=world.world_size,
+        micro=resolved.train_micro_batch_size_per_gpu,
+        slots=resolved.gradient_accumulation_steps,
         offload=resolved.optimizer.offload,
         bucket=int(bucket) if isinstance(bucket, int | float) else _BUCKET,
-        on_gpu=world.device.type == "cuda", fused_adam=fused and experiment.optim.type != "Lamb",
-    )  # fmt: skip
+        on_gpu=world.device.type == "cuda",
+        fused_adam=fused and experiment.optim.type != "Lamb",
+    )
 
 
 def _table(parts: Mapping[str, int]) -> dict[str, float]:

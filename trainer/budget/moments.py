@@ -46,9 +46,13 @@ class Step:
     """What is there besides at the moments of a step that may be its peak."""
 
     def __init__(
-        self, experiment: ExperimentConfig, weights: Weights, how: How, widths: Widths,
+        self,
+        experiment: ExperimentConfig,
+        weights: Weights,
+        how: How,
+        widths: Widths,
         shares: Sequence[float],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._model, self._type = experiment.model, experiment.optim.type
         self._weights, self._how, self._widths = weights, how, widths
         train = experiment.train
@@ -63,9 +67,14 @@ class Step:
         one = activations.layer(model, reading, widths, how.backend)
         apart = how.backend == "cpu" and how.stage == 0 and how.fused_adam
         head = activations.softmax(
-            reading, widths, how.backend, tables=self._weights.tables, shares=self._shares,
-            may_be_apart=apart and how.world_size == how.slots == 1, tied=model.tie_embedding,
-        )  # fmt: skip
+            reading,
+            widths,
+            how.backend,
+            tables=self._weights.tables,
+            shares=self._shares,
+            may_be_apart=apart and how.world_size == how.slots == 1,
+            tied=model.tie_embedding,
+        )
         kept = self._kept(one)
         scores = reading.scores(model) * widths.compute
         n, d = reading.n_positions, model.d_model
@@ -77,14 +86,18 @@ class Step:
         errors = _softmax(head.kept + head.carried)
         return {
             "the layers' forward pass": kept | made | _working(one.forward + inputs, scores),
-            "the softmax's forward pass": kept | made | errors
+            "the softmax's forward pass": kept
+            | made
+            | errors
             | _working(head.forward, head.forward),
             "the softmax's backward pass": kept | dense | errors | _working(head.backward, 0),
-            "the last layer's backward pass": kept | dense | _softmax(head.carried)
+            "the last layer's backward pass": kept
+            | dense
+            | _softmax(head.carried)
             | _working(one.backward, scores),
             "the embedding's backward pass": rest | _softmax(head.carried) | _working(n * d * 8, 0),
             "the update": (self._handed_over() if how.stage else rest) | self._update(),
-        }  # fmt: skip
+        }
 
     def _kept(self, one: activations.Layer) -> Parts:
         n_layer, reading, model = self._model.n_layer, self._reading, self._model

@@ -41,9 +41,16 @@ class Weights:
         others += biases if config.position_biases == "shared" else 0
         return cls(
             total=config.n_layer * layer + in_tables * (1 if config.tie_embedding else 2) + others,
-            layer=layer, largest=max(2 * d * x, d * f, d * widest * is_projected, *words,
-            *(n * width for n, width in tables)), tables=tables,
-        )  # fmt: skip
+            layer=layer,
+            largest=max(
+                2 * d * x,
+                d * f,
+                d * widest * is_projected,
+                *words,
+                *(n * width for n, width in tables),
+            ),
+            tables=tables,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

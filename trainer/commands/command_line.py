@@ -83,9 +83,16 @@ def _overview(begin: str) -> str:
     about = {n: (c.__doc__ if c else _ABOUT_TRAIN).partition("\n")[0] for n, c in COMMANDS.items()}
     lines = [f"  {name:15} {line}" for name, line in about.items() if name.startswith(begin)]
     return "\n".join(
-        [f"usage: txl {begin}COMMAND …", "", "Language models that carry memory across text.", "",
-         *lines, "", "txl COMMAND --help tells more; txl --version says which this is."]
-    )  # fmt: skip
+        [
+            f"usage: txl {begin}COMMAND …",
+            "",
+            "Language models that carry memory across text.",
+            "",
+            *lines,
+            "",
+            "txl COMMAND --help tells more; txl --version says which this is.",
+        ]
+    )
 
 
 def _parsed(name: str, argv: Sequence[str]) -> Any:
@@ -94,10 +101,13 @@ def _parsed(name: str, argv: Sequence[str]) -> Any:
         return command(tuple(argv))
     return _quoting_safely(
         lambda: tyro.cli(
-            command, prog=f"txl {name}", args=_with_booleans(command, argv), config=_STYLE,
+            command,
+            prog=f"txl {name}",
+            args=_with_booleans(command, argv),
+            config=_STYLE,
             registry=_types(),
         )
-    )  # fmt: skip
+    )
 
 
 def _of_all(argv: Sequence[str]) -> Any:

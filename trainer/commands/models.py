@@ -67,12 +67,22 @@ class Eval:
         if world.device.type == "cpu":
             use_cpu_well()
         options = EvalOptions(
-            run=self.run_dir, checkpoint=self.checkpoint, split=self.split, data=self.data,
-            tgt_len=self.tgt_len, mem_lens=_lengths(self.mem_len), clamp_len=self.clamp_len,
-            same_length=self.same_length, batch_size=self.batch_size, warm=self.warm,
-            no_memory=self.no_memory, precision=self.precision, per_token=self.per_token,
-            as_fairseq=self.as_fairseq, trust=self.trust_code,
-        )  # fmt: skip
+            run=self.run_dir,
+            checkpoint=self.checkpoint,
+            split=self.split,
+            data=self.data,
+            tgt_len=self.tgt_len,
+            mem_lens=_lengths(self.mem_len),
+            clamp_len=self.clamp_len,
+            same_length=self.same_length,
+            batch_size=self.batch_size,
+            warm=self.warm,
+            no_memory=self.no_memory,
+            precision=self.precision,
+            per_token=self.per_token,
+            as_fairseq=self.as_fairseq,
+            trust=self.trust_code,
+        )
         evaluate_run(options, join(world, timeout_s=600.0))
         if world.is_main:
             track_evaluations(self.run_dir, environ=os.environ)
@@ -124,16 +134,23 @@ class Generate:
 
         stop = None if self.stop is None else text_argument(self.stop, name="--stop")
         sampling = Sampling(
-            n_tokens=self.n_tokens, temperature=self.temperature, top_k=self.top_k,
-            top_p=self.top_p, seed=self.seed, stop=stop,
-        )  # fmt: skip
+            n_tokens=self.n_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seed=self.seed,
+            stop=stop,
+        )
         device = choose_device(self.device, local_rank=0)
         if device.type == "cpu":
             use_cpu_well()
         trained = open_trained(
-            self.run_dir, which=self.checkpoint, precision=None, device=device,
+            self.run_dir,
+            which=self.checkpoint,
+            precision=None,
+            device=device,
             trust=self.trust_code,
-        )  # fmt: skip
+        )
         prompt = _read_prompt(self.prompt)
         pieces = trained.stream(prompt, sampling)
         # A vocabulary of others may hold escape sequences: a file may have them, a terminal not.

@@ -23,50 +23,62 @@ is its flag alone, or with True or False; --flag=value and underscores for hyphe
 """
 
 _DEEPSPEED_CONFIG: dict[str, Any] = {
-    "metavar": "FILE", "help": "packaged DeepSpeed file or JSON; by default by the device",
-}  # fmt: skip
+    "metavar": "FILE",
+    "help": "packaged DeepSpeed file or JSON; by default by the device",
+}
 
 #: Flags beside the experiment's fields, and what argparse does with them.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "--data": {"type": typed_path, "metavar": "CORPUS", "help": "folder made by `txl prepare`"},
     "--run-dir": {
-        "type": typed_path, "metavar": "DIR",
+        "type": typed_path,
+        "metavar": "DIR",
         "help": "the run's folder; by default runs/RECIPE-TIME",
     },
     "--deepspeed-config": _DEEPSPEED_CONFIG,
     "--resume": {
-        "choices": ("auto", "must", "never"), "default": "auto",
+        "choices": ("auto", "must", "never"),
+        "default": "auto",
         "help": "go on from the newest whole checkpoint of --run-dir: if there is one, or fail",
     },
     "--init-from": {
-        "type": typed_path, "metavar": "PATH",
+        "type": typed_path,
+        "metavar": "PATH",
         "help": "take the weights alone, and start at step 0",
     },
     "--resume-from": {
-        "type": typed_path, "metavar": "CHECKPOINT", "help": "go on from it in a new --run-dir",
+        "type": typed_path,
+        "metavar": "CHECKPOINT",
+        "help": "go on from it in a new --run-dir",
     },
     "--allow-change": {
-        "nargs": "+", "default": (), "metavar": "FIELD",
+        "nargs": "+",
+        "default": (),
+        "metavar": "FIELD",
         "help": "fields, such as train.max_steps, that may differ from the resumed run's",
     },
     "--profile": {"metavar": "FROM:TO", "help": "trace the steps FROM up to TO"},
     "--dry-run": {"action": "store_true", "help": "check everything, say what it needs, and stop"},
     "--beyond-memory": {
-        "action": "store_true", "help": "start a run that needs more memory than there is",
+        "action": "store_true",
+        "help": "start a run that needs more memory than there is",
     },
     "--device": {"choices": ("auto", "cpu", "cuda"), "default": "auto", "help": "where to train"},
     "--local-rank": {"type": int, "metavar": "N", "help": "put there by launchers"},
-}  # fmt: skip
+}
 
 
 #: The same of what shows an experiment.
 _SHOW_OPTIONS: dict[str, dict[str, Any]] = {
     "--deepspeed-config": _DEEPSPEED_CONFIG,
     "--world-size": {
-        "type": int, "default": 1, "metavar": "N", "help": "ranks that share the batch",
+        "type": int,
+        "default": 1,
+        "metavar": "N",
+        "help": "ranks that share the batch",
     },
     "--device": {"choices": ("auto", "cpu", "cuda"), "default": "auto", "help": "where to train"},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -122,9 +134,11 @@ def parse_train(argv: Sequence[str]) -> TrainArguments:
             of other systems are all answered at once.
     """
     given = _given(
-        argv, _OPTIONS, about="Train a language model that carries memory across text.",
+        argv,
+        _OPTIONS,
+        about="Train a language model that carries memory across text.",
         usage="train.py RECIPE --data CORPUS [--run-dir DIR] [--deepspeed-config FILE] [flags]",
-    )  # fmt: skip
+    )
     if given["data"] is None:
         raise InputError(
             "--data is missing: it takes a corpus, made of text by `txl prepare` (see its --help)"
@@ -142,9 +156,11 @@ def parse_show(argv: Sequence[str]) -> ShowArguments:
         InputError: as `parse_train`.
     """
     given = _given(
-        argv, _SHOW_OPTIONS, about="Print a recipe and a DeepSpeed file as a run would use them.",
+        argv,
+        _SHOW_OPTIONS,
+        about="Print a recipe and a DeepSpeed file as a run would use them.",
         usage="txl config show RECIPE [--deepspeed-config FILE] [--world-size N] [flags]",
-    )  # fmt: skip
+    )
     return ShowArguments(**given)
 
 
@@ -190,9 +206,12 @@ def _parser(
     recipe: ExperimentConfig | None, options: dict[str, dict[str, Any]], *, usage: str, about: str
 ) -> ArgumentParser:
     parser = _Parser(
-        usage=usage, epilog=_EPILOG, allow_abbrev=False, description=about,
+        usage=usage,
+        epilog=_EPILOG,
+        allow_abbrev=False,
+        description=about,
         formatter_class=RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     names = ", ".join(recipe_names())
     parser.add_argument(
         "recipe", nargs="?", metavar="RECIPE", help=f"a JSON file, or one of {names}"
@@ -207,9 +226,13 @@ def _parser(
     for path, field in leaves(ExperimentConfig):
         value = f" [{value_at(recipe, path)}]" if recipe else ""
         groups.get(path.partition(".")[0], parser).add_argument(
-            flag_of(path), dest=path, default=SUPPRESS, help=f"{field.description}{value}",
-            metavar=metavar(field), **arity(field),
-        )  # fmt: skip
+            flag_of(path),
+            dest=path,
+            default=SUPPRESS,
+            help=f"{field.description}{value}",
+            metavar=metavar(field),
+            **arity(field),
+        )
     return parser
 
 

@@ -55,9 +55,10 @@ def admit(
     names = {name.replace("-", "_") for name in allowed}
     refused = [change for change in found if change.on_resume == "refused"]
     unannounced = [
-        change for change in found
+        change
+        for change in found
         if change.on_resume == "announced" and not {change.path, change.path.split(".")[-1]} & names
-    ]  # fmt: skip
+    ]
     problems = []
     if refused:
         problems.append(f"is another run's: {'; '.join(map(str, refused))} (use another --run-dir)")

@@ -14,53 +14,104 @@ _NVME = "offload to NVMe is not supported: device cpu is"
 
 #: DeepSpeed's keys that are not taken: block, keys, reason.
 _REFUSALS: tuple[tuple[str, str, str], ...] = (
-    ("", "wandb tensorboard csv_monitor comet",
-     "metrics are tracked once, by the experiment: --tracking.wandb, --tracking.tensorboard"),
+    (
+        "",
+        "wandb tensorboard csv_monitor comet",
+        "metrics are tracked once, by the experiment: --tracking.wandb, --tracking.tensorboard",
+    ),
     ("", "checkpoint datastates_ckpt nebula", "this trainer writes its checkpoints itself"),
-    ("", "pipeline tensor_parallel expert_parallel sequence_parallel_size "
-     "seq_parallel_communication_data_type use_data_before_expert_parallelism",
-     "the model runs whole on every rank: only its state is partitioned, by zero_optimization"),
-    ("", "amp quantize_training sparse_gradients eigenvalue sparse_attention elasticity "
-     "graph_harvesting curriculum_learning progressive_layer_drop compression_training", _REMOVED),
-    ("", "disable_allgather vocabulary_size dataloader_drop_last hybrid_engine autotuning "
-     "weight_quantization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer", _NOTHING),
-    ("", "prescale_gradients gradient_predivide_factor gradient_allreduce_op "
-     "managed_gradient_accumulation", "the loss is scaled for the mean over ranks and micro steps"),
+    (
+        "",
+        "pipeline tensor_parallel expert_parallel sequence_parallel_size "
+        "seq_parallel_communication_data_type use_data_before_expert_parallelism",
+        "the model runs whole on every rank: only its state is partitioned, by zero_optimization",
+    ),
+    (
+        "",
+        "amp quantize_training sparse_gradients eigenvalue sparse_attention elasticity "
+        "graph_harvesting curriculum_learning progressive_layer_drop compression_training",
+        _REMOVED,
+    ),
+    (
+        "",
+        "disable_allgather vocabulary_size dataloader_drop_last hybrid_engine autotuning "
+        "weight_quantization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer",
+        _NOTHING,
+    ),
+    (
+        "",
+        "prescale_gradients gradient_predivide_factor gradient_allreduce_op "
+        "managed_gradient_accumulation",
+        "the loss is scaled for the mean over ranks and micro steps",
+    ),
     ("", "activation_checkpointing", "it is the model's: --model.activation-checkpointing True"),
     ("", "compile", "DeepSpeed's compiler is not used"),
     ("", "data_efficiency", "the order of the text is the experiment's: --data.epoch-order"),
     ("", "aio", _NVME),
     ("", "bfloat16", "write bf16"),
     ("optimizer", "legacy_fusion", _NOTHING),
-    ("optimizer.params", "torch_adam adam_w_mode adamw_mode amsgrad bias_correction",
-     "optimizer.type alone says which Adam it is"),
+    (
+        "optimizer.params",
+        "torch_adam adam_w_mode adamw_mode amsgrad bias_correction",
+        "optimizer.type alone says which Adam it is",
+    ),
     ("fp16", "auto_cast", "the model takes no floating-point input"),
     ("fp16", "fp16_master_weights_and_grads", "the optimizer keeps fp32 weights"),
-    ("bf16", "bf16_master_weights_and_grads bf16_optimizer_states",
-     "the optimizer keeps fp32 weights and state"),
+    (
+        "bf16",
+        "bf16_master_weights_and_grads bf16_optimizer_states",
+        "the optimizer keeps fp32 weights and state",
+    ),
     ("bf16", "immediate_grad_update", _NOTHING),
     ("bf16", "check_grad_overflow", "a step with a non-finite gradient is always skipped"),
-    ("data_types", "param_dtype buffer_dtype keep_in_fp32_modules",
-     "precision is said by fp16, bf16 and torch_autocast alone"),
-    ("zero_optimization", "legacy_stage1 elastic_checkpoint mics_shard_size "
-     "mics_hierarchical_params_gather zeropp_loco_param", _REMOVED),
-    ("zero_optimization", "cpu_offload cpu_offload_param cpu_offload_use_pin_memory",
-     "deprecated: write offload_optimizer or offload_param, with device cpu"),
-    ("zero_optimization", "pipeline_loading_checkpoint leaf_module override_module_apply "
-     "save_muon_momentum_buffer_in_memory stage3_gather_16bit_weights_on_model_save "
-     "stage3_gather_fp16_weights_on_model_save load_from_fp32_weights", _NOTHING),
-    ("zero_optimization", "round_robin_gradients",
-     "DeepSpeed then mistakes parts of one parameter for another's, and checkpoints are wrong"),
+    (
+        "data_types",
+        "param_dtype buffer_dtype keep_in_fp32_modules",
+        "precision is said by fp16, bf16 and torch_autocast alone",
+    ),
+    (
+        "zero_optimization",
+        "legacy_stage1 elastic_checkpoint mics_shard_size "
+        "mics_hierarchical_params_gather zeropp_loco_param",
+        _REMOVED,
+    ),
+    (
+        "zero_optimization",
+        "cpu_offload cpu_offload_param cpu_offload_use_pin_memory",
+        "deprecated: write offload_optimizer or offload_param, with device cpu",
+    ),
+    (
+        "zero_optimization",
+        "pipeline_loading_checkpoint leaf_module override_module_apply "
+        "save_muon_momentum_buffer_in_memory stage3_gather_16bit_weights_on_model_save "
+        "stage3_gather_fp16_weights_on_model_save load_from_fp32_weights",
+        _NOTHING,
+    ),
+    (
+        "zero_optimization",
+        "round_robin_gradients",
+        "DeepSpeed then mistakes parts of one parameter for another's, and checkpoints are wrong",
+    ),
     ("zero_optimization", "compute_grad_norm", "the gradient's norm is always recorded"),
-    ("zero_optimization", "zero_hpz_partition_size zero_quantized_weights "
-     "zero_quantized_nontrainable_weights zero_quantized_gradients", "ZeRO++ is not supported"),
+    (
+        "zero_optimization",
+        "zero_hpz_partition_size zero_quantized_weights "
+        "zero_quantized_nontrainable_weights zero_quantized_gradients",
+        "ZeRO++ is not supported",
+    ),
     ("zero_optimization", "zenflow", "only a synchronous offload is supported"),
-    ("zero_optimization.offload_optimizer", "ratio super_offload cpuadam_cores_perc",
-     "only an offload of the whole optimizer is supported"),
-    ("zero_optimization.offload_optimizer",
-     "nvme_path buffer_count pipeline_read pipeline_write fast_init", _NVME),
+    (
+        "zero_optimization.offload_optimizer",
+        "ratio super_offload cpuadam_cores_perc",
+        "only an offload of the whole optimizer is supported",
+    ),
+    (
+        "zero_optimization.offload_optimizer",
+        "nvme_path buffer_count pipeline_read pipeline_write fast_init",
+        _NVME,
+    ),
     ("zero_optimization.offload_param", "nvme_path buffer_count buffer_size max_in_cpu", _NVME),
-)  # fmt: skip
+)
 
 REFUSED: dict[str, str] = {
     f"{block}.{key}".removeprefix("."): reason
@@ -128,9 +179,10 @@ def _lamb_conflicts(values: Mapping[str, Any]) -> list[str]:
         "optimizer.params.fused": lookup(values, "optimizer.params.fused"),
         "zero_optimization.offload_optimizer": lookup(
             values, "zero_optimization.offload_optimizer.device"
-        ) == "cpu",
+        )
+        == "cpu",
         "zero_optimization.sub_group_size": lookup(values, "zero_optimization.sub_group_size"),
-    }  # fmt: skip
+    }
     return [f"{path} {only_adam}" for path, is_given in given.items() if is_given]
 
 

@@ -38,9 +38,10 @@ class ModelConfig(Part):
         None, "width of the first cluster's embedding; None is d_model", ge=1, le=MAX_SIZE
     )
     cutoffs: tuple[int, ...] = refused(
-        (), "first word ids of the adaptive softmax's tail clusters; empty is a full softmax",
+        (),
+        "first word ids of the adaptive softmax's tail clusters; empty is a full softmax",
         max_length=64,
-    )  # fmt: skip
+    )
     div_val: int = refused(
         1, "each cluster's embedding is this many times narrower", ge=1, le=MAX_SIZE
     )

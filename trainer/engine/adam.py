@@ -50,13 +50,22 @@ class Adam(torch.optim.Adam):
         beta1, beta2 = group["betas"]
         for words, *grads in gradient.pieces():
             adam(
-                [parameter[words] for parameter in parameters], grads,
+                [parameter[words] for parameter in parameters],
+                grads,
                 [state["exp_avg"][words] for state in states],
-                [state["exp_avg_sq"][words] for state in states], [],
+                [state["exp_avg_sq"][words] for state in states],
+                [],
                 [state["step"].clone() for state in states],
-                fused=True, grad_scale=self.grad_scale, amsgrad=False, beta1=beta1, beta2=beta2,
-                lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
-                maximize=False, decoupled_weight_decay=group["decoupled_weight_decay"],
-            )  # fmt: skip
+                fused=True,
+                grad_scale=self.grad_scale,
+                amsgrad=False,
+                beta1=beta1,
+                beta2=beta2,
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+                decoupled_weight_decay=group["decoupled_weight_decay"],
+            )
         for state in states:
             state["step"] += 1

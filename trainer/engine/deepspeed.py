@@ -55,9 +55,13 @@ def connect(world: World, *, timeout_s: float) -> World:
     if not dist.is_initialized():
         meet(world, backend=backend, timeout=timeout)
     deepspeed.init_distributed(
-        dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout,
-        rank=world.rank, world_size=world.world_size,
-    )  # fmt: skip
+        dist_backend=backend,
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timeout,
+        rank=world.rank,
+        world_size=world.world_size,
+    )
     world = replace(world, control=dist.new_group(backend="gloo", timeout=timeout))
     refuse_shared_gpus(world)
     return world
@@ -94,9 +98,14 @@ def build(
     factory: Callable[[Any], Schedule] | None = None
     if resolved.schedule.type == "cosine":
         rate = partial(
-            cosine, lr=optim.lr, min_lr=optim.min_lr, warmup_steps=optim.warmup_steps,
-            max_steps=max_steps, warmup_init_lr=optim.warmup_init_lr, begins=optim.cosine_from,
-        )  # fmt: skip
+            cosine,
+            lr=optim.lr,
+            min_lr=optim.min_lr,
+            warmup_steps=optim.warmup_steps,
+            max_steps=max_steps,
+            warmup_init_lr=optim.warmup_init_lr,
+            begins=optim.cosine_from,
+        )
         factory = partial(Schedule, rate=rate)
     config = dict(resolved.for_deepspeed)
     if resolved.zero_stage == 0:
@@ -104,9 +113,12 @@ def build(
     names = {id(p): name for name, p in model.named_parameters()}
     parts = matrices(model)
     ds, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=config, lr_scheduler=factory,
+        model=model,
+        optimizer=optimizer,
+        config=config,
+        lr_scheduler=factory,
         dist_init_required=False,
-    )  # fmt: skip
+    )
     engine = Engine(ds, names=names, optim=optim, resolved=resolved, world=world)
     if resolved.zero_stage == 0:
         # Before the first step: what lives as long as the run is not to lie between what comes and
@@ -115,9 +127,10 @@ def build(
     if isinstance(optimizer, Lamb):
         is_shared_out = resolved.zero_stage > 0 and world.world_size > 1
         optimizer.cut(
-            engine.full_state.fragments(), matrices=parts,
+            engine.full_state.fragments(),
+            matrices=parts,
             sum_over_ranks=dist.all_reduce if is_shared_out else None,
-        )  # fmt: skip
+        )
     return engine
 
 
@@ -126,8 +139,11 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     choice = resolved.optimizer
     settings: dict[str, Any] = {
-        "lr": optim.lr, "betas": optim.betas, "eps": optim.eps, "weight_decay": optim.weight_decay,
-    }  # fmt: skip
+        "lr": optim.lr,
+        "betas": optim.betas,
+        "eps": optim.eps,
+        "weight_decay": optim.weight_decay,
+    }
     if optim.type == "Lamb":
         return Lamb(parameters, **settings)
     decoupled = optim.type == "AdamW"
@@ -148,9 +164,14 @@ class Engine:
     """A model under DeepSpeed: forward, backward, step, and its full state."""
 
     def __init__(
-        self, ds: Any, *, names: dict[int, str], optim: OptimConfig, resolved: ResolvedDs,
+        self,
+        ds: Any,
+        *,
+        names: dict[int, str],
+        optim: OptimConfig,
+        resolved: ResolvedDs,
         world: World,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.ds, self.world, self.resolved = ds, world, resolved
         self._gradients: WholeGradients | None = None
         if resolved.zero_stage == 0:
@@ -158,13 +179,21 @@ class Engine:
             averages = not resolved.values.get("communication_data_type")
             ds.enable_backward_allreduce = not averages
             self._gradients = WholeGradients(
-                ds.module, self._base, clip=optim.gradient_clipping, averages=averages,
-                world_size=world.world_size, slots=self.slots,
-            )  # fmt: skip
+                ds.module,
+                self._base,
+                clip=optim.gradient_clipping,
+                averages=averages,
+                world_size=world.world_size,
+                slots=self.slots,
+            )
         self.full_state = FullState(
-            ds, api=deepspeed.utils, names=names, stage=resolved.zero_stage, rank=world.rank,
+            ds,
+            api=deepspeed.utils,
+            names=names,
+            stage=resolved.zero_stage,
+            rank=world.rank,
             world_size=world.world_size,
-        )  # fmt: skip
+        )
         self.grad_norm: float | Tensor | None = None
 
     @property

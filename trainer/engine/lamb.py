@@ -29,9 +29,14 @@ class Lamb(torch.optim.Optimizer):
     """Keeps Adam's moments under Adam's names; `cut` must be called before the first step."""
 
     def __init__(
-        self, params: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], eps: float,
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
         weight_decay: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)
         self._matrices: dict[Tensor, list[int]] = {}
@@ -40,9 +45,12 @@ class Lamb(torch.optim.Optimizer):
         self._sum_over_ranks: Callable[[Tensor], Any] | None = None
 
     def cut(
-        self, fragments: Mapping[Tensor, Sequence[Fragment]], *, matrices: Mapping[str, str],
+        self,
+        fragments: Mapping[Tensor, Sequence[Fragment]],
+        *,
+        matrices: Mapping[str, str],
         sum_over_ranks: Callable[[Tensor], Any] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Say what the tensors are made of that steps will be asked for.
 
         Args:

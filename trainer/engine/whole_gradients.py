@@ -20,9 +20,15 @@ class WholeGradients:
     """Those of a model, from its backward pass to the update."""
 
     def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float, averages: bool,
-        world_size: int, slots: int,
-    ) -> None:  # fmt: skip
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        clip: float,
+        averages: bool,
+        world_size: int,
+        slots: int,
+    ) -> None:
         """Take over the gradients of a model.
 
         Args:

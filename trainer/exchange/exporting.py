@@ -56,13 +56,15 @@ def _write_txl(folder: Path, trained: TrainedModel) -> None:
     save_tensors(_weights(trained), folder / EXPORT_WEIGHTS)
     save_vocabulary(trained.vocabulary, folder / VOCABULARY_FILE)
     config = {
-        "format": EXPORT_FORMAT, "version": EXPORT_VERSION,
-        "experiment": trained.experiment.model_dump(mode="json"), "precision": "fp32",
+        "format": EXPORT_FORMAT,
+        "version": EXPORT_VERSION,
+        "experiment": trained.experiment.model_dump(mode="json"),
+        "precision": "fp32",
         "vocabulary": trained.vocabulary.hash,
         "train": trained.saved["train"] | {"parent": parent_of(trained)},
         "weights": checkpoints.fingerprint(folder / EXPORT_WEIGHTS, sync=True),
         **origin_of(trained),
-    }  # fmt: skip
+    }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -96,19 +98,35 @@ def _huggingface_config(
         "all": [True] * (n_tails + 1),
     }[model.tie_projections]
     return {
-        "architectures": ["TransfoXLLMHeadModel"], "model_type": "transfo-xl",
-        "torch_dtype": "float32", "vocab_size": vocabulary.size, "cutoffs": list(model.cutoffs),
-        "d_model": model.d_model, "d_embed": model.d_embed or model.d_model,
-        "n_head": model.n_head, "d_head": model.d_head, "d_inner": model.d_inner,
-        "n_layer": model.n_layer, "div_val": model.div_val, "pre_lnorm": model.norm == "pre",
-        "untie_r": model.position_biases == "per_layer", "tie_projs": tied,
-        "tie_word_embeddings": model.tie_embedding, "dropout": model.dropout,
-        "dropatt": model.attn_dropout, "mem_len": scoring.mem_len,
-        "clamp_len": scoring.clamp_len or -1, "same_length": scoring.same_length, "attn_type": 0,
-        "sample_softmax": -1, "adaptive": True, "layer_norm_epsilon": 1e-5,
-        "init_std": model.init_std, "proj_init_std": model.projection_init_std,
+        "architectures": ["TransfoXLLMHeadModel"],
+        "model_type": "transfo-xl",
+        "torch_dtype": "float32",
+        "vocab_size": vocabulary.size,
+        "cutoffs": list(model.cutoffs),
+        "d_model": model.d_model,
+        "d_embed": model.d_embed or model.d_model,
+        "n_head": model.n_head,
+        "d_head": model.d_head,
+        "d_inner": model.d_inner,
+        "n_layer": model.n_layer,
+        "div_val": model.div_val,
+        "pre_lnorm": model.norm == "pre",
+        "untie_r": model.position_biases == "per_layer",
+        "tie_projs": tied,
+        "tie_word_embeddings": model.tie_embedding,
+        "dropout": model.dropout,
+        "dropatt": model.attn_dropout,
+        "mem_len": scoring.mem_len,
+        "clamp_len": scoring.clamp_len or -1,
+        "same_length": scoring.same_length,
+        "attn_type": 0,
+        "sample_softmax": -1,
+        "adaptive": True,
+        "layer_norm_epsilon": 1e-5,
+        "init_std": model.init_std,
+        "proj_init_std": model.projection_init_std,
         "eos_token_id": vocabulary.eos_id,
-    }  # fmt: skip
+    }
 
 
 def _write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
@@ -118,9 +136,10 @@ def _write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
         text = "".join(f"{word}\n" for word in vocabulary.words)
         (folder / "vocab.txt").write_text(text, encoding="utf-8")
         settings = {
-            "tokenizer_class": "TransfoXLTokenizer", "lower_case": vocabulary.lowercase,
+            "tokenizer_class": "TransfoXLTokenizer",
+            "lower_case": vocabulary.lowercase,
             "special": ["<eos>"],
-        }  # fmt: skip
+        }
     elif isinstance(vocabulary, TokenizerVocabulary):
         (folder / "tokenizer.json").write_text(json.dumps(vocabulary.to_json()["tokenizer"]))
         settings = {"tokenizer_class": "PreTrainedTokenizerFast"}

@@ -84,22 +84,27 @@ def import_checkpoint(
 
 def _import(
     path: Path, draft: Path, *, out: Path, vocab: Path | None, recipe: str | None
-) -> Imported:  # fmt: skip
+) -> Imported:
     foreign = read_foreign(path)
     settings = foreign.settings
     vocabulary = find_vocabulary(
-        vocab, beside=foreign.file.parent, inside=foreign.vocabulary,
+        vocab,
+        beside=foreign.file.parent,
+        inside=foreign.vocabulary,
         size=settings.vocabulary_size,
-    )  # fmt: skip
+    )
     recipe = recipe or nearest_recipe(settings)
     experiment = _experiment(settings, recipe)
     table = table_of(settings.model, settings.vocabulary_size)
     weights = to_ours(foreign.tensors, table, where=str(foreign.file))
     _write(draft, experiment, vocabulary, weights, foreign)
     return Imported(
-        run_dir=out, foreign=foreign, recipe=recipe, vocabulary=vocabulary,
+        run_dir=out,
+        foreign=foreign,
+        recipe=recipe,
+        vocabulary=vocabulary,
         n_parameters=sum(weight.numel() for weight in weights.values()),
-    )  # fmt: skip
+    )
 
 
 def nearest_recipe(settings: Settings) -> str:
@@ -124,9 +129,10 @@ def _experiment(settings: Settings, recipe: str) -> ExperimentConfig:
     values = base.model_dump(mode="json")
     values["model"] = settings.model.model_dump(mode="json")
     lengths = {
-        "mem_len": settings.mem_len, "clamp_len": settings.clamp_len,
+        "mem_len": settings.mem_len,
+        "clamp_len": settings.clamp_len,
         "same_length": settings.same_length and settings.mem_len > 0,
-    }  # fmt: skip
+    }
     if settings.tgt_len is not None:
         lengths["tgt_len"] = settings.tgt_len
     for part in ("train", "valid"):
@@ -137,26 +143,34 @@ def _experiment(settings: Settings, recipe: str) -> ExperimentConfig:
 
 
 def _write(
-    folder: Path, experiment: ExperimentConfig, vocabulary: Vocabulary,
-    weights: dict[str, Tensor], foreign: Foreign,
-) -> None:  # fmt: skip
+    folder: Path,
+    experiment: ExperimentConfig,
+    vocabulary: Vocabulary,
+    weights: dict[str, Tensor],
+    foreign: Foreign,
+) -> None:
     checkpoints = checkpoint_files.directory(folder)
     draft = checkpoint_files.draft_of(checkpoints, 0)
     draft.mkdir(parents=True)
     write_atomically(folder / "config.json", experiment.model_dump_json(indent=2) + "\n")
     save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
     origin: dict[str, Any] = {
-        "layout": foreign.layout, "path": str(foreign.file.resolve()), "file": foreign.file.name,
+        "layout": foreign.layout,
+        "path": str(foreign.file.resolve()),
+        "file": foreign.file.name,
         **checkpoint_files.fingerprint(foreign.file),
-    }  # fmt: skip
+    }
     write_atomically(folder / "imported.json", json.dumps(origin, indent=2) + "\n")
     file = draft / "weights-00000.safetensors"
     save_tensors(weights, file)
     state = {
-        "experiment": experiment.model_dump(mode="json"), "corpus": None,
-        "vocabulary": vocabulary.hash, "precision": "fp32", "imported": origin,
+        "experiment": experiment.model_dump(mode="json"),
+        "corpus": None,
+        "vocabulary": vocabulary.hash,
+        "precision": "fp32",
+        "imported": origin,
         "train": TrainState(parent=origin["path"]).to_json(),
-    }  # fmt: skip
+    }
     final = checkpoints / pointers.name_of(0)
     listed = {file.name: checkpoint_files.fingerprint(file, sync=True)}
     checkpoint_files.seal(draft, final, state=state, files=listed)

@@ -146,19 +146,44 @@ _BUILT: dict[str, Callable[..., Any]] = {
 
 #: PyTorch's storages; one without a dtype holds bytes.
 _STORAGES = {
-    "BFloat16Storage": torch.bfloat16, "BoolStorage": torch.bool, "ByteStorage": torch.uint8,
-    "CharStorage": torch.int8, "ComplexDoubleStorage": torch.complex128,
-    "ComplexFloatStorage": torch.complex64, "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32, "HalfStorage": torch.float16, "IntStorage": torch.int32,
-    "LongStorage": torch.int64, "ShortStorage": torch.int16, "UntypedStorage": torch.uint8,
+    "BFloat16Storage": torch.bfloat16,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "ComplexDoubleStorage": torch.complex128,
+    "ComplexFloatStorage": torch.complex64,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "ShortStorage": torch.int16,
+    "UntypedStorage": torch.uint8,
     "_UntypedStorage": torch.uint8,
-}  # fmt: skip
+}
 
 #: Packages whose classes such checkpoints hold; they become `Opaque`.
 _KNOWN_PACKAGES = {
-    "adaptive_softmax", "apex", "argparse", "data_utils", "enum", "fairseq", "log_uniform_sampler",
-    "mem_transformer", "numpy", "omegaconf", "pathlib", "proj_adaptive_softmax",
-    "pytorch_pretrained_bert", "pytorch_transformers", "re", "sacremoses", "tokenizers",
-    "transformers", "typing", "utils", "vocabulary",
-}  # fmt: skip
+    "adaptive_softmax",
+    "apex",
+    "argparse",
+    "data_utils",
+    "enum",
+    "fairseq",
+    "log_uniform_sampler",
+    "mem_transformer",
+    "numpy",
+    "omegaconf",
+    "pathlib",
+    "proj_adaptive_softmax",
+    "pytorch_pretrained_bert",
+    "pytorch_transformers",
+    "re",
+    "sacremoses",
+    "tokenizers",
+    "transformers",
+    "typing",
+    "utils",
+    "vocabulary",
+}
 _KNOWN_MODULES = ("torch.nn.", "torch.optim.", "torch.cuda.amp.")

@@ -33,9 +33,12 @@ Layout = Literal["huggingface", "kimiyoung", "nvidia", "fairseq"]
 
 #: What is looked for in a folder, the first one there is taken.
 FILES = (
-    "model.safetensors", "pytorch_model.bin", "model.pt", "checkpoint_best.pt",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.pt",
+    "checkpoint_best.pt",
     "checkpoint_last.pt",
-)  # fmt: skip
+)
 _MODULE = "MemTransformerLM"
 #: Of a state dict; 14 per layer make one.
 _MAX_TENSORS = 100_000
@@ -141,9 +144,12 @@ def _nvidia(file: Path, content: dict[str, Any]) -> Foreign:
     tensors = _from_mem_transformer(content["model_state"])
     settings = of_nvidia(_revealed(content), tensors, where=str(file))
     return Foreign(
-        layout="nvidia", file=file, settings=settings, tensors=tensors,
+        layout="nvidia",
+        file=file,
+        settings=settings,
+        tensors=tensors,
         vocabulary=content.get("vocab"),
-    )  # fmt: skip
+    )
 
 
 def _fairseq(file: Path, content: dict[str, Any]) -> Foreign:
@@ -183,9 +189,13 @@ def _without_buffers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _is_tensors(value: Any) -> bool:
     """Whether it is a state dict: tensors by name, and nothing else."""
-    return isinstance(value, dict) and 0 < len(value) <= _MAX_TENSORS and all(
-        isinstance(name, str) and isinstance(inner, Tensor) for name, inner in value.items()
-    )  # fmt: skip
+    return (
+        isinstance(value, dict)
+        and 0 < len(value) <= _MAX_TENSORS
+        and all(
+            isinstance(name, str) and isinstance(inner, Tensor) for name, inner in value.items()
+        )
+    )
 
 
 def _revealed(content: dict[str, Any]) -> dict[str, Any]:

@@ -33,9 +33,13 @@ class Machine:
     """
 
     def __init__(
-        self, file: IO[bytes], n_bytes: int, *, find: Callable[[str, str], Any],
+        self,
+        file: IO[bytes],
+        n_bytes: int,
+        *,
+        find: Callable[[str, str], Any],
         persistent: Callable[[Any], Any] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._file, self._left = file, n_bytes
         self._find, self._persistent = find, persistent
         self._n_bytes = 0

@@ -20,10 +20,19 @@ _SIZES = ("n_layer", "d_model", "n_head", "d_head", "d_inner")
 
 #: The defaults of fairseq's `TransformerXLConfig`.
 _FAIRSEQ_DEFAULTS = {
-    "cutoffs": [20000, 40000, 200000], "d_model": 500, "n_head": 10, "d_head": 50, "d_inner": 1000,
-    "div_val": 1, "n_layer": 12, "mem_len": 0, "clamp_len": -1, "same_length": False,
-    "dropout": 0.0, "dropatt": 0.0,
-}  # fmt: skip
+    "cutoffs": [20000, 40000, 200000],
+    "d_model": 500,
+    "n_head": 10,
+    "d_head": 50,
+    "d_inner": 1000,
+    "div_val": 1,
+    "n_layer": 12,
+    "mem_len": 0,
+    "clamp_len": -1,
+    "same_length": False,
+    "dropout": 0.0,
+    "dropatt": 0.0,
+}
 
 
 class _Said(BaseModel):
@@ -71,9 +80,12 @@ def of_huggingface(
     """Read `config.json`, in which the first releases called the vocabulary's size n_token."""
     size = "vocab_size" if "vocab_size" in values else "n_token"
     return _settings(
-        values, tensors, where=where, vocabulary_size=_need(values, size, where),
+        values,
+        tensors,
+        where=where,
+        vocabulary_size=_need(values, size, where),
         position_biases="per_layer" if values.get("untie_r", True) else "shared",
-    )  # fmt: skip
+    )
 
 
 def of_kimiyoung(module: Opaque, tensors: Mapping[str, Tensor], *, where: str) -> Settings:
@@ -97,9 +109,7 @@ def of_kimiyoung(module: Opaque, tensors: Mapping[str, Tensor], *, where: str) -
     return _of_mem_transformer(values, tensors, where)
 
 
-def of_nvidia(
-    content: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
-) -> Settings:  # fmt: skip
+def of_nvidia(content: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str) -> Settings:
     """Read `model_config`; what was trained with stands in `args`.
 
     With same_length their mask sees mem_len + 1 keys, which is the mem_len of the same mask here.
@@ -113,17 +123,15 @@ def of_nvidia(
 
 def _of_mem_transformer(
     values: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
-) -> Settings:  # fmt: skip
+) -> Settings:
     """Both modules call the vocabulary's size so, and have one pair of biases for all layers."""
     size = _need(values, "n_token", where)
-    return _settings(
-        values, tensors, where=where, vocabulary_size=size, position_biases="shared"
-    )  # fmt: skip
+    return _settings(values, tensors, where=where, vocabulary_size=size, position_biases="shared")
 
 
 def of_fairseq(
     content: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
-) -> Settings:  # fmt: skip
+) -> Settings:
     """From `cfg` (omegaconf, since 2020) or `args` (argparse).
 
     Its decoder is Hugging Face's model with biases of their own in every layer, and leaves out the
@@ -152,9 +160,13 @@ def of_fairseq(
 
 
 def _settings(
-    values: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str, vocabulary_size: int,
+    values: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    where: str,
+    vocabulary_size: int,
     position_biases: str,
-) -> Settings:  # fmt: skip
+) -> Settings:
     said = _checked(values, _Said, where)
     for name, only in (("attn_type", 0), ("sample_softmax", -1), ("layer_norm_epsilon", 1e-5)):
         if abs(getattr(said, name) - only) > 1e-12:
@@ -184,10 +196,13 @@ def _settings(
     }
     clamp_len = said.clamp_len or -1
     return Settings(
-        model=_checked(model, ModelConfig, where), vocabulary_size=vocabulary_size,
-        tgt_len=said.tgt_len or None, mem_len=said.mem_len or 0,
-        clamp_len=clamp_len if clamp_len > 0 else None, same_length=bool(said.same_length),
-    )  # fmt: skip
+        model=_checked(model, ModelConfig, where),
+        vocabulary_size=vocabulary_size,
+        tgt_len=said.tgt_len or None,
+        mem_len=said.mem_len or 0,
+        clamp_len=clamp_len if clamp_len > 0 else None,
+        same_length=bool(said.same_length),
+    )
 
 
 def _checked(values: Mapping[str, Any], model: type[_Model], where: str) -> _Model:
@@ -216,9 +231,7 @@ def _are_tied(tensors: Mapping[str, Tensor], output: str, embedding: str) -> boo
     return True
 
 
-def _tied_projections(
-    tensors: Mapping[str, Tensor], n_clusters: int, said: Sequence[bool]
-) -> str:  # fmt: skip
+def _tied_projections(tensors: Mapping[str, Tensor], n_clusters: int, said: Sequence[bool]) -> str:
     """Which of the softmax's projections are the embedding's; absent ones are as `said`."""
     only = tensors.get(f"{_EMBEDDING}.emb_projs.0")
     if only is None:

@@ -28,8 +28,14 @@ from trainer.outside import read_bytes, shortened
 
 #: What is looked for beside a checkpoint.
 _BESIDE = (
-    VOCABULARY_FILE, "tokenizer.json", "vocab.pkl", "vocab.bin", "vocab.txt", "cache.pt", "dict.txt"
-)  # fmt: skip
+    VOCABULARY_FILE,
+    "tokenizer.json",
+    "vocab.pkl",
+    "vocab.bin",
+    "vocab.txt",
+    "cache.pt",
+    "dict.txt",
+)
 
 #: Bytes of a list of words: of 800,000 they take 10 million.
 _MAX_LIST_BYTES = 64 << 20
@@ -38,9 +44,7 @@ _MAX_LIST_BYTES = 64 << 20
 _FAIRSEQ_SPECIAL = ("<s>", "<pad>", EOS, UNK)
 
 
-def find_vocabulary(
-    given: Path | None, *, beside: Path, inside: Any, size: int
-) -> Vocabulary:  # fmt: skip
+def find_vocabulary(given: Path | None, *, beside: Path, inside: Any, size: int) -> Vocabulary:
     """The vocabulary of a checkpoint: the one given, the one inside it, or one beside it.
 
     Args:

@@ -78,12 +78,17 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
     for scoring in settings:
         with explained(world, functools.partial(_situation, scoring, trained)):
             result = score(
-                trained, split, scoring=scoring, world=world,
+                trained,
+                split,
+                scoring=scoring,
+                world=world,
                 first_memory=trained.zero_memory if options.as_fairseq else trained.reading_memory,
-                n_layer=trained.experiment.model.n_layer, cutoffs=trained.experiment.model.cutoffs,
-                cut_documents=_cuts_documents(options, trained), as_fairseq=options.as_fairseq,
+                n_layer=trained.experiment.model.n_layer,
+                cutoffs=trained.experiment.model.cutoffs,
+                cut_documents=_cuts_documents(options, trained),
+                as_fairseq=options.as_fairseq,
                 on_tokens=None if options.per_token is None else lambda *row: told.append(row),
-            )  # fmt: skip
+            )
         assert result is not None, "nothing asks this scoring to stop"
         results.append(_describe(result, scoring, split, corpus, trained, options, world))
         if world.is_main:
@@ -143,9 +148,12 @@ def _mem_lens(options: EvalOptions, trained: TrainedModel) -> list[int]:
 
 def _settings(options: EvalOptions, trained: TrainedModel, mem_len: int) -> ScoringConfig:
     given = {
-        "tgt_len": options.tgt_len, "clamp_len": options.clamp_len, "warm": options.warm,
-        "same_length": options.same_length, "batch_size": options.batch_size,
-    }  # fmt: skip
+        "tgt_len": options.tgt_len,
+        "clamp_len": options.clamp_len,
+        "warm": options.warm,
+        "same_length": options.same_length,
+        "batch_size": options.batch_size,
+    }
     values = trained.experiment.eval.model_dump()
     values |= {key: value for key, value in given.items() if value is not None}
     values["mem_len"] = mem_len
@@ -163,9 +171,14 @@ def _cuts_documents(options: EvalOptions, trained: TrainedModel) -> bool:
 
 
 def _describe(
-    result: Score, scoring: ScoringConfig, split: Split, corpus: Corpus, trained: TrainedModel,
-    options: EvalOptions, world: World,
-) -> EvalResult:  # fmt: skip
+    result: Score,
+    scoring: ScoringConfig,
+    split: Split,
+    corpus: Corpus,
+    trained: TrainedModel,
+    options: EvalOptions,
+    world: World,
+) -> EvalResult:
     rule: Rule = "as fairseq" if options.as_fairseq else "every token"
     of = measure_of(corpus, split, scoring, precision=trained.precision, rule=rule)
     metrics = result.metrics(split)

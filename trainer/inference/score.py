@@ -189,9 +189,14 @@ def score(
     memory = first_memory(scoring.batch_size, scoring.mem_len)
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
     passes = _passes(
-        forward, split, plan, memory, cutoffs=cutoffs, cut_documents=cut_documents,
+        forward,
+        split,
+        plan,
+        memory,
+        cutoffs=cutoffs,
+        cut_documents=cut_documents,
         device=world.device,
-    )  # fmt: skip
+    )
     for index, (spans, output) in enumerate(passes):
         if index % 16 == 15 and should_stop():
             return None
@@ -200,18 +205,24 @@ def score(
             _tell(on_tokens, spans, _nats(output).cpu(), plan.chunk)
     (total,) = sum_floats([float(loss_sum)], world)
     return Score(
-        loss=total / plan.n_counted, n_tokens=plan.n_counted, loss_sum=total,
+        loss=total / plan.n_counted,
+        n_tokens=plan.n_counted,
+        loss_sum=total,
         seconds=time.monotonic() - began,
-    )  # fmt: skip
+    )
 
 
 def _planned(
     split: Split, scoring: ScoringConfig, *, n_layer: int, world: World, chunk: int | None
 ) -> Plan:
     plan = Plan(
-        n_pairs=split.n_tokens - 1, scoring=scoring, n_layer=n_layer, rank=world.rank,
-        world_size=world.world_size, chunk=chunk,
-    )  # fmt: skip
+        n_pairs=split.n_tokens - 1,
+        scoring=scoring,
+        n_layer=n_layer,
+        rank=world.rank,
+        world_size=world.world_size,
+        chunk=chunk,
+    )
     plan = reading(plan)
     if not plan.n_counted:
         raise InputError(f"split {split.name!r} has one token and nothing to predict: add text")
@@ -240,9 +251,15 @@ def reading(plan: Plan) -> Plan:
 
 
 def _passes(
-    forward: Forward, split: Split, plan: Plan, memory: Memory, *,
-    cutoffs: tuple[int, ...], cut_documents: bool, device: torch.device,
-) -> Iterator[tuple[list[Span], Output]]:  # fmt: skip
+    forward: Forward,
+    split: Split,
+    plan: Plan,
+    memory: Memory,
+    *,
+    cutoffs: tuple[int, ...],
+    cut_documents: bool,
+    device: torch.device,
+) -> Iterator[tuple[list[Span], Output]]:
     """What every forward pass read, and what came of it."""
     scoring = plan.scoring
     for index in range(plan.n_forwards):

@@ -108,10 +108,15 @@ class TrainedModel:
     def stream(self, prompt: str, sampling: Sampling) -> Iterator[str]:
         """As `generate`, piece by piece; errors come at once."""
         pieces = generate(
-            self.module, self.vocabulary, prompt=prompt, sampling=sampling,
-            scoring=self.experiment.eval, cutoffs=self.experiment.model.cutoffs,
-            dtype=self.dtype, device=self.device,
-        )  # fmt: skip
+            self.module,
+            self.vocabulary,
+            prompt=prompt,
+            sampling=sampling,
+            scoring=self.experiment.eval,
+            cutoffs=self.experiment.model.cutoffs,
+            dtype=self.dtype,
+            device=self.device,
+        )
         return self._in_precision(pieces)
 
     def _in_precision(self, pieces: Iterator[str]) -> Iterator[str]:
@@ -120,9 +125,13 @@ class TrainedModel:
 
 
 def open_trained(
-    path: Path, *, which: str, precision: Precision | None, device: torch.device,
+    path: Path,
+    *,
+    which: str,
+    precision: Precision | None,
+    device: torch.device,
     trust: bool = False,
-) -> TrainedModel:  # fmt: skip
+) -> TrainedModel:
     """Load the checkpoint `which` of a run, verified, or an exported model.
 
     Args:
@@ -166,9 +175,15 @@ def load_source(
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(chosen, torch.float32)
     module.to(device=device, dtype=dtype).eval()
     return TrainedModel(
-        module=module, experiment=experiment, vocabulary=vocabulary, path=source.path,
-        saved=saved, weights_hash=source.weights_hash, precision=chosen, device=device,
-    )  # fmt: skip
+        module=module,
+        experiment=experiment,
+        vocabulary=vocabulary,
+        path=source.path,
+        saved=saved,
+        weights_hash=source.weights_hash,
+        precision=chosen,
+        device=device,
+    )
 
 
 def _refuse_misfit(source: Source) -> None:

@@ -204,9 +204,12 @@ class AdaptiveSoftmax(nn.Module):
         )
 
     def forward(
-        self, hidden_ND: Tensor, targets_N: Tensor | None, clusters: tuple[Tensor, ...],
+        self,
+        hidden_ND: Tensor,
+        targets_N: Tensor | None,
+        clusters: tuple[Tensor, ...],
         handoff: Handoff | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Nats per target, `[N]`, see `adaptive_nll`; without targets log-probabilities.
 
         With a `handoff`, by the fast path, which leaves the gradients of tied tables there.
@@ -216,11 +219,16 @@ class AdaptiveSoftmax(nn.Module):
         if targets_N is None:
             return self._log_probs(hidden_ND)
         return adaptive_nll(
-            hidden_ND, targets_N, clusters=clusters, bounds=self.bounds,
-            tables_VC=list(self.tables), biases_V=list(self.biases),
-            projections_DC=self._projections(), cluster_table=self._cluster_table(),
+            hidden_ND,
+            targets_N,
+            clusters=clusters,
+            bounds=self.bounds,
+            tables_VC=list(self.tables),
+            biases_V=list(self.biases),
+            projections_DC=self._projections(),
+            cluster_table=self._cluster_table(),
             handoff=handoff,
-        )  # fmt: skip
+        )
 
     def _log_probs(self, hidden_ND: Tensor) -> Tensor:
         """Log-probabilities of all words, `[N, V]` in fp32 at least."""

@@ -101,9 +101,16 @@ class RelativeAttention(nn.Module):
     """Multi-head relative attention with its residual connection and LayerNorm."""
 
     def __init__(
-        self, *, d_model: int, n_head: int, d_head: int, dropout: float, attn_dropout: float,
-        pre_norm: bool, own_biases: bool,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        d_model: int,
+        n_head: int,
+        d_head: int,
+        dropout: float,
+        attn_dropout: float,
+        pre_norm: bool,
+        own_biases: bool,
+    ) -> None:
         super().__init__()
         self.n_head, self.pre_norm = n_head, pre_norm
         self.dropout, self.attn_dropout = dropout, attn_dropout
@@ -115,9 +122,13 @@ class RelativeAttention(nn.Module):
         self.biases = PositionBiases(n_head, d_head) if own_biases else None
 
     def forward(
-        self, x_BTD: Tensor, past: Past, hidden_keys: Tensor,
-        shared_biases: tuple[Tensor, Tensor] | None, kernels: Kernels,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:  # fmt: skip
+        self,
+        x_BTD: Tensor,
+        past: Past,
+        hidden_keys: Tensor,
+        shared_biases: tuple[Tensor, Tensor] | None,
+        kernels: Kernels,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Attend from the segment to memory and segment; returns `[B, T, D]`.
 
         If the past is projected, also what the next one is made of: the segment's keys and values,
@@ -132,9 +143,12 @@ class RelativeAttention(nn.Module):
         mixed_BTHE = attend(
             torch.unflatten(q_BTX, -1, heads),
             [torch.unflatten(part, -1, (2, *heads)) for part in kv_BSX],
-            torch.unflatten(r_SX, -1, heads), content_bias_HE=biases[0], position_bias_HE=biases[1],
-            hidden_keys=hidden_keys, dropout=self.attn_dropout if self.training else 0.0,
-        )  # fmt: skip
+            torch.unflatten(r_SX, -1, heads),
+            content_bias_HE=biases[0],
+            position_bias_HE=biases[1],
+            hidden_keys=hidden_keys,
+            dropout=self.attn_dropout if self.training else 0.0,
+        )
         out_BTD = drop(self.out(mixed_BTHE.flatten(2)), self.dropout, training=self.training)
         out_BTD = x_BTD + out_BTD
         out_BTD = out_BTD if self.pre_norm else self.norm(out_BTD)

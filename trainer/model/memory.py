@@ -10,9 +10,14 @@ from trainer.protocol import Memory, Segment
 
 
 def empty_memory(
-    n_layer: int, n_streams: int, mem_len: int, d_model: int, *,
-    dtype: torch.dtype, device: torch.device,
-) -> Memory:  # fmt: skip
+    n_layer: int,
+    n_streams: int,
+    mem_len: int,
+    d_model: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Memory:
     """Memory of streams that have read nothing: truly empty, no zeros are attended."""
     return Memory(
         hidden_LBMD=torch.zeros(n_layer, n_streams, mem_len, d_model, dtype=dtype, device=device),
@@ -40,9 +45,10 @@ def remember(memory: Memory, segment: Segment, inputs_LBTD: list[Tensor]) -> Mem
     sure = segment.starts_BT is None and segment.whole
     n_read = memory.valid_min + tgt_len if sure else 0
     return memory._replace(
-        hidden_LBMD=hidden_LBMD, valid_B=read_B.clamp_max(mem_len),
+        hidden_LBMD=hidden_LBMD,
+        valid_B=read_B.clamp_max(mem_len),
         valid_min=min(mem_len, n_read),
-    )  # fmt: skip
+    )
 
 
 def _newest(memory: Memory, segment: Segment, inputs_LBTD: list[Tensor]) -> Tensor:

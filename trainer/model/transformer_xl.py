@@ -29,19 +29,30 @@ class Layer(nn.Module):
         super().__init__()
         pre_norm = config.norm == "pre"
         self.attention = RelativeAttention(
-            d_model=config.d_model, n_head=config.n_head, d_head=config.d_head,
-            dropout=config.dropout, attn_dropout=config.attn_dropout, pre_norm=pre_norm,
-            own_biases=config.position_biases == "per_layer",
-        )  # fmt: skip
-        self.feed_forward = FeedForward(
-            d_model=config.d_model, d_inner=config.d_inner, dropout=config.dropout,
+            d_model=config.d_model,
+            n_head=config.n_head,
+            d_head=config.d_head,
+            dropout=config.dropout,
+            attn_dropout=config.attn_dropout,
             pre_norm=pre_norm,
-        )  # fmt: skip
+            own_biases=config.position_biases == "per_layer",
+        )
+        self.feed_forward = FeedForward(
+            d_model=config.d_model,
+            d_inner=config.d_inner,
+            dropout=config.dropout,
+            pre_norm=pre_norm,
+        )
 
     def forward(
-        self, x_BTD: Tensor, past: Past, sight: Tensor | None,
-        shared_biases: tuple[Tensor, Tensor] | None, seeds_4: Tensor | None, kernels: Kernels,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:  # fmt: skip
+        self,
+        x_BTD: Tensor,
+        past: Past,
+        sight: Tensor | None,
+        shared_biases: tuple[Tensor, Tensor] | None,
+        seeds_4: Tensor | None,
+        kernels: Kernels,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """The segment one layer on, `[B, T, D]`; and as `RelativeAttention`.
 
         Triton's kernels take aligned rows, seeds of their own, and for `sight` the first key that
@@ -52,9 +63,14 @@ class Layer(nn.Module):
 
             assert seeds_4 is not None
             return fused_layer(
-                self.attention, self.feed_forward, x_BTD, past, visible_from_BT=sight,
-                shared_biases=shared_biases, seeds_4=seeds_4,
-            )  # fmt: skip
+                self.attention,
+                self.feed_forward,
+                x_BTD,
+                past,
+                visible_from_BT=sight,
+                shared_biases=shared_biases,
+                seeds_4=seeds_4,
+            )
         x_BTD, projected = self.attention(x_BTD, past, sight, shared_biases, kernels)
         return self.feed_forward(x_BTD), projected
 
@@ -100,23 +116,33 @@ class TransformerXL(nn.Module):
         return memory._replace(is_projected=True)
 
     def forward(
-        self, segment: Segment, memory: Memory, *,
-        clamp_len: int | None = None, same_length: bool = False,
-    ) -> Output:  # fmt: skip
+        self,
+        segment: Segment,
+        memory: Memory,
+        *,
+        clamp_len: int | None = None,
+        same_length: bool = False,
+    ) -> Output:
         """Read a segment, predict its targets and update the memory."""
         kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
         handoff = self._handoff(kernels, memory.hidden_LBMD.dtype)
         hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, kernels, handoff)
         nll_N = self.softmax(
-            hidden_BTD.flatten(0, 1), segment.targets_BT.reshape(-1), segment.target_clusters,
+            hidden_BTD.flatten(0, 1),
+            segment.targets_BT.reshape(-1),
+            segment.target_clusters,
             handoff,
-        )  # fmt: skip
+        )
         return Output(nll_N.sum(), nll_N.detach().view_as(segment.targets_BT), memory)
 
     def predict(
-        self, segment: Segment, memory: Memory, *,
-        clamp_len: int | None = None, same_length: bool = False,
-    ) -> tuple[Tensor, Memory]:  # fmt: skip
+        self,
+        segment: Segment,
+        memory: Memory,
+        *,
+        clamp_len: int | None = None,
+        same_length: bool = False,
+    ) -> tuple[Tensor, Memory]:
         """Log-probabilities `[B, T, V]`, fp32 at least, of the token after each, and the memory."""
         kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
         hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, kernels, None)
@@ -134,9 +160,14 @@ class TransformerXL(nn.Module):
         return Handoff(kernels, is_tied=self.config.tie_embedding, apart=apart)
 
     def _read(
-        self, segment: Segment, memory: Memory, clamp_len: int | None, same_length: bool,
-        kernels: Kernels, handoff: Handoff | None,
-    ) -> tuple[Tensor, Memory]:  # fmt: skip
+        self,
+        segment: Segment,
+        memory: Memory,
+        clamp_len: int | None,
+        same_length: bool,
+        kernels: Kernels,
+        handoff: Handoff | None,
+    ) -> tuple[Tensor, Memory]:
         assert not (memory.is_projected and self.training), "weights do not stay as they are"
         width, probability = self.config.d_model, self.config.dropout
         x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, handoff)
@@ -178,9 +209,12 @@ class TransformerXL(nn.Module):
             pairs = zip(rows_LBMX, known_LSX, strict=True)
             return [Past(rows_BMX, True, None, r_SX) for rows_BMX, r_SX in pairs]
         position_SD = position_embedding(
-            n_keys, self.config.d_model, clamp_len=clamp_len, dtype=rows_LBMX.dtype,
+            n_keys,
+            self.config.d_model,
+            clamp_len=clamp_len,
+            dtype=rows_LBMX.dtype,
             device=x_BTD.device,
-        )  # fmt: skip
+        )
         position_SD = dropout(position_SD, self.config.dropout, training=self.training)
         if kernels is Kernels.TRITON:
             position_SD, rows_LBMX = aligned(aligned(position_SD), dim=0), aligned(rows_LBMX)

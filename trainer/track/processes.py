@@ -112,10 +112,15 @@ class Holder(BaseModel):
             is_locked = False
         pid = os.getpid()
         return cls(
-            host=here.host, pid=pid, begun=begun(pid), boot=here.boot,
-            pid_namespace=here.pid_namespace, device=os.fstat(descriptor).st_dev,
-            is_locked=is_locked, since=time.time(),
-        )  # fmt: skip
+            host=here.host,
+            pid=pid,
+            begun=begun(pid),
+            boot=here.boot,
+            pid_namespace=here.pid_namespace,
+            device=os.fstat(descriptor).st_dev,
+            is_locked=is_locked,
+            since=time.time(),
+        )
 
     def lives(self, descriptor: int, here: Place) -> bool | None:
         """Whether the process runs, as far as the kernel of `here` knows; None where it does not.

@@ -66,8 +66,11 @@ class _Event(_Place):
 
 
 _MODELS: dict[object, type[_Place]] = {
-    "train": _Numbers, "valid": _Validation, "sample": _Sample, "event": _Event,
-}  # fmt: skip
+    "train": _Numbers,
+    "valid": _Validation,
+    "sample": _Sample,
+    "event": _Event,
+}
 
 
 def whole_records(path: Path) -> Iterator[Record]:

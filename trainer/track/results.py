@@ -190,10 +190,12 @@ def newest(
         weights: hash of each file of weights; another checkpoint of the name is none.
     """
     matching = [
-        result for result in results
-        if result.key == of.key and result.checkpoint_hash == dict(weights)
+        result
+        for result in results
+        if result.key == of.key
+        and result.checkpoint_hash == dict(weights)
         and result.checkpoint == checkpoint
-    ]  # fmt: skip
+    ]
     return max(matching, key=lambda result: result.date or "", default=None)
 
 

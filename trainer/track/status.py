@@ -59,9 +59,13 @@ class Status(BaseModel):
         """A status that says which process wrote it, so that a reader can tell whether it lives."""
         place, pid = this_place(), os.getpid()
         return cls(
-            host=place.host, pid=pid, begun=begun(pid), boot=place.boot,
-            pid_namespace=place.pid_namespace, **values,
-        )  # fmt: skip
+            host=place.host,
+            pid=pid,
+            begun=begun(pid),
+            boot=place.boot,
+            pid_namespace=place.pid_namespace,
+            **values,
+        )
 
     def is_gone(self) -> bool:
         """Whether the process of a run that has not ended is known to have.

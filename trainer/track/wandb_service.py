@@ -49,9 +49,15 @@ def _start(environ: Mapping[str, str]) -> str:
     """Start the process and tell how to connect to it."""
     command = [sys.executable, "-m", "wandb", "beta", "core", "start", "--idle-timeout", _IDLE]
     done = subprocess.run(
-        command, env=environ, check=True, capture_output=True, text=True, timeout=_START_S,
-        stdin=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        command,
+        env=environ,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=_START_S,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     where = done.stdout.split()
     if len(where) != 1:
         raise ValueError(f"wandb said {done.stdout!r}")

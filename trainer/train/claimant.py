@@ -30,9 +30,12 @@ class Claimant:
     """Tries to claim a run directory, and finds out about who holds it. Rank 0."""
 
     def __init__(
-        self, *, here: Place | None = None, clock: Callable[[], float] = time.monotonic,
+        self,
+        *,
+        here: Place | None = None,
+        clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """A claimant that claims nothing yet."""
         self._here, self._clock, self._pause = here or this_place(), clock, pause
         self._made: list[Path] = []
@@ -149,9 +152,11 @@ class Claimant:
         if lives is None and before != seen:
             self._watched, self._watched_since = seen, now
             log.warning(
-                "%s is claimed by %s: looking for a sign of life for %.0f s", run_dir,
-                holder or "a process that it does not name", STALE_S,
-            )  # fmt: skip
+                "%s is claimed by %s: looking for a sign of life for %.0f s",
+                run_dir,
+                holder or "a process that it does not name",
+                STALE_S,
+            )
         return lives is False or now - self._watched_since >= STALE_S
 
     def release(self) -> None:
@@ -166,9 +171,12 @@ class Claimant:
 
 @contextlib.contextmanager
 def claimed(
-    candidates: Iterable[Path], *, must_be_new: bool, world: "World",
+    candidates: Iterable[Path],
+    *,
+    must_be_new: bool,
+    world: "World",
     on_lost: Callable[[str], None],
-) -> Iterator[Path]:  # fmt: skip
+) -> Iterator[Path]:
     """Claim the first of `candidates` that can be made, for all ranks, until the block ends.
 
     Args:

@@ -97,11 +97,16 @@ def validate(run: Run, state: TrainState) -> Wish:
     settings, engine, split = run.experiment, run.engine, run.corpus.splits["valid"]
     engine.train(False)
     result = score(
-        engine, split, scoring=settings.valid, n_layer=settings.model.n_layer,
+        engine,
+        split,
+        scoring=settings.valid,
+        n_layer=settings.model.n_layer,
         first_memory=lambda rows, mem_len: engine.reading_memory(rows, mem_len=mem_len),
-        cutoffs=settings.model.cutoffs, world=run.world, should_stop=should_stop,
+        cutoffs=settings.model.cutoffs,
+        world=run.world,
+        should_stop=should_stop,
         cut_documents=settings.data.memory_reset == "document",
-    )  # fmt: skip
+    )
     if result is None:
         return wishes[-1]
     state.validated_step = state.step
@@ -123,15 +128,21 @@ def sample_if_due(run: Run, state: TrainState) -> None:
     if not settings.interval_steps or state.step % settings.interval_steps:
         return
     sampling = Sampling(
-        n_tokens=settings.n_tokens, temperature=settings.temperature,
+        n_tokens=settings.n_tokens,
+        temperature=settings.temperature,
         seed=run.experiment.seed + state.step,
-    )  # fmt: skip
+    )
     with run.engine.predicting() as model:
         pieces = generate(
-            model, run.corpus.vocabulary, prompt=settings.prompt, sampling=sampling,
-            scoring=run.experiment.valid, cutoffs=run.experiment.model.cutoffs,
-            dtype=run.engine.dtype, device=run.world.device,
-        )  # fmt: skip
+            model,
+            run.corpus.vocabulary,
+            prompt=settings.prompt,
+            sampling=sampling,
+            scoring=run.experiment.valid,
+            cutoffs=run.experiment.model.cutoffs,
+            dtype=run.engine.dtype,
+            device=run.world.device,
+        )
         text = settings.prompt + "".join(pieces)
     run.tracker.log("sample", values={"sample/text": text}, **state.place)
 
@@ -194,18 +205,28 @@ def event(run: Run, state: TrainState, name: str, **details: Any) -> None:
 
 
 def set_status(
-    run: Run, state: TrainState, run_state: RunState, *,
-    reason: str | None = None, code: Exit | None = None,
-) -> None:  # fmt: skip
+    run: Run,
+    state: TrainState,
+    run_state: RunState,
+    *,
+    reason: str | None = None,
+    code: Exit | None = None,
+) -> None:
     """Rewrite `status.json`; a full disk does not end the run."""
     if not run.world.is_main:
         return
     status = Status.of_this_process(
-        state=run_state, step=state.step, update=state.update,
-        max_steps=run.experiment.train.max_steps, eta_s=run.tracker.eta_s, attempt=state.attempt,
-        reason=None if reason is None else printable(reason), exit_code=code,
-        result=_result(run, state), best_of=state.best_of,
-    )  # fmt: skip
+        state=run_state,
+        step=state.step,
+        update=state.update,
+        max_steps=run.experiment.train.max_steps,
+        eta_s=run.tracker.eta_s,
+        attempt=state.attempt,
+        reason=None if reason is None else printable(reason),
+        exit_code=code,
+        result=_result(run, state),
+        best_of=state.best_of,
+    )
     try:
         write_status(run.run_dir, status)
     except OSError as error:
@@ -215,12 +236,15 @@ def set_status(
 def _result(run: Run, state: TrainState) -> dict[str, float | int | str | None]:
     """What the run has come to, for `status.json`."""
     return {
-        "corpus": run.corpus.name, "corpus_hash": run.corpus.hash,
-        "precision": run.identity["precision"], "train/loss": state.last_loss,
-        "valid/best_loss": state.best_loss, "valid/best_step": state.best_step,
+        "corpus": run.corpus.name,
+        "corpus_hash": run.corpus.hash,
+        "precision": run.identity["precision"],
+        "train/loss": state.last_loss,
+        "valid/best_loss": state.best_loss,
+        "valid/best_step": state.best_step,
         "tokens": state.n_tokens,
         "throughput/tokens_per_s": tokens_per_s(state.n_tokens, state.seconds),
-    }  # fmt: skip
+    }
 
 
 def peak_gib(device: torch.device) -> float:

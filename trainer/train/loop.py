@@ -89,9 +89,13 @@ def train_step(run: Run, state: TrainState) -> StepStats:
     state.skipped_steps += not applied
     state.n_tokens += n_tokens
     return StepStats(
-        loss_sum=loss_sum, n_tokens=n_tokens, applied=applied, lr=lr,
-        finite_S=torch.cat(finite), seconds=time.perf_counter() - began,
-    )  # fmt: skip
+        loss_sum=loss_sum,
+        n_tokens=n_tokens,
+        applied=applied,
+        lr=lr,
+        finite_S=torch.cat(finite),
+        seconds=time.perf_counter() - began,
+    )
 
 
 def empty_memories(run: Run) -> list[Memory]:

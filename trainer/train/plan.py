@@ -74,18 +74,27 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
     if experiment.sample.interval_steps:
         encode_given(corpus.vocabulary, experiment.sample.prompt, what="--sample.prompt")
     streams = Streams(
-        split=corpus.splits["train"], train_batch_size=experiment.train.train_batch_size,
-        tgt_len=experiment.train.tgt_len, slots=resolved.gradient_accumulation_steps,
-        rank=world.rank, world_size=world.world_size, epoch_order=experiment.data.epoch_order,
-        memory_reset=experiment.data.memory_reset, seed=experiment.seed,
+        split=corpus.splits["train"],
+        train_batch_size=experiment.train.train_batch_size,
+        tgt_len=experiment.train.tgt_len,
+        slots=resolved.gradient_accumulation_steps,
+        rank=world.rank,
+        world_size=world.world_size,
+        epoch_order=experiment.data.epoch_order,
+        memory_reset=experiment.data.memory_reset,
+        seed=experiment.seed,
         cutoffs=experiment.model.cutoffs,
-    )  # fmt: skip
+    )
     is_ours = experiment.model.factory is None
     return Plan(
-        arguments=arguments, world=world, corpus=corpus, resolved=resolved, streams=streams,
+        arguments=arguments,
+        world=world,
+        corpus=corpus,
+        resolved=resolved,
+        streams=streams,
         budget=Budget(experiment, corpus, resolved, world) if is_ours else None,
         n_sharing=int(environ.get("LOCAL_SIZE") or environ.get("LOCAL_WORLD_SIZE") or 1),
-    )  # fmt: skip
+    )
 
 
 def check_splits(experiment: ExperimentConfig, corpus: Corpus) -> None:
@@ -157,5 +166,6 @@ def _there(world: World) -> dict[str, dict[str, float]]:
     found = [machine.of_host(), device_there(world)]
     return {
         there.what: {"total": round(there.total / GIB, 3), "free": round(there.free / GIB, 3)}
-        for there in found if there is not None
-    }  # fmt: skip
+        for there in found
+        if there is not None
+    }

@@ -171,9 +171,12 @@ def find_origin(
     changed = admit(saved["experiment"], experiment, allowed=allowed, where=str(path))
     changed += _corpus_changes(saved, corpus, path)
     return Origin(
-        path=path.resolve(), saved=saved, changes=changed, is_own=own.path is not None,
+        path=path.resolve(),
+        saved=saved,
+        changes=changed,
+        is_own=own.path is not None,
         skipped=own.skipped,
-    )  # fmt: skip
+    )
 
 
 def _corpus_changes(saved: Mapping[str, Any], corpus: Corpus, path: Path) -> list[Change]:
@@ -194,9 +197,7 @@ def _corpus_changes(saved: Mapping[str, Any], corpus: Corpus, path: Path) -> lis
     return split_changes(before, now)
 
 
-def find_weights(
-    source: Path, corpus: Corpus, *, shapes: Mapping[str, tuple[int, ...]]
-) -> Path:  # fmt: skip
+def find_weights(source: Path, corpus: Corpus, *, shapes: Mapping[str, tuple[int, ...]]) -> Path:
     """The verified checkpoint that ``--init-from`` names, whose weights have these `shapes`.
 
     Raises:
@@ -220,9 +221,12 @@ def _checkpoint_at(path: Path) -> Path:
 
 
 def describe(
-    run_dir: Path, experiment: ExperimentConfig, ds_config: dict[str, Any], corpus: Corpus,
+    run_dir: Path,
+    experiment: ExperimentConfig,
+    ds_config: dict[str, Any],
+    corpus: Corpus,
     hosts: list[str],
-) -> None:  # fmt: skip
+) -> None:
     """Write what a reader needs to understand the run, or to do it again."""
     write_atomically(run_dir / "config.json", experiment.model_dump_json(indent=2) + "\n")
     write_atomically(run_dir / "ds_config.json", json.dumps(ds_config, indent=2) + "\n")
@@ -232,9 +236,12 @@ def describe(
     with (run_dir / "command.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(shlex.join(sys.argv) + "\n")
     environment = {
-        "python": platform.python_version(), "platform": platform.platform(), "hosts": hosts,
-        "commit": _commit(), "packages": {name: _version(name) for name in PACKAGES},
-    }  # fmt: skip
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "hosts": hosts,
+        "commit": _commit(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
     write_atomically(run_dir / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
 
 

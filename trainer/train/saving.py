@@ -72,10 +72,13 @@ def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
     ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
     try:
         yield from checkpoint.save(
-            folder, step=step, engine=run.engine, world=run.world,
+            folder,
+            step=step,
+            engine=run.engine,
+            world=run.world,
             state=run.identity | {"train": state.to_json(), "engine": run.engine.scalars()},
             memories=list(zip(ids, state.memories, strict=True)),
-        )  # fmt: skip
+        )
     except OSError:
         state.saved_step = before
         raise

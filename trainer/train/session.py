@@ -95,7 +95,7 @@ def _leave(reason: str) -> None:
 
 def _train_claimed(
     plan: Plan, world: World, run_dir: Path, environ: MutableMapping[str, str], stops: StopRequests
-) -> Exit:  # fmt: skip
+) -> Exit:
     experiment = plan.arguments.experiment
     stops.hold(run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main)
     refuse_without_memory(plan, run_dir, world)
@@ -133,35 +133,57 @@ def _train_claimed(
 
 
 def _open(
-    plan: Plan, world: World, run_dir: Path, start: Start, attempt: int, model: nn.Module,
-    n_parameters: int, environ: MutableMapping[str, str], stops: StopRequests,
-) -> Run:  # fmt: skip
+    plan: Plan,
+    world: World,
+    run_dir: Path,
+    start: Start,
+    attempt: int,
+    model: nn.Module,
+    n_parameters: int,
+    environ: MutableMapping[str, str],
+    stops: StopRequests,
+) -> Run:
     """All of a run that stays; its engine has a parent's weights, if there is one. Collective."""
     experiment, origin = plan.arguments.experiment, start.origin
     built = engine.build(
-        model, optim=experiment.optim, max_steps=experiment.train.max_steps,
-        resolved=plan.resolved, world=world,
-    )  # fmt: skip
+        model,
+        optim=experiment.optim,
+        max_steps=experiment.train.max_steps,
+        resolved=plan.resolved,
+        world=world,
+    )
     if start.weights is not None:
         checkpoint.load_engine(start.weights, built, optimizer_step=0)
     saved_train: dict[str, Any] = {} if origin is None else origin.saved["train"]
     opened = partial(
-        open_tracker, experiment.tracking, run_dir=run_dir, rank=world.rank, attempt=attempt,
+        open_tracker,
+        experiment.tracking,
+        run_dir=run_dir,
+        rank=world.rank,
+        attempt=attempt,
         max_steps=experiment.train.max_steps,
         wandb_id=saved_train.get("wandb_id") if origin is not None and origin.is_own else None,
         run_config=identity.tracked_of(plan, world) | rundir.told(run_dir, n_parameters),
-        environ=environ, step=saved_train.get("step", 0),
+        environ=environ,
+        step=saved_train.get("step", 0),
         update=saved_train.get("step", 0) - saved_train.get("skipped_steps", 0),
-    )  # fmt: skip
+    )
     return Run(
-        experiment=experiment, run_dir=run_dir, corpus=plan.corpus, streams=plan.streams,
+        experiment=experiment,
+        run_dir=run_dir,
+        corpus=plan.corpus,
+        streams=plan.streams,
         tracker=on_each(rundir.writing(opened), world),
         reader=SegmentReader(plan.streams, world.device, n_ahead=AHEAD[world.device.type]),
-        engine=built, stops=stops, watch=FaultWatch(plan.streams, world),
+        engine=built,
+        stops=stops,
+        watch=FaultWatch(plan.streams, world),
         profiler=Profiler(plan.arguments.profile, run_dir=run_dir, world=world),
-        background=Background(world), world=world, identity=identity.identity_of(plan, world),
+        background=Background(world),
+        world=world,
+        identity=identity.identity_of(plan, world),
         valid_of=plan.valid_of,
-    )  # fmt: skip
+    )
 
 
 def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) -> TrainState:
@@ -180,9 +202,15 @@ def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) 
         if not origin.is_own:
             state.parent, state.saved_step = str(origin.path), -1
         duties.event(
-            run, state, "resume", path=origin.path.name, skipped=origin.skipped,
-            changes=[change.to_json() for change in origin.changes], parent=state.parent, **data,
-        )  # fmt: skip
+            run,
+            state,
+            "resume",
+            path=origin.path.name,
+            skipped=origin.skipped,
+            changes=[change.to_json() for change in origin.changes],
+            parent=state.parent,
+            **data,
+        )
     state.wandb_id = run.tracker.wandb_id
     duties.set_status(run, state, "starting")
     return state

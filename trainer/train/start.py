@@ -49,9 +49,13 @@ def look(plan: Plan, run_dir: Path, model: nn.Module | None) -> Start:
     if run_dir.is_dir():
         rundir.check(run_dir, experiment, allowed=arguments.allow_change)
     origin = rundir.find_origin(
-        run_dir, experiment, plan.corpus, resume=arguments.resume,
-        resume_from=arguments.resume_from, allowed=arguments.allow_change,
-    )  # fmt: skip
+        run_dir,
+        experiment,
+        plan.corpus,
+        resume=arguments.resume,
+        resume_from=arguments.resume_from,
+        allowed=arguments.allow_change,
+    )
     weights = None
     if origin is None and arguments.init_from is not None:
         assert model is not None, "weights are held against those of a model"
@@ -87,9 +91,12 @@ def announce(plan: Plan, run_dir: Path, start: Start, hosts: list[str]) -> int:
         saved.load_json(start.origin.saved["train"])
     attempt = next_attempt(run_dir)
     status = Status.of_this_process(
-        state="starting", step=saved.step, update=saved.update,
-        max_steps=experiment.train.max_steps, attempt=attempt,
-    )  # fmt: skip
+        state="starting",
+        step=saved.step,
+        update=saved.update,
+        max_steps=experiment.train.max_steps,
+        attempt=attempt,
+    )
 
     def write() -> None:
         rundir.describe(run_dir, experiment, plan.resolved.values, plan.corpus, hosts)

@@ -25,8 +25,11 @@ UNSEEN = "Zebra\u00e9\u0434 "
 ends = st.sampled_from(["", " ", "\n", "  \n", "\u3000", "\r\n"])
 texts = st.builds(
     lambda before, seed, n_words, after: before + some_text(seed, n_words=n_words) + UNSEEN + after,
-    ends, st.integers(0, 10**6), st.integers(0, 200), ends,
-)  # fmt: skip
+    ends,
+    st.integers(0, 10**6),
+    st.integers(0, 200),
+    ends,
+)
 places = st.lists(st.floats(0, 1), max_size=6)
 
 

@@ -123,8 +123,10 @@ def test_splitting_learns_the_vocabulary_from_trains_share_alone(tmp_path: Path)
     path.write_text("".join(json.dumps({"text": f"word{i:04}"}) + "\n" for i in range(9000)))
     corpus = made(tmp_path, train=(path,), split="8,1,1")
     assert {name: split.n_tokens for name, split in corpus.splits.items()} == {
-        "train": 14_400, "valid": 1800, "test": 1800,
-    }  # fmt: skip
+        "train": 14_400,
+        "valid": 1800,
+        "test": 1800,
+    }
     assert corpus.vocabulary.size == 7200 + 2
     assert set(decoded(corpus, "valid").split()) == {"<unk>"}
 

@@ -99,8 +99,10 @@ def test_fewer_documents_than_splits_are_cut_unless_they_must_stay_whole(
         return
     inputs = divided(inputs, "8,1,1", by=by, whole_lines=True)
     assert {name: len("".join(t)) for name, t in texts_of(inputs).items()} == {
-        "train": 8000, "valid": 1000, "test": 1000,
-    }  # fmt: skip
+        "train": 8000,
+        "valid": 1000,
+        "test": 1000,
+    }
     (note,) = inputs.notes
     assert note.startswith("1 document cannot" if by == "auto" else "the text was cut in order")
 

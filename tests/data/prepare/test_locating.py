@@ -57,8 +57,10 @@ def test_what_is_not_in_a_given_vocabulary_is_named_with_its_file_and_line(
     tmp_path: Path,
 ) -> None:
     names = {
-        "characters": "character 'q' (U+0071)", "bytes": "byte 0x71", "words": "word 'q'",
-    }  # fmt: skip
+        "characters": "character 'q' (U+0071)",
+        "bytes": "byte 0x71",
+        "words": "word 'q'",
+    }
     without_unk: dict[str, Vocabulary] = {
         "characters": SymbolVocabulary("characters", "\n the"),
         "bytes": SymbolVocabulary("bytes", "\n the"),

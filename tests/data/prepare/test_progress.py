@@ -68,9 +68,12 @@ def test_a_bar_on_a_terminal_is_full_at_the_end() -> None:
     terminal, inner = pty.openpty()
     paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     with subprocess.Popen(
-        [sys.executable, "-c", BAR], stdin=inner, stdout=inner, stderr=inner,
+        [sys.executable, "-c", BAR],
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
         env=os.environ | {"TERM": "xterm", "PYTHONPATH": paths},
-    ) as process:  # fmt: skip
+    ) as process:
         os.close(inner)
         said = b""
         try:

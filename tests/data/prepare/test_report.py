@@ -20,9 +20,11 @@ from trainer.data.prepare.from_text import PrepareOptions, prepare
     ],
 )
 def test_the_command_that_it_ends_with_fits_the_vocabulary_and_the_length_of_the_text(
-    tmp_path: Path, tokenizer: Literal["words", "bytes", "characters"], n_words: int,
+    tmp_path: Path,
+    tokenizer: Literal["words", "bytes", "characters"],
+    n_words: int,
     flags: list[str],
-) -> None:  # fmt: skip
+) -> None:
     text = tmp_path / "text"
     text.write_text(" ".join(f"word{i:05}" for i in range(n_words)) + "\n")
     options = PrepareOptions(out=tmp_path / "c", train=(text,), tokenizer=tokenizer)

@@ -14,9 +14,17 @@ def chosen(*names: str, suffixes: tuple[str, ...] = ()) -> tuple[list[str], list
 
 def test_data_is_read_and_what_is_said_about_it_is_left_out() -> None:
     names, told = chosen(
-        "b.txt", "a/z.txt.gz", "README.md", "README.txt", "LICENSE.txt.xz", "clean.py", "build.sh",
-        "e.png", "train.jsonl.zst", "f",
-    )  # fmt: skip
+        "b.txt",
+        "a/z.txt.gz",
+        "README.md",
+        "README.txt",
+        "LICENSE.txt.xz",
+        "clean.py",
+        "build.sh",
+        "e.png",
+        "train.jsonl.zst",
+        "f",
+    )
     assert names == ["a/z.txt.gz", "b.txt", "train.jsonl.zst"]
     assert told == [
         "left out: 3 files (build.sh, e.png, f): no text by their suffix",
@@ -28,10 +36,13 @@ def test_data_is_read_and_what_is_said_about_it_is_left_out() -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        ("a.py", "b/c.py"), ("README.md", "a.md"), ("README.txt",), ("README.md", "README.txt"),
+        ("a.py", "b/c.py"),
+        ("README.md", "a.md"),
+        ("README.txt",),
+        ("README.md", "README.txt"),
         ("a.rst", "a.tokens.md", "requirements.txt", "x.py"),
     ],
-)  # fmt: skip
+)
 def test_where_there_is_no_data_documentation_and_source_are_the_text(
     names: tuple[str, ...],
 ) -> None:

@@ -134,9 +134,12 @@ def test_a_zip_of_one_file_is_read_whatever_its_name(tmp_path: Path) -> None:
 
 def test_a_zip_of_several_files_is_read_as_a_folder_and_says_which(tmp_path: Path) -> None:
     entries = {
-        "t/b.txt": b"\xef\xbb\xbfb", "t/a.json": LINES.encode(), "README.md": b"about",
-        "__MACOSX/._b.txt": b"\0\5", "t/c.png": b"png",
-    }  # fmt: skip
+        "t/b.txt": b"\xef\xbb\xbfb",
+        "t/a.json": LINES.encode(),
+        "README.md": b"about",
+        "__MACOSX/._b.txt": b"\0\5",
+        "t/c.png": b"png",
+    }
     archive = make_zip(tmp_path / "books", entries)
     assert documents(archive) == ["one", "two", "b"]
     assert told(found(archive)) == [

@@ -13,20 +13,47 @@ from trainer.errors import InputError
 LINE = '{"text": "a b", "id": 1}\n'
 LONG = json.dumps({"text": "word " * 50_000}) + "\n"
 LINES = (
-    LINE, LINE.rstrip(), LINE * 3, "\n\n" + LINE, "\ufeff" + LINE, LONG, LONG * 2, LONG.rstrip(),
-    '{"id": 1}\n{"id": 2}\n', '{"id": 1}\n', '{"text": "cut\n' + LINE, '{ "text" : "cut off',
-    '{"a\\"b": 1, "text": "x"}\n', '{"text": "a"}\nno json\n', "{" + '"text":' + "[" * 99_999,
-)  # fmt: skip
+    LINE,
+    LINE.rstrip(),
+    LINE * 3,
+    "\n\n" + LINE,
+    "\ufeff" + LINE,
+    LONG,
+    LONG * 2,
+    LONG.rstrip(),
+    '{"id": 1}\n{"id": 2}\n',
+    '{"id": 1}\n',
+    '{"text": "cut\n' + LINE,
+    '{ "text" : "cut off',
+    '{"a\\"b": 1, "text": "x"}\n',
+    '{"text": "a"}\nno json\n',
+    "{" + '"text":' + "[" * 99_999,
+)
 DOCUMENTS = (
-    '[{"text": "a"}, {"text": "b"}]', '[\n  {\n    "text": "a"\n  }\n]\n', '["a", "b"]',
-    '{\n  "text": "a"\n}\n', '{"version": 1,\n "data": [1, 2]}\n', '{"rows": [\n1, 2]}',
+    '[{"text": "a"}, {"text": "b"}]',
+    '[\n  {\n    "text": "a"\n  }\n]\n',
+    '["a", "b"]',
+    '{\n  "text": "a"\n}\n',
+    '{"version": 1,\n "data": [1, 2]}\n',
+    '{"rows": [\n1, 2]}',
     "[" + LONG.rstrip() + "," + LONG + "]",
-)  # fmt: skip
+)
 TEXTS = (
-    "", "{", "{}", "{ said the brace", "{'a': 1}", '{"quoted" words} follow', '["Hello," she said]',
-    "[1] A footnote", "[Illustration]", '{"a": 1} and so on\nmore text\n', "text\n" + LINE,
-    '{"key": value\nplain text\n', "{\n  body: 1\n}", '"text": "a"',
-)  # fmt: skip
+    "",
+    "{",
+    "{}",
+    "{ said the brace",
+    "{'a': 1}",
+    '{"quoted" words} follow',
+    '["Hello," she said]',
+    "[1] A footnote",
+    "[Illustration]",
+    '{"a": 1} and so on\nmore text\n',
+    "text\n" + LINE,
+    '{"key": value\nplain text\n',
+    "{\n  body: 1\n}",
+    '"text": "a"',
+)
 
 
 @pytest.mark.parametrize(

@@ -121,12 +121,36 @@ KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
     "utf-32 be unmarked": (lambda: WORDS.encode("utf-32-be"), "UTF-32"),
 }
 TEXTS = (
-    "", "\n", "a", WORDS * 999, "PAR1 is how a Parquet file begins.", "GGUF models", "MZ and BM",
-    "BZh9 is bzip2's mark", "ID3 tags", "RIFF....WAVE", "ORCs\n", "<p>html?</p>", "<html5 is no",
-    "<mediawiki xml:lang='en'>", '<?xml version="1.0"?>\n<doc>', "PK\x03 no", "Obj 1", "\x1fno",
-    "version https://example.com", "日本語の文章。\n" * 99, "7z e", "{\\r", "%!PS", "\ufeffmarked",
-    "0000644\x20" * 99, " " * 600, "%PD", "<!-- -->" * 8000, "naïve".join(map(str, range(9999))),
-)  # fmt: skip
+    "",
+    "\n",
+    "a",
+    WORDS * 999,
+    "PAR1 is how a Parquet file begins.",
+    "GGUF models",
+    "MZ and BM",
+    "BZh9 is bzip2's mark",
+    "ID3 tags",
+    "RIFF....WAVE",
+    "ORCs\n",
+    "<p>html?</p>",
+    "<html5 is no",
+    "<mediawiki xml:lang='en'>",
+    '<?xml version="1.0"?>\n<doc>',
+    "PK\x03 no",
+    "Obj 1",
+    "\x1fno",
+    "version https://example.com",
+    "日本語の文章。\n" * 99,
+    "7z e",
+    "{\\r",
+    "%!PS",
+    "\ufeffmarked",
+    "0000644\x20" * 99,
+    " " * 600,
+    "%PD",
+    "<!-- -->" * 8000,
+    "naïve".join(map(str, range(9999))),
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)

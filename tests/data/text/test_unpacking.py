@@ -16,8 +16,10 @@ from trainer.errors import InputError
 
 TEXT = "".join(f"word{i} naïve\n" for i in range(20_000)).encode()
 PACKERS: dict[Packing, Callable[[bytes], bytes]] = {
-    "gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress,
-}  # fmt: skip
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+}
 streams = pytest.mark.parametrize("packing", PACKERS)
 
 

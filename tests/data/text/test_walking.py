@@ -30,19 +30,32 @@ def test_files_below_linked_folders_are_found_and_links_that_lead_out_are_named(
     (tmp_path / "f/b/file").symlink_to(tmp_path / "lone.txt")
     found = walk(tmp_path / "f")
     assert sorted(found.files) == [
-        "a.txt", "b/c.txt", "b/file", "linked/d.txt", "linked/e/f.txt",
-    ]  # fmt: skip
+        "a.txt",
+        "b/c.txt",
+        "b/file",
+        "linked/d.txt",
+        "linked/e/f.txt",
+    ]
     assert found.outside == {
-        "linked": str(tmp_path / "other"), "b/file": str(tmp_path / "lone.txt"),
-    }  # fmt: skip
+        "linked": str(tmp_path / "other"),
+        "b/file": str(tmp_path / "lone.txt"),
+    }
 
 
 def test_circles_end_and_no_file_is_found_twice(tmp_path: Path) -> None:
     make(tmp_path, "f/a.txt", "f/b/c.txt", "f/b/d/e.txt")
     for name, target in {
-        "self": ".", "b/up": "..", "b/d/far": "../../b", "twin.txt": "a.txt", "0": "b/c.txt",
-        "out": "..", "back": "../f/b", "round": "round", "one": "two", "two": "one",
-    }.items():  # fmt: skip
+        "self": ".",
+        "b/up": "..",
+        "b/d/far": "../../b",
+        "twin.txt": "a.txt",
+        "0": "b/c.txt",
+        "out": "..",
+        "back": "../f/b",
+        "round": "round",
+        "one": "two",
+        "two": "one",
+    }.items():
         (tmp_path / "f" / name).symlink_to(target)
     found = walk(tmp_path / "f")
     assert sorted(found.files) == ["a.txt", "b/c.txt", "b/d/e.txt"]

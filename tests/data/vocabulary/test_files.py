@@ -46,8 +46,14 @@ def vocabularies(text: str) -> list[Vocabulary]:
 
 def test_words_are_ranked_by_count_then_first_appearance_after_eos() -> None:
     assert WordVocabulary.build(document(TEXT)).words == (
-        "<eos>", "the", "sat", "cat", "dog", ",", "<unk>",
-    )  # fmt: skip
+        "<eos>",
+        "the",
+        "sat",
+        "cat",
+        "dog",
+        ",",
+        "<unk>",
+    )
 
 
 def test_a_line_is_its_words_and_eos_and_an_empty_line_is_eos() -> None:

@@ -55,13 +55,17 @@ def test_where_nothing_is_lost_the_text_comes_back(name: str, seed: int) -> None
     back = vocabulary.decode(vocabulary.encode(text))
     is_lost = lost(name, text) != Lost()
     assert is_lost == (back.removeprefix(" ") != text.removeprefix(" ")) or vocabulary.kind in (
-        "wordlevel", "wordpiece",
-    )  # fmt: skip
+        "wordlevel",
+        "wordpiece",
+    )
 
 
 def test_a_tokenizer_that_loses_nothing_is_known_by_its_probes() -> None:
     lossless = {name for name in tokenizer_files() if vocabulary_of(name).is_lossless}
     assert lossless == {
-        "gpt2", "line ends joined to what is before", "digits and punctuation apart",
-        "merges across spaces", "dropout",
-    }  # fmt: skip
+        "gpt2",
+        "line ends joined to what is before",
+        "digits and punctuation apart",
+        "merges across spaces",
+        "dropout",
+    }

@@ -88,8 +88,9 @@ def test_autocast_gives_gradients_in_the_parameters_dtype() -> None:
     targets_N = targets_N.clamp(max=6)
     with torch.autocast("cpu", torch.bfloat16):
         nll_N = linear_nll(hidden_NC, targets_N, [(w, b)])
-        plain_N = F.cross_entropy(F.linear(hidden_NC, w, b).float(), targets_N, reduction="none",
-                                  ignore_index=IGNORED)  # fmt: skip
+        plain_N = F.cross_entropy(
+            F.linear(hidden_NC, w, b).float(), targets_N, reduction="none", ignore_index=IGNORED
+        )
     assert nll_N.dtype == torch.float32
     torch.testing.assert_close(nll_N, plain_N)
     for fast, plain in zip(
@@ -170,11 +171,12 @@ def test_the_plain_path_knows_of_no_handoff(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_tail_has_few_different_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     n_rows: set[int] = set()
     monkeypatch.setattr(
-        adaptive, "linear_nll",
+        adaptive,
+        "linear_nll",
         lambda hidden_NC, *args, **named: (
             n_rows.add(len(hidden_NC)) or linear_nll(hidden_NC, *args, **named)
         ),
-    )  # fmt: skip
+    )
     model = TransformerXL(tiny_model_config(cutoffs=(5,)), V)
     for n_of_tail in (0, 1, 7, 16, 17, 30):
         tokens_BT = torch.tensor([[19] * n_of_tail + [0] * (33 - n_of_tail)])

@@ -98,9 +98,7 @@ def test_the_norm_of_what_is_almost_certain_keeps_its_digits() -> None:
     table_VC, bias_V = torch.zeros(3, 1, requires_grad=True), torch.tensor([14.0, 0.0, 0.0])
     bias_V.requires_grad_()
     apart = TableGradients()
-    nll_N = streamed_nll(
-        torch.ones(2, 1), torch.tensor([0, 0]), [(table_VC, bias_V)], apart=apart
-    )  # fmt: skip
+    nll_N = streamed_nll(torch.ones(2, 1), torch.tensor([0, 0]), [(table_VC, bias_V)], apart=apart)
     nll_N.sum().backward()
     exact_V = 2 * torch.tensor([14.0, 0.0, 0.0]).double().softmax(0)
     exact_V[0] = -exact_V[1:].sum()
@@ -154,7 +152,7 @@ def test_under_checkpointing_it_is_the_parameters_whose_gradients_are_kept() -> 
     apart = TableGradients()
     nll_N = checkpoint(
         streamed_nll, hidden_NC, targets_N % V, [(w, b)], apart=apart, use_reentrant=False
-    )  # fmt: skip
+    )
     nll_N.sum().backward()
     (gradient,) = apart
     assert [id(p) for p in gradient.parameters] == [id(w), id(b)]

@@ -25,19 +25,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {"model": ODD},
     "aligned widths": {"model": {"d_model": 16, "d_head": 8, "d_inner": 24}},
     "pre-norm, biases per layer": {
-        "model": {**ODD, "norm": "pre", "position_biases": "per_layer"}, "documents": True,
+        "model": {**ODD, "norm": "pre", "position_biases": "per_layer"},
+        "documents": True,
     },
     "clusters": {"model": {**ODD, **CLUSTERS}, "documents": True},
     "narrower clusters": {"model": {**ODD, "cutoffs": (5, 12), "div_val": 2, "d_embed": 12}},
     "untied": {
-        "model": {**ODD, **CLUSTERS, "tie_embedding": False, "tie_projections": "none",
-                  "d_embed": 6},
+        "model": {
+            **ODD,
+            **CLUSTERS,
+            "tie_embedding": False,
+            "tie_projections": "none",
+            "d_embed": 6,
+        },
     },
     "no memory": {"model": ODD, "mem_len": 0, "documents": True},
     "short memory, clamped": {"model": ODD, "mem_len": 2, "clamp_len": 3},
     "same length": {"model": ODD, "same_length": True, "clamp_len": 4},
     "same length, documents": {"model": ODD, "same_length": True, "documents": True},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

@@ -58,13 +58,18 @@ def gradients(out: Tensor, width: int, leaves: list[Tensor]) -> list[Tensor]:
 
 
 def assert_equal_and_zero_in_pads(
-    fused: Callable[[], Tensor], plain: Callable[[], Tensor], width: int, leaves: list[Tensor],
+    fused: Callable[[], Tensor],
+    plain: Callable[[], Tensor],
+    width: int,
+    leaves: list[Tensor],
     **tolerance: float,
-) -> None:  # fmt: skip
+) -> None:
     """In value and gradients; `plain` gives the columns that count alone."""
     out, wanted = fused(), plain()
-    pairs = [(out, wanted), *zip(gradients(out, width, leaves), gradients(wanted, width, leaves),
-                                 strict=True)]  # fmt: skip
+    pairs = [
+        (out, wanted),
+        *zip(gradients(out, width, leaves), gradients(wanted, width, leaves), strict=True),
+    ]
     for got, exact in pairs:
         if got.dim() > 1:
             assert (got[..., width:] == 0).all()
@@ -85,15 +90,21 @@ def test_norm_and_residual_equal_pytorch(n_rows: int, width: int, dtype: torch.d
     close = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
     assert_equal_and_zero_in_pads(
         lambda: residual_norm(x, branch, *affine, width=width),
-        lambda: normalised(x + branch), width, [x, branch, *affine], **close,
-    )  # fmt: skip
+        lambda: normalised(x + branch),
+        width,
+        [x, branch, *affine],
+        **close,
+    )
     assert_equal_and_zero_in_pads(
         lambda: norm(x, *affine, width=width), lambda: normalised(x), width, [x, *affine], **close
     )
     assert_equal_and_zero_in_pads(
         lambda: residual(x, branch, width=width),
-        lambda: (x + branch)[:, :width], width, [x, branch], **close,
-    )  # fmt: skip
+        lambda: (x + branch)[:, :width],
+        width,
+        [x, branch],
+        **close,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -103,8 +114,10 @@ def test_bias_and_relu_equal_pytorch(n_rows: int, width: int, dtype: torch.dtype
     x, bias = rows(n_rows, width, dtype), vector(width, dtype)
     assert_equal_and_zero_in_pads(
         lambda: bias_relu_dropout(x, bias, width=width),
-        lambda: (x[:, :width] + bias).relu(), width, [x, bias],
-    )  # fmt: skip
+        lambda: (x[:, :width] + bias).relu(),
+        width,
+        [x, bias],
+    )
 
 
 def test_any_leading_dimensions_and_strides_will_do() -> None:
@@ -166,15 +179,21 @@ def test_the_gradients_of_dropout_are_those_of_the_masked_computation(
     assert_equal_and_zero_in_pads(
         lambda: residual_norm(x, branch, weight, bias, **settings, seed=seed(5)),
         lambda: F.layer_norm(total(), (width,), weight, bias),
-        width, [x, branch, weight, bias], rtol=1e-4, atol=1e-5,
-    )  # fmt: skip
+        width,
+        [x, branch, weight, bias],
+        rtol=1e-4,
+        atol=1e-5,
+    )
     zeros, ones = 0 * bias, torch.ones_like(x)
     hidden_scale = bias_relu_dropout(ones, zeros, **settings, seed=seed(6))[:, :width]
     assert_equal_and_zero_in_pads(
         lambda: bias_relu_dropout(x, bias, **settings, seed=seed(6)),
         lambda: (x[:, :width] + bias).relu() * hidden_scale,
-        width, [x, bias], rtol=1e-5, atol=1e-5,
-    )  # fmt: skip
+        width,
+        [x, bias],
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def test_dropout_drops_its_share_independently_and_as_the_seed_says() -> None:
@@ -190,9 +209,12 @@ def test_dropout_drops_its_share_independently_and_as_the_seed_says() -> None:
     for one, other in pairs:
         torch.testing.assert_close((one & other).float().mean().item(), 1 / 16, rtol=0, atol=0.01)
     hidden = bias_relu_dropout(
-        torch.ones(80, 416, device=DEVICE), torch.zeros(410, device=DEVICE),
-        width=410, dropout=0.25, seed=seed(1),
-    )  # fmt: skip
+        torch.ones(80, 416, device=DEVICE),
+        torch.zeros(410, device=DEVICE),
+        width=410,
+        dropout=0.25,
+        seed=seed(1),
+    )
     assert torch.equal(hidden[:, :410], scale), "however a kernel cuts rows into tiles"
 
 

@@ -18,8 +18,13 @@ from trainer.outside import printable
 
 #: What reading a damaged or foreign archive may raise.
 UNREADABLE = (
-    OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError
-)  # fmt: skip
+    OSError,
+    EOFError,
+    zlib.error,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    NotImplementedError,
+)
 
 
 @contextmanager

@@ -12,9 +12,22 @@ DATA_SUFFIXES = (".txt", ".text", ".tokens", ".jsonl", ".ndjson", ".json")
 SOURCE_SUFFIXES = (".md", ".rst", ".py")
 # Names of what is said about a folder, whatever their suffix.
 _ABOUT = (
-    "readme", "license", "licence", "copying", "copyright", "notice", "authors", "contributors",
-    "contributing", "citation", "changelog", "changes", "requirements", "cmakelists", "manifest",
-)  # fmt: skip
+    "readme",
+    "license",
+    "licence",
+    "copying",
+    "copyright",
+    "notice",
+    "authors",
+    "contributors",
+    "contributing",
+    "citation",
+    "changelog",
+    "changes",
+    "requirements",
+    "cmakelists",
+    "manifest",
+)
 _SHOWN_NAMES = 3
 
 

@@ -20,8 +20,11 @@ DOCUMENT_END = "<|endoftext|>"
 _DOCUMENT_ENDS = (DOCUMENT_END, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 MIN_SIZE = 257  # every byte, and the document's end
 _KINDS: dict[str, Kind] = {
-    "BPE": "bpe", "Unigram": "unigram", "WordPiece": "wordpiece", "WordLevel": "wordlevel",
-}  # fmt: skip
+    "BPE": "bpe",
+    "Unigram": "unigram",
+    "WordPiece": "wordpiece",
+    "WordLevel": "wordlevel",
+}
 # Of so many tokens one may stand beside a text that is read back.
 _MOST_NEIGHBOURS = 4096
 _Result = TypeVar("_Result")

@@ -55,8 +55,11 @@ class _Bpe(_Values):
 
 
 _KINDS: dict[str, type[_Values]] = {
-    "words": _Words, "bytes": _Symbols, "characters": _Symbols, "bpe": _Bpe
-}  # fmt: skip
+    "words": _Words,
+    "bytes": _Symbols,
+    "characters": _Symbols,
+    "bpe": _Bpe,
+}
 
 
 def check_values(values: Any, *, where: str) -> None:

@@ -17,11 +17,30 @@ _SECONDS_PER_MIB, _BYTES_PER_BYTE = 1, 40
 
 #: Parts that hold no pattern and make a text no longer than a few times what it was.
 _PLAIN = {
-    "BPEDecoder", "BertNormalizer", "BertPreTokenizer", "ByteFallback", "ByteLevel", "CTC",
-    "CharDelimiterSplit", "Digits", "Fuse", "Lowercase", "Metaspace", "NFC", "NFD", "NFKC", "NFKD",
-    "Nmt", "Punctuation", "Strip", "StripAccents", "UnicodeScripts", "Whitespace",
-    "WhitespaceSplit", "WordPiece",
-}  # fmt: skip
+    "BPEDecoder",
+    "BertNormalizer",
+    "BertPreTokenizer",
+    "ByteFallback",
+    "ByteLevel",
+    "CTC",
+    "CharDelimiterSplit",
+    "Digits",
+    "Fuse",
+    "Lowercase",
+    "Metaspace",
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Nmt",
+    "Punctuation",
+    "Strip",
+    "StripAccents",
+    "UnicodeScripts",
+    "Whitespace",
+    "WhitespaceSplit",
+    "WordPiece",
+}
 #: Parts inside a sequence, the ones among them that add text, and what they add.
 _MAX_PARTS, _MAX_ADDING, _MAX_ADDED = 16, 2, 8
 
@@ -40,10 +59,14 @@ def try_tokenizer(tokenizer: dict[str, Any]) -> None:
     child = str(Path(__file__).with_name("child.py"))
     try:
         tried = subprocess.run(
-            [sys.executable, "-I", child, str(seconds), str(n_bytes)], input=text,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=6 * seconds, check=False,
+            [sys.executable, "-I", child, str(seconds), str(n_bytes)],
+            input=text,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=6 * seconds,
+            check=False,
             env={"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired:
         raise ValueError(f"it does not cut a short text within {6 * seconds} s") from None
     except OSError as error:
@@ -59,9 +82,11 @@ def try_tokenizer(tokenizer: dict[str, Any]) -> None:
 
 def _is_plain(part: Any) -> bool:
     """Whether a part holds no pattern, and adds little to a text."""
-    parts = part.get("normalizers", part.get("pretokenizers", part.get("decoders"))) if (
-        isinstance(part, dict) and part.get("type") == "Sequence"
-    ) else [part]  # fmt: skip
+    parts = (
+        part.get("normalizers", part.get("pretokenizers", part.get("decoders")))
+        if (isinstance(part, dict) and part.get("type") == "Sequence")
+        else [part]
+    )
     if not isinstance(parts, list) or len(parts) > _MAX_PARTS:
         return False
     adding = [inner for inner in parts if isinstance(inner, dict) and _adds_little(inner)]

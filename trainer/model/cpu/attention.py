@@ -45,9 +45,13 @@ def cpu_attention(
 
 
 def _reading(
-    q_BTHE: Tensor, kv_BS2HE: Sequence[Tensor], r_SHE: Tensor, u_HE: Tensor, v_HE: Tensor,
+    q_BTHE: Tensor,
+    kv_BS2HE: Sequence[Tensor],
+    r_SHE: Tensor,
+    u_HE: Tensor,
+    v_HE: Tensor,
     hidden_keys: Tensor,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """`[B, T, H, E]`, some queries at a time."""
     kv_2NSE, r_HSE = _heads_first(kv_BS2HE, r_SHE)
     tgt_len, n_keys = q_BTHE.shape[1], r_HSE.shape[1]
@@ -62,9 +66,13 @@ def _reading(
         # Copies as they lie: oneDNN would make them in another order, many times slower.
         k_NSE, v_NSE = (kv_NSE[:, first:last].contiguous() for kv_NSE in kv_2NSE)
         weight_NTS = _weights(
-            _with_bias(q_BTHE[:, rows], v_HE), _with_bias(q_BTHE[:, rows], u_HE), k_NSE,
-            r_HSE[:, first - last :].contiguous(), hidden[..., first:], buffers,
-        )  # fmt: skip
+            _with_bias(q_BTHE[:, rows], v_HE),
+            _with_bias(q_BTHE[:, rows], u_HE),
+            k_NSE,
+            r_HSE[:, first - last :].contiguous(),
+            hidden[..., first:],
+            buffers,
+        )
         mixed.append(torch.bmm(weight_NTS, v_NSE))
     return _streams_first(torch.cat(mixed, dim=1), q_BTHE.shape[2])
 
@@ -82,9 +90,15 @@ def _n_hidden_from_all(hidden_keys: Tensor) -> int:
 class _CpuAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q_BTHE: Tensor, r_SHE: Tensor, u_HE: Tensor, v_HE: Tensor, hidden_keys: Tensor,
-        dropout: float, *kv_BS2HE: Tensor,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        q_BTHE: Tensor,
+        r_SHE: Tensor,
+        u_HE: Tensor,
+        v_HE: Tensor,
+        hidden_keys: Tensor,
+        dropout: float,
+        *kv_BS2HE: Tensor,
+    ) -> Tensor:
         """`[B, T, H, E]`; keeps the weights and a copy of keys and values, heads first."""
         kv_2NSE, r_HSE = _heads_first(kv_BS2HE, r_SHE)
         position_HBTE, content_HBTE = _with_bias(q_BTHE, v_HE), _with_bias(q_BTHE, u_HE)
@@ -141,9 +155,13 @@ def _buffers(n_scores: int, *, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _weights(
-    position_HBTE: Tensor, content_HBTE: Tensor, k_NSE: Tensor, r_HSE: Tensor, hidden_keys: Tensor,
+    position_HBTE: Tensor,
+    content_HBTE: Tensor,
+    k_NSE: Tensor,
+    r_HSE: Tensor,
+    hidden_keys: Tensor,
     buffers: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """What the values are weighted with, `[H·B, T, S]`, in the first of `buffers`.
 
     Of queries with each bias, see `_with_bias`.

@@ -29,9 +29,13 @@ Table = tuple[Tensor, Tensor]
 
 
 def linear_nll(
-    hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table], *,
-    handoff: Handoff | None = None, cluster: int = 0,
-) -> Tensor:  # fmt: skip
+    hidden_NC: Tensor,
+    targets_N: Tensor,
+    tables: Sequence[Table],
+    *,
+    handoff: Handoff | None = None,
+    cluster: int = 0,
+) -> Tensor:
     """Nats of each target, `[N]` in fp32 at least; 0 where it is `IGNORED`.
 
     Args:
@@ -75,9 +79,14 @@ def pieces(tables: Sequence[Tensor], dtype: torch.dtype) -> Iterator[tuple[Tenso
 class _LinearNll(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_NC: Tensor, targets_N: Tensor, dtype: torch.dtype,
-        handoff: Handoff | None, cluster: int, *tables: Tensor,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        hidden_NC: Tensor,
+        targets_N: Tensor,
+        dtype: torch.dtype,
+        handoff: Handoff | None,
+        cluster: int,
+        *tables: Tensor,
+    ) -> Tensor:
         """`[N]`."""
         hidden = hidden_NC.to(dtype)
         known_N, index_N = targets_N != IGNORED, targets_N.clamp_min(0)
@@ -112,10 +121,11 @@ class _LinearNll(torch.autograd.Function):
             scale_N1 = (grad_N * share_N)[:, None]
             of_hidden_NC, products, of_biases = _gradients(hidden, error_NV, scale_N1, tables)
             of_weights = [
-                factors.dense(weight_VC.dtype) if ctx.handoff is None or i > 0
+                factors.dense(weight_VC.dtype)
+                if ctx.handoff is None or i > 0
                 else ctx.handoff.put(ctx.cluster, weight_VC, factors)
                 for i, (weight_VC, factors) in enumerate(zip(tables[::2], products, strict=True))
-            ]  # fmt: skip
+            ]
         of_tables = [grad for of_one in zip(of_weights, of_biases, strict=True) for grad in of_one]
         return of_hidden_NC.to(ctx.hidden_dtype), None, None, None, None, *of_tables
 

@@ -63,9 +63,13 @@ def streamed_nats(hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table])
 class _StreamedNll(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_NC: Tensor, targets_N: Tensor, dtype: torch.dtype, apart: TableGradients,
+        ctx: Any,
+        hidden_NC: Tensor,
+        targets_N: Tensor,
+        dtype: torch.dtype,
+        apart: TableGradients,
         *tables: Tensor,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """`[N]`."""
         hidden = hidden_NC.to(dtype)
         known_N, index_N = targets_N != IGNORED, targets_N.clamp_min(0)
@@ -83,9 +87,15 @@ class _StreamedNll(torch.autograd.Function):
         total_N = sums.others_N + chosen_N.exp()
         sums.hidden_NC.addcmul_(sums.others_N[:, None], target_NC, value=-1)
         ctx.save_for_backward(
-            hidden, index_N, known_N / total_N, sums.largest_N, sums.others_N, sums.gram(),
-            sums.hidden_NC, *tables,
-        )  # fmt: skip
+            hidden,
+            index_N,
+            known_N / total_N,
+            sums.largest_N,
+            sums.others_N,
+            sums.gram(),
+            sums.hidden_NC,
+            *tables,
+        )
         ctx.apart, ctx.hidden_dtype = apart, hidden_NC.dtype
         ctx.parameters = tables[:2]  # themselves: under checkpointing what is saved comes as others
         return (total_N.log() - chosen_N).masked_fill_(~known_N, 0)
@@ -100,9 +110,15 @@ class _StreamedNll(torch.autograd.Function):
         of_tables: list[Tensor | None] = []
         for weight_VC, bias_V in zip(tables[::2], tables[1::2], strict=True):
             product = Product(
-                table_VC=weight_VC, bias_V=bias_V, hidden_NC=hidden, scale_N=scale_N,
-                index_N=index_N - first, largest_N=largest_N, others_N=others_N, gram_NN=gram_NN,
-            )  # fmt: skip
+                table_VC=weight_VC,
+                bias_V=bias_V,
+                hidden_NC=hidden,
+                scale_N=scale_N,
+                index_N=index_N - first,
+                largest_N=largest_N,
+                others_N=others_N,
+                gram_NN=gram_NN,
+            )
             if first == 0:
                 ctx.apart.add_product(product)
                 of_tables += [None, None]

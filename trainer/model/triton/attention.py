@@ -85,9 +85,15 @@ def default_blocks(d_head: int, dtype: torch.dtype) -> Blocks:
 class _FusedAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query_BTHE: Tensor, kv_BS2HE: Tensor, position_BHTS: Tensor,
-        visible_from_BT: Tensor | None, seed: Tensor | None, dropout: float, blocks: Blocks,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        query_BTHE: Tensor,
+        kv_BS2HE: Tensor,
+        position_BHTS: Tensor,
+        visible_from_BT: Tensor | None,
+        seed: Tensor | None,
+        dropout: float,
+        blocks: Blocks,
+    ) -> Tensor:
         """Keeps the logarithms of the softmax's sums, which give its weights again."""
         inputs = (query_BTHE, kv_BS2HE, position_BHTS, visible_from_BT, seed)
         n_streams, tgt_len, n_head, d_head = query_BTHE.shape
@@ -119,9 +125,15 @@ class _FusedAttention(torch.autograd.Function):
         d_position_BHTS[..., kv_BS2HE.shape[1] :].zero_()
         d_kv_BS2HE = kv_BS2HE.new_empty(kv_BS2HE.shape)
         kernels.backward_by_query[triton.cdiv(tgt_len, blocks.q), n_head, n_streams](
-            *arguments, out_BTHE, d_out_BTHE, delta_BHT, d_query_BTHE,
-            d_position_BHTS, *d_position_BHTS.stride()[:3], **constants,
-        )  # fmt: skip
+            *arguments,
+            out_BTHE,
+            d_out_BTHE,
+            delta_BHT,
+            d_query_BTHE,
+            d_position_BHTS,
+            *d_position_BHTS.stride()[:3],
+            **constants,
+        )
         kernels.backward_by_key[triton.cdiv(kv_BS2HE.shape[1], blocks.k), n_head, n_streams](
             *arguments, d_out_BTHE, delta_BHT, d_kv_BS2HE, **constants
         )
@@ -129,16 +141,31 @@ class _FusedAttention(torch.autograd.Function):
 
 
 def _arguments(
-    query_BTHE: Tensor, kv_BS2HE: Tensor, position_BHTS: Tensor,
-    visible_from_BT: Tensor | None, seed: Tensor | None, *, dropout: float,
-) -> tuple[Any, ...]:  # fmt: skip
+    query_BTHE: Tensor,
+    kv_BS2HE: Tensor,
+    position_BHTS: Tensor,
+    visible_from_BT: Tensor | None,
+    seed: Tensor | None,
+    *,
+    dropout: float,
+) -> tuple[Any, ...]:
     """What every kernel begins with: the inputs, each followed by its strides, and the sizes."""
     visible_strides = (0, 0) if visible_from_BT is None else visible_from_BT.stride()
     return (
-        query_BTHE, *query_BTHE.stride()[:3], kv_BS2HE, *kv_BS2HE.stride()[:4],
-        position_BHTS, *position_BHTS.stride()[:3], visible_from_BT, *visible_strides,
-        seed, dropout, query_BTHE.shape[1], kv_BS2HE.shape[1], query_BTHE.shape[3],
-    )  # fmt: skip
+        query_BTHE,
+        *query_BTHE.stride()[:3],
+        kv_BS2HE,
+        *kv_BS2HE.stride()[:4],
+        position_BHTS,
+        *position_BHTS.stride()[:3],
+        visible_from_BT,
+        *visible_strides,
+        seed,
+        dropout,
+        query_BTHE.shape[1],
+        kv_BS2HE.shape[1],
+        query_BTHE.shape[3],
+    )
 
 
 def _constants(blocks: Blocks, d_head: int) -> dict[str, int]:

@@ -76,9 +76,12 @@ def _sizes(x_NP: Tensor) -> dict[str, Any]:
     n_stored = x_NP.shape[-1]
     n_columns = min(_MAX_COLUMNS, max(16, triton.next_power_of_2(n_stored)))
     return {
-        "n_rows": x_NP.numel() // n_stored, "PITCH": n_stored, "ROWS": _ROWS,
-        "COLUMNS": n_columns, "WIDE": wide(x_NP),
-    }  # fmt: skip
+        "n_rows": x_NP.numel() // n_stored,
+        "PITCH": n_stored,
+        "ROWS": _ROWS,
+        "COLUMNS": n_columns,
+        "WIDE": wide(x_NP),
+    }
 
 
 def _grid(sizes: dict[str, Any], *, n_tiles: int) -> tuple[int, int]:
@@ -88,9 +91,18 @@ def _grid(sizes: dict[str, Any], *, n_tiles: int) -> tuple[int, int]:
 
 @triton.jit
 def _forward_kernel(
-    x, bias_F, seed, out, width, dropout, n_rows,
-    PITCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+    x,
+    bias_F,
+    seed,
+    out,
+    width,
+    dropout,
+    n_rows,
+    PITCH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     first_column = tl.program_id(1) * COLUMNS
     row_R1 = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     column_1C = first_column + tl.arange(0, COLUMNS)[None, :]
@@ -107,10 +119,19 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    out, d_out, d_x, partial, width, dropout, n_rows,
-    PITCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr,
+    out,
+    d_out,
+    d_x,
+    partial,
+    width,
+    dropout,
+    n_rows,
+    PITCH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    WIDE: tl.constexpr,
     TILES: tl.constexpr,
-):  # fmt: skip
+):
     program = tl.program_id(0).to(tl.int64)
     column_C = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     column_1C = column_C[None, :]

@@ -54,9 +54,13 @@ def fused_layer(
 
 
 def _attended(
-    module: RelativeAttention, x_BTP: Tensor, past: Past, visible_from_BT: Tensor | None,
-    shared_biases: tuple[Tensor, Tensor] | None, seed: Tensor,
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:  # fmt: skip
+    module: RelativeAttention,
+    x_BTP: Tensor,
+    past: Past,
+    visible_from_BT: Tensor | None,
+    shared_biases: tuple[Tensor, Tensor] | None,
+    seed: Tensor,
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     n_streams, tgt_len, _ = x_BTP.shape
     heads = (module.n_head, -1)
     into_heads = partial(_linear, n_out=module.n_head)

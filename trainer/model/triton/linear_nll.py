@@ -39,9 +39,15 @@ def fused_linear_nll(
 class _FusedLinearNll(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_NC: Tensor, targets_N: Tensor, dtype: torch.dtype, keep: bool,
-        handoff: Handoff, cluster: int, *tables: Tensor,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        hidden_NC: Tensor,
+        targets_N: Tensor,
+        dtype: torch.dtype,
+        keep: bool,
+        handoff: Handoff,
+        cluster: int,
+        *tables: Tensor,
+    ) -> Tensor:
         """`[N]`; `keep` says whether a backward pass may follow."""
         hidden_NP = aligned(hidden_NC.to(dtype))
         n_words = sum(map(len, tables[::2]))

@@ -23,9 +23,16 @@ _N_TILES = 8
 
 
 def residual_norm(
-    x: Tensor, branch: Tensor, weight_D: Tensor, bias_D: Tensor, *,
-    width: int, dropout: float = 0.0, seed: Tensor | None = None, eps: float = 1e-5,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    branch: Tensor,
+    weight_D: Tensor,
+    bias_D: Tensor,
+    *,
+    width: int,
+    dropout: float = 0.0,
+    seed: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
     """LayerNorm of `x + dropout(branch)` over the first `width` columns; `[..., P]` like `x`.
 
     Args:
@@ -42,9 +49,7 @@ def residual_norm(
     return _apply(x, branch, weight_D, bias_D, seed, width, dropout, eps)
 
 
-def norm(
-    x: Tensor, weight_D: Tensor, bias_D: Tensor, *, width: int, eps: float = 1e-5
-) -> Tensor:  # fmt: skip
+def norm(x: Tensor, weight_D: Tensor, bias_D: Tensor, *, width: int, eps: float = 1e-5) -> Tensor:
     """LayerNorm over the first `width` columns; arguments as in `residual_norm`."""
     return _apply(x, None, weight_D, bias_D, None, width, 0.0, eps)
 
@@ -57,9 +62,15 @@ def residual(
 
 
 def _apply(
-    x: Tensor, branch: Tensor | None, weight_D: Tensor | None, bias_D: Tensor | None,
-    seed: Tensor | None, width: int, dropout: float, eps: float,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    branch: Tensor | None,
+    weight_D: Tensor | None,
+    bias_D: Tensor | None,
+    seed: Tensor | None,
+    width: int,
+    dropout: float,
+    eps: float,
+) -> Tensor:
     assert dropout == 0 or seed is not None, "dropout takes a seed"
     out: Tensor = _ResidualNorm.apply(
         x, branch, weight_D, bias_D, seed if dropout > 0 else None, width, dropout, eps
@@ -72,9 +83,16 @@ class _ResidualNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, branch: Tensor | None, weight_D: Tensor | None, bias_D: Tensor | None,
-        seed: Tensor | None, width: int, dropout: float, eps: float,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        branch: Tensor | None,
+        weight_D: Tensor | None,
+        bias_D: Tensor | None,
+        seed: Tensor | None,
+        width: int,
+        dropout: float,
+        eps: float,
+    ) -> Tensor:
         """`[..., P]` like `x`."""
         x = x.contiguous()
         branch = None if branch is None else branch.contiguous()
@@ -104,9 +122,18 @@ class _ResidualNorm(torch.autograd.Function):
                 2, n_programs, len(weight_D), dtype=torch.promote_types(d_out.dtype, torch.float32)
             )
         _backward_kernel[(n_programs,)](
-            x, branch, weight_D, seed, d_out, d_x, d_branch, partial, *ctx.settings, **sizes,
+            x,
+            branch,
+            weight_D,
+            seed,
+            d_out,
+            d_x,
+            d_branch,
+            partial,
+            *ctx.settings,
+            **sizes,
             TILES=_N_TILES,
-        )  # fmt: skip
+        )
         # Autograd gives gradients the dtypes of what they are gradients of.
         if d_branch is None and ctx.branch_dtype is not None:
             d_branch = d_x
@@ -119,9 +146,13 @@ def _sizes(x: Tensor) -> dict[str, Any]:
     n_stored = x.shape[-1]
     n_columns = max(16, triton.next_power_of_2(n_stored))
     return {
-        "n_rows": x.numel() // n_stored, "PITCH": n_stored, "ROWS": max(1, _TILE // n_columns),
-        "COLUMNS": n_columns, "WIDE": wide(x), "num_warps": 4 if n_columns <= 2 * _TILE else 8,
-    }  # fmt: skip
+        "n_rows": x.numel() // n_stored,
+        "PITCH": n_stored,
+        "ROWS": max(1, _TILE // n_columns),
+        "COLUMNS": n_columns,
+        "WIDE": wide(x),
+        "num_warps": 4 if n_columns <= 2 * _TILE else 8,
+    }
 
 
 def wide(x: Tensor) -> tl.dtype:
@@ -131,9 +162,21 @@ def wide(x: Tensor) -> tl.dtype:
 
 @triton.jit
 def _forward_kernel(
-    x, branch, weight_D, bias_D, seed, out, width, dropout, eps, n_rows,
-    PITCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+    x,
+    branch,
+    weight_D,
+    bias_D,
+    seed,
+    out,
+    width,
+    dropout,
+    eps,
+    n_rows,
+    PITCH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     row_R1 = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     column_1C = tl.arange(0, COLUMNS)[None, :]
     at_RC = row_R1 * PITCH + column_1C
@@ -153,10 +196,24 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    x, branch, weight_D, seed, d_out, d_x, d_branch, partial, width, dropout, eps, n_rows,
-    PITCH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr,
+    x,
+    branch,
+    weight_D,
+    seed,
+    d_out,
+    d_x,
+    d_branch,
+    partial,
+    width,
+    dropout,
+    eps,
+    n_rows,
+    PITCH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    WIDE: tl.constexpr,
     TILES: tl.constexpr,
-):  # fmt: skip
+):
     program = tl.program_id(0).to(tl.int64)
     column_1C = tl.arange(0, COLUMNS)[None, :]
     if weight_D is not None:

@@ -36,19 +36,34 @@ def softmax_error_(
     nll_N = logits_NV.new_empty(n_rows, dtype=wide)
     block = min(_MAX_BLOCK, max(256, triton.next_power_of_2(n_columns)))
     _softmax_error_kernel[(n_rows,)](
-        logits_NV, targets_N.contiguous(), nll_N, n_words, scale,
-        PITCH=logits_NV.stride(0), COLUMNS=n_columns, BLOCK=block,
-        IGNORED=IGNORED, KEEP=keep, num_warps=max(1, block // 512),
-    )  # fmt: skip
+        logits_NV,
+        targets_N.contiguous(),
+        nll_N,
+        n_words,
+        scale,
+        PITCH=logits_NV.stride(0),
+        COLUMNS=n_columns,
+        BLOCK=block,
+        IGNORED=IGNORED,
+        KEEP=keep,
+        num_warps=max(1, block // 512),
+    )
     return nll_N
 
 
 @triton.jit
 def _softmax_error_kernel(
-    logits, targets, nll, n_words, scale,
-    PITCH: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
-    IGNORED: tl.constexpr, KEEP: tl.constexpr,
-):  # fmt: skip
+    logits,
+    targets,
+    nll,
+    n_words,
+    scale,
+    PITCH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    IGNORED: tl.constexpr,
+    KEEP: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     logits += row * PITCH
     wide = nll.dtype.element_ty
