@@ -1,4 +1,4 @@
-"""Who this process is among its peers, and the few collectives of the control plane.
+"""This process among its peers, and the few collectives of the control plane.
 
 They run over gloo on the host, beside DeepSpeed's own groups: no flag ever waits for a device.
 Every function here is called by all ranks.
@@ -65,7 +65,7 @@ def complete_environ(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _meeting(environ: Mapping[str, str], task: Task) -> tuple[str, str]:
-    """Where the ranks meet: address and port."""
+    """Return the address and port at which the ranks meet."""
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
     if missing and task.launcher == PYTORCH.name:
         raise InputError(
@@ -122,7 +122,7 @@ def choose_device(wanted: str, *, local_rank: int) -> torch.device:
 
 
 def this_process(environ: Mapping[str, str], *, device: str) -> World:
-    """Who a completed `environ` says this process is; `device` as for `choose_device`."""
+    """Return this process's place by a completed `environ`; `device` as for `choose_device`."""
     local_rank, world_size = int(environ["LOCAL_RANK"]), int(environ["WORLD_SIZE"])
     has_agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has the store
     is_one_host = environ["LOCAL_SIZE"] == environ["WORLD_SIZE"]

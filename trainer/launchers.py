@@ -1,4 +1,4 @@
-"""Who this process is among its peers, from what its launcher left in the environment.
+"""Finds this process's place among its peers, in the variables that its launcher sets.
 
 deepspeed and torchrun say it in PyTorch's variables, Slurm and the kinds of MPI in their own.
 """
@@ -94,7 +94,7 @@ def is_first_task(environ: Mapping[str, str]) -> bool:
 
 
 def find_task(environ: Mapping[str, str]) -> Task | None:
-    """What the nearest launcher says; None for a process that none started as one of several."""
+    """Return the task that the nearest launcher names; None for a process that stands alone."""
     if "RANK" in environ:
         return _task(PYTORCH, environ)
     task = next((_task(mpi, environ) for mpi in _MPI if mpi.rank in environ), None)
@@ -120,7 +120,7 @@ def find_task(environ: Mapping[str, str]) -> Task | None:
 
 
 def _slurm_task(environ: Mapping[str, str]) -> Task | None:
-    """What ``srun`` says of a task of its; None in a batch script or a shell of an allocation.
+    """Return the task that ``srun`` names; None in a batch script or a shell of an allocation.
 
     These two have Slurm's variables as well, of all tasks that the job may start, but not those of
     a step.

@@ -1,4 +1,4 @@
-"""What comes from outside, before anything believes it: files that anybody may have written.
+"""Reads files and arguments that anybody may have written, before anything believes them.
 
 A file is read up to a size, a text is printed escaped and cut. What the values must be, the reader
 says with a schema of its own.

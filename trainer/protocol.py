@@ -1,4 +1,4 @@
-"""What a stream of text hands to a model and what the model hands back.
+"""The seam between streams of text and models: segments in, losses and memory out.
 
 Any module with these two methods trains, resumes and evaluates under the same loop:
 Transformer-XL is one of them. Shapes: B streams of the micro batch, T tgt_len, M mem_len,
@@ -58,7 +58,7 @@ class Segment(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What a model carries from one segment to the next, detached from the graph.
+    """State that a model carries from one segment to the next, detached from the graph.
 
     For Transformer-XL the last `mem_len` inputs of every layer, newest last; finite if not valid.
     Another model may keep what it likes in the rows: they are saved and moved by stream.

@@ -1,4 +1,4 @@
-"""What goes through a shell: paths as they are typed, and commands printed to be typed again."""
+"""Paths as they are typed in a shell, and commands printed to be typed again."""
 
 import os
 import shlex

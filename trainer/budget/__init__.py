@@ -1,1 +1,1 @@
-"""What memory a run needs, counted from sizes, and what there is; memory that cannot be had."""
+"""The memory that a run needs, counted from sizes, held against the memory that there is."""

@@ -1,4 +1,4 @@
-"""What a planned run needs of memory, what there is, and what to lower where that is less."""
+"""Holds a planned run's needs of memory against the memory there is, and says what to lower."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -78,7 +78,7 @@ class Budget:
         return f"{_gib(n_bytes)} of them {name} at {self.needs.moment}"
 
     def situation(self) -> str:
-        """What a run is told that ran out of memory: its needs, its sizes, and what to lower."""
+        """Describe a run that ran out of memory: its needs, its sizes, and what to lower."""
         train = self._experiment.train
         return (
             f"by the plan a rank needs {_gib(self.needs.device_bytes)} GiB, {self.largest_part()}, "
@@ -88,7 +88,7 @@ class Budget:
         )
 
     def advice(self, total: int) -> str:
-        """What to lower so that a rank needs less than `total` bytes."""
+        """Name the settings to lower so that a rank needs less than `total` bytes."""
         how, valid = self.how, self._experiment.valid
         if self.needs.moment == "validation":
             return (
@@ -158,7 +158,7 @@ def count_weights(config: ModelConfig, vocabulary_size: int) -> Weights:
 
 
 def device_there(world: World) -> There | None:
-    """What the rank's GPU has; None where it computes on the CPU."""
+    """Return the memory of the rank's GPU; None where the rank computes on the CPU."""
     if world.device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(world.device)
@@ -189,7 +189,7 @@ def check_memory(budget: Budget, world: World, *, n_sharing: int, insist: bool) 
 
 
 def _shares(model: ModelConfig, corpus: Corpus) -> list[float]:
-    """Of the targets in each cluster; the head's softmax has all of them."""
+    """Return each cluster's share of the targets; the head's softmax has all of them."""
     if not model.cutoffs:
         return [1.0]
     tokens = np.asarray(corpus.splits["train"].tokens[:_LOOKED_AT])

@@ -1,4 +1,4 @@
-"""What a rank that fails leaves for the others, which only see that it is gone."""
+"""A message that a failing rank leaves for the others, which only see that it is gone."""
 
 import contextlib
 
@@ -18,7 +18,7 @@ def tell_peers(reason: str, world: World) -> None:
 
 
 def heard_from_peer(world: World) -> str | None:
-    """What another rank left by `tell_peers`, if any did. Not collective."""
+    """Return the message that another rank left by `tell_peers`, if any did. Not collective."""
     if world.world_size == 1 or not dist.is_initialized():
         return None
     with contextlib.suppress(RuntimeError):

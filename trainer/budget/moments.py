@@ -1,4 +1,4 @@
-"""What is there at the moments of a step, beside what lasts, that may be its peak.
+"""Counts the tensors of each moment of a step that may be its peak of memory.
 
 Bytes of one rank, counted from sizes: see `trainer.budget.needs`.
 """
@@ -43,7 +43,7 @@ Parts = dict[str, Part]
 
 
 class Step:
-    """What is there besides at the moments of a step that may be its peak."""
+    """Bytes of each moment of a step that may be its peak, beside the tensors that last."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class Step:
         return {"gradients": Part(_flat(own, how), 0, keeps_place=True)}
 
     def _update(self) -> Parts:
-        """What the optimizer makes on the way, and the fp32 gradient that it is given."""
+        """Return the bytes of an update, with the fp32 gradient that the optimizer is given."""
         weights, how, width = self._weights, self._how, self._widths.weight
         n_bytes = 0.0
         if how.stage > 0:
@@ -174,7 +174,7 @@ def _softmax(n_bytes: float) -> Parts:
 
 
 def validation(experiment: ExperimentConfig, how: How, widths: Widths) -> Parts:
-    """What a validation works with."""
+    """Return the bytes that a validation works with."""
     model, valid = experiment.model, experiment.valid
     reading = Reading(n_rows=valid.batch_size, tgt_len=valid.tgt_len, mem_len=valid.mem_len)
     working = activations.validation(model, reading, widths, how.backend)

@@ -1,4 +1,4 @@
-"""What memory a rank of a training run needs, counted from sizes: nothing is built or measured.
+"""Counts the memory that a rank of a training run needs from sizes: nothing is built or measured.
 
 A step's peak is the largest of its moments: the end of the forward pass, the softmax's backward
 pass, the last layer's, the embedding's, the update. Validation is another. What a checkpoint copies
@@ -81,7 +81,7 @@ def _memory_bytes(experiment: ExperimentConfig, how: How, widths: Widths) -> int
 
 
 def _saved(experiment: ExperimentConfig, weights: Weights, how: How, widths: Widths) -> int:
-    """What a checkpoint copies: a rank's parameters with two moments, whole ones, in fp32."""
+    """Return the bytes that a checkpoint copies: a rank's parameters and moments, in fp32."""
     if not (experiment.checkpoint.interval_steps or experiment.valid.interval_steps):
         return 0  # the last one alone, when a step's space is free
     n_own = max(weights.largest, weights.total // how.world_size)
@@ -93,7 +93,7 @@ def _saved(experiment: ExperimentConfig, weights: Weights, how: How, widths: Wid
 def _lasting(
     experiment: ExperimentConfig, weights: Weights, how: How, widths: Widths
 ) -> dict[str, int]:
-    """What is there from start to end."""
+    """Return the bytes of tensors that last from start to end."""
     total, share = weights.total, how.share
     parts = {"weights": total * widths.weight * (share if how.stage == 3 else 1)}
     if not (how.offload and how.on_gpu):
@@ -113,7 +113,7 @@ def _offloaded(weights: Weights, how: How) -> dict[str, int]:
 
 
 def _built(weights: Weights, how: How, widths: Widths) -> int:
-    """Of the model as it was built, which ZeRO has copied: what of it was in the heap."""
+    """Return the bytes left in the heap of the model as it was built, which ZeRO has copied."""
     large = weights.largest
     whole = 4 * weights.total
     if widths.weight == 4 and 4 * large >= RETURNED_BYTES:

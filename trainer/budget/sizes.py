@@ -71,5 +71,5 @@ class How:
 
     @property
     def share(self) -> float:
-        """Of the optimizer's state on one rank."""
+        """Return the fraction of the optimizer's state that lies on one rank."""
         return 1 / self.world_size if self.stage > 0 else 1.0

@@ -47,12 +47,12 @@ class Newest:
 
 
 def directory(run_dir: Path) -> Path:
-    """Where a run keeps its checkpoints."""
+    """Return the folder in which a run keeps its checkpoints."""
     return run_dir / "checkpoints"
 
 
 def draft_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint at `step` is written before it is sealed."""
+    """Return the folder in which the checkpoint at `step` is written before it is sealed."""
     return folder / f"{DRAFT}{name_of(step)}"
 
 
@@ -185,7 +185,7 @@ def seems_whole(path: Path) -> bool:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of its run.
+    """Read a checkpoint's state of its run.
 
     Raises:
         InputError: it says nothing, or is the one of another step than its name says.
@@ -263,7 +263,7 @@ def fingerprint(path: Path, *, sync: bool = False) -> dict[str, Any]:
 
 
 def _by_step(folder: Path) -> dict[int, Path]:
-    """What has the name of a checkpoint, newest first.
+    """List all that has the name of a checkpoint, newest first.
 
     Raises:
         InputError: the folder cannot be read.

@@ -47,7 +47,7 @@ def reading(run_dir: Path, which: str, read: Callable[[Path], T]) -> T:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a folder from another of its name; None where there is none."""
+    """Return numbers that tell a folder from another of its name; None where there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""What names a checkpoint: its own name, and the pointers ``latest`` and ``best`` beside it.
+"""Names of checkpoints: their own, and the pointers ``latest`` and ``best`` beside them.
 
 A name is believed no further than its form: nothing that it says leads out of the folder.
 """

@@ -1,4 +1,4 @@
-"""What a checkpoint says in `manifest.json` and `state.json`, checked before it is believed."""
+"""Reads `manifest.json` and `state.json` of a checkpoint, which are checked before believed."""
 
 import re
 from dataclasses import MISSING, fields
@@ -42,7 +42,7 @@ class _Manifest(_Strict):
 
 
 class _LossScaler(_Strict):
-    """What DeepSpeed's loss scaler counts."""
+    """Counters of DeepSpeed's loss scaler."""
 
     cur_scale: float = Field(default=1.0, gt=0)
     cur_iter: int = 0
@@ -51,21 +51,21 @@ class _LossScaler(_Strict):
 
 
 class _Engine(_Strict):
-    """What the engine counts."""
+    """Counters of the engine."""
 
     optimizer_step: _Count
     loss_scaler: _LossScaler = _LossScaler()
 
 
 class _Imported(_Strict):
-    """Where an imported model came from."""
+    """Origin of an imported model."""
 
     layout: str
     file: str
 
 
 class _State(_Strict):
-    """What all readers of a state rely on; what one alone reads, it checks itself."""
+    """Fields that all readers of a state rely on; one that reads more checks that itself."""
 
     experiment: dict[str, Any]
     vocabulary: _Hash
@@ -77,7 +77,7 @@ class _State(_Strict):
 
 
 class _Exported(_Strict):
-    """What `txl export` says of a model, beside its vocabulary and weights."""
+    """Description of a model that `txl export` writes beside vocabulary and weights."""
 
     version: Literal[1]
     experiment: dict[str, Any]
@@ -99,7 +99,7 @@ def _train_state() -> type[BaseModel]:
 
 
 def read_train(values: Any, *, where: str) -> dict[str, Any]:
-    """What a state says of its run's `TrainState`; fields that are not known here are left out.
+    """Return a state's fields of the run's `TrainState`; fields that are not known are left out.
 
     Raises:
         InputError: a field is something else than it should be, or the step is missing.
@@ -114,7 +114,7 @@ def read_train(values: Any, *, where: str) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `state.json` holds.
+    """Read `state.json`.
 
     Raises:
         InputError: it cannot be read, or a field that all rely on is missing or something else
@@ -127,7 +127,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def read_exported(values: Any, *, where: str) -> dict[str, Any]:
-    """What the `config.json` of an exported model holds.
+    """Read the `config.json` of an exported model.
 
     Raises:
         InputError: it is of another version, or a field is not what it should be.

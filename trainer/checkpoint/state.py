@@ -11,7 +11,7 @@ from trainer.track.measure import Measure
 
 
 class Place(TypedDict):
-    """Where a record belongs."""
+    """Step, update and attempt to which a record belongs."""
 
     step: int
     update: int
@@ -20,7 +20,7 @@ class Place(TypedDict):
 
 @dataclass
 class TrainState:
-    """Where a run stands: plain values, and two things that live on the device."""
+    """Progress of a run: plain values, and two tensors that live on the device."""
 
     step: int = 0
     """Attempts to update."""
@@ -72,7 +72,7 @@ class TrainState:
 
     @property
     def place(self) -> Place:
-        """Where a record of this moment belongs."""
+        """Return the place of a record of this moment."""
         return {"step": self.step, "update": self.update, "n_tokens": self.n_tokens}
 
     def forget_best(self) -> None:

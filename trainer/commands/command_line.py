@@ -1,4 +1,4 @@
-"""What ``txl`` is told: the table of its commands, and how their words become values."""
+"""Reads the command line of ``txl``: the table of its commands, and how words become values."""
 
 import contextlib
 import io
@@ -111,7 +111,7 @@ def _parsed(name: str, argv: Sequence[str]) -> Any:
 
 
 def _of_all(argv: Sequence[str]) -> Any:
-    """What tyro alone makes of all commands."""
+    """Let tyro read all commands at once, for completion."""
     plain = {name: command for name, command in COMMANDS.items() if command and " " not in name}
     return tyro.extras.subcommand_cli_from_dict(
         plain, prog="txl", args=argv, config=_STYLE, registry=_types()
@@ -165,7 +165,7 @@ def _path(wanted: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
 
 
 def _optional(wanted: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """What may be absent is typed as what it is."""
+    """Read an optional value as its type, without None in the placeholder."""
     kinds = get_args(wanted.type)
     if len(kinds) != 2 or type(None) not in kinds:
         return None

@@ -1,1 +1,1 @@
-"""What is trained and how: the experiment, the DeepSpeed file, the training command line."""
+"""The experiment, the DeepSpeed file and the training command line: what is trained, and how."""

@@ -103,7 +103,7 @@ class TrainArguments:
 
 @dataclass(frozen=True)
 class ShowArguments:
-    """What is to be shown; `experiment` is the recipe with the command's changes."""
+    """A command to show settings; `experiment` is the recipe with the command's changes."""
 
     recipe: str
     experiment: ExperimentConfig
@@ -167,7 +167,7 @@ def parse_show(argv: Sequence[str]) -> ShowArguments:
 def _given(
     argv: Sequence[str], options: dict[str, dict[str, Any]], *, usage: str, about: str
 ) -> dict[str, Any]:
-    """What each of `options` was given, and the experiment."""
+    """Read the values of `options`, and the experiment."""
     tokens = [_spelt(token) for token in argv]
     known = _flags(options)
     unknown = [t for t, spelt in zip(argv, tokens, strict=True) if _is_unknown(spelt, known)]

@@ -1,4 +1,4 @@
-"""What may change between a run and its resumption, and what was changed."""
+"""Finds the settings that changed between a run and its resumption, and refuses some."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -74,7 +74,7 @@ _ALL_REDUCE = "use_multi_rank_bucket_allreduce"
 
 @dataclass(frozen=True)
 class OptimizerChoice:
-    """What computes Adam. `fused` None: where the device has it. `offload`: DeepSpeedCPUAdam."""
+    """Implementation of Adam. `fused` None: if the device has it. `offload`: DeepSpeedCPUAdam."""
 
     fused: bool | None
     offload: bool

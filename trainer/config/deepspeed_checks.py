@@ -1,4 +1,4 @@
-"""What is wrong with a DeepSpeed file: refused and unknown keys, bad values, blocks at odds."""
+"""Finds faults of a DeepSpeed file: refused and unknown keys, bad values, blocks at odds."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast, get_args

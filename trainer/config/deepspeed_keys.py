@@ -156,14 +156,14 @@ class TorchAutocast(Block):
 
 
 class Offload(Block):
-    """Where ZeRO keeps the optimizer's state, or the parameters."""
+    """Device on which ZeRO keeps the optimizer's state, or the parameters."""
 
     device: Literal["none", "cpu"] | None = None
     pin_memory: Flag = None
 
 
 class Zero(Block):
-    """What is partitioned over ranks, and in what portions it travels (in elements)."""
+    """Partition of tensors over ranks, and the portions in which they travel (in elements)."""
 
     stage: Annotated[_Whole, Field(ge=0, le=3)] | None = None
     contiguous_gradients: Flag = None
@@ -192,7 +192,7 @@ class Zero(Block):
 
 
 class DataTypes(Block):
-    """What 16-bit gradients are accumulated in."""
+    """Type in which 16-bit gradients are accumulated."""
 
     grad_accum_dtype: Dtype = None
 

@@ -7,7 +7,7 @@ _TRIED, _TOLD = 1 << 17, 12
 
 
 def divisors(number: int) -> list[int]:
-    """What divides `number`, ascending; of one above 2^34 only what is found fast."""
+    """List the divisors of `number`, ascending; above 2^34 only those that are found fast."""
     tried = range(1, min(math.isqrt(number), _TRIED) + 1)
     small = [n for n in tried if number % n == 0]
     return sorted({*small, *(number // n for n in small)})

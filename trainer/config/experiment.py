@@ -1,4 +1,4 @@
-"""What is trained: the experiment's settings, frozen and checked, a unit and a meaning per field.
+"""Settings of the experiment, frozen and checked, a unit and a meaning per field.
 
 How it is trained (precision, ZeRO, offload, a fused optimizer) is the DeepSpeed JSON's business:
 see `trainer.config.deepspeed`. What may change on resume says the kind of each field, see
@@ -91,7 +91,7 @@ def _same_length_has_memory(part: Any) -> Any:
 
 
 class TrainConfig(Part):
-    """What one step reads, and when training ends."""
+    """Text of a step, and the end of training."""
 
     train_batch_size: int = refused(..., "streams read by one step, over all ranks and slots", ge=1)
     train_micro_batch_size_per_gpu: int | None = announced(

@@ -1,4 +1,4 @@
-"""What every field of the settings says: unit, meaning, and what may become of it on resume.
+"""Describes fields of the settings: unit, meaning, and what a change means on resume.
 
 Changes of a `free` field are taken silently, those of an `announced` one need ``--allow-change
 FIELD``, those of all others are `refused`.

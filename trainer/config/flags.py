@@ -40,7 +40,7 @@ def _is_list(field: FieldInfo) -> bool:
 
 
 def _types(field: FieldInfo) -> list[Any]:
-    """What a field, or each entry of a list, may be: types, and the strings of a Literal."""
+    """List the types of a field, or of a list's entries, with the strings of a Literal."""
     return list(get_args(field.annotation)) or [field.annotation]
 
 

@@ -1,4 +1,4 @@
-"""What the flags of the systems that this trainer replaces are called here.
+"""Names our flags for the flags of the systems that this trainer replaces.
 
 One table feeds the error for a command line of theirs and the tables of MIGRATING.md.
 """

@@ -74,7 +74,7 @@ def experiment_from(values: Any, *, where: str) -> ExperimentConfig:
 
 
 def resume_class(path: str) -> OnResume:
-    """What a change of the field at dotted `path` means on resume; raises `KeyError` for none."""
+    """Return the class of a change of the field at dotted `path` on resume; `KeyError` for none."""
     *parents, leaf = path.split(".")
     part = strict.model_at(ExperimentConfig, *parents)
     if part is None or leaf not in part.model_fields:

@@ -22,7 +22,7 @@ class CheckpointConfig(Part):
 
 
 class TrackingConfig(Part):
-    """Where metrics go beside `metrics.jsonl`."""
+    """Destinations of metrics beside `metrics.jsonl`."""
 
     log_interval_steps: int = free(25, "steps between records", ge=1)
     wandb: Literal["auto", "online", "offline", "disabled"] = free(
@@ -38,7 +38,7 @@ class TrackingConfig(Part):
 
 
 class LimitsConfig(Part):
-    """What a run puts up with before it stops by itself."""
+    """Limits beyond which a run stops by itself."""
 
     time_limit_s: float | None = free(
         None, "seconds of wall clock after which the run checkpoints and asks to be requeued", gt=0
@@ -50,7 +50,7 @@ class LimitsConfig(Part):
 
 
 class ExpectConfig(Part):
-    """What a run is held to once it is done; one that misses it says so by its exit code."""
+    """Results that a run must reach; one that misses them says so by its exit code."""
 
     ppl: float | None = free(
         None, "largest perplexity per token of the best validation; None is any", ge=1

@@ -45,7 +45,7 @@ def absent_figures(
 
 
 def lost_characters(header: Header, vocabulary: Vocabulary) -> Lost | None:
-    """What the ids of a split do not tell; None where nobody counted it."""
+    """Return the characters that a split's ids do not tell; None where nobody counted them."""
     if header.n_hidden is not None and header.n_blanks is not None:
         return Lost(header.n_hidden, header.n_blanks)
     if isinstance(vocabulary, SymbolVocabulary):

@@ -71,7 +71,7 @@ class Corpus:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of the corpus's folder."""
         return self.path.resolve().name
 
     @property

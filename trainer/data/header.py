@@ -1,4 +1,4 @@
-"""What a corpus says of a split in NAME.json: counts, hashes, how it was made."""
+"""Describes a split of a corpus, in NAME.json: counts, hashes, how it was made."""
 
 from collections.abc import Sequence
 from pathlib import Path

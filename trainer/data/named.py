@@ -22,7 +22,7 @@ class NamedCorpus(BaseModel):
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of the corpus's folder."""
         return Path(self.path).name
 
 

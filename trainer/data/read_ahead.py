@@ -38,7 +38,7 @@ class SegmentReader:
             self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
 
     def segment(self, data_step: int, slot: int) -> Segment:
-        """What micro step `slot` of `data_step` reads, on the device; raises what reading raised.
+        """Return the segment of `slot` in `data_step`, on the device; raises as reading did.
 
         Nothing waits for it to arrive there but what the GPU is given from now on.
         """

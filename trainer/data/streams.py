@@ -95,7 +95,7 @@ class Streams:
         return int(np.minimum(left, self.tgt_len).sum())
 
     def segment(self, data_step: int, slot: int) -> Segment:
-        """What this rank reads in micro step `slot` of `data_step`, on the CPU."""
+        """Return this rank's segment of micro step `slot` of `data_step`, on the CPU."""
         epoch, index = divmod(data_step, self.steps_per_epoch)
         return make_segment(
             self.split,

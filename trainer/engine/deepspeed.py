@@ -284,7 +284,7 @@ class Engine:
         self.ds.destroy()
 
     def scalars(self) -> dict[str, Any]:
-        """What the engine counts, as plain values; see `load_scalars`."""
+        """Return the engine's counters as plain values; see `load_scalars`."""
         keys = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
         scaler = self.ds.optimizer.loss_scaler if self.resolved.precision == "fp16" else None
         return {

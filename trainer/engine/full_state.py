@@ -88,7 +88,7 @@ class FullState:
         return int(state.get("step", 0))
 
     def fragments(self) -> dict[Tensor, list[Fragment]]:
-        """What this rank's tensors of the optimizer are made of; alignment's padding left out."""
+        """List the pieces of this rank's optimizer tensors; padding for alignment is left out."""
         flats = self._flat()
         found: dict[Tensor, list[Fragment]] = {flat: [] for flat in flats}
         for i, (name, p) in enumerate(self._named):

@@ -1,4 +1,4 @@
-"""What DeepSpeed leaves to others at ZeRO stage 0: gradients averaged, measured and clipped.
+"""Averages, measures and clips gradients at ZeRO stage 0, in place of DeepSpeed.
 
 There it sends copies of them, looks for no NaN, which would go into the weights, and clips in a
 pass of its own.
@@ -50,7 +50,7 @@ class WholeGradients:
             module.table_gradients = self._fused_adam.table_gradients = self._of_tables
 
     def norm(self) -> Tensor:
-        """Of the means over ranks, which they become; a scalar. Collective."""
+        """Average gradients over ranks, and return the norm of the means, a scalar. Collective."""
         if self._averages:
             average_gradients(self._parameters, world_size=self._world_size)
         self._of_tables.join_wholes()

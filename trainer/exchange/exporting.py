@@ -130,7 +130,7 @@ def _huggingface_config(
 
 
 def _write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
-    """What transformers' tokenizers read; bytes and characters have none there."""
+    """Write the files that transformers' tokenizers read; bytes and characters have none there."""
     settings: dict[str, Any] = {}
     if isinstance(vocabulary, WordVocabulary):
         text = "".join(f"{word}\n" for word in vocabulary.words)

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What became of a checkpoint."""
+    """Result of an import."""
 
     run_dir: Path
     foreign: Foreign
@@ -39,7 +39,7 @@ class Imported:
     n_parameters: int
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """List the lines that the command prints."""
         model, run = self.foreign.settings.model, self.run_dir
         recipe = run / "config.json"
         txl, train = program("txl"), training(recipe, "--init-from", run)

@@ -1,4 +1,4 @@
-"""What the names in others' checkpoints stand for, and what is called to build their values.
+"""Resolves the names in others' checkpoints, and builds the values they are called for.
 
 A pickle names the functions that it wants called. The few that make tensors and containers stand
 here, each with checks of its own; a class of a known checkpoint becomes an `Opaque`; any other
@@ -27,7 +27,7 @@ _MAX_NAME = 200
 
 
 def find_class(module: str, name: str) -> Any:
-    """What stands here for a name in a file.
+    """Return the stand-in for a name in a file.
 
     Raises:
         Refused: no such checkpoint needs it.
@@ -74,7 +74,7 @@ def _parameter(data: Any, *_: Any) -> Tensor:
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """What protocol 2 writes for bytes."""
+    """Decode bytes as pickle's protocol 2 writes them."""
     if encoding not in ("latin1", "latin-1"):
         raise Refused("it asks for another encoding than latin-1")
     return text.encode("latin1")

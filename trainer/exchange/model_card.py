@@ -100,7 +100,7 @@ def parent_of(trained: TrainedModel) -> str | None:
 
 
 def origin_of(trained: TrainedModel) -> dict[str, dict[str, str]]:
-    """Where an imported model came from, without anybody's folders; nothing for another."""
+    """Return an imported model's origin, without anybody's folders; nothing for another model."""
     imported = trained.saved.get("imported")
     if imported is None:
         return {}
@@ -165,7 +165,7 @@ def _recipe(trained: TrainedModel) -> str:
 
 
 def _results(run_dir: Path, trained: TrainedModel) -> str:
-    """Of `txl eval` with this checkpoint alone, by what they are of."""
+    """Return the results of `txl eval` with this checkpoint alone, by their measure."""
     found = read_results(run_dir)
     for problem in found.broken:
         log.warning("passed over: %s", problem)

@@ -1,4 +1,4 @@
-"""What the opcodes of a pickle do to a `Machine`.
+"""Runs the opcodes of a pickle on a `Machine`.
 
 Those that would reach outside the stream (registered extensions, buffers) are not there.
 """
@@ -97,7 +97,7 @@ def _stack_global(machine: Machine) -> None:
 
 
 def _instance(machine: Machine) -> None:
-    """Of a class named in the stream, before which its arguments stand."""
+    """Build an instance of a class named in the stream, behind its arguments."""
     arguments = machine.marked()
     _global(machine)
     machine.make(machine.take(), tuple(arguments))

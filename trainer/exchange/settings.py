@@ -1,4 +1,4 @@
-"""What other trainers' configurations say, in our words."""
+"""Translates other trainers' configurations into our settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ _FAIRSEQ_DEFAULTS = {
 
 
 class _Said(BaseModel):
-    """What is taken of their configuration; the defaults are theirs, the rest is left alone."""
+    """Fields taken of their configuration; the defaults are theirs, the rest is left alone."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -63,7 +63,7 @@ class _Said(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of one checkpoint."""
+    """Settings of one checkpoint."""
 
     model: ModelConfig
     vocabulary_size: int

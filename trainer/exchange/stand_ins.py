@@ -1,4 +1,4 @@
-"""What stands for the objects of a pickle: plain values, and names that do nothing."""
+"""Stand-ins for the objects of a pickle: plain values, and names that do nothing."""
 
 import pickle
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ class Opaque:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What would be the object's ``__dict__``."""
+        """Return the values that would be the object's ``__dict__``."""
         slots = self.state if isinstance(self.state, tuple) else (self.state,)
         found: dict[str, Any] = {}
         for part in slots:

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
-    """What `txl eval` is asked for; None takes the recipe's evaluation settings."""
+    """Options of `txl eval`; None takes the recipe's evaluation settings."""
 
     run: Path
     checkpoint: str = "best"
@@ -101,7 +101,7 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
 
 
 def _situation(scoring: ScoringConfig, trained: TrainedModel) -> str:
-    """What an evaluation is told that ran out of memory: its sizes, and what to lower."""
+    """Describe the sizes of an evaluation that ran out of memory, and what to lower."""
     return (
         f"reading {scoring.batch_size} rows with tgt_len {scoring.tgt_len}, mem_len "
         f"{scoring.mem_len} and a vocabulary of {trained.vocabulary.size:,}: lower --batch-size, "

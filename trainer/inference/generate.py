@@ -93,7 +93,7 @@ def generate(
 
 
 def probabilities(log_probs_V: Tensor, sampling: Sampling) -> Tensor:
-    """What the next token is drawn from, `[V]` in fp64: temperature, then top-k, then top-p.
+    """Return the next token's distribution, `[V]` in fp64: temperature, then top-k, then top-p.
 
     Top-k keeps the k likeliest tokens. Of these, the likeliest first, top-p keeps the fewest whose
     share of the probability that top-k left reaches p, and at least one. Of equally likely tokens

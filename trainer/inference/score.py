@@ -132,11 +132,11 @@ class Plan:
 
     @property
     def cost(self) -> int:
-        """Of all passes, in tokens of a row."""
+        """Return the cost of all passes, in tokens of a row."""
         return self.n_forwards * (self.scoring.tgt_len + FORWARD_TOKENS)
 
     def spans(self, index: int) -> list[Span]:
-        """What each row of this rank reads in forward pass `index`; empty before and after."""
+        """Return the span of each of this rank's rows in pass `index`; empty before and after."""
         spans = []
         first_row = self.rank * self.scoring.batch_size
         for row in range(first_row, first_row + self.scoring.batch_size):
@@ -260,7 +260,7 @@ def _passes(
     cut_documents: bool,
     device: torch.device,
 ) -> Iterator[tuple[list[Span], Output]]:
-    """What every forward pass read, and what came of it."""
+    """Yield the spans of every forward pass, with its output."""
     scoring = plan.scoring
     for index in range(plan.n_forwards):
         spans = plan.spans(index)

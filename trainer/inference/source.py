@@ -1,4 +1,4 @@
-"""What a trained model is made from: a run's checkpoint, or an exported folder, read whole."""
+"""Reads a trained model's source whole: a run's checkpoint, or an exported folder."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ EXPORT_WEIGHTS = "model.safetensors"
 
 
 class Source(NamedTuple):
-    """What a model is made from."""
+    """Source of a model."""
 
     path: Path
     saved: dict[str, Any]

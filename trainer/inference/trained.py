@@ -98,7 +98,7 @@ class TrainedModel:
         return found
 
     def generate(self, prompt: str, *, n_tokens: int = 200, **sampling: Any) -> str:
-        """What continues `prompt`; `sampling` as in `trainer.inference.generate.Sampling`.
+        """Continue `prompt`; `sampling` as in `trainer.inference.generate.Sampling`.
 
         Raises:
             InputError: the vocabulary cannot encode the prompt, or a setting is out of range.
@@ -222,7 +222,7 @@ def open_corpus_of(run_dir: Path) -> Corpus:
 
 
 def corpus_of(run_dir: Path) -> Path:
-    """Where the run's corpus was.
+    """Return the folder in which the run's corpus was.
 
     Raises:
         InputError: the run does not say.

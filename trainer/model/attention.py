@@ -86,7 +86,7 @@ def _joined(parts_BS2HE: Sequence[Tensor]) -> Tensor:
 
 
 class Past(NamedTuple):
-    """What a layer attends to beside the segment."""
+    """Keys before the segment that a layer attends to, with their positions."""
 
     memory_BMX: Tensor
     """Inputs of the layer, X = D, or if `is_projected` keys and values, X = 2·H·E."""

@@ -30,7 +30,7 @@ def build_model(config: ModelConfig, *, vocabulary_size: int, seed: int) -> nn.M
 
 
 def _other_model(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    """What the configuration's factory builds. The caller answers for running it."""
+    """Build a model by the configuration's factory. The caller answers for running it."""
     assert config.factory is not None
     package, _, name = config.factory.partition(":")
     where = f"model.factory {shortened(config.factory)}"
@@ -56,7 +56,7 @@ def _other_model(config: ModelConfig, vocabulary_size: int) -> nn.Module:
 
 
 def _told(error: BaseException) -> str:
-    """What an error says, and the line of code that raised it."""
+    """Describe an error, with the line of code that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"

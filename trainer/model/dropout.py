@@ -18,7 +18,7 @@ class Kept(NamedTuple):
     scale: float
 
     def of(self, x: Tensor) -> Tensor:
-        """What is left of `x`, scaled."""
+        """Drop elements of `x`, and scale the rest."""
         return x if self.mask is None else self.mask.to(x.dtype).mul_(x).mul_(self.scale)
 
 
@@ -80,7 +80,7 @@ class _ReluDropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """What is left is positive: the output itself says which elements are."""
+        """Return the gradient: elements that were kept are positive in the output itself."""
         (left,) = ctx.saved_tensors
         grad = torch.ops.aten.threshold_backward(grads[0], left, 0)
         return grad.mul_(ctx.scale), None, None

@@ -58,7 +58,7 @@ class Product(NamedTuple):
         return error_NU.mul_(self.scale_N[:, None]).t() @ self.hidden_NC.double()
 
     def squared_norm(self) -> Tensor:
-        """Of both gradients, in double precision.
+        """Return the squared norm of both gradients, in double precision.
 
         With errors E and hidden states H, beside them a column of ones for the biases, and rows
         scaled by s, that is sᵀ(EEᵀ ∘ HHᵀ)s. Of E = X - D, exponentials and what is taken off at
@@ -95,14 +95,14 @@ def targets_among(index_N: Tensor, words: slice) -> tuple[Tensor, Tensor]:
 
 
 def exponentials(logits: Tensor, taken_off_N: Tensor) -> Tensor:
-    """Of logits less that much, in its dtype; in place, if that is theirs."""
+    """Return exponentials of logits less `shift`, in its dtype; in place, if that is theirs."""
     if logits.dtype == taken_off_N.dtype:
         return logits.sub_(taken_off_N[:, None]).exp_()
     return (logits - taken_off_N[:, None]).exp_()
 
 
 class TableGradient:
-    """What one table and its biases got in one backward pass."""
+    """Gradient of one table and its biases, from one backward pass."""
 
     def __init__(self) -> None:
         self._products: list[Product] = []
@@ -143,7 +143,7 @@ class TableGradient:
 
     @torch.no_grad()
     def squared_norm(self) -> Tensor:
-        """Of the gradients; a scalar."""
+        """Return the squared norm of the gradients; a scalar."""
         if len(self._products) > 1:
             squares = [x.square().sum() for _, *grads in self.pieces() for x in grads]
             return torch.stack(squares).sum()
@@ -203,7 +203,7 @@ class TableGradients:
             del self._of_tables[parameters[0]]
 
     def squared_norms(self) -> list[Tensor]:
-        """Of the gradients of each table and its biases."""
+        """Return the squared norms of each table's gradient with its biases'."""
         return [gradient.squared_norm() for gradient in self]
 
     def clear(self) -> None:

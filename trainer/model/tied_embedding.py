@@ -37,7 +37,7 @@ class Handoff:
         self._apart = apart
 
     def apart_from(self, hidden_NC: Tensor, table: tuple[Tensor, Tensor]) -> TableGradients | None:
-        """Where the softmax of few rows is to leave what its table's gradient is made of.
+        """Return the place where the softmax of few rows leaves its table's gradient, in parts.
 
         Args:
             hidden_NC: what the logits are linear in.

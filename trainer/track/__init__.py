@@ -1,1 +1,1 @@
-"""What a run tells: records, console, wandb, status and reports, and what a number is of."""
+"""Records, console, wandb, status and reports of a run, and the measures of its numbers."""

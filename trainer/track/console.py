@@ -1,4 +1,4 @@
-"""What a run says to people: one line per record in a fixed order, a progress bar, the logs."""
+"""Prints a run for people: one line per record in a fixed order, a progress bar, the logs."""
 
 import contextlib
 import logging

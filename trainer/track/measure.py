@@ -1,4 +1,4 @@
-"""What a loss is of: which text, read and counted how. A number without it compares with none."""
+"""The measure of a loss: the text, and how it was read and counted. Others do not compare."""
 
 from pathlib import PurePath
 from typing import Annotated, Any, Literal

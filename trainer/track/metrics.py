@@ -146,7 +146,7 @@ def _redone_steps(records: list[Record]) -> dict[int, range]:
 
 
 def _last_attempts(records: list[Record]) -> dict[int, int]:
-    """Of every recorded step the last attempt that did it, if any did."""
+    """Return the last attempt of every recorded step, if any did it."""
     waiting = sorted((steps.start, steps.stop, a) for a, steps in _redone_steps(records).items())
     waiting.reverse()
     doing: list[tuple[int, int]] = []

@@ -23,7 +23,7 @@ _ENDED = ("Z", "X", "x")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where numbers mean the same processes: a machine since it started, a container on it."""
+    """Scope of process numbers: a machine since it started, a container on it."""
 
     host: str
     boot: str
@@ -156,7 +156,7 @@ def read_holder(file: Path) -> Holder | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """What the kernel says of a process, from its state on: the name before may hold blanks."""
+    """Read the kernel's line of a process from its state on: the name before may hold blanks."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:

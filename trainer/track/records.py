@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Place(BaseModel):
-    """Where in the run a record belongs; what else it holds are its values."""
+    """Place of a record in the run; its other fields are its values."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
@@ -60,7 +60,7 @@ class _Sample(_Place):
 
 
 class _Event(_Place):
-    """What happened, and any details."""
+    """Event, with any details."""
 
     event: Text
 

@@ -1,4 +1,4 @@
-"""What became of runs: `txl report RUN…` reads run directories, live ones included."""
+"""Reports on runs: `txl report RUN…` reads run directories, live ones included."""
 
 import json
 import time
@@ -19,7 +19,7 @@ from trainer.wording import counted, human_count
 
 
 class Report(NamedTuple):
-    """What `report` says."""
+    """Text of a report."""
 
     text: str
     n_shown: int
@@ -75,7 +75,7 @@ def _summary(run_dir: Path, *, now: float) -> RunSummary:
 
 
 def _names(run_dirs: Sequence[Path], runs: Sequence[RunSummary]) -> list[str]:
-    """What each run is called here: its folder's name, or the path where another has that name."""
+    """Name each run by its folder, or by its path where another folder has the name."""
     n_called = Counter(run.run for run in runs)
     both = zip(run_dirs, runs, strict=True)
     return [printable(path if n_called[run.run] > 1 else run.run, most=200) for path, run in both]

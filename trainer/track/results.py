@@ -78,7 +78,7 @@ class EvalResult(Measure):
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What it is of, and which weights: results of one identity are one result."""
+        """Return measure and weights: results of one identity are one result."""
         hashes = tuple(sorted((self.checkpoint_hash or {}).items()))
         return *self.key, self.checkpoint, self.step, hashes
 
@@ -103,7 +103,7 @@ class EvalResult(Measure):
 
 
 class Filed(NamedTuple):
-    """What a folder of results holds."""
+    """Results that a folder holds."""
 
     results: list[EvalResult]
     broken: list[str]
@@ -118,7 +118,7 @@ def measure_of(
     precision: str,
     rule: Rule = "every token",
 ) -> Measure:
-    """What a loss is of that `scoring` such a split in `precision` gives."""
+    """Return the measure of a loss that `scoring` such a split in `precision` gives."""
     return Measure(
         corpus=corpus.name,
         corpus_hash=corpus.hash,
@@ -131,7 +131,7 @@ def measure_of(
 
 
 def valid_measure(corpus: Corpus, scoring: ScoringConfig, *, precision: str) -> Measure | None:
-    """What validation losses are of; None without a valid split."""
+    """Return the measure of validation losses; None without a valid split."""
     split = corpus.splits.get("valid")
     return None if split is None else measure_of(corpus, split, scoring, precision=precision)
 

@@ -1,4 +1,4 @@
-"""What a run is doing: `status.json`, replaced whole, read by people, wrappers and `txl report`.
+"""The status of a run: `status.json`, replaced whole, for people, wrappers and `txl report`.
 
 Launchers change exit codes, so a wrapper that requeues goes by `state`.
 """

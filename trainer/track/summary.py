@@ -29,7 +29,7 @@ _CURVE_WIDTH = 48
 
 
 class Imported(BaseModel):
-    """Where an imported run came from, as `imported.json` says it."""
+    """Origin of an imported run, as `imported.json` says it."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -101,7 +101,7 @@ def summarise(run_dir: Path, *, now: float) -> RunSummary:
 
 
 def _noting(notes: list[str], read: Callable[[], _Read]) -> _Read | None:
-    """What `read` gives; None, and a note, where that cannot be read."""
+    """Return the value of `read`; None, and a note, where it cannot be read."""
     try:
         return read()
     except InputError as error:
@@ -110,7 +110,7 @@ def _noting(notes: list[str], read: Callable[[], _Read]) -> _Read | None:
 
 
 def read_origin(run_dir: Path) -> Imported:
-    """Where an imported run came from.
+    """Read the origin of an imported run.
 
     Raises:
         InputError: the run does not say.

@@ -1,4 +1,4 @@
-"""Where a run's metrics go: its own `metrics.jsonl` first, then the console, wandb, TensorBoard.
+"""Sends a run's metrics to its own `metrics.jsonl`, then to the console, wandb, TensorBoard.
 
 Only the first is the record; the others may break without the run noticing more than a warning.
 """

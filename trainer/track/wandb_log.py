@@ -254,7 +254,7 @@ def _init_arguments(
     run_config: Mapping[str, Any],
     environ: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What `wandb.init` is told; what the environment or a sweep says is left to them."""
+    """Return the arguments of `wandb.init`; the environment and sweeps keep their say."""
     named = {
         "project": (config.project, "WANDB_PROJECT"),
         "entity": (config.entity, "WANDB_ENTITY"),

@@ -1,4 +1,4 @@
-"""What wandb is to be told, known and checked before it is loaded: where its data go, and names.
+"""Checks wandb's settings before it is loaded: the place of its data, and names.
 
 Its own rules are repeated here so that what it would refuse ends in one line before a run starts; a
 test holds them against wandb's.

@@ -1,4 +1,4 @@
-"""What a run would be refused for, found without a trace, and what it would begin with."""
+"""Finds the reasons to refuse a run, and its start, without leaving a trace."""
 
 import errno
 import logging

@@ -1,4 +1,4 @@
-"""What a run does between its steps: record, sample, validate, finish.
+"""Duties of a run between its steps: record, sample, validate, finish.
 
 All functions are called by all ranks at the same step.
 """
@@ -234,7 +234,7 @@ def set_status(
 
 
 def _result(run: Run, state: TrainState) -> dict[str, float | int | str | None]:
-    """What the run has come to, for `status.json`."""
+    """Return the result of the run so far, for `status.json`."""
     return {
         "corpus": run.corpus.name,
         "corpus_hash": run.corpus.hash,

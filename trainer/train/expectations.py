@@ -1,4 +1,4 @@
-"""What ``--expect`` holds a run to once it is done."""
+"""Holds a finished run to the results that ``--expect`` names."""
 
 import logging
 import math

@@ -19,7 +19,7 @@ STEPS_LATE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What all ranks agreed on."""
+    """Agreement of all ranks."""
 
     wish: Wish
     """The strongest request to stop."""

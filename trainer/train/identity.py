@@ -1,4 +1,4 @@
-"""What a run says of itself: in its checkpoints and records, at its start, and once it is done."""
+"""Describes a run in its checkpoints and records, at its start, and once it is done."""
 
 import logging
 from pathlib import Path
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def identity_of(plan: Plan, world: World) -> dict[str, Any]:
-    """What every checkpoint says of its run: configurations, hashes, number of ranks."""
+    """Return a checkpoint's description of its run: configurations, hashes, number of ranks."""
     return {
         "experiment": plan.arguments.experiment.model_dump(mode="json"),
         "ds_config": plan.resolved.values,
@@ -29,7 +29,7 @@ def identity_of(plan: Plan, world: World) -> dict[str, Any]:
 
 
 def data_of(plan: Plan) -> dict[str, str]:
-    """What a run reads, and in which precision, for its first event."""
+    """Return a run's data and precision, for its first event."""
     return {
         "corpus_name": plan.corpus.name,
         "corpus_hash": plan.corpus.hash,
@@ -38,7 +38,7 @@ def data_of(plan: Plan) -> dict[str, str]:
 
 
 def tracked_of(plan: Plan, world: World) -> dict[str, Any]:
-    """What trackers show as a run's configuration: all of these, and what validations are of."""
+    """Return a run's configuration for trackers: its identity, and the measure of validations."""
     of = plan.valid_of
     return {
         **identity_of(plan, world),

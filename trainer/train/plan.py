@@ -1,4 +1,4 @@
-"""What a training command would do, known and checked before a process talks to another."""
+"""Plans a training command, which is checked before a process talks to another."""
 
 import json
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class Plan:
     """Ranks of this host, which share its memory."""
 
     def situation(self) -> str:
-        """What it is told when it runs out of memory: its sizes, and what to lower."""
+        """Describe the sizes of a run that ran out of memory, and what to lower."""
         if self.budget is not None:
             return self.budget.situation()
         micro, train = self.streams.micro, self.arguments.experiment.train
@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def valid_of(self) -> Measure | None:
-        """What validation losses are of; None without a valid split."""
+        """Return the measure of validation losses; None without a valid split."""
         scoring = self.arguments.experiment.valid
         return valid_measure(self.corpus, scoring, precision=self.resolved.precision)
 
@@ -141,7 +141,7 @@ def check_segments(experiment: ExperimentConfig, corpus: Corpus) -> None:
 
 
 def describe_plan(plan: Plan, start: Mapping[str, Any]) -> str:
-    """What `--dry-run` prints: both configurations resolved, the start and what the run needs.
+    """Return the text of `--dry-run`: both configurations resolved, the start, and the needs.
 
     `start` is what the run would begin with.
     """
@@ -162,7 +162,7 @@ def describe_plan(plan: Plan, start: Mapping[str, Any]) -> str:
 
 
 def _there(world: World) -> dict[str, dict[str, float]]:
-    """What this host and the rank's GPU have, by name."""
+    """Return the memory of this host and of the rank's GPU, by name."""
     found = [machine.of_host(), device_there(world)]
     return {
         there.what: {"total": round(there.total / GIB, 3), "free": round(there.free / GIB, 3)}

@@ -44,7 +44,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class StepStats:
-    """What one step did; tensors stay on the device."""
+    """Result of one step; tensors stay on the device."""
 
     loss_sum: Tensor
     """This rank's nats, fp64."""

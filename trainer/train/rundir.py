@@ -42,7 +42,7 @@ PACKAGES = ("torch", "deepspeed", "numpy", "pydantic", "wandb", "tokenizers", "s
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a run goes on from."""
+    """Checkpoint from which a run goes on."""
 
     path: Path
     saved: dict[str, Any]
@@ -246,7 +246,7 @@ def describe(
 
 
 def told(run_dir: Path, n_parameters: int) -> dict[str, Any]:
-    """What wandb is told of a run beside its settings: its size, versions, commit and hosts."""
+    """Return facts of a run for wandb beside its settings: size, versions, commit and hosts."""
     try:
         environment = read_json(run_dir / ENVIRONMENT_FILE)
     except InputError:  # only rank 0 has written it, and only it tracks
@@ -255,7 +255,7 @@ def told(run_dir: Path, n_parameters: int) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    """Of what is installed; wandb may be missing where it is not used."""
+    """Return a package's installed version; None where it is missing, as wandb may be."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What a run begins with: found, checked and written down, before its engine is built. Rank 0."""
+"""Finds, checks and writes down the start of a run, before its engine is built. Rank 0."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a run begins with."""
+    """Start of a run."""
 
     origin: rundir.Origin | None
     """Where it goes on from."""

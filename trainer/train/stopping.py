@@ -26,7 +26,7 @@ _REQUEUES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 class Wish(IntEnum):
-    """What is asked of the run; a user's stop outranks a requeue."""
+    """Request to the run; a user's stop outranks a requeue."""
 
     NONE = 0
     REQUEUE = 1

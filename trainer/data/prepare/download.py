@@ -118,7 +118,7 @@ def _append(url: str, file: BinaryIO, *, label: str) -> bool:
 
 
 def _blocks(response: HTTPResponse) -> Iterator[bytes]:
-    """What comes until the end, or until the connection breaks."""
+    """Yield blocks until the end, or until the connection breaks."""
     with suppress(OSError, HTTPException):
         while block := response.read1(_BLOCK_BYTES):
             yield block

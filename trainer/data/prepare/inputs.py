@@ -57,7 +57,7 @@ class Inputs:
 
     @property
     def told(self) -> tuple[str, ...]:
-        """What was left out in the last pass, and the notes: lines for the user."""
+        """List texts that were left out in the last pass, and the notes: lines for the user."""
         left_out = [one.line() for one in self.left_out]
         return (*left_out, *self.bad_lines.lines(), *self.notes)
 
@@ -194,7 +194,7 @@ def divided(inputs: Inputs, split: str, *, by: SplitBy, whole_lines: bool) -> In
 
 
 def shares_line(inputs: Inputs, came: Mapping[str, int]) -> str:
-    """What was asked of `divided` and what came of it, in characters or bytes, for the user."""
+    """Compare the shares that were asked of `divided` with those that came, for the user."""
     assert inputs.shares is not None
     unit = "bytes" if inputs.reading.as_bytes else "characters"
     return f"asked {percents(inputs.shares)}, came {percents(came)} (by {unit})"

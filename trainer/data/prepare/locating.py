@@ -1,4 +1,4 @@
-"""Where in the texts of a corpus a symbol stands that its vocabulary lacks."""
+"""Finds the file and line of a symbol that the vocabulary of a corpus lacks."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def located(error: UnknownSymbolError, inputs: Inputs, vocabulary: Vocabulary) -
 
 
 def _finder(symbol: str, vocabulary: Vocabulary) -> Callable[[str], int]:
-    """What tells where a text holds the symbol; -1 is nowhere."""
+    """Return a function that finds the symbol in a text; -1 is nowhere."""
     if vocabulary.kind != "words":
         return lambda text: text.find(symbol)
     pattern = re.compile(rf"(?<!\S){re.escape(symbol)}(?!\S)", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""What was prepared, and what to run next."""
+"""Reports the corpus that was prepared, and the command to run next."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -135,7 +135,7 @@ class Report:
         return flags
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """List the lines that the command prints."""
         lines = [split.line() for split in self.splits]
         lines.append(f"vocabulary: {self.vocabulary.size:,} {self.vocabulary.kind}")
         lines += self._warnings()
@@ -145,7 +145,7 @@ class Report:
         return lines
 
     def _warnings(self) -> list[str]:
-        """What a reader should know of the counts before any time is spent on a model."""
+        """List warnings about the counts, before any time is spent on a model."""
         warnings = []
         split = max(self.splits, key=lambda split: split.characters_per_word)
         if split.characters_per_word > _LONG_WORD_CHARACTERS:

@@ -86,7 +86,7 @@ def text_file(path: Path, reading: Reading | None = None, *, name: str | None = 
 
 
 def in_file(path: Path, reading: Reading, *, name: str, suffixes: tuple[str, ...]) -> Found:
-    """What is to be read of one file that is called `name`; raises as `find_files` does."""
+    """Find the texts in one file that is called `name`; raises as `find_files` does."""
     return _in_file(TextFile(path, name, "text"), reading, suffixes)
 
 
@@ -149,7 +149,7 @@ def _in_zip(archive: TextFile, reading: Reading, suffixes: tuple[str, ...]) -> F
 
 
 def _document_kind(names: Iterable[str]) -> str | None:
-    """What an archive with such names is, if its files are parts of one thing."""
+    """Name the document that an archive is, if the names are those of a document's parts."""
     names = list(names)
     for mark, kind in _DOCUMENTS.items():
         if mark in names:
@@ -192,7 +192,7 @@ def _in_folder(folder: Path, reading: Reading, suffixes: tuple[str, ...]) -> Fou
 
 
 def _chosen(opening: Opening, reading: Reading, suffixes: tuple[str, ...]) -> Choice:
-    """What `choose` says, once JSON documents, which look like data by their name, are left out."""
+    """Choose files by name, without JSON documents, whose names look like data."""
     documents = []
     if reading.format == "auto":
         documents = [

@@ -60,7 +60,7 @@ def _is_whole(line: bytes) -> bool:
 
 @dataclass
 class BadLines:
-    """What becomes of lines without a text, and those that were left out in the last pass."""
+    """Rule for lines without a text, with those that were left out in the last pass."""
 
     policy: OnBadLine = "stop"
     n_left_out: int = 0
@@ -87,7 +87,7 @@ class BadLines:
             self.told.append(f"{where}: {cause}")
 
     def lines(self) -> list[str]:
-        """What was left out, for the reader."""
+        """List the lines that were left out, for the reader."""
         if not self.n_left_out:
             return []
         more = "; …" if self.n_left_out > len(self.told) else ""

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: packed text, text, or something with a name and no text."""
+"""Recognises a file by its first bytes: packed text, text, or something with a name and no text."""
 
 import codecs
 import re
@@ -17,7 +17,7 @@ _UTF16_ZEROS = 0.3
 
 
 class Nature(NamedTuple):
-    """What a file is if it is not plain text.
+    """Kind of a file that is not plain text.
 
     Attributes:
         name: what people call it, with its article.

@@ -91,7 +91,7 @@ def suffix_of(name: str) -> str:
 
 
 def opens(path: Path) -> OpenRaw:
-    """What opens the file at `path`."""
+    """Return the function that opens the file at `path`."""
     return lambda: path.open("rb")
 
 

@@ -207,7 +207,7 @@ def by_position(
 
 
 def _cut_near(text: str, due: int, reach: int, *, is_whole: bool) -> int | None:
-    """Where to cut from `due` on; None where that depends on what follows.
+    """Return the place to cut from `due` on; None where it depends on the text that follows.
 
     Args:
         text: of one document.

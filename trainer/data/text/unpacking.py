@@ -31,7 +31,7 @@ def reading_errors(name: str) -> Iterator[None]:
 
 
 def unpacked(raw: IO[bytes], packings: Iterable[Packing]) -> io.BufferedReader:
-    """What `raw` holds under all of its `packings`, the outermost first."""
+    """Unpack `raw` through all of its `packings`, the outermost first."""
     stream = raw if isinstance(raw, io.BufferedReader) else _buffered(raw)
     for packing in packings:
         match packing:

@@ -11,7 +11,7 @@ from trainer.outside import printable
 
 @dataclass
 class Walked:
-    """What is below a folder; names are from there, with slashes.
+    """Files below a folder; names are relative to it, with slashes.
 
     Attributes:
         files: the names of all files.

@@ -1,1 +1,1 @@
-"""What token ids mean: words, bytes, characters, subwords."""
+"""Vocabularies, the meanings of token ids: words, bytes, characters, subwords."""

@@ -42,5 +42,5 @@ def n_untold_blanks(text: str, *, starts_document: bool) -> int:
 
 @cache
 def _is_blank() -> npt.NDArray[np.bool_]:
-    """Of each character up to the last that can be, whether it is white space."""
+    """Tell of each character, up to the last that can be, whether it is white space."""
     return np.array([chr(code).isspace() for code in range(_AFTER_THE_LAST + 1)])

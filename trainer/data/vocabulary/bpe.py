@@ -141,14 +141,14 @@ class TokenizerVocabulary:
 
 
 def _unknown_id(tokenizer: Tokenizer, model: dict[str, Any], ids: dict[str, int]) -> int | None:
-    """What unknown text becomes: Unigram names it by its id, the others by its text."""
+    """Return the id of unknown text: Unigram names it by its id, the others by its text."""
     if isinstance(tokenizer.model, models.Unigram):
         return cast("int | None", model.get("unk_id"))
     return ids.get(tokenizer.model.unk_token or "")
 
 
 def _answer(ask: Callable[[], _Result]) -> _Result:
-    """What the library answers; what it raises, a panic included, as `ValueError`."""
+    """Return the library's answer; any error of its, a panic included, is a `ValueError`."""
     try:
         return ask()
     except (KeyboardInterrupt, SystemExit, MemoryError):

@@ -1,4 +1,4 @@
-"""What token ids mean, saved beside the corpus and with the run as one `vocabulary.json`."""
+"""Saves and loads a vocabulary, one `vocabulary.json` beside the corpus and with the run."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a tokenizer loses of a text: found by reading back what it makes of it.
+"""Counts the characters that a tokenizer loses of a text, by reading its ids back.
 
 A tokenizer is probed once. One that gives every probe back is taken to lose nothing; with another
 one every word and every stretch of white space is read back, the first time that it occurs.
@@ -96,7 +96,7 @@ class ReadBack(Protocol):
     """A tokenizer, for texts that are read back."""
 
     def __call__(self, texts: Sequence[str]) -> list[tuple[str, list[bool]]]:
-        """What each text comes back as, and of each of its characters whether a known token has it.
+        """Return each text as it comes back, and whether a known token has each of its characters.
 
         Where the tokenizer has no unknown token, all are said to be had.
         """
@@ -135,7 +135,7 @@ class LossCounter:
         self._added = before if before.isspace() else ""
 
     def lost(self, piece: Piece, *, starts_document: bool) -> Lost:
-        """What is lost of `piece`, none of whose words may go beyond it.
+        """Count the characters lost of `piece`, none of whose words may go beyond it.
 
         White space at the ends of a document is read back as such: there a tokenizer may strip it.
         """
@@ -162,7 +162,7 @@ class LossCounter:
         return back == f"{self._near}{blanks}{self._near}"
 
     def _read_back(self, texts: Sequence[str]) -> list[tuple[str, list[bool]]]:
-        """What the texts come back as, less the white space that comes before every text."""
+        """Read the texts back, less the white space that comes before every text."""
         return [(back.removeprefix(self._added), has) for back, has in self._ask(texts)]
 
     def _survives(self, token: str) -> bool:
@@ -172,7 +172,7 @@ class LossCounter:
         return _visible(back) == token * 2 and has[0] and has[-1]
 
     def _learn(self, parts: list[str]) -> dict[str, Lost]:
-        """What is lost of each of new words and white space; short ones are remembered."""
+        """Count the losses of new words and white space; those of short ones are remembered."""
         found = self._lost_of_each(parts)
         if len(self._remembered) > _MOST_REMEMBERED:
             self._remembered.clear()
@@ -227,7 +227,7 @@ class LossCounter:
 
 
 def _lost_blanks(blanks: str, back: str) -> Lost:
-    """What is lost of white space of which `back` came back."""
+    """Count the white space that is lost where `back` came back."""
     if back.strip():  # an unknown token, written out
         return Lost(hidden=len(blanks), line_ends=count_line_ends(blanks))
     pairs = enumerate(zip(blanks, back, strict=False))

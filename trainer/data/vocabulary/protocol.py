@@ -1,4 +1,4 @@
-"""What every vocabulary offers: words, bytes, characters and tokenizers alike.
+"""The protocol of vocabularies: words, bytes, characters and tokenizers alike.
 
 The ids of a document are those of its whole text: how it was cut into pieces for streaming (see
 `trainer.data.text.pieces`) never shows in them.
@@ -33,7 +33,7 @@ class UnknownSymbolError(InputError):
 
 
 class Lost(NamedTuple):
-    """What the ids of a text do not tell of it, in characters.
+    """Characters of a text that its ids do not tell.
 
     Attributes:
         hidden: characters behind an unknown token, visible ones that are in no token, and those
@@ -98,7 +98,7 @@ class Vocabulary(Protocol):
         ...
 
     def lost(self, piece: Piece, ids: Ids, *, starts_document: bool) -> Lost:
-        """What ids do not tell of a text.
+        """Count the characters that a text's ids do not tell.
 
         Args:
             piece: no word and no white space of it may go beyond it, see `whole_words`; for bytes

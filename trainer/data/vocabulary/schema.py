@@ -1,4 +1,4 @@
-"""What a `vocabulary.json` or `tokenizer.json` holds, checked before a vocabulary is made of it."""
+"""Checks a `vocabulary.json` or `tokenizer.json` before a vocabulary is made of it."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -39,7 +39,7 @@ class _Symbols(_Values):
 
 
 class _TokenizerModel(_Values):
-    """Of all kinds; the library checks the rest."""
+    """Model of any kind of tokenizer; the library checks the rest."""
 
     type: str | None = None
     unk_token: str | None = None

@@ -121,7 +121,7 @@ def _first_from(place: int, encoding: Encoding) -> int:
 
 
 def _span(encoding: Encoding, i: int) -> tuple[int, int]:
-    """Where token `i` begins and ends in the text."""
+    """Return the places in the text at which token `i` begins and ends."""
     span = encoding.token_to_chars(i)
     assert span is not None, "a token of another sequence"
     return span

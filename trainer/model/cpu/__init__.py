@@ -1,1 +1,1 @@
-"""What is fast on a CPU: autograd functions that keep less and pass over it less often."""
+"""Fast paths on a CPU: autograd functions that keep less and pass over it less often."""

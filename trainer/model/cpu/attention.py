@@ -112,7 +112,7 @@ class _CpuAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Of queries, positions, both biases, and keys with values."""
+        """Return gradients of queries, positions, both biases, and keys with values."""
         q_BTHE, kv_2NSE, r_HSE, u_HE, v_HE, weight_NTS, mask = ctx.saved_tensors
         kept = Kept(mask, ctx.kept_scale)
         n_streams, tgt_len, n_head, d_head = q_BTHE.shape
@@ -162,7 +162,7 @@ def _weights(
     hidden_keys: Tensor,
     buffers: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """What the values are weighted with, `[H·B, T, S]`, in the first of `buffers`.
+    """Compute the weights of the values, `[H·B, T, S]`, in the first of `buffers`.
 
     Of queries with each bias, see `_with_bias`.
     """
@@ -207,6 +207,6 @@ def _streams_first(x_NTE: Tensor, n_head: int) -> Tensor:
 
 
 def _minus_infinity(hidden_keys: Tensor, dtype: torch.dtype) -> Tensor:
-    """What hides keys when it is added, several times faster than filling: `[T, n]`, or with B."""
+    """Return a bias that hides keys, several times faster than filling: `[T, n]`, or with B."""
     added = torch.zeros(hidden_keys.shape, dtype=dtype).masked_fill_(hidden_keys, -torch.inf)
     return added if added.dim() == 2 else added.transpose(0, 1)

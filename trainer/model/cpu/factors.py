@@ -19,7 +19,7 @@ class Factors(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Of both."""
+        """Return the bytes of both factors."""
         return self.error_NV.nbytes + self.scaled_NC.nbytes
 
     def dense(self, dtype: torch.dtype) -> Tensor:

@@ -55,7 +55,7 @@ def linear_nll(
 
 
 def compute_dtype(hidden_NC: Tensor) -> torch.dtype:
-    """What a product with it is computed in."""
+    """Return the type in which a product with the hidden states is computed."""
     device = hidden_NC.device.type
     if torch.is_autocast_enabled(device) and hidden_NC.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
@@ -105,7 +105,7 @@ class _LinearNll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Of the hidden states, then of each table's weight and bias."""
+        """Return gradients of the hidden states, then of each table's weight and bias."""
         hidden, index_N, known_N, error_NV, share_N, *tables = ctx.saved_tensors
         (grad_N,) = grads
         made, ctx.made = ctx.made, None  # it is overwritten, and so good for one backward pass
@@ -199,7 +199,7 @@ def _nats(
 def _gradients(
     hidden: Tensor, error_NV: Tensor, scale_N1: Tensor, tables: Sequence[Tensor]
 ) -> tuple[Tensor, list[Factors], list[Tensor]]:
-    """Of the hidden states, each weight and each bias, from what `_nats` left, row times scale."""
+    """Return gradients of hidden states, each weight and each bias, from the errors of `_nats`."""
     scaled_NC = (hidden * scale_N1).to(hidden.dtype)
     narrow_N1 = scale_N1.to(hidden.dtype)
     grad_NC = torch.zeros_like(hidden, dtype=scale_N1.dtype)

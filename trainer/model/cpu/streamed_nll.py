@@ -102,7 +102,7 @@ class _StreamedNll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Of the hidden states, and of each table but the first."""
+        """Return gradients of the hidden states, and of each table but the first."""
         hidden, index_N, share_N, largest_N, others_N, gram_NN, grad_NC, *tables = ctx.saved_tensors
         tables[:2] = ctx.parameters
         scale_N = grads[0] * share_N
@@ -166,6 +166,6 @@ class _Sums:
 
 
 def _halves(n: int) -> list[slice]:
-    """Of many rows, since two products take a quarter less than one; a third would save little."""
+    """Halve many rows: two products take a quarter less than one; thirds would save little."""
     half = n // 32 * 16
     return [slice(0, half), slice(half, n)] if half > 32 else [slice(0, n)]

@@ -1,1 +1,1 @@
-"""What is fast on NVIDIA's GPUs from the A100 on: aligned rows and fused kernels."""
+"""Fast paths on NVIDIA's GPUs from the A100 on: aligned rows and fused kernels."""

@@ -73,7 +73,7 @@ def fused_attention(
 
 
 def default_blocks(d_head: int, dtype: torch.dtype) -> Blocks:
-    """What compiles for an A100 and an H100 with hardly a register spilled to memory."""
+    """Return blocks that compile for an A100 and an H100 with hardly a register spilled."""
     wide_head = d_head > 128
     if dtype.itemsize > 2:
         return Blocks(q=16 if wide_head else 32, k=16, num_warps=8, num_stages=1)
@@ -149,7 +149,7 @@ def _arguments(
     *,
     dropout: float,
 ) -> tuple[Any, ...]:
-    """What every kernel begins with: the inputs, each followed by its strides, and the sizes."""
+    """List the first arguments of every kernel: inputs, each followed by its strides, and sizes."""
     visible_strides = (0, 0) if visible_from_BT is None else visible_from_BT.stride()
     return (
         query_BTHE,

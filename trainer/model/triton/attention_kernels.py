@@ -199,7 +199,7 @@ def last_seeing(
 
 @triton.jit
 def shifted(matrix_TS, query_Q, stride, tgt_len):
-    """What to add a key to for its element of the queries' rows, `[Q, 1]`: rel_shift."""
+    """Return offsets, `[Q, 1]`: key plus offset is the element of its row (rel_shift)."""
     query_Q1 = query_Q[:, None].to(tl.int64)
     return matrix_TS + query_Q1 * stride + (tgt_len - 1 - query_Q1)
 
@@ -214,7 +214,7 @@ def scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q):
 
 @triton.jit
 def kept(seed, weight_Q1, key_K, dropout):
-    """What dropout multiplies weights by, 0 or 1 / (1 - dropout): the same however it is cut."""
+    """Return dropout's factors of weights, 0 or 1 / (1 - dropout), whatever the blocks."""
     keep_QK = tl.rand(tl.load(seed), weight_Q1 + key_K[None, :]) >= dropout
     return tl.where(keep_QK, 1 / (1 - dropout), 0.0)
 

@@ -1,4 +1,4 @@
-"""What lies between the two matrices of a feed-forward layer, in one pass, in Triton.
+"""Bias, ReLU and dropout between the matrices of a feed-forward layer, in one pass, in Triton.
 
 Rows are padded as in `trainer.model.triton.norm`: the first `width` of P stored columns count.
 
@@ -57,7 +57,7 @@ class _BiasReluDropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Of `x_NP` and the bias."""
+        """Return gradients of `x_NP` and the bias."""
         (out_NP,) = ctx.saved_tensors
         d_out_NP = grads[0].contiguous()
         d_x_NP = torch.empty_like(d_out_NP)

@@ -65,7 +65,7 @@ class _FusedLinearNll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Of the hidden states, then of each table's weight and bias."""
+        """Return gradients of the hidden states, then of each table's weight and bias."""
         hidden_NP, error_NV, *tables = ctx.saved_tensors
         scale_N1 = (grads[0] / ctx.scale)[:, None]
         scaled_NP = (hidden_NP * scale_N1).to(hidden_NP.dtype)

@@ -109,7 +109,7 @@ class _ResidualNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Of `x`, the branch, the weight and the bias."""
+        """Return gradients of `x`, the branch, the weight and the bias."""
         x, branch, weight_D, seed = ctx.saved_tensors
         d_out = grads[0].contiguous()
         d_x = torch.empty_like(d_out)
@@ -156,7 +156,7 @@ def _sizes(x: Tensor) -> dict[str, Any]:
 
 
 def wide(x: Tensor) -> tl.dtype:
-    """What sums over elements of `x` are computed in."""
+    """Return the type in which sums over elements of `x` are computed."""
     return tl.float64 if x.dtype == torch.float64 else tl.float32
 
 
