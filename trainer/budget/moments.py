@@ -118,7 +118,7 @@ class Step:
         return {"gradients": Part(n_bytes, 0, keeps_place=True)}
 
     def _gradients(self, *, without: int = 0) -> Parts:
-        """All gradients of a step, but for those that are never whole."""
+        """All gradients of a step, except for those that are never whole."""
         weights, how, width = self._weights, self._how, self._widths.weight
         whole = weights.total * width - without
         if how.stage == 0:

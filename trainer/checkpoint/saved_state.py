@@ -88,7 +88,7 @@ class _Exported(_Strict):
 
 
 def _train_state() -> type[BaseModel]:
-    """The schema of `TrainState`: its fields, but for the memories, by their own types."""
+    """The schema of `TrainState`: its fields, except for the memories, by their own types."""
     hints = get_type_hints(TrainState) | {"window_loss_sum": float}
     definitions: dict[str, Any] = {
         field.name: (hints[field.name], 0.0 if field.default is MISSING else field.default)

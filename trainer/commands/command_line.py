@@ -145,7 +145,7 @@ def _with_booleans(command: Any, argv: Sequence[str]) -> list[str]:
 
 
 def _types() -> ConstructorRegistry:
-    """How what is typed becomes values: as tyro does it, but for homes in paths, and None."""
+    """How what is typed becomes values: as tyro does it, except for homes in paths, and None."""
     registry = ConstructorRegistry()
     registry.primitive_rule(_path)
     registry.primitive_rule(_optional)

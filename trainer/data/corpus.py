@@ -41,7 +41,7 @@ class Split:
     Attributes:
         tokens: read-only map of the ids, uint16 or uint32, [n_tokens].
         document_starts: int64, ascending, the first is 0.
-        n_words: words of the text and one per line end, but for line ends that no id tells.
+        n_words: words of the text and one per line end, except for line ends that no id tells.
         n_characters: characters of the text with its line ends; bytes for the bytes tokenizer.
         absent: figures that a loss on this split does not give, and why, see
             `trainer.data.comparable`.

@@ -38,7 +38,7 @@ class Header(BaseModel):
     largest_id: _Count
     n_documents: _SomeCount
     n_words: _Count = Field(
-        description="words of the text and one per line end, whatever the tokenizer, but for "
+        description="words of the text and one per line end, whatever the tokenizer, except for "
         "line ends that no id tells"
     )
     n_characters: _Count = Field(

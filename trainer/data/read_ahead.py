@@ -73,7 +73,7 @@ class SegmentReader:
         here.wait_event(sent.arrival)
 
         def used_here(tensor: torch.Tensor) -> torch.Tensor:
-            tensor.record_stream(here)  # lest its memory be taken while a kernel still reads it
+            tensor.record_stream(here)  # or its memory is reused while a kernel reads it
             return tensor
 
         return sent.segment.map(used_here)

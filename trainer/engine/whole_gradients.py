@@ -60,7 +60,7 @@ class WholeGradients:
 
     def clip(self, norm: Tensor) -> None:
         """Have them clipped, of which this is the norm, when the update comes."""
-        if self._fused_adam is not None:  # which reads them anyhow
+        if self._fused_adam is not None:  # which reads them anyway
             exceeds = 0 < self._clip < float(norm) + CLIP_EPS
             self._fused_adam.grad_scale = (norm + CLIP_EPS) / self._clip if exceeds else None
         elif self._clip > 0:

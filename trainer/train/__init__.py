@@ -1,1 +1,1 @@
-"""From a plan to a trained run: claimed, begun, stepped, saved, stopped and taken up again."""
+"""From a plan to a trained run: claimed, begun, stepped, saved, stopped and resumed."""

@@ -1,4 +1,4 @@
-"""Files from the network: taken up where a connection broke, and kept only with the right sum."""
+"""Files from the network: resumed where a connection broke, and kept only with the right sum."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -77,7 +77,7 @@ def _failure(path: Path, part: Path, problems: list[str], *, n_bytes: int) -> st
 
 
 def _receive(url: str, file: BinaryIO, *, label: str) -> None:
-    """Append to `file` what it lacks; a broken connection is taken up while each brings some."""
+    """Append to `file` what it lacks; a broken connection is resumed while each brings some."""
     while True:
         n_before = file.tell()
         if _append(url, file, label=label):

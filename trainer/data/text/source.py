@@ -83,7 +83,7 @@ class Reading:
 
 
 def suffix_of(name: str) -> str:
-    """The last suffix of a name, in lower case, but for those of packings."""
+    """The last suffix of a name, in lower case, except for those of packings."""
     suffixes = [suffix.lower() for suffix in Path(name).suffixes]
     while suffixes and suffixes[-1] in _PACKED_SUFFIXES:
         suffixes.pop()

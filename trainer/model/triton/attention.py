@@ -40,7 +40,7 @@ def fused_attention(
     """Softmax of query·key + rel_shift(position) over the visible keys, times the values.
 
     The first three share a dtype, which autocast does not change, and may have any strides; they
-    are copied only if the last is not 1. Gradients are contiguous, but for that of `position_BHTS`:
+    are copied only if the last is not 1. Gradients are contiguous, except that of `position_BHTS`:
     it lies in memory as that does, and is zero wherever no query looks.
 
     Args:

@@ -1,8 +1,8 @@
 """A layer of Transformer-XL on a GPU: aligned rows, fused kernels, and no mask.
 
-Equal to the plain layer but for rounding and for what dropout draws. Nothing waits for the device,
-and no shape depends on data. What dropout draws is a function of seeds that are arguments, so a
-layer that is computed again in the backward pass drops the same.
+Equal to the plain layer, except for rounding and the draws of dropout. Nothing waits for the
+device, and no shape depends on data. Dropout draws by seeds that are arguments, so a layer that is
+computed again in the backward pass drops the same.
 
 B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head · D d_model · F d_inner; P, X and G
 are D, E and F as they are stored, see `alignment`.
