@@ -16,6 +16,5 @@ def test_starts_in_one_directory_train_one_after_the_other(corpus: Path, tmp_pat
     outcome = throw(thrown, corpus, n_starts=2, n_kills=1, **how)
     assert (len(outcome.killed), outcome.n_attempts) == (1, 2)
     assert outcome.n_refused + outcome.n_attempts <= outcome.n_started
-    assert outcome.n_refused > 0
     assert (outcome.strange, outcome.n_unsaved) == ([], 0)
     assert differences(thrown.run_dir, alone.run_dir) == []

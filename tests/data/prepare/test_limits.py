@@ -94,11 +94,12 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path, tokenizer: str) -> N
     words = [f"word{i}" for i in range(5000)]
     lines = (" ".join(pick.choices(words, k=12)) + "\n" for _ in range(50_000))
     text = "".join(lines).encode()
-    peaks = []
-    for n_times in (1, 4):
+    peaks, more = [], 8
+    for n_times in (1, more):
         path = tmp_path / f"{n_times}.txt"
         path.write_bytes(text * n_times)
         command = [sys.executable, "-c", PEAK_MEMORY, str(tmp_path / f"c{n_times}"), str(path)]
         ran = subprocess.run([*command, tokenizer], check=True, capture_output=True, text=True)
         peaks.append(int(ran.stdout))
-    assert peaks[1] <= 1.1 * peaks[0]
+    # Threads of libraries take some, as it comes; a text that is kept takes its size at least.
+    assert 1024 * (peaks[1] - peaks[0]) <= 0.75 * (more - 1) * len(text)
