@@ -36,6 +36,8 @@ BOMBS = {
     "a nested tuple as a key": (b"\x80\x04}" + b"K\x01" + b"\x85" * 500_000 + b"Ns.", "no key"),
     "a doubled list as a key": (b"\x80\x04}" + b"K\x01" + b"2\x86" * 4 + b"K\x01s.", "no key"),
     "a list as text": (b"\x80\x04cbuiltins\nstr\n]\x85R.", "converts values to text"),
+    "a memo as large as may be": (b"\x80\x04Nr\x00\xf0\xef\x00\x82\x01.", "opcode"),
+    "a memo that is larger": (b"\x80\x04Nr\x00\x00\x4b\x01.", "MiB"),
     "a memo of four billions": (b"\x80\x04Nr\xff\xff\xff\xff.", "MiB"),
     "a text of exabytes": (b"\x80\x04\x8d" + struct.pack("<Q", 1 << 60) + b"abc.", "ends early"),
     "an array of exabytes": (b"\x80\x05\x96" + struct.pack("<Q", 1 << 62) + b"abc.", "ends early"),

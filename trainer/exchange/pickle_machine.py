@@ -6,6 +6,7 @@ calls only what it is given as a `Call`. What a name in the stream stands for, i
 `trainer.exchange.pickle_opcodes` says which opcode does what.
 """
 
+import itertools
 import pickle
 import struct
 import sys
@@ -18,6 +19,8 @@ from trainer.exchange.stand_ins import Call, Mapping, Opaque, OpaqueClass, Refus
 MAX_BYTES = 180 << 20
 #: Bytes of a value's place in a container, and of what Python keeps about it.
 _PLACE_BYTES = 24
+#: Bytes of a place in the memo, which grows by more than it needs.
+_NUMBERED_BYTES = 12
 #: Bytes of a number, and of a line of protocol 0. Nothing that a checkpoint says is longer.
 _MAX_NUMBER_BYTES, _MAX_LINE_BYTES = 64, 1 << 20
 
@@ -137,8 +140,8 @@ class Machine:
         index = len(self._memo) if index is None else index
         missing = index + 1 - len(self._memo)
         if missing > 0:
-            self.spend(8 * missing)
-            self._memo.extend([None] * missing)
+            self.spend(_NUMBERED_BYTES * missing)
+            self._memo.extend(itertools.repeat(None, missing))
         self._memo[index] = self._stack[-1]
 
     def recall(self, index: int) -> None:
