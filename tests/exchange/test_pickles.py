@@ -13,7 +13,10 @@ import pytest
 import torch
 
 from trainer.errors import InputError
+from trainer.exchange.known_names import find_class
 from trainer.exchange.layouts import read_foreign
+from trainer.exchange.pickle_machine import Machine
+from trainer.exchange.pickle_opcodes import load
 from trainer.exchange.pickles import read_pickled
 from trainer.exchange.stand_ins import Opaque
 from trainer.exchange.vocabularies import read_vocabulary
@@ -285,3 +288,12 @@ def test_plain_values_are_read_as_python_reads_them(tmp_path: Path, protocol: in
     found = read_pickled(tmp_path / "x.pkl")
     assert found == values
     assert found["same"][0] is found["same"][1]
+
+
+def test_a_tensor_where_names_of_arguments_belong_is_refused() -> None:
+    stream = b"\x80\x04cargparse\nNamespace\n)NQ\x92."
+    machine = Machine(
+        io.BytesIO(stream), len(stream), find=find_class, persistent=lambda _: torch.ones(2)
+    )
+    with pytest.raises(pickle.UnpicklingError):
+        load(machine)

@@ -31,7 +31,7 @@ def load(machine: Machine) -> Any:
     gc.disable()  # it would look through all that is there, over and over, as millions are added
     try:
         return _run(machine)
-    except (IndexError, ValueError, TypeError, AttributeError, struct.error) as error:
+    except (IndexError, ValueError, TypeError, AttributeError, RuntimeError, struct.error) as error:
         raise pickle.UnpicklingError(f"not a whole pickle ({error})") from None
     finally:
         if collects:
@@ -115,7 +115,7 @@ def _reduce(machine: Machine) -> None:
 
 def _new_with_names(machine: Machine) -> None:
     named, arguments, kind = machine.take(), machine.take(), machine.take()
-    if named:
+    if not isinstance(named, dict) or named:
         raise Refused("it makes an object with named arguments")
     machine.make(kind, arguments)
 

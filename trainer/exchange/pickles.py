@@ -113,7 +113,8 @@ def _read_older(file: BufferedReader, n_bytes: int) -> Any:
         if storages.made:
             raise Refused("it refers to something outside the file")
         return found
-    if load(machine) != _PROTOCOL:
+    protocol = load(machine)
+    if type(protocol) is not int or protocol != _PROTOCOL:
         raise pickle.UnpicklingError("it is of another version of PyTorch's")
     load(machine)  # the sizes of the writer's numbers
     found, keys = load(machine), load(machine)
