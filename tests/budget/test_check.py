@@ -78,7 +78,7 @@ def test_a_million_layers_are_counted_without_being_built() -> None:
 
 
 def test_a_model_of_others_is_counted_whole(corpus_of_300: Corpus) -> None:
-    config = ModelConfig(**tiny_experiment().model.model_dump() | {"factory": "test_build:Other"})
+    config = ModelConfig(**tiny_experiment().model.model_dump() | {"factory": "killed_model:build"})
     counted = count_weights(config, V)
     assert counted.tables == ()
     assert counted.total == count_weights(tiny_experiment().model, V).total
