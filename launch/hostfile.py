@@ -88,7 +88,7 @@ def _same_short_name(host: str, own: str) -> bool:
 
 
 def _same_address(host: str, own: str) -> bool:
-    """Whether this machine has an address of `host`, other than the one that every machine has."""
+    """Return whether this machine has an address of `host`, beside the one that all have."""
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError):

@@ -38,7 +38,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that writes what there is one of."""
+        """Return whether this is the rank that writes what there is one of."""
         return self.rank == 0
 
 
@@ -90,7 +90,7 @@ def _alone(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies in bf16 itself, and does not emulate it."""
+    """Return whether `device` multiplies in bf16 itself, and does not emulate it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has = torch.cpu.get_capabilities()

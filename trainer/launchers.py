@@ -82,7 +82,7 @@ class Task:
 
 
 def is_first_task(environ: Mapping[str, str]) -> bool:
-    """Whether this process is the one of its peers that says what all of them find wrong.
+    """Return whether this process is the one of its peers that says what all of them find wrong.
 
     One whose variables make no sense says it, too: it may be the only one.
     """

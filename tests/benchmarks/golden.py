@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 from training import (  # noqa: E402
+    KINDS,
     Case,
     checkpoint_hashes,
     environment,
@@ -33,19 +34,6 @@ from training import (  # noqa: E402
 
 from trainer import read_metrics  # noqa: E402
 
-KINDS = (
-    "zero0_fp32",
-    "zero0_bf16_autocast",
-    "zero1_fp32",
-    "zero1_bf16",
-    "zero1_fp16",
-    "zero2_fp32",
-    "zero2_bf16",
-    "zero2_fp16",
-    "zero3_fp32",
-    "zero3_bf16",
-    "zero3_fp16",
-)
 FLAGS = [
     "--train.train-micro-batch-size-per-gpu",
     "2",

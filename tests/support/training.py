@@ -23,6 +23,21 @@ WORKER = Path(__file__).with_name("training_worker.py")
 STORIES = {"the mill": 240, "the harbour": 180, "the long road": 300}
 VALID = "the keeper", 40
 
+#: DeepSpeed files that a CPU can run.
+KINDS = (
+    "zero0_fp32",
+    "zero0_bf16_autocast",
+    "zero1_fp32",
+    "zero1_bf16",
+    "zero1_fp16",
+    "zero2_fp32",
+    "zero2_bf16",
+    "zero2_fp16",
+    "zero3_fp32",
+    "zero3_bf16",
+    "zero3_fp16",
+)
+
 TINY = [
     "--model.norm",
     "post",

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from training import (
+    KINDS,
     ROOT,
     Case,
     begun_from,
@@ -23,19 +24,6 @@ from wandb_reader import read_offline
 from trainer import read_metrics
 from trainer.checkpoint.tensors import read_memories, read_weights
 
-KINDS = (
-    "zero0_fp32",
-    "zero0_bf16_autocast",
-    "zero1_fp32",
-    "zero1_bf16",
-    "zero1_fp16",
-    "zero2_fp32",
-    "zero2_bf16",
-    "zero2_fp16",
-    "zero3_fp32",
-    "zero3_bf16",
-    "zero3_fp16",
-)
 SLOTS = ["--train.train-micro-batch-size-per-gpu", "2", "--train.max-steps", "40"]
 SAVING = [
     "--checkpoint.interval-steps",

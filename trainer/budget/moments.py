@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
     @property
     def in_heap(self) -> bool:
-        """Whether it comes and goes there."""
+        """Return whether it comes and goes there."""
         return self.block < RETURNED_BYTES and not self.keeps_place
 
     def grown(self, on_gpu: bool) -> int:

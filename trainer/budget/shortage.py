@@ -24,7 +24,7 @@ _ASKED = re.compile(
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether memory was asked for that could not be had."""
+    """Return whether memory was asked for that could not be had."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):

@@ -172,7 +172,7 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def seems_whole(path: Path) -> bool:
-    """Whether a checkpoint is whole as far as names and sizes tell, without reading its tensors."""
+    """Return whether a checkpoint is whole by names and sizes, without reading its tensors."""
     try:
         listed = _read_manifest(path / MANIFEST)
         sizes = {name: (path / name).lstat().st_size for name in listed}

@@ -56,7 +56,7 @@ class Interrupts:
 
 
 def _is_importing(frame: FrameType | None) -> bool:
-    """Whether a module is being read: its code, or the import system's, may swallow exceptions."""
+    """Return whether a module is being read: its code or the importer's may swallow exceptions."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

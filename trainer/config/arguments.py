@@ -189,7 +189,7 @@ def _spelt(token: str) -> str:
 
 
 def _is_unknown(token: str, known: list[str]) -> bool:
-    """Whether `token` is a flag, not a value such as -1, and not one of ours."""
+    """Return whether `token` is a flag, not a value such as -1, and not one of ours."""
     flag = token.partition("=")[0]
     is_flag = flag.startswith("--") or (flag[:1] == "-" and flag[1:2].isalpha())
     return is_flag and flag not in (*known, "-h")

@@ -52,7 +52,7 @@ def metavar(field: FieldInfo) -> str:
 
 
 def arity(field: FieldInfo) -> dict[str, Any]:
-    """How many words a field's flag takes: a boolean's may stand alone."""
+    """Return how many words a field's flag takes: a boolean's may stand alone."""
     if bool in _types(field):
         return {"nargs": "?", "const": "True"}
     return {"nargs": "*" if _is_list(field) else None}

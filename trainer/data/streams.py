@@ -85,7 +85,7 @@ class Streams:
         return data_step // self.steps_per_epoch
 
     def begins_epoch(self, data_step: int) -> bool:
-        """Whether memory is to be forgotten before this step for an epoch's sake."""
+        """Return whether memory is to be forgotten before this step for an epoch's sake."""
         return self.memory_reset != "never" and data_step % self.steps_per_epoch == 0
 
     def n_tokens(self, data_step: int) -> int:

@@ -188,7 +188,7 @@ def _without_buffers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _is_tensors(value: Any) -> bool:
-    """Whether it is a state dict: tensors by name, and nothing else."""
+    """Return whether it is a state dict: tensors by name, and nothing else."""
     return (
         isinstance(value, dict)
         and 0 < len(value) <= _MAX_TENSORS

@@ -196,7 +196,7 @@ def _best(train: dict[str, Any]) -> list[str]:
 
 
 def _is_home(result: EvalResult, trained: TrainedModel) -> bool:
-    """Whether a result is of a split of the corpus that the model was trained on."""
+    """Return whether a result is of a split of the corpus that the model was trained on."""
     split_hash = (trained.saved.get("splits") or {}).get(result.split)
     return result.corpus_hash == trained.saved.get("corpus") or (
         split_hash is not None and split_hash == result.split_hash

@@ -221,7 +221,7 @@ def _need(values: Mapping[str, Any], name: str, where: str) -> int:
 
 
 def _are_tied(tensors: Mapping[str, Tensor], output: str, embedding: str) -> bool:
-    """Whether the softmax's tensors are the embedding's: the same values, or not even there."""
+    """Return whether the softmax's tensors are the embedding's: of the same values, or absent."""
     c = 0
     while (kept := tensors.get(f"{_EMBEDDING}.{embedding.format(c)}")) is not None:
         copy = tensors.get(f"{_SOFTMAX}.{output.format(c)}")

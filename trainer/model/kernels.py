@@ -42,7 +42,7 @@ def kernels_for(
 
 @cache
 def _has_triton(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether Triton's kernels run there; logs once why not."""
+    """Return whether Triton's kernels run there; logs once why not."""
     obstacle = None
     if device.type != "cuda" or torch.version.cuda is None:
         obstacle = f"they are not for {device.type} without NVIDIA's CUDA"

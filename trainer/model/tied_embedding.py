@@ -89,7 +89,7 @@ class Handoff:
 
 
 def _has_a_plain_gradient(parameter: Tensor) -> bool:
-    """Whether nobody sees which way it takes: one that is trained, in order, and not hooked."""
+    """Return whether a parameter is trained, in order and not hooked: its gradient is unseen."""
     is_hooked = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
     return parameter.requires_grad and parameter.is_contiguous() and not is_hooked
 

@@ -21,7 +21,7 @@ def runs(n: int, *, size: int) -> list[slice]:
 
 
 def piece_words(width: int) -> int:
-    """How many words of a table a piece has, if it has as many."""
+    """Return how many words of a table a piece has, if it has as many."""
     return min(_PIECE_WORDS, _PIECE // width)
 
 

@@ -32,11 +32,11 @@ class Place:
     """Of the container; empty where the system has none."""
 
     def shares_kernel(self, other: "Place") -> bool:
-        """Whether both are the same running machine, be it in two containers."""
+        """Return whether both are the same running machine, be it in two containers."""
         return self.boot == other.boot and (self.boot != "" or self.host == other.host)
 
     def shares_numbers(self, other: "Place") -> bool:
-        """Whether a process has the same number in both."""
+        """Return whether a process has the same number in both."""
         return self.shares_kernel(other) and self.pid_namespace == other.pid_namespace
 
 
@@ -63,7 +63,7 @@ def begun(pid: int) -> int | None:
 
 
 def is_running(pid: int, *, since: int | None) -> bool | None:
-    """Whether process `pid` of this place still runs; None where this cannot be known.
+    """Return whether process `pid` of this place still runs; None where this cannot be known.
 
     Args:
         pid: its number.
@@ -123,7 +123,7 @@ class Holder(BaseModel):
         )
 
     def lives(self, descriptor: int, here: Place) -> bool | None:
-        """Whether the process runs, as far as the kernel of `here` knows; None where it does not.
+        """Return whether the process runs; None where the kernel of `here` does not know.
 
         Args:
             descriptor: its claim's file, opened.

@@ -98,7 +98,7 @@ class EvalResult(Measure):
         )
 
     def is_of(self, checkpoint: str, weights: Mapping[str, str]) -> bool:
-        """Whether these are its weights; `weights` are hashes by file, as in `checkpoint_hash`."""
+        """Return whether `weights`, hashes as in `checkpoint_hash`, are those of the result."""
         return self.checkpoint == checkpoint and self.checkpoint_hash in (None, dict(weights))
 
 

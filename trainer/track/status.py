@@ -68,7 +68,7 @@ class Status(BaseModel):
         )
 
     def is_gone(self) -> bool:
-        """Whether the process of a run that has not ended is known to have.
+        """Return whether the process of a run that has not ended is known to have.
 
         Its machine alone knows, and in the same container; elsewhere silence has to tell.
         """

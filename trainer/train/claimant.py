@@ -125,7 +125,7 @@ class Claimant:
         return True
 
     def _is_gone(self, file: Path) -> bool:
-        """Whether the holder is gone; False also while this is not known yet.
+        """Return whether the holder is gone; False also while this is not known yet.
 
         Raises:
             InputError: it lives.

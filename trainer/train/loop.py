@@ -54,7 +54,7 @@ def train(run: Run, state: TrainState) -> Exit:
 
 
 def is_done(experiment: ExperimentConfig, state: TrainState) -> bool:
-    """Whether `max_steps` updates were applied, or patience is exhausted."""
+    """Return whether `max_steps` updates were applied, or patience is exhausted."""
     patience = experiment.valid.patience
     out_of_patience = patience is not None and state.evals_since_best >= patience
     return out_of_patience or state.update >= experiment.train.max_steps
@@ -110,7 +110,7 @@ def dropout_seed(seed: int, step: int, slot: int, rank: int) -> int:
 
 
 def finite_rows(output: Output, *, n_rows: int) -> torch.Tensor:
-    """Whether each row's loss is finite, `[B]`; all rows share the fate of an untold loss."""
+    """Return whether each row's loss is finite, `[B]`; rows share the fate of an untold loss."""
     if output.nll_BT is None:
         return output.loss_sum.isfinite().expand(n_rows)
     return output.nll_BT.isfinite().all(dim=1)

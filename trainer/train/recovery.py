@@ -40,7 +40,7 @@ def _listed(numbers: list[int]) -> str:
 
 
 def _compares_with_best(state: TrainState, saved: dict[str, Any], run: Run) -> bool:
-    """Whether the best loss of a checkpoint is of what this run's validations are of."""
+    """Return whether the best loss of a checkpoint is of what this run's validations are of."""
     if run.valid_of is None or state.best_loss is None:
         return True
     if state.best_of is not None:

@@ -96,7 +96,7 @@ def choose(names: Iterable[str], suffixes: tuple[str, ...] = ()) -> Choice:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name, or a folder on the way to it, is hidden or made by an archiver for itself."""
+    """Return whether a name, or a folder on the way to it, is hidden or an archiver's own."""
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 

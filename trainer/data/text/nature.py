@@ -175,7 +175,7 @@ def nature_of(head: bytes) -> Nature | None:
 
 
 def _is_tar(head: bytes) -> bool:
-    """Whether a tar header's own sum is right: old ones have no mark, and text has no such sum."""
+    """Return whether a tar header's sum is right: old ones have no mark, text has no such sum."""
     block = head[:_TAR_BLOCK]
     if len(block) < _TAR_BLOCK or not block[0]:
         return False

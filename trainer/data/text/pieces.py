@@ -97,7 +97,7 @@ def count_line_ends(text: str) -> int:
 
 
 def ends_inside_line(piece: Piece) -> bool:
-    """Whether a document ends with the piece and without a line end; its end counts as one."""
+    """Return whether a document ends with the piece, without a line end; its end counts as one."""
     return piece.ends_document and bool(piece.text) and not piece.text.endswith(("\n", "\r"))
 
 

@@ -125,7 +125,7 @@ def read_head(name: str, open_raw: OpenRaw) -> Head:
 
 
 def is_json_document(file: TextFile, reading: Reading, open_raw: OpenRaw) -> bool:
-    """Whether a file is one JSON document and not JSON lines; False where it cannot be read."""
+    """Return whether a file is one JSON document, not JSON lines; False where it is unreadable."""
     try:
         head = read_head(file.name, open_raw)
     except InputError:
@@ -166,7 +166,7 @@ def _shape(file: TextFile, head: Head, reading: Reading) -> Shape:
 
 
 def _is_wanted(nature: Nature, shape: Shape, reading: Reading) -> bool:
-    """Whether a file is read although it is not plain text.
+    """Return whether a file is read although it is not plain text.
 
     So it is if the user asked for text of this kind, or if no mark says what it is and the
     tokenizer takes any bytes, or it is JSON lines, of which single ones may be spoilt.

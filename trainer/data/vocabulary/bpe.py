@@ -91,7 +91,7 @@ class TokenizerVocabulary:
 
     @cached_property
     def is_lossless(self) -> bool:
-        """Whether every probe of characters and white space comes back as it was."""
+        """Return whether every probe of characters and white space comes back as it was."""
         return is_lossless(self._read_back)
 
     def lost(self, piece: Piece, ids: Ids, *, starts_document: bool) -> Lost:  # noqa: D102

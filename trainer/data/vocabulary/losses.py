@@ -104,7 +104,7 @@ class ReadBack(Protocol):
 
 
 def is_lossless(read_back: ReadBack) -> bool:
-    """Whether a tokenizer gives back every probe: characters of all of Unicode, and white space."""
+    """Return whether a tokenizer gives back every probe: characters of Unicode, and white space."""
     probes = [*_PROBES, *_characters()]
     return all(text == back for text, (back, _) in zip(probes, read_back(probes), strict=True))
 
@@ -157,7 +157,7 @@ class LossCounter:
         return total.plus(Lost(*sums))
 
     def keeps(self, blanks: str) -> bool:
-        """Whether white space comes back where it stands between words."""
+        """Return whether white space comes back where it stands between words."""
         [(back, _)] = self._read_back([f"{self._near}{blanks}{self._near}"])
         return back == f"{self._near}{blanks}{self._near}"
 
@@ -211,7 +211,7 @@ class LossCounter:
         return Lost(hidden=lost or len(word))
 
     def _is_changed(self, char: str) -> bool:
-        """Whether a character that tokens have comes back as another one, or not at all."""
+        """Return whether a character that tokens have comes back as another one, or not at all."""
         if char not in self._changed:
             near = self._near
             [(back, has)] = self._read_back([f"{near} {char} {near}"])

@@ -128,7 +128,7 @@ def _span(encoding: Encoding, i: int) -> tuple[int, int]:
 
 
 def _agree(left: _Part, right: _Part) -> bool:
-    """Whether the text around the common border has the same tokens in both windows."""
+    """Return whether the text around the common border has the same tokens in both windows."""
     border = len(left.window.before) + len(left.window.text)
     before, after = left.tokens(left.last, border=border)
     if (before, after) != right.tokens(right.first, border=len(right.window.before)):

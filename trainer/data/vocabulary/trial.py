@@ -81,7 +81,7 @@ def try_tokenizer(tokenizer: dict[str, Any]) -> None:
 
 
 def _is_plain(part: Any) -> bool:
-    """Whether a part holds no pattern, and adds little to a text."""
+    """Return whether a part holds no pattern, and adds little to a text."""
     parts = (
         part.get("normalizers", part.get("pretokenizers", part.get("decoders")))
         if (isinstance(part, dict) and part.get("type") == "Sequence")
@@ -97,7 +97,7 @@ def _is_plain(part: Any) -> bool:
 
 
 def _adds_little(part: dict[str, Any]) -> bool:
-    """Whether a part writes a short text before another, or in the place of one."""
+    """Return whether a part writes a short text before another, or in the place of one."""
     added = part.get("prepend", part.get("content"))
     pattern = part.get("pattern", {})
     return (

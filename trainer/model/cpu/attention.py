@@ -78,7 +78,7 @@ def _reading(
 
 
 def _n_hidden_from_all(hidden_keys: Tensor) -> int:
-    """How many of the oldest keys no query sees, or fewer.
+    """Return how many of the oldest keys no query sees, or fewer.
 
     It is one of a few numbers, since oneDNN keeps a program for each.
     """

@@ -144,7 +144,7 @@ class _Made(NamedTuple):
 
 
 def _gradient_is_smaller(hidden: Tensor, weight_VC: Tensor) -> bool:
-    """Whether a table's gradient is to be made at once, since it is smaller than the errors."""
+    """Return whether to make a table's gradient at once, since it is smaller than the errors."""
     return hidden.nbytes > weight_VC[0].nbytes * weight_VC.shape[1]
 
 

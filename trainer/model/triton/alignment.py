@@ -21,7 +21,7 @@ _BUCKET = {Kernels.CPU: 16, Kernels.TRITON: 256}
 
 
 def stored(width: int) -> int:
-    """How many elements a row of `width` takes."""
+    """Return how many elements a row of `width` takes."""
     return -(-width // ALIGNMENT) * ALIGNMENT
 
 

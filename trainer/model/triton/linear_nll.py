@@ -90,7 +90,7 @@ class _FusedLinearNll(torch.autograd.Function):
 
 
 def _fits(weight_VC: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a product takes it as it is."""
+    """Return whether a product takes it as it is."""
     return weight_VC.dtype == dtype and weight_VC.shape[1] % ALIGNMENT == 0
 
 
