@@ -5,13 +5,84 @@ import os
 import stat
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
+from file_changes import PIECE, at_call, before_each_change, killed_before_change, stages
 from odd_machine import ODDITIES, put_on, refusing
 from training import environment
 
 from trainer import files
+
+OLD, NEW = "old\n" * 9999, "new\n" * 9999
+HOW = [{}, {"alone": True}, {"synced": False}]
+
+
+def write(path: Path, text: str, **how: Any) -> None:
+    """Replace a file in two pieces, between which something may happen."""
+    with files.replacing(path, **how) as file:
+        for piece in (text[:20_000], text[20_000:]):
+            sys.audit(PIECE)
+            file.write(piece)
+            file.flush()
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(
+    tmp_path: Path, how: dict[str, Any]
+) -> None:
+    path, found = tmp_path / "status", []
+    for n in count(1):
+        write(path, OLD, **how)
+        killed = killed_before_change(n, lambda: write(path, NEW, **how))
+        found.append(path.read_text())
+        if not killed:
+            break
+    assert stages(found) == [OLD, NEW]
+    write(path, OLD, **how)
+    if "alone" in how:
+        assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_an_error_at_any_moment_leaves_the_old_file_or_the_new_one(
+    tmp_path: Path, how: dict[str, Any], error: type[BaseException]
+) -> None:
+    path, found, failed = tmp_path / "status", [], [0]
+
+    def fail() -> None:
+        failed.append(n)
+        raise error
+
+    for n in count(1):
+        write(path, OLD, **how)
+        try:
+            with before_each_change(at_call(n, fail)):
+                write(path, NEW, **how)
+        except error:
+            pass
+        assert list(tmp_path.iterdir()) == [path]
+        found.append(path.read_text())
+        if failed[-1] != n:
+            break
+    assert stages(found) == [OLD, NEW]
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+@pytest.mark.parametrize("oddities", [[], ["no renaming onto files"]], ids=str)
+def test_a_reader_finds_the_old_file_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any], oddities: list[str]
+) -> None:
+    path, found = tmp_path / "status", []
+    write(path, OLD)
+    put_on(oddities, monkeypatch.setattr)
+    with before_each_change(lambda: found.append(path.read_text() if path.exists() else None)):
+        write(path, NEW, **how)
+    found.append(path.read_text())
+    assert stages(found) == ([OLD, None, NEW] if oddities else [OLD, NEW])
 
 
 @pytest.mark.parametrize("oddity", ODDITIES)

@@ -6,7 +6,6 @@ import os
 import pickle
 import resource
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from builders import CPU, lone_world
+from file_changes import killed_before_change
 from saved_checkpoints import TENSOR_FILES, Trained, contents, save
 
 from trainer.checkpoint import folder as files
@@ -157,7 +157,7 @@ def test_a_kill_at_any_file_operation_leaves_a_whole_newest(
         shutil.rmtree(folder, ignore_errors=True)
         for step in (1, 2):
             save(folder, step)
-        killed = run_until_operation(
+        killed = killed_before_change(
             n, lambda: (save_last(folder, 3), files.prune(folder, keep_last=1))
         )
         found = files.newest_whole(folder)
@@ -173,31 +173,3 @@ def test_a_kill_at_any_file_operation_leaves_a_whole_newest(
     assert newest == sorted(newest)
     assert survived == sorted(survived)
     assert set(newest) == set(survived) == {2, 3}
-
-
-def run_until_operation(n: int, action: Callable[[], object]) -> bool:
-    """Run `action` in a child that is killed before its n-th change of the file system.
-
-    Returns:
-        Whether it got as far as that.
-    """
-    child = os.fork()
-    if child == 0:
-        left = [n]
-
-        def count(name: str, args: tuple[Any, ...]) -> None:
-            writes = name == "open" and args[1] is not None and set(args[1]) & set("wxa+")
-            if writes or name in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
-                left[0] -= 1
-                if left[0] == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            sys.addaudithook(count)
-            action()
-            os.kill(os.getpid(), signal.SIGTERM)  # no exit handlers of pytest's
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGTERM)
-    return os.WTERMSIG(status) == signal.SIGKILL

@@ -158,6 +158,8 @@ def test_what_is_there_is_not_overwritten_and_nothing_half_written_stays(
         export(runs["zero2_fp32"], out=out, which="best", form="txl")
     with pytest.raises(InputError, match="no checkpoint '7'; there are: step-00000004"):
         export(runs["zero2_fp32"], out=tmp_path / "other", which="7", form="txl")
+    with pytest.raises(InputError, match=r"--out .*config\.json/other cannot be written: "):
+        export(runs["zero2_fp32"], out=out / "config.json" / "other", which="best", form="txl")
     assert contents(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 

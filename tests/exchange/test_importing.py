@@ -255,6 +255,8 @@ def test_what_is_there_already_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists: give another"):
         import_checkpoint(path, out=out)
     assert contents(out) == before
+    with pytest.raises(InputError, match=r"--out .*vocabulary\.json/run cannot be written: "):
+        import_checkpoint(path, out=out / "vocabulary.json" / "run")
 
 
 # What an imported run is good for

@@ -21,16 +21,16 @@ import xxhash
 from trainer.checkpoint.pointers import MAX_DIGITS, name_of, point, pointed, step_of
 from trainer.checkpoint.saved_state import FORMAT, read_manifest, read_state
 from trainer.errors import InputError, first_few
-from trainer.files import sync_directory, sync_file
+from trainer.files import REPLACED, WRITING, remove, replace, sync_directory, sync_file
 from trainer.outside import open_file
 from trainer.shell import typed_path
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
 #: What the name of a checkpoint begins with until it is sealed.
-DRAFT = ".writing-"
-# And once another has its place, or it is being deleted.
-_REPLACED, _PRUNED = ".replaced-", ".pruned-"
+DRAFT = WRITING
+# And what killed processes left; the last is what versions before called one being deleted.
+_LEFT = (DRAFT, REPLACED, ".pruned-")
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def begin(draft: Path) -> None:
     """
     draft.parent.mkdir(parents=True, exist_ok=True)
     for path in draft.parent.iterdir():
-        for kind in (DRAFT, _REPLACED, _PRUNED):
+        for kind in _LEFT:
             if path.name.startswith(kind) and step_of(path.name.removeprefix(kind)) is not None:
                 shutil.rmtree(path, ignore_errors=True)  # which removes no file and no link
     draft.mkdir()
@@ -87,13 +87,7 @@ def seal(draft: Path, final: Path, *, state: Mapping[str, Any], files: Mapping[s
     (draft / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": listed}, indent=1))
     fingerprint(draft / MANIFEST, sync=True)
     sync_directory(draft)
-    replaced = final.with_name(f"{_REPLACED}{final.name}")
-    if final.is_symlink():
-        final.unlink()
-    elif final.is_dir():
-        final.rename(replaced)
-    draft.rename(final)
-    shutil.rmtree(replaced, ignore_errors=True)
+    replace(draft, final)
     _or_log(lambda: sync_directory(final.parent), f"{final.name} may not survive a power cut")
     _or_log(lambda: point(final.parent, "latest", final.name), "the pointer `latest` was not moved")
     if pointed(final.parent, "latest") != final.name:  # none is better than an old one
@@ -115,16 +109,9 @@ def prune(folder: Path, *, keep_last: int, spared: Iterable[str] = ()) -> None:
             if n_newer < keep_last:
                 n_newer += seems_whole(path)
             elif path.name not in kept and not path.is_symlink() and (path / MANIFEST).is_file():
-                _or_log(partial(_delete, path), f"{path.name} was not deleted")
+                _or_log(partial(remove, path), f"{path.name} was not deleted")
 
     _or_log(delete_old, "old checkpoints were not deleted")
-
-
-def _delete(path: Path) -> None:
-    """Delete a checkpoint, under another name first: what is left of one is none."""
-    doomed = path.with_name(f"{_PRUNED}{path.name}")
-    path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _or_log(action: Callable[[], None], told: str) -> None:

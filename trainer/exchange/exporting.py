@@ -46,10 +46,13 @@ def export(run_dir: Path, *, out: Path, which: str, form: Form) -> None:
         )
     cpu = torch.device("cpu")
     trained = load_source(source, precision="fp32", device=cpu, trust=False)
-    with new_folder(out) as draft:
-        _WRITE[form](draft, trained)
-        card = model_card(run_dir, trained, name=out.resolve().name, form=form)
-        (draft / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
+    try:
+        with new_folder(out) as draft:
+            _WRITE[form](draft, trained)
+            card = model_card(run_dir, trained, name=out.resolve().name, form=form)
+            (draft / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise InputError(f"--out {out.resolve()} cannot be written: {error}") from None
 
 
 def _write_txl(folder: Path, trained: TrainedModel) -> None:

@@ -18,6 +18,7 @@ from trainer.checkpoint.state import TrainState
 from trainer.checkpoint.tensor_files import save_tensors
 from trainer.config.recipe import ExperimentConfig, experiment_from, load_recipe, recipe_names
 from trainer.data.vocabulary.files import VOCABULARY_FILE, Vocabulary, save_vocabulary
+from trainer.errors import InputError
 from trainer.exchange.layouts import Foreign, read_foreign
 from trainer.exchange.names import table_of, to_ours
 from trainer.exchange.settings import Settings
@@ -78,8 +79,11 @@ def import_checkpoint(
     Raises:
         InputError: anything about the files cannot be used.
     """
-    with new_folder(out) as draft:
-        return _import(path, draft, out=out, vocab=vocab, recipe=recipe)
+    try:
+        with new_folder(out) as draft:
+            return _import(path, draft, out=out, vocab=vocab, recipe=recipe)
+    except OSError as error:
+        raise InputError(f"--out {out.resolve()} cannot be written: {error}") from None
 
 
 def _import(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.config.strict import describe
 from trainer.errors import InputError
-from trainer.files import replace, sync, sync_directory
+from trainer.files import replacing
 from trainer.outside import MAX_JSON_BYTES, printable, read_bytes
 from trainer.track.measure import Count, Measure
 from trainer.track.processes import Place, begun, is_running, this_place
@@ -97,21 +97,9 @@ def write_status(run_dir: Path, status: Status) -> None:
     Raises:
         OSError: the disk is full or gone; the status before stays whole.
     """
-    path = run_dir / STATUS_FILE
-    draft = path.with_name(f".{STATUS_FILE}.tmp")
     waits = status.state != "running"
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(status.model_dump_json(indent=2) + "\n")
-            if waits:
-                file.flush()
-                sync(file.fileno())
-        replace(draft, path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-    if waits:
-        sync_directory(run_dir)
+    with replacing(run_dir / STATUS_FILE, alone=True, synced=waits) as file:
+        file.write(status.model_dump_json(indent=2) + "\n")
 
 
 def read_status(run_dir: str | Path) -> Status | None:

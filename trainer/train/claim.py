@@ -190,7 +190,11 @@ def holding(folder: Path) -> str | None:
 
 
 def _rename(draft: Path, folder: Path) -> None:
-    """Rename a folder to one that is not there or empty."""
+    """Rename a folder to one that is not there or empty.
+
+    `trainer.files.replace` would move another's claim aside. This must fail where there is one: of
+    all who try, the one who succeeds is the holder.
+    """
     try:
         draft.rename(folder)
     except (FileExistsError, PermissionError):  # some file systems replace not even an empty one

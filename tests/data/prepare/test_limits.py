@@ -45,11 +45,11 @@ def test_a_killed_run_leaves_no_corpus_and_the_next_one_succeeds(
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
-        assert (tmp_path / "corpus.tmp" / "train.bin").exists()
+        assert (tmp_path / ".writing-corpus" / "train.bin").exists()
         process.send_signal(sent)
         assert process.wait() != 0
     assert not out.exists()
-    assert (tmp_path / "corpus.tmp").exists() == (sent != signal.SIGINT)
+    assert (tmp_path / ".writing-corpus").exists() == (sent != signal.SIGINT)
     prepare(PrepareOptions(out=out, train=(text,)))
     verify_corpus(out)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus", "text.txt"]

@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,20 @@ def vocabularies(text: str) -> list[Vocabulary]:
         SymbolVocabulary.build("characters", document(text)),
         TokenizerVocabulary.build(iter(document(text)), size=300),
     ]
+
+
+def test_a_vocabulary_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    path, vocabulary = tmp_path / "vocabulary.json", WordVocabulary(["<eos>", "a"])
+    save_vocabulary(vocabulary, path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            save_vocabulary(WordVocabulary(["<eos>", "b"]), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load_vocabulary(path).hash == vocabulary.hash
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_words_are_ranked_by_count_then_first_appearance_after_eos() -> None:

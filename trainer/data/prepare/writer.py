@@ -1,9 +1,8 @@
-"""Writing a corpus: in a folder of its own beside the target, which it becomes when it is whole."""
+"""Writing a corpus: its folder, which is there whole or not at all, and the files of its splits."""
 
 import json
-import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,53 +14,49 @@ from trainer.data.corpus import corpus_files, token_dtype
 from trainer.data.header import BLOCK_BYTES, Header, split_paths
 from trainer.data.vocabulary.files import Ids, Vocabulary
 from trainer.errors import InputError
-from trainer.files import lock, sync_directory, sync_file
+from trainer.files import LOCK, new_folder
 
 SCRATCH_FILE = "input.scratch"
-_LOCK = "writing.lock"
 # As a `.npy` of any length has it: numpy leaves room to rewrite the shape.
 _DOCUMENTS_HEADER_BYTES = 128
 
 
 @contextmanager
 def new_corpus_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a folder to write in; it becomes `path` at the end, and is removed on an error.
+    """Yield a folder to write a corpus in, which becomes `path` when the block ends.
 
-    A process that is killed leaves only `PATH.tmp`, which the next one replaces. Until the
-    end, a corpus at `path` that is to be overwritten stays as it is. `SCRATCH_FILE` may be
-    written in the folder, and is not kept.
+    `new_folder` says how. `SCRATCH_FILE` may be written in it, and is not kept.
 
     Raises:
         InputError: `path` exists and may not be replaced, or another process writes it.
+        OSError: the folder cannot be written.
     """
     path = path.resolve()
-    folder, replaced = (path.with_name(path.name + suffix) for suffix in (".tmp", ".replaced"))
-    _refuse_foreign(folder, path, replaced)
-    _refuse_existing(path, overwrite=overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder) as is_ours:
-        try:
-            _empty(folder)
-            yield folder
-            if not is_ours():
-                raise InputError(f"{folder}: another process has begun to write it: wait for that")
-            (folder / SCRATCH_FILE).unlink(missing_ok=True)
-            for written in folder.iterdir():
-                sync_file(written)
-            sync_directory(folder)
-            _refuse_existing(path, overwrite=overwrite)
-            if path.exists():
-                shutil.rmtree(replaced, ignore_errors=True)
-                path.rename(replaced)
-            folder.rename(path)
-        except BaseException:
-            if is_ours():
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        # Only now: a lock that goes before the folder's name does would let another process in.
-        (path / _LOCK).unlink()
-        sync_directory(path.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+
+    def refuse(folder: Path) -> None:
+        """Nothing that is not a corpus of ours is ever removed."""
+        if not _holds_a_corpus(folder):
+            raise InputError(
+                f"{folder}: holds other things than a corpus, so it is not replaced; "
+                "choose another --out"
+            )
+        if not overwrite:
+            raise InputError(
+                f"{folder}: exists; choose another --out, or replace it with --overwrite"
+            )
+
+    with new_folder(path, refuse=refuse, scratch=[SCRATCH_FILE]) as folder:
+        for suffix in (".tmp", ".replaced"):  # left by a killed process of versions before
+            left = path.with_name(path.name + suffix)
+            if _holds_a_corpus(left):
+                shutil.rmtree(left, ignore_errors=True)
+        yield folder
+
+
+def _holds_a_corpus(folder: Path) -> bool:
+    """Return whether all that `folder` holds are files of a corpus, or of writing one."""
+    ours = corpus_files() | {SCRATCH_FILE, LOCK}
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= ours
 
 
 class SplitWriter:
@@ -180,41 +175,3 @@ class SplitWriter:
         self._block_hashes.append(self._block.hexdigest())
         self._block.reset()
         self._n_block_bytes = 0
-
-
-def _refuse_existing(path: Path, *, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise InputError(f"{path}: exists; choose another --out, or replace it with --overwrite")
-
-
-def _refuse_foreign(*folders: Path) -> None:
-    """Nothing that is not a corpus of ours is ever removed."""
-    ours = corpus_files() | {SCRATCH_FILE, _LOCK}
-    for folder in folders:
-        if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= ours):
-            raise InputError(
-                f"{folder}: holds other things than a corpus, so it is not replaced; "
-                "choose another --out"
-            )
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[Callable[[], bool]]:
-    """Keep other processes out of the folder; yield what tells whether it is still this one's.
-
-    Where the file system has no locks it may be another's, who wrote a mark of its own.
-    """
-    path, mark = folder / _LOCK, secrets.token_hex(16)
-    with path.open("a") as file:
-        if not lock(file, path):
-            raise InputError(f"{folder}: another process is writing it; wait for it")
-        file.truncate(0)
-        file.write(mark)
-        file.flush()
-        yield lambda: path.is_file() and path.read_text() == mark
-
-
-def _empty(folder: Path) -> None:
-    for left in folder.iterdir():
-        if left.name != _LOCK:
-            left.unlink()

@@ -18,6 +18,7 @@ from trainer.data.vocabulary.schema import MAX_BYTES, check_values
 from trainer.data.vocabulary.symbols import SymbolVocabulary
 from trainer.data.vocabulary.words import WordVocabulary
 from trainer.errors import InputError
+from trainer.files import write_atomically
 from trainer.outside import read_json
 
 __all__ = [
@@ -42,14 +43,14 @@ _FORMAT, _VERSION = "txl-vocabulary", 1
 
 
 def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
-    """Write `vocabulary` as JSON to the file `path`, replacing it."""
+    """Replace the file `path` with `vocabulary` as JSON: see `write_atomically`."""
     content = {
         "format": _FORMAT,
         "version": _VERSION,
         "hash": vocabulary.hash,
         "vocabulary": vocabulary.to_json(),
     }
-    path.write_text(json.dumps(content, indent=0) + "\n")
+    write_atomically(path, json.dumps(content, indent=0) + "\n")
 
 
 def load_vocabulary(path: Path) -> Vocabulary:
