@@ -2,9 +2,11 @@
 
     bash tests/peer.sh && .venv/bin/python tests/benchmarks/compare.py tiny small
     .venv/bin/python tests/benchmarks/compare.py tiny --peer kimiyoung=CHECKOUT/pytorch
+    .venv/bin/python tests/benchmarks/compare.py tiny --peer earlier=CHECKOUT
 
 Other peers are kimiyoung/transformer-xl and NVIDIA's example, by the folder of a checkout that has
-their mem_transformer.py.
+their mem_transformer.py, and this project as it was, by the root of a checkout: each of our
+variants against itself.
 
 Every implementation is a worker of its own, warm, with the same sizes, text, precision rules and
 work: forward, backward, clipping at 0.25 and Adam; or a scoring forward. The workers are timed in
@@ -22,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from dims import COMPARED, CONFIGS
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 GUARD_STEPS = 4
+OURS_WORKER = "ours_worker.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +46,27 @@ class Variant:
     matmul: str = "highest"
     ds_config: str = ""
     checkout: str = ""
+    """Whose code it is, if not this one's."""
     kernels: str = "auto"
 
 
-def peer_variants(told: str) -> tuple[Variant, Variant]:
-    """Of what `--peer` says, ``huggingface`` or ``NAME=PATH``: as shipped, and as fast as ours."""
+def peer_variants(told: str) -> tuple[Variant, ...]:
+    """Of what `--peer` says, ``huggingface`` or ``NAME=PATH``: as shipped, and as fast as ours.
+
+    Of an earlier state of this project, where it is.
+    """
     name, _, path = told.partition("=")
+    if name == "earlier" and path:
+        return (Variant(name=name, script=OURS_WORKER, checkout=str(Path(path).resolve())),)
     scripts = (
         {"huggingface": "huggingface_worker.py"}
         if not path
         else dict.fromkeys(("kimiyoung", "nvidia"), "mem_transformer_worker.py")
     )
     if name not in scripts:
-        raise argparse.ArgumentTypeError("is huggingface, kimiyoung=PATH or nvidia=PATH")
+        raise argparse.ArgumentTypeError(
+            "is huggingface, kimiyoung=PATH, nvidia=PATH or earlier=PATH"
+        )
     script, checkout = scripts[name], str(Path(path).resolve()) if path else ""
     return (
         Variant(name=f"{name}, as shipped", script=script, checkout=checkout),
@@ -65,14 +76,12 @@ def peer_variants(told: str) -> tuple[Variant, Variant]:
 
 OURS = {
     "cpu": (
-        Variant(name="ours, fp32", script="ours_worker.py", ds_config="zero0_fp32"),
-        Variant(
-            name="ours, bf16 autocast", script="ours_worker.py", ds_config="zero0_bf16_autocast"
-        ),
+        Variant(name="ours, fp32", script=OURS_WORKER, ds_config="zero0_fp32"),
+        Variant(name="ours, bf16 autocast", script=OURS_WORKER, ds_config="zero0_bf16_autocast"),
     ),
     "cuda": (
-        Variant(name="ours, bf16", script="ours_worker.py", ds_config="zero1_bf16"),
-        Variant(name="ours, fp16", script="ours_worker.py", ds_config="zero1_fp16"),
+        Variant(name="ours, bf16", script=OURS_WORKER, ds_config="zero1_bf16"),
+        Variant(name="ours, fp16", script=OURS_WORKER, ds_config="zero1_fp16"),
     ),
 }
 
@@ -89,13 +98,15 @@ class Worker:
         file = folder / f"{variant.name.replace(' ', '-')}.json"
         file.write_text(json.dumps(task | asdict(variant)))
         device = str(task["device"])
-        paths = python_path(ROOT / ".peer", ROOT)
+        is_earlier = variant.script == OURS_WORKER and variant.checkout
+        root = Path(variant.checkout) if is_earlier else ROOT
+        paths = python_path(ROOT / ".peer", root)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
         if device == "cpu":
             environment["DS_ACCELERATOR"] = "cpu"
         self._log = (folder / f"{file.stem}.log").open("w+")
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", HERE / variant.script, file],
+            [sys.executable, "-W", "ignore", root / HERE.relative_to(ROOT) / variant.script, file],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -173,11 +184,13 @@ def rounds(
 
 
 def compare(
-    config: str, device: str, peers: tuple[Variant, Variant], *, n_rounds: int, only: str
+    config: str, device: str, peers: tuple[Variant, ...], *, n_rounds: int, only: str
 ) -> list[dict[str, Any]]:
     """All our variants against a peer as shipped, and one against it at medium precision."""
     dims = CONFIGS[config]
     n_warm = 2 + dims.mem_len // dims.tgt_len  # until every peer's memory is full
+    is_earlier = peers[0].script == OURS_WORKER
+    writer_of_weights = peer_variants("huggingface")[0] if is_earlier else peers[0]
     results = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -189,12 +202,19 @@ def compare(
             "mode": "evaluate" if config.startswith("eval") else "train",
             "n_warm": n_warm,
             "n_segments": GUARD_STEPS + n_warm + n_rounds * dims.n_steps,
-            "style": peers[0].name.partition(",")[0],
+            "style": writer_of_weights.name.partition(",")[0],
         }
-        writer = Worker(peers[0], task | {"save_weights": task["weights"]}, folder)
+        writer = Worker(writer_of_weights, task | {"save_weights": task["weights"]}, folder)
         writer.close()
-        pairs = [(ours, peers[0]) for ours in OURS[device] if only in ours.name]
-        if device == "cpu" and not only:
+        root = peers[0].checkout
+        pairs = [
+            (ours, replace(ours, name=f"earlier {ours.name}", checkout=root))
+            if is_earlier
+            else (ours, peers[0])
+            for ours in OURS[device]
+            if only in ours.name
+        ]
+        if device == "cpu" and not only and not is_earlier:
             pairs.append((OURS[device][0], peers[1]))
         for ours, peer in pairs:
             difference = guard(ours, peer, task, folder)

@@ -34,7 +34,6 @@ from trainer.distributed import World, complete_environ, this_process
 from trainer.engine import deepspeed as engine
 from trainer.engine.deepspeed import Engine
 from trainer.host_cpu import use_cpu_well
-from trainer.model.table_gradients import TableGradients
 from trainer.train.loop import train_step
 from trainer.train.run import Run
 
@@ -97,7 +96,6 @@ class Watch:
             (Engine, "__call__", ENGINE),
             (Engine, "step", ENGINE),
             (nn.utils, "get_total_norm", "clipping"),
-            (TableGradients, "squared_norms", "clipping"),
             (nn.utils, "clip_grads_with_norm_", "clipping"),
             (type(run.engine.ds.basic_optimizer), "step", "optimizer"),
         ):

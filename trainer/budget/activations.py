@@ -18,9 +18,9 @@ from trainer.model.word_runs import piece_words
 
 Backend = Literal["plain", "cpu", "triton"]
 
-#: Rows whose errors are made at a time, queries read at a time, and work that spares a gradient:
-#: as `linear_nll`, `cpu_attention` and `tied_embedding` have them.
-_MADE_ROWS, _QUERIES, _WORTH = 256, 64, 512
+#: Rows whose errors are made at a time, and queries read at a time: as `linear_nll` and
+#: `cpu_attention` have them.
+_MADE_ROWS, _QUERIES = 256, 64
 #: Logits that are made wide at a time: as `linear_nll` has them.
 _BLOCK_LOGITS = 1 << 21
 
@@ -130,12 +130,8 @@ class Softmax(NamedTuple):
     """From its forward to its backward pass."""
     made: int
     """Gradients of tables that its forward pass makes."""
-    carried: int
-    """Factors of gradients, kept until the embedding's backward pass makes these of them."""
     dense: int
     """Gradients of tables that its backward pass makes."""
-    apart: int
-    """Gradients of tables that are never whole."""
     forward: int
     backward: int
 
@@ -147,7 +143,6 @@ def softmax(
     *,
     tables: Sequence[tuple[int, int]],
     shares: Sequence[float],
-    may_be_apart: bool,
     tied: bool,
 ) -> Softmax:
     """Count what the softmax of a training step keeps, and works with.
@@ -158,49 +153,32 @@ def softmax(
         backend: what computes it.
         tables: words and width of each cluster, the head first.
         shares: of the targets in each cluster, 1 for the head.
-        may_be_apart: gradients of tables may stay in pieces, see `trainer.model.table_gradients`.
         tied: the embedding has the same tables.
     """
     counts = [
-        _cluster(
-            math.ceil(reading.n_positions * share), *table, widths, backend, may_be_apart, tied
-        )
+        _cluster(math.ceil(reading.n_positions * share), *table, widths, backend, tied)
         for table, share in zip(tables, shares, strict=True)
     ]
-    kept, made, carried, dense, apart = (sum(c[i] for c in counts) for i in range(5))
-    return Softmax(
-        kept,
-        made,
-        carried,
-        dense,
-        apart,
-        max(c.forward for c in counts),
-        max(c.backward for c in counts),
-    )
+    kept, made, dense = (sum(c[i] for c in counts) for i in range(3))
+    forward, backward = (max(c[i] for c in counts) for i in (3, 4))
+    return Softmax(kept, made, dense, forward, backward)
 
 
-def _cluster(
-    n: int, v: int, c: int, widths: Widths, backend: Backend, may_be_apart: bool, tied: bool
-) -> Softmax:
+def _cluster(n: int, v: int, c: int, widths: Widths, backend: Backend, tied: bool) -> Softmax:
     a, w = widths.compute, widths.weight
     table, errors, hidden = v * c * w, n * v * a, n * c * a
     if backend == "plain":  # logits, and their logarithms in fp32; then two gradients of these
         wide = n * v * 4
         again = table if tied else 0
-        return Softmax(wide, 0, 0, table, 0, errors + (wide if a < 4 else 0), 2 * wide + again)
+        return Softmax(wide, 0, table, errors + (wide if a < 4 else 0), 2 * wide + again)
     if backend == "triton":
-        return Softmax(errors + hidden, 0, 0, table, 0, 2 * hidden, n * c * 4 + 2 * hidden)
-    if may_be_apart and n + n * n / c <= _WORTH:
-        piece = n * min(v, piece_words(c)) * (a + 4)
-        return Softmax(n * n * 4 + 3 * hidden, 0, 0, 0, table, piece, piece)
+        return Softmax(errors + hidden, 0, table, 2 * hidden, n * c * 4 + 2 * hidden)
     piece = c * piece_words(c) * (a + 4) + 2 * _BLOCK_LOGITS * 4
     if n * a > w * c:  # `_gradient_is_smaller`
         rows = min(n, _MADE_ROWS) * v * a
         copies = table // w * a if a != w else 0
-        return Softmax(2 * n * c * 4 + v * 4, table, 0, 0, 0, rows + copies + piece, piece)
-    carried = errors + hidden if tied and errors + hidden < table else 0
-    kept = 0 if carried else errors + hidden
-    return Softmax(kept, 0, carried, 0 if carried else table, 0, piece, n * c * 4 + piece)
+        return Softmax(2 * n * c * 4 + v * 4, table, 0, rows + copies + piece, piece)
+    return Softmax(errors + hidden, 0, table, piece, n * c * 4 + piece)
 
 
 def validation(model: ModelConfig, reading: Reading, widths: Widths, backend: Backend) -> int:

@@ -65,14 +65,12 @@ class Step:
         if not self._weights.tables:
             return {"the update": self._gradients() | self._update()}
         one = activations.layer(model, reading, widths, how.backend)
-        apart = how.backend == "cpu" and how.stage == 0 and how.fused_adam
         head = activations.softmax(
             reading,
             widths,
             how.backend,
             tables=self._weights.tables,
             shares=self._shares,
-            may_be_apart=apart and how.world_size == how.slots == 1,
             tied=model.tie_embedding,
         )
         kept = self._kept(one)
@@ -82,8 +80,8 @@ class Step:
         before = self._gradients() if how.slots > 1 else {}
         made = before or self._tables(head.made)
         dense = before or self._tables(head.made + head.dense)
-        rest = self._gradients(without=head.apart) | self._casts()
-        errors = _softmax(head.kept + head.carried)
+        rest = self._gradients() | self._casts()
+        errors = _softmax(head.kept)
         return {
             "the layers' forward pass": kept | made | _working(one.forward + inputs, scores),
             "the softmax's forward pass": kept
@@ -91,11 +89,8 @@ class Step:
             | errors
             | _working(head.forward, head.forward),
             "the softmax's backward pass": kept | dense | errors | _working(head.backward, 0),
-            "the last layer's backward pass": kept
-            | dense
-            | _softmax(head.carried)
-            | _working(one.backward, scores),
-            "the embedding's backward pass": rest | _softmax(head.carried) | _working(n * d * 8, 0),
+            "the last layer's backward pass": kept | dense | _working(one.backward, scores),
+            "the embedding's backward pass": rest | _working(n * d * 8, 0),
             "the update": (self._handed_over() if how.stage else rest) | self._update(),
         }
 
@@ -117,10 +112,10 @@ class Step:
     def _tables(self, n_bytes: int) -> Parts:
         return {"gradients": Part(n_bytes, 0, keeps_place=True)}
 
-    def _gradients(self, *, without: int = 0) -> Parts:
-        """All gradients of a step, except for those that are never whole."""
+    def _gradients(self) -> Parts:
+        """All gradients of a step."""
         weights, how, width = self._weights, self._how, self._widths.weight
-        whole = weights.total * width - without
+        whole = weights.total * width
         if how.stage == 0:
             return {"gradients": Part(whole, 0, keeps_place=True)}
         # The bucket that they are put into, and one of them on its way there; or at stage 3 what

@@ -184,7 +184,6 @@ class Engine:
                 clip=optim.gradient_clipping,
                 averages=averages,
                 world_size=world.world_size,
-                slots=self.slots,
             )
         self.full_state = FullState(
             ds,

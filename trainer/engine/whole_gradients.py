@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from trainer.engine.adam import Adam
 from trainer.engine.reduction import average_gradients
-from trainer.model.table_gradients import TableGradients
-from trainer.model.transformer_xl import TransformerXL
 
 #: What PyTorch's clipping adds to the norm.
 CLIP_EPS = 1e-6
@@ -27,7 +25,6 @@ class WholeGradients:
         clip: float,
         averages: bool,
         world_size: int,
-        slots: int,
     ) -> None:
         """Take over the gradients of a model.
 
@@ -37,26 +34,17 @@ class WholeGradients:
             clip: largest norm; 0 is no clipping.
             averages: whether ranks are averaged here.
             world_size: number of ranks.
-            slots: backward passes of a step.
         """
         self._parameters = list(module.parameters())
         self._clip, self._averages, self._world_size = clip, averages, world_size
         is_fused = isinstance(optimizer, Adam) and optimizer.defaults["fused"]
         self._fused_adam = optimizer if isinstance(optimizer, Adam) and is_fused else None
-        self._of_tables = TableGradients()
-        is_whole_step = world_size == 1 and slots == 1  # else they are to be summed
-        # Models by others do with the gradients of tables what they like: exactly this one.
-        if self._fused_adam and averages and is_whole_step and type(module) is TransformerXL:
-            module.table_gradients = self._fused_adam.table_gradients = self._of_tables
 
     def norm(self) -> Tensor:
         """Average gradients over ranks, and return the norm of the means, a scalar. Collective."""
         if self._averages:
             average_gradients(self._parameters, world_size=self._world_size)
-        self._of_tables.join_wholes()
-        apart = [square.sqrt() for square in self._of_tables.squared_norms()]
-        grads = [p.grad for p in self._parameters if p.grad is not None]
-        return nn.utils.get_total_norm(grads + apart)
+        return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
 
     def clip(self, norm: Tensor) -> None:
         """Have them clipped, of which this is the norm, when the update comes."""
@@ -68,6 +56,5 @@ class WholeGradients:
 
     def forget(self) -> None:
         """Leave none: the update then passes over all parameters."""
-        self._of_tables.clear()
         for parameter in self._parameters:
             parameter.grad = None

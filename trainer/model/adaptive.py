@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trainer.config.recipe import ModelConfig
 from trainer.model.cpu.linear_nll import Table, linear_nll
-from trainer.model.cpu.streamed_nll import streamed_nats, streamed_nll
+from trainer.model.cpu.streamed_nats import streamed_nats
 from trainer.model.kernels import Kernels
 from trainer.model.tied_embedding import Handoff, TiedEmbedding
 from trainer.model.triton.alignment import in_buckets
@@ -84,9 +84,6 @@ def _nats(
     if handoff is not None:
         if not torch.is_grad_enabled():
             return streamed_nats(hidden_NC, targets_N, tables)
-        apart = handoff.apart_from(hidden_NC, tables[0])
-        if apart is not None:
-            return streamed_nll(hidden_NC, targets_N, tables, apart=apart)
         return linear_nll(hidden_NC, targets_N, tables, handoff=handoff, cluster=cluster)
     logits = [F.linear(hidden_NC, weight, bias) for weight, bias in tables]
     joint = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)

@@ -16,7 +16,6 @@ from trainer.model.dropout import dropout
 from trainer.model.feed_forward import FeedForward
 from trainer.model.kernels import Kernels, choose_kernels
 from trainer.model.memory import empty_memory, hidden_keys, remember, visible_from
-from trainer.model.table_gradients import TableGradients
 from trainer.model.tied_embedding import Handoff
 from trainer.model.triton.alignment import aligned, stored
 from trainer.protocol import Memory, Output, Segment
@@ -87,8 +86,6 @@ class TransformerXL(nn.Module):
         self.biases = PositionBiases(config.n_head, config.d_head) if shared else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
         self.softmax = AdaptiveSoftmax(config, self.embedding)
-        self.table_gradients: TableGradients | None = None
-        """Where an engine takes gradients of the softmax's tables, instead of their `grad`."""
         initialise(self, config)
 
     def empty_memory(
@@ -156,8 +153,7 @@ class TransformerXL(nn.Module):
         """
         if kernels is Kernels.PLAIN or (kernels is Kernels.CPU and dtype == torch.float16):
             return None
-        apart = self.table_gradients if kernels is Kernels.CPU else None
-        return Handoff(kernels, is_tied=self.config.tie_embedding, apart=apart)
+        return Handoff(kernels, is_tied=self.config.tie_embedding)
 
     def _read(
         self,

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from trainer.model import adaptive
 from trainer.model.cpu import linear_nll as module
-from trainer.model.cpu.factors import Factors
 from trainer.model.cpu.linear_nll import linear_nll
 from trainer.model.kernels import Kernels
 from trainer.model.tied_embedding import Handoff, TiedEmbedding
@@ -58,13 +57,13 @@ def test_gradients_smaller_than_the_errors_are_made_at_once_and_used_once(
     monkeypatch: pytest.MonkeyPatch, n_rows: int, is_made: bool
 ) -> None:
     made: list[int] = []
-    of_rows = module._gradients
+    of_rows = module._write
 
-    def spy(hidden: Tensor, *args: Any) -> Any:
+    def spy(grads: Any, hidden: Tensor, *args: Any, **named: Any) -> None:
         made.append(len(hidden))
-        return of_rows(hidden, *args)
+        of_rows(grads, hidden, *args, **named)
 
-    monkeypatch.setattr(module, "_gradients", spy)
+    monkeypatch.setattr(module, "_write", spy)
     monkeypatch.setattr(module, "_MADE_ROWS", 32)
     hidden_NC, targets_N, w, b, w2, b2 = problem(n_rows)
     nll_N = linear_nll(hidden_NC, targets_N, [(w, b), (w2, b2)])
@@ -134,31 +133,23 @@ def test_the_fast_model_equals_the_plain_one_also_over_several_passes(
     torch.testing.assert_close(grads["auto"], grads["plain"])
 
 
-@pytest.mark.parametrize(("shape", "is_given"), [((1, 2), False), ((2, 12), True)])
-def test_one_pass_makes_one_dense_gradient_and_makes_it_last_where_that_keeps_less(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], is_given: bool
+@pytest.mark.parametrize("shape", [(1, 2), (2, 12)])
+def test_one_pass_makes_one_dense_gradient_of_each_table(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
 ) -> None:
-    taken: list[tuple[bool, bool]] = []
-    made: list[int] = []
-    take, dense = Handoff.take, Factors.dense
+    left: list[int] = []
+    put = Handoff.put
 
-    def spy_on_take(self: Handoff, cluster: int) -> tuple[Tensor | None, bool]:
-        grad_VC, given = take(self, cluster)
-        taken.append((grad_VC is not None, given))
-        return grad_VC, given
+    def spy(self: Handoff, cluster: int, grad_VC: Tensor) -> Tensor | None:
+        left.append(grad_VC.data_ptr())
+        return put(self, cluster, grad_VC)
 
-    def spy_on_dense(self: Factors, dtype: torch.dtype) -> Tensor:
-        made.append(self.error_NV.shape[1])
-        return dense(self, dtype)
-
-    monkeypatch.setattr(Handoff, "take", spy_on_take)
-    monkeypatch.setattr(Factors, "dense", spy_on_dense)
+    monkeypatch.setattr(Handoff, "put", spy)
     model = TransformerXL(tiny_model_config(d_model=64, cutoffs=(5, 12)), V)
     tokens_BT = torch.arange(shape[0] * shape[1]).view(shape) % 5
     model(segment_of(tokens_BT, cutoffs=(5, 12)), empty(model, shape[0], 4)).loss_sum.backward()
-    # Cluster 0 has all rows of its own; the tails have none, and so always factors.
-    assert taken == [(True, is_given), (True, False), (True, False)]
-    assert sorted(made) == [2, 5, 7, 8]  # 2 of them the tails' logits, which are not tied
+    grads = [p.grad for p in model.embedding.tables]
+    assert sorted(left) == sorted(g.data_ptr() for g in grads if g is not None)
 
 
 def test_the_plain_path_knows_of_no_handoff(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trainer.model.cpu.factors import Factors
 from trainer.model.tied_embedding import Handoff
 from trainer.model.word_runs import runs, word_runs
 from trainer.protocol import IGNORED
@@ -111,35 +110,38 @@ class _LinearNll(torch.autograd.Function):
         made, ctx.made = ctx.made, None  # it is overwritten, and so good for one backward pass
         if made is not None and bool((grad_N == grad_N[0]).all()):
             made.scale_(grad_N[0])
-            if ctx.handoff is not None:
-                ctx.handoff.put_dense(ctx.cluster, made.weights_VC[0])
-            of_hidden_NC, of_weights, of_biases = made
         else:
             if len(error_NV) < len(hidden):
                 error_NV = hidden.new_empty(len(hidden), _n_words(tables))
                 share_N = known_N / _nats(hidden, index_N, tables, error_NV)[1]
-            scale_N1 = (grad_N * share_N)[:, None]
-            of_hidden_NC, products, of_biases = _gradients(hidden, error_NV, scale_N1, tables)
-            of_weights = [
-                factors.dense(weight_VC.dtype)
-                if ctx.handoff is None or i > 0
-                else ctx.handoff.put(ctx.cluster, weight_VC, factors)
-                for i, (weight_VC, factors) in enumerate(zip(tables[::2], products, strict=True))
-            ]
-        of_tables = [grad for of_one in zip(of_weights, of_biases, strict=True) for grad in of_one]
-        return of_hidden_NC.to(ctx.hidden_dtype), None, None, None, None, *of_tables
+            made = _Gradients.unwritten(hidden, tables)
+            _write(made, hidden, error_NV, grad_N * share_N, tables)
+        if ctx.handoff is not None:
+            made.weights_VC[0] = ctx.handoff.put(ctx.cluster, made.weights_VC[0])
+        of_tables = [x for pair in zip(made.weights_VC, made.biases_V, strict=True) for x in pair]
+        return made.hidden_NC.to(ctx.hidden_dtype), None, None, None, None, *of_tables
 
 
-class _Made(NamedTuple):
-    """Gradients of the sum of all nats."""
+class _Gradients(NamedTuple):
+    """What a backward pass returns."""
 
     hidden_NC: Tensor
-    weights_VC: list[Tensor]
+    weights_VC: list[Tensor | None]
     biases_V: list[Tensor]
+
+    @classmethod
+    def unwritten(cls, hidden: Tensor, tables: Sequence[Tensor]) -> "_Gradients":
+        """Make room for them."""
+        return cls(
+            torch.empty_like(hidden, dtype=torch.promote_types(hidden.dtype, torch.float32)),
+            [torch.empty_like(weight_VC) for weight_VC in tables[::2]],
+            [torch.empty_like(bias_V) for bias_V in tables[1::2]],
+        )
 
     def scale_(self, factor: Tensor) -> None:
         """Multiply all of them."""
         for grad in (self.hidden_NC, *self.weights_VC, *self.biases_V):
+            assert grad is not None
             grad.mul_(factor)
 
 
@@ -150,29 +152,22 @@ def _gradient_is_smaller(hidden: Tensor, weight_VC: Tensor) -> bool:
 
 def _nats_and_gradients(
     hidden: Tensor, index_N: Tensor, known_N: Tensor, tables: Sequence[Tensor]
-) -> tuple[Tensor, _Made]:
-    """Nats of all rows, some of them at a time, whose errors are used while they are there."""
-    n_rows = len(hidden)
-    nll_N = hidden.new_empty(n_rows, dtype=torch.promote_types(hidden.dtype, torch.float32))
-    made = _Made(
-        torch.empty_like(hidden, dtype=nll_N.dtype),
-        [torch.zeros_like(weight_VC) for weight_VC in tables[::2]],
-        [torch.zeros_like(bias_V) for bias_V in tables[1::2]],
-    )
+) -> tuple[Tensor, _Gradients]:
+    """Return nats of all rows, and gradients of their sum.
+
+    Some rows go at a time, whose errors are used while they are there.
+    """
+    made = _Gradients.unwritten(hidden, tables)
+    nll_N = torch.empty_like(made.hidden_NC[:, 0])
     tables = [tensor.to(hidden.dtype) for tensor in tables]  # once for all rows
-    parts = runs(n_rows, size=_MADE_ROWS)
+    parts = runs(len(hidden), size=_MADE_ROWS)
     error_NV = hidden.new_empty(parts[0].stop, _n_words(tables))
     for rows in parts:
         here_NV = error_NV[: rows.stop - rows.start]
         nll_N[rows], total_N = _nats(hidden[rows], index_N[rows], tables, here_NV)
-        scale_N1 = (known_N[rows] / total_N)[:, None]
-        made.hidden_NC[rows], products, of_biases = _gradients(
-            hidden[rows], here_NV, scale_N1, tables
-        )
-        for weight_VC, factors in zip(made.weights_VC, products, strict=True):
-            factors.add_to(weight_VC)
-        for bias_V, of_bias_V in zip(made.biases_V, of_biases, strict=True):
-            bias_V += of_bias_V
+        of_rows = made._replace(hidden_NC=made.hidden_NC[rows])
+        share_N = known_N[rows] / total_N
+        _write(of_rows, hidden[rows], here_NV, share_N, tables, adds=rows.start > 0)
     return nll_N, made
 
 
@@ -196,26 +191,44 @@ def _nats(
     return nll_N, total_N
 
 
-def _gradients(
-    hidden: Tensor, error_NV: Tensor, scale_N1: Tensor, tables: Sequence[Tensor]
-) -> tuple[Tensor, list[Factors], list[Tensor]]:
-    """Return gradients of hidden states, each weight and each bias, from the errors of `_nats`."""
-    scaled_NC = (hidden * scale_N1).to(hidden.dtype)
-    narrow_N1 = scale_N1.to(hidden.dtype)
-    grad_NC = torch.zeros_like(hidden, dtype=scale_N1.dtype)
-    products, of_biases = [], []
+def _write(
+    grads: _Gradients,
+    hidden: Tensor,
+    error_NV: Tensor,
+    scale_N: Tensor,
+    tables: Sequence[Tensor],
+    *,
+    adds: bool = False,
+) -> None:
+    """Write gradients made of the errors of `_nats`, each row times its scale.
+
+    With `adds`, those of tables are added to what is there.
+    """
+    scale_N1 = scale_N[:, None]
+    scaled_NC, narrow_N1 = (hidden * scale_N1).to(hidden.dtype), scale_N1.to(hidden.dtype)
+    grads.hidden_NC.zero_()
     first = 0
-    for weight_VC, bias_V in zip(tables[::2], tables[1::2], strict=True):
-        here_NV = error_NV[:, first : first + len(bias_V)]
-        first += len(bias_V)
-        of_bias_V = torch.empty_like(bias_V)
+    for weight_VC, bias_V, of_weight_VC, of_bias_V in zip(
+        tables[::2], tables[1::2], grads.weights_VC, grads.biases_V, strict=True
+    ):
+        assert of_weight_VC is not None
         for weight_WC, _, words in pieces((weight_VC, bias_V), hidden.dtype):
-            error_NW = here_NV[:, words]
-            grad_NC += error_NW @ weight_WC
-            of_bias_V[words] = (error_NW.t() @ narrow_N1)[:, 0]
-        products.append(Factors(here_NV, scaled_NC))
-        of_biases.append(of_bias_V)
-    return grad_NC.mul_(scale_N1), products, of_biases
+            error_NW = error_NV[:, first + words.start : first + words.stop]
+            grads.hidden_NC.add_(error_NW @ weight_WC)
+            _put_product(of_weight_VC[words], error_NW.t(), scaled_NC, adds=adds)
+            _put_product(of_bias_V[words, None], error_NW.t(), narrow_N1, adds=adds)
+        first += len(bias_V)
+    grads.hidden_NC.mul_(scale_N1)
+
+
+def _put_product(out: Tensor, left: Tensor, right: Tensor, *, adds: bool) -> None:
+    """Write the product of two matrices to `out`, or add it."""
+    if out.dtype == left.dtype:
+        torch.addmm(out, left, right, beta=int(adds), out=out)
+    elif adds:
+        out += left @ right
+    else:
+        out.copy_(left @ right)
 
 
 def _n_words(tables: Sequence[Tensor]) -> int:

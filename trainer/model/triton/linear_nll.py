@@ -71,7 +71,7 @@ class _FusedLinearNll(torch.autograd.Function):
         scaled_NP = (hidden_NP * scale_N1).to(hidden_NP.dtype)
         narrow_N1 = scale_N1.to(hidden_NP.dtype)
         grad_NP = torch.zeros_like(hidden_NP, dtype=scale_N1.dtype)
-        of_tables = [torch.empty_like(tensor) for tensor in tables]
+        of_tables: list[Any] = [torch.empty_like(tensor) for tensor in tables]
         for table, rows, words in _pieces(tables, hidden_NP.dtype):
             weight_WP, error_NW = (
                 aligned(tables[table][rows].to(hidden_NP.dtype)),
@@ -84,7 +84,7 @@ class _FusedLinearNll(torch.autograd.Function):
                 torch.mm(error_NW.t(), scaled_NP, out=of_weight_WC)
             else:
                 of_weight_WC.copy_((error_NW.t() @ scaled_NP)[:, : of_weight_WC.shape[1]])
-        ctx.handoff.put_dense(ctx.cluster, of_tables[0])
+        of_tables[0] = ctx.handoff.put(ctx.cluster, of_tables[0])
         grad_NC = (grad_NP * scale_N1)[:, : ctx.width].to(ctx.hidden_dtype)
         return grad_NC, None, None, None, None, None, *of_tables
 
