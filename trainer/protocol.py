@@ -1,12 +1,11 @@
 """The seam between streams of text and models: segments in, losses and memory out.
 
-Any module with these two methods trains, resumes and evaluates under the same loop:
-Transformer-XL is one of them. Shapes: B streams of the micro batch, T tgt_len, M mem_len,
-L layers, D d_model, V vocabulary.
+Any module with these methods trains, resumes and evaluates under the same loop: Transformer-XL is
+one of them. Shapes: B streams of the micro batch, T tgt_len, V vocabulary.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -57,23 +56,15 @@ class Segment(NamedTuple):
         return self.map(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
 
 
-class Memory(NamedTuple):
-    """State that a model carries from one segment to the next, detached from the graph.
+Memory: TypeAlias = "Tensor | int | tuple[Memory, ...]"
+"""State that a model carries from one segment to the next, detached from the graph: a tensor, or
+any nesting of tuples and NamedTuples of tensors.
 
-    For Transformer-XL the last `mem_len` inputs of every layer, newest last; finite if not valid.
-    Another model may keep what it likes in the rows: they are saved and moved by stream.
-    """
-
-    hidden_LBMD: Tensor
-    """In the compute dtype."""
-    valid_B: Tensor
-    """How many of the M newest positions of a row may be attended, int64."""
-    valid_min: int
-    """A lower bound of `valid_B` known on the host: at M nothing needs to be masked."""
-    is_projected: bool = False
-    """The rows are each layer's keys and values in place of its inputs: see `reading_memory`."""
-    position_LSX: Tensor | None = None
-    """With `is_projected`, what each layer makes of the distances, from the segment before."""
+The streams come first in each tensor, `[B, …]`; what else its shape and dtype are, is the model's
+business, and stays. A checkpoint keeps each by its name, and streams move from rank to rank.
+A number in it is what the host knows of all B streams without asking the device, a lower bound:
+where streams of several memories come together the lowest holds.
+"""
 
 
 class Output(NamedTuple):
@@ -83,15 +74,17 @@ class Output(NamedTuple):
     """Sum of nats over the segment's targets, a scalar in fp32 at least."""
     nll_BT: Tensor | None
     """Nats per target, in fp32 at least, 0 where there is none; None if the model does not tell."""
-    memory: Memory
+    memory: Any
+    """`Memory` of the same nesting, shapes and dtypes as before, in tensors of its own."""
 
 
 def reading_memory(
     model: Any, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device
 ) -> Memory:
-    """Empty memory for reading a text with weights that stay as they are meanwhile.
+    """Return empty memory for reading a text with weights that stay as they are meanwhile.
 
-    A model that can keep more for this than its usual memory says so by a method of this name.
+    A model that can keep another for this than its usual memory says so by a method of this name.
+    It is never saved, and what is in it may change its shape.
     """
     make = getattr(model, "reading_memory", model.empty_memory)
     memory: Memory = make(n_streams, mem_len=mem_len, dtype=dtype, device=device)

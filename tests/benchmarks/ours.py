@@ -23,7 +23,6 @@ from trainer.data.vocabulary.files import VOCABULARY_FILE, WordVocabulary, save_
 from trainer.distributed import World
 from trainer.engine import deepspeed as engine
 from trainer.model.build import build_model
-from trainer.train.loop import empty_memories
 from trainer.train.run import Run
 
 
@@ -121,4 +120,4 @@ def training(
             "reader": SegmentReader(streams, world.device, n_ahead=AHEAD[world.device.type]),
         }
         run = cast(Any, Run)(**{field.name: used.get(field.name) for field in fields(Run)})
-        yield run, TrainState(memories=empty_memories(run))
+        yield run, TrainState(memories=run.empty_memories())

@@ -29,7 +29,8 @@ from trainer.exchange.layouts import read_foreign
 from trainer.exchange.names import table_of, to_ours
 from trainer.host_cpu import use_cpu_well
 from trainer.inference.score import Plan, reading
-from trainer.protocol import IGNORED, Memory, Segment, reading_memory
+from trainer.model.memory import LayerInputs
+from trainer.protocol import IGNORED, Segment, reading_memory
 from trainer.train.loop import train_step
 
 
@@ -56,9 +57,9 @@ class PeersTargets(Streams):
         return False
 
 
-def valid_zeros(memory: Memory) -> Memory:
+def valid_zeros(memory: LayerInputs) -> LayerInputs:
     """The memory with all of its zeros to be attended."""
-    mem_len = memory.hidden_LBMD.shape[2]
+    mem_len = memory.layers[0].shape[1]
     return memory._replace(valid_B=torch.full_like(memory.valid_B, mem_len), valid_min=mem_len)
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from builders import CPU, lone_world
+from builders import lone_world
 from file_changes import killed_before_change
 from saved_checkpoints import TENSOR_FILES, Trained, contents, save
 
 from trainer.checkpoint import folder as files
 from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint.memories import read_memories
 from trainer.errors import InputError
 from trainer.train.background import Background
 
@@ -32,16 +33,6 @@ def test_what_was_saved_is_read_back_bit_by_bit(tmp_path: Path) -> None:
     weights = checkpoint.read_weights(path)
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
-
-
-def test_memory_is_read_by_stream_in_any_order_and_grouping(tmp_path: Path) -> None:
-    path = save(tmp_path, 1)
-    (whole,) = checkpoint.read_memories(path, [[0, 1, 2, 3]], dtype=torch.float32, device=CPU)
-    assert whole.valid_B.tolist() == [2, 1, 3, 0]  # by stream; rows were 3, 1, 0, 2
-    first, second = checkpoint.read_memories(path, [[2], [3, 1]], dtype=torch.bfloat16, device=CPU)
-    assert torch.equal(first.hidden_LBMD, whole.hidden_LBMD[:, [2]].bfloat16())
-    assert torch.equal(second.hidden_LBMD, whole.hidden_LBMD[:, [3, 1]].bfloat16())
-    assert (first.valid_min, second.valid_min) == (3, 0)
 
 
 def test_nothing_in_a_checkpoint_is_ever_unpickled(tmp_path: Path) -> None:
@@ -70,7 +61,7 @@ def read_whole(path: Path) -> None:
     """All that a resuming run does with a checkpoint, to an engine that keeps nothing of it."""
     files.verify(path)
     checkpoint.read_weights(path)
-    checkpoint.read_memories(path, [[0]], dtype=torch.float32, device=CPU)
+    read_memories(path, [[0]], unread=[Trained(0).unread(1)])
     shapes = {"a": (30, 10), "b.c": (30, 10)}
 
     def write(item: Callable[[str], object], *, optimizer_step: int) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trainer.data.corpus import Split
 from trainer.data.rows import Span, make_segment
-from trainer.protocol import IGNORED, Memory, Segment
+from trainer.protocol import IGNORED, Segment
 
 V, N = 30, 41
 
@@ -121,6 +121,5 @@ def test_every_tensor_is_int64(split: Split) -> None:
     assert {tensor.dtype for tensor in tensors} == {torch.int64}
 
 
-def test_a_segment_and_a_memory_are_tuples_for_deepspeeds_hooks(split: Split) -> None:
+def test_a_segment_is_a_tuple_for_deepspeeds_hooks(split: Split) -> None:
     assert isinstance(segment(split, [Span(0, 6)]), tuple)
-    assert issubclass(Memory, tuple)

@@ -11,8 +11,8 @@ from reference import NaiveStream
 from trainer.config.recipe import ScoringConfig
 from trainer.inference import score as evaluate
 from trainer.inference.score import score
+from trainer.model.memory import LayerInputs
 from trainer.model.transformer_xl import TransformerXL
-from trainer.protocol import Memory
 
 V = 20
 
@@ -42,7 +42,7 @@ def fairseq_loss(model: TransformerXL, ids: list[int], settings: ScoringConfig) 
     return sum(nats) / len(nats)
 
 
-def zeros(model: TransformerXL, rows: int, mem_len: int) -> Memory:
+def zeros(model: TransformerXL, rows: int, mem_len: int) -> LayerInputs:
     """A memory of zeros that are attended."""
     memory = empty(model, rows, mem_len)
     return memory._replace(valid_B=torch.full((rows,), mem_len), valid_min=mem_len)

@@ -17,7 +17,7 @@ from trainer.data.vocabulary.files import Vocabulary
 from trainer.data.vocabulary.symbols import SymbolVocabulary
 from trainer.errors import Exit
 from trainer.inference.generate import Sampling, generate
-from trainer.protocol import Memory, Output, Segment
+from trainer.protocol import Output, Segment
 
 V = 20
 
@@ -28,18 +28,18 @@ class Scripted:
     def __init__(self, says: Sequence[int], vocabulary: Vocabulary, n_prompt: int) -> None:
         self.says, self.size, self.n_prompt = says, vocabulary.size, n_prompt
 
-    def empty_memory(self, n_streams: int, **_: Any) -> Memory:
-        return Memory(torch.zeros(1, n_streams, 1, 1), torch.zeros(1, dtype=torch.int64), 0)
+    def empty_memory(self, n_streams: int, **_: Any) -> int:
+        return 0
 
-    def __call__(self, segment: Segment, memory: Memory, **_: Any) -> Output:
-        n_read = memory.valid_min + segment.tokens_BT.shape[1]
-        return Output(torch.zeros(()), None, memory._replace(valid_min=n_read))
+    def __call__(self, segment: Segment, memory: int, **_: Any) -> Output:
+        n_read = memory + segment.tokens_BT.shape[1]
+        return Output(torch.zeros(()), None, n_read)
 
-    def predict(self, segment: Segment, memory: Memory, **_: Any) -> tuple[torch.Tensor, Memory]:
-        n_read = memory.valid_min + segment.tokens_BT.shape[1]
+    def predict(self, segment: Segment, memory: int, **_: Any) -> tuple[torch.Tensor, int]:
+        n_read = memory + segment.tokens_BT.shape[1]
         log_probs = torch.full((*segment.tokens_BT.shape, self.size), -torch.inf)
         log_probs[0, -1, self.says[max(0, n_read - self.n_prompt)]] = 0
-        return log_probs, memory._replace(valid_min=n_read)
+        return log_probs, n_read
 
 
 def said(

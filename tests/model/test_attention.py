@@ -13,15 +13,14 @@ from torch import Tensor
 from trainer.model.attention import position_embedding, rel_shift, relative_attention
 from trainer.model.cpu import attention as cpu
 from trainer.model.cpu.attention import cpu_attention
-from trainer.model.memory import hidden_keys
-from trainer.protocol import Memory
+from trainer.model.memory import LayerInputs, hidden_keys
 
 B, T, H, E = 2, 4, 3, 5
 NO_START = -1
 
 
-def memory_with(valid: list[int], mem_len: int) -> Memory:
-    return Memory(torch.zeros(1, B, mem_len, 1), torch.tensor(valid), min(valid))
+def memory_with(valid: list[int], mem_len: int) -> LayerInputs:
+    return LayerInputs((torch.zeros(B, mem_len, 1),), torch.tensor(valid), min(valid))
 
 
 def sees(query: int, key: int, *, mem_len: int, valid: int, start: int, same_length: bool) -> bool:

@@ -6,14 +6,14 @@ from builders import CPU, segment_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.model.memory import empty_memory, forget_rows, hidden_keys, remember
-from trainer.protocol import Memory, Segment
+from trainer.model.memory import LayerInputs, empty_memory, hidden_keys, remember
+from trainer.protocol import Segment
 
 L, D = 2, 1
 NO_START = -1
 
 
-def empty(n_streams: int, mem_len: int) -> Memory:
+def empty(n_streams: int, mem_len: int) -> LayerInputs:
     return empty_memory(L, n_streams, mem_len, D, dtype=torch.float64, device=CPU)
 
 
@@ -29,10 +29,10 @@ def inputs(values_BT: list[list[float]]) -> list[torch.Tensor]:
     return [x_BTD, -x_BTD]
 
 
-def kept(memory: Memory, row: int) -> list[float]:
+def kept(memory: LayerInputs, row: int) -> list[float]:
     """What may be attended of a row's first layer, oldest first."""
     n = int(memory.valid_B[row])
-    values: list[float] = memory.hidden_LBMD[0, row, :, 0].tolist()
+    values: list[float] = memory.layers[0][row, :, 0].tolist()
     return values[len(values) - n :]
 
 
@@ -70,9 +70,9 @@ def test_memory_is_the_newest_real_tokens_of_each_rows_document(
                 read[b] += [number] if is_real else []
         segment = segment_with(lengths, tgt_len, starts if documents else None)
         memory = remember(memory, segment, inputs(values))
-        assert memory.hidden_LBMD.shape == (L, 2, mem_len, D)
-        assert memory.hidden_LBMD.isfinite().all()
-        assert torch.equal(memory.hidden_LBMD[1], -memory.hidden_LBMD[0])
+        assert [layer.shape for layer in memory.layers] == [(2, mem_len, D)] * L
+        assert all(layer.isfinite().all() for layer in memory.layers)
+        assert torch.equal(memory.layers[1], -memory.layers[0])
         for b in range(2):
             assert kept(memory, b) == read[b][max(0, len(read[b]) - mem_len) :]
         assert memory.valid_min <= memory.valid_B.min()
@@ -93,7 +93,8 @@ def test_nothing_of_an_empty_memory_is_seen() -> None:
 
 
 def test_rows_are_seen_as_far_as_each_is_valid() -> None:
-    memory = Memory(torch.zeros(L, 2, 4, D), torch.tensor([1, 3]), 1)
+    layers = tuple(torch.zeros(L, 2, 4, D))
+    memory = LayerInputs(layers, torch.tensor([1, 3]), 1)
     hidden = hidden_keys(memory, segment_with([2, 2], 2, None), same_length=False)
     assert hidden[0, 0, 1].tolist() == [True, True, True, False, False, False]
     assert hidden[1, 0, 0].tolist() == [True, False, False, False, False, True]
@@ -103,17 +104,5 @@ def test_memory_keeps_its_own_dtype_and_is_detached() -> None:
     memory = empty_memory(L, 1, 3, D, dtype=torch.bfloat16, device=CPU)
     x_BTD = torch.ones(1, 2, D, requires_grad=True) * 2
     memory = remember(memory, segment_with([2], 2, None), [x_BTD, x_BTD])
-    assert memory.hidden_LBMD.dtype == torch.bfloat16
-    assert not memory.hidden_LBMD.requires_grad
-
-
-def test_forgotten_rows_are_zero_even_where_they_were_not_finite() -> None:
-    hidden = torch.ones(L, 3, 4, D)
-    hidden[:, 1] = torch.nan
-    hidden[1, 2, 0] = torch.inf
-    memory = Memory(hidden, torch.tensor([4, 4, 4]), 4)
-    left = forget_rows(memory, torch.tensor([True, False, False]))
-    assert left.valid_B.tolist() == [4, 0, 0]
-    assert left.valid_min == 0
-    assert torch.equal(left.hidden_LBMD[:, 0], memory.hidden_LBMD[:, 0])
-    assert not left.hidden_LBMD[:, 1:].any()
+    assert {layer.dtype for layer in memory.layers} == {torch.bfloat16}
+    assert not any(layer.requires_grad for layer in memory.layers)

@@ -19,13 +19,14 @@ from builders import (
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Split
 from trainer.inference.score import LONGEST, Plan, reading, score
+from trainer.model.memory import KeysAndValues
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment, reading_memory
 
 V = 17
 
 
-def projected(model: TransformerXL, n_rows: int, mem_len: int) -> Memory:
+def projected(model: TransformerXL, n_rows: int, mem_len: int) -> KeysAndValues:
     dtype = next(model.parameters()).dtype
     return reading_memory(model, n_rows, mem_len=mem_len, dtype=dtype, device=CPU)
 
@@ -151,7 +152,7 @@ def test_lengthened_segments_and_projected_memories_give_the_nats_of_a_token_at_
     widths: set[int] = set()
 
     def forward(segment: Segment, memory: Memory, **lengths: Any) -> Output:
-        assert memory.is_projected
+        assert isinstance(memory, KeysAndValues)
         widths.add(segment.tokens_BT.shape[1])
         output: Output = model(segment, memory, **lengths)
         return output
@@ -186,8 +187,8 @@ def test_lengthened_segments_and_projected_memories_give_the_nats_of_a_token_at_
 
 def test_a_model_with_a_memory_of_its_own_is_read_with_that() -> None:
     class Other:
-        def empty_memory(self, n_streams: int, **_: Any) -> Memory:
-            return Memory(torch.zeros(1, n_streams, 1, 1), torch.zeros(n_streams), 0)
+        def empty_memory(self, n_streams: int, **_: Any) -> torch.Tensor:
+            return torch.zeros(n_streams, 4)
 
     memory = reading_memory(Other(), 2, mem_len=3, dtype=torch.float32, device=CPU)
-    assert not memory.is_projected
+    assert memory.shape == (2, 4)

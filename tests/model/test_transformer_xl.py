@@ -12,8 +12,8 @@ from torch import Tensor
 
 from trainer.model import attention, feed_forward, transformer_xl
 from trainer.model.dropout import dropout, relu_dropout
+from trainer.model.memory import LayerInputs
 from trainer.model.transformer_xl import TransformerXL
-from trainer.protocol import Memory
 
 V = 20
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -161,7 +161,7 @@ def test_no_gradient_crosses_a_segment_border() -> None:
     model = tiny_model(V, tie_embedding=False)
     first, second = segment_of(torch.tensor([[3, 4, 5]])), segment_of(torch.tensor([[7, 8, 9]]))
     memory = model(first, empty(model, 1, 6)).memory
-    assert not memory.hidden_LBMD.requires_grad
+    assert not any(layer.requires_grad for layer in memory.layers)
     model(second, memory).loss_sum.backward()
     table = model.embedding.tables[0]
     assert table.grad is not None
@@ -198,13 +198,14 @@ def test_what_is_not_valid_in_memory_does_not_matter() -> None:
     model = tiny_model(V)
     segment = segment_of(torch.randint(V, (1, 4)))
     zero = empty(model, 1, 5)
-    full_of_noise = torch.randn_like(zero.hidden_LBMD)
-    noise = Memory(full_of_noise, torch.tensor([2]), 2)
-    partly_zero = Memory(full_of_noise.clone(), torch.tensor([2]), 2)
-    partly_zero.hidden_LBMD[:, :, :3] = 0
+    full_of_noise = tuple(map(torch.randn_like, zero.layers))
+    noise = LayerInputs(full_of_noise, torch.tensor([2]), 2)
+    partly_zero = noise._replace(layers=tuple(x.clone() for x in full_of_noise))
+    for layer in partly_zero.layers:
+        layer[:, :3] = 0
     assert model(segment, noise).loss_sum == model(segment, partly_zero).loss_sum
     assert model(segment, noise).loss_sum != model(segment, zero).loss_sum
-    empty_noise = Memory(full_of_noise, torch.tensor([0]), 0)
+    empty_noise = LayerInputs(full_of_noise, torch.tensor([0]), 0)
     assert model(segment, empty_noise).loss_sum == model(segment, zero).loss_sum
 
 
@@ -299,5 +300,5 @@ def test_memory_has_one_shape_and_the_compute_dtype() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         for _ in range(3):
             memory = model(segment_of(torch.arange(8).view(2, 4)), memory).memory
-            assert memory.hidden_LBMD.shape == (2, 2, 6, 8)
-            assert memory.hidden_LBMD.dtype == torch.bfloat16
+            assert {layer.shape for layer in memory.layers} == {(2, 6, 8)}
+            assert {layer.dtype for layer in memory.layers} == {torch.bfloat16}

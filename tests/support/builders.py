@@ -21,8 +21,9 @@ from trainer.data.vocabulary.files import (
     save_vocabulary,
 )
 from trainer.distributed import World
+from trainer.model.memory import LayerInputs
 from trainer.model.transformer_xl import TransformerXL
-from trainer.protocol import IGNORED, Memory, Segment
+from trainer.protocol import IGNORED, Segment
 
 CPU = torch.device("cpu")
 
@@ -92,7 +93,7 @@ def tiny_model(vocabulary_size: int = 20, *, seed: int = 0, **changes: Any) -> T
     return model
 
 
-def empty(model: TransformerXL, n_streams: int, mem_len: int) -> Memory:
+def empty(model: TransformerXL, n_streams: int, mem_len: int) -> LayerInputs:
     """Its empty memory, in the dtype of its weights."""
     dtype = next(model.parameters()).dtype
     return model.empty_memory(n_streams, mem_len=mem_len, dtype=dtype, device=CPU)

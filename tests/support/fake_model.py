@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton_processes import compile_launch
 
 from trainer.config.recipe import load_recipe
+from trainer.memory import forget_streams
 from trainer.model.kernels import Kernels
-from trainer.model.memory import forget_rows
 from trainer.model.transformer_xl import TransformerXL
 from trainer.train.loop import finite_rows
 
@@ -66,8 +66,9 @@ def wt103_base(
         torch.set_default_dtype(dtype)
         module = TransformerXL(config, V)
         torch.set_default_dtype(torch.float32)
-        memory = module.empty_memory(
-            n_streams, mem_len=lengths.mem_len, dtype=dtype, device=torch.device("cpu")
+        memory, unread = (
+            module.empty_memory(n, mem_len=lengths.mem_len, dtype=dtype, device=torch.device("cpu"))
+            for n in (n_streams, 1)
         )
         for patch in _as_on_a_gpu(kernels, launches):
             stack.enter_context(patch)
@@ -75,7 +76,9 @@ def wt103_base(
         for _ in range(2):
             output = module(segment, memory, same_length=documents)
             output.loss_sum.backward()
-            memory = forget_rows(output.memory, finite_rows(output, n_rows=n_streams))
+            memory = forget_streams(
+                output.memory, finite_rows(output, n_rows=n_streams), unread=unread
+            )
         assert {p.grad.dtype for p in module.parameters() if p.grad is not None} == {dtype}
     return Step(launches, hosts.seen)
 

@@ -3,8 +3,9 @@
 from torch import Tensor, nn
 
 from trainer.config.recipe import ModelConfig
+from trainer.model.memory import KeysAndValues, LayerInputs
 from trainer.model.transformer_xl import TransformerXL
-from trainer.protocol import Memory, Output, Segment
+from trainer.protocol import Output, Segment
 
 
 class PoisonedXL(TransformerXL):
@@ -17,21 +18,20 @@ class PoisonedXL(TransformerXL):
     def forward(
         self,
         segment: Segment,
-        memory: Memory,
+        memory: LayerInputs | KeysAndValues,
         *,
         clamp_len: int | None = None,
         same_length: bool = False,
     ) -> Output:
         output = super().forward(segment, memory, clamp_len=clamp_len, same_length=same_length)
         assert output.nll_BT is not None
-        hidden_LBMD = output.memory.hidden_LBMD
         poisoned_BT = segment.tokens_BT == self.poison
-        poisoned_B = poisoned_BT.any(dim=1)
+        poisoned_B11 = poisoned_BT.any(dim=1)[:, None, None]
         return Output(
             loss_sum=output.loss_sum * _nan_where(poisoned_BT.any(), output.loss_sum),
             nll_BT=output.nll_BT * _nan_where(poisoned_BT, output.nll_BT),
             memory=output.memory._replace(
-                hidden_LBMD=hidden_LBMD * _nan_where(poisoned_B[:, None, None], hidden_LBMD)
+                layers=tuple(x * _nan_where(poisoned_B11, x) for x in output.memory.layers)
             ),
         )
 

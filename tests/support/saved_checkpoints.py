@@ -7,13 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from builders import lone_world
+from builders import CPU, lone_world
 
 from trainer.checkpoint import folder as checkpoints
 from trainer.checkpoint import pointers
 from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint.tensor_files import load_tensors
 from trainer.distributed import World
-from trainer.protocol import Memory
+from trainer.model.memory import LayerInputs, empty_memory
 
 KINDS = ("weights", "optimizer", "memory")
 TENSOR_FILES = [f"{kind}-00000.safetensors" for kind in KINDS]
@@ -29,13 +30,18 @@ class Trained:
             name: {"weight": weight, "exp_avg": weight + 1, "exp_avg_sq": weight**2}
             for name, weight in weights.items()
         }
-        hidden_LBMD = torch.randn(2, 4, 3, 5, generator=draws)
-        self.step, self.memory = step, Memory(hidden_LBMD, torch.arange(4) % 4, 0)
+        layers = tuple(torch.randn(2, 4, 3, 5, generator=draws))
+        self.step, self.memory = step, LayerInputs(layers, torch.arange(4) % 4, 0)
+
+    @staticmethod
+    def unread(n_streams: int, *, dtype: torch.dtype = torch.float32) -> LayerInputs:
+        """Memory of the same shapes that has read nothing."""
+        return empty_memory(2, n_streams, 3, 5, dtype=dtype, device=CPU)
 
     def train_on(self) -> None:
         """Change every tensor where it is."""
         items = [tensor for item in self.items.values() for tensor in item.values()]
-        for tensor in [*items, self.memory.hidden_LBMD, self.memory.valid_B]:
+        for tensor in [*items, *self.memory.layers, self.memory.valid_B]:
             tensor.add_(1)
 
     def saving(self, folder: Path, world: World) -> Iterator[Callable[[], None]]:
@@ -67,6 +73,14 @@ def save(folder: Path, step: int) -> Path:
     for work in Trained(step).saving(folder, lone_world()):
         work()
     return folder / pointers.name_of(step)
+
+
+def memory_by_stream(path: Path) -> dict[str, torch.Tensor]:
+    """What a checkpoint has of the memory of all streams, in their order."""
+    parts = [load_tensors(file) for file in sorted(path.glob("memory-*.safetensors"))]
+    together = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    order = together.pop("stream_ids").argsort()
+    return {name: saved[order] for name, saved in together.items()}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

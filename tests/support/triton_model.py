@@ -25,9 +25,10 @@ from triton_processes import interpret
 from trainer.distributed import World, complete_environ
 from trainer.model.build import build_model
 from trainer.model.kernels import Kernels
+from trainer.model.memory import LayerInputs
 from trainer.model.transformer_xl import TransformerXL
 from trainer.model.triton import alignment
-from trainer.protocol import Memory, Segment
+from trainer.protocol import Segment
 
 V, TGT_LEN = 20, 5
 #: Widths that are no multiples of 8.
@@ -48,7 +49,7 @@ class Reading(NamedTuple):
 
     loss: Tensor
     nats: list[Tensor]
-    memory: Memory
+    memory: LayerInputs
     grads: dict[str, Tensor]
     launches: Counter[str]
     """Triton kernels by name."""
@@ -112,7 +113,7 @@ def read(
     module = tiny_model(V, **model).to(dtype)
     memory = empty(module, 2, mem_len)
     if autocast:
-        memory = memory._replace(hidden_LBMD=memory.hidden_LBMD.bfloat16())
+        memory = memory._replace(layers=tuple(x.bfloat16() for x in memory.layers))
     segments = text(module.config.cutoffs, documents=documents)
     torch.manual_seed(seed)
     loss, nats = torch.zeros((), dtype=torch.float64), []

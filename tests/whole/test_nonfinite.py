@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from builders import CPU, random_documents, write_corpus
+from saved_checkpoints import memory_by_stream
 from training import ROOT, Case, checkpoint_hashes, events, losses, run_cases
 
 from trainer import read_metrics
-from trainer.checkpoint.tensors import read_memories, read_weights
+from trainer.checkpoint.tensors import read_weights
 from trainer.config.recipe import experiment_from
 from trainer.data.corpus import open_corpus
 from trainer.data.streams import Streams
@@ -112,13 +113,9 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def memory_at(run_dir: Path, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden states and valid lengths of all streams after `step`."""
-    (memory,) = read_memories(
-        run_dir / "checkpoints" / f"step-{step:08d}",
-        [list(range(STREAMS))],
-        dtype=torch.float32,
-        device=CPU,
-    )
-    return memory.hidden_LBMD, memory.valid_B
+    memory = memory_by_stream(run_dir / "checkpoints" / f"step-{step:08d}")
+    layers = [saved for name, saved in memory.items() if name.startswith("memory.layers.")]
+    return torch.stack(layers), memory["memory.valid_B"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,7 @@ from trainer.config.strict import checked
 from trainer.errors import InputError
 from trainer.outside import read_json
 
-FORMAT = 1
+FORMAT = 2
 #: Bytes of either file. Configurations make most of a state, a name per rank and kind a manifest.
 _MAX_BYTES = 16 << 20
 
@@ -37,7 +37,7 @@ class _FileEntry(_Strict):
 class _Manifest(_Strict):
     """The files of a checkpoint, by name."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     files: dict[str, _FileEntry]
 
 

@@ -5,7 +5,7 @@ A checkpoint is a directory ``step-00000040`` of safetensors and JSON:
 - ``weights-R.safetensors`` and ``optimizer-R.safetensors``: full fp32 tensors by parameter name,
   each parameter in one rank's file. The same form for every ZeRO stage, precision and number of
   ranks, so any of them resumes from it, and no unpickling code is ever run.
-- ``memory-R.safetensors``: each rank's memory, by stream id.
+- ``memory-R.safetensors``: each rank's memory, by stream id: see `trainer.checkpoint.memories`.
 - ``state.json``: the run's state, both configurations, hashes of corpus and vocabulary.
 - ``manifest.json``: format version, size and hash of every file.
 
@@ -16,7 +16,6 @@ Only copying what is saved into the host's memory has to be waited for: see `sav
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from trainer.checkpoint import folder as files
+from trainer.checkpoint.memories import memory_tensors
 from trainer.checkpoint.pointers import name_of
 from trainer.checkpoint.tensor_files import load_tensors, open_tensors, save_tensors
 from trainer.distributed import World, gather_objects
@@ -80,7 +80,7 @@ def save(
     if world.is_main:
         _try(lambda: files.begin(draft), problems)
     _raise_together(problems, draft, world)
-    tensors = _gather_tensors(engine, world) | {"memory": _memory_tensors(memories)}
+    tensors = _gather_tensors(engine, world) | {"memory": memory_tensors(memories)}
     yield lambda: _try(write, problems)
     _raise_together(problems, draft, world)
     everyones = gather_objects(written, world)
@@ -176,28 +176,6 @@ def load_engine(path: Path, engine: "Engine", *, optimizer_step: int) -> None:
     engine.full_state.write(read, optimizer_step=optimizer_step)
 
 
-def read_memories(
-    path: Path, stream_ids: list[list[int]], *, dtype: torch.dtype, device: torch.device
-) -> list[Memory]:
-    """Per slot, the saved memory of the streams this rank now reads, whoever had them before."""
-    memories = []
-    with ExitStack() as stack:
-        parts = sorted(path.glob("memory-*.safetensors"))
-        opened = [stack.enter_context(open_tensors(part)) for part in parts]
-        place = {
-            int(stream): (tensors, row)
-            for tensors in opened
-            for row, stream in enumerate(tensors.get_tensor("stream_ids").tolist())
-        }
-        for ids in stream_ids:
-            rows = [place[stream] for stream in ids]
-            hidden = [t.get_slice("hidden_LBMD")[:, row : row + 1] for t, row in rows]
-            valid_B = torch.stack([t.get_tensor("valid_B")[row] for t, row in rows])
-            hidden_LBMD = torch.cat(hidden, dim=1).to(device=device, dtype=dtype)
-            memories.append(Memory(hidden_LBMD, valid_B.to(device), int(valid_B.min())))
-    return memories
-
-
 def _gather_tensors(engine: "Engine", world: World) -> dict[str, dict[str, Tensor]]:
     """This rank's share of the full state; sizes are balanced, largest parameter first."""
     load = [0] * world.world_size
@@ -217,11 +195,3 @@ def _gather_tensors(engine: "Engine", world: World) -> dict[str, dict[str, Tenso
             else:
                 moments[f"{name}|{key}"] = kept
     return {"weights": weights, "optimizer": moments}
-
-
-def _memory_tensors(memories: list[tuple[list[int], Memory]]) -> dict[str, Tensor]:
-    return {
-        "stream_ids": torch.tensor([stream for ids, _ in memories for stream in ids]),
-        "valid_B": torch.cat([memory.valid_B.cpu() for _, memory in memories]),
-        "hidden_LBMD": torch.cat([memory.hidden_LBMD.cpu() for _, memory in memories], dim=1),
-    }

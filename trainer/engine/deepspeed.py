@@ -33,6 +33,7 @@ from trainer.engine.lamb import Lamb
 from trainer.engine.schedules import Schedule, cosine
 from trainer.engine.whole_gradients import WholeGradients
 from trainer.errors import InputError
+from trainer.memory import check_made, check_returned
 from trainer.model.matrices import matrices
 from trainer.protocol import Memory, Output, Segment, reading_memory
 
@@ -194,6 +195,7 @@ class Engine:
             world_size=world.world_size,
         )
         self.grad_norm: float | Tensor | None = None
+        self._has_checked_memory = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -220,8 +222,15 @@ class Engine:
     def __call__(
         self, segment: Segment, memory: Memory, *, clamp_len: int | None, same_length: bool
     ) -> Output:
-        """Forward pass; see `trainer.protocol.RecurrentModel`."""
+        """Forward pass; see `trainer.protocol.RecurrentModel`.
+
+        Raises:
+            InputError: the first memory that is to be trained on with cannot be carried on.
+        """
         output: Output = self.ds(segment, memory, clamp_len=clamp_len, same_length=same_length)
+        if self.ds.module.training and not self._has_checked_memory:
+            check_returned(output.memory, memory)
+            self._has_checked_memory = True
         return output
 
     def empty_memory(self, n_streams: int, *, mem_len: int) -> Memory:
@@ -229,6 +238,8 @@ class Engine:
         memory: Memory = self.ds.module.empty_memory(
             n_streams, mem_len=mem_len, dtype=self.dtype, device=self.world.device
         )
+        if not self._has_checked_memory:
+            check_made(memory, n_streams=n_streams)
         return memory
 
     def reading_memory(self, n_rows: int, *, mem_len: int) -> Memory:

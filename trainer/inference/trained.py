@@ -20,6 +20,7 @@ from trainer.errors import InputError
 from trainer.inference.generate import Sampling, generate
 from trainer.inference.source import Source, read_source
 from trainer.model.build import build_model
+from trainer.model.memory import LayerInputs
 from trainer.outside import shortened
 from trainer.protocol import Memory, Output, Segment, reading_memory
 
@@ -69,7 +70,7 @@ class TrainedModel:
     def zero_memory(self, n_rows: int, mem_len: int) -> Memory:
         """Memory of as many inputs that are zero, all of them valid: what fairseq begins with."""
         module = cast(Any, self.module)
-        memory: Memory = module.empty_memory(
+        memory: LayerInputs = module.empty_memory(
             n_rows, mem_len=mem_len, dtype=self.dtype, device=self.device
         )
         valid_B = torch.full_like(memory.valid_B, mem_len)

@@ -1,12 +1,43 @@
-"""Memory's arithmetic: what is kept of a segment, and which keys a query may see.
+"""Transformer-XL's memory: what is kept of a segment, and which keys a query may see.
 
-B streams · T tgt_len · M mem_len · S = M+T · L layers · D d_model.
+B streams · T tgt_len · M mem_len · S = M+T · L layers · D d_model · H heads · E d_head.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from trainer.protocol import Memory, Segment
+from trainer.protocol import Segment
+
+
+class LayerInputs(NamedTuple):
+    """The last M inputs of every layer."""
+
+    layers: tuple[Tensor, ...]
+    """`[B, M, D]` each in the compute dtype, newest last; finite if not valid."""
+    valid_B: Tensor
+    """How many of the M newest positions of a stream may be attended, int64."""
+    valid_min: int
+    """A lower bound of `valid_B` known on the host: at M nothing needs to be masked."""
+
+
+class KeysAndValues(NamedTuple):
+    """What every layer makes of its last M inputs, as long as the weights stay as they are.
+
+    One memory is read on with the same `clamp_len`.
+    """
+
+    layers: tuple[Tensor, ...]
+    """`[B, M, 2·H·E]` each: keys, then values."""
+    positions: tuple[Tensor, ...]
+    """`[S, H·E]` each, what the layer made of the distances; () before the first segment."""
+    valid_B: Tensor
+    valid_min: int
+
+
+M = TypeVar("M", bound=LayerInputs | KeysAndValues)
 
 
 def empty_memory(
@@ -17,26 +48,26 @@ def empty_memory(
     *,
     dtype: torch.dtype,
     device: torch.device,
-) -> Memory:
-    """Memory of streams that have read nothing: truly empty, no zeros are attended."""
-    return Memory(
-        hidden_LBMD=torch.zeros(n_layer, n_streams, mem_len, d_model, dtype=dtype, device=device),
+) -> LayerInputs:
+    """Return memory of streams that have read nothing: truly empty, no zeros are attended."""
+    shape = (n_streams, mem_len, d_model)
+    return LayerInputs(
+        layers=tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(n_layer)),
         valid_B=torch.zeros(n_streams, dtype=torch.int64, device=device),
         valid_min=0,
     )
 
 
 @torch.no_grad()
-def remember(memory: Memory, segment: Segment, inputs_LBTD: list[Tensor]) -> Memory:
-    """The memory after a segment; padding never enters it.
+def remember(memory: M, segment: Segment, read_LBTX: Sequence[Tensor]) -> M:
+    """Return the memory after a segment; padding never enters it.
 
     Args:
         memory: before the segment.
         segment: what was read.
-        inputs_LBTD: per layer, the segment as the layer saw it, or what it made of it.
+        read_LBTX: per layer, the segment as the layer saw it, or its keys and values.
     """
-    hidden_LBMD = _newest(memory, segment, inputs_LBTD)
-    mem_len, tgt_len = hidden_LBMD.shape[2], segment.tokens_BT.shape[1]
+    mem_len, tgt_len = memory.layers[0].shape[1], segment.tokens_BT.shape[1]
     read_B = memory.valid_B + segment.lengths_B
     if segment.starts_BT is not None:
         last_B = segment.starts_BT.gather(1, (segment.lengths_B - 1).clamp_min(0)[:, None])[:, 0]
@@ -44,52 +75,37 @@ def remember(memory: Memory, segment: Segment, inputs_LBTD: list[Tensor]) -> Mem
         read_B = torch.where(began_B, segment.lengths_B - last_B, read_B)
     sure = segment.starts_BT is None and segment.whole
     n_read = memory.valid_min + tgt_len if sure else 0
-    return memory._replace(
-        hidden_LBMD=hidden_LBMD,
+    pairs = zip(memory.layers, read_LBTX, strict=True)
+    after = memory._replace(
+        layers=tuple(_newest(old_BMX, x_BTX, segment) for old_BMX, x_BTX in pairs),
         valid_B=read_B.clamp_max(mem_len),
         valid_min=min(mem_len, n_read),
     )
+    return cast(M, after)
 
 
-def _newest(memory: Memory, segment: Segment, inputs_LBTD: list[Tensor]) -> Tensor:
-    """The last M of memory and segment, `[L, B, M, D]`."""
-    old_LBMD = memory.hidden_LBMD
-    _, n_streams, mem_len, _ = old_LBMD.shape
-    hidden_LBMD = torch.empty_like(old_LBMD)
+def _newest(old_BMX: Tensor, x_BTX: Tensor, segment: Segment) -> Tensor:
+    """Return the last M of memory and segment, `[B, M, X]`."""
+    n_streams, mem_len, _ = old_BMX.shape
+    x_BTX = x_BTX.to(old_BMX.dtype)
     if segment.whole:
-        n_new = min(mem_len, segment.tokens_BT.shape[1])
-        hidden_LBMD[:, :, : mem_len - n_new] = old_LBMD[:, :, n_new:]
-        for layer, x_BTD in enumerate(inputs_LBTD):
-            hidden_LBMD[layer, :, mem_len - n_new :] = x_BTD[:, x_BTD.shape[1] - n_new :]
-        return hidden_LBMD
-    device = memory.valid_B.device
+        n_new = min(mem_len, x_BTX.shape[1])
+        return torch.cat([old_BMX[:, n_new:], x_BTX[:, x_BTX.shape[1] - n_new :]], dim=1)
+    device = old_BMX.device
     row_B1 = torch.arange(n_streams, device=device)[:, None]
     kept_BM = segment.lengths_B[:, None] + torch.arange(mem_len, device=device)
-    for layer, x_BTD in enumerate(inputs_LBTD):
-        x_BSD = torch.cat([old_LBMD[layer], x_BTD.to(hidden_LBMD.dtype)], dim=1)
-        hidden_LBMD[layer] = x_BSD[row_B1, kept_BM]
-    return hidden_LBMD
+    return torch.cat([old_BMX, x_BTX], dim=1)[row_B1, kept_BM]
 
 
-def forget_rows(memory: Memory, keep_B: Tensor) -> Memory:
-    """Zero and forget the rows where `keep_B` is false, without waiting for the device.
-
-    0·NaN is NaN: masking a row that went non-finite is not enough.
-    """
-    return Memory(
-        hidden_LBMD=torch.where(keep_B[:, None, None], memory.hidden_LBMD, 0.0),
-        valid_B=torch.where(keep_B, memory.valid_B, 0),
-        valid_min=0,
-    )
-
-
-def visible_from(memory: Memory, segment: Segment, *, same_length: bool) -> Tensor | None:
+def visible_from(
+    memory: LayerInputs | KeysAndValues, segment: Segment, *, same_length: bool
+) -> Tensor | None:
     """The first key that each query sees: int64 `[1, T]` or `[B, T]`, or None where it is key 0.
 
     Key j of S is seen by query i iff visible_from <= j <= i + M, where visible_from is the largest
     of M - valid, the start of the query's document, and with `same_length` i + 1.
     """
-    mem_len, tgt_len = memory.hidden_LBMD.shape[2], segment.tokens_BT.shape[1]
+    mem_len, tgt_len = memory.layers[0].shape[1], segment.tokens_BT.shape[1]
     first_1T = None
     if same_length:
         first_1T = torch.arange(1, tgt_len + 1, device=memory.valid_B.device)[None]
@@ -102,13 +118,15 @@ def visible_from(memory: Memory, segment: Segment, *, same_length: bool) -> Tens
     return first_BT if first_1T is None else torch.maximum(first_BT, first_1T)
 
 
-def hidden_keys(memory: Memory, segment: Segment, *, same_length: bool) -> Tensor:
+def hidden_keys(
+    memory: LayerInputs | KeysAndValues, segment: Segment, *, same_length: bool
+) -> Tensor:
     """Which of the newest keys a query may not see: bool `[T, n]`, or `[B, 1, T, n]`.
 
     These are the segment's own, n = T, where all of memory is seen, and else all, n = S.
     """
     first_BT = visible_from(memory, segment, same_length=same_length)
-    mem_len, tgt_len = memory.hidden_LBMD.shape[2], segment.tokens_BT.shape[1]
+    mem_len, tgt_len = memory.layers[0].shape[1], segment.tokens_BT.shape[1]
     device = memory.valid_B.device
     query_T1 = torch.arange(mem_len, mem_len + tgt_len, device=device)[:, None]
     oldest = mem_len if first_BT is None else 0

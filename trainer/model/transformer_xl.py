@@ -15,10 +15,17 @@ from trainer.model.attention import Past, PositionBiases, RelativeAttention, pos
 from trainer.model.dropout import dropout
 from trainer.model.feed_forward import FeedForward
 from trainer.model.kernels import Kernels, choose_kernels
-from trainer.model.memory import empty_memory, hidden_keys, remember, visible_from
+from trainer.model.memory import (
+    KeysAndValues,
+    LayerInputs,
+    empty_memory,
+    hidden_keys,
+    remember,
+    visible_from,
+)
 from trainer.model.tied_embedding import Handoff
 from trainer.model.triton.alignment import aligned, stored
-from trainer.protocol import Memory, Output, Segment
+from trainer.protocol import Output, Segment
 
 
 class Layer(nn.Module):
@@ -90,39 +97,36 @@ class TransformerXL(nn.Module):
 
     def empty_memory(
         self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device
-    ) -> Memory:
-        """Memory of `n_streams` streams that have read nothing."""
+    ) -> LayerInputs:
+        """Return memory of `n_streams` streams that have read nothing."""
         return empty_memory(
             self.config.n_layer, n_streams, mem_len, self.config.d_model, dtype=dtype, device=device
         )
 
     def reading_memory(
         self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device
-    ) -> Memory:
-        """The same of keys and values, which stay as they are as long as the weights do.
-
-        One memory is read on with the same `clamp_len`.
-        """
+    ) -> KeysAndValues:
+        """Return the same of keys and values, which stay as they are as long as the weights do."""
         like = torch.empty((), dtype=dtype, device=device)
         fused = choose_kernels(self.config.kernels, like) is Kernels.TRITON
         d_head = stored(self.config.d_head) if fused else self.config.d_head
         width = 2 * self.config.n_head * d_head
-        memory = empty_memory(
+        empty = empty_memory(
             self.config.n_layer, n_streams, mem_len, width, dtype=dtype, device=device
         )
-        return memory._replace(is_projected=True)
+        return KeysAndValues(empty.layers, (), empty.valid_B, empty.valid_min)
 
     def forward(
         self,
         segment: Segment,
-        memory: Memory,
+        memory: LayerInputs | KeysAndValues,
         *,
         clamp_len: int | None = None,
         same_length: bool = False,
     ) -> Output:
         """Read a segment, predict its targets and update the memory."""
-        kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
-        handoff = self._handoff(kernels, memory.hidden_LBMD.dtype)
+        kernels = choose_kernels(self.config.kernels, memory.layers[0])
+        handoff = self._handoff(kernels, memory.layers[0].dtype)
         hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, kernels, handoff)
         nll_N = self.softmax(
             hidden_BTD.flatten(0, 1),
@@ -135,13 +139,13 @@ class TransformerXL(nn.Module):
     def predict(
         self,
         segment: Segment,
-        memory: Memory,
+        memory: LayerInputs | KeysAndValues,
         *,
         clamp_len: int | None = None,
         same_length: bool = False,
-    ) -> tuple[Tensor, Memory]:
+    ) -> tuple[Tensor, LayerInputs | KeysAndValues]:
         """Log-probabilities `[B, T, V]`, fp32 at least, of the token after each, and the memory."""
-        kernels = choose_kernels(self.config.kernels, memory.hidden_LBMD)
+        kernels = choose_kernels(self.config.kernels, memory.layers[0])
         hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, kernels, None)
         log_probs_NV = self.softmax(hidden_BTD.flatten(0, 1), None, ())
         return log_probs_NV.view(*segment.tokens_BT.shape, -1), memory
@@ -158,13 +162,14 @@ class TransformerXL(nn.Module):
     def _read(
         self,
         segment: Segment,
-        memory: Memory,
+        memory: LayerInputs | KeysAndValues,
         clamp_len: int | None,
         same_length: bool,
         kernels: Kernels,
         handoff: Handoff | None,
-    ) -> tuple[Tensor, Memory]:
-        assert not (memory.is_projected and self.training), "weights do not stay as they are"
+    ) -> tuple[Tensor, LayerInputs | KeysAndValues]:
+        is_projected = isinstance(memory, KeysAndValues)
+        assert not (is_projected and self.training), "weights do not stay as they are"
         width, probability = self.config.d_model, self.config.dropout
         x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, handoff)
         x_BTD = dropout(x_BTD, probability, training=self.training)
@@ -190,31 +195,36 @@ class TransformerXL(nn.Module):
                 positions.append(r_SX)
         x_BTD = dropout(x_BTD[..., :width], probability, training=self.training)
         memory = remember(memory, segment, remembered)
-        if positions:
-            memory = memory._replace(position_LSX=torch.stack(positions))
+        if isinstance(memory, KeysAndValues):
+            memory = memory._replace(positions=tuple(positions))
         return x_BTD, memory
 
     def _pasts(
-        self, memory: Memory, x_BTD: Tensor, clamp_len: int | None, kernels: Kernels
+        self,
+        memory: LayerInputs | KeysAndValues,
+        x_BTD: Tensor,
+        clamp_len: int | None,
+        kernels: Kernels,
     ) -> list[Past]:
         """Per layer, what it attends to beside the segment."""
-        rows_LBMX = memory.hidden_LBMD
-        n_keys = rows_LBMX.shape[2] + x_BTD.shape[1]
-        known_LSX = memory.position_LSX
-        if known_LSX is not None and known_LSX.shape[1] == n_keys:
-            pairs = zip(rows_LBMX, known_LSX, strict=True)
+        layers, is_projected = memory.layers, isinstance(memory, KeysAndValues)
+        n_keys = layers[0].shape[1] + x_BTD.shape[1]
+        known = memory.positions if isinstance(memory, KeysAndValues) else ()
+        if known and len(known[0]) == n_keys:
+            pairs = zip(layers, known, strict=True)
             return [Past(rows_BMX, True, None, r_SX) for rows_BMX, r_SX in pairs]
         position_SD = position_embedding(
             n_keys,
             self.config.d_model,
             clamp_len=clamp_len,
-            dtype=rows_LBMX.dtype,
+            dtype=layers[0].dtype,
             device=x_BTD.device,
         )
         position_SD = dropout(position_SD, self.config.dropout, training=self.training)
         if kernels is Kernels.TRITON:
-            position_SD, rows_LBMX = aligned(aligned(position_SD), dim=0), aligned(rows_LBMX)
-        return [Past(rows_BMX, memory.is_projected, position_SD) for rows_BMX in rows_LBMX]
+            position_SD = aligned(aligned(position_SD), dim=0)
+            layers = tuple(map(aligned, layers))
+        return [Past(rows_BMX, is_projected, position_SD) for rows_BMX in layers]
 
     def _seeds(self, device: torch.device, kernels: Kernels) -> Sequence[Tensor | None]:
         """Per layer those of its places of dropout, for kernels that do not draw themselves."""

@@ -12,7 +12,7 @@ import torch
 from trainer.checkpoint.state import TrainState
 from trainer.config.recipe import ExperimentConfig
 from trainer.errors import Exit
-from trainer.model.memory import forget_rows
+from trainer.memory import forget_streams
 from trainer.protocol import Memory, Output
 from trainer.train import duties, recovery, saving
 from trainer.train.run import Run, StepStats
@@ -28,7 +28,7 @@ def train(run: Run, state: TrainState) -> Exit:
     Raises:
         NonFiniteError: the loss stayed non-finite after the one rollback.
     """
-    state.memories = state.memories or empty_memories(run)
+    state.memories = state.memories or run.empty_memories()
     best_step = state.best_step
     wish = duties.asked(run)  # while the run was built
     if wish is Wish.NONE:  # weights of a parent, or a validation that was interrupted
@@ -66,7 +66,7 @@ def train_step(run: Run, state: TrainState) -> StepStats:
     streams, engine, world, settings = run.streams, run.engine, run.world, run.experiment.train
     engine.train(True)
     if streams.begins_epoch(state.data_step) or not state.memories:
-        state.memories = empty_memories(run)
+        state.memories = run.empty_memories()
     n_tokens = streams.n_tokens(state.data_step)
     lr, applied, finite = engine.lr, None, []
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
@@ -81,7 +81,7 @@ def train_step(run: Run, state: TrainState) -> StepStats:
         applied = engine.step()
         loss_sum += output.loss_sum.detach().double()
         finite_B = finite_rows(output, n_rows=streams.micro)
-        state.memories[slot] = keep_finite(output.memory, finite_B)
+        state.memories[slot] = keep_finite(run, output.memory, finite_B)
         finite.append(finite_B)
     assert applied is not None, "the last slot is the accumulation boundary"
     state.step += 1
@@ -98,12 +98,6 @@ def train_step(run: Run, state: TrainState) -> StepStats:
     )
 
 
-def empty_memories(run: Run) -> list[Memory]:
-    """Per slot, the memory of streams that have read nothing."""
-    mem_len, slots = run.experiment.train.mem_len, run.engine.slots
-    return [run.engine.empty_memory(run.streams.micro, mem_len=mem_len) for _ in range(slots)]
-
-
 def dropout_seed(seed: int, step: int, slot: int, rank: int) -> int:
     """A seed of its own for every micro step of every rank: a resumed run drops the same."""
     return int(np.random.SeedSequence((seed, step, slot, rank)).generate_state(1, np.uint64)[0])
@@ -116,11 +110,12 @@ def finite_rows(output: Output, *, n_rows: int) -> torch.Tensor:
     return output.nll_BT.isfinite().all(dim=1)
 
 
-def keep_finite(memory: Memory, finite_B: torch.Tensor) -> Memory:
-    """The memory with the rows forgotten that a non-finite loss came from.
+def keep_finite(run: Run, memory: Memory, finite_B: torch.Tensor) -> Memory:
+    """Return the memory with the streams forgotten that a non-finite loss came from.
 
     On a GPU without asking whether there are any: the answer would have to be waited for.
     """
     if finite_B.device.type == "cpu" and bool(finite_B.all()):
         return memory
-    return forget_rows(memory, finite_B)
+    unread = run.engine.empty_memory(1, mem_len=run.experiment.train.mem_len)
+    return forget_streams(memory, finite_B, unread=unread)

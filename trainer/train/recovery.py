@@ -6,6 +6,7 @@ from typing import Any
 
 from trainer.checkpoint import folder as checkpoints
 from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint.memories import read_memories
 from trainer.checkpoint.state import TrainState
 from trainer.distributed import on_main
 from trainer.errors import NonFiniteError
@@ -30,9 +31,7 @@ def restore(path: Path, saved: dict[str, Any], *, run: Run, state: TrainState) -
     checkpoint.load_engine(path, run.engine, optimizer_step=scalars["optimizer_step"])
     run.engine.load_scalars(scalars, step=state.step, skipped_steps=state.skipped_steps)
     ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
-    state.memories = checkpoint.read_memories(
-        path, ids, dtype=run.engine.dtype, device=run.world.device
-    )
+    state.memories = read_memories(path, ids, unread=run.empty_memories())
 
 
 def _listed(numbers: list[int]) -> str:

@@ -12,6 +12,7 @@ from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
 from trainer.distributed import World
 from trainer.engine.deepspeed import Engine
+from trainer.protocol import Memory
 from trainer.track.measure import Measure
 from trainer.track.tracker import Tracker
 from trainer.train.background import Background
@@ -40,6 +41,12 @@ class Run:
     """What every checkpoint says of its run: configurations, hashes, number of ranks."""
     valid_of: Measure | None
     """What validation losses are of; None without a valid split."""
+
+    def empty_memories(self) -> list[Memory]:
+        """Return per slot the memory of streams that have read nothing."""
+        mem_len, n_rows = self.experiment.train.mem_len, self.streams.micro
+        empty = self.engine.empty_memory
+        return [empty(n_rows, mem_len=mem_len) for _ in range(self.engine.slots)]
 
 
 @dataclass(frozen=True, kw_only=True)

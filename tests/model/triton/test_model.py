@@ -92,7 +92,7 @@ def test_bf16_under_autocast_is_near_fp32(run: Submit, norm: str) -> None:
     exact = run(read, Kernels.PLAIN, **case)
     ours = run(read, Kernels.TRITON, autocast=True, **case)
     assert {grad.dtype for grad in ours.grads.values()} == {torch.float32}
-    assert ours.memory.hidden_LBMD.dtype == torch.bfloat16
+    assert {layer.dtype for layer in ours.memory.layers} == {torch.bfloat16}
     torch.testing.assert_close(ours.loss, exact.loss, rtol=1e-3, atol=0)
     assert error(ours, exact) < 0.04
 
