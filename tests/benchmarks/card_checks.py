@@ -21,7 +21,7 @@ from triton_model import taking
 
 from trainer.distributed import complete_environ, this_process
 from trainer.engine import deepspeed as engine
-from trainer.model.kernels import Kernels
+from trainer.model.choice import BackendName
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Segment
 from trainer.train.loop import train_step
@@ -59,9 +59,9 @@ def model(device: str, _: str) -> Iterator[Row]:
     sizes = {"d_model": 10, "d_head": 5, "d_inner": 21} if device == "cpu" else {}
     for name, change in changes.items():
         for dtype, limits in LIMITS.items():
-            exact = _grads(device, torch.float32, Kernels.PLAIN, sizes | change)
-            ours = _grads(device, dtype, Kernels.TRITON, sizes | change)
-            plain = _grads(device, dtype, Kernels.PLAIN, sizes | change)
+            exact = _grads(device, torch.float32, "plain", sizes | change)
+            ours = _grads(device, dtype, "triton", sizes | change)
+            plain = _grads(device, dtype, "plain", sizes | change)
             for what, limit in zip(("nats", "gradients"), limits, strict=True):
                 error, theirs = (_error(found[what], exact[what]) for found in (ours, plain))
                 told = f"{error:.1e} (plain {theirs:.1e})"
@@ -70,7 +70,7 @@ def model(device: str, _: str) -> Iterator[Row]:
 
 
 def _grads(
-    device: str, dtype: torch.dtype, kernels: Kernels, changes: dict[str, Any]
+    device: str, dtype: torch.dtype, backend: BackendName, changes: dict[str, Any]
 ) -> dict[str, list[Tensor]]:
     """Nats and gradients of three segments, all in fp32."""
     torch.manual_seed(0)
@@ -86,7 +86,7 @@ def _grads(
     memory = module.empty_memory(3, mem_len=9, dtype=dtype, device=torch.device(device))
     loss, nats = torch.zeros((), device=device), []
     loss_scale = 256 if dtype == torch.float16 else 1
-    with taking(kernels):
+    with taking(backend):
         for segment in segments:
             output = module(segment, memory)
             memory, loss = output.memory, loss + output.loss_sum

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import (
 )
 from triton_processes import compile_only
 
-from trainer.model.kernels import Kernels
+from trainer.model.choice import BackendName
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
@@ -50,15 +50,15 @@ def compiler() -> Iterator[Callable[..., Step]]:
         yield lambda *args, **keywords: pool.submit(wt103_base, *args, **keywords).result()
 
 
-@pytest.mark.parametrize("kernels", [Kernels.TRITON, Kernels.PLAIN])
+@pytest.mark.parametrize("backend", ["triton", "plain"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_asks_no_device_for_a_value_and_gives_it_none(
-    compiler: Callable[..., Step], name: str, kernels: Kernels
+    compiler: Callable[..., Step], name: str, backend: BackendName
 ) -> None:
-    step = compiler(kernels, **CASES[name])
+    step = compiler(backend, **CASES[name])
     assert step.from_host == []
     n_layers, n_passes = 2, 2
-    wanted = n_layers * n_passes if kernels is Kernels.TRITON else 0
+    wanted = n_layers * n_passes if backend == "triton" else 0
     assert step.launches["backward_by_key"] == wanted
 
 

@@ -16,7 +16,7 @@ from triton_processes import compile_launch
 
 from trainer.config.recipe import load_recipe
 from trainer.memory import forget_streams
-from trainer.model.kernels import Kernels
+from trainer.model.choice import BackendName
 from trainer.model.transformer_xl import TransformerXL
 from trainer.train.loop import finite_rows
 
@@ -48,7 +48,7 @@ class Step(NamedTuple):
 
 
 def wt103_base(
-    kernels: Kernels, *, dtype: torch.dtype, documents: bool = False, **model: Any
+    backend: BackendName, *, dtype: torch.dtype, documents: bool = False, **model: Any
 ) -> Step:
     """Read segments of the recipe's sizes, with an empty memory and a full one, and go back."""
     recipe = load_recipe("wt103-base")
@@ -70,7 +70,7 @@ def wt103_base(
             module.empty_memory(n, mem_len=lengths.mem_len, dtype=dtype, device=torch.device("cpu"))
             for n in (n_streams, 1)
         )
-        for patch in _as_on_a_gpu(kernels, launches):
+        for patch in _as_on_a_gpu(backend, launches):
             stack.enter_context(patch)
         hosts = stack.enter_context(Hosts())
         for _ in range(2):
@@ -83,7 +83,7 @@ def wt103_base(
     return Step(launches, hosts.seen)
 
 
-def _as_on_a_gpu(kernels: Kernels, launches: Counter[str]) -> list[Any]:
+def _as_on_a_gpu(backend: BackendName, launches: Counter[str]) -> list[Any]:
     """What a model takes there: these kernels, which are compiled, and PyTorch's dropout."""
     from triton.runtime import JITFunction
 
@@ -93,7 +93,7 @@ def _as_on_a_gpu(kernels: Kernels, launches: Counter[str]) -> list[Any]:
             compile_launch(kernel, *args, **keywords)
 
     return [
-        mock.patch("trainer.model.transformer_xl.choose_kernels", return_value=kernels),
+        mock.patch("trainer.model.choice.backend_name", return_value=backend),
         mock.patch.object(JITFunction, "run", launch),
         *(mock.patch(f"trainer.model.{name}", F.dropout) for name in DROPOUTS),
         mock.patch("trainer.model.feed_forward.relu_dropout", _relu_dropout),

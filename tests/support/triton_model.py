@@ -24,10 +24,9 @@ from triton_processes import interpret
 
 from trainer.distributed import World, complete_environ
 from trainer.model.build import build_model
-from trainer.model.kernels import Kernels
+from trainer.model.choice import BackendName
 from trainer.model.memory import LayerInputs
 from trainer.model.transformer_xl import TransformerXL
-from trainer.model.triton import alignment
 from trainer.protocol import Segment
 
 V, TGT_LEN = 20, 5
@@ -41,7 +40,9 @@ def prepare() -> None:
     interpret()
     # It multiplies in numpy, which says so when Philox overflows, as it means to.
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
-    alignment._BUCKET[Kernels.TRITON] = 8
+    from trainer.model.triton import backend
+
+    backend._BUCKET = 8
 
 
 class Reading(NamedTuple):
@@ -76,9 +77,9 @@ def text(cutoffs: tuple[int, ...], *, documents: bool) -> list[Segment]:
 
 
 @contextmanager
-def taking(kernels: Kernels) -> Iterator[None]:
-    """Has models take these kernels, on whatever device."""
-    with mock.patch("trainer.model.transformer_xl.choose_kernels", return_value=kernels):
+def taking(backend: BackendName) -> Iterator[None]:
+    """Has models take this back end, on whatever device."""
+    with mock.patch("trainer.model.choice.backend_name", return_value=backend):
         yield
 
 
@@ -99,7 +100,7 @@ def counted() -> Iterator[Counter[str]]:
 
 
 def read(
-    kernels: Kernels,
+    backend: BackendName,
     *,
     model: dict[str, Any],
     mem_len: int = 7,
@@ -117,7 +118,7 @@ def read(
     segments = text(module.config.cutoffs, documents=documents)
     torch.manual_seed(seed)
     loss, nats = torch.zeros((), dtype=torch.float64), []
-    with taking(kernels), counted() as launches:
+    with taking(backend), counted() as launches:
         for segment in segments:
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 output = module(segment, memory, **options)
@@ -128,10 +129,10 @@ def read(
 
 
 @torch.no_grad()
-def scored(kernels: Kernels, *, model: dict[str, Any], **options: Any) -> list[Tensor]:
+def scored(backend: BackendName, *, model: dict[str, Any], **options: Any) -> list[Tensor]:
     """Nats of `text` with weights that stay, and a memory made for it; then of single tokens."""
     module = tiny_model(V, **model).eval()
-    with taking(kernels):
+    with taking(backend):
         memory = module.reading_memory(2, mem_len=7, dtype=torch.float64, device=CPU)
         segments = text(module.config.cutoffs, documents=True)
         single = segment_of(torch.tensor([[3], [4]]), cutoffs=module.config.cutoffs)
@@ -157,7 +158,7 @@ def world() -> World:
 
 
 def trained(
-    kernels: Kernels, ds_file: str, *, model: dict[str, Any], n_steps: int = 2
+    backend: BackendName, ds_file: str, *, model: dict[str, Any], n_steps: int = 2
 ) -> tuple[list[float], dict[str, Tensor], Counter[str]]:
     """Losses, and weights in the end, of steps through DeepSpeed's engine on one rank.
 
@@ -185,7 +186,7 @@ def trained(
     )
     built.train(True)
     memory, losses = built.empty_memory(2, mem_len=7), []
-    with taking(kernels), counted() as launches:
+    with taking(backend), counted() as launches:
         for segment in text(experiment.model.cutoffs, documents=True)[:n_steps]:
             output = built(segment, memory, clamp_len=None, same_length=False)
             built.backward(output.loss_sum / segment.n_tokens)

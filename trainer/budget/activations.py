@@ -10,13 +10,12 @@ B streams · T tgt_len · M mem_len · S = M+T · N = B·T · K = B·S · H head
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from trainer.config.experiment import ModelConfig
 from trainer.host_cpu import RETURNED_BYTES
-from trainer.model.word_runs import piece_words
-
-Backend = Literal["plain", "cpu", "triton"]
+from trainer.model.choice import BackendName
+from trainer.model.cpu.word_runs import piece_words
 
 #: Rows whose errors are made at a time, and queries read at a time: as `linear_nll` and
 #: `cpu_attention` have them.
@@ -80,7 +79,7 @@ class Layer(NamedTuple):
     """Working space on the way back."""
 
 
-def layer(model: ModelConfig, reading: Reading, widths: Widths, backend: Backend) -> Layer:
+def layer(model: ModelConfig, reading: Reading, widths: Widths, backend: BackendName) -> Layer:
     """Count what one layer of a training step keeps, and works with."""
     a, r = widths.compute, widths.residual
     n, k = reading.n_positions, reading.n_rows * reading.n_keys
@@ -112,7 +111,7 @@ def layer(model: ModelConfig, reading: Reading, widths: Widths, backend: Backend
     return Layer(attention, others, scores * forward, scores * backward + keys + k * x * a)
 
 
-def _scores(model: ModelConfig, a: int, backend: Backend) -> tuple[int, int, int]:
+def _scores(model: ModelConfig, a: int, backend: BackendName) -> tuple[int, int, int]:
     """Bytes per attention score: kept, working space on the way, and on the way back."""
     drops = model.attn_dropout > 0
     if backend == "cpu":  # `_CpuAttention`: the weights; then gradients of them, scores, positions
@@ -139,7 +138,7 @@ class Softmax(NamedTuple):
 def softmax(
     reading: Reading,
     widths: Widths,
-    backend: Backend,
+    backend: BackendName,
     *,
     tables: Sequence[tuple[int, int]],
     shares: Sequence[float],
@@ -164,7 +163,7 @@ def softmax(
     return Softmax(kept, made, dense, forward, backward)
 
 
-def _cluster(n: int, v: int, c: int, widths: Widths, backend: Backend, tied: bool) -> Softmax:
+def _cluster(n: int, v: int, c: int, widths: Widths, backend: BackendName, tied: bool) -> Softmax:
     a, w = widths.compute, widths.weight
     table, errors, hidden = v * c * w, n * v * a, n * c * a
     if backend == "plain":  # logits, and their logarithms in fp32; then two gradients of these
@@ -181,7 +180,7 @@ def _cluster(n: int, v: int, c: int, widths: Widths, backend: Backend, tied: boo
     return Softmax(errors + hidden, 0, table, piece, n * c * 4 + piece)
 
 
-def validation(model: ModelConfig, reading: Reading, widths: Widths, backend: Backend) -> int:
+def validation(model: ModelConfig, reading: Reading, widths: Widths, backend: BackendName) -> int:
     """Count what a pass that keeps nothing works with, its memory of keys and values aside."""
     a, r = widths.compute, widths.residual
     n, k = reading.n_positions, reading.n_rows * reading.n_keys

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from trainer.budget import machine, needs
-from trainer.budget.activations import Backend
 from trainer.budget.machine import There
 from trainer.budget.needs import Needs
 from trainer.budget.sizes import How, Weights
@@ -20,7 +19,7 @@ from trainer.data.corpus import Corpus
 from trainer.distributed import World
 from trainer.errors import InputError
 from trainer.model.build import build_model, check_cutoffs
-from trainer.model.kernels import Kernels, kernels_for
+from trainer.model.choice import backend_name
 
 #: Tokens that are looked at to tell how many targets are in which cluster.
 _LOOKED_AT = 1 << 20
@@ -200,15 +199,10 @@ def _shares(model: ModelConfig, corpus: Corpus) -> list[float]:
 
 def _how(experiment: ExperimentConfig, resolved: ResolvedDs, world: World) -> How:
     dtype = torch.float32 if resolved.precision == "fp32" else torch.bfloat16
-    names: dict[Kernels, Backend] = {
-        Kernels.PLAIN: "plain",
-        Kernels.CPU: "cpu",
-        Kernels.TRITON: "triton",
-    }
     bucket = lookup(resolved.values, "zero_optimization.reduce_bucket_size")
     fused = resolved.optimizer.fused is not False and not resolved.optimizer.offload
     return How(
-        backend=names[kernels_for(experiment.model.kernels, world.device, dtype)],
+        backend=backend_name(experiment.model.kernels, world.device, dtype),
         precision=resolved.precision,
         stage=resolved.zero_stage,
         world_size=world.world_size,

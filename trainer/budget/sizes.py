@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-from trainer.budget.activations import Backend
 from trainer.config.experiment import ModelConfig
+from trainer.model.choice import BackendName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Weights:
 class How:
     """How a run is trained, as far as memory asks."""
 
-    backend: Backend
+    backend: BackendName
     precision: str
     stage: int
     world_size: int

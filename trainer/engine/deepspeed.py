@@ -29,12 +29,12 @@ from trainer.config.experiment import OptimConfig
 from trainer.distributed import World, meet, refuse_shared_gpus
 from trainer.engine.adam import Adam
 from trainer.engine.full_state import FullState
-from trainer.engine.lamb import Lamb
+from trainer.engine.lamb import Lamb, matrices
 from trainer.engine.schedules import Schedule, cosine
 from trainer.engine.whole_gradients import WholeGradients
 from trainer.errors import InputError
 from trainer.memory import check_made, check_returned
-from trainer.model.matrices import matrices
+from trainer.model.layer import Layer
 from trainer.protocol import Memory, Output, Segment, reading_memory
 
 
@@ -113,6 +113,9 @@ def build(
         config["gradient_clipping"] = 0.0  # Engine.step clips, after looking for a NaN
     names = {id(p): name for name, p in model.named_parameters()}
     parts = matrices(model)
+    if resolved.zero_stage == 3 and any(isinstance(module, Layer) for module in model.modules()):
+        # A layer's weights are gathered when it is called: a back end reads them itself.
+        deepspeed.utils.set_z3_leaf_modules(model, [Layer])
     ds, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,

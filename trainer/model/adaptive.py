@@ -7,6 +7,7 @@ N positions (B·T) · D d_model · C width of a cluster · V vocabulary.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -15,12 +16,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config.recipe import ModelConfig
-from trainer.model.cpu.linear_nll import Table, linear_nll
-from trainer.model.cpu.streamed_nats import streamed_nats
-from trainer.model.kernels import Kernels
-from trainer.model.tied_embedding import Handoff, TiedEmbedding
-from trainer.model.triton.alignment import in_buckets
 from trainer.protocol import IGNORED
+
+Table = tuple[Tensor, Tensor]
+"""Weight `[V, C]` and bias `[V]` of some of the words."""
+Nats = Callable[[Tensor, Tensor, Sequence[Table], int], Tensor]
+"""As `linear_nats`."""
+Lookup = Callable[[Tensor, Tensor, int], Tensor]
+"""As `lookup`."""
+Fill = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Of positions and targets of a tail, with more of them whose targets are ignored."""
+
+
+def lookup(ids_N: Tensor, table_VC: Tensor, cluster: int) -> Tensor:
+    """Return the rows of a table, `[N, C]`; `cluster` is the number of the table."""
+    return F.embedding(ids_N, table_VC)
+
+
+def linear_nats(
+    hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table], cluster: int
+) -> Tensor:
+    """Return the nats of each target, `[N]` in fp32 at least; 0 where it is `IGNORED`.
+
+    Args:
+        hidden_NC: what the logits are linear in.
+        targets_N: indices into all words of all tables.
+        tables: their words follow one another, under one softmax.
+        cluster: the number of the first table.
+    """
+    logits = [F.linear(hidden_NC, weight, bias) for weight, bias in tables]
+    joint = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
+    return F.cross_entropy(_wide(joint), targets_N, ignore_index=IGNORED, reduction="none")
 
 
 def cluster_bounds(cutoffs: tuple[int, ...], vocabulary_size: int) -> list[tuple[int, int]]:
@@ -37,8 +63,9 @@ def adaptive_nll(
     tables_VC: list[Tensor],
     biases_V: list[Tensor],
     projections_DC: list[Tensor | None],
-    cluster_table: tuple[Tensor, Tensor] | None,
-    handoff: Handoff | None = None,
+    cluster_table: Table | None,
+    nats: Nats = linear_nats,
+    fill: Fill | None = None,
 ) -> Tensor:
     """Nats of every target, `[N]` in fp32 at least; 0 where the target is `IGNORED`.
 
@@ -53,41 +80,24 @@ def adaptive_nll(
         biases_V: per cluster, a bias per word.
         projections_DC: per cluster, the projection from D to C, or None.
         cluster_table: weight and bias of the tails' logits in the head; None without tails.
-        handoff: takes the gradients of the tables from `linear_nll`, which is the fast path; None
-            is PyTorch's own cross entropy.
+        nats: of one softmax.
+        fill: the targets of a tail up to a number that a device is fast with.
     """
     of_tails = []
     for c in range(1, len(bounds)):
         rows = clusters[c]
         local = targets_N.index_select(0, rows) - bounds[c][0]
-        if handoff is not None:
-            rows, local = in_buckets(rows, local, handoff.kernels)
+        if fill is not None:
+            rows, local = fill(rows, local)
         hidden_NC = _projected(hidden_ND.index_select(0, rows), projections_DC[c])
-        of_tails.append((rows, _nats(hidden_NC, local, [(tables_VC[c], biases_V[c])], handoff, c)))
+        of_tails.append((rows, nats(hidden_NC, local, [(tables_VC[c], biases_V[c])], c)))
     # The head last: what it makes and frees again lies beside what the tails keep.
     head = [(tables_VC[0], biases_V[0]), *([cluster_table] if cluster_table else [])]
     hidden_NC = _projected(hidden_ND, projections_DC[0])
-    nll_N = _nats(hidden_NC, _head_targets(targets_N, bounds), head, handoff, 0)
+    nll_N = nats(hidden_NC, _head_targets(targets_N, bounds), head, 0)
     for rows, tail in of_tails:
         nll_N = nll_N.index_add(0, rows, tail)
     return nll_N
-
-
-def _nats(
-    hidden_NC: Tensor, targets_N: Tensor, tables: list[Table], handoff: Handoff | None, cluster: int
-) -> Tensor:
-    """Nats under one softmax over the words of all `tables`."""
-    if handoff is not None and handoff.kernels is Kernels.TRITON:
-        from trainer.model.triton.linear_nll import fused_linear_nll  # not all machines have Triton
-
-        return fused_linear_nll(hidden_NC, targets_N, tables, handoff=handoff, cluster=cluster)
-    if handoff is not None:
-        if not torch.is_grad_enabled():
-            return streamed_nats(hidden_NC, targets_N, tables)
-        return linear_nll(hidden_NC, targets_N, tables, handoff=handoff, cluster=cluster)
-    logits = [F.linear(hidden_NC, weight, bias) for weight, bias in tables]
-    joint = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
-    return F.cross_entropy(_wide(joint), targets_N, ignore_index=IGNORED, reduction="none")
 
 
 def _head_targets(targets_N: Tensor, bounds: list[tuple[int, int]]) -> Tensor:
@@ -142,33 +152,26 @@ class AdaptiveEmbedding(nn.Module):
         return cast(Tensor, self.projections[cluster if len(self.projections) > 1 else 0])
 
     def forward(
-        self, tokens_BT: Tensor, clusters: tuple[Tensor, ...], handoff: Handoff | None = None
+        self, tokens_BT: Tensor, clusters: tuple[Tensor, ...], lookup: Lookup = lookup
     ) -> Tensor:
-        """Embeddings times √D, `[B, T, D]`; `clusters` as in `Segment.token_clusters`.
-
-        With a `handoff`, gradients join those that the softmax leaves there.
-        """
+        """Return embeddings times √D, `[B, T, D]`; `clusters` as in `Segment.token_clusters`."""
         tokens_N = tokens_BT.reshape(-1)
         if len(self.bounds) == 1:
-            embedded_ND = self._embed(tokens_N, 0, handoff)
+            embedded_ND = self._embed(tokens_N, 0, lookup)
         else:
             # The head last: its backward pass is then the first, which frees the most.
             order = range(len(self.bounds) - 1, -1, -1)
             rows = [clusters[c] for c in order]
             parts = [
-                self._embed(tokens_N.index_select(0, clusters[c]) - self.bounds[c][0], c, handoff)
+                self._embed(tokens_N.index_select(0, clusters[c]) - self.bounds[c][0], c, lookup)
                 for c in order
             ]
             embedded_ND = parts[0].new_zeros(tokens_N.numel(), self.d_model)
             embedded_ND = embedded_ND.index_copy(0, torch.cat(rows), torch.cat(parts))
         return (embedded_ND * math.sqrt(self.d_model)).view(*tokens_BT.shape, self.d_model)
 
-    def _embed(self, ids: Tensor, cluster: int, handoff: Handoff | None) -> Tensor:
-        table = self.tables[cluster]
-        if handoff is None:
-            embedded = F.embedding(ids, table)
-        else:
-            embedded = TiedEmbedding.apply(ids, table, handoff, cluster)  # type: ignore[no-untyped-call]
+    def _embed(self, ids_N: Tensor, cluster: int, lookup: Lookup) -> Tensor:
+        embedded = lookup(ids_N, self.tables[cluster], cluster)
         projection_DC = self.projection(cluster)
         return embedded if projection_DC is None else F.linear(embedded, projection_DC)
 
@@ -205,11 +208,10 @@ class AdaptiveSoftmax(nn.Module):
         hidden_ND: Tensor,
         targets_N: Tensor | None,
         clusters: tuple[Tensor, ...],
-        handoff: Handoff | None = None,
+        nats: Nats = linear_nats,
+        fill: Fill | None = None,
     ) -> Tensor:
-        """Nats per target, `[N]`, see `adaptive_nll`; without targets log-probabilities.
-
-        With a `handoff`, by the fast path, which leaves the gradients of tied tables there.
+        """Return nats per target, `[N]`, see `adaptive_nll`; without targets log-probabilities.
 
         One entry for both: ZeRO-3 gathers the weights of a module when its forward is called.
         """
@@ -224,7 +226,8 @@ class AdaptiveSoftmax(nn.Module):
             biases_V=list(self.biases),
             projections_DC=self._projections(),
             cluster_table=self._cluster_table(),
-            handoff=handoff,
+            nats=nats,
+            fill=fill,
         )
 
     def _log_probs(self, hidden_ND: Tensor) -> Tensor:
@@ -247,7 +250,7 @@ class AdaptiveSoftmax(nn.Module):
     def _projections(self) -> list[Tensor | None]:
         return list(self.projections) or [None] * len(self.bounds)
 
-    def _cluster_table(self) -> tuple[Tensor, Tensor] | None:
+    def _cluster_table(self) -> Table | None:
         if self.cluster_weight is None or self.cluster_bias is None:
             return None
         return self.cluster_weight, self.cluster_bias

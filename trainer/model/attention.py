@@ -4,17 +4,17 @@ B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head · D d_mod
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.model.cpu.attention import cpu_attention
 from trainer.model.dropout import dropout as drop
-from trainer.model.kernels import Kernels
-from trainer.model.parts import LayerNorm, Linear
+from trainer.model.memory import Past
+
+Attend = Callable[..., Tensor]
+"""As `relative_attention`."""
 
 
 def position_embedding(
@@ -85,18 +85,6 @@ def _joined(parts_BS2HE: Sequence[Tensor]) -> Tensor:
     return parts_BS2HE[0] if len(parts_BS2HE) == 1 else torch.cat(list(parts_BS2HE), dim=1)
 
 
-class Past(NamedTuple):
-    """Keys before the segment that a layer attends to, with their positions."""
-
-    memory_BMX: Tensor
-    """Inputs of the layer, X = D, or if `is_projected` keys and values, X = 2·H·E."""
-    is_projected: bool
-    position_SD: Tensor | None
-    """Distances S-1 … 0; None where `r_SX` is known."""
-    r_SX: Tensor | None = None
-    """What the layer makes of them, X = H·E."""
-
-
 class RelativeAttention(nn.Module):
     """Multi-head relative attention with its residual connection and LayerNorm."""
 
@@ -114,11 +102,11 @@ class RelativeAttention(nn.Module):
         super().__init__()
         self.n_head, self.pre_norm = n_head, pre_norm
         self.dropout, self.attn_dropout = dropout, attn_dropout
-        self.query = Linear(d_model, n_head * d_head, bias=False)
-        self.key_value = Linear(d_model, 2 * n_head * d_head, bias=False)
-        self.position = Linear(d_model, n_head * d_head, bias=False)
-        self.out = Linear(n_head * d_head, d_model, bias=False)
-        self.norm = LayerNorm(d_model)
+        self.query = nn.Linear(d_model, n_head * d_head, bias=False)
+        self.key_value = nn.Linear(d_model, 2 * n_head * d_head, bias=False)
+        self.position = nn.Linear(d_model, n_head * d_head, bias=False)
+        self.out = nn.Linear(n_head * d_head, d_model, bias=False)
+        self.norm = nn.LayerNorm(d_model)
         self.biases = PositionBiases(n_head, d_head) if own_biases else None
 
     def forward(
@@ -127,7 +115,7 @@ class RelativeAttention(nn.Module):
         past: Past,
         hidden_keys: Tensor,
         shared_biases: tuple[Tensor, Tensor] | None,
-        kernels: Kernels,
+        attend: Attend = relative_attention,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Attend from the segment to memory and segment; returns `[B, T, D]`.
 
@@ -139,7 +127,6 @@ class RelativeAttention(nn.Module):
         biases = shared_biases if self.biases is None else self.biases()
         assert biases is not None, "biases are either shared or the layer's own"
         heads = (self.n_head, -1)
-        attend = cpu_attention if kernels is Kernels.CPU else relative_attention
         mixed_BTHE = attend(
             torch.unflatten(q_BTX, -1, heads),
             [torch.unflatten(part, -1, (2, *heads)) for part in kv_BSX],

@@ -6,7 +6,6 @@ B streams · T tgt_len · D d_model · F d_inner.
 from torch import Tensor, nn
 
 from trainer.model.dropout import dropout, relu_dropout
-from trainer.model.parts import LayerNorm, Linear
 
 
 class FeedForward(nn.Module):
@@ -15,9 +14,9 @@ class FeedForward(nn.Module):
     def __init__(self, *, d_model: int, d_inner: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
         self.dropout, self.pre_norm = dropout, pre_norm
-        self.inner = Linear(d_model, d_inner)
-        self.outer = Linear(d_inner, d_model)
-        self.norm = LayerNorm(d_model)
+        self.inner = nn.Linear(d_model, d_inner)
+        self.outer = nn.Linear(d_inner, d_model)
+        self.norm = nn.LayerNorm(d_model)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """`[B, T, D]` to `[B, T, D]`."""

@@ -40,6 +40,35 @@ class KeysAndValues(NamedTuple):
 M = TypeVar("M", bound=LayerInputs | KeysAndValues)
 
 
+class Past(NamedTuple):
+    """What one layer attends to before the segment, and the distances to it."""
+
+    memory_BMX: Tensor
+    """Inputs of the layer, X = D, or if `is_projected` keys and values, X = 2·H·E."""
+    is_projected: bool
+    position_SD: Tensor | None
+    """Distances S-1 … 0; None where `r_SX` is known."""
+    r_SX: Tensor | None = None
+    """What the layer makes of them, X = H·E."""
+
+
+def knows_positions(memory: LayerInputs | KeysAndValues, *, n_keys: int) -> bool:
+    """Return whether a memory has what its layers make of so many distances."""
+    if not isinstance(memory, KeysAndValues):
+        return False
+    return bool(memory.positions) and len(memory.positions[0]) == n_keys
+
+
+def pasts(memory: LayerInputs | KeysAndValues, position_SD: Tensor | None) -> list[Past]:
+    """Return what each layer attends to; without distances those that the memory knows."""
+    if position_SD is None:
+        assert isinstance(memory, KeysAndValues)
+        pairs = zip(memory.layers, memory.positions, strict=True)
+        return [Past(rows_BMX, True, None, r_SX) for rows_BMX, r_SX in pairs]
+    is_projected = isinstance(memory, KeysAndValues)
+    return [Past(rows_BMX, is_projected, position_SD) for rows_BMX in memory.layers]
+
+
 def empty_memory(
     n_layer: int,
     n_streams: int,
@@ -65,7 +94,8 @@ def remember(memory: M, segment: Segment, read_LBTX: Sequence[Tensor]) -> M:
     Args:
         memory: before the segment.
         segment: what was read.
-        read_LBTX: per layer, the segment as the layer saw it, or its keys and values.
+        read_LBTX: per layer, the segment as the layer saw it, or its keys and values; rows may
+            have more elements than are kept.
     """
     mem_len, tgt_len = memory.layers[0].shape[1], segment.tokens_BT.shape[1]
     read_B = memory.valid_B + segment.lengths_B
@@ -87,7 +117,7 @@ def remember(memory: M, segment: Segment, read_LBTX: Sequence[Tensor]) -> M:
 def _newest(old_BMX: Tensor, x_BTX: Tensor, segment: Segment) -> Tensor:
     """Return the last M of memory and segment, `[B, M, X]`."""
     n_streams, mem_len, _ = old_BMX.shape
-    x_BTX = x_BTX.to(old_BMX.dtype)
+    x_BTX = x_BTX[..., : old_BMX.shape[2]].to(old_BMX.dtype)  # a back end may pad rows
     if segment.whole:
         n_new = min(mem_len, x_BTX.shape[1])
         return torch.cat([old_BMX[:, n_new:], x_BTX[:, x_BTX.shape[1] - n_new :]], dim=1)

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.model.kernels import Kernels
-
 
 class Handoff:
     """Carries the gradients of tied tables from the softmax to the embedding of the same pass.
@@ -19,12 +17,14 @@ class Handoff:
     instead of making a second dense gradient of them.
     """
 
-    def __init__(self, kernels: Kernels, *, is_tied: bool = True) -> None:
-        """Carry gradients of a pass by `kernels`; without `is_tied` nothing is carried.
+    def __init__(self, *, is_tied: bool = True, sums_first: bool = False) -> None:
+        """Carry gradients of one pass.
 
-        The plain kernels know of no handoff.
+        Args:
+            is_tied: without, nothing is carried.
+            sums_first: rows of one id are summed before they are added, see `summed_by_id`.
         """
-        self.kernels, self._is_tied = kernels, is_tied
+        self.sums_first, self._is_tied = sums_first, is_tied
         self._left: dict[int, Tensor] = {}
 
     def put(self, cluster: int, grad_VC: Tensor) -> Tensor | None:
@@ -39,7 +39,13 @@ class Handoff:
         return self._left.pop(cluster, None)
 
 
-class TiedEmbedding(torch.autograd.Function):
+def tied_lookup(ids_N: Tensor, table_VC: Tensor, handoff: Handoff, cluster: int) -> Tensor:
+    """Return rows of a cluster's table, `[N, C]`, whose gradient joins what the softmax left."""
+    rows_NC: Tensor = _TiedLookup.apply(ids_N, table_VC, handoff, cluster)  # type: ignore[no-untyped-call]
+    return rows_NC
+
+
+class _TiedLookup(torch.autograd.Function):
     """Rows of a table whose gradient the softmax's backward has begun: see `Handoff`."""
 
     @staticmethod
@@ -59,7 +65,7 @@ class TiedEmbedding(torch.autograd.Function):
         grad_VC = ctx.handoff.take(ctx.cluster)
         if grad_VC is None:
             grad_VC = rows_NC.new_zeros(ctx.shape)
-        if ctx.handoff.kernels is Kernels.TRITON:
+        if ctx.handoff.sums_first:
             ids_N, rows_NC = summed_by_id(ids_N, rows_NC)
         grad_VC.index_add_(0, ids_N, rows_NC.to(grad_VC.dtype))
         return None, grad_VC, None, None

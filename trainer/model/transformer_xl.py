@@ -1,9 +1,9 @@
 """Transformer-XL (Dai et al. 2019): relative attention over the segment and its memory.
 
+Plain operations; what a device computes faster is behind `trainer.model.backend`.
+
 B streams · T tgt_len · M mem_len · S = M+T · D d_model · L layers · V vocabulary.
 """
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,74 +11,21 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.config.recipe import ModelConfig
 from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from trainer.model.attention import Past, PositionBiases, RelativeAttention, position_embedding
+from trainer.model.attention import PositionBiases, position_embedding
+from trainer.model.backend import Backend
+from trainer.model.choice import choose_backend
 from trainer.model.dropout import dropout
-from trainer.model.feed_forward import FeedForward
-from trainer.model.kernels import Kernels, choose_kernels
+from trainer.model.initialise import initialise
+from trainer.model.layer import Layer
 from trainer.model.memory import (
     KeysAndValues,
     LayerInputs,
     empty_memory,
-    hidden_keys,
+    knows_positions,
+    pasts,
     remember,
-    visible_from,
 )
-from trainer.model.tied_embedding import Handoff
-from trainer.model.triton.alignment import aligned, stored
 from trainer.protocol import Output, Segment
-
-
-class Layer(nn.Module):
-    """Attention, then feed-forward."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        pre_norm = config.norm == "pre"
-        self.attention = RelativeAttention(
-            d_model=config.d_model,
-            n_head=config.n_head,
-            d_head=config.d_head,
-            dropout=config.dropout,
-            attn_dropout=config.attn_dropout,
-            pre_norm=pre_norm,
-            own_biases=config.position_biases == "per_layer",
-        )
-        self.feed_forward = FeedForward(
-            d_model=config.d_model,
-            d_inner=config.d_inner,
-            dropout=config.dropout,
-            pre_norm=pre_norm,
-        )
-
-    def forward(
-        self,
-        x_BTD: Tensor,
-        past: Past,
-        sight: Tensor | None,
-        shared_biases: tuple[Tensor, Tensor] | None,
-        seeds_4: Tensor | None,
-        kernels: Kernels,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """The segment one layer on, `[B, T, D]`; and as `RelativeAttention`.
-
-        Triton's kernels take aligned rows, seeds of their own, and for `sight` the first key that
-        each query sees; the others take the hidden keys.
-        """
-        if kernels is Kernels.TRITON:
-            from trainer.model.triton.layers import fused_layer  # needs what not all machines have
-
-            assert seeds_4 is not None
-            return fused_layer(
-                self.attention,
-                self.feed_forward,
-                x_BTD,
-                past,
-                visible_from_BT=sight,
-                shared_biases=shared_biases,
-                seeds_4=seeds_4,
-            )
-        x_BTD, projected = self.attention(x_BTD, past, sight, shared_biases, kernels)
-        return self.feed_forward(x_BTD), projected
 
 
 class TransformerXL(nn.Module):
@@ -93,27 +40,24 @@ class TransformerXL(nn.Module):
         self.biases = PositionBiases(config.n_head, config.d_head) if shared else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
         self.softmax = AdaptiveSoftmax(config, self.embedding)
-        initialise(self, config)
+        projections = (*self.embedding.projections, *self.softmax.projections)
+        initialise(self, config, projections=projections)
 
     def empty_memory(
         self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device
     ) -> LayerInputs:
         """Return memory of `n_streams` streams that have read nothing."""
-        return empty_memory(
-            self.config.n_layer, n_streams, mem_len, self.config.d_model, dtype=dtype, device=device
-        )
+        n_layer, width = self.config.n_layer, self.config.d_model
+        return empty_memory(n_layer, n_streams, mem_len, width, dtype=dtype, device=device)
 
     def reading_memory(
         self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device
     ) -> KeysAndValues:
         """Return the same of keys and values, which stay as they are as long as the weights do."""
-        like = torch.empty((), dtype=dtype, device=device)
-        fused = choose_kernels(self.config.kernels, like) is Kernels.TRITON
-        d_head = stored(self.config.d_head) if fused else self.config.d_head
-        width = 2 * self.config.n_head * d_head
-        empty = empty_memory(
-            self.config.n_layer, n_streams, mem_len, width, dtype=dtype, device=device
-        )
+        backend = choose_backend(self.config, torch.empty((), dtype=dtype, device=device))
+        n_layer, n_head = self.config.n_layer, self.config.n_head
+        width = 2 * n_head * backend.head_width(self.config.d_head)
+        empty = empty_memory(n_layer, n_streams, mem_len, width, dtype=dtype, device=device)
         return KeysAndValues(empty.layers, (), empty.valid_B, empty.valid_min)
 
     def forward(
@@ -125,15 +69,11 @@ class TransformerXL(nn.Module):
         same_length: bool = False,
     ) -> Output:
         """Read a segment, predict its targets and update the memory."""
-        kernels = choose_kernels(self.config.kernels, memory.layers[0])
-        handoff = self._handoff(kernels, memory.layers[0].dtype)
-        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, kernels, handoff)
-        nll_N = self.softmax(
-            hidden_BTD.flatten(0, 1),
-            segment.targets_BT.reshape(-1),
-            segment.target_clusters,
-            handoff,
-        )
+        backend = choose_backend(self.config, memory.layers[0])
+        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, backend)
+        hidden_ND, targets_N = hidden_BTD.flatten(0, 1), segment.targets_BT.reshape(-1)
+        fast = (backend.nats, backend.filled)
+        nll_N = self.softmax(hidden_ND, targets_N, segment.target_clusters, *fast)
         return Output(nll_N.sum(), nll_N.detach().view_as(segment.targets_BT), memory)
 
     def predict(
@@ -144,20 +84,11 @@ class TransformerXL(nn.Module):
         clamp_len: int | None = None,
         same_length: bool = False,
     ) -> tuple[Tensor, LayerInputs | KeysAndValues]:
-        """Log-probabilities `[B, T, V]`, fp32 at least, of the token after each, and the memory."""
-        kernels = choose_kernels(self.config.kernels, memory.layers[0])
-        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, kernels, None)
+        """Return log-probabilities `[B, T, V]`, in fp32 at least, of the token after each."""
+        backend = choose_backend(self.config, memory.layers[0])
+        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, backend)
         log_probs_NV = self.softmax(hidden_BTD.flatten(0, 1), None, ())
         return log_probs_NV.view(*segment.tokens_BT.shape, -1), memory
-
-    def _handoff(self, kernels: Kernels, dtype: torch.dtype) -> Handoff | None:
-        """Given where the softmax has a fast path; see `trainer.model.tied_embedding`.
-
-        The CPU's has probabilities that would be too coarse in fp16.
-        """
-        if kernels is Kernels.PLAIN or (kernels is Kernels.CPU and dtype == torch.float16):
-            return None
-        return Handoff(kernels, is_tied=self.config.tie_embedding)
 
     def _read(
         self,
@@ -165,88 +96,47 @@ class TransformerXL(nn.Module):
         memory: LayerInputs | KeysAndValues,
         clamp_len: int | None,
         same_length: bool,
-        kernels: Kernels,
-        handoff: Handoff | None,
+        backend: Backend,
     ) -> tuple[Tensor, LayerInputs | KeysAndValues]:
         is_projected = isinstance(memory, KeysAndValues)
         assert not (is_projected and self.training), "weights do not stay as they are"
-        width, probability = self.config.d_model, self.config.dropout
-        x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, handoff)
-        x_BTD = dropout(x_BTD, probability, training=self.training)
-        pasts = self._pasts(memory, x_BTD, clamp_len, kernels)
-        sight: Tensor | None
-        if kernels is Kernels.TRITON:
-            x_BTD = aligned(x_BTD)
-            sight = visible_from(memory, segment, same_length=same_length)
-        else:
-            sight = hidden_keys(memory, segment, same_length=same_length)
-        seeds_L4 = self._seeds(x_BTD.device, kernels)
+        x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, backend.lookup)
+        x_BTD = self._dropped(x_BTD)
+        position_SD = self._positions(memory, x_BTD.shape[1], clamp_len)
+        sight = backend.sight(memory, segment, same_length=same_length)
         biases = self.biases() if self.biases is not None else None
-        remembered, positions = [], []
-        for layer, past, seeds_4 in zip(self.layers, pasts, seeds_L4, strict=True):
-            args = (x_BTD, past, sight, biases, seeds_4, kernels)
-            remembered.append(x_BTD[..., :width])
+        read, positions = [], []
+        for layer, past in zip(self.layers, pasts(memory, position_SD), strict=True):
+            read.append(x_BTD)
+            args = (x_BTD, past, sight, biases, backend.layer)
             if self.config.activation_checkpointing and self.training:
                 x_BTD, projected = checkpoint(layer, *args, use_reentrant=False)
             else:
                 x_BTD, projected = layer(*args)
             if projected is not None:
-                remembered[-1], r_SX = projected
+                read[-1], r_SX = projected
                 positions.append(r_SX)
-        x_BTD = dropout(x_BTD[..., :width], probability, training=self.training)
-        memory = remember(memory, segment, remembered)
+        memory = remember(memory, segment, read)
         if isinstance(memory, KeysAndValues):
             memory = memory._replace(positions=tuple(positions))
-        return x_BTD, memory
+        return self._dropped(x_BTD[..., : self.config.d_model]), memory
 
-    def _pasts(
-        self,
-        memory: LayerInputs | KeysAndValues,
-        x_BTD: Tensor,
-        clamp_len: int | None,
-        kernels: Kernels,
-    ) -> list[Past]:
-        """Per layer, what it attends to beside the segment."""
-        layers, is_projected = memory.layers, isinstance(memory, KeysAndValues)
-        n_keys = layers[0].shape[1] + x_BTD.shape[1]
-        known = memory.positions if isinstance(memory, KeysAndValues) else ()
-        if known and len(known[0]) == n_keys:
-            pairs = zip(layers, known, strict=True)
-            return [Past(rows_BMX, True, None, r_SX) for rows_BMX, r_SX in pairs]
+    def _positions(
+        self, memory: LayerInputs | KeysAndValues, tgt_len: int, clamp_len: int | None
+    ) -> Tensor | None:
+        """Return sinusoids of the distances, `[S, D]`; None where the memory needs none."""
+        rows_BMX = memory.layers[0]
+        n_keys = rows_BMX.shape[1] + tgt_len
+        if knows_positions(memory, n_keys=n_keys):
+            return None
         position_SD = position_embedding(
             n_keys,
             self.config.d_model,
             clamp_len=clamp_len,
-            dtype=layers[0].dtype,
-            device=x_BTD.device,
+            dtype=rows_BMX.dtype,
+            device=rows_BMX.device,
         )
-        position_SD = dropout(position_SD, self.config.dropout, training=self.training)
-        if kernels is Kernels.TRITON:
-            position_SD = aligned(aligned(position_SD), dim=0)
-            layers = tuple(map(aligned, layers))
-        return [Past(rows_BMX, is_projected, position_SD) for rows_BMX in layers]
+        return self._dropped(position_SD)
 
-    def _seeds(self, device: torch.device, kernels: Kernels) -> Sequence[Tensor | None]:
-        """Per layer those of its places of dropout, for kernels that do not draw themselves."""
-        if kernels is not Kernels.TRITON:
-            return [None] * self.config.n_layer
-        shape = (self.config.n_layer, 4)
-        if not self.training:
-            return list(torch.zeros(shape, dtype=torch.int64, device=device))
-        return list(torch.randint(2**62, shape, device=device))
-
-
-@torch.no_grad()
-def initialise(model: TransformerXL, config: ModelConfig) -> None:
-    """The paper's initialisation: normal weights, zero biases, LayerNorm around one."""
-    projections = {id(p) for p in (*model.embedding.projections, *model.softmax.projections)}
-    norms = {id(m.weight) for m in model.modules() if isinstance(m, nn.LayerNorm)}
-    for name, parameter in model.named_parameters():
-        if id(parameter) in norms:
-            parameter.normal_(1.0, config.init_std)
-        elif id(parameter) in projections:
-            parameter.normal_(0.0, config.projection_init_std)
-        elif parameter.dim() == 1 or name.endswith("bias"):
-            parameter.zero_()
-        else:
-            parameter.normal_(0.0, config.init_std)
+    def _dropped(self, x: Tensor) -> Tensor:
+        return dropout(x, self.config.dropout, training=self.training)

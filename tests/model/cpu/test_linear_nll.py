@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from builders import empty, segment_of, tiny_model, tiny_model_config
 from torch import Tensor
 
-from trainer.model import adaptive
+from trainer.model.cpu import backend
 from trainer.model.cpu import linear_nll as module
 from trainer.model.cpu.linear_nll import linear_nll
-from trainer.model.kernels import Kernels
-from trainer.model.tied_embedding import Handoff, TiedEmbedding
+from trainer.model.tied_embedding import Handoff, tied_lookup
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import IGNORED
 
@@ -162,7 +161,7 @@ def test_the_plain_path_knows_of_no_handoff(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_tail_has_few_different_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     n_rows: set[int] = set()
     monkeypatch.setattr(
-        adaptive,
+        backend,
         "linear_nll",
         lambda hidden_NC, *args, **named: (
             n_rows.add(len(hidden_NC)) or linear_nll(hidden_NC, *args, **named)
@@ -178,7 +177,7 @@ def test_a_tail_has_few_different_numbers_of_rows(monkeypatch: pytest.MonkeyPatc
 def test_an_embedding_without_its_softmax_makes_its_own_gradient() -> None:
     table_VC = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     ids_N = torch.tensor([1, 1, 3])
-    rows = TiedEmbedding.apply(ids_N, table_VC, Handoff(Kernels.CPU), 0)
+    rows = tied_lookup(ids_N, table_VC, Handoff(), 0)
     (grad,) = torch.autograd.grad((rows**2).sum(), table_VC)
     (wanted,) = torch.autograd.grad((F.embedding(ids_N, table_VC) ** 2).sum(), table_VC)
     torch.testing.assert_close(grad, wanted)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from builders import empty, segment_of, tiny_model
 from torch import Tensor
 
-from trainer.model import adaptive, word_runs
+from trainer.model.cpu import backend, word_runs
 from trainer.model.cpu import streamed_nats as module
 from trainer.model.cpu.streamed_nats import streamed_nats
 from trainer.protocol import IGNORED
@@ -84,7 +84,7 @@ def test_a_model_reads_so_where_no_gradient_is_wanted(monkeypatch: pytest.Monkey
         n_read.append(len(hidden_NC))
         return streamed_nats(hidden_NC, *args)
 
-    monkeypatch.setattr(adaptive, "streamed_nats", read)
+    monkeypatch.setattr(backend, "streamed_nats", read)
     model = tiny_model(V)
     segment = segment_of(torch.arange(8)[None])
     model(segment, empty(model, 1, 4))

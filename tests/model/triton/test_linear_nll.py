@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from triton_device import DEVICE, interpret
 
-from trainer.model.cpu.linear_nll import Table
-from trainer.model.kernels import Kernels
-from trainer.model.tied_embedding import Handoff, TiedEmbedding, summed_by_id
-from trainer.model.triton.alignment import aligned, aligned_weight, in_buckets
+from trainer.model.adaptive import Table
+from trainer.model.tied_embedding import Handoff, summed_by_id, tied_lookup
+from trainer.model.triton.alignment import aligned, aligned_weight
 from trainer.protocol import IGNORED
 
 with pytest.MonkeyPatch.context() as importing:
@@ -43,7 +42,7 @@ def problem(
 
 def nll(hidden_NC: Tensor, targets_N: Tensor, tables: list[Table]) -> Tensor:
     return fused_linear_nll(
-        hidden_NC, targets_N, tables, handoff=Handoff(Kernels.TRITON), cluster=0
+        hidden_NC, targets_N, tables, handoff=Handoff(is_tied=False), cluster=0
     )
 
 
@@ -84,17 +83,6 @@ def test_fp16_keeps_the_tiny_probabilities_of_many_words() -> None:
     torch.testing.assert_close(bias.grad[1:].float(), wanted, rtol=0.01, atol=0)
 
 
-def test_a_tail_is_filled_up_with_rows_that_count_for_nothing() -> None:
-    rows = torch.tensor([7, 3, 9])
-    more_rows, more_targets = in_buckets(rows, torch.tensor([1, 0, 4]), Kernels.TRITON)
-    assert len(more_rows) == len(more_targets) == 256
-    assert torch.equal(more_rows[:3], rows)
-    assert more_targets[:3].tolist() == [1, 0, 4]
-    assert set(more_rows[3:].tolist()) == {0}
-    assert set(more_targets[3:].tolist()) == {IGNORED}
-    assert {len(x) for x in in_buckets(rows[:0], rows[:0], Kernels.TRITON)} == {256}
-
-
 @pytest.mark.parametrize("n_ids", [0, 1, 300])
 def test_rows_of_one_id_are_summed_in_fp32_before_they_are_added(n_ids: int) -> None:
     torch.manual_seed(0)
@@ -113,7 +101,7 @@ def test_rows_of_one_id_are_summed_in_fp32_before_they_are_added(n_ids: int) -> 
 def test_an_embedding_without_its_softmax_makes_its_own_gradient() -> None:
     table_VC = torch.randn(4, 3, dtype=torch.float64, device=DEVICE, requires_grad=True)
     ids_N = torch.tensor([1, 1, 3], device=DEVICE)
-    rows = TiedEmbedding.apply(ids_N, table_VC, Handoff(Kernels.TRITON), 0)
+    rows = tied_lookup(ids_N, table_VC, Handoff(sums_first=True), 0)
     (grad,) = torch.autograd.grad((rows**2).sum(), table_VC)
     (wanted,) = torch.autograd.grad((F.embedding(ids_N, table_VC) ** 2).sum(), table_VC)
     torch.testing.assert_close(grad, wanted)

@@ -13,12 +13,10 @@ import pytest
 import torch
 from triton_model import ODD, Reading, prepare, read, scored, trained
 
-from trainer.model.kernels import Kernels
-
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
 Submit = Callable[..., Any]
-KERNELS = (Kernels.TRITON, Kernels.PLAIN)
+BACKENDS = ("triton", "plain")
 
 CLUSTERS = {"cutoffs": (5, 12), "div_val": 1}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -63,7 +61,7 @@ def assert_same(ours: Reading, plain: Reading, **tolerance: float) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_losses_memory_and_all_gradients_equal_the_plain_models(run: Submit, name: str) -> None:
-    ours, plain = (run(read, kernels, **VARIANTS[name]) for kernels in KERNELS)
+    ours, plain = (run(read, backend, **VARIANTS[name]) for backend in BACKENDS)
     assert_same(ours, plain)
     assert not plain.launches
     n_layers = 2 * len(ours.nats)
@@ -76,21 +74,21 @@ def test_losses_memory_and_all_gradients_equal_the_plain_models(run: Submit, nam
 @pytest.mark.parametrize("norm", ["post", "pre"])
 def test_reading_with_weights_that_stay_equals_the_plain_models(run: Submit, norm: str) -> None:
     case = {"model": {**ODD, "norm": norm}, "clamp_len": 6}
-    ours, plain = (run(scored, kernels, **case) for kernels in KERNELS)
+    ours, plain = (run(scored, backend, **case) for backend in BACKENDS)
     torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
 
 
 def test_fp32_is_as_near_as_fp32_can_be(run: Submit) -> None:
     case = {"model": {**ODD, **CLUSTERS}, "dtype": torch.float32}
-    ours, plain = (run(read, kernels, **case) for kernels in KERNELS)
+    ours, plain = (run(read, backend, **case) for backend in BACKENDS)
     assert_same(ours, plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
 def test_bf16_under_autocast_is_near_fp32(run: Submit, norm: str) -> None:
     case = {"model": {**ODD, **CLUSTERS, "norm": norm, "init_std": 0.2}, "dtype": torch.float32}
-    exact = run(read, Kernels.PLAIN, **case)
-    ours = run(read, Kernels.TRITON, autocast=True, **case)
+    exact = run(read, "plain", **case)
+    ours = run(read, "triton", autocast=True, **case)
     assert {grad.dtype for grad in ours.grads.values()} == {torch.float32}
     assert {layer.dtype for layer in ours.memory.layers} == {torch.bfloat16}
     torch.testing.assert_close(ours.loss, exact.loss, rtol=1e-3, atol=0)
@@ -106,18 +104,18 @@ def error(reading: Reading, exact: Reading) -> float:
 
 def test_dropout_follows_the_seed_and_checkpointing_drops_the_same(run: Submit) -> None:
     drop = {**ODD, "dropout": 0.3, "attn_dropout": 0.3}
-    kept = run(read, Kernels.TRITON, model=drop, seed=3)
-    again = run(read, Kernels.TRITON, model={**drop, "activation_checkpointing": True}, seed=3)
+    kept = run(read, "triton", model=drop, seed=3)
+    again = run(read, "triton", model={**drop, "activation_checkpointing": True}, seed=3)
     assert_same(again, kept, rtol=0, atol=0)
     assert again.launches["forward"] == 2 * kept.launches["forward"]
-    assert run(read, Kernels.TRITON, model=drop, seed=4).loss != kept.loss
+    assert run(read, "triton", model=drop, seed=4).loss != kept.loss
 
 
 @pytest.mark.parametrize("ds_file", ["zero0_fp32", "zero1_fp32", "zero2_fp32", "zero3_fp32"])
 def test_steps_through_deepspeed_equal_the_plain_ones(run: Submit, ds_file: str) -> None:
     model = {**ODD, **CLUSTERS}
     (losses, weights, launches), (plain_losses, plain_weights, _) = (
-        run(trained, kernels, ds_file, model=model) for kernels in KERNELS
+        run(trained, backend, ds_file, model=model) for backend in BACKENDS
     )
     assert launches["backward_by_key"] == 4
     torch.testing.assert_close(losses, plain_losses, rtol=1e-5, atol=0)

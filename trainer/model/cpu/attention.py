@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.model.cpu.word_runs import runs
 from trainer.model.dropout import Kept, kept_at_random
-from trainer.model.word_runs import runs
 
 #: How many: the scores of all heads stay in the cache, and few of them are hidden.
 _QUERIES = 64

@@ -14,17 +14,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from trainer.model.adaptive import Table
+from trainer.model.backend import compute_dtype
+from trainer.model.cpu.word_runs import runs, word_runs
 from trainer.model.tied_embedding import Handoff
-from trainer.model.word_runs import runs, word_runs
 from trainer.protocol import IGNORED
 
 #: Logits that are made at a time: what a core's cache holds.
 _BLOCK_LOGITS = 1 << 21
 #: Rows from whose errors a part of a gradient is made.
 _MADE_ROWS = 256
-
-Table = tuple[Tensor, Tensor]
-"""Weight `[V, C]` and bias `[V]` of some of the words."""
 
 
 def linear_nll(
@@ -51,14 +50,6 @@ def linear_nll(
             hidden_NC, targets_N, dtype, handoff, cluster, *flat
         )
     return nll_N
-
-
-def compute_dtype(hidden_NC: Tensor) -> torch.dtype:
-    """Return the type in which a product with the hidden states is computed."""
-    device = hidden_NC.device.type
-    if torch.is_autocast_enabled(device) and hidden_NC.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return hidden_NC.dtype
 
 
 def pieces(tables: Sequence[Tensor], dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, slice]]:

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer.model.cpu.linear_nll import Table, compute_dtype, pieces
-from trainer.model.word_runs import runs
+from trainer.model.adaptive import Table
+from trainer.model.backend import compute_dtype
+from trainer.model.cpu.linear_nll import pieces
+from trainer.model.cpu.word_runs import runs
 from trainer.protocol import IGNORED
 
 #: Rows whose logits of some words are made at a time.

@@ -1,4 +1,4 @@
-"""Sizes that computing goes well with: of rows, and of how many there are.
+"""Widths that computing goes well with.
 
 Rows begin at multiples of 16 bytes, as a GPU's matrix units read them fast:
 a width of 410 or 41 is stored as 416 or 48. The pads are zeros: in weights, which are padded where
@@ -9,15 +9,8 @@ gradient of a pad goes nowhere. Parameters, checkpoints and memory keep the widt
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.model.kernels import Kernels
-from trainer.protocol import IGNORED
-
 #: Elements that a row is a multiple of: 16 bytes in 16 bits, 32 in fp32.
 ALIGNMENT = 8
-#: Rows of a tail are filled up to multiples of this. Their number differs from step to step, and
-#: with it would the sizes of all tensors: a GPU's memory has to be cut anew for each, and oneDNN
-#: makes, and keeps, a program for each.
-_BUCKET = {Kernels.CPU: 16, Kernels.TRITON: 256}
 
 
 def stored(width: int) -> int:
@@ -47,13 +40,3 @@ def aligned_weight(weight: Tensor, *, n_in: int = 1, n_out: int = 1) -> Tensor:
         return weight
     blocks = weight.view(n_out, n_rows // n_out, n_in, n_columns // n_in)
     return aligned(aligned(blocks), dim=1).flatten(2).flatten(0, 1)
-
-
-def in_buckets(rows: Tensor, targets: Tensor, kernels: Kernels) -> tuple[Tensor, Tensor]:
-    """A tail's positions and targets, filled up with position 0, whose target is ignored."""
-    size = _BUCKET[kernels]
-    n_buckets = -(-len(rows) // size)
-    if kernels is Kernels.TRITON:
-        n_buckets = max(1, n_buckets)  # none would be a size of its own
-    n_more = n_buckets * size - len(rows)
-    return F.pad(rows, (0, n_more)), F.pad(targets, (0, n_more), value=IGNORED)

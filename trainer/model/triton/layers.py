@@ -9,15 +9,14 @@ are D, E and F as they are stored, see `alignment`.
 """
 
 import math
-from functools import partial
-from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from trainer.model.attention import Past, RelativeAttention
+from trainer.model.attention import RelativeAttention
 from trainer.model.feed_forward import FeedForward
+from trainer.model.memory import Past
 from trainer.model.triton.alignment import aligned, aligned_weight
 from trainer.model.triton.attention import fused_attention
 from trainer.model.triton.feed_forward import bias_relu_dropout
@@ -34,7 +33,10 @@ def fused_layer(
     shared_biases: tuple[Tensor, Tensor] | None,
     seeds_4: Tensor,
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """The segment one layer on, `[B, T, P]`; and as `RelativeAttention`, in aligned heads.
+    """Return the segment one layer on, `[B, T, P]`; and as `RelativeAttention`, in aligned heads.
+
+    The weights of both halves are read here, not by the modules that own them: ZeRO-3 gathers all
+    of a layer when the layer is called, see `trainer.engine.deepspeed`.
 
     Args:
         attention: its first half, whose parameters are used.
@@ -63,10 +65,10 @@ def _attended(
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     n_streams, tgt_len, _ = x_BTP.shape
     heads = (module.n_head, -1)
-    into_heads = partial(_linear, n_out=module.n_head)
     q_BTX, kv_BSX = _projected(module, x_BTP, past)
     if past.r_SX is None:
-        r_SX = module.position(past.position_SD, into_heads)
+        assert past.position_SD is not None
+        r_SX = _linear(module.position, past.position_SD, n_out=module.n_head)
     else:
         r_SX = aligned(past.r_SX, dim=0)
     q_BTHX, r_SHX = torch.unflatten(q_BTX, -1, heads), torch.unflatten(r_SX, -1, heads)
@@ -88,68 +90,57 @@ def _attended(
         dropout=module.attn_dropout if module.training else 0.0,
         seed=seed,
     )
-    out_BTP = module.out(mixed_BTHX.flatten(2), partial(_linear, n_in=module.n_head))
+    out_BTP = _linear(module.out, mixed_BTHX.flatten(2), n_in=module.n_head)
     kept = (kv_BSX[:, -tgt_len:], r_SX[: kv_BSX.shape[1]]) if past.is_projected else None
     return out_BTP, kept
 
 
 def _projected(module: RelativeAttention, x_BTP: Tensor, past: Past) -> tuple[Tensor, Tensor]:
     """Queries of the segment, keys and values of memory and segment."""
-    into_heads = partial(_linear, n_out=module.n_head)
-    into_pairs = partial(_linear, n_out=2 * module.n_head)
+    n_head = module.n_head
     new_BTP = x_BTP.to(past.memory_BMX.dtype)
     if past.is_projected:
-        new_BTP = module.norm(new_BTP, None, _normalise) if module.pre_norm else new_BTP
-        kv_BTX = module.key_value(new_BTP, into_pairs)
-        return module.query(new_BTP, into_heads), torch.cat([past.memory_BMX, kv_BTX], dim=1)
+        new_BTP = _normalised(module.norm, new_BTP) if module.pre_norm else new_BTP
+        kv_BTX = _linear(module.key_value, new_BTP, n_out=2 * n_head)
+        kv_BSX = torch.cat([past.memory_BMX, kv_BTX], dim=1)
+        return _linear(module.query, new_BTP, n_out=n_head), kv_BSX
     x_BSP = torch.cat([past.memory_BMX, new_BTP], dim=1)
     if module.pre_norm:
-        x_BSP = module.norm(x_BSP, None, _normalise)
+        x_BSP = _normalised(module.norm, x_BSP)
         new_BTP = x_BSP[:, -new_BTP.shape[1] :]
-    return module.query(new_BTP, into_heads), module.key_value(x_BSP, into_pairs)
+    kv_BSX = _linear(module.key_value, x_BSP, n_out=2 * n_head)
+    return _linear(module.query, new_BTP, n_out=n_head), kv_BSX
 
 
 def _fed_forward(module: FeedForward, x_BTP: Tensor, seed: Tensor) -> Tensor:
     if module.pre_norm:
-        x_BTP = module.norm(x_BTP, None, _normalise)
+        x_BTP = _normalised(module.norm, x_BTP)
     dropout = module.dropout if module.training else 0.0
-    inner_BTG = module.inner(x_BTP, partial(_linear_relu_dropout, dropout=dropout, seed=seed))
-    return cast(Tensor, module.outer(inner_BTG, _linear))
+    product_BTG = F.linear(x_BTP, aligned_weight(module.inner.weight))
+    bias_F = module.inner.bias
+    inner_BTG = bias_relu_dropout(
+        product_BTG, bias_F, width=len(bias_F), dropout=dropout, seed=seed
+    )
+    return _linear(module.outer, inner_BTG)
 
 
 def _added(
     module: RelativeAttention | FeedForward, x_BTP: Tensor, branch_BTP: Tensor, seed: Tensor
 ) -> Tensor:
-    """The residual connection, and after it the norm where that is its place."""
+    """Return the residual connection, and after it the norm where that is its place."""
     dropout = module.dropout if module.training else 0.0
+    weight_D, bias_D, width = module.norm.weight, module.norm.bias, len(module.norm.weight)
     if module.pre_norm:
-        (width,) = module.norm.normalized_shape
         return residual(x_BTP, branch_BTP, width=width, dropout=dropout, seed=seed)
-    add = partial(_add_and_normalise, dropout=dropout, seed=seed)
-    return cast(Tensor, module.norm(x_BTP, branch_BTP, add))
-
-
-def _linear(
-    weight: Tensor, bias: Tensor | None, x: Tensor, *, n_in: int = 1, n_out: int = 1
-) -> Tensor:
-    bias = None if bias is None else aligned(bias)
-    return F.linear(x, aligned_weight(weight, n_in=n_in, n_out=n_out), bias)
-
-
-def _linear_relu_dropout(
-    weight: Tensor, bias_F: Tensor, x: Tensor, *, dropout: float, seed: Tensor
-) -> Tensor:
-    product = F.linear(x, aligned_weight(weight))
-    return bias_relu_dropout(product, bias_F, width=len(bias_F), dropout=dropout, seed=seed)
-
-
-def _normalise(weight_D: Tensor, bias_D: Tensor, x: Tensor, _: None) -> Tensor:
-    return norm(x, weight_D, bias_D, width=len(weight_D))
-
-
-def _add_and_normalise(
-    weight_D: Tensor, bias_D: Tensor, x: Tensor, branch: Tensor, *, dropout: float, seed: Tensor
-) -> Tensor:
     return residual_norm(
-        x, branch, weight_D, bias_D, width=len(weight_D), dropout=dropout, seed=seed
+        x_BTP, branch_BTP, weight_D, bias_D, width=width, dropout=dropout, seed=seed
     )
+
+
+def _linear(module: nn.Linear, x: Tensor, *, n_in: int = 1, n_out: int = 1) -> Tensor:
+    bias = None if module.bias is None else aligned(module.bias)
+    return F.linear(x, aligned_weight(module.weight, n_in=n_in, n_out=n_out), bias)
+
+
+def _normalised(module: nn.LayerNorm, x: Tensor) -> Tensor:
+    return norm(x, module.weight, module.bias, width=len(module.weight))

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.model.cpu.linear_nll import Table, compute_dtype
+from trainer.model.adaptive import Table
+from trainer.model.backend import compute_dtype
 from trainer.model.tied_embedding import Handoff
 from trainer.model.triton.alignment import ALIGNMENT, aligned, stored
 from trainer.model.triton.softmax import softmax_error_

@@ -1,7 +1,6 @@
-"""Which implementation of layers and softmax a forward pass takes."""
+"""Which back end a forward pass takes."""
 
 import logging
-from enum import Enum
 from functools import cache
 from importlib.util import find_spec
 from typing import Literal
@@ -9,35 +8,40 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from trainer.config.experiment import ModelConfig
+from trainer.model.backend import Backend
+from trainer.model.cpu.backend import CpuBackend
+
 log = logging.getLogger(__name__)
+
+BackendName = Literal["plain", "cpu", "triton"]
 
 #: Of an A100: the first that multiplies bf16.
 _LEAST_CAPABILITY = (8, 0)
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class Kernels(Enum):
-    """All compute the same."""
+def choose_backend(config: ModelConfig, like: Tensor) -> Backend:
+    """Return the fastest for a pass over tensors such as `like`, or what `config` asks for."""
+    name = backend_name(config.kernels, like.device, like.dtype)
+    if name == "cpu":
+        return CpuBackend(is_tied=config.tie_embedding, dtype=like.dtype)
+    if name == "triton":  # which not all machines have
+        from trainer.model.triton.backend import TritonBackend
 
-    PLAIN = "PyTorch's own operations, on any device"
-    CPU = "autograd functions that keep less and pass over it less often"
-    TRITON = "aligned rows and fused kernels, on NVIDIA's GPUs from the A100 on"
+        return TritonBackend(is_tied=config.tie_embedding)
+    return Backend()
 
 
-def choose_kernels(setting: Literal["auto", "plain"], like: Tensor) -> Kernels:
-    """The fastest for tensors such as `like`, or what the `setting` insists on."""
-    return kernels_for(setting, like.device, like.dtype)
-
-
-def kernels_for(
+def backend_name(
     setting: Literal["auto", "plain"], device: torch.device, dtype: torch.dtype
-) -> Kernels:
-    """As `choose_kernels`, of tensors that are not there."""
+) -> BackendName:
+    """Return the name of the back end for tensors of this dtype on this device."""
     if setting == "plain":
-        return Kernels.PLAIN
+        return "plain"
     if device.type == "cpu":
-        return Kernels.CPU
-    return Kernels.TRITON if _has_triton(device, dtype) else Kernels.PLAIN
+        return "cpu"
+    return "triton" if _has_triton(device, dtype) else "plain"
 
 
 @cache

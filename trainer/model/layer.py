@@ -1,0 +1,64 @@
+"""A layer of Transformer-XL.
+
+B streams · T tgt_len · D d_model.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from trainer.config.recipe import ModelConfig
+from trainer.model.attention import Attend, RelativeAttention, relative_attention
+from trainer.model.feed_forward import FeedForward
+from trainer.model.memory import Past
+
+Compute = Callable[..., tuple[Tensor, tuple[Tensor, Tensor] | None]]
+
+
+class Layer(nn.Module):
+    """Attention, then feed-forward."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        pre_norm = config.norm == "pre"
+        self.attention = RelativeAttention(
+            d_model=config.d_model,
+            n_head=config.n_head,
+            d_head=config.d_head,
+            dropout=config.dropout,
+            attn_dropout=config.attn_dropout,
+            pre_norm=pre_norm,
+            own_biases=config.position_biases == "per_layer",
+        )
+        self.feed_forward = FeedForward(
+            d_model=config.d_model,
+            d_inner=config.d_inner,
+            dropout=config.dropout,
+            pre_norm=pre_norm,
+        )
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        past: Past,
+        sight: Tensor | None,
+        shared_biases: tuple[Tensor, Tensor] | None,
+        compute: Compute,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Return what `compute` makes of this layer: as `plain`, or what a device has for it.
+
+        All of it inside this call, for which ZeRO-3 gathers the layer's weights.
+        """
+        return compute(self, x_BTD, past, sight, shared_biases)
+
+    def plain(
+        self,
+        x_BTD: Tensor,
+        past: Past,
+        hidden_keys: Tensor,
+        shared_biases: tuple[Tensor, Tensor] | None,
+        attend: Attend = relative_attention,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Return the segment one layer on, `[B, T, D]`; and as `RelativeAttention`."""
+        x_BTD, projected = self.attention(x_BTD, past, hidden_keys, shared_biases, attend)
+        return self.feed_forward(x_BTD), projected

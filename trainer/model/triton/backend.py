@@ -1,0 +1,84 @@
+"""The back end of NVIDIA's GPUs from the A100 on: aligned rows, fused kernels, and no mask.
+
+Nothing waits for the device, and no shape depends on data.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trainer.model.adaptive import Table
+from trainer.model.backend import Backend, fill_up
+from trainer.model.layer import Layer
+from trainer.model.memory import KeysAndValues, LayerInputs, Past, visible_from
+from trainer.model.tied_embedding import Handoff, tied_lookup
+from trainer.model.triton.alignment import aligned, stored
+from trainer.model.triton.layers import fused_layer
+from trainer.model.triton.linear_nll import fused_linear_nll
+from trainer.protocol import Segment
+
+#: Rows of a tail become a multiple of this; none would be a size of its own.
+_BUCKET = 256
+
+
+class TritonBackend(Backend):
+    """Layers whose rows are aligned, and a softmax whose error takes the place of the logits."""
+
+    def __init__(self, *, is_tied: bool) -> None:
+        """Serve one pass; `is_tied` says whether the embedding has the softmax's tables."""
+        self._handoff = Handoff(is_tied=is_tied, sums_first=True)
+        self._position_SP: Tensor | None = None
+
+    def sight(
+        self, memory: LayerInputs | KeysAndValues, segment: Segment, *, same_length: bool
+    ) -> Tensor | None:
+        """Return the first key that each query sees, see `visible_from`."""
+        return visible_from(memory, segment, same_length=same_length)
+
+    def layer(
+        self,
+        layer: Layer,
+        x_BTD: Tensor,
+        past: Past,
+        sight: Tensor | None,
+        biases: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Compute a layer in aligned rows."""
+        if past.position_SD is not None and self._position_SP is None:
+            self._position_SP = aligned(aligned(past.position_SD), dim=0)
+        device = x_BTD.device
+        seeds_4 = (
+            torch.randint(2**62, (4,), device=device)
+            if layer.training
+            else torch.zeros(4, dtype=torch.int64, device=device)
+        )
+        return fused_layer(
+            layer.attention,
+            layer.feed_forward,
+            aligned(x_BTD),
+            past._replace(memory_BMX=aligned(past.memory_BMX), position_SD=self._position_SP),
+            visible_from_BT=sight,
+            shared_biases=biases,
+            seeds_4=seeds_4,
+        )
+
+    def head_width(self, d_head: int) -> int:
+        """Return how wide a head is as it is stored."""
+        return stored(d_head)
+
+    def lookup(self, ids_N: Tensor, table_VC: Tensor, cluster: int) -> Tensor:
+        """Return rows of an embedding's table, whose gradients join the softmax's."""
+        return tied_lookup(ids_N, table_VC, self._handoff, cluster)
+
+    def nats(
+        self, hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table], cluster: int
+    ) -> Tensor:
+        """Return nats of targets."""
+        return fused_linear_nll(
+            hidden_NC, targets_N, tables, handoff=self._handoff, cluster=cluster
+        )
+
+    def filled(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a tail's positions and targets, filled up."""
+        return fill_up(rows, targets, to=_BUCKET, least=_BUCKET)
