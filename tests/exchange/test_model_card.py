@@ -16,7 +16,8 @@ from training import ROOT
 from trainer import read_metrics
 from trainer.data.corpus import open_corpus
 from trainer.exchange.exporting import export
-from trainer.inference.evaluate import EvalOptions, evaluate_run
+from trainer.inference.evaluate import evaluate_run
+from trainer.inference.options import EvalOptions
 from trainer.track.results import file_result
 
 
@@ -63,8 +64,8 @@ def test_its_best_validation_is_that_of_the_run(run: Path) -> None:
 def test_results_are_of_this_checkpoint_alone_and_stand_under_what_they_are_of(
     run: Path, corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = EvalOptions(run=run, split="valid", checkpoint="last", mem_lens=(0, 20))
-    theirs = EvalOptions(run=run, split="valid", checkpoint="last", as_fairseq=True)
+    asked = EvalOptions(run_dir=run, split="valid", checkpoint="last", mem_len="0,20")
+    theirs = EvalOptions(run_dir=run, split="valid", checkpoint="last", as_fairseq=True)
     scored = evaluate_run(asked, lone_world()) + evaluate_run(theirs, lone_world())
     elsewhere = {"corpus": "other|one", "corpus_hash": "0" * 32, "split_hash": "1" * 32}
     file_result(run, scored[0].model_copy(update=elsewhere | {"loss": 1.125}))
@@ -106,7 +107,7 @@ def test_no_export_holds_a_path_of_this_machine(run: Path, tmp_path: Path) -> No
     """Neither in its card nor in its configuration: a finetuned run has a parent somewhere."""
     parent = tmp_path / "home" / "first" / "checkpoints" / "step-00000001"
     alter_state(run, '"parent": null', f'"parent": "{parent}"')
-    evaluate_run(EvalOptions(run=run, split="valid", checkpoint="last"), lone_world())
+    evaluate_run(EvalOptions(run_dir=run, split="valid", checkpoint="last"), lone_world())
     card_of(run)
     export(tmp_path / "out", out=tmp_path / "again", which="best", form="txl")
     for folder in ("out", "again"):

@@ -19,12 +19,15 @@ from trainer.data.corpus import open_corpus
 from trainer.data.vocabulary.symbols import SymbolVocabulary
 from trainer.errors import InputError
 from trainer.inference import evaluate
-from trainer.inference.evaluate import EvalOptions, evaluate_run
+from trainer.inference.evaluate import evaluate_run
+from trainer.inference.options import EvalOptions
 
 
 def score(run: Path, **options: Any) -> dict[str, Any]:
     """The one result of an evaluation of the valid split, as its file has it."""
-    (result,) = evaluate_run(EvalOptions(run=run, **{"split": "valid", **options}), lone_world())
+    (result,) = evaluate_run(
+        EvalOptions(run_dir=run, **{"split": "valid", **options}), lone_world()
+    )
     return result.model_dump(mode="json") | {"version": 2}
 
 
@@ -97,13 +100,13 @@ def test_neither_batch_size_nor_ranks_change_the_result(run: Path) -> None:
     results = [result for result in filed(run).values() if result["world_size"] == 2]
     by_length = {result["settings"]["mem_len"]: result["loss"] for result in results}
     assert [*losses, by_length[20]] == pytest.approx([losses[0]] * 5, rel=1e-6)
-    assert by_length[0] == pytest.approx(score(run, mem_lens=(0,))["loss"], rel=1e-6)
+    assert by_length[0] == pytest.approx(score(run, mem_len="0")["loss"], rel=1e-6)
 
 
 def test_several_lengths_of_memory_make_several_results(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = EvalOptions(run=run, split="valid", mem_lens=(10, 20), no_memory=True)
+    options = EvalOptions(run_dir=run, split="valid", mem_len="10,20", no_memory=True)
     results = evaluate_run(options, lone_world())
     assert [result.settings.mem_len for result in results] == [0, 10, 20]
     assert len({result.loss for result in results}) == 3
@@ -151,7 +154,7 @@ def test_what_changes_a_result_changes_the_name_of_its_file(run: Path) -> None:
     changes: list[dict[str, Any]] = [
         {"checkpoint": "2"},
         {"tgt_len": 5},
-        {"mem_lens": (5,)},
+        {"mem_len": "5"},
         {"clamp_len": 3},
         {"same_length": True},
         {"warm": "near"},
@@ -240,9 +243,9 @@ def test_fairseqs_memory_is_not_cut_at_documents(run: Path) -> None:
 
 
 def test_without_memory_same_length_means_nothing(run: Path) -> None:
-    result = score(run, mem_lens=(0,), same_length=True)
+    result = score(run, mem_len="0", same_length=True)
     assert not result["settings"]["same_length"]
-    assert result["loss"] == score(run, mem_lens=(0,))["loss"]
+    assert result["loss"] == score(run, mem_len="0")["loss"]
 
 
 @pytest.mark.parametrize(
@@ -253,10 +256,10 @@ def test_without_memory_same_length_means_nothing(run: Path) -> None:
         ({"split": "test"}, "has no split 'test': it has train, valid"),
         ({"data": "nowhere"}, "nowhere: no such corpus"),
         ({"tgt_len": 0}, "tgt_len: input should be greater than or equal to 1, got 0"),
-        ({"mem_lens": (-1,)}, "mem_len: input should be greater than or equal to 0, got -1"),
+        ({"mem_len": "-1"}, "mem_len: input should be greater than or equal to 0, got -1"),
         ({"as_fairseq": True, "warm": "near"}, "reads the text as one long pass: use --warm exact"),
         ({"as_fairseq": True, "tgt_len": 1}, "scores one token less than tgt_len"),
-        ({"per_token": Path("x"), "mem_lens": (0, 4)}, "--per-token x holds one result: give one"),
+        ({"per_token": Path("x"), "mem_len": "0,4"}, "--per-token x holds one result: give one"),
         ({"per_token": Path("x"), "no_memory": True}, "--per-token x holds one result: give one"),
         ({"per_token": ROOT}, "is no file that can be written"),
         ({"per_token": ROOT / "no" / "where"}, "is no file that can be written"),

@@ -16,7 +16,8 @@ from training import ROOT, environment
 from trainer.data.vocabulary.files import Vocabulary
 from trainer.data.vocabulary.symbols import SymbolVocabulary
 from trainer.errors import Exit
-from trainer.inference.generate import Sampling, generate
+from trainer.inference.generate import generate
+from trainer.inference.sampling import Sampling
 from trainer.protocol import Output, Segment
 
 V = 20

@@ -14,7 +14,8 @@ from training import ROOT, write_text
 from trainer.data.header import read_header
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.errors import InputError
-from trainer.inference.evaluate import EvalOptions, evaluate_run
+from trainer.inference.evaluate import evaluate_run
+from trainer.inference.options import EvalOptions
 from trainer.track.results import file_result
 
 Main = Callable[[Path], int]
@@ -42,7 +43,7 @@ def run(trained: Path, corpus: Path, tmp_path: Path) -> Path:
 def test_it_compares_the_results_of_this_corpus_and_checkpoint_alone(
     run: Path, main: Main, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    without, with_memory = evaluate_run(EvalOptions(run=run, no_memory=True), lone_world())
+    without, with_memory = evaluate_run(EvalOptions(run_dir=run, no_memory=True), lone_world())
     capsys.readouterr()
     main(run)
     told = capsys.readouterr().out
@@ -66,6 +67,6 @@ def test_it_compares_the_results_of_this_corpus_and_checkpoint_alone(
 
 
 def test_a_result_that_is_not_there_is_asked_for(run: Path, main: Main) -> None:
-    evaluate_run(EvalOptions(run=run), lone_world())
+    evaluate_run(EvalOptions(run_dir=run), lone_world())
     with pytest.raises(InputError, match=r"no result of step-.* on test of corpus \(.*mem_len 0"):
         main(run)

@@ -18,7 +18,8 @@ from trainer.data.header import read_header
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.engine.schedules import cosine
 from trainer.errors import Exit
-from trainer.inference.evaluate import EvalOptions, evaluate_run
+from trainer.inference.evaluate import evaluate_run
+from trainer.inference.options import EvalOptions
 from trainer.track.results import valid_measure
 
 BASE = [
@@ -283,7 +284,10 @@ def test_a_fork_of_a_finished_run_has_its_checkpoint(runs: Runs) -> None:
 def test_weights_alone_are_taken_and_nothing_else(runs: Runs, name: str, which: str) -> None:
     case = runs.cases[name]
     options = EvalOptions(
-        run=runs.folder / "base", checkpoint=which, split="valid", data=case.corpus or runs.corpus
+        run_dir=runs.folder / "base",
+        checkpoint=which,
+        split="valid",
+        data=case.corpus or runs.corpus,
     )
     (parent,) = evaluate_run(options, lone_world())
     first, _, second = read_metrics(case.run_dir, kind="valid")

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ from trainer.data.vocabulary.files import Vocabulary
 from trainer.distributed import World, gather_objects, on_main
 from trainer.errors import InputError
 from trainer.files import replacing
+from trainer.inference.options import EvalOptions
 from trainer.inference.score import Score, score
 from trainer.inference.source import read_together
-from trainer.inference.trained import Precision, TrainedModel, load_source, open_corpus_of
+from trainer.inference.trained import TrainedModel, load_source, open_corpus_of
 from trainer.outside import printable
 from trainer.track.measure import RULES, Rule
 from trainer.track.results import FOLDER, EvalResult, file_result, measure_of, table_rows
@@ -35,47 +35,27 @@ from trainer.wording import counted
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvalOptions:
-    """Options of `txl eval`; None takes the recipe's evaluation settings."""
-
-    run: Path
-    checkpoint: str = "best"
-    split: str = "test"
-    data: Path | None = None
-    tgt_len: int | None = None
-    mem_lens: tuple[int, ...] | None = None
-    clamp_len: int | None = None
-    same_length: bool | None = None
-    batch_size: int | None = None
-    warm: str | None = None
-    no_memory: bool = False
-    precision: Precision | None = None
-    per_token: Path | None = None
-    """File for the nats of every scored token, see `_write_per_token`; replaced if it is there."""
-    as_fairseq: bool = False
-    """Count as fairseq does, see `trainer.inference.score`, to compare with its numbers."""
-    trust: bool = False
-    """Run the code that the run names as its model."""
-
-
 def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
     """Score and file the results; rank 0 prints a table. Collective.
 
     Raises:
         InputError: the run, checkpoint, corpus, split or settings cannot be used.
     """
-    source = read_together(options.run, options.checkpoint, world)
+    asked_mem_lens = options.mem_lens
+    source = read_together(options.run_dir, options.checkpoint, world)
     trained = load_source(
-        source, precision=options.precision, device=world.device, trust=options.trust
+        source, precision=options.precision, device=world.device, trust=options.trust_code
     )
-    corpus = open_corpus(options.data) if options.data else open_corpus_of(options.run)
+    corpus = open_corpus(options.data) if options.data else open_corpus_of(options.run_dir)
     split = _split(corpus, options.split, trained)
-    settings = [_settings(options, trained, mem_len) for mem_len in _mem_lens(options, trained)]
-    on_main(lambda: _refuse_misuse(options, settings, trained), world)
+    mem_lens = asked_mem_lens or (trained.experiment.eval.mem_len,)
+    if options.no_memory and 0 not in mem_lens:
+        mem_lens = (0, *mem_lens)
+    scorings = [_scoring(options, trained, mem_len) for mem_len in mem_lens]
+    on_main(lambda: _refuse_misuse(options, scorings, trained), world)
     results = []
     told: list[tuple[int, Tensor]] = []
-    for scoring in settings:
+    for scoring in scorings:
         with explained(world, functools.partial(_situation, scoring, trained)):
             result = score(
                 trained,
@@ -92,11 +72,11 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
         assert result is not None, "nothing asks this scoring to stop"
         results.append(_describe(result, scoring, split, corpus, trained, options, world))
         if world.is_main:
-            _file(options.run, results[-1])
+            _file(options.run_dir, results[-1])
     if options.per_token is not None:
         _write_per_token(options.per_token, told, split, corpus.vocabulary, world)
     if world.is_main:
-        _print_table(results, options.run)
+        _print_table(results, options.run_dir)
     return results
 
 
@@ -110,13 +90,13 @@ def _situation(scoring: ScoringConfig, trained: TrainedModel) -> str:
 
 
 def _refuse_misuse(
-    options: EvalOptions, settings: list[ScoringConfig], trained: TrainedModel
+    options: EvalOptions, scorings: list[ScoringConfig], trained: TrainedModel
 ) -> None:
     """Say what of the options does not go together before any time is spent on it."""
     factory = trained.experiment.model.factory
     if options.as_fairseq and factory is not None:
         raise InputError(f"--as-fairseq is for Transformer-XL, and the run's model is {factory}")
-    for scoring in settings if options.as_fairseq else ():
+    for scoring in scorings if options.as_fairseq else ():
         if scoring.warm == "near":
             raise InputError("--as-fairseq reads the text as one long pass: use --warm exact")
         if scoring.tgt_len == 1:
@@ -124,7 +104,7 @@ def _refuse_misuse(
     path = options.per_token
     if path is None:
         return
-    if len(settings) > 1:
+    if len(scorings) > 1:
         raise InputError(f"--per-token {path} holds one result: give one --mem-len, no --no-memory")
     if (path.exists() and not path.is_file()) or not os.access(path.parent, os.W_OK):
         raise InputError(f"--per-token {path} is no file that can be written: name another")
@@ -141,12 +121,7 @@ def _split(corpus: Corpus, name: str, trained: TrainedModel) -> Split:
     return corpus.splits[name]
 
 
-def _mem_lens(options: EvalOptions, trained: TrainedModel) -> list[int]:
-    mem_lens = list(options.mem_lens or (trained.experiment.eval.mem_len,))
-    return [0, *mem_lens] if options.no_memory and 0 not in mem_lens else mem_lens
-
-
-def _settings(options: EvalOptions, trained: TrainedModel, mem_len: int) -> ScoringConfig:
+def _scoring(options: EvalOptions, trained: TrainedModel, mem_len: int) -> ScoringConfig:
     given = {
         "tgt_len": options.tgt_len,
         "clamp_len": options.clamp_len,

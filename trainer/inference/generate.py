@@ -6,7 +6,6 @@ temperature 0 is the one that any other segmentation gives, at any length; witho
 the text fits the memory. V vocabulary · T tgt_len · M mem_len.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,44 +18,11 @@ from torch import Tensor
 from trainer.config.recipe import ScoringConfig
 from trainer.data.rows import one_row
 from trainer.data.vocabulary.files import Vocabulary, encode_given
-from trainer.errors import InputError
+from trainer.inference.sampling import Sampling
 from trainer.protocol import IGNORED, Memory, Segment, reading_memory
 
 #: Newest tokens that a decoder is shown again, so that it knows what it continues.
 _CONTEXT = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the next token is chosen, and where the text ends; `InputError` if out of range."""
-
-    n_tokens: int
-    temperature: float = 1.0
-    """Divides the logits; 0 takes the likeliest token."""
-    top_k: int = 0
-    """Only this many of the likeliest tokens are drawn from; 0 is all."""
-    top_p: float = 1.0
-    """Only the fewest of the likeliest tokens that reach this probability are; 1 is all."""
-    seed: int = 0
-    stop: str | None = None
-    """The text ends before the first of these in what is generated, the prompt aside."""
-
-    def __post_init__(self) -> None:
-        if problems := self._problems():
-            raise InputError(f"sampling: {'; '.join(problems)}")
-
-    def _problems(self) -> list[str]:
-        checks = {
-            f"n_tokens {self.n_tokens} is below 1": self.n_tokens >= 1,
-            f"temperature {self.temperature} is negative or no number": (
-                0 <= self.temperature < math.inf
-            ),
-            f"top_k {self.top_k} is negative; 0 is all tokens": self.top_k >= 0,
-            f"top_p {self.top_p} is not above 0 and at most 1": 0 < self.top_p <= 1,
-            f"seed {self.seed} is not between 0 and 2^64-1": 0 <= self.seed < 1 << 64,
-            "stop is an empty text, which is everywhere": self.stop != "",
-        }
-        return [problem for problem, holds in checks.items() if not holds]
 
 
 def generate(

@@ -14,7 +14,8 @@ from trainer.budget.machine import peak_bytes
 from trainer.checkpoint.state import TrainState
 from trainer.distributed import gather_objects, largest, on_main, sum_floats
 from trainer.errors import Exit
-from trainer.inference.generate import Sampling, generate
+from trainer.inference.generate import generate
+from trainer.inference.sampling import Sampling
 from trainer.inference.score import exp_or_inf, score
 from trainer.outside import printable
 from trainer.track.status import State as RunState
