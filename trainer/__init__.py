@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trainer.inference.trained import TrainedModel
-    from trainer.track.records import Kind, Record
+    from trainer.track.records import Record, RecordKind
 
 __all__ = ["load", "read_metrics"]
 
@@ -32,7 +32,7 @@ def load(path: str | Path, *, device: str = "cpu", trust: bool = False) -> "Trai
     return open_trained(typed_path(path), which="best", precision="fp32", device=at, trust=trust)
 
 
-def read_metrics(run_dir: str | Path, *, kind: "Kind | None" = None) -> "list[Record]":
+def read_metrics(run_dir: str | Path, *, kind: "RecordKind | None" = None) -> "list[Record]":
     """The records of a run, by ascending step, every step once per kind; all events.
 
     `trainer.track.metrics.read_metrics` says how steps that were done again are told apart.

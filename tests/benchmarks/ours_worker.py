@@ -28,7 +28,7 @@ from trainer.engine import deepspeed as engine
 from trainer.exchange.layouts import read_foreign
 from trainer.exchange.names import table_of, to_ours
 from trainer.host_cpu import use_cpu_well
-from trainer.inference.score import Plan, reading
+from trainer.inference.score import ScorePlan, reading
 from trainer.model.memory import LayerInputs
 from trainer.protocol import IGNORED, Segment, reading_memory
 from trainer.train.loop import train_step
@@ -73,7 +73,7 @@ def scorer_of(
 ) -> Callable[[], torch.Tensor]:
     """Scoring as `txl eval` does it; a call is worth tgt_len tokens, whatever is read at a time."""
     scoring = experiment.eval
-    plan = Plan(
+    plan = ScorePlan(
         n_pairs=10**6, scoring=scoring, n_layer=experiment.model.n_layer, rank=0, world_size=1
     )
     streams = replace(streams, tgt_len=reading(plan).scoring.tgt_len)

@@ -17,7 +17,7 @@ from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Split
 from trainer.errors import InputError
 from trainer.inference import score as evaluate
-from trainer.inference.score import Plan, Score, exp_or_inf, score
+from trainer.inference.score import Score, ScorePlan, exp_or_inf, score
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment
 
@@ -186,7 +186,7 @@ def test_a_model_that_does_not_tell_nats_by_token_is_scored_as_a_whole_alone(
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Callable[[int], Plan]:
+def plans(draw: st.DrawFn) -> Callable[[int], ScorePlan]:
     settings = scoring(
         tgt_len=draw(st.integers(1, 7)),
         mem_len=draw(st.integers(0, 12)),
@@ -195,7 +195,7 @@ def plans(draw: st.DrawFn) -> Callable[[int], Plan]:
     )
     n_pairs, n_layer = draw(st.integers(1, 150)), draw(st.integers(1, 4))
     world_size = draw(st.integers(1, 4))
-    return lambda rank: Plan(
+    return lambda rank: ScorePlan(
         n_pairs=n_pairs, scoring=settings, n_layer=n_layer, rank=rank, world_size=world_size
     )
 
@@ -203,7 +203,7 @@ def plans(draw: st.DrawFn) -> Callable[[int], Plan]:
 @given(plans())
 @settings(deadline=None, max_examples=300)
 def test_ranks_score_every_pair_once_in_equally_many_forward_passes(
-    plan_of: Callable[[int], Plan],
+    plan_of: Callable[[int], ScorePlan],
 ) -> None:
     ranks = [plan_of(rank) for rank in range(plan_of(0).world_size)]
     assert len({plan.n_forwards for plan in ranks}) == 1
@@ -228,7 +228,7 @@ def test_ranks_score_every_pair_once_in_equally_many_forward_passes(
 def test_rows_read_ahead_as_far_as_the_top_layer_can_look() -> None:
     def lead(batch_size: int) -> int:
         settings = scoring(tgt_len=4, mem_len=6, batch_size=batch_size)
-        return Plan(n_pairs=10_000, scoring=settings, n_layer=3, rank=0, world_size=1).lead
+        return ScorePlan(n_pairs=10_000, scoring=settings, n_layer=3, rank=0, world_size=1).lead
 
     assert lead(8) == 3 * 2
     assert lead(1) == 0  # the first row begins where the text does

@@ -44,8 +44,8 @@ class Widths:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """One pass of one rank: rows of segments with their memory."""
+class PassSize:
+    """Sizes of one pass of one rank: rows of segments with their memory."""
 
     n_rows: int
     tgt_len: int
@@ -66,7 +66,7 @@ class Reading:
         return self.n_positions * model.n_head * self.n_keys
 
 
-class Layer(NamedTuple):
+class LayerBytes(NamedTuple):
     """Bytes of one layer."""
 
     attention: int
@@ -79,21 +79,19 @@ class Layer(NamedTuple):
     """Working space on the way back."""
 
 
-def layer(model: ModelConfig, reading: Reading, widths: Widths, backend: BackendName) -> Layer:
+def layer(model: ModelConfig, size: PassSize, widths: Widths, backend: BackendName) -> LayerBytes:
     """Count what one layer of a training step keeps, and works with."""
     a, r = widths.compute, widths.residual
-    n, k = reading.n_positions, reading.n_rows * reading.n_keys
+    n, k = size.n_positions, size.n_rows * size.n_keys
     d, f, x = model.d_model, model.d_inner, model.n_head * model.d_head
-    scores, drops = reading.scores(model), model.dropout > 0
+    scores, drops = size.scores(model), model.dropout > 0
     keys = 2 * k * x * a
     per_score, forward, backward = _scores(model, a, backend)
     # What was put together of memory and segment, its last rows again for the queries, queries,
     # positions, what attention gave; both biases are added where they are kept.
-    inputs = k * d * a * (2 if model.norm == "pre" else 1) + (
-        n * d * a if reading.n_rows > 1 else 0
-    )
+    inputs = k * d * a * (2 if model.norm == "pre" else 1) + (n * d * a if size.n_rows > 1 else 0)
     n_queries = 2 if backend == "cpu" else 4
-    attention = scores * per_score + keys + n_queries * n * x * a + reading.n_keys * x * a
+    attention = scores * per_score + keys + n_queries * n * x * a + size.n_keys * x * a
     norms = (1 if model.norm == "pre" else 2) * n * d * r
     if backend == "triton":
         norms += 2 * n * d * a  # the branches, which it adds itself
@@ -105,10 +103,10 @@ def layer(model: ModelConfig, reading: Reading, widths: Widths, backend: Backend
         again = attention + others
         # On a CPU what each layer frees is cut up by what is kept between layers.
         holes = keys + scores * a if backend == "cpu" and keys < RETURNED_BYTES else 0
-        return Layer(
+        return LayerBytes(
             0, n * d * r + holes, scores * forward, again + scores * backward + keys + k * x * a
         )
-    return Layer(attention, others, scores * forward, scores * backward + keys + k * x * a)
+    return LayerBytes(attention, others, scores * forward, scores * backward + keys + k * x * a)
 
 
 def _scores(model: ModelConfig, a: int, backend: BackendName) -> tuple[int, int, int]:
@@ -122,7 +120,7 @@ def _scores(model: ModelConfig, a: int, backend: BackendName) -> tuple[int, int,
     return kept, 2 * a + 4, 2 * 4 + 2 * a
 
 
-class Softmax(NamedTuple):
+class SoftmaxBytes(NamedTuple):
     """Bytes of the softmax over all clusters."""
 
     kept: int
@@ -136,18 +134,18 @@ class Softmax(NamedTuple):
 
 
 def softmax(
-    reading: Reading,
+    size: PassSize,
     widths: Widths,
     backend: BackendName,
     *,
     tables: Sequence[tuple[int, int]],
     shares: Sequence[float],
     tied: bool,
-) -> Softmax:
+) -> SoftmaxBytes:
     """Count what the softmax of a training step keeps, and works with.
 
     Args:
-        reading: the micro step's.
+        size: the micro step's.
         widths: bytes of elements.
         backend: what computes it.
         tables: words and width of each cluster, the head first.
@@ -155,48 +153,48 @@ def softmax(
         tied: the embedding has the same tables.
     """
     counts = [
-        _cluster(math.ceil(reading.n_positions * share), *table, widths, backend, tied)
+        _cluster(math.ceil(size.n_positions * share), *table, widths, backend, tied)
         for table, share in zip(tables, shares, strict=True)
     ]
     kept, made, dense = (sum(c[i] for c in counts) for i in range(3))
     forward, backward = (max(c[i] for c in counts) for i in (3, 4))
-    return Softmax(kept, made, dense, forward, backward)
+    return SoftmaxBytes(kept, made, dense, forward, backward)
 
 
-def _cluster(n: int, v: int, c: int, widths: Widths, backend: BackendName, tied: bool) -> Softmax:
+def _cluster(n: int, v: int, c: int, widths: Widths, backend: BackendName, tied: bool) -> SoftmaxBytes:
     a, w = widths.compute, widths.weight
     table, errors, hidden = v * c * w, n * v * a, n * c * a
     if backend == "plain":  # logits, and their logarithms in fp32; then two gradients of these
         wide = n * v * 4
         again = table if tied else 0
-        return Softmax(wide, 0, table, errors + (wide if a < 4 else 0), 2 * wide + again)
+        return SoftmaxBytes(wide, 0, table, errors + (wide if a < 4 else 0), 2 * wide + again)
     if backend == "triton":
-        return Softmax(errors + hidden, 0, table, 2 * hidden, n * c * 4 + 2 * hidden)
+        return SoftmaxBytes(errors + hidden, 0, table, 2 * hidden, n * c * 4 + 2 * hidden)
     piece = c * piece_words(c) * (a + 4) + 2 * _BLOCK_LOGITS * 4
     if n * a > w * c:  # `_gradient_is_smaller`
         rows = min(n, _MADE_ROWS) * v * a
         copies = table // w * a if a != w else 0
-        return Softmax(2 * n * c * 4 + v * 4, table, 0, rows + copies + piece, piece)
-    return Softmax(errors + hidden, 0, table, piece, n * c * 4 + piece)
+        return SoftmaxBytes(2 * n * c * 4 + v * 4, table, 0, rows + copies + piece, piece)
+    return SoftmaxBytes(errors + hidden, 0, table, piece, n * c * 4 + piece)
 
 
-def validation(model: ModelConfig, reading: Reading, widths: Widths, backend: BackendName) -> int:
+def validation(model: ModelConfig, size: PassSize, widths: Widths, backend: BackendName) -> int:
     """Count what a pass that keeps nothing works with, its memory of keys and values aside."""
     a, r = widths.compute, widths.residual
-    n, k = reading.n_positions, reading.n_rows * reading.n_keys
+    n, k = size.n_positions, size.n_rows * size.n_keys
     d, f, x = model.d_model, model.d_inner, model.n_head * model.d_head
     if backend == "cpu":  # `_reading`: some queries at a time
-        queries = min(reading.tgt_len, _QUERIES)
-        scores = 2 * reading.n_rows * model.n_head * queries * reading.n_keys * a
+        queries = min(size.tgt_len, _QUERIES)
+        scores = 2 * size.n_rows * model.n_head * queries * size.n_keys * a
     else:
-        scores = reading.scores(model) * (2 * a if backend == "triton" else 3 * a + 5)
-    sight = reading.n_positions * reading.n_keys * (3 if backend != "triton" else 0)
+        scores = size.scores(model) * (2 * a if backend == "triton" else 3 * a + 5)
+    sight = size.n_positions * size.n_keys * (3 if backend != "triton" else 0)
     remembered = model.n_layer * n * 2 * x * a
     return scores + sight + 4 * k * x * a + remembered + n * (f * a + 3 * d * r)
 
 
-def reading_memory(model: ModelConfig, reading: Reading, widths: Widths) -> int:
+def reading_memory(model: ModelConfig, size: PassSize, widths: Widths) -> int:
     """Count a memory of keys and values, and of positions, while it is replaced by the next."""
     x = model.n_head * model.d_head
-    rows = reading.n_rows * reading.mem_len * 2 * x
-    return model.n_layer * widths.compute * (2 * rows + reading.n_keys * x)
+    rows = size.n_rows * size.mem_len * 2 * x
+    return model.n_layer * widths.compute * (2 * rows + size.n_keys * x)

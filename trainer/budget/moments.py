@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trainer.budget import activations
-from trainer.budget.activations import Reading, Widths
+from trainer.budget.activations import PassSize, Widths
 from trainer.budget.sizes import How, Weights
 from trainer.config.experiment import ExperimentConfig
 from trainer.host_cpu import RETURNED_BYTES
@@ -18,7 +18,7 @@ from trainer.host_cpu import RETURNED_BYTES
 _ON_GPU, _LARGE, _SMALL = 0.05, 0.04, 0.33
 
 
-class Part(NamedTuple):
+class Holding(NamedTuple):
     """Bytes that come and go, and how many of them are asked for at once."""
 
     n_bytes: float
@@ -39,7 +39,7 @@ class Part(NamedTuple):
         return int(self.n_bytes * (1 + (_LARGE if fits else _SMALL)))
 
 
-Parts = dict[str, Part]
+Holdings = dict[str, Holding]
 
 
 class Step:
@@ -56,17 +56,17 @@ class Step:
         self._model, self._type = experiment.model, experiment.optim.type
         self._weights, self._how, self._widths = weights, how, widths
         train = experiment.train
-        self._reading = Reading(n_rows=how.micro, tgt_len=train.tgt_len, mem_len=train.mem_len)
+        self._size = PassSize(n_rows=how.micro, tgt_len=train.tgt_len, mem_len=train.mem_len)
         self._shares = shares
 
-    def moments(self) -> dict[str, Parts]:
+    def moments(self) -> dict[str, Holdings]:
         """By their names."""
-        model, how, reading, widths = self._model, self._how, self._reading, self._widths
+        model, how, size, widths = self._model, self._how, self._size, self._widths
         if not self._weights.tables:
             return {"the update": self._gradients() | self._update()}
-        one = activations.layer(model, reading, widths, how.backend)
+        one = activations.layer(model, size, widths, how.backend)
         head = activations.softmax(
-            reading,
+            size,
             widths,
             how.backend,
             tables=self._weights.tables,
@@ -74,8 +74,8 @@ class Step:
             tied=model.tie_embedding,
         )
         kept = self._kept(one)
-        scores = reading.scores(model) * widths.compute
-        n, d = reading.n_positions, model.d_model
+        scores = size.scores(model) * widths.compute
+        n, d = size.n_positions, model.d_model
         inputs = 0 if model.activation_checkpointing else model.n_layer * n * d * widths.residual
         before = self._gradients() if how.slots > 1 else {}
         made = before or self._tables(head.made)
@@ -94,54 +94,54 @@ class Step:
             "the update": (self._handed_over() if how.stage else rest) | self._update(),
         }
 
-    def _kept(self, one: activations.Layer) -> Parts:
-        n_layer, reading, model = self._model.n_layer, self._reading, self._model
-        scores = reading.scores(model) * self._widths.compute
-        inner = reading.n_positions * model.d_inner * self._widths.compute
+    def _kept(self, one: activations.LayerBytes) -> Holdings:
+        n_layer, size, model = self._model.n_layer, self._size, self._model
+        scores = size.scores(model) * self._widths.compute
+        inner = size.n_positions * model.d_inner * self._widths.compute
         return {
-            "attention": Part(n_layer * one.attention, scores),
-            "layers": Part(n_layer * one.others, inner),
+            "attention": Holding(n_layer * one.attention, scores),
+            "layers": Holding(n_layer * one.others, inner),
         } | self._casts()
 
-    def _casts(self) -> Parts:
+    def _casts(self) -> Holdings:
         if self._how.precision != "bf16_autocast":
             return {}
         n_bytes = self._model.n_layer * self._weights.layer * 2
-        return {"weights in bf16": Part(n_bytes, 0, keeps_place=True)}
+        return {"weights in bf16": Holding(n_bytes, 0, keeps_place=True)}
 
-    def _tables(self, n_bytes: int) -> Parts:
-        return {"gradients": Part(n_bytes, 0, keeps_place=True)}
+    def _tables(self, n_bytes: int) -> Holdings:
+        return {"gradients": Holding(n_bytes, 0, keeps_place=True)}
 
-    def _gradients(self) -> Parts:
+    def _gradients(self) -> Holdings:
         """All gradients of a step."""
         weights, how, width = self._weights, self._how, self._widths.weight
         whole = weights.total * width
         if how.stage == 0:
-            return {"gradients": Part(whole, 0, keeps_place=True)}
+            return {"gradients": Holding(whole, 0, keeps_place=True)}
         # The bucket that they are put into, and one of them on its way there; or at stage 3 what
         # is sent of them twice, or a gathered weight with its gradient.
         n_some = min(how.bucket, weights.total)
         n_filled = how.bucket if how.on_gpu else n_some
-        buckets = Part(n_filled * width, n_filled * width)
+        buckets = Holding(n_filled * width, n_filled * width)
         if how.stage == 3:
             n_bytes = 2 * max(n_some, weights.largest) * width
-            return {"gradients": Part(n_bytes, n_bytes / 2), "DeepSpeed's buckets": buckets}
+            return {"gradients": Holding(n_bytes, n_bytes / 2), "DeepSpeed's buckets": buckets}
         own, one = whole * how.share, weights.largest * width
         return {
-            "gradients": Part(_flat(own, how) + one, 0, keeps_place=True),
+            "gradients": Holding(_flat(own, how) + one, 0, keeps_place=True),
             "DeepSpeed's buckets": buckets,
         }
 
-    def _handed_over(self) -> Parts:
+    def _handed_over(self) -> Holdings:
         """Gradients when the optimizer is given them."""
         weights, how, width = self._weights, self._how, self._widths.weight
         own = weights.total * width * how.share
         if how.stage == 3:
             n_filled = how.bucket if how.on_gpu else min(how.bucket, weights.total)
-            return {"DeepSpeed's buckets": Part(n_filled * width, n_filled * width)}
-        return {"gradients": Part(_flat(own, how), 0, keeps_place=True)}
+            return {"DeepSpeed's buckets": Holding(n_filled * width, n_filled * width)}
+        return {"gradients": Holding(_flat(own, how), 0, keeps_place=True)}
 
-    def _update(self) -> Parts:
+    def _update(self) -> Holdings:
         """Return the bytes of an update, with the fp32 gradient that the optimizer is given."""
         weights, how, width = self._weights, self._how, self._widths.weight
         n_bytes = 0.0
@@ -160,20 +160,20 @@ def _flat(n_bytes: float, how: How) -> float:
     return 2 * n_bytes if moves else n_bytes
 
 
-def _working(n_bytes: float, block: float) -> Parts:
-    return {"working space": Part(n_bytes, block)}
+def _working(n_bytes: float, block: float) -> Holdings:
+    return {"working space": Holding(n_bytes, block)}
 
 
-def _softmax(n_bytes: float) -> Parts:
-    return {"softmax": Part(n_bytes, n_bytes)}
+def _softmax(n_bytes: float) -> Holdings:
+    return {"softmax": Holding(n_bytes, n_bytes)}
 
 
-def validation(experiment: ExperimentConfig, how: How, widths: Widths) -> Parts:
+def validation(experiment: ExperimentConfig, how: How, widths: Widths) -> Holdings:
     """Return the bytes that a validation works with."""
     model, valid = experiment.model, experiment.valid
-    reading = Reading(n_rows=valid.batch_size, tgt_len=valid.tgt_len, mem_len=valid.mem_len)
-    working = activations.validation(model, reading, widths, how.backend)
-    memory = activations.reading_memory(model, reading, widths)
-    return {"keys and values of validation": Part(memory, memory / 2)} | _working(
+    size = PassSize(n_rows=valid.batch_size, tgt_len=valid.tgt_len, mem_len=valid.mem_len)
+    working = activations.validation(model, size, widths, how.backend)
+    memory = activations.reading_memory(model, size, widths)
+    return {"keys and values of validation": Holding(memory, memory / 2)} | _working(
         working, working / 4
     )

@@ -57,7 +57,7 @@ class _Engine(_Strict):
     loss_scaler: _LossScaler = _LossScaler()
 
 
-class _Imported(_Strict):
+class _ImportOrigin(_Strict):
     """Origin of an imported model."""
 
     layout: str
@@ -72,7 +72,7 @@ class _State(_Strict):
     corpus: _Hash | None
     splits: dict[str, _Hash] | None = None
     precision: Literal["fp32", "bf16", "fp16", "bf16_autocast"]
-    imported: _Imported | None = None
+    imported: _ImportOrigin | None = None
     engine: _Engine | None = None
 
 
@@ -84,7 +84,7 @@ class _Exported(_Strict):
     vocabulary: _Hash
     precision: Literal["fp32"]
     weights: _FileEntry
-    imported: _Imported | None = None
+    imported: _ImportOrigin | None = None
 
 
 def _train_state() -> type[BaseModel]:

@@ -10,8 +10,8 @@ from trainer.protocol import Memory
 from trainer.track.measure import Measure
 
 
-class Place(TypedDict):
-    """Step, update and attempt to which a record belongs."""
+class Counters(TypedDict):
+    """Steps, updates and tokens so far, which every record says."""
 
     step: int
     update: int
@@ -71,8 +71,8 @@ class TrainState:
         return self.step - self.skipped_steps
 
     @property
-    def place(self) -> Place:
-        """Return the place of a record of this moment."""
+    def counters(self) -> Counters:
+        """Return the counters as they stand now."""
         return {"step": self.step, "update": self.update, "n_tokens": self.n_tokens}
 
     def forget_best(self) -> None:

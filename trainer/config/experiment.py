@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from trainer.config.divisors import divisors_near
-from trainer.config.fields import Part, announced, free, refused
+from trainer.config.fields import Section, announced, free, refused
 from trainer.config.run_settings import (
     CheckpointConfig,
     ExpectConfig,
@@ -23,7 +23,7 @@ from trainer.config.run_settings import (
 MAX_SIZE = 1_000_000
 
 
-class ModelConfig(Part):
+class ModelConfig(Section):
     """Sizes of the network (Dai et al. 2019, section 3 and appendix)."""
 
     factory: str | None = refused(
@@ -90,7 +90,7 @@ def _same_length_has_memory(part: Any) -> Any:
     return part
 
 
-class TrainConfig(Part):
+class TrainConfig(Section):
     """Text of a step, and the end of training."""
 
     train_batch_size: int = refused(..., "streams read by one step, over all ranks and slots", ge=1)
@@ -108,7 +108,7 @@ class TrainConfig(Part):
     _memory = model_validator(mode="after")(_same_length_has_memory)
 
 
-class OptimConfig(Part):
+class OptimConfig(Section):
     """How an update follows from a gradient: the rule, and the learning rate's shape."""
 
     type: Literal["Adam", "AdamW", "Lamb"] = refused(
@@ -144,7 +144,7 @@ class OptimConfig(Part):
         return self
 
 
-class DataConfig(Part):
+class DataConfig(Section):
     """How the text is read."""
 
     epoch_order: Literal["same", "roll", "roll_streams"] = refused(
@@ -157,7 +157,7 @@ class DataConfig(Part):
     )
 
 
-class ScoringConfig(Part):
+class ScoringConfig(Section):
     """How text is scored: every token but the first, exactly once."""
 
     tgt_len: int = free(..., "tokens of every row scored by one forward pass", ge=1)
@@ -183,7 +183,7 @@ class ValidConfig(ScoringConfig):
     )
 
 
-class ExperimentConfig(Part):
+class ExperimentConfig(Section):
     """Everything that decides what is trained."""
 
     source: str | None = free(None, "whose settings these are, for a reader")

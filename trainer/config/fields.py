@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 OnResume = Literal["free", "announced", "refused"]
 
 
-class Part(BaseModel):
+class Section(BaseModel):
     """A section of the settings: frozen, and strict about what is in it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

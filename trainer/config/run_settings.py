@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from trainer.config.fields import Part, free
+from trainer.config.fields import Section, free
 
 
-class SampleConfig(Part):
+class SampleConfig(Section):
     """Text sampled during training."""
 
     interval_steps: int = free(0, "steps between samples; 0 is never", ge=0)
@@ -14,14 +14,14 @@ class SampleConfig(Part):
     temperature: float = free(0.8, "softmax temperature; 0 takes the likeliest", ge=0)
 
 
-class CheckpointConfig(Part):
+class CheckpointConfig(Section):
     """When the state of the run is saved."""
 
     interval_steps: int = free(1000, "steps between checkpoints; 0 is only at the end", ge=0)
     keep_last: int = free(2, "newest checkpoints kept, beside the best", ge=1)
 
 
-class TrackingConfig(Part):
+class TrackingConfig(Section):
     """Destinations of metrics beside `metrics.jsonl`."""
 
     log_interval_steps: int = free(25, "steps between records", ge=1)
@@ -37,7 +37,7 @@ class TrackingConfig(Part):
     tensorboard: bool = free(False, "write TensorBoard events under logs/")
 
 
-class LimitsConfig(Part):
+class LimitsConfig(Section):
     """Limits beyond which a run stops by itself."""
 
     time_limit_s: float | None = free(
@@ -49,7 +49,7 @@ class LimitsConfig(Part):
     distributed_timeout_s: float = free(1800.0, "seconds a collective may take", gt=0)
 
 
-class ExpectConfig(Part):
+class ExpectConfig(Section):
     """Results that a run must reach; one that misses them says so by its exit code."""
 
     ppl: float | None = free(

@@ -34,8 +34,8 @@ _OF_A_LAYER = {
 _BIASES = {"content_HE": "r_w_bias", "position_HE": "r_r_bias"}
 
 
-class Part(NamedTuple):
-    """A parameter of ours is the rows `begin … end - 1` of a tensor of theirs."""
+class TensorPair(NamedTuple):
+    """A parameter of ours, and the tensor of theirs whose rows `begin … end - 1` it is."""
 
     ours: str
     theirs: str
@@ -43,38 +43,38 @@ class Part(NamedTuple):
     end: int
 
 
-class Table(NamedTuple):
-    """A model's parts, and what a state dict of theirs holds."""
+class NameTable(NamedTuple):
+    """A model's pairs of tensors, and what a state dict of theirs holds."""
 
-    parts: list[Part]
+    pairs: list[TensorPair]
     shapes: dict[str, tuple[int, ...]]
-    """Of every tensor in `parts`, by its name there."""
+    """Of every tensor in `pairs`, by its name there."""
     copies: dict[str, str]
     """Name of a tensor that repeats another's, and that other name: a state dict may lack it."""
 
 
-def table_of(config: ModelConfig, vocabulary_size: int) -> Table:
+def table_of(config: ModelConfig, vocabulary_size: int) -> NameTable:
     """The table of a model."""
     with torch.device("meta"):
         model = TransformerXL(config, vocabulary_size)
     ours = {name: tuple(p.shape) for name, p in model.named_parameters()}
     bounds = model.embedding.bounds
     rows = [*_layer_rows(config), *_bias_rows(config), *_cluster_rows(config, bounds)]
-    parts = [
-        Part(name, theirs, begin, begin + ours[name][0])
+    pairs = [
+        TensorPair(name, theirs, begin, begin + ours[name][0])
         for name, theirs, begin in rows
         if name in ours  # what is tied, or has no projection, is not
     ]
-    assert {part.ours for part in parts} == set(ours), "the table names every parameter"
+    assert {pair.ours for pair in pairs} == set(ours), "the table names every parameter"
     shapes: dict[str, tuple[int, ...]] = {}
-    for part in parts:
-        n_rows = max(part.end, *shapes.get(part.theirs, (0,))[:1])
-        shapes[part.theirs] = (n_rows, *ours[part.ours][1:])
+    for pair in pairs:
+        n_rows = max(pair.end, *shapes.get(pair.theirs, (0,))[:1])
+        shapes[pair.theirs] = (n_rows, *ours[pair.ours][1:])
     copies = {copy: kept for copy, kept in _copies(config, len(bounds)) if copy not in shapes}
-    return Table(parts, shapes, {copy: kept for copy, kept in copies.items() if kept in shapes})
+    return NameTable(pairs, shapes, {copy: kept for copy, kept in copies.items() if kept in shapes})
 
 
-def to_ours(theirs: Mapping[str, Tensor], table: Table, *, where: str) -> dict[str, Tensor]:
+def to_ours(theirs: Mapping[str, Tensor], table: NameTable, *, where: str) -> dict[str, Tensor]:
     """Parameters of ours, in fp32, from tensors by Hugging Face's names.
 
     Raises:
@@ -107,8 +107,8 @@ def to_ours(theirs: Mapping[str, Tensor], table: Table, *, where: str) -> dict[s
     if problems:
         raise InputError(f"{where}: {'; '.join(problems)}")
     return {
-        part.ours: full[part.theirs][part.begin : part.end].to(torch.float32, copy=True)
-        for part in table.parts
+        pair.ours: full[pair.theirs][pair.begin : pair.end].to(torch.float32, copy=True)
+        for pair in table.pairs
     }
 
 
@@ -121,11 +121,11 @@ def _n_held(tensors: Iterable[Tensor]) -> int:
     return sum(held.values())
 
 
-def to_theirs(ours: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
+def to_theirs(ours: Mapping[str, Tensor], table: NameTable) -> dict[str, Tensor]:
     """Tensors by Hugging Face's names, copies written out, from parameters of ours."""
     pieces: dict[str, list[tuple[int, Tensor]]] = {}
-    for part in table.parts:
-        pieces.setdefault(part.theirs, []).append((part.begin, ours[part.ours]))
+    for pair in table.pairs:
+        pieces.setdefault(pair.theirs, []).append((pair.begin, ours[pair.ours]))
     theirs = {
         name: torch.cat([tensor for _, tensor in sorted(found, key=lambda piece: piece[0])])
         for name, found in pieces.items()

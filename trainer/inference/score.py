@@ -77,7 +77,7 @@ FORWARD_TOKENS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ScorePlan:
     """Which segments each row of a rank reads.
 
     Args:
@@ -214,8 +214,8 @@ def score(
 
 def _planned(
     split: Split, scoring: ScoringConfig, *, n_layer: int, world: World, chunk: int | None
-) -> Plan:
-    plan = Plan(
+) -> ScorePlan:
+    plan = ScorePlan(
         n_pairs=split.n_tokens - 1,
         scoring=scoring,
         n_layer=n_layer,
@@ -234,7 +234,7 @@ def _planned(
 LONGEST = 512
 
 
-def reading(plan: Plan) -> Plan:
+def reading(plan: ScorePlan) -> ScorePlan:
     """The plan that gives the same nats the fastest.
 
     With `same_length` segments may be any number of times as long as asked for, up to the memory.
@@ -253,7 +253,7 @@ def reading(plan: Plan) -> Plan:
 def _passes(
     forward: Forward,
     split: Split,
-    plan: Plan,
+    plan: ScorePlan,
     memory: Memory,
     *,
     cutoffs: tuple[int, ...],
@@ -275,7 +275,7 @@ def _passes(
         yield spans, output
 
 
-def _counted(output: Output, plan: Plan) -> Tensor:
+def _counted(output: Output, plan: ScorePlan) -> Tensor:
     if plan.chunk is None:
         return output.loss_sum.double()
     return _nats(output)[:, plan.columns()].double().sum()

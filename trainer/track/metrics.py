@@ -17,7 +17,7 @@ from typing import Any
 from trainer.errors import InputError
 from trainer.files import sync
 from trainer.shell import typed_path
-from trainer.track.records import METRICS_FILE, SCHEMA, Kind, Record, whole_records
+from trainer.track.records import METRICS_FILE, SCHEMA, Record, RecordKind, whole_records
 
 
 class MetricsWriter:
@@ -40,7 +40,7 @@ class MetricsWriter:
 
     def write(
         self,
-        kind: Kind,
+        kind: RecordKind,
         *,
         step: int,
         update: int,
@@ -94,7 +94,7 @@ def next_attempt(run_dir: Path) -> int:
     return 1 + max(attempts, default=0)
 
 
-def read_metrics(run_dir: str | Path, *, kind: Kind | None = None) -> list[Record]:
+def read_metrics(run_dir: str | Path, *, kind: RecordKind | None = None) -> list[Record]:
     """The records of a run, by ascending step, every step once per kind; all events.
 
     Steps that a later attempt did again are its alone: of two records of a step the highest

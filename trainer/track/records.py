@@ -21,19 +21,19 @@ MAX_LINE_BYTES = 4 << 20
 #: Above this, what a broken line says of its schema is no newer version but noise.
 _PLAUSIBLE_SCHEMA = 1000
 
-Kind = Literal["train", "valid", "sample", "event"]
+RecordKind = Literal["train", "valid", "sample", "event"]
 Record = dict[str, Any]
 
 _log = logging.getLogger(__name__)
 
 
-class _Place(BaseModel):
-    """Place of a record in the run; its other fields are its values."""
+class _AnyRecord(BaseModel):
+    """Fields that every record has; its other fields are its values."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
     schema_: Annotated[int, Field(alias="schema", ge=1, le=SCHEMA)]
-    kind: Kind
+    kind: RecordKind
     attempt: Annotated[int, Field(ge=1, lt=1 << 31)]
     step: Count
     update: Count
@@ -41,7 +41,7 @@ class _Place(BaseModel):
     time: Annotated[float, Field(ge=0, lt=1e11)]
 
 
-class _Numbers(_Place):
+class _Numbers(_AnyRecord):
     """Metrics by name; None was not finite, or not there."""
 
     __pydantic_extra__: dict[str, float | None] = Field(init=False)
@@ -53,19 +53,19 @@ class _Validation(_Numbers):
     of: Measure | None = None
 
 
-class _Sample(_Place):
+class _Sample(_AnyRecord):
     """A text, and how it was made."""
 
     __pydantic_extra__: dict[str, str | float | None] = Field(init=False)
 
 
-class _Event(_Place):
+class _Event(_AnyRecord):
     """Event, with any details."""
 
     event: Text
 
 
-_MODELS: dict[object, type[_Place]] = {
+_MODELS: dict[object, type[_AnyRecord]] = {
     "train": _Numbers,
     "valid": _Validation,
     "sample": _Sample,

@@ -18,7 +18,7 @@ from trainer.track.throughput import SCORING, TRAINING
 from trainer.wording import counted, human_count
 
 
-class Report(NamedTuple):
+class RunsReport(NamedTuple):
     """Text of a report."""
 
     text: str
@@ -32,7 +32,7 @@ def report(
     as_json: bool = False,
     plot: Path | None = None,
     now: float | None = None,
-) -> Report:
+) -> RunsReport:
     """A table of runs, their loss curves and the results of their evaluations.
 
     A directory that holds no run, or one that cannot be read, costs its own line, which says why.
@@ -53,7 +53,7 @@ def report(
         _plot(runs, plot)
     if as_json:
         values = [run.model_dump(mode="json") for run in runs]
-        return Report(json.dumps(values, indent=2, allow_nan=False), n_shown)
+        return RunsReport(json.dumps(values, indent=2, allow_nan=False), n_shown)
     named = list(zip(_names(run_dirs, runs), runs, strict=True))
     whole = [(name, run) for name, run in named if run.error is None]
     parts = [_table(whole)] if whole else []
@@ -61,7 +61,7 @@ def report(
     refused = [f"{name}: {printable(run.error)}" for name, run in named if run.error is not None]
     if refused:
         parts.append("\n".join([f"not shown: {counted(len(refused), 'folder')}", *refused]))
-    return Report("\n\n".join(parts), n_shown)
+    return RunsReport("\n\n".join(parts), n_shown)
 
 
 def _summary(run_dir: Path, *, now: float) -> RunSummary:

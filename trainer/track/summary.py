@@ -28,7 +28,7 @@ IMPORTED_FILE = "imported.json"
 _CURVE_WIDTH = 48
 
 
-class Imported(BaseModel):
+class ImportOrigin(BaseModel):
     """Origin of an imported run, as `imported.json` says it."""
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -48,7 +48,7 @@ class RunSummary(BaseModel):
     """Why nothing of it can be shown."""
     notes: tuple[str, ...] = ()
     """What of it could not be read, and why."""
-    imported: Imported | None = None
+    imported: ImportOrigin | None = None
     corpus: str | None = None
     corpus_hash: str | None = None
     step: int = 0
@@ -82,7 +82,7 @@ def summarise(run_dir: Path, *, now: float) -> RunSummary:
     has = {name for name in files if (run_dir / name).exists()}
     status = _noting(notes, lambda: read_status(run_dir))
     records = _noting(notes, lambda: read_metrics(run_dir)) if METRICS_FILE in has else None
-    imported = _noting(notes, lambda: read_origin(run_dir)) if IMPORTED_FILE in has else None
+    imported = _noting(notes, lambda: read_import_origin(run_dir)) if IMPORTED_FILE in has else None
     corpus = _noting(notes, lambda: named_corpus(run_dir)) if CORPUS_FILE in has else None
     found = read_results(run_dir)
     if status is None and records is None and imported is None and not found.results:
@@ -109,14 +109,14 @@ def _noting(notes: list[str], read: Callable[[], _Read]) -> _Read | None:
         return None
 
 
-def read_origin(run_dir: Path) -> Imported:
+def read_import_origin(run_dir: Path) -> ImportOrigin:
     """Read the origin of an imported run.
 
     Raises:
         InputError: the run does not say.
     """
     path = run_dir / IMPORTED_FILE
-    return checked(Imported, read_json(path), where=str(path), fix="import it again")
+    return checked(ImportOrigin, read_json(path), where=str(path), fix="import it again")
 
 
 def _corpus(corpus: NamedCorpus | None) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _points(records: Iterable[Record], part: str) -> tuple[tuple[int, float], ..
     )
 
 
-def _state(status: Status | None, imported: Imported | None, *, now: float) -> str:
+def _state(status: Status | None, imported: ImportOrigin | None, *, now: float) -> str:
     if status is None:
         return "imported" if imported else "unknown"
     if status.is_gone():

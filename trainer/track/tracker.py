@@ -17,7 +17,7 @@ from trainer.outside import printable, read_json
 from trainer.track.console import Console
 from trainer.track.measure import Measure
 from trainer.track.metrics import MetricsWriter, read_metrics
-from trainer.track.records import METRICS_FILE, Kind
+from trainer.track.records import METRICS_FILE, RecordKind
 from trainer.track.status import read_status
 from trainer.track.wandb_log import Sample, WandbLog, choose_id, stored_id
 from trainer.track.wandb_settings import check_wandb
@@ -170,7 +170,7 @@ class Tracker:
 
     def log(
         self,
-        kind: Kind,
+        kind: RecordKind,
         *,
         step: int,
         update: int,
@@ -254,7 +254,7 @@ class Tracker:
         self._try_board(lambda board: board.close())
         self._metrics = self._console = self._wandb = self._board = None
 
-    def _record(self, kind: Kind, **record: Any) -> None:
+    def _record(self, kind: RecordKind, **record: Any) -> None:
         if self._metrics:
             self._try_disk(partial(self._metrics.write, kind, **record))
 

@@ -58,7 +58,7 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
         "throughput/tokens_per_s": tokens_per_s(state.window_tokens, state.window_seconds),
         "memory/peak_gib": peak_gib(run.world.device),
     }
-    run.tracker.log("train", values=values, **state.place)
+    run.tracker.log("train", values=values, **state.counters)
     state.last_loss = loss
     clear_window(state)
     set_status(run, state, "running")
@@ -119,7 +119,7 @@ def validate(run: Run, state: TrainState) -> Wish:
             saving.mark_best(run, state.step)
     values = {f"valid/{name}": value for name, value in result.metrics(split).items()}
     values_and_best = {**values, "valid/best_loss": state.best_loss}
-    run.tracker.log("valid", values=values_and_best, of=run.valid_of, **state.place)
+    run.tracker.log("valid", values=values_and_best, of=run.valid_of, **state.counters)
     return Wish.NONE
 
 
@@ -145,7 +145,7 @@ def sample_if_due(run: Run, state: TrainState) -> None:
             device=run.world.device,
         )
         text = settings.prompt + "".join(pieces)
-    run.tracker.log("sample", values={"sample/text": text}, **state.place)
+    run.tracker.log("sample", values={"sample/text": text}, **state.counters)
 
 
 def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
@@ -202,7 +202,7 @@ def _reason(run: Run, wish: Wish) -> str:
 
 def event(run: Run, state: TrainState, name: str, **details: Any) -> None:
     """Record that something happened at this step."""
-    run.tracker.event(name, **state.place, **details)
+    run.tracker.event(name, **state.counters, **details)
 
 
 def set_status(

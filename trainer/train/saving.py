@@ -53,12 +53,12 @@ def mark_best(run: Run, step: int) -> None:
 
 
 def _save_or_record_why_not(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
-    place = state.place
+    counters = state.counters
     try:
         yield from _save(run, state)
     except OSError as error:
         log.error("%s", error)
-        run.tracker.event("checkpoint_failed", **place, error=str(error))
+        run.tracker.event("checkpoint_failed", **counters, error=str(error))
 
 
 def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
@@ -66,7 +66,7 @@ def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
     # Folded onto rank 0, here as in the file, so that any number of ranks can go on from it.
     (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
     state.window_loss_sum.fill_(loss_sum if run.world.is_main else 0.0)
-    step, place, best_step = state.step, state.place, state.best_step
+    step, counters, best_step = state.step, state.counters, state.best_step
     before, state.saved_step = state.saved_step, step
     folder = checkpoints.directory(run.run_dir)
     ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
@@ -93,4 +93,4 @@ def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
         run.tracker.sync()
 
     yield tidy
-    run.tracker.event("checkpoint", **place, path=pointers.name_of(step))
+    run.tracker.event("checkpoint", **counters, path=pointers.name_of(step))

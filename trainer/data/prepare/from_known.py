@@ -9,7 +9,7 @@ from trainer.data.prepare.download import checksum_of, download
 from trainer.data.prepare.from_text import PrepareOptions
 from trainer.data.prepare.inputs import Inputs
 from trainer.data.prepare.known import KnownCorpus, KnownFile
-from trainer.data.prepare.report import Report
+from trainer.data.prepare.report import PrepareReport
 from trainer.data.prepare.writer import new_corpus_folder
 from trainer.data.prepare.writing import write_corpus
 from trainer.data.text.finding import text_file
@@ -30,7 +30,7 @@ def prepare_known(
     *,
     source: Path | None = None,
     cache: Path | None = None,
-) -> Report:
+) -> PrepareReport:
     """Write the known corpus at `options.out`, whole or not at all.
 
     Args:
@@ -61,7 +61,7 @@ def prepare_known(
             splits = write_corpus(folder, inputs, vocabulary, made=_made(corpus, found, source))
     except OSError as error:
         raise InputError(f"{options.out}: cannot be written: {error}") from None
-    return Report(
+    return PrepareReport(
         out=options.out,
         vocabulary=vocabulary,
         splits=splits,

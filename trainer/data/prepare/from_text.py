@@ -14,7 +14,7 @@ from trainer.data.prepare.inputs import (
     shares_line,
 )
 from trainer.data.prepare.locating import located
-from trainer.data.prepare.report import Report
+from trainer.data.prepare.report import PrepareReport
 from trainer.data.prepare.writer import SCRATCH_FILE, new_corpus_folder
 from trainer.data.prepare.writing import write_corpus
 from trainer.data.text.json_lines import OnBadLine
@@ -22,12 +22,12 @@ from trainer.data.text.pieces import Piece
 from trainer.data.text.source import AskedFormat, Reading
 from trainer.data.text.splitting import SPLITS
 from trainer.data.vocabulary.files import (
-    Kind,
     MadeKind,
     SymbolVocabulary,
     TokenizerVocabulary,
     UnknownSymbolError,
     Vocabulary,
+    VocabularyKind,
     WordVocabulary,
     load_vocabulary,
 )
@@ -105,7 +105,7 @@ _APPLIES_TO: dict[str, tuple[MadeKind, ...]] = {
 }
 
 
-def prepare(options: PrepareOptions, *, stdin: BinaryIO | None = None) -> Report:
+def prepare(options: PrepareOptions, *, stdin: BinaryIO | None = None) -> PrepareReport:
     """Write the corpus at `options.out`, whole or not at all.
 
     Args:
@@ -124,8 +124,8 @@ def prepare(options: PrepareOptions, *, stdin: BinaryIO | None = None) -> Report
 
 
 def _prepare(
-    options: PrepareOptions, kind: Kind, given: Vocabulary | None, stdin: BinaryIO | None
-) -> Report:
+    options: PrepareOptions, kind: VocabularyKind, given: Vocabulary | None, stdin: BinaryIO | None
+) -> PrepareReport:
     with new_corpus_folder(options.out, overwrite=options.overwrite) as folder:
         paths = {name: getattr(options, name) for name in SPLITS}
         inputs = find_inputs(
@@ -153,7 +153,7 @@ def _prepare(
         if options.split:
             came = {split.name: split.n_characters for split in splits}
             told.insert(0, shares_line(inputs, came))
-    return Report(
+    return PrepareReport(
         out=options.out,
         vocabulary=vocabulary,
         splits=splits,
@@ -161,7 +161,7 @@ def _prepare(
     )
 
 
-def _checked_kind(options: PrepareOptions, given: Vocabulary | None) -> Kind:
+def _checked_kind(options: PrepareOptions, given: Vocabulary | None) -> VocabularyKind:
     if not (options.train or options.valid or options.test):
         raise InputError(
             "no text: give --train, --valid or --test, or the name of a known corpus (see --help)"

@@ -91,7 +91,7 @@ class SplitReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class PrepareReport:
     """The result of `txl prepare`."""
 
     out: Path

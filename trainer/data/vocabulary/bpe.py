@@ -9,7 +9,7 @@ from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, tr
 
 from trainer.data.text.pieces import Piece, ends_inside_line
 from trainer.data.vocabulary.losses import LossCounter, is_lossless
-from trainer.data.vocabulary.protocol import Ids, Kind, Lost, canonical_hash
+from trainer.data.vocabulary.protocol import Ids, Lost, VocabularyKind, canonical_hash
 from trainer.data.vocabulary.stitching import stitched
 from trainer.data.vocabulary.trial import try_tokenizer
 from trainer.errors import InputError
@@ -19,7 +19,7 @@ DOCUMENT_END = "<|endoftext|>"
 # What other tokenizers call the end of a document, the likeliest first.
 _DOCUMENT_ENDS = (DOCUMENT_END, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 MIN_SIZE = 257  # every byte, and the document's end
-_KINDS: dict[str, Kind] = {
+_KINDS: dict[str, VocabularyKind] = {
     "BPE": "bpe",
     "Unigram": "unigram",
     "WordPiece": "wordpiece",

@@ -7,11 +7,11 @@ from typing import Any
 from trainer.data.vocabulary.bpe import TokenizerVocabulary
 from trainer.data.vocabulary.protocol import (
     Ids,
-    Kind,
     Lost,
     MadeKind,
     UnknownSymbolError,
     Vocabulary,
+    VocabularyKind,
     canonical_hash,
 )
 from trainer.data.vocabulary.schema import MAX_BYTES, check_values
@@ -24,13 +24,13 @@ from trainer.outside import read_json
 __all__ = [
     "VOCABULARY_FILE",
     "Ids",
-    "Kind",
     "Lost",
     "MadeKind",
     "SymbolVocabulary",
     "TokenizerVocabulary",
     "UnknownSymbolError",
     "Vocabulary",
+    "VocabularyKind",
     "WordVocabulary",
     "canonical_hash",
     "encode_given",

@@ -18,7 +18,7 @@ from trainer.errors import InputError
 #: What `txl prepare` makes a vocabulary of.
 MadeKind = Literal["words", "bytes", "characters", "bpe"]
 #: The same, and what else a `tokenizer.json` can be.
-Kind = MadeKind | Literal["unigram", "wordpiece", "wordlevel"]
+VocabularyKind = MadeKind | Literal["unigram", "wordpiece", "wordlevel"]
 Ids = npt.NDArray[np.uint32]
 
 EOS, UNK = "<eos>", "<unk>"
@@ -63,7 +63,7 @@ class Vocabulary(Protocol):
     eos_id: int | None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> VocabularyKind:
         """Which tokenizer this is."""
         ...
 

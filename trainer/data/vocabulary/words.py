@@ -14,9 +14,9 @@ from trainer.data.vocabulary.protocol import (
     EOS,
     UNK,
     Ids,
-    Kind,
     Lost,
     UnknownSymbolError,
+    VocabularyKind,
     canonical_hash,
 )
 from trainer.outside import printable
@@ -29,7 +29,7 @@ class WordVocabulary:
     return, or the two together.
     """
 
-    kind: Kind = "words"
+    kind: VocabularyKind = "words"
 
     def __init__(self, words: Sequence[str], *, lowercase: bool = False) -> None:
         self.words = tuple(words)
