@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from trainer.config.experiment import ModelConfig
+from trainer.config.precision import Precision
 from trainer.host_cpu import RETURNED_BYTES
 from trainer.model.choice import BackendName
 from trainer.model.cpu.word_runs import piece_words
@@ -35,8 +36,8 @@ class Widths:
     weight: int
 
     @classmethod
-    def of(cls, precision: str) -> "Widths":
-        """Those of ``fp32``, ``bf16``, ``fp16`` or ``bf16_autocast``."""
+    def of(cls, precision: Precision) -> "Widths":
+        """Return the bytes of an element in a precision."""
         if precision == "bf16_autocast":
             return cls(compute=2, residual=4, weight=4)
         width = 4 if precision == "fp32" else 2

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from trainer.config.experiment import ModelConfig
+from trainer.config.precision import Precision
 from trainer.model.choice import BackendName
 
 
@@ -58,7 +59,7 @@ class How:
     """How a run is trained, as far as memory asks."""
 
     backend: BackendName
-    precision: str
+    precision: Precision
     stage: int
     world_size: int
     micro: int

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from trainer.checkpoint.state import TrainState
+from trainer.config.precision import Precision
 from trainer.config.strict import checked
 from trainer.errors import InputError
 from trainer.outside import read_json
@@ -71,7 +72,7 @@ class _State(_Strict):
     vocabulary: _Hash
     corpus: _Hash | None
     splits: dict[str, _Hash] | None = None
-    precision: Literal["fp32", "bf16", "fp16", "bf16_autocast"]
+    precision: Precision
     imported: _ImportOrigin | None = None
     engine: _Engine | None = None
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import hjson
 
@@ -19,6 +19,7 @@ from trainer.config import strict
 from trainer.config.deepspeed_checks import lookup, problems
 from trainer.config.deepspeed_keys import SCHEDULE_PARAMS, DsFile, ScheduleType
 from trainer.config.divisors import divisors_near
+from trainer.config.precision import Precision
 from trainer.config.recipe import ExperimentConfig
 from trainer.errors import InputError
 from trainer.outside import refuse_odd_values
@@ -26,8 +27,6 @@ from trainer.wording import counted
 
 #: Bytes of a file; its parser takes a second for this many.
 _MAX_BYTES = 256 << 10
-
-Precision = Literal["fp32", "bf16", "fp16", "bf16_autocast"]
 
 _BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 

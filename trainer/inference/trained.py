@@ -4,13 +4,14 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from trainer.checkpoint.tensors import refuse_misfit
+from trainer.config.precision import Precision
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.named import named_corpus
@@ -26,8 +27,6 @@ from trainer.outside import shortened
 from trainer.protocol import Memory, Output, Segment, reading_memory
 
 log = logging.getLogger(__name__)
-
-Precision = Literal["fp32", "bf16", "fp16", "bf16_autocast"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from trainer.config.precision import Precision
 from trainer.config.recipe import ScoringConfig
 from trainer.config.strict import describe
 from trainer.data.corpus import Corpus, Split
@@ -115,7 +116,7 @@ def measure_of(
     split: Split,
     scoring: ScoringConfig,
     *,
-    precision: str,
+    precision: Precision,
     rule: Rule = "every token",
 ) -> Measure:
     """Return the measure of a loss that `scoring` such a split in `precision` gives."""
@@ -130,7 +131,9 @@ def measure_of(
     )
 
 
-def valid_measure(corpus: Corpus, scoring: ScoringConfig, *, precision: str) -> Measure | None:
+def valid_measure(
+    corpus: Corpus, scoring: ScoringConfig, *, precision: Precision
+) -> Measure | None:
     """Return the measure of validation losses; None without a valid split."""
     split = corpus.splits.get("valid")
     return None if split is None else measure_of(corpus, split, scoring, precision=precision)
