@@ -17,7 +17,7 @@ from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Split
 from trainer.errors import InputError
 from trainer.inference import score as evaluate
-from trainer.inference.score import Score, ScorePlan, exp_or_inf, score
+from trainer.inference.score import Score, ScorePlan, score
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment
 
@@ -268,9 +268,3 @@ def test_units_follow_from_nats_per_token(split: Split) -> None:
     assert values == pytest.approx(
         {"loss": 2.0, "ppl": math.exp(2), "ppl_word": math.exp(2), "bpc": 2 / math.log(2) / 3}
     )
-
-
-def test_a_perplexity_beyond_the_floats_is_infinite() -> None:
-    assert exp_or_inf(1e6) == exp_or_inf(math.inf) == math.inf
-    assert exp_or_inf(0.0) == 1.0
-    assert math.isnan(exp_or_inf(math.nan))

@@ -26,6 +26,7 @@ from trainer.data.rows import Span, make_segment
 from trainer.distributed import World, sum_floats
 from trainer.errors import InputError
 from trainer.protocol import Memory, Output, Segment
+from trainer.track.perplexity import perplexity
 
 
 class Forward(Protocol):
@@ -60,16 +61,11 @@ class Score:
         per_character = split.n_tokens / max(1, split.n_characters)
         figures = {
             "loss": self.loss,
-            "ppl": exp_or_inf(self.loss),
-            "ppl_word": exp_or_inf(self.loss * per_word),
+            "ppl": perplexity(self.loss),
+            "ppl_word": perplexity(self.loss * per_word),
             "bpc": self.loss / math.log(2) * per_character,
         }
         return {name: None if name in split.absent else figures[name] for name in figures}
-
-
-def exp_or_inf(nats: float) -> float:
-    """Perplexity of a loss, infinite where it leaves the floats."""
-    return math.inf if nats > 700 else math.exp(nats)
 
 
 #: What a forward pass costs besides its tokens, in tokens of every row.

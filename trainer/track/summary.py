@@ -14,6 +14,7 @@ from trainer.errors import InputError
 from trainer.outside import read_json
 from trainer.track.measure import Measure, Text
 from trainer.track.metrics import read_metrics
+from trainer.track.perplexity import perplexity
 from trainer.track.records import METRICS_FILE, Record
 from trainer.track.results import EvalResult, read_results
 from trainer.track.status import STATUS_FILE, Status, read_status
@@ -153,9 +154,10 @@ def _best(records: Iterable[Record]) -> dict[str, Any]:
     if best is None:
         return {}
     loss, of = float(best["valid/loss"]), best.get("of")
+    ppl = perplexity(loss)
     return {
         "best_loss": loss,
-        "best_ppl": math.exp(loss) if loss < 700 else None,
+        "best_ppl": ppl if math.isfinite(ppl) else None,
         "best_step": best["step"],
         "best_of": None if of is None else Measure.model_validate(of),
     }

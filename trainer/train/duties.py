@@ -16,8 +16,9 @@ from trainer.distributed import gather_objects, largest, on_main, sum_floats
 from trainer.errors import Exit
 from trainer.inference.generate import generate
 from trainer.inference.sampling import Sampling
-from trainer.inference.score import exp_or_inf, score
+from trainer.inference.score import score
 from trainer.outside import printable
+from trainer.track.perplexity import perplexity
 from trainer.track.status import State as RunState
 from trainer.track.status import Status, write_status
 from trainer.track.throughput import tokens_per_s
@@ -49,7 +50,7 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
     grad_norm = run.engine.grad_norm
     values: dict[str, float | int | str | None] = {
         "train/loss": loss,
-        "train/ppl": exp_or_inf(loss),
+        "train/ppl": perplexity(loss),
         "train/epoch": state.data_step / run.streams.steps_per_epoch,
         "optim/lr": stats.lr,
         "optim/grad_norm": None if grad_norm is None else float(grad_norm),

@@ -7,6 +7,7 @@ from typing import Any
 
 from trainer.config.run_settings import ExpectConfig
 from trainer.track.measure import Measure
+from trainer.track.perplexity import MOST_NATS, perplexity
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def missed(
     loss, rate = (_number(result, name) for name in ("valid/best_loss", "throughput/tokens_per_s"))
     told: list[tuple[str, bool]] = []
     if expect.ppl is not None:
-        got = "none" if loss is None else f"{math.exp(min(loss, 700)):,.3f}"
+        got = "none" if loss is None else f"{perplexity(min(loss, MOST_NATS)):,.3f}"
         if best_of is not None and of is not None and best_of.key != of.key:
             got, loss = f"none on {of}: {got} is on {best_of}", None
         is_met = loss is not None and loss <= math.log(expect.ppl)
