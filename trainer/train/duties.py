@@ -4,7 +4,6 @@ All functions are called by all ranks at the same step.
 """
 
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from trainer.track.perplexity import perplexity
 from trainer.track.status import State as RunState
 from trainer.track.status import Status, write_status
 from trainer.track.throughput import tokens_per_s
-from trainer.train import saving
+from trainer.train import due, saving
 from trainer.train.expectations import missed
 from trainer.train.run import Run, StepStats
 from trainer.train.stopping import STOP_FILE, Wish
@@ -41,7 +40,7 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
     state.seconds += stats.seconds
     if not stats.applied:
         event(run, state, "skip", loss_scale=run.engine.loss_scale)
-    if state.step % run.experiment.tracking.log_interval_steps:
+    if not due.record_is_due(run.experiment, state):
         return
     (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
     loss = loss_sum / state.window_tokens
@@ -70,26 +69,19 @@ def asked(run: Run) -> Wish:
     return Wish(largest(run.stops.poll(), run.world))
 
 
-def validate_if_due(run: Run, state: TrainState) -> Wish:
-    """Validate at the interval's end; returns what was asked of the run meanwhile.
-
-    Weights that a parent trained are scored before the first step, too; random ones are not.
-    """
-    interval = run.experiment.valid.interval_steps
-    untrained = state.step == 0 and state.parent is None
-    if not interval or untrained or state.step % interval:
-        return Wish.NONE
-    return validate(run, state)
-
-
-def validate(run: Run, state: TrainState) -> Wish:
-    """Score the valid split, once per step, with a memory of its own, and remember the best.
+def validate_if_due(run: Run, state: TrainState, *, at_end: bool = False) -> Wish:
+    """Validate where it is due and the corpus has a valid split.
 
     Returns:
         What was asked of the run meanwhile: then the validation was given up.
     """
-    if "valid" not in run.corpus.splits or state.validated_step == state.step:
-        return Wish.NONE
+    if "valid" in run.corpus.splits and due.validation_is_due(run.experiment, state, at_end=at_end):
+        return _validate(run, state)
+    return Wish.NONE
+
+
+def _validate(run: Run, state: TrainState) -> Wish:
+    """Score the valid split with a memory of its own, and remember the best."""
     wishes = [Wish.NONE]
 
     def should_stop() -> bool:
@@ -113,7 +105,7 @@ def validate(run: Run, state: TrainState) -> Wish:
         return wishes[-1]
     state.validated_step = state.step
     state.evals_since_best += 1
-    if math.isfinite(result.loss) and (state.best_loss is None or result.loss < state.best_loss):
+    if due.is_new_best(state, result.loss):
         state.best_loss, state.best_step, state.evals_since_best = result.loss, state.step, 0
         state.best_of = run.valid_of
         if state.saved_step == state.step:  # before a stop interrupted its validation
@@ -126,9 +118,9 @@ def validate(run: Run, state: TrainState) -> Wish:
 
 def sample_if_due(run: Run, state: TrainState) -> None:
     """Record a sample of text, drawn from a generator and a memory of its own."""
-    settings = run.experiment.sample
-    if not settings.interval_steps or state.step % settings.interval_steps:
+    if not due.sample_is_due(run.experiment, state):
         return
+    settings = run.experiment.sample
     sampling = Sampling(
         n_tokens=settings.n_tokens,
         temperature=settings.temperature,
@@ -160,9 +152,9 @@ def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
         )
     run.watch.drain()
     run.background.wait()
-    if wish is Wish.NONE and run.experiment.valid.interval_steps:
-        wish = validate(run, state)
-    if state.saved_step != state.step and state.step:  # at step 0 there is nothing to lose
+    if wish is Wish.NONE:
+        wish = validate_if_due(run, state, at_end=True)
+    if due.checkpoint_is_due(run.experiment, state, at_end=True):
         saving.save_now(run, state)
     reason = _reason(run, wish)
     ending: dict[Wish, tuple[RunState, Exit]] = {

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from trainer.checkpoint.state import TrainState
-from trainer.config.recipe import ExperimentConfig
 from trainer.errors import Exit
 from trainer.memory import forget_streams
 from trainer.protocol import Memory, Output
 from trainer.train import duties, recovery, saving
+from trainer.train.due import is_done
 from trainer.train.run import Run, StepStats
 from trainer.train.stopping import Wish
 
@@ -22,7 +22,7 @@ from trainer.train.stopping import Wish
 def train(run: Run, state: TrainState) -> Exit:
     """Train until `max_steps` updates, the end of patience or a request to stop. Collective.
 
-    Evaluates before it saves, so that a resumed run logs the same sequence. What is saved is
+    Validates before it saves, so that a resumed run logs the same sequence. What is saved is
     written while the next steps run.
 
     Raises:
@@ -51,13 +51,6 @@ def train(run: Run, state: TrainState) -> Exit:
         if wish is Wish.NONE and not is_done(run.experiment, state):
             saving.save_if_due(run, state)  # the last one is left to `finish`
     return duties.finish(run, state, wish)
-
-
-def is_done(experiment: ExperimentConfig, state: TrainState) -> bool:
-    """Return whether `max_steps` updates were applied, or patience is exhausted."""
-    patience = experiment.valid.patience
-    out_of_patience = patience is not None and state.evals_since_best >= patience
-    return out_of_patience or state.update >= experiment.train.max_steps
 
 
 def train_step(run: Run, state: TrainState) -> StepStats:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: when they are due, what they hold, what becomes of them.
+"""Checkpoints of a run: what they hold, what becomes of them.
 
 A checkpoint holds the run as it was at its step, whose events `checkpoint` and
 `checkpoint_failed` bear that step, too; they are recorded when it is written, some steps later.
@@ -13,19 +13,18 @@ from trainer.checkpoint import pointers
 from trainer.checkpoint import tensors as checkpoint
 from trainer.checkpoint.state import TrainState
 from trainer.distributed import sum_floats
+from trainer.train.due import checkpoint_is_due
 from trainer.train.run import Run
 
 log = logging.getLogger(__name__)
 
 
 def save_if_due(run: Run, state: TrainState) -> None:
-    """Begin to save at the interval's end and at every new best, waiting for the save before.
+    """Begin to save where a checkpoint is due, waiting for the save before.
 
     A save that fails does not end the run: it is recorded.
     """
-    interval = run.experiment.checkpoint.interval_steps
-    is_due = state.best_step == state.step or (interval > 0 and state.step % interval == 0)
-    if is_due and state.saved_step != state.step:
+    if checkpoint_is_due(run.experiment, state):
         run.background.start(_save_or_record_why_not(run, state))
 
 

@@ -14,7 +14,7 @@ from trainer.outside import printable
 from trainer.track.metrics import next_attempt
 from trainer.track.status import Status, read_status, write_status
 from trainer.train import rundir
-from trainer.train.loop import is_done
+from trainer.train.due import is_done
 from trainer.train.plan import Plan
 
 log = logging.getLogger(__name__)
