@@ -28,7 +28,7 @@ from trainer.engine import deepspeed as engine
 from trainer.exchange.layouts import read_foreign
 from trainer.exchange.names import table_of, to_ours
 from trainer.host_cpu import use_cpu_well
-from trainer.inference.score import ScorePlan, reading
+from trainer.inference.score import ScorePlan, fastest
 from trainer.model.memory import LayerInputs
 from trainer.protocol import IGNORED, Segment, reading_memory
 from trainer.train.loop import train_step
@@ -76,7 +76,7 @@ def scorer_of(
     plan = ScorePlan(
         n_pairs=10**6, scoring=scoring, n_layer=experiment.model.n_layer, rank=0, world_size=1
     )
-    streams = replace(streams, tgt_len=reading(plan).scoring.tgt_len)
+    streams = replace(streams, tgt_len=fastest(plan).scoring.tgt_len)
     module.to(world.device).eval()
     memory = reading_memory(
         module,

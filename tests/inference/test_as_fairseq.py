@@ -9,7 +9,6 @@ from builders import empty, lone_world, random_documents, scoring, tiny_model, w
 from reference import NaiveStream
 
 from trainer.config.recipe import ScoringConfig
-from trainer.inference import score as evaluate
 from trainer.inference.score import score
 from trainer.model.memory import LayerInputs
 from trainer.model.transformer_xl import TransformerXL
@@ -54,7 +53,7 @@ def test_as_fairseq_is_what_fairseq_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lengths: str, n_tokens: int
 ) -> None:
     # Ranks take turns, and the test adds up: one process cannot reduce over two.
-    monkeypatch.setattr(evaluate, "sum_floats", lambda values, world: values)
+    monkeypatch.setattr("trainer.inference.score.sum_floats", lambda values, world: values)
     model = tiny_model(V, cutoffs=(6, 12), n_layer=3).eval()
     documents = random_documents(n_tokens, vocabulary_size=V, n_documents=4, seed=3)
     split = write_split(tmp_path / "corpus", documents, vocabulary_size=V)

@@ -23,7 +23,7 @@ from trainer.inference.evaluate import evaluate_run
 from trainer.inference.options import EvalOptions
 
 
-def score(run: Path, **options: Any) -> dict[str, Any]:
+def evaluated(run: Path, **options: Any) -> dict[str, Any]:
     """The one result of an evaluation of the valid split, as its file has it."""
     (result,) = evaluate_run(
         EvalOptions(run_dir=run, **{"split": "valid", **options}), lone_world()
@@ -79,11 +79,11 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("step", [3, 6])
-def test_an_evaluation_equals_the_one_in_training(run: Path, step: int) -> None:
+def test_an_evaluation_equals_the_validation_of_that_step(run: Path, step: int) -> None:
     (in_training,) = (
         record for record in read_metrics(run, kind="valid") if record["step"] == step
     )
-    result = score(run, checkpoint=str(step))
+    result = evaluated(run, checkpoint=str(step))
     for name in ("loss", "ppl", "ppl_word", "bpc"):
         figure = in_training[f"valid/{name}"]
         assert result[name] == (figure and pytest.approx(figure, rel=1e-6)), name
@@ -94,13 +94,13 @@ def test_an_evaluation_equals_the_one_in_training(run: Path, step: int) -> None:
 
 
 def test_neither_batch_size_nor_ranks_change_the_result(run: Path) -> None:
-    losses = [score(run, batch_size=batch_size)["loss"] for batch_size in (1, 3, 8, 50)]
+    losses = [evaluated(run, batch_size=batch_size)["loss"] for batch_size in (1, 3, 8, 50)]
     told = ranks(2, run, "--batch-size", 3, "--mem-len", "0,20")
     assert told.count("memory of 20 gains") == 1
     results = [result for result in filed(run).values() if result["world_size"] == 2]
     by_length = {result["settings"]["mem_len"]: result["loss"] for result in results}
     assert [*losses, by_length[20]] == pytest.approx([losses[0]] * 5, rel=1e-6)
-    assert by_length[0] == pytest.approx(score(run, mem_len="0")["loss"], rel=1e-6)
+    assert by_length[0] == pytest.approx(evaluated(run, mem_len="0")["loss"], rel=1e-6)
 
 
 def test_several_lengths_of_memory_make_several_results(
@@ -120,7 +120,7 @@ def test_several_lengths_of_memory_make_several_results(
 
 
 def test_a_filed_result_says_what_was_scored_with_what_and_how(run: Path, corpus: Path) -> None:
-    result = score(run, checkpoint="4", tgt_len=7, clamp_len=9)
+    result = evaluated(run, checkpoint="4", tgt_len=7, clamp_len=9)
     (kept,) = filed(run).values()
     assert kept == result
     opened = open_corpus(corpus)
@@ -150,7 +150,7 @@ def test_a_filed_result_says_what_was_scored_with_what_and_how(run: Path, corpus
 
 
 def test_what_changes_a_result_changes_the_name_of_its_file(run: Path) -> None:
-    score(run)
+    evaluated(run)
     changes: list[dict[str, Any]] = [
         {"checkpoint": "2"},
         {"tgt_len": 5},
@@ -162,9 +162,9 @@ def test_what_changes_a_result_changes_the_name_of_its_file(run: Path) -> None:
         {"split": "train"},
     ]
     for n_files, change in enumerate(changes, start=2):
-        score(run, **change)
+        evaluated(run, **change)
         assert len(filed(run)) == n_files, change
-    score(run, batch_size=5)
+    evaluated(run, batch_size=5)
     assert len(filed(run)) == 1 + len(changes)
 
 
@@ -176,7 +176,7 @@ def test_every_token_is_written_once_at_any_batch_size_and_number_of_ranks(
     file.write_text("of an earlier result")
     results = {}
     for batch_size in (1, 4):
-        loss = score(run, batch_size=batch_size, per_token=file)["loss"]
+        loss = evaluated(run, batch_size=batch_size, per_token=file)["loss"]
         results[batch_size, 1] = loss, per_token(file)
         ranks(2, run, "--batch-size", batch_size, "--per-token", file)
         (kept,) = (result for result in filed(run).values() if result["world_size"] == 2)
@@ -209,9 +209,9 @@ def test_a_token_of_any_text_is_read_back(text: str, tmp_path: Path) -> None:
 def test_a_result_as_fairseq_counts_stands_beside_ours_and_says_what_it_leaves_out(
     run: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ours = score(run)
+    ours = evaluated(run)
     capsys.readouterr()
-    theirs = score(run, as_fairseq=True, per_token=tmp_path / "nats.tsv")
+    theirs = evaluated(run, as_fairseq=True, per_token=tmp_path / "nats.tsv")
     assert len(filed(run)) == 2
     n_tokens = open_corpus(corpus).splits["valid"].n_tokens
     n_chunks = -(-n_tokens // 12)
@@ -231,7 +231,7 @@ def test_fairseqs_memory_is_not_cut_at_documents(run: Path) -> None:
     def losses() -> list[float]:
         both = (False, True)
         return [
-            score(run, split="train", checkpoint="6", as_fairseq=fairseq)["loss"]
+            evaluated(run, split="train", checkpoint="6", as_fairseq=fairseq)["loss"]
             for fairseq in both
         ]
 
@@ -243,9 +243,9 @@ def test_fairseqs_memory_is_not_cut_at_documents(run: Path) -> None:
 
 
 def test_without_memory_same_length_means_nothing(run: Path) -> None:
-    result = score(run, mem_len="0", same_length=True)
+    result = evaluated(run, mem_len="0", same_length=True)
     assert not result["settings"]["same_length"]
-    assert result["loss"] == score(run, mem_len="0")["loss"]
+    assert result["loss"] == evaluated(run, mem_len="0")["loss"]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_what_cannot_be_scored_is_refused_in_one_line(
 ) -> None:
     options = {key: Path(value) if value == "nowhere" else value for key, value in options.items()}
     with pytest.raises(InputError) as refusal:
-        score(**{"run": run, **options})
+        evaluated(**{"run": run, **options})
     assert told in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not (run / "evals").exists()
@@ -281,21 +281,21 @@ def test_a_corpus_in_another_vocabulary_is_refused(run: Path, tmp_path: Path) ->
         tmp_path / "other", vocabulary_size=30, valid=random_documents(50, vocabulary_size=30)
     )
     with pytest.raises(InputError, match=r"another vocabulary.*prepare it with --vocab"):
-        score(run, data=other.path)
+        evaluated(run, data=other.path)
 
 
 def test_a_run_that_lost_its_corpus_asks_for_one(run: Path, corpus: Path) -> None:
     (run / "corpus.json").unlink()
     with pytest.raises(InputError, match=r"corpus\.json names no corpus: give one with --data"):
-        score(run)
-    assert score(run, data=corpus)["n_tokens"] > 0
+        evaluated(run)
+    assert evaluated(run, data=corpus)["n_tokens"] > 0
 
 
 def test_a_run_whose_corpus_moved_asks_where_it_is(run: Path) -> None:
     named = json.loads((run / "corpus.json").read_text()) | {"path": "/nowhere/corpus"}
     (run / "corpus.json").write_text(json.dumps(named))
     with pytest.raises(InputError) as error:
-        score(run)
+        evaluated(run)
     assert str(error.value) == (
         f"/nowhere/corpus is not there any more, where {run} had its corpus: say with --data where "
         f"it is now"
@@ -305,4 +305,4 @@ def test_a_run_whose_corpus_moved_asks_where_it_is(run: Path) -> None:
 def test_a_checkpoint_cannot_name_the_code_that_reads_it(run: Path) -> None:
     alter_state(run, '"factory": null', '"factory": "os:mkdir"')
     with pytest.raises(InputError, match=r"is of model.factory os:mkdir, but .*config.json says"):
-        score(run, checkpoint="6")
+        evaluated(run, checkpoint="6")

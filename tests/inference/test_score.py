@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Split
 from trainer.errors import InputError
-from trainer.inference import score as evaluate
 from trainer.inference.score import Score, ScorePlan, score
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment
@@ -75,7 +74,7 @@ def run(
 @pytest.fixture
 def _ranks_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each rank keeps its own sum, for the test to add up: one process cannot reduce over two."""
-    monkeypatch.setattr(evaluate, "sum_floats", lambda values, world: values)
+    monkeypatch.setattr("trainer.inference.score.sum_floats", lambda values, world: values)
 
 
 LENGTHS: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""A model for the tests of stopping: Transformer-XL told to stop in an evaluation."""
+"""A model for the tests of stopping: Transformer-XL told to stop in a validation."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ _told: list[bool] = []
 
 
 def stop(model: nn.Module, _: object) -> None:
-    """Send SIGTERM to this process in the first evaluation of all."""
+    """Send SIGTERM to this process in the first validation of all."""
     if not model.training and not _told:
         _told.append(True)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -53,8 +53,8 @@ def generate(
     """
     ids = encode_given(vocabulary, prompt, what="the prompt") or [vocabulary.eos_id or 0]
     memory = reading_memory(model, 1, mem_len=scoring.mem_len, dtype=dtype, device=device)
-    reader = _Reader(model, memory, scoring, cutoffs, device)
-    pieces = _whole_characters(vocabulary, ids, _sample(reader, ids, sampling))
+    predictor = _Predictor(model, memory, scoring, cutoffs, device)
+    pieces = _whole_characters(vocabulary, ids, _sample(predictor, ids, sampling))
     return pieces if sampling.stop is None else _before(sampling.stop, pieces)
 
 
@@ -82,20 +82,20 @@ def probabilities(log_probs_V: Tensor, sampling: Sampling) -> Tensor:
     return torch.zeros_like(weights_V).index_copy(0, order_V, ranked_V / ranked_V.sum())
 
 
-def _sample(reader: "_Reader", prompt: list[int], sampling: Sampling) -> Iterator[int]:
+def _sample(predictor: "_Predictor", prompt: list[int], sampling: Sampling) -> Iterator[int]:
     """Token ids that continue `prompt`."""
     draws = torch.Generator().manual_seed(sampling.seed)
-    reader.read(prompt[:-1])
+    predictor.take_in(prompt[:-1])
     token = prompt[-1]
     for _ in range(sampling.n_tokens):
-        weights_V = probabilities(reader.log_probs_after(token), sampling)
+        weights_V = probabilities(predictor.log_probs_after(token), sampling)
         token = int(torch.multinomial(weights_V, 1, generator=draws))
         yield token
 
 
 @dataclass
-class _Reader:
-    """A model and the memory of the one text that it reads."""
+class _Predictor:
+    """A model, and its memory of the one text that it continues."""
 
     model: Any
     memory: Memory
@@ -104,7 +104,7 @@ class _Reader:
     device: torch.device
 
     @torch.no_grad()
-    def read(self, ids: list[int]) -> None:
+    def take_in(self, ids: list[int]) -> None:
         """Take text in, in pieces of tgt_len, without asking what follows it."""
         for begin in range(0, len(ids), self.scoring.tgt_len):
             segment = self._segment(ids[begin : begin + self.scoring.tgt_len])

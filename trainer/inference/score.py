@@ -219,7 +219,7 @@ def _planned(
         world_size=world.world_size,
         chunk=chunk,
     )
-    plan = reading(plan)
+    plan = fastest(plan)
     if not plan.n_counted:
         raise InputError(f"split {split.name!r} has one token and nothing to predict: add text")
     return plan
@@ -230,8 +230,8 @@ def _planned(
 LONGEST = 512
 
 
-def reading(plan: ScorePlan) -> ScorePlan:
-    """The plan that gives the same nats the fastest.
+def fastest(plan: ScorePlan) -> ScorePlan:
+    """Return the plan that gives the same nats the fastest.
 
     With `same_length` segments may be any number of times as long as asked for, up to the memory.
     The longer they are, the fewer are the passes, but the more is read ahead of every row, and

@@ -18,7 +18,7 @@ from trainer.wording import LineFormatter, human_count, human_seconds
 _log = logging.getLogger(__name__)
 
 ETA_WINDOW = 50
-"""Records over which the speed behind the ETA is taken: evaluations and checkpoints average out."""
+"""Records over which the speed behind the ETA is taken: validations and checkpoints average out."""
 
 
 def console_line(

@@ -48,7 +48,7 @@ class _Numbers(_AnyRecord):
 
 
 class _Validation(_Numbers):
-    """Metrics of an evaluation, and what they are of."""
+    """Metrics of a validation, and what they are of."""
 
     of: Measure | None = None
 

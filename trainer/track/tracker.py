@@ -178,9 +178,9 @@ class Tracker:
         values: Mapping[str, float | int | str | None],
         of: Measure | None = None,
     ) -> None:
-        """Track the metrics of one step, evaluation or sample; `of` says what an evaluation is of.
+        """Track the metrics of one step, validation or sample; `of` says what a validation is of.
 
-        wandb has that in its configuration, TensorBoard as a text at the first evaluation.
+        wandb has that in its configuration, TensorBoard as a text at the first validation.
         """
         if self._metrics is None:
             return
