@@ -17,7 +17,7 @@ def main() -> int:
     """Print the answer, or one line that says why there is none."""
     try:
         hosts = read_hosts(Path(sys.argv[1]))
-        rank = node_rank(hosts, socket.gethostname(), told=os.environ.get("NODE_RANK"))
+        rank = node_rank(hosts, socket.gethostname(), given=os.environ.get("NODE_RANK"))
     except ValueError as error:
         print(f"error: {sys.argv[1]}{error}", file=sys.stderr)
         return 2
@@ -33,7 +33,7 @@ def read_hosts(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise ValueError(": no such file")
-    found: dict[str, str] = {}
+    hosts: dict[str, str] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             entry = line.decode().removeprefix("\ufeff").strip()
@@ -47,16 +47,16 @@ def read_hosts(path: Path) -> list[str]:
         name, slots = match.groups()
         if int(slots) == 0:
             raise ValueError(f" line {number}: {name!r} has no slots: leave the line out")
-        if name in found:
+        if name in hosts:
             raise ValueError(f" line {number}: {name!r} is named a second time")
-        found[name] = name.rpartition("@")[2]
-    if not found:
+        hosts[name] = name.rpartition("@")[2]
+    if not hosts:
         raise ValueError(": it names no machine; a line is `NAME slots=GPUS`")
-    return list(found.values())
+    return list(hosts.values())
 
 
-def node_rank(hosts: list[str], own: str, *, told: str | None = None) -> int:
-    """Which of `hosts` this machine is, whose name is `own`; or which it is `told` to be.
+def node_rank(hosts: list[str], own: str, *, given: str | None = None) -> int:
+    """Which of `hosts` this machine is, whose name is `own`; or the rank that it is `given`.
 
     A full name and a short one are the same machine's if their first parts are equal. Where no name
     fits, the machine is the one whose address it has.
@@ -64,10 +64,10 @@ def node_rank(hosts: list[str], own: str, *, told: str | None = None) -> int:
     Raises:
         ValueError: none is, or several are.
     """
-    if told:
-        if not told.isdecimal() or int(told) >= len(hosts):
-            raise ValueError(f" has machines 0 to {len(hosts) - 1}, but NODE_RANK is {told}")
-        return int(told)
+    if given:
+        if not given.isdecimal() or int(given) >= len(hosts):
+            raise ValueError(f" has machines 0 to {len(hosts) - 1}, but NODE_RANK is {given}")
+        return int(given)
     for is_same in (_same_name, _same_short_name, _same_address):
         fitting = [rank for rank, host in enumerate(hosts) if is_same(host, own)]
         if len(fitting) > 1:

@@ -43,18 +43,18 @@ def result_of(
         InputError: there is none.
     """
     of = measure_of(corpus, corpus.splits["test"], scoring, precision=trained.precision)
-    found = newest(
+    result = newest(
         read_results(run_dir).results,
         of,
         checkpoint=trained.path.name,
         weights=trained.weights_hash,
     )
-    if found is None or found.loss is None:
+    if result is None or result.loss is None:
         raise InputError(
             f"{run_dir} has no result of {trained.path.name} on {of}: run "
             f"{command('txl', 'eval', run_dir, '--no-memory')}"
         )
-    return found
+    return result
 
 
 def entropy(counts: np.ndarray) -> float:

@@ -52,16 +52,18 @@ def complete_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """
     task = find_task(environ)
     if task is None or (task.launcher != PYTORCH.name and task.size == 1):
-        found = _alone(environ)
+        variables = _alone(environ)
     else:
         local_size = 1 if task.local_size is None else task.local_size
         numbers = (task.rank, task.size, task.local_rank, local_size)
-        found = dict(zip(RENDEZVOUS, (*map(str, numbers), *_meeting(environ, task)), strict=True))
+        variables = dict(
+            zip(RENDEZVOUS, (*map(str, numbers), *_meeting(environ, task)), strict=True)
+        )
     loopback = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}
-    is_one_host = found["LOCAL_SIZE"] == found["WORLD_SIZE"]
+    is_one_host = variables["LOCAL_SIZE"] == variables["WORLD_SIZE"]
     if is_one_host and loopback and "GLOO_SOCKET_IFNAME" not in environ:
-        found["GLOO_SOCKET_IFNAME"] = loopback.pop()
-    return found
+        variables["GLOO_SOCKET_IFNAME"] = loopback.pop()
+    return variables
 
 
 def _meeting(environ: Mapping[str, str], task: Task) -> tuple[str, str]:
@@ -225,9 +227,9 @@ def on_each(work: Callable[[], T], world: World) -> T:
         result = work()
     except InputError as error:
         problem = error
-    for found in gather_objects(problem, world):
-        if found is not None:
-            raise found
+    for refusal in gather_objects(problem, world):
+        if refusal is not None:
+            raise refusal
     return cast(T, result)
 
 

@@ -71,9 +71,9 @@ class InputError(Exception):
 class ShortageError(Exception):
     """Memory was asked for that could not be had; the message is one line, with what to lower."""
 
-    def __init__(self, told: str, *, is_own: bool = True) -> None:
+    def __init__(self, message: str, *, is_own: bool = True) -> None:
         """`is_own` says that this process ran out, not another rank."""
-        super().__init__(told)
+        super().__init__(message)
         self.is_own = is_own
 
 
@@ -93,15 +93,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     begin = [low for low in names if stem and low.startswith(typed)]
     end = [low for low in names if stem and low.endswith(f".{stem}")]
     near = difflib.get_close_matches(typed, list(names), n=1, cutoff=0.6)
-    told = [repr(names[low]) for low in begin or end or near]
-    if not told:
+    meant = [repr(names[low]) for low in begin or end or near]
+    if not meant:
         return ""
-    *most, last = told if len(told) <= _MOST_NAMES else [*told[:_MOST_NAMES], "others"]
+    *most, last = meant if len(meant) <= _MOST_NAMES else [*meant[:_MOST_NAMES], "others"]
     return f" (did you mean {', '.join(most)}{' or ' if most else ''}{last}?)"
 
 
-def first_few(told: Sequence[str], *, separator: str = "; ", most: int = 5) -> str:
+def first_few(items: Sequence[str], *, separator: str = "; ", most: int = 5) -> str:
     """Join what is told, the first `most` of it, and say how much more there is."""
-    n_more = len(told) - most
-    shown = separator.join(told[:most])
+    n_more = len(items) - most
+    shown = separator.join(items[:most])
     return f"{shown}{separator}and {n_more:,} more" if n_more > 0 else shown

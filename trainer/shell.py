@@ -26,8 +26,8 @@ def program(name: str) -> str:
     That is by its name where the shell's path leads to this one, else by its place.
     """
     ours = Path(sys.executable).with_name(name)
-    found = shutil.which(name)
-    if not ours.is_file() or (found is not None and os.path.samefile(found, ours)):
+    on_path = shutil.which(name)
+    if not ours.is_file() or (on_path is not None and os.path.samefile(on_path, ours)):
         return name
     return str(_from_here(ours))
 

@@ -126,7 +126,7 @@ def test_a_gpu_s_shortage_names_the_gpu_and_the_size() -> None:
         "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.25 GiB."
     )
     assert shortage.is_shortage(error)
-    assert shortage.told(error) == "out of memory: 20.00 GiB more could not be had of the GPU"
+    assert shortage.describe(error) == "out of memory: 20.00 GiB more could not be had of the GPU"
 
 
 @pytest.mark.parametrize(

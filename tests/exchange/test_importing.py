@@ -93,7 +93,7 @@ def test_untied_and_wholly_tied_weights_are_seen_from_the_tensors(tmp_path: Path
     }.items():
         path, _ = source(tmp_path / kind, "kimiyoung", cutoffs=(5, 9), div_val=2, **ties)
         imported = import_checkpoint(path, out=tmp_path / f"{kind}-run")
-        model = imported.foreign.settings.model
+        model = imported.foreign.config.model
         assert {
             "tie_embedding": model.tie_embedding,
             "tie_projections": model.tie_projections,

@@ -95,7 +95,7 @@ def test_an_imported_checkpoint_scores_as_the_peer_with_its_weights(
 
 def test_a_configuration_of_omegaconf_is_read(peers: dict[str, Path], tmp_path: Path) -> None:
     imported = import_checkpoint(peers["omegaconf"], out=tmp_path / "run")
-    assert imported.foreign.settings.tgt_len == 5
+    assert imported.foreign.config.tgt_len == 5
     equal(ours(imported.run_dir), peers["fairseq"])
 
 

@@ -11,7 +11,7 @@ from foreign_models import V, source
 from trainer.config.recipe import load_recipe
 from trainer.errors import InputError
 from trainer.exchange.importing import import_checkpoint, nearest_recipe
-from trainer.exchange.settings import Settings, of_nvidia
+from trainer.exchange.settings import ForeignConfig, of_nvidia
 
 
 def test_a_configuration_of_the_first_releases_is_taken_by_what_its_keys_say(
@@ -51,7 +51,7 @@ def test_what_nvidia_s_words_mean_here_is_told(tmp_path: Path) -> None:
 
 def test_of_recipes_of_the_same_sizes_that_with_the_same_clusters_is_taken() -> None:
     for name in ("wt103-large", "wt103-nvidia-large"):
-        settings = Settings(
+        config = ForeignConfig(
             model=load_recipe(name).model,
             vocabulary_size=267_735,
             tgt_len=None,
@@ -59,4 +59,4 @@ def test_of_recipes_of_the_same_sizes_that_with_the_same_clusters_is_taken() -> 
             clamp_len=None,
             same_length=False,
         )
-        assert nearest_recipe(settings) == name
+        assert nearest_recipe(config) == name

@@ -102,10 +102,10 @@ def test_a_machine_is_known_by_its_address() -> None:
 
 
 def test_a_machine_may_be_told_its_line() -> None:
-    assert launch.node_rank(["a", "b"], "c", told="1") == 1
+    assert launch.node_rank(["a", "b"], "c", given="1") == 1
     for told in ("2", "-1", "first"):
         with pytest.raises(ValueError, match=f"machines 0 to 1, but NODE_RANK is {told}"):
-            launch.node_rank(["a", "b"], "c", told=told)
+            launch.node_rank(["a", "b"], "c", given=told)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torch import Tensor
 from trainer.data.rows import clusters_of
 from trainer.exchange.importing import import_checkpoint
 from trainer.exchange.names import table_of, to_theirs
-from trainer.exchange.settings import Settings
+from trainer.exchange.settings import ForeignConfig
 from trainer.inference.trained import open_trained
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Segment
@@ -101,7 +101,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], P
     return folders
 
 
-def read(model: TransformerXL, settings: Settings, dtype: torch.dtype) -> Tensor:
+def read(model: TransformerXL, settings: ForeignConfig, dtype: torch.dtype) -> Tensor:
     """Nats of every target, read segment by segment with memory, `[B, N]`."""
     memory = model.empty_memory(N_STREAMS, mem_len=settings.mem_len, dtype=dtype, device=CPU)
     attended = torch.full((N_STREAMS,), settings.mem_len)
@@ -138,7 +138,7 @@ def test_nats_and_every_gradient_equal_the_peers(
 ) -> None:
     path = answers[name, dtype]
     imported = import_checkpoint(path, out=tmp_path / "run")
-    settings = imported.foreign.settings
+    settings = imported.foreign.config
     trained = open_trained(tmp_path / "run", which="best", precision=None, device=CPU)
     module = trained.module
     assert isinstance(module, TransformerXL)

@@ -58,13 +58,13 @@ class Budget:
             device: what the rank's GPU has, if it computes on one.
         """
         if device is not None and self.needs.device_bytes > device.total:
-            return self._told(self.needs.device_bytes, device.total, device.what, 1)
+            return self._shortage(self.needs.device_bytes, device.total, device.what, 1)
         needed = self.needs.host_bytes if device is not None else self.needs.device_bytes
         if needed * n_sharing > there.total:
-            return self._told(needed, there.total, there.what, n_sharing)
+            return self._shortage(needed, there.total, there.what, n_sharing)
         return None
 
-    def _told(self, needed: int, total: int, what: str, n_sharing: int) -> str:
+    def _shortage(self, needed: int, total: int, what: str, n_sharing: int) -> str:
         ranks = f" for {n_sharing} ranks" if n_sharing > 1 else ""
         return (
             f"the run needs {_gib(needed)} GiB per rank, {self.largest_part()}, and {what} has "
@@ -109,18 +109,18 @@ class Budget:
     def _to_lower(self) -> str:
         """The settings that a step's own space goes by."""
         how, train = self.how, self._experiment.train
-        found: list[str] = []
+        flags: list[str] = []
         if how.micro > 1:
-            found.append(f"--train.train-micro-batch-size-per-gpu ({how.micro})")
-        found.append(f"--train.tgt-len ({train.tgt_len})")
+            flags.append(f"--train.train-micro-batch-size-per-gpu ({how.micro})")
+        flags.append(f"--train.tgt-len ({train.tgt_len})")
         if train.mem_len:
-            found.append(f"--train.mem-len ({train.mem_len})")
+            flags.append(f"--train.mem-len ({train.mem_len})")
         more = (
             ""
             if self._experiment.model.activation_checkpointing
             else (", or set --model.activation-checkpointing True")
         )
-        return f"lower {', '.join(found)}{more}"
+        return f"lower {', '.join(flags)}{more}"
 
     def _part(self, name: str) -> int:
         return self.needs.device.get(name, 0)
@@ -136,13 +136,13 @@ class Budget:
 
     def described(self) -> dict[str, Any]:
         """The needs as `--dry-run` prints them, in GiB per rank."""
-        told: dict[str, Any] = {
+        needs: dict[str, Any] = {
             "gib_per_rank": _table(self.needs.device),
             "largest_at": self.needs.moment,
         }
         if self.needs.host:
-            told["host_gib_per_rank"] = _table(self.needs.host)
-        return told
+            needs["host_gib_per_rank"] = _table(self.needs.host)
+        return needs
 
 
 def count_weights(config: ModelConfig, vocabulary_size: int) -> Weights:
@@ -177,14 +177,14 @@ def check_memory(budget: Budget, world: World, *, n_sharing: int, insist: bool) 
     if problem is not None:
         return [problem]
     needed = budget.needs.host_bytes if device is not None else budget.needs.device_bytes
-    told = []
+    warnings = []
     for n_bytes, place in ((needed * n_sharing, there), (budget.needs.device_bytes, device)):
         if place is not None and n_bytes > place.free:
-            told.append(
+            warnings.append(
                 f"the run needs {_gib(n_bytes)} GiB, and of {_gib(place.total)} of {place.what} "
                 f"{_gib(place.free)} are free now"
             )
-    return told
+    return warnings
 
 
 def _shares(model: ModelConfig, corpus: Corpus) -> list[float]:

@@ -49,7 +49,7 @@ def _of_machine(root: Path) -> There:
 
 def _of_groups(root: Path) -> list[There]:
     """Limits of the process's control groups, old and new, and of those that these are in."""
-    found = []
+    limits = []
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
         names = ("memory.max", "memory.current")
@@ -63,12 +63,12 @@ def _of_groups(root: Path) -> list[There]:
             limit, used = (_text(group / name).strip() for name in names)
             if limit.isdecimal():
                 free = int(limit) - int(used if used.isdecimal() else 0)
-                found.append(There(int(limit), max(0, free), "this job's control group"))
-    return found
+                limits.append(There(int(limit), max(0, free), "this job's control group"))
+    return limits
 
 
 def _of_limits(root: Path) -> list[There]:
-    found = []
+    limits = []
     for kind, name, used in (
         (resource.RLIMIT_AS, "the limit on address space (ulimit -v)", "VmSize"),
         (resource.RLIMIT_DATA, "the limit on data (ulimit -d)", "VmData"),
@@ -76,8 +76,8 @@ def _of_limits(root: Path) -> list[There]:
         limit, _ = resource.getrlimit(kind)
         if limit != resource.RLIM_INFINITY:
             taken = _numbers(root / "proc/self/status").get(used, 0)
-            found.append(There(max(0, limit - taken), max(0, limit - taken), name))
-    return found
+            limits.append(There(max(0, limit - taken), max(0, limit - taken), name))
+    return limits
 
 
 def _numbers(file: Path) -> dict[str, int]:

@@ -46,19 +46,19 @@ def count(
     """Count what a rank needs; `shares` are of the targets in each cluster, 1 for the head."""
     widths = Widths.of(how.precision)
     lasting = _lasting(experiment, weights, how, widths)
-    found = moments.Step(experiment, weights, how, widths, shares).moments()
+    by_moment = moments.Step(experiment, weights, how, widths, shares).moments()
     if experiment.valid.interval_steps:
-        found["validation"] = moments.validation(experiment, how, widths)
+        by_moment["validation"] = moments.validation(experiment, how, widths)
     grown = {
         moment: {name: part.grown(how.on_gpu) for name, part in parts.items()}
-        for moment, parts in found.items()
+        for moment, parts in by_moment.items()
     }
     if not how.on_gpu and how.stage > 0:
         # What is freed in the heap stays the process's own: its most is there at every moment. At
         # stage 0 gradients take the place that activations leave.
         heaps = {
             name: sum(part.grown(False) for part in parts.values() if part.in_heap)
-            for name, parts in found.items()
+            for name, parts in by_moment.items()
         }
         built, most = _built(weights, how, widths), max(heaps.values())
         # What stage 3 leaves is in too many pieces for a step to fill.

@@ -32,8 +32,8 @@ def is_shortage(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _SIGNS.search(str(error)) is not None
 
 
-def told(error: BaseException, *, where: str = "", situation: str = "") -> str:
-    """One line about a shortage.
+def describe(error: BaseException, *, where: str = "", situation: str = "") -> str:
+    """Describe a shortage in one line.
 
     Args:
         error: see `is_shortage`.
@@ -77,7 +77,7 @@ def explained(world: "World | None", situation: Callable[[], str]) -> Iterator[N
             if heard is None:
                 raise
             raise ShortageError(heard, is_own=False) from error
-        line = told(error, where=_where(world), situation=situation())
+        line = describe(error, where=_where(world), situation=situation())
         if world is not None:
             tell_peers(line, world)
         # Not from it: what its frames hold is free again.

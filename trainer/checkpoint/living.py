@@ -28,7 +28,7 @@ def reading(run_dir: Path, which: str, read: Callable[[Path], T]) -> T:
         path = resolve(run_dir, which)
         before, problem = _identity(path), None
         try:
-            found = read(path)
+            result = read(path)
         except (InputError, OSError) as error:
             problem = error
         if _identity(path) != before:
@@ -39,7 +39,7 @@ def reading(run_dir: Path, which: str, read: Callable[[Path], T]) -> T:
             )
         if problem is not None:
             raise problem
-        return found
+        return result
     raise InputError(
         f"{run_dir} deletes its checkpoints faster than they can be read: stop it, or let it keep "
         f"more of them with --checkpoint.keep-last"

@@ -119,7 +119,7 @@ def _exit_code(
 
 def _tell_shortage(error: Exception, environ: Mapping[str, str]) -> None:
     """Say it on the rank that ran out of memory: the others only wait for it."""
-    line = f"error: {error if isinstance(error, ShortageError) else shortage.told(error)}"
+    line = f"error: {error if isinstance(error, ShortageError) else shortage.describe(error)}"
     tell_launcher(line, environ=environ)
     if not isinstance(error, ShortageError) or error.is_own:
         with contextlib.suppress(OSError):
@@ -148,13 +148,13 @@ def _refuse(error: InputError, environ: Mapping[str, str]) -> int:
     """Say it once, however many ranks were asked the same."""
     from trainer.outside import printable
 
-    told = "error: " + "\n".join(printable(line, most=_SHOWN) for line in error.lines)
-    tell_launcher(told, environ=environ)
+    text = "error: " + "\n".join(printable(line, most=_SHOWN) for line in error.lines)
+    tell_launcher(text, environ=environ)
     if not is_first_task(environ):
         time.sleep(3)  # a launcher ends all ranks with the first: let rank 0 speak
         return Exit.BAD_INPUT
     try:
-        print(told, file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
     except OSError:
         return Exit.BAD_INPUT  # its reader left, or its disk is full
     return Exit.BAD_INPUT

@@ -35,8 +35,8 @@ class Prepare(PrepareOptions):
         say(*self._prepared().lines())
 
     def _prepared(self) -> PrepareReport:
-        told = {field.name: getattr(self, field.name) for field in fields(PrepareOptions)}
-        options = PrepareOptions(**told)
+        values = {field.name: getattr(self, field.name) for field in fields(PrepareOptions)}
+        options = PrepareOptions(**values)
         if self.name is not None:
             corpus = known_corpus(self.name)
             return prepare_known(corpus, options, source=self.source, cache=self.cache)

@@ -49,14 +49,14 @@ class Show:
         from trainer.config.arguments import parse_show
         from trainer.config.deepspeed import default_name, show
 
-        told = parse_show(self.argv)
-        name = told.deepspeed_config
+        arguments = parse_show(self.argv)
+        name = arguments.deepspeed_config
         if name is None:
             from trainer.distributed import choose_device, has_fast_bf16
 
-            device = choose_device(told.device, local_rank=0)
+            device = choose_device(arguments.device, local_rank=0)
             name = default_name(accelerator=device.type, bf16=has_fast_bf16(device))
-        print(show(told.experiment, name, world_size=told.world_size))
+        print(show(arguments.experiment, name, world_size=arguments.world_size))
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class Recipes:
         from trainer.config.recipe import load_recipe, recipe_names
 
         for name in recipe_names():
-            model, settings = load_recipe(name).model, load_recipe(name).train
+            model, train = load_recipe(name).model, load_recipe(name).train
             print(
                 f"{name:28} {model.n_layer:2} layers, d_model {model.d_model:4}, tgt_len "
-                f"{settings.tgt_len:3}, {settings.train_batch_size:3} streams, "
-                f"{settings.max_steps:,} steps"
+                f"{train.tgt_len:3}, {train.train_batch_size:3} streams, "
+                f"{train.max_steps:,} steps"
             )
 
 

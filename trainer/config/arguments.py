@@ -216,8 +216,8 @@ def _parser(
     parser.add_argument(
         "recipe", nargs="?", metavar="RECIPE", help=f"a JSON file, or one of {names}"
     )
-    for flag, settings in options.items():
-        parser.add_argument(flag, **settings)
+    for flag, keywords in options.items():
+        parser.add_argument(flag, **keywords)
     groups = {
         name: parser.add_argument_group(f"--{name}", field.description)
         for name, field in ExperimentConfig.model_fields.items()

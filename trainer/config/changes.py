@@ -51,12 +51,12 @@ def admit(
     Raises:
         InputError: there are changes that are refused, or that nobody announced; it lists all.
     """
-    found = changes(old, new)
+    changed = changes(old, new)
     names = {name.replace("-", "_") for name in allowed}
-    refused = [change for change in found if change.on_resume == "refused"]
+    refused = [change for change in changed if change.on_resume == "refused"]
     unannounced = [
         change
-        for change in found
+        for change in changed
         if change.on_resume == "announced" and not {change.path, change.path.split(".")[-1]} & names
     ]
     problems = []
@@ -64,11 +64,11 @@ def admit(
         problems.append(f"is another run's: {'; '.join(map(str, refused))} (use another --run-dir)")
     if unannounced:
         fields = " ".join(f"--allow-change {change.path}" for change in unannounced)
-        told = "; ".join(map(str, unannounced))
-        problems.append(f"was begun with {told}: to change that, add {fields}")
+        listed = "; ".join(map(str, unannounced))
+        problems.append(f"was begun with {listed}: to change that, add {fields}")
     if problems:
         raise InputError(f"{where} {'; '.join(problems)}")
-    return [change for change in found if change.on_resume == "announced"]
+    return [change for change in changed if change.on_resume == "announced"]
 
 
 def split_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[Change]:

@@ -148,14 +148,14 @@ def resolve(
     Raises:
         InputError: every problem of the file, and every difference from the experiment.
     """
-    micro, accumulation, found = _split_batch(raw, experiment, world_size)
+    micro, accumulation, complaints = _split_batch(raw, experiment, world_size)
     kind = lookup(raw, "scheduler.type") or "cosine"
     owners = _OWNERS | {
         f"scheduler.params.{key}": owner
         for key, owner in _SCHEDULE_OWNERS.get(str(kind), {}).items()
     }
     owned = {path: (owner, _value(experiment, owner)) for path, owner in owners.items()}
-    if not found:
+    if not complaints:
         owned["train_micro_batch_size_per_gpu"] = ("train.train_micro_batch_size_per_gpu", micro)
         owned["gradient_accumulation_steps"] = (
             f"train_batch_size/(train_micro_batch_size_per_gpu·{counted(world_size, 'rank')})",
@@ -167,10 +167,10 @@ def resolve(
         if given in (None, "auto"):
             _fill(filled, path, value)
         elif given != value and isinstance(given, str) == isinstance(value, str):
-            found.append(f"{path} is {given}, but the experiment's {owner} is {value}")
-    found += problems(filled, owned={*owned, *_BATCH})
-    if found:
-        raise InputError(f"{where}: {'; '.join(found)}")
+            complaints.append(f"{path} is {given}, but the experiment's {owner} is {value}")
+    complaints += problems(filled, owned={*owned, *_BATCH})
+    if complaints:
+        raise InputError(f"{where}: {'; '.join(complaints)}")
     return _resolved(filled, micro, accumulation)
 
 
@@ -185,16 +185,16 @@ def _split_batch(
     if rest:
         larger = total + world_size - rest
         sizes = f"{total - rest} or {larger}" if share else f"{larger}"
-        found = (
+        complaint = (
             f"train.train_batch_size {total} does not split over {world_size} ranks: "
             f"use {divisors_near(total, world_size)} ranks, or train.train_batch_size {sizes}"
         )
-        return 0, 0, [found]
+        return 0, 0, [complaint]
     # Either size fixes the other; without both, a rank's whole share is one micro step.
     key, size = (_BATCH[0], micro) if micro else (_BATCH[1], given.get(_BATCH[1], 1))
     if share % size:
-        found = f"{key} {size} does not divide the {share} streams of a rank"
-        return 0, 0, [f"{found}: use {divisors_near(share, size)}"]
+        complaint = f"{key} {size} does not divide the {share} streams of a rank"
+        return 0, 0, [f"{complaint}: use {divisors_near(share, size)}"]
     micro = micro or share // size
     return micro, share // micro, []
 

@@ -146,28 +146,28 @@ def _conflicts(values: Mapping[str, Any]) -> list[str]:
     stage = lookup(values, "zero_optimization.stage") or 0
     precisions = [p for p in ("fp16", "bf16", "torch_autocast") if lookup(values, f"{p}.enabled")]
     offload = "zero_optimization.offload_{}.device"
-    found = []
+    conflicts = []
     if len(precisions) > 1:
-        found.append(f"{' and '.join(precisions)} are both enabled: keep one precision")
+        conflicts.append(f"{' and '.join(precisions)} are both enabled: keep one precision")
     if stage == 0 and {"fp16", "bf16"} & set(precisions):
-        found.append(
+        conflicts.append(
             f"zero_optimization.stage 0 trains wrongly with {precisions[0]} weights in DeepSpeed: "
             f"use stage 1, as zero1_{precisions[0]} does"
         )
     if "torch_autocast" in precisions and lookup(values, "torch_autocast.dtype") is None:
-        found.append("torch_autocast.dtype is missing: write bfloat16")
+        conflicts.append("torch_autocast.dtype is missing: write bfloat16")
     if stage == 0 and lookup(values, offload.format("optimizer")) == "cpu":
-        found.append("zero_optimization.offload_optimizer needs stage 1, 2 or 3")
+        conflicts.append("zero_optimization.offload_optimizer needs stage 1, 2 or 3")
     if stage < 3 and lookup(values, offload.format("param")) == "cpu":
-        found.append("zero_optimization.offload_param needs stage 3")
+        conflicts.append("zero_optimization.offload_param needs stage 3")
     if stage < 2 and lookup(values, "data_types.grad_accum_dtype"):
-        found.append("data_types.grad_accum_dtype needs stage 2 or 3")
+        conflicts.append("data_types.grad_accum_dtype needs stage 2 or 3")
     if lookup(values, "scheduler.params.warmup_num_steps") in (0, 1):
-        found.append(
+        conflicts.append(
             "DeepSpeed's schedules warm up for at least 2 updates: "
             "raise optim.warmup_steps, or use scheduler.type cosine"
         )
-    return found + _lamb_conflicts(values)
+    return conflicts + _lamb_conflicts(values)
 
 
 def _lamb_conflicts(values: Mapping[str, Any]) -> list[str]:

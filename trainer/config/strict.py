@@ -69,10 +69,10 @@ def checked(model: type[_Model], values: object, *, where: str, fix: str) -> _Mo
         return model.model_validate(values)
     except ValidationError as error:
         problems = describe(error, model)
-        told = [printable(problem, most=_TOLD_CHARACTERS) for problem in problems[:_TOLD_PROBLEMS]]
-        if len(problems) > len(told):
-            told.append(f"{len(problems) - len(told):,} more")
-        raise InputError(f"{where}: {'; '.join(told)}; {fix}") from None
+        shown = [printable(problem, most=_TOLD_CHARACTERS) for problem in problems[:_TOLD_PROBLEMS]]
+        if len(problems) > len(shown):
+            shown.append(f"{len(problems) - len(shown):,} more")
+        raise InputError(f"{where}: {'; '.join(shown)}; {fix}") from None
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:

@@ -23,25 +23,25 @@ def absent_figures(
     """
     over_words = vocabulary.kind == "words"
     if lost is None:
-        told = (
+        reason = (
             "the corpus was prepared by an earlier version, which did not count what its ids "
             "leave out: prepare it again"
         )
-        return {"bpc": told} if over_words else {"ppl_word": told, "bpc": told}
-    found = {}
+        return {"bpc": reason} if over_words else {"ppl_word": reason, "bpc": reason}
+    reasons = {}
     if lost.hidden and not over_words:
-        found["ppl_word"] = (
+        reasons["ppl_word"] = (
             f"{lost.hidden:,} of {n_characters:,} characters are unknown, dropped or changed"
         )
     if lost.hidden or lost.blanks:
-        found["bpc"] = (
+        reasons["bpc"] = (
             f"{lost.hidden + lost.blanks:,} of {n_characters:,} characters are not told by the "
             f"ids ({lost.blanks:,} of them white space)"
         )
     for name, count in (("ppl_word", n_words), ("bpc", n_characters)):
         if not count:
-            found[name] = "the text has none"
-    return found
+            reasons[name] = "the text has none"
+    return reasons
 
 
 def lost_characters(header: Header, vocabulary: Vocabulary) -> Lost | None:

@@ -147,16 +147,16 @@ def _verify_ids(path: Path, header: Header, vocabulary: Vocabulary) -> None:
             largest_id = max(largest_id, int(ids.max()))
             n_unknown += int(np.count_nonzero(ids == vocabulary.unk_id))
     if corrupt:
-        told = printable(", ".join(map(str, corrupt)), most=200)
+        blocks = printable(", ".join(map(str, corrupt)), most=200)
         raise InputError(
-            f"{path}: split {header.name} is corrupt in block {told} "
+            f"{path}: split {header.name} is corrupt in block {blocks} "
             f"(0 to {len(header.block_hashes) - 1}, of {header.block_bytes} bytes); "
             f"prepare it again"
         )
-    for field, found in (("largest_id", largest_id), ("n_unknown", n_unknown)):
-        if (said := getattr(header, field)) != found:
+    for field, actual in (("largest_id", largest_id), ("n_unknown", n_unknown)):
+        if (said := getattr(header, field)) != actual:
             raise InputError(
-                f"{path}: {field} of split {header.name} is {found:,}, but its header says "
+                f"{path}: {field} of split {header.name} is {actual:,}, but its header says "
                 f"{said:,}; prepare it again"
             )
 

@@ -134,18 +134,18 @@ def _huggingface_config(
 
 def _write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
     """Write the files that transformers' tokenizers read; bytes and characters have none there."""
-    settings: dict[str, Any] = {}
+    config: dict[str, Any] = {}
     if isinstance(vocabulary, WordVocabulary):
         text = "".join(f"{word}\n" for word in vocabulary.words)
         (folder / "vocab.txt").write_text(text, encoding="utf-8")
-        settings = {
+        config = {
             "tokenizer_class": "TransfoXLTokenizer",
             "lower_case": vocabulary.lowercase,
             "special": ["<eos>"],
         }
     elif isinstance(vocabulary, TokenizerVocabulary):
         (folder / "tokenizer.json").write_text(json.dumps(vocabulary.to_json()["tokenizer"]))
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast"}
     save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
-    if settings:
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    if config:
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")

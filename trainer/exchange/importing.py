@@ -21,7 +21,7 @@ from trainer.data.vocabulary.files import VOCABULARY_FILE, Vocabulary, save_voca
 from trainer.errors import InputError
 from trainer.exchange.layouts import Foreign, read_foreign
 from trainer.exchange.names import table_of, to_ours
-from trainer.exchange.settings import Settings
+from trainer.exchange.settings import ForeignConfig
 from trainer.exchange.vocabularies import find_vocabulary
 from trainer.files import new_folder, write_atomically
 from trainer.shell import command, program, training
@@ -41,7 +41,7 @@ class Imported:
 
     def lines(self) -> list[str]:
         """List the lines that the command prints."""
-        model, run = self.foreign.settings.model, self.run_dir
+        model, run = self.foreign.config.model, self.run_dir
         recipe = run / "config.json"
         txl, train = program("txl"), training(recipe, "--init-from", run)
         return [
@@ -90,16 +90,16 @@ def _import(
     path: Path, draft: Path, *, out: Path, vocab: Path | None, recipe: str | None
 ) -> Imported:
     foreign = read_foreign(path)
-    settings = foreign.settings
+    config = foreign.config
     vocabulary = find_vocabulary(
         vocab,
         beside=foreign.file.parent,
         inside=foreign.vocabulary,
-        size=settings.vocabulary_size,
+        size=config.vocabulary_size,
     )
-    recipe = recipe or nearest_recipe(settings)
-    experiment = _experiment(settings, recipe)
-    table = table_of(settings.model, settings.vocabulary_size)
+    recipe = recipe or nearest_recipe(config)
+    experiment = _experiment(config, recipe)
+    table = table_of(config.model, config.vocabulary_size)
     weights = to_ours(foreign.tensors, table, where=str(foreign.file))
     _write(draft, experiment, vocabulary, weights, foreign)
     return Imported(
@@ -111,7 +111,7 @@ def _import(
     )
 
 
-def nearest_recipe(settings: Settings) -> str:
+def nearest_recipe(config: ForeignConfig) -> str:
     """Find the packaged recipe of the same sizes, with the same clusters if there are several.
 
     Where none has these sizes, it is the one nearest in width.
@@ -120,28 +120,28 @@ def nearest_recipe(settings: Settings) -> str:
 
     def distance(name: str) -> tuple[int, bool, int]:
         model = load_recipe(name).model
-        differing = sum(getattr(model, size) != getattr(settings.model, size) for size in sizes)
-        other_clusters = model.cutoffs != settings.model.cutoffs
-        return differing, other_clusters, abs(model.d_model - settings.model.d_model)
+        differing = sum(getattr(model, size) != getattr(config.model, size) for size in sizes)
+        other_clusters = model.cutoffs != config.model.cutoffs
+        return differing, other_clusters, abs(model.d_model - config.model.d_model)
 
     return min(recipe_names(), key=distance)
 
 
-def _experiment(settings: Settings, recipe: str) -> ExperimentConfig:
+def _experiment(config: ForeignConfig, recipe: str) -> ExperimentConfig:
     """The recipe, with all that the checkpoint says put over it."""
     base = load_recipe(recipe)
     values = base.model_dump(mode="json")
-    values["model"] = settings.model.model_dump(mode="json")
+    values["model"] = config.model.model_dump(mode="json")
     lengths = {
-        "mem_len": settings.mem_len,
-        "clamp_len": settings.clamp_len,
-        "same_length": settings.same_length and settings.mem_len > 0,
+        "mem_len": config.mem_len,
+        "clamp_len": config.clamp_len,
+        "same_length": config.same_length and config.mem_len > 0,
     }
-    if settings.tgt_len is not None:
-        lengths["tgt_len"] = settings.tgt_len
+    if config.tgt_len is not None:
+        lengths["tgt_len"] = config.tgt_len
     for part in ("train", "valid"):
         values[part] |= lengths
-    if base.model.n_layer != settings.model.n_layer or base.model.d_model != settings.model.d_model:
+    if base.model.n_layer != config.model.n_layer or base.model.d_model != config.model.d_model:
         values["eval"] |= lengths  # else the recipe's official evaluation is this model's, too
     return experiment_from(values, where=f"settings of the checkpoint over recipe {recipe}")
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from trainer.errors import InputError, first_few
 from trainer.exchange.pickles import read_pickled
 from trainer.exchange.settings import (
-    Settings,
+    ForeignConfig,
     of_fairseq,
     of_huggingface,
     of_kimiyoung,
@@ -50,7 +50,7 @@ class Foreign:
 
     layout: Layout
     file: Path
-    settings: Settings
+    config: ForeignConfig
     tensors: dict[str, Tensor]
     """By Hugging Face's names, clusters in its order."""
     vocabulary: Any
@@ -93,8 +93,8 @@ def _file_at(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     names = sorted(inner.name for inner in path.iterdir())
-    found = first_few(names, separator=", ", most=20) or "nothing"
-    raise InputError(f"{path}: no checkpoint here, found {found}; looked for {', '.join(FILES)}")
+    there = first_few(names, separator=", ", most=20) or "nothing"
+    raise InputError(f"{path}: no checkpoint here, found {there}; looked for {', '.join(FILES)}")
 
 
 def _config_beside(file: Path) -> Path:
@@ -102,16 +102,16 @@ def _config_beside(file: Path) -> Path:
 
 
 def _huggingface(file: Path) -> Foreign:
-    config = _config_beside(file)
-    if not config.exists():
-        raise InputError(f"{config} is missing: it says what model {file.name} is of")
-    values = read_json(config)
+    config_file = _config_beside(file)
+    if not config_file.exists():
+        raise InputError(f"{config_file} is missing: it says what model {file.name} is of")
+    values = read_json(config_file)
     if not isinstance(values, dict):
-        raise InputError(f"{config}: should be an object, got {type(values).__name__}")
+        raise InputError(f"{config_file}: should be an object, got {type(values).__name__}")
     # The first releases wrote no model_type: then the sizes must be there, and say what it is.
     kind = values.get("model_type", "transfo-xl")
     if kind != "transfo-xl":
-        raise InputError(f"{config}: model_type is {shortened(kind)}, not 'transfo-xl'")
+        raise InputError(f"{config_file}: model_type is {shortened(kind)}, not 'transfo-xl'")
     if file.suffix == ".safetensors":
         try:
             content: Any = load_file(file)
@@ -126,27 +126,23 @@ def _huggingface(file: Path) -> Foreign:
         for name, tensor in content.items()
     }
     tensors = _without_buffers(named)
-    settings = of_huggingface(values, tensors, where=str(config))
-    return Foreign(
-        layout="huggingface", file=file, settings=settings, tensors=tensors, vocabulary=None
-    )
+    config = of_huggingface(values, tensors, where=str(config_file))
+    return Foreign(layout="huggingface", file=file, config=config, tensors=tensors, vocabulary=None)
 
 
 def _kimiyoung(file: Path, module: Opaque) -> Foreign:
     tensors = _from_mem_transformer(dict(module_tensors(module)))
-    settings = of_kimiyoung(module, tensors, where=str(file))
-    return Foreign(
-        layout="kimiyoung", file=file, settings=settings, tensors=tensors, vocabulary=None
-    )
+    config = of_kimiyoung(module, tensors, where=str(file))
+    return Foreign(layout="kimiyoung", file=file, config=config, tensors=tensors, vocabulary=None)
 
 
 def _nvidia(file: Path, content: dict[str, Any]) -> Foreign:
     tensors = _from_mem_transformer(content["model_state"])
-    settings = of_nvidia(_revealed(content), tensors, where=str(file))
+    config = of_nvidia(_revealed(content), tensors, where=str(file))
     return Foreign(
         layout="nvidia",
         file=file,
-        settings=settings,
+        config=config,
         tensors=tensors,
         vocabulary=content.get("vocab"),
     )
@@ -159,8 +155,8 @@ def _fairseq(file: Path, content: dict[str, Any]) -> Foreign:
         if not name.endswith("decoder.version")
     }
     tensors = _without_buffers(tensors)
-    settings = of_fairseq(_revealed(content), tensors, where=str(file))
-    return Foreign(layout="fairseq", file=file, settings=settings, tensors=tensors, vocabulary=None)
+    config = of_fairseq(_revealed(content), tensors, where=str(file))
+    return Foreign(layout="fairseq", file=file, config=config, tensors=tensors, vocabulary=None)
 
 
 def _from_mem_transformer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

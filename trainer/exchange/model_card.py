@@ -75,7 +75,7 @@ def _summary(trained: TrainedModel) -> str:
     model = trained.experiment.model
     n_parameters = sum(p.numel() for p in trained.module.parameters())
     train = trained.saved["train"]
-    told = (
+    summary = (
         f"A Transformer-XL language model: {counted(model.n_layer, 'layer')}, "
         f"d_model {model.d_model}, {counted(model.n_head, 'head')} of {model.d_head}, "
         f"{counted(n_parameters, 'parameter')}, over "
@@ -84,10 +84,10 @@ def _summary(trained: TrainedModel) -> str:
     )
     if origin := origin_of(trained).get("imported"):
         file, layout = markdown_text(origin["file"]), markdown_text(origin["layout"])
-        return f"{told}\n\nImported from {file}, a checkpoint of {layout}."
+        return f"{summary}\n\nImported from {file}, a checkpoint of {layout}."
     parent = parent_of(trained)
     begun = f", begun from {markdown_text(parent)}" if parent else ""
-    return f"{told}\n\nTrained with txl-trainer{begun}; this is step {train['step']:,}."
+    return f"{summary}\n\nTrained with txl-trainer{begun}; this is step {train['step']:,}."
 
 
 def parent_of(trained: TrainedModel) -> str | None:
@@ -114,17 +114,17 @@ def _data(run_dir: Path, trained: TrainedModel) -> str:
         named = named_corpus(run_dir)
     except InputError:
         return "Unknown: the run names no corpus."
-    told = (
+    summary = (
         f"Corpus {markdown_text(corpus_label(named.name, trained.saved['corpus']))}: "
         f"{trained.vocabulary.kind}, vocabulary `{trained.vocabulary.hash}`"
     )
     try:
         corpus = open_corpus(Path(named.path))
     except InputError:
-        return f"{told}. It is not at hand any more."
+        return f"{summary}. It is not at hand any more."
     if corpus.hash != trained.saved["corpus"]:
-        return f"{told}. What stands in its place now is another."
-    return f"{told}.\n\n{_splits(corpus)}"
+        return f"{summary}. What stands in its place now is another."
+    return f"{summary}.\n\n{_splits(corpus)}"
 
 
 def _splits(corpus: Corpus) -> str:
@@ -166,20 +166,22 @@ def _recipe(trained: TrainedModel) -> str:
 
 def _results(run_dir: Path, trained: TrainedModel) -> str:
     """Return the results of `txl eval` with this checkpoint alone, by their measure."""
-    found = read_results(run_dir)
-    for problem in found.broken:
+    filed = read_results(run_dir)
+    for problem in filed.broken:
         log.warning("passed over: %s", problem)
     weights = trained.weights_hash
-    own = [result for result in found.results if result.is_of(trained.path.name, weights)]
-    told = _best(trained.saved["train"])
+    own = [result for result in filed.results if result.is_of(trained.path.name, weights)]
+    paragraphs = _best(trained.saved["train"])
     if own:
-        told.append(
+        paragraphs.append(
             "Of `txl eval` with this checkpoint. Loss is in nats per token, ppl per token, "
             f"ppl_word per word and line end, bpc in bits per character; tokens/s: {SCORING}."
         )
     groups = sorted(by_text(own).items(), key=lambda group: not _is_home(group[1][0], trained))
-    told += [_group(name, results, trained) for name, results in groups]
-    return "\n\n".join(told) or "None was filed: `txl eval` files them in the run's directory."
+    paragraphs += [_group(name, results, trained) for name, results in groups]
+    return (
+        "\n\n".join(paragraphs) or "None was filed: `txl eval` files them in the run's directory."
+    )
 
 
 def _best(train: dict[str, Any]) -> list[str]:

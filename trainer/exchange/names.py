@@ -127,8 +127,8 @@ def to_theirs(ours: Mapping[str, Tensor], table: NameTable) -> dict[str, Tensor]
     for pair in table.pairs:
         pieces.setdefault(pair.theirs, []).append((pair.begin, ours[pair.ours]))
     theirs = {
-        name: torch.cat([tensor for _, tensor in sorted(found, key=lambda piece: piece[0])])
-        for name, found in pieces.items()
+        name: torch.cat([tensor for _, tensor in sorted(rows, key=lambda piece: piece[0])])
+        for name, rows in pieces.items()
     }
     return theirs | {copy: theirs[kept].clone() for copy, kept in table.copies.items()}
 

@@ -108,16 +108,16 @@ def _read_older(file: BufferedReader, n_bytes: int) -> Any:
         return views.setdefault(name, Storage(storage.values[begin : begin + length]))
 
     machine = Machine(file, n_bytes, find=find_class, persistent=persistent)
-    found = load(machine)
-    if type(found) is not int or found != _MAGIC:
+    content = load(machine)
+    if type(content) is not int or content != _MAGIC:
         if storages.made:
             raise Refused("it refers to something outside the file")
-        return found
+        return content
     protocol = load(machine)
     if type(protocol) is not int or protocol != _PROTOCOL:
         raise pickle.UnpicklingError("it is of another version of PyTorch's")
     load(machine)  # the sizes of the writer's numbers
-    found, keys = load(machine), load(machine)
+    content, keys = load(machine), load(machine)
     if not isinstance(keys, list) or {*map(str, keys)} != storages.made.keys():
         raise pickle.UnpicklingError("its storages are not those that its tensors need")
     for key in keys:
@@ -125,7 +125,7 @@ def _read_older(file: BufferedReader, n_bytes: int) -> Any:
         if numel != len(storages.made[key].values):
             raise pickle.UnpicklingError(f"storage {key} has another size than its tensors need")
         _fill(storages.made[key], file)
-    return found
+    return content
 
 
 def _read_archive(file: BufferedReader, n_bytes: int) -> Any:

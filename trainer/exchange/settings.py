@@ -62,8 +62,8 @@ class _Said(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Settings of one checkpoint."""
+class ForeignConfig:
+    """Configuration of one checkpoint of another trainer, in the words of ours."""
 
     model: ModelConfig
     vocabulary_size: int
@@ -76,10 +76,10 @@ class Settings:
 
 def of_huggingface(
     values: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
-) -> Settings:
+) -> ForeignConfig:
     """Read `config.json`, in which the first releases called the vocabulary's size n_token."""
     size = "vocab_size" if "vocab_size" in values else "n_token"
-    return _settings(
+    return _config(
         values,
         tensors,
         where=where,
@@ -88,7 +88,7 @@ def of_huggingface(
     )
 
 
-def of_kimiyoung(module: Opaque, tensors: Mapping[str, Tensor], *, where: str) -> Settings:
+def of_kimiyoung(module: Opaque, tensors: Mapping[str, Tensor], *, where: str) -> ForeignConfig:
     """From the attributes of the pickled module."""
     values = dict(module.attributes)
     parts = values.get("_modules") or {}
@@ -109,7 +109,9 @@ def of_kimiyoung(module: Opaque, tensors: Mapping[str, Tensor], *, where: str) -
     return _of_mem_transformer(values, tensors, where)
 
 
-def of_nvidia(content: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str) -> Settings:
+def of_nvidia(
+    content: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
+) -> ForeignConfig:
     """Read `model_config`; what was trained with stands in `args`.
 
     With same_length their mask sees mem_len + 1 keys, which is the mem_len of the same mask here.
@@ -117,21 +119,21 @@ def of_nvidia(content: Mapping[str, Any], tensors: Mapping[str, Tensor], *, wher
     values = content.get("model_config")
     if not isinstance(values, dict):
         raise InputError(f"{where}: model_config is missing")
-    settings = _of_mem_transformer(values, tensors, where)
-    return replace(settings, mem_len=settings.mem_len + 1) if settings.same_length else settings
+    config = _of_mem_transformer(values, tensors, where)
+    return replace(config, mem_len=config.mem_len + 1) if config.same_length else config
 
 
 def _of_mem_transformer(
     values: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
-) -> Settings:
+) -> ForeignConfig:
     """Both modules call the vocabulary's size so, and have one pair of biases for all layers."""
     size = _need(values, "n_token", where)
-    return _settings(values, tensors, where=where, vocabulary_size=size, position_biases="shared")
+    return _config(values, tensors, where=where, vocabulary_size=size, position_biases="shared")
 
 
 def of_fairseq(
     content: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
-) -> Settings:
+) -> ForeignConfig:
     """From `cfg` (omegaconf, since 2020) or `args` (argparse).
 
     Its decoder is Hugging Face's model with biases of their own in every layer, and leaves out the
@@ -144,29 +146,29 @@ def of_fairseq(
     sizes = [len(t) for name, t in tensors.items() if _is_output_bias(name) and t.dim() == 1]
     if not sizes:
         kind = given.get("_name") or given.get("arch")
-        found = ", ".join(sorted(tensors)[:5])
+        there = ", ".join(sorted(tensors)[:5])
         raise InputError(
             f"{where}: {_SOFTMAX}.out_layers.0.bias is missing, so the model ({kind}) is no "
-            f"transformer_xl; found {found} …"
+            f"transformer_xl; found {there} …"
         )
     known = {key: given[key] for key in _FAIRSEQ_DEFAULTS if key in given}
     values: dict[str, Any] = _FAIRSEQ_DEFAULTS | known
     if isinstance(values["cutoffs"], str):  # argparse's
         values["cutoffs"] = parse_json(values["cutoffs"], where=f"{where}: cutoffs")
     values["tgt_len"] = (as_dict(cfg.get("task")) or args).get("tokens_per_sample")
-    return _settings(
+    return _config(
         values, tensors, where=where, vocabulary_size=sum(sizes), position_biases="per_layer"
     )
 
 
-def _settings(
+def _config(
     values: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     *,
     where: str,
     vocabulary_size: int,
     position_biases: str,
-) -> Settings:
+) -> ForeignConfig:
     said = _checked(values, _Said, where)
     for name, only in (("attn_type", 0), ("sample_softmax", -1), ("layer_norm_epsilon", 1e-5)):
         if abs(getattr(said, name) - only) > 1e-12:
@@ -195,7 +197,7 @@ def _settings(
         "tie_projections": _tied_projections(tensors, len(cutoffs) + 1, said.tie_projs or ()),
     }
     clamp_len = said.clamp_len or -1
-    return Settings(
+    return ForeignConfig(
         model=_checked(model, ModelConfig, where),
         vocabulary_size=vocabulary_size,
         tgt_len=said.tgt_len or None,

@@ -61,13 +61,13 @@ def find_vocabulary(given: Path | None, *, beside: Path, inside: Any, size: int)
     elif inside is not None:
         vocabulary, where = _from_object(inside, where=str(beside)), "the one in the checkpoint"
     else:
-        found = next((beside / name for name in _BESIDE if (beside / name).is_file()), None)
-        if found is None:
+        file = next((beside / name for name in _BESIDE if (beside / name).is_file()), None)
+        if file is None:
             raise InputError(
                 f"{beside} holds no vocabulary ({', '.join(_BESIDE)}): name one with --vocab, such "
                 f"as a corpus prepared as the checkpoint's was, cache.pt or dict.txt"
             )
-        vocabulary, where = read_vocabulary(found), str(found)
+        vocabulary, where = read_vocabulary(file), str(file)
     if vocabulary.size != size:
         raise InputError(
             f"vocabulary {where} has {vocabulary.size:,} symbols, the checkpoint's embedding "
@@ -107,14 +107,14 @@ def _from_lines(path: Path) -> Vocabulary:
     return _from_symbols(symbols, lowercase=False, where=str(path))
 
 
-def _from_object(found: Any, *, where: str) -> Vocabulary:
+def _from_object(pickled: Any, *, where: str) -> Vocabulary:
     """From a pickled corpus, vocabulary or tokenizer, or the dict that one was."""
-    values = found.attributes if isinstance(found, Opaque) else found
+    values = pickled.attributes if isinstance(pickled, Opaque) else pickled
     if isinstance(values, dict) and isinstance(values.get("vocab"), Opaque):
         values = values["vocab"].attributes
     symbols = values.get("idx2sym") if isinstance(values, dict) else None
     if not isinstance(symbols, list):
-        kind = found.path if isinstance(found, Opaque) else type(found).__name__
+        kind = pickled.path if isinstance(pickled, Opaque) else type(pickled).__name__
         raise InputError(
             f"{where}: no vocabulary of words or symbols here (found {kind}): name one with --vocab"
         )

@@ -54,7 +54,7 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
     scorings = [_scoring(options, trained, mem_len) for mem_len in mem_lens]
     on_main(lambda: _refuse_misuse(options, scorings, trained), world)
     results = []
-    told: list[tuple[int, Tensor]] = []
+    scored: list[tuple[int, Tensor]] = []
     for scoring in scorings:
         with explained(world, functools.partial(_situation, scoring, trained)):
             result = score(
@@ -67,14 +67,14 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
                 cutoffs=trained.experiment.model.cutoffs,
                 cut_documents=_cuts_documents(options, trained),
                 as_fairseq=options.as_fairseq,
-                on_tokens=None if options.per_token is None else lambda *row: told.append(row),
+                on_tokens=None if options.per_token is None else lambda *row: scored.append(row),
             )
         assert result is not None, "nothing asks this scoring to stop"
         results.append(_describe(result, scoring, split, corpus, trained, options, world))
         if world.is_main:
             _file(options.run_dir, results[-1])
     if options.per_token is not None:
-        _write_per_token(options.per_token, told, split, corpus.vocabulary, world)
+        _write_per_token(options.per_token, scored, split, corpus.vocabulary, world)
     if world.is_main:
         _print_table(results, options.run_dir)
     return results
@@ -187,7 +187,7 @@ def _file(run_dir: Path, result: EvalResult) -> None:
 
 
 def _write_per_token(
-    path: Path, told: list[tuple[int, Tensor]], split: Split, vocabulary: Vocabulary, world: World
+    path: Path, scored: list[tuple[int, Tensor]], split: Split, vocabulary: Vocabulary, world: World
 ) -> None:
     """Gather every rank's nats and write them in the order of the text. Collective.
 
@@ -197,7 +197,7 @@ def _write_per_token(
     Raises:
         InputError: the file could not be written.
     """
-    rows = [(begin, nll_T.numpy()) for begin, nll_T in told]  # a tensor would pickle all it views
+    rows = [(begin, nll_T.numpy()) for begin, nll_T in scored]  # a tensor would pickle all it views
     gathered = [row for part in gather_objects(rows, world) for row in part]
     on_main(lambda: _write_rows(path, gathered, split, vocabulary), world)
 

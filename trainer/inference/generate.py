@@ -160,15 +160,15 @@ def _before(stop: str, pieces: Iterable[str]) -> Iterator[str]:
     held = ""
     for piece in pieces:
         held += piece
-        told, found, _ = held.partition(stop)
-        if not found:
+        text, reached, _ = held.partition(stop)
+        if not reached:
             longest = min(len(stop) - 1, len(held))
             n_held = next(n for n in range(longest, -1, -1) if held.endswith(stop[:n]))
-            told = held[: len(held) - n_held]
-            held = held[len(told) :]
-        if told:
-            yield told
-        if found:
+            text = held[: len(held) - n_held]
+            held = held[len(text) :]
+        if text:
+            yield text
+        if reached:
             return
     if held:
         yield held

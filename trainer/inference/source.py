@@ -56,7 +56,7 @@ def read_source(path: Path, which: str) -> Source:
         source = _exported(path.resolve(), values)
     else:
         configured = experiment_from(values, where=str(config))
-        source = reading(path, which, lambda found: _checkpoint(path, found, configured))
+        source = reading(path, which, lambda chosen: _checkpoint(path, chosen, configured))
     if source.vocabulary.hash != source.saved["vocabulary"]:
         raise InputError(f"{path}/vocabulary.json is not the one of {source.path}")
     return source
@@ -83,7 +83,7 @@ def read_together(path: Path, which: str, world: World) -> Source:
                 own.append(read_source(path, chosen if is_run else which))
             except InputError as error:
                 problem = error
-        problems = [found for found in gather_objects(problem, world) if found is not None]
+        problems = [error for error in gather_objects(problem, world) if error is not None]
         if not problems:
             return own[-1]
         if which not in MOVING or on_main(Path(chosen).is_dir, world):

@@ -84,7 +84,7 @@ class TrainedModel:
         """
         scoring, cutoffs = self.experiment.eval, self.experiment.model.cutoffs
         ids = np.array(encode_given(self.vocabulary, text, what="the text"), np.int64)
-        memory, found = self.reading_memory(1, scoring.mem_len), list[float]()
+        memory, nats = self.reading_memory(1, scoring.mem_len), list[float]()
         for begin in range(0, len(ids) - 1, scoring.tgt_len):
             piece = ids[begin : begin + scoring.tgt_len + 1]
             segment = one_row(piece[:-1], piece[1:], cutoffs=cutoffs).to(self.device)
@@ -95,8 +95,8 @@ class TrainedModel:
             if output.nll_BT is None:
                 raise InputError("this model does not tell the nats of single tokens")
             memory = output.memory
-            found += output.nll_BT[0].tolist()
-        return found
+            nats += output.nll_BT[0].tolist()
+        return nats
 
     def generate(self, prompt: str, *, n_tokens: int = 200, **sampling: Any) -> str:
         """Continue `prompt`; `sampling` as in `trainer.inference.sampling.Sampling`.
@@ -171,8 +171,8 @@ def load_source(
     try:
         module.load_state_dict(full)
     except RuntimeError as error:  # it lists all that is missing, unknown or of another shape
-        told = " ".join(str(error).split())
-        raise InputError(f"{source.path} does not fit its model: {told}") from None
+        listed = " ".join(str(error).split())
+        raise InputError(f"{source.path} does not fit its model: {listed}") from None
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(chosen, torch.float32)
     module.to(device=device, dtype=dtype).eval()
     return TrainedModel(
@@ -189,20 +189,20 @@ def load_source(
 
 def _refuse_misfit(source: Source) -> None:
     """Compare weights with their configuration before anything is built by its sizes."""
-    config, found = source.experiment.model, source.weights
-    if max(config.n_layer, len(config.cutoffs)) > len(found):
+    config, weights = source.experiment.model, source.weights
+    if max(config.n_layer, len(config.cutoffs)) > len(weights):
         raise InputError(
             f"{source.path} does not fit its model: n_layer is {config.n_layer:,}, but there are "
-            f"{len(found)} tensors"
+            f"{len(weights)} tensors"
         )
     with torch.device("meta"):
         model = build_model(config, vocabulary_size=source.vocabulary.size, seed=0)
     refuse_misfit(
-        {name: tuple(tensor.shape) for name, tensor in found.items()},
+        {name: tuple(tensor.shape) for name, tensor in weights.items()},
         {name: tuple(p.shape) for name, p in model.named_parameters()},
         where=source.path,
     )
-    for name, tensor in found.items():
+    for name, tensor in weights.items():
         if tensor.dtype != torch.float32:
             raise InputError(f"{source.path}: {shortened(name)} is {tensor.dtype}, not fp32")
 

@@ -130,9 +130,9 @@ def _details(run: RunSummary) -> list[str]:
         lines.append(f"  evaluations; tokens/s: {SCORING}")
     for text, results in by_text(run.evals).items():
         rows, notes = table_rows(results)
-        told = [text, *text_table(rows).splitlines()]
-        told += [f"[{i}] {printable(note)}" for i, note in enumerate(notes, start=1)]
-        lines += [f"  {line}" for line in told]
+        block = [text, *text_table(rows).splitlines()]
+        block += [f"[{i}] {printable(note)}" for i, note in enumerate(notes, start=1)]
+        lines += [f"  {line}" for line in block]
     return lines + [f"  not read: {printable(note)}" for note in run.notes]
 
 

@@ -157,15 +157,15 @@ def file_result(run_dir: Path, result: EvalResult) -> Path:
 
 def read_results(run_dir: Path) -> Filed:
     """All results of a run, and what of the folder is none; a run without any has none."""
-    found = Filed([], [])
+    filed = Filed([], [])
     for path in sorted((run_dir / FOLDER).glob("*.json")):
         try:
-            found.results.append(
+            filed.results.append(
                 parse_result(read_bytes(path, most_bytes=MAX_JSON_BYTES), where=str(path))
             )
         except InputError as error:
-            found.broken.append(str(error))
-    return found
+            filed.broken.append(str(error))
+    return filed
 
 
 def parse_result(text: bytes, *, where: str) -> EvalResult:

@@ -85,17 +85,17 @@ def summarise(run_dir: Path, *, now: float) -> RunSummary:
     records = _noting(notes, lambda: read_metrics(run_dir)) if METRICS_FILE in has else None
     imported = _noting(notes, lambda: read_import_origin(run_dir)) if IMPORTED_FILE in has else None
     corpus = _noting(notes, lambda: named_corpus(run_dir)) if CORPUS_FILE in has else None
-    found = read_results(run_dir)
-    if status is None and records is None and imported is None and not found.results:
+    filed = read_results(run_dir)
+    if status is None and records is None and imported is None and not filed.results:
         raise InputError(
             notes[0] if notes else f"not a run: neither {STATUS_FILE} nor {METRICS_FILE} is there"
         )
     return RunSummary(
         run=run_dir.resolve().name,
         state=_state(status, imported, now=now),
-        notes=(*notes, *found.broken),
+        notes=(*notes, *filed.broken),
         imported=imported,
-        evals=tuple(found.results),
+        evals=tuple(filed.results),
         **_corpus(corpus),
         **_numbers(records or [], status),
     )

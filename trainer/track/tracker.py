@@ -211,8 +211,8 @@ class Tracker:
         shown = {key: value for key, value in details.items() if value not in (None, [])}
         said = printable("".join(f" {key}={_said(value)}" for key, value in shown.items()))
         if self._wandb:
-            told = {f"event/{name}": said.strip() or name}
-            self._wandb.log({**told, **_axis(step, update, n_tokens)})
+            shown_values = {f"event/{name}": said.strip() or name}
+            self._wandb.log({**shown_values, **_axis(step, update, n_tokens)})
         _log.info("%s at step %s%s", name, f"{step:,}", said)
 
     def _note_lost(self, *, step: int, update: int, n_tokens: int) -> None:

@@ -54,16 +54,16 @@ def stored_id(run_dir: Path) -> str | None:
     """Read the wandb id kept in `run_dir`; None where there is none that wandb would take."""
     path = run_dir / WANDB_DIR / ID_FILE
     try:
-        found = path.read_text(encoding="utf-8").strip()
+        run_id = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
-        found = ""
-    if problem := id_problem(found):
-        shown = printable(found, most=80)
+        run_id = ""
+    if problem := id_problem(run_id):
+        shown = printable(run_id, most=80)
         _log.warning("%s: the wandb id %r %s: a new one is made", path, shown, problem)
         return None
-    return found
+    return run_id
 
 
 def choose_id(run_dir: Path, *, wandb_id: str | None, environ: Mapping[str, str]) -> str:
@@ -163,8 +163,8 @@ class WandbLog:
                 f"{key}/{metric}": getattr(result, metric)
                 for metric in ("loss", "ppl", "ppl_word", "bpc")
             }
-            told = {f"{key}/of": str(result)}
-            self.log(values | told | {"train/step": result.step or 0})
+            measure = {f"{key}/of": str(result)}
+            self.log(values | measure | {"train/step": result.step or 0})
             with noted.open("a", encoding="utf-8") as file:
                 file.write(f"{name}\n")
 
@@ -212,12 +212,12 @@ class WandbLog:
 
         self._service.start()
         known = wandb.Settings.model_fields
-        settings = {
+        known_settings = {
             name: value
             for name, value in (self._settings | {"silent": mode == "offline"}).items()
             if name in known and _variable(name) not in self._environ
         }
-        run = wandb.init(mode=mode, settings=settings, **self._init)
+        run = wandb.init(mode=mode, settings=known_settings, **self._init)
         run.define_metric("*", step_metric="train/step")
         if mode == "online":
             _log.info("wandb: %s", run.url)

@@ -62,8 +62,8 @@ def _problems(what: str, name: str | None, forbidden: str, *, most: int) -> list
     shown = f"{what} {printable(name, most=80)!r}"
     where = f"(tracking.{what if what != 'tag' else 'tags'}, or WANDB_{what.upper()}"
     where += "S)" if what == "tag" else ")"
-    if found := sorted(set(name) & set(forbidden)):
-        return [f"{shown} has {' '.join(map(repr, found))} in it {where}"]
+    if wrong := sorted(set(name) & set(forbidden)):
+        return [f"{shown} has {' '.join(map(repr, wrong))} in it {where}"]
     if not 1 <= len(name) <= most:
         return [f"{shown} is not of 1 to {most} characters {where}"]
     return []

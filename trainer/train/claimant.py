@@ -81,8 +81,8 @@ class Claimant:
                     continue
                 self._pause(PAUSE_S)
         except OSError as error:
-            told = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-            raise InputError(f"--run-dir {run_dir} cannot be claimed: {told}") from None
+            reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+            raise InputError(f"--run-dir {run_dir} cannot be claimed: {reason}") from None
         return False
 
     def look(self, run_dir: Path) -> None:

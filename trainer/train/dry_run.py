@@ -70,9 +70,9 @@ def refuse_without_memory(plan: Plan, run_dir: Path, world: World) -> None:
             warnings, problem = [], str(error)
         for warning in warnings:
             log.warning("%s", warning)
-    for rank, told in enumerate(gather_objects(problem, world)):
-        if told is not None:
-            raise InputError(told if world.world_size == 1 else f"rank {rank}: {told}")
+    for rank, refusal in enumerate(gather_objects(problem, world)):
+        if refusal is not None:
+            raise InputError(refusal if world.world_size == 1 else f"rank {rank}: {refusal}")
 
 
 def _free_run_dir(recipe: str) -> Path:

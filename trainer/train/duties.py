@@ -88,18 +88,18 @@ def _validate(run: Run, state: TrainState) -> Wish:
         wishes.append(asked(run))
         return wishes[-1] is not Wish.NONE
 
-    settings, engine, split = run.experiment, run.engine, run.corpus.splits["valid"]
+    experiment, engine, split = run.experiment, run.engine, run.corpus.splits["valid"]
     engine.train(False)
     result = score(
         engine,
         split,
-        scoring=settings.valid,
-        n_layer=settings.model.n_layer,
+        scoring=experiment.valid,
+        n_layer=experiment.model.n_layer,
         first_memory=lambda rows, mem_len: engine.reading_memory(rows, mem_len=mem_len),
-        cutoffs=settings.model.cutoffs,
+        cutoffs=experiment.model.cutoffs,
         world=run.world,
         should_stop=should_stop,
-        cut_documents=settings.data.memory_reset == "document",
+        cut_documents=experiment.data.memory_reset == "document",
     )
     if result is None:
         return wishes[-1]
@@ -120,24 +120,24 @@ def sample_if_due(run: Run, state: TrainState) -> None:
     """Record a sample of text, drawn from a generator and a memory of its own."""
     if not due.sample_is_due(run.experiment, state):
         return
-    settings = run.experiment.sample
+    sample = run.experiment.sample
     sampling = Sampling(
-        n_tokens=settings.n_tokens,
-        temperature=settings.temperature,
+        n_tokens=sample.n_tokens,
+        temperature=sample.temperature,
         seed=run.experiment.seed + state.step,
     )
     with run.engine.predicting() as model:
         pieces = generate(
             model,
             run.corpus.vocabulary,
-            prompt=settings.prompt,
+            prompt=sample.prompt,
             sampling=sampling,
             scoring=run.experiment.valid,
             cutoffs=run.experiment.model.cutoffs,
             dtype=run.engine.dtype,
             device=run.world.device,
         )
-        text = settings.prompt + "".join(pieces)
+        text = sample.prompt + "".join(pieces)
     run.tracker.log("sample", values={"sample/text": text}, **state.counters)
 
 

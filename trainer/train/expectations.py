@@ -30,20 +30,20 @@ def missed(
         of: what validations are of by this start's settings; a loss of anything else is none.
     """
     loss, rate = (_number(result, name) for name in ("valid/best_loss", "throughput/tokens_per_s"))
-    told: list[tuple[str, bool]] = []
+    targets: list[tuple[str, bool]] = []
     if expect.ppl is not None:
         got = "none" if loss is None else f"{perplexity(min(loss, MOST_NATS)):,.3f}"
         if best_of is not None and of is not None and best_of.key != of.key:
             got, loss = f"none on {of}: {got} is on {best_of}", None
         is_met = loss is not None and loss <= math.log(expect.ppl)
-        told.append((f"ppl ≤ {expect.ppl:,.3f}, got {got}", is_met))
+        targets.append((f"ppl ≤ {expect.ppl:,.3f}, got {got}", is_met))
     if expect.tokens_per_s is not None:
         got = "none" if rate is None else f"{rate:,.1f}"
         is_met = rate is not None and rate >= expect.tokens_per_s
-        told.append((f"tokens_per_s ≥ {expect.tokens_per_s:,.1f}, got {got}", is_met))
-    for what, is_met in told:
+        targets.append((f"tokens_per_s ≥ {expect.tokens_per_s:,.1f}, got {got}", is_met))
+    for what, is_met in targets:
         _log.info("expected %s: %s", what, "met" if is_met else "missed")
-    return [what for what, is_met in told if not is_met]
+    return [what for what, is_met in targets if not is_met]
 
 
 def _number(result: Mapping[str, Any], name: str) -> float | None:

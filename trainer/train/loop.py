@@ -56,7 +56,7 @@ def train(run: Run, state: TrainState) -> Exit:
 def train_step(run: Run, state: TrainState) -> StepStats:
     """One attempt to update: a micro step per slot, each with its own streams and memory."""
     began = time.perf_counter()
-    streams, engine, world, settings = run.streams, run.engine, run.world, run.experiment.train
+    streams, engine, world, config = run.streams, run.engine, run.world, run.experiment.train
     engine.train(True)
     if streams.begins_epoch(state.data_step) or not state.memories:
         state.memories = run.empty_memories()
@@ -66,9 +66,7 @@ def train_step(run: Run, state: TrainState) -> StepStats:
     for slot, memory in enumerate(state.memories):
         torch.manual_seed(dropout_seed(run.experiment.seed, state.step, slot, world.rank))
         segment = run.reader.segment(state.data_step, slot)
-        output = engine(
-            segment, memory, clamp_len=settings.clamp_len, same_length=settings.same_length
-        )
+        output = engine(segment, memory, clamp_len=config.clamp_len, same_length=config.same_length)
         # The engine divides by slots and averages over ranks; what is left is the mean per token.
         engine.backward(output.loss_sum * (world.world_size * engine.slots / n_tokens))
         applied = engine.step()

@@ -106,15 +106,15 @@ def check_splits(experiment: ExperimentConfig, corpus: Corpus) -> None:
     """
     if "train" not in corpus.splits:
         raise InputError(f"{corpus.path} has no train split: prepare it with --train")
-    settings, valid = experiment.valid, corpus.splits.get("valid")
-    rest_on_it = {"--expect.ppl": experiment.expect.ppl, "--valid.patience": settings.patience}
+    config, valid = experiment.valid, corpus.splits.get("valid")
+    rest_on_it = {"--expect.ppl": experiment.expect.ppl, "--valid.patience": config.patience}
     for flag, value in rest_on_it.items():
         if value is not None and valid is None:
             raise InputError(
                 f"{flag} needs a valid split, and {corpus.path} has none: prepare it with --valid "
                 f"or --split, or leave {flag} out"
             )
-    if valid is not None and settings.interval_steps and valid.n_tokens < 2:
+    if valid is not None and config.interval_steps and valid.n_tokens < 2:
         raise InputError(
             f"{corpus.path}: split valid has one token and nothing to predict: prepare it with "
             "more text, or train without validation (--valid.interval-steps 0)"

@@ -67,28 +67,28 @@ def handle_nonfinite(run: Run, state: TrainState, verdict: Verdict) -> bool:
     duties.event(run, state, "nonfinite", in_a_row=state.nonfinite_in_a_row, **where)
     if state.nonfinite_in_a_row < run.experiment.limits.nonfinite_steps:
         return False
-    told = (
+    what = (
         f"the loss was not finite for {counted(state.nonfinite_in_a_row, 'step')} up to step "
         f"{bad_step}, on rank {_listed(ranks)}, stream {_listed(verdict.bad_streams)}"
     )
     run.background.wait()
     folder = checkpoints.directory(run.run_dir)
     first = bad_step - state.nonfinite_in_a_row + 1  # one saved since may be what is wrong
-    found = on_main(lambda: checkpoints.newest_whole(folder, before_step=first), run.world)
-    if state.rolled_back or found.path is None:
+    newest = on_main(lambda: checkpoints.newest_whole(folder, before_step=first), run.world)
+    if state.rolled_back or newest.path is None:
         spent = (
             "after a rollback"
             if state.rolled_back
             else "and there is no whole checkpoint of before"
         )
-        raise NonFiniteError(f"{told}, {spent}: lower --optim.lr or look at the text there")
+        raise NonFiniteError(f"{what}, {spent}: lower --optim.lr or look at the text there")
     run.watch.drain()
     attempt, data_step, wandb_id = state.attempt, state.data_step, state.wandb_id
-    restore(found.path, found.state, run=run, state=state)
+    restore(newest.path, newest.state, run=run, state=state)
     # Past the offending text, with nothing remembered of it.
     state.data_step, state.attempt, state.wandb_id = data_step, attempt + 1, wandb_id
     state.rolled_back, state.nonfinite_in_a_row, state.memories = True, 0, []
     duties.clear_window(state)
     run.tracker.begin_attempt(state.attempt)
-    duties.event(run, state, "rollback", path=found.path.name, data_step=data_step, **where)
+    duties.event(run, state, "rollback", path=newest.path.name, data_step=data_step, **where)
     return True

@@ -245,7 +245,7 @@ def describe(
     write_atomically(run_dir / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
 
 
-def told(run_dir: Path, n_parameters: int) -> dict[str, Any]:
+def run_facts(run_dir: Path, n_parameters: int) -> dict[str, Any]:
     """Return facts of a run for wandb beside its settings: size, versions, commit and hosts."""
     try:
         environment = read_json(run_dir / ENVIRONMENT_FILE)

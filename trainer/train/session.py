@@ -163,7 +163,7 @@ def _open(
         attempt=attempt,
         max_steps=experiment.train.max_steps,
         wandb_id=saved_train.get("wandb_id") if origin is not None and origin.is_own else None,
-        run_config=identity.tracked_of(plan, world) | rundir.told(run_dir, n_parameters),
+        run_config=identity.tracked_of(plan, world) | rundir.run_facts(run_dir, n_parameters),
         environ=environ,
         step=saved_train.get("step", 0),
         update=saved_train.get("step", 0) - saved_train.get("skipped_steps", 0),

@@ -130,7 +130,7 @@ def test_what_is_left_out_is_told_once_however_often_the_text_is_read(tmp_path: 
     inputs = divided(inputs, "90,10", by="auto", whole_lines=True)
     for _ in range(3):
         assert sum(map(len, texts_of(inputs).values())) == 100
-    (told,) = inputs.told
+    (told,) = inputs.remarks
     assert told.startswith(f"left out: 2 lines ({path}:51: the field 'text' is null")
 
 
@@ -141,7 +141,7 @@ def test_files_that_are_read_twice_are_told(tmp_path: Path) -> None:
     paths = {"train": [tmp_path, tmp_path / "b.txt"], "valid": [tmp_path / "link.txt"]}
     inputs = find_inputs(paths, Reading(), stdin=None, scratch=tmp_path / "scratch")
     assert texts_of(inputs)["train"] == ["a.txt", "b.txt", "c.txt", "b.txt"]
-    assert inputs.told[-2:] == (
+    assert inputs.remarks[-2:] == (
         f"read twice: 1 file ({tmp_path}/b.txt)",
         f"read for valid as for train: 1 file ({tmp_path}/link.txt)",
     )

@@ -52,8 +52,8 @@ def download(path: Path, *, urls: Sequence[str], checksum: str) -> None:
             except _NoAnswerError as error:
                 problems.append(f"{url}: {error}")
                 continue
-            found = checksum_of(part, like=checksum)
-            if found == checksum:
+            actual = checksum_of(part, like=checksum)
+            if actual == checksum:
                 sync(file.fileno())
                 replace(part, path)
                 return
@@ -61,7 +61,7 @@ def download(path: Path, *, urls: Sequence[str], checksum: str) -> None:
             if resumed:  # the fault may lie in what was there before
                 pending.insert(0, url)
             else:
-                problems.append(f"{url}: its checksum is {found}, expected {checksum}")
+                problems.append(f"{url}: its checksum is {actual}, expected {checksum}")
         raise InputError(_failure(path, part, problems, n_bytes=file.tell()))
 
 

@@ -21,7 +21,7 @@ from trainer.errors import InputError
 
 CACHE_FOLDER = "downloads"
 _ALLOWED_FLAGS = {"--out", "--overwrite"}
-Found = Mapping[KnownFile, Path]
+FilePaths = Mapping[KnownFile, Path]
 
 
 def prepare_known(
@@ -53,48 +53,48 @@ def prepare_known(
     try:
         with new_corpus_folder(options.out, overwrite=options.overwrite) as folder:
             if source:
-                found = _in_folder(corpus, source)
+                paths = _in_folder(corpus, source)
             else:
-                found = _downloaded(corpus, cache or options.out.resolve().parent / CACHE_FOLDER)
-            inputs = _inputs(corpus, found)
+                paths = _downloaded(corpus, cache or options.out.resolve().parent / CACHE_FOLDER)
+            inputs = _inputs(corpus, paths)
             vocabulary = _vocabulary(corpus, inputs)
-            splits = write_corpus(folder, inputs, vocabulary, made=_made(corpus, found, source))
+            splits = write_corpus(folder, inputs, vocabulary, made=_made(corpus, paths, source))
     except OSError as error:
         raise InputError(f"{options.out}: cannot be written: {error}") from None
     return PrepareReport(
         out=options.out,
         vocabulary=vocabulary,
         splits=splits,
-        told=(corpus.note,),
+        remarks=(corpus.note,),
     )
 
 
-def _downloaded(corpus: KnownCorpus, cache: Path) -> Found:
+def _downloaded(corpus: KnownCorpus, cache: Path) -> FilePaths:
     """The files of the first source, fetched where the cache does not have them as they should be.
 
     A file of the cache that is not the published one stays until the published one is there.
     """
-    found = {file: cache / file.name for file in corpus.sources[0]}
-    for file, path in found.items():
+    paths = {file: cache / file.name for file in corpus.sources[0]}
+    for file, path in paths.items():
         if not path.is_file() or checksum_of(path, like=file.checksum) != file.checksum:
             download(path, urls=file.urls, checksum=file.checksum)
-    return found
+    return paths
 
 
-def _in_folder(corpus: KnownCorpus, folder: Path) -> Found:
+def _in_folder(corpus: KnownCorpus, folder: Path) -> FilePaths:
     """The files of the first source that the folder has whole and as they were published."""
     problems = []
     for files in corpus.sources:
-        found = {file: path for file in files if (path := _named(file, folder))}
-        if len(found) < len(files):
+        paths = {file: path for file in files if (path := _named(file, folder))}
+        if len(paths) < len(files):
             continue
         different = [
             f"{path}: its checksum is {checksum}, expected {file.checksum}"
-            for file, path in found.items()
+            for file, path in paths.items()
             if (checksum := checksum_of(path, like=file.checksum)) != file.checksum
         ]
         if not different:
-            return found
+            return paths
         problems += different
     if problems:
         raise InputError(
@@ -110,10 +110,10 @@ def _named(file: KnownFile, folder: Path) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _inputs(corpus: KnownCorpus, found: Found) -> Inputs:
+def _inputs(corpus: KnownCorpus, paths: FilePaths) -> Inputs:
     texts = {
         split: (_text(path, member),)
-        for file, path in found.items()
+        for file, path in paths.items()
         for split, member in file.texts.items()
     }
     inputs = partial(Inputs, files=texts, reading=Reading(as_bytes=corpus.kind == "bytes"))
@@ -157,12 +157,12 @@ def _vocabulary(corpus: KnownCorpus, inputs: Inputs) -> Vocabulary:
         return SymbolVocabulary.build(corpus.kind, pieces, line_ends=corpus.line_ends)
 
 
-def _made(corpus: KnownCorpus, found: Found, source: Path | None) -> dict[str, object]:
+def _made(corpus: KnownCorpus, paths: FilePaths, source: Path | None) -> dict[str, object]:
     return {
         "known": corpus.name,
         "files": [
             {"name": path.name, "checksum": file.checksum, "urls": list(file.urls)}
-            for file, path in found.items()
+            for file, path in paths.items()
         ],
         "from": str(source) if source else None,
     }

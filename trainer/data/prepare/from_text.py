@@ -149,15 +149,15 @@ def _prepare(
         except UnknownSymbolError as error:
             where = located(error, inputs, vocabulary)
             raise InputError(f"{where}: {_fix_of_unknown(given)}") from None
-        told = list(inputs.told)
+        remarks = list(inputs.remarks)
         if options.split:
             came = {split.name: split.n_characters for split in splits}
-            told.insert(0, shares_line(inputs, came))
+            remarks.insert(0, shares_line(inputs, came))
     return PrepareReport(
         out=options.out,
         vocabulary=vocabulary,
         splits=splits,
-        told=tuple(told),
+        remarks=tuple(remarks),
     )
 
 

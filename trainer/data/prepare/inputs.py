@@ -56,7 +56,7 @@ class Inputs:
     notes: tuple[str, ...] = ()
 
     @property
-    def told(self) -> tuple[str, ...]:
+    def remarks(self) -> tuple[str, ...]:
         """List texts that were left out in the last pass, and the notes: lines for the user."""
         left_out = [one.line() for one in self.left_out]
         return (*left_out, *self.bad_lines.lines(), *self.notes)
@@ -116,7 +116,7 @@ def find_inputs(
         InputError: a path does not exist or is something else than text, a folder holds no text,
             or `-` is read twice.
     """
-    found = {
+    by_split = {
         name: [
             _spool(stdin, scratch, reading, suffixes)
             if path == STDIN
@@ -125,11 +125,11 @@ def find_inputs(
         ]
         for name, given in paths.items()
     }
-    every = [one for of_split in found.values() for one in of_split]
-    files = {name: tuple(f for one in ones for f in one.files) for name, ones in found.items()}
+    every = [one for of_split in by_split.values() for one in of_split]
+    files = {name: tuple(f for one in ones for f in one.files) for name, ones in by_split.items()}
     return Inputs(
         files=files,
-        splits=tuple(found),
+        splits=tuple(by_split),
         reading=reading,
         bad_lines=BadLines(on_bad_line),
         left_out=tuple(left for one in every for left in one.left_out),

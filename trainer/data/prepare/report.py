@@ -97,7 +97,7 @@ class PrepareReport:
     out: Path
     vocabulary: Vocabulary
     splits: tuple[SplitReport, ...]
-    told: tuple[str, ...]
+    remarks: tuple[str, ...]
     """What became of shares, what was left out and why, and other notes: a line each."""
 
     @property
@@ -139,7 +139,7 @@ class PrepareReport:
         lines = [split.line() for split in self.splits]
         lines.append(f"vocabulary: {self.vocabulary.size:,} {self.vocabulary.kind}")
         lines += self._warnings()
-        lines += self.told
+        lines += self.remarks
         if any(split.name == "train" for split in self.splits):
             lines.append(f"next: {training(self.recipe, '--data', self.out, *self._flags())}")
         return lines
@@ -149,13 +149,13 @@ class PrepareReport:
         warnings = []
         split = max(self.splits, key=lambda split: split.characters_per_word)
         if split.characters_per_word > _LONG_WORD_CHARACTERS:
-            told = (
+            warning = (
                 f"{split.name} has {split.characters_per_word:,.0f} characters per word: it seems "
                 "to have no spaces between words, and ppl_word is of what stands between spaces"
             )
             if self.vocabulary.kind == "words":
-                told += "; --tokenizer bpe or characters makes tokens that occur again"
-            warnings.append(told)
+                warning += "; --tokenizer bpe or characters makes tokens that occur again"
+            warnings.append(warning)
         figures = {name for split in self.splits for name in split.absent(self.vocabulary)}
         if figures:
             warnings.append(

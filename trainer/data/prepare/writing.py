@@ -40,7 +40,7 @@ def write_corpus(
                 ends_document=its.ends_document,
             )
         refuse_missed_shares(inputs, {name: one.n_characters for name, one in writers.items()})
-        told = {"told": list(inputs.told)} if inputs.told else {}
+        remarks = {"told": list(inputs.remarks)} if inputs.remarks else {}
         for writer in writers.values():
-            writer.finish(splits=list(writers), made=made | told)
+            writer.finish(splits=list(writers), made=made | remarks)
         return tuple(SplitReport.of(writer) for writer in writers.values())

@@ -87,12 +87,12 @@ def choose(names: Iterable[str], suffixes: tuple[str, ...] = ()) -> Choice:
     if not data:
         data, beside = beside, []
     no_text = "not of the suffixes asked for" if suffixes else "no text by their suffix"
-    found = (
+    left_out = (
         LeftOut(tuple(others), no_text),
         LeftOut(tuple(beside), "documentation or source beside data (--suffixes reads them)"),
         LeftOut(tuple(hidden), "hidden"),
     )
-    return Choice(tuple(data), tuple(one for one in found if one.names))
+    return Choice(tuple(data), tuple(one for one in left_out if one.names))
 
 
 def is_hidden(name: str) -> bool:

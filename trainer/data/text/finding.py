@@ -171,7 +171,7 @@ def _in_folder(folder: Path, reading: Reading, suffixes: tuple[str, ...]) -> Fou
     choice = _chosen(opening, reading, suffixes)
     if not choice.names:
         raise _no_text(folder, walked, suffixes)
-    found = [_in_file(opening[name][0], reading, suffixes) for name in choice.names]
+    of_files = [_in_file(opening[name][0], reading, suffixes) for name in choice.names]
     left_out = (
         *choice.left_out,
         LeftOut(tuple(walked.hidden), "hidden"),
@@ -179,14 +179,14 @@ def _in_folder(folder: Path, reading: Reading, suffixes: tuple[str, ...]) -> Fou
         LeftOut(tuple(walked.again), "read already under another name", what="links"),
         LeftOut(broken, "broken links", what="links"),
     )
-    notes = [note for one in found for note in one.notes]
+    notes = [note for one in of_files for note in one.notes]
     if walked.outside:
         links = [f"{name} -> {place}" for name, place in sorted(walked.outside.items())]
         notes.append(f"links followed out of {printable(folder)}: {len(links)} ({shown(links)})")
     return Found(
-        tuple(file for one in found for file in one.files),
+        tuple(file for one in of_files for file in one.files),
         tuple(one for one in left_out if one.names)
-        + tuple(left for one in found for left in one.left_out),
+        + tuple(left for one in of_files for left in one.left_out),
         tuple(notes),
     )
 
@@ -223,10 +223,10 @@ def _refuse_broken(folder: Path, walked: Walked, suffixes: tuple[str, ...]) -> t
 def _no_text(folder: Path, walked: Walked, suffixes: tuple[str, ...]) -> InputError:
     """Why there is nothing to read in a folder, and what the first of its files is."""
     names = sorted(walked.files)
-    told = f" ({shown(names)})" if names else ""
+    listed = f" ({shown(names)})" if names else ""
     read = " ".join(suffixes or DATA_SUFFIXES + SOURCE_SUFFIXES)
     message = (
-        f"{printable(folder)}: none of {counted(len(names), 'file')}{told} is a text; in folders "
+        f"{printable(folder)}: none of {counted(len(names), 'file')}{listed} is a text; in folders "
         f"these are read: {read}, packed or not; name files to have them read, or say --suffixes"
     )
     for name in names[:1]:

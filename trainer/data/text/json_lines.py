@@ -64,13 +64,13 @@ class BadLines:
 
     policy: OnBadLine = "stop"
     n_left_out: int = 0
-    told: list[str] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
     """The first few, with file, line and cause."""
 
     def begin_pass(self) -> None:
         """Forget what an earlier pass over the same files left out."""
         self.n_left_out = 0
-        self.told.clear()
+        self.examples.clear()
 
     def leave_out(self, where: str, cause: str) -> None:
         """Count a line, or end with it.
@@ -83,15 +83,15 @@ class BadLines:
                 f"{where}: {cause}; mend the line, or leave such lines out with --on-bad-line skip"
             )
         self.n_left_out += 1
-        if len(self.told) < _SHOWN_NAMES:
-            self.told.append(f"{where}: {cause}")
+        if len(self.examples) < _SHOWN_NAMES:
+            self.examples.append(f"{where}: {cause}")
 
     def lines(self) -> list[str]:
         """List the lines that were left out, for the reader."""
         if not self.n_left_out:
             return []
-        more = "; …" if self.n_left_out > len(self.told) else ""
-        return [f"left out: {counted(self.n_left_out, 'line')} ({'; '.join(self.told)}{more})"]
+        more = "; …" if self.n_left_out > len(self.examples) else ""
+        return [f"left out: {counted(self.n_left_out, 'line')} ({'; '.join(self.examples)}{more})"]
 
 
 class _NoTextError(ValueError):

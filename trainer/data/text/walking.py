@@ -37,21 +37,21 @@ def walk(folder: Path) -> Walked:
         InputError: a folder cannot be read.
     """
     top = os.path.realpath(folder)
-    found = Walked()
+    walked = Walked()
     links: list[str] = []
     seen = {top}
-    _walk_folder(folder, top, "", found, links, seen)
+    _walk_folder(folder, top, "", walked, links, seen)
     n_followed = 0
     while n_followed < len(links):  # following one may find more
         batch = sorted(links[n_followed:])
         n_followed = len(links)
         for name in batch:
-            _follow(folder, name, top, found, links, seen)
-    return found
+            _follow(folder, name, top, walked, links, seen)
+    return walked
 
 
 def _walk_folder(
-    folder: Path, real: str, below: str, found: Walked, links: list[str], seen: set[str]
+    folder: Path, real: str, below: str, walked: Walked, links: list[str], seen: set[str]
 ) -> None:
     """Note what is in the folder `below`, whose real place is `real`, and in those below that."""
     pending = [(below, real)]
@@ -66,41 +66,41 @@ def _walk_folder(
         for entry in listed:
             name, place = f"{below}{entry.name}", os.path.join(real, entry.name)
             if entry.name.startswith("."):
-                found.hidden.append(name)
+                walked.hidden.append(name)
             elif entry.is_symlink():
                 links.append(name)
             elif place in seen:  # a link leads to where it was found, or above that
-                found.again.append(name)
+                walked.again.append(name)
             elif entry.is_dir():
                 seen.add(place)
                 pending.append((f"{name}/", place))
             elif entry.is_file():
                 seen.add(place)
-                found.files.append(name)
+                walked.files.append(name)
             else:
-                found.special.append(name)
+                walked.special.append(name)
 
 
 def _follow(
-    folder: Path, name: str, top: str, found: Walked, links: list[str], seen: set[str]
+    folder: Path, name: str, top: str, walked: Walked, links: list[str], seen: set[str]
 ) -> None:
     path = folder / name
     place = os.path.realpath(path)
     try:
         mode = os.stat(path).st_mode
     except OSError:  # also where links lead round in a circle
-        found.broken[name] = os.readlink(path)
+        walked.broken[name] = os.readlink(path)
         return
     if place in seen:
-        found.again.append(name)
+        walked.again.append(name)
         return
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-        found.special.append(name)
+        walked.special.append(name)
         return
     seen.add(place)
     if os.path.commonpath([top, place]) != top:
-        found.outside[name] = place
+        walked.outside[name] = place
     if stat.S_ISREG(mode):
-        found.files.append(name)
+        walked.files.append(name)
     else:
-        _walk_folder(folder, place, f"{name}/", found, links, seen)
+        _walk_folder(folder, place, f"{name}/", walked, links, seen)

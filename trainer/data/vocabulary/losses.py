@@ -146,13 +146,13 @@ class LossCounter:
         if parts and piece.ends_document and parts[-1].isspace():
             total = total.plus(self._edge(parts.pop(), begins=False))
         counts = Counter(parts)
-        found = {part: self._remembered[part] for part in counts if part in self._remembered}
-        new = [part for part in counts if part not in found]
+        lost_of = {part: self._remembered[part] for part in counts if part in self._remembered}
+        new = [part for part in counts if part not in lost_of]
         for begin in range(0, len(new), _BATCH_WORDS):
-            found |= self._learn(new[begin : begin + _BATCH_WORDS])
+            lost_of |= self._learn(new[begin : begin + _BATCH_WORDS])
         sums = [0, 0, 0]
         for part, count in counts.items():
-            for i, n in enumerate(found[part]):
+            for i, n in enumerate(lost_of[part]):
                 sums[i] += n * count
         return total.plus(Lost(*sums))
 
@@ -182,20 +182,20 @@ class LossCounter:
         return found
 
     def _lost_of_each(self, parts: list[str]) -> dict[str, Lost]:
-        near, found = self._near, dict[str, Lost]()
+        near, lost_of = self._near, dict[str, Lost]()
         texts = [
             f"{near}{part}{near}" if part.isspace() else f"{near} {part} {near}" for part in parts
         ]
         for part, text, (back, has) in zip(parts, texts, self._read_back(texts), strict=True):
             if back == text:
-                found[part] = Lost()
+                lost_of[part] = Lost()
             elif part.isspace():
                 inner = back[len(near) : len(back) - len(near)]
-                found[part] = _lost_blanks(part, inner)
+                lost_of[part] = _lost_blanks(part, inner)
             else:
                 begin = len(near) + 1
-                found[part] = self._lost_word(part, back, has[begin : begin + len(part)])
-        return found
+                lost_of[part] = self._lost_word(part, back, has[begin : begin + len(part)])
+        return lost_of
 
     def _lost_word(self, word: str, back: str, has: list[bool]) -> Lost:
         inner = _visible(back).removeprefix(self._near).removesuffix(self._near)

@@ -67,12 +67,12 @@ class SymbolVocabulary:
         counts = np.zeros(0, np.int64)
         appeared: list[int] = []
         for piece in pieces:
-            found = np.bincount(_codes(piece.text))
-            if len(found) > len(counts):
-                counts = np.pad(counts, (0, len(found) - len(counts)))
-            if new := {*np.flatnonzero((found > 0) & (counts[: len(found)] == 0)).tolist()}:
+            n_of_code = np.bincount(_codes(piece.text))
+            if len(n_of_code) > len(counts):
+                counts = np.pad(counts, (0, len(n_of_code) - len(counts)))
+            if new := {*np.flatnonzero((n_of_code > 0) & (counts[: len(n_of_code)] == 0)).tolist()}:
                 appeared += [code for code in map(ord, dict.fromkeys(piece.text)) if code in new]
-            counts[: len(found)] += found
+            counts[: len(n_of_code)] += n_of_code
         ranked = sorted(appeared, key=lambda code: -int(counts[code]))
         if all_bytes:
             ranked += sorted({*range(N_BYTES)} - {*ranked})
