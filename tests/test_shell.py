@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trainer
-from trainer.checkpoint import folder as checkpoints
+from trainer.checkpoint.folder import resolve
 from trainer.commands import corpora, exchange, models, runs
 from trainer.commands.command_line import parse_command
 from trainer.config import strict
@@ -106,7 +106,7 @@ def test_a_home_is_meant_where_a_name_or_a_path_is_taken(home: Path) -> None:
         found = strict.read_named(f"~/{name}", Path(), kind="file")
         assert found == text.encode()
     (home / "step-00000040").mkdir()
-    assert checkpoints.resolve(home, "~/step-00000040") == home / "step-00000040"
+    assert resolve(home, "~/step-00000040") == home / "step-00000040"
     for read in (trainer.load, trainer.read_metrics):
         with pytest.raises(InputError, match=str(home)):
             read("~/step-00000040")

@@ -20,7 +20,7 @@ from torch import Tensor
 from triton_model import taking
 
 from trainer.distributed import complete_environ, this_process
-from trainer.engine import deepspeed as engine
+from trainer.engine import deepspeed
 from trainer.model.choice import BackendName
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Segment
@@ -40,7 +40,7 @@ def dims_on(device: str) -> tuple[str, Dims]:
 def our_step(device: str) -> Iterator[Callable[[], object]]:
     """A step of our training as the recipe is, warm."""
     os.environ.update(complete_environ(os.environ))
-    world = engine.connect(this_process(os.environ, device=device), timeout_s=600)
+    world = deepspeed.connect(this_process(os.environ, device=device), timeout_s=600)
     ds_file = "zero0_fp32" if device == "cpu" else "zero1_bf16"
     _, dims = dims_on(device)
     with training(dims, ds_file=ds_file, world=world, n_segments=20) as (run, state):

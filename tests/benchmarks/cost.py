@@ -31,7 +31,7 @@ from dims import Dims
 from ours import training
 
 from trainer.distributed import RENDEZVOUS, complete_environ, this_process
-from trainer.engine import deepspeed as engine
+from trainer.engine import deepspeed
 from trainer.host_cpu import use_cpu_well
 from trainer.train.loop import train_step
 
@@ -132,7 +132,7 @@ class Ranks:
 def _serve(pipe: Connection, environ: dict[str, str], every: list[Dims], n_segments: int) -> None:
     os.environ.update(environ)
     use_cpu_well()
-    world = engine.connect(this_process(os.environ, device="cpu"), timeout_s=600)
+    world = deepspeed.connect(this_process(os.environ, device="cpu"), timeout_s=600)
     with ExitStack() as stack:
         runs = [
             stack.enter_context(
@@ -150,7 +150,7 @@ def _serve(pipe: Connection, environ: dict[str, str], every: list[Dims], n_segme
             began = time.process_time(), time.perf_counter()
             train_step(run, state)
             pipe.send((time.process_time() - began[0], time.perf_counter() - began[1]))
-    engine.disconnect()
+    deepspeed.disconnect()
 
 
 def _message_seconds() -> float:

@@ -25,7 +25,7 @@ from ours import experiment_of, split_of
 from trainer.config.arguments import parse_train
 from trainer.data.streams import Streams
 from trainer.distributed import complete_environ
-from trainer.engine import deepspeed as engine
+from trainer.engine import deepspeed
 from trainer.engine.deepspeed import Engine
 from trainer.host_cpu import use_cpu_well
 from trainer.train import duties, loop, recovery, saving
@@ -134,9 +134,9 @@ def watch_a_run(config: str, ds_config: str, *, n_steps: int, flags: list[str]) 
             *flags,
         ]
         plan = make_plan(parse_train(argv), environ)
-        world = engine.connect(plan.world, timeout_s=600)
+        world = deepspeed.connect(plan.world, timeout_s=600)
         train_connected(plan, world, environ, StopRequests())
-    engine.disconnect()
+    deepspeed.disconnect()
     watch.steps = watch.steps[WARM_STEPS:]
     return watch
 

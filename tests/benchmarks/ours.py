@@ -13,7 +13,7 @@ from dims import Dims, text
 from torch import Tensor, nn
 
 from trainer.checkpoint.state import TrainState
-from trainer.config import deepspeed as ds_config
+from trainer.config.deepspeed import load_ds_config, resolve
 from trainer.config.recipe import ExperimentConfig, experiment_from
 from trainer.data.corpus import Split, open_corpus
 from trainer.data.prepare.writer import SplitWriter
@@ -21,7 +21,7 @@ from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.data.streams import Streams
 from trainer.data.vocabulary.files import VOCABULARY_FILE, WordVocabulary, save_vocabulary
 from trainer.distributed import World
-from trainer.engine import deepspeed as engine
+from trainer.engine import deepspeed
 from trainer.model.build import build_model
 from trainer.train.run import Run
 
@@ -97,8 +97,8 @@ def training(
     """
     experiment = experiment_of(dims, dropout, kernels=kernels)
     model = model_of(dims, experiment, weights)
-    raw = ds_config.load_ds_config(ds_file)
-    resolved = ds_config.resolve(raw, experiment, world_size=world.world_size, where="benchmark")
+    raw = load_ds_config(ds_file)
+    resolved = resolve(raw, experiment, world_size=world.world_size, where="benchmark")
     with tempfile.TemporaryDirectory() as folder:
         streams = streams_type(
             split=split_of(dims, n_segments, Path(folder)),
@@ -109,7 +109,7 @@ def training(
             world_size=world.world_size,
             cutoffs=dims.cutoffs,
         )
-        built = engine.build(
+        built = deepspeed.build(
             model, optim=experiment.optim, max_steps=10**6, resolved=resolved, world=world
         )
         used = {

@@ -24,7 +24,7 @@ from trainer.config.recipe import ExperimentConfig
 from trainer.data.rows import clusters_of
 from trainer.data.streams import Streams
 from trainer.distributed import World, complete_environ, this_process
-from trainer.engine import deepspeed as engine
+from trainer.engine import deepspeed
 from trainer.exchange.layouts import read_foreign
 from trainer.exchange.names import table_of, to_ours
 from trainer.host_cpu import use_cpu_well
@@ -140,7 +140,7 @@ def main(task: dict[str, Any]) -> None:
     with training(
         dims,
         ds_file=task["ds_config"],
-        world=engine.connect(world, timeout_s=600),
+        world=deepspeed.connect(world, timeout_s=600),
         n_segments=task["n_segments"],
         dropout=task["dropout"],
         weights=weights,

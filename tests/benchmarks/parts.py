@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
 from trainer.distributed import World, complete_environ, this_process
-from trainer.engine import deepspeed as engine
+from trainer.engine import deepspeed
 from trainer.engine.deepspeed import Engine
 from trainer.host_cpu import use_cpu_well
 from trainer.train.loop import train_step
@@ -194,7 +194,7 @@ def main() -> None:
     told = parser.parse_args()
     os.environ.update(complete_environ(os.environ) | {"DS_ACCELERATOR": "cpu"})
     use_cpu_well()
-    world = engine.connect(this_process(os.environ, device="cpu"), timeout_s=600)
+    world = deepspeed.connect(this_process(os.environ, device="cpu"), timeout_s=600)
     results = {}
     for config in names if "all" in told.configs else told.configs:
         results[config] = profile(config, told.ds_config, n_steps=told.steps, world=world)
@@ -207,7 +207,7 @@ def main() -> None:
     if told.out:
         made = {"ds_config": told.ds_config, "seconds": results}
         told.out.write_text(json.dumps(made, indent=1) + "\n")
-    engine.disconnect()
+    deepspeed.disconnect()
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from ranks import told_by_ranks
 from traffic import PASSES, Traffic
 
 from trainer.checkpoint.state import TrainState
-from trainer.config import deepspeed as ds_config
+from trainer.config.deepspeed import load_ds_config, resolve
 from trainer.data.corpus import open_corpus
 from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
 from trainer.distributed import World
-from trainer.engine import deepspeed as engine
+from trainer.engine import deepspeed
 from trainer.model.build import build_model
 from trainer.train.loop import train_step
 from trainer.train.run import Run
@@ -31,8 +31,8 @@ FILES: dict[str, dict[str, Any]] = {
     "DeepSpeed's stage 1": {
         "zero_optimization": {"stage": 1, "use_multi_rank_bucket_allreduce": True}
     },
-    "zero1_fp32": ds_config.load_ds_config("zero1_fp32"),
-    "zero2_fp32": ds_config.load_ds_config("zero2_fp32"),
+    "zero1_fp32": load_ds_config("zero1_fp32"),
+    "zero2_fp32": load_ds_config("zero2_fp32"),
 }
 
 
@@ -90,7 +90,7 @@ def test_slots_send_nothing_until_the_last_but_where_gradients_are_shared_out(
 
 def train_with_all(world: World, folder: Path) -> dict[str, Any]:
     """What each file sends on this rank."""
-    world = engine.connect(world, timeout_s=60)
+    world = deepspeed.connect(world, timeout_s=60)
     corpus = folder / "corpus"
     found = {name: second_step(world, corpus, raw, slots=1) for name, raw in FILES.items()}
     for stage in range(3):
@@ -105,10 +105,12 @@ def second_step(world: World, corpus: Path, raw: dict[str, Any], *, slots: int) 
         model={"cutoffs": (100, 300), "d_model": 32},
         train={"train_micro_batch_size_per_gpu": 2 // slots},
     )
-    resolved = ds_config.resolve(raw, experiment, world_size=world.world_size, where="test")
+    resolved = resolve(raw, experiment, world_size=world.world_size, where="test")
     model = build_model(experiment.model, vocabulary_size=N_WORDS, seed=0)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    built = engine.build(model, optim=experiment.optim, max_steps=9, resolved=resolved, world=world)
+    built = deepspeed.build(
+        model, optim=experiment.optim, max_steps=9, resolved=resolved, world=world
+    )
     streams = Streams(
         split=open_corpus(corpus).splits["train"],
         train_batch_size=4,

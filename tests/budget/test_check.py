@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from trainer.budget.check import Budget, count_weights
 from trainer.budget.machine import There
-from trainer.config import deepspeed as ds_config
+from trainer.config.deepspeed import load_ds_config, resolve
 from trainer.config.recipe import ModelConfig, load_recipe, recipe_names
 from trainer.data.corpus import Corpus
 from trainer.model.build import build_model
@@ -34,7 +34,7 @@ def corpus_of_300(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def budget(corpus: Corpus, *, ds: str = "zero0_fp32", **parts: Any) -> Budget:
     experiment = tiny_experiment(**parts)
-    resolved = ds_config.resolve(ds_config.load_ds_config(ds), experiment, world_size=1, where=ds)
+    resolved = resolve(load_ds_config(ds), experiment, world_size=1, where=ds)
     return Budget(experiment, corpus, resolved, lone_world())
 
 

@@ -8,8 +8,8 @@ import pytest
 from ds_files import BLOCKS, changed, keys_spoken_of, nested, refusal
 from pydantic import BaseModel
 
-from trainer.config import deepspeed as ds_config
 from trainer.config import deepspeed_keys
+from trainer.config.deepspeed import resolve
 from trainer.config.deepspeed_checks import REFUSED
 from trainer.config.recipe import ExperimentConfig, load_recipe
 
@@ -127,7 +127,7 @@ def test_what_only_adam_has_is_refused_with_lamb(
     file = {"zero_optimization": {"stage": 3}}
     block, _, rest = path.partition(".")
     file[block] = file.get(block, {}) | nested(rest, value)
-    ds_config.resolve(file, experiment, world_size=1, where="f")
+    resolve(file, experiment, world_size=1, where="f")
     lamb = changed(experiment, "optim", type="Lamb")
     assert f"{path.removesuffix('.device')} is for optim.type Adam and AdamW" in refusal(file, lamb)
 
@@ -160,7 +160,7 @@ def test_deepspeeds_schedules_take_the_experiments_rates(
     kind: str, experiment: ExperimentConfig
 ) -> None:
     warm = changed(experiment, "optim", warmup_steps=10, min_lr=0.000025)
-    resolved = ds_config.resolve(nested("scheduler.type", kind), warm, world_size=1, where="f")
+    resolved = resolve(nested("scheduler.type", kind), warm, world_size=1, where="f")
     params = resolved.for_deepspeed["scheduler"]["params"]
     expected = {
         "warmup_num_steps": 10,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import deepspeed as ds_config
 from trainer.config import foreign_flags
 from trainer.config.arguments import parse_train, train_flags
+from trainer.config.deepspeed import packaged_names
 from trainer.config.recipe import recipe_names
 from trainer.errors import InputError
 
@@ -87,7 +87,7 @@ def test_answers_name_only_flags_and_files_that_there_are() -> None:
     for _, _, here in foreign_flags.TABLE:
         assert here.startswith(("--", "none here: "))
         assert set(re.findall(r"--[a-z][\w.-]*\w", here)) <= ours
-        assert set(re.findall(r"zero\d_\w+", here)) <= set(ds_config.packaged_names())
+        assert set(re.findall(r"zero\d_\w+", here)) <= set(packaged_names())
         assert set(re.findall(r"wt103-\w+", here)) <= set(recipe_names())
 
 

@@ -9,8 +9,13 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from trainer.config import recipe as config
-from trainer.config.recipe import ExperimentConfig, load_recipe, parse_experiment, resume_class
+from trainer.config.recipe import (
+    ExperimentConfig,
+    load_recipe,
+    parse_experiment,
+    recipe_names,
+    resume_class,
+)
 from trainer.config.strict import model_at
 from trainer.errors import InputError
 
@@ -136,7 +141,7 @@ def test_a_published_recipe_names_its_one_source(name: str) -> None:
 
 
 def test_every_packaged_recipe_is_published_or_the_quickstart() -> None:
-    assert {*PUBLISHED, "quickstart"} == set(config.recipe_names())
+    assert {*PUBLISHED, "quickstart"} == set(recipe_names())
     load_recipe("quickstart")
 
 
@@ -188,7 +193,7 @@ def test_the_json_schema_describes_every_field_and_closes_every_object() -> None
 
 
 def test_what_is_written_reads_back_the_same() -> None:
-    for name in config.recipe_names():
+    for name in recipe_names():
         recipe = load_recipe(name)
         assert parse_experiment(recipe.model_dump_json().encode(), where="copy") == recipe
 

@@ -16,8 +16,8 @@ from foreign_models import FAIRSEQ_WORDS, WORDS, WRITERS, V, source
 from safetensors.torch import load_file, save_file
 from saved_checkpoints import contents
 
-from trainer.checkpoint import folder as checkpoints
-from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint.folder import resolve
+from trainer.checkpoint.tensors import read_weights
 from trainer.config.recipe import load_recipe, parse_experiment
 from trainer.data.vocabulary.files import load_vocabulary, save_vocabulary
 from trainer.errors import InputError
@@ -82,7 +82,7 @@ def test_only_one_of_shared_tensors_need_be_there(tmp_path: Path) -> None:
         del tensors[f"transformer.word_emb.emb_layers.{c}.weight"]
     save_file(tensors, file)
     run = import_checkpoint(path, out=tmp_path / "run").run_dir
-    weights = checkpoint.read_weights(checkpoints.resolve(run, "best"))
+    weights = read_weights(resolve(run, "best"))
     assert torch.equal(weights["embedding.tables.1"], model.embedding.tables[1].detach().float())
 
 

@@ -12,7 +12,7 @@ from builders import CPU, tiny_model
 from safetensors.torch import load_file, save_file
 
 import trainer
-from trainer.checkpoint import folder as checkpoints
+from trainer.checkpoint.folder import fingerprint
 from trainer.commands.command_line import parse_command
 from trainer.errors import InputError
 from trainer.exchange.exporting import export
@@ -46,7 +46,7 @@ def seal(checkpoint: Path) -> None:
     manifest = checkpoint / "manifest.json"
     values = json.loads(manifest.read_text())
     for name in values["files"]:
-        values["files"][name] = checkpoints.fingerprint(checkpoint / name)
+        values["files"][name] = fingerprint(checkpoint / name)
     manifest.write_text(json.dumps(values))
 
 

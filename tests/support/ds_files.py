@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from trainer.config import deepspeed as ds_config
 from trainer.config import deepspeed_keys
+from trainer.config.deepspeed import resolve
 from trainer.config.deepspeed_checks import REFUSED
 from trainer.config.recipe import ExperimentConfig
 from trainer.config.strict import model_at
@@ -22,7 +22,7 @@ def changed(experiment: ExperimentConfig, part: str, **values: Any) -> Experimen
 
 def refusal(raw: dict[str, Any], experiment: ExperimentConfig, *, world_size: int = 1) -> str:
     with pytest.raises(InputError) as caught:
-        ds_config.resolve(raw, experiment, world_size=world_size, where="my.json")
+        resolve(raw, experiment, world_size=world_size, where="my.json")
     assert str(caught.value).startswith("my.json: ")
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -20,7 +20,7 @@ from builders import CPU, tiny_experiment, tiny_model, write_corpus
 from reported_runs import make_run
 from tokenizer_rules import REAL
 
-from trainer.checkpoint import folder as checkpoints
+from trainer.checkpoint.folder import fingerprint
 from trainer.config.deepspeed import load_ds_config, resolve
 from trainer.config.recipe import load_recipe
 from trainer.data.corpus import open_corpus, verify_corpus
@@ -173,14 +173,14 @@ def _seal_checkpoint(folder: Path) -> None:
     (manifest,) = folder.glob("checkpoints/step-*/manifest.json")
     values = json.loads(manifest.read_bytes())
     for name in values["files"]:
-        values["files"][name] = checkpoints.fingerprint(manifest.with_name(name))
+        values["files"][name] = fingerprint(manifest.with_name(name))
     manifest.write_text(json.dumps(values))
 
 
 def _seal_export(folder: Path) -> None:
     file = folder / "config.json"
     values = json.loads(file.read_bytes())
-    values["weights"] = checkpoints.fingerprint(folder / "model.safetensors")
+    values["weights"] = fingerprint(folder / "model.safetensors")
     file.write_text(json.dumps(values))
 
 

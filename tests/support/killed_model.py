@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from trainer.checkpoint import folder as checkpoints
+from trainer.checkpoint.folder import DRAFT
+from trainer.checkpoint.pointers import name_of
 from trainer.config.recipe import ModelConfig
 from trainer.model.transformer_xl import TransformerXL
 
@@ -19,7 +20,7 @@ from trainer.model.transformer_xl import TransformerXL
 def build(config: ModelConfig, vocabulary_size: int) -> nn.Module:
     """What `--model.factory killed_model:build` calls."""
     if step := os.environ.get("KILLED_IN"):
-        name = f"{checkpoints.DRAFT}{checkpoints.name_of(int(step))}"
+        name = f"{DRAFT}{name_of(int(step))}"
         sys.addaudithook(lambda event, args: _kill_at(event, args, name))
     return TransformerXL(config, vocabulary_size)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.track.metrics import MetricsWriter
-from trainer.track.status import State, Status, write_status
+from trainer.track.status import RunState, Status, write_status
 
 NOW = 1_800_000_000.0
 
@@ -47,7 +47,7 @@ def write_valid(writer: MetricsWriter, step: int, loss: float, of: dict[str, Any
 
 
 def make_run(
-    run_dir: Path, *, state: State = "running", heartbeat: float = NOW, host: str | None = None
+    run_dir: Path, *, state: RunState = "running", heartbeat: float = NOW, host: str | None = None
 ) -> Path:
     """A run of two attempts, of 61 steps of which two were skipped."""
     run_dir.mkdir()

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from builders import CPU, lone_world
 
-from trainer.checkpoint import folder as checkpoints
-from trainer.checkpoint import pointers
-from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint import pointers, tensors
+from trainer.checkpoint.folder import fingerprint, resolve
 from trainer.checkpoint.tensor_files import load_tensors
 from trainer.distributed import World
 from trainer.model.memory import LayerInputs, empty_memory
@@ -51,7 +50,7 @@ class Trained:
             read=lambda: iter(self.items.items()),
         )
         engine: Any = SimpleNamespace(full_state=full_state)
-        return checkpoint.save(
+        return tensors.save(
             folder,
             step=self.step,
             engine=engine,
@@ -101,18 +100,18 @@ def flip_a_bit(file: Path) -> None:
 
 def alter_state(run: Path, old: str, new: str) -> None:
     """Change what the last checkpoint of a run says of it, and keep it whole."""
-    path = checkpoints.resolve(run, "last")
+    path = resolve(run, "last")
     state, manifest = path / "state.json", path / "manifest.json"
     assert old in state.read_text()
     state.write_text(state.read_text().replace(old, new))
     listed = json.loads(manifest.read_text())
-    listed["files"]["state.json"] = checkpoints.fingerprint(state)
+    listed["files"]["state.json"] = fingerprint(state)
     manifest.write_text(json.dumps(listed))
 
 
 def alter_train_state(run: Path, **changes: Any) -> None:
     """Let the last checkpoint of a run remember other values than it had."""
-    state = checkpoints.resolve(run, "last") / "state.json"
+    state = resolve(run, "last") / "state.json"
     old = state.read_text()
     values = json.loads(old)
     values["train"] |= changes

@@ -17,10 +17,10 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from trainer.checkpoint import folder as checkpoints
+from trainer.checkpoint.folder import directory, newest_whole
 from trainer.config.arguments import parse_train
 from trainer.distributed import World, broadcast_object, complete_environ
-from trainer.engine import deepspeed as engine
+from trainer.engine import deepspeed
 from trainer.errors import Exit, InputError
 from trainer.track.status import STATUS_FILE, read_status
 from trainer.train.plan import make_plan
@@ -50,9 +50,9 @@ class AskedToStop(StopRequests):
 def left_in(run_dir: Path) -> dict[str, Any]:
     """What there is for a wrapper, and the next attempt."""
     status = read_status(run_dir) if (run_dir / STATUS_FILE).is_file() else None
-    folder = checkpoints.directory(run_dir)
+    folder = directory(run_dir)
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    whole = checkpoints.newest_whole(folder).path if names else None
+    whole = newest_whole(folder).path if names else None
     return {
         "status": None if status is None else status.model_dump(mode="json"),
         "checkpoints": names,
@@ -72,7 +72,7 @@ def main() -> None:
         local_rank=int(os.environ["LOCAL_RANK"]),
         device=torch.device("cpu"),
     )
-    world = engine.connect(world, timeout_s=300)
+    world = deepspeed.connect(world, timeout_s=300)
     ended = []
     for argv, asked in broadcast_object(spec.get("commands", []), world):
         try:
@@ -87,7 +87,7 @@ def main() -> None:
         ended.append((code, told, left_in(Path(argv[argv.index("--run-dir") + 1]))))
     if world.is_main:
         Path(spec["outcomes"]).write_text(json.dumps(ended))
-    engine.disconnect()
+    deepspeed.disconnect()
 
 
 if __name__ == "__main__":

@@ -151,10 +151,10 @@ def grads_of(module: TransformerXL) -> dict[str, Tensor]:
 @cache
 def world() -> World:
     """The process group of this process alone; DeepSpeed keeps hold of its first."""
-    from trainer.engine import deepspeed as engine
+    from trainer.engine import deepspeed
 
     os.environ.update(complete_environ(os.environ))
-    return engine.connect(lone_world(), timeout_s=60)
+    return deepspeed.connect(lone_world(), timeout_s=60)
 
 
 def trained(
@@ -165,19 +165,19 @@ def trained(
     Adam's eps is so large that a step is one along the gradient.
     """
     warnings.simplefilter("ignore")  # DeepSpeed's own
-    from trainer.config import deepspeed as ds_config
-    from trainer.engine import deepspeed as engine
+    from trainer.config.deepspeed import load_ds_config, resolve
+    from trainer.engine import deepspeed
 
     experiment = tiny_experiment(
         model=tiny_model_config(**model).model_dump(),
         optim={"lr": 1.0, "eps": 1.0},
         train={"train_batch_size": 2},
     )
-    raw = ds_config.load_ds_config(ds_file)
+    raw = load_ds_config(ds_file)
     if raw["zero_optimization"]["stage"] == 3:
         raw["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-    resolved = ds_config.resolve(raw, experiment, world_size=1, where="test")
-    built = engine.build(
+    resolved = resolve(raw, experiment, world_size=1, where="test")
+    built = deepspeed.build(
         build_model(experiment.model, vocabulary_size=V, seed=0),
         optim=experiment.optim,
         max_steps=9,

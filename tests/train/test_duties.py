@@ -13,7 +13,8 @@ from saved_checkpoints import contents
 from training import ROOT, Case, environment, events, losses, run_cases
 
 from trainer import read_metrics
-from trainer.checkpoint import folder as files
+from trainer.checkpoint.folder import directory, resolve
+from trainer.checkpoint.pointers import name_of
 from trainer.errors import Exit
 from trainer.track.status import read_status
 
@@ -63,7 +64,7 @@ def test_patience_ends_a_run_and_more_of_it_lets_it_go_on(runs: dict[str, Path])
     best = min(validated, key=lambda step: validated[step])
     assert stops == [best + 4, best + 8]
     assert max(validated) == stops[-1] < 20
-    assert files.resolve(run_dir, "best").name == files.name_of(best)
+    assert resolve(run_dir, "best").name == name_of(best)
     status = read_status(run_dir)
     assert status is not None
     assert status.state == "done"
@@ -79,7 +80,7 @@ def test_an_interrupted_validation_is_made_up_for(runs: dict[str, Path]) -> None
                 for folder in (run_dir, undisturbed)
             )
             assert found == expected, (kind, metric)
-    best = [files.resolve(folder, "best").name for folder in (run_dir, undisturbed)]
+    best = [resolve(folder, "best").name for folder in (run_dir, undisturbed)]
     assert best[0] == best[1]
 
 
@@ -87,9 +88,9 @@ def test_a_validation_that_is_not_finite_is_never_the_best(runs: dict[str, Path]
     run_dir = runs["poisoned"]
     validated = [record["valid/loss"] for record in read_metrics(run_dir, kind="valid")]
     assert validated == [None] * 4
-    state = files.directory(run_dir) / files.name_of(20) / "state.json"
+    state = directory(run_dir) / name_of(20) / "state.json"
     assert json.loads(state.read_text())["train"]["best_loss"] is None
-    assert not (files.directory(run_dir) / "best").exists()
+    assert not (directory(run_dir) / "best").exists()
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
@@ -97,7 +98,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
 ) -> None:
     run_dir = runs["short"]
     longer = [*FLAGS, "--train.max-steps", "30", "--allow-change", "train.max_steps"]
-    before = contents(files.directory(run_dir))
+    before = contents(directory(run_dir))
     largest_bytes = 100_000  # enough for the records
     done = subprocess.run(
         [
@@ -115,7 +116,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
     (failed,) = events(run_dir, "checkpoint_failed")
     assert failed["step"] == 25
     assert list(losses(run_dir)) == list(range(1, 31))
-    assert contents(files.directory(run_dir)) == before
+    assert contents(directory(run_dir)) == before
     status = read_status(run_dir)
     assert status is not None
     assert status.state == "failed"

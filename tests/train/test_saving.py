@@ -14,8 +14,9 @@ from ranks import told_by_ranks
 from saved_checkpoints import Trained, contents, save
 from training import ROOT, Case, checkpoint_hashes, environment, events, losses, run_cases
 
-from trainer.checkpoint import folder as files
 from trainer.checkpoint import pointers
+from trainer.checkpoint.folder import directory, draft_of, verify
+from trainer.checkpoint.pointers import name_of
 from trainer.distributed import World
 from trainer.errors import Exit
 from trainer.track.status import read_status
@@ -77,12 +78,12 @@ def test_what_one_rank_cannot_write_is_told_on_all_and_costs_one_checkpoint(
     assert "too large" in told
     folder = tmp_path / "checkpoints"
     assert {path.name for path in folder.iterdir()} == {
-        files.name_of(1),
-        files.name_of(3),
+        name_of(1),
+        name_of(3),
         "latest",
     }
     for step in (1, 3):
-        assert files.verify(folder / files.name_of(step))["train"] == {"step": step}
+        assert verify(folder / name_of(step))["train"] == {"step": step}
 
 
 def test_a_job_of_which_one_rank_cannot_save_trains_to_its_end(
@@ -121,12 +122,12 @@ def test_a_job_of_which_one_rank_cannot_save_trains_to_its_end(
     assert status is not None
     assert status.state == "failed"
     assert "step-00000020 was not written: rank 1: " in str(status.reason)
-    assert list(files.directory(case.run_dir).iterdir()) == []
+    assert list(directory(case.run_dir).iterdir()) == []
 
 
 def test_the_best_is_pointed_at_once_it_is_there_whatever_the_pointer_was(tmp_path: Path) -> None:
     run: Any = SimpleNamespace(run_dir=tmp_path, world=lone_world())
-    folder = files.directory(tmp_path)
+    folder = directory(tmp_path)
     save(folder, 1)
     saving.mark_best(run, 2)
     assert pointers.pointed(folder, "best") is None
@@ -134,7 +135,7 @@ def test_the_best_is_pointed_at_once_it_is_there_whatever_the_pointer_was(tmp_pa
     (folder / "best").write_bytes(b"\xff\xfe")
     for step in (2, 1, 2):
         saving.mark_best(run, step)
-        assert pointers.pointed(folder, "best") == files.name_of(step)
+        assert pointers.pointed(folder, "best") == name_of(step)
 
 
 def test_the_end_waits_for_the_save_under_way_and_then_saves(corpus: Path, tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_the_end_waits_for_the_save_under_way_and_then_saves(corpus: Path, tmp_p
     run_cases([case], corpus=corpus, n_ranks=2)
     assert [event["step"] for event in events(case.run_dir, "checkpoint")] == [19, 20]
     for step in (19, 20):
-        files.verify(files.directory(case.run_dir) / files.name_of(step))
+        verify(directory(case.run_dir) / name_of(step))
 
 
 def train(case: Case, corpus: Path, **variables: str) -> int:
@@ -168,9 +169,9 @@ def test_a_kill_while_a_thread_writes_leaves_the_checkpoint_before(
     ]
     killed, undisturbed = (Case(tmp_path / name, flags=flags) for name in ("killed", "undisturbed"))
     assert train(killed, corpus, KILLED_IN="20") == -signal.SIGKILL
-    folder = files.directory(killed.run_dir)
+    folder = directory(killed.run_dir)
     found = {path.name for path in folder.iterdir()}
-    assert found == {files.name_of(10), files.draft_of(folder, 20).name, "latest"}
+    assert found == {name_of(10), draft_of(folder, 20).name, "latest"}
     assert train(killed, corpus) == train(undisturbed, corpus) == Exit.DONE
     (event,) = events(killed.run_dir, "resume")
     assert (event["step"], event["skipped"]) == (10, [])
@@ -179,7 +180,7 @@ def test_a_kill_while_a_thread_writes_leaves_the_checkpoint_before(
         hashes = [checkpoint_hashes(case.run_dir, step) for case in (killed, undisturbed)]
         assert hashes[0] == hashes[1]
     assert {path.name for path in folder.iterdir()} == {
-        *map(files.name_of, (10, 20, 30)),
+        *map(name_of, (10, 20, 30)),
         "latest",
     }
 

@@ -11,7 +11,8 @@ from saved_checkpoints import alter_train_state, contents, flip_a_bit
 from training import Case, checkpoint_hashes, events, losses, run_cases, write_text
 
 from trainer import read_metrics
-from trainer.checkpoint import folder as files
+from trainer.checkpoint.folder import directory
+from trainer.checkpoint.pointers import name_of
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import open_corpus
 from trainer.data.header import read_header
@@ -98,7 +99,7 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     run_cases([runs.case("base")], corpus=corpus, n_ranks=1)
     kept = retell(folder, corpus, vocabulary=True)
     own = retell(folder, corpus, vocabulary=False)
-    step_10 = files.directory(folder / "base") / files.name_of(10)
+    step_10 = directory(folder / "base") / name_of(10)
 
     runs.copy("again")
     flip_a_bit(corrupt_file(runs.copy("corrupt"), 20))
@@ -117,7 +118,7 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     ):
         run_dir = runs.copy(name, f"--{flag}", value, "--allow-change", flag)
         for step in (15, 20):
-            shutil.rmtree(files.directory(run_dir) / files.name_of(step))
+            shutil.rmtree(directory(run_dir) / name_of(step))
     runs.copy("free", "--tracking.tags", "x", "--checkpoint.keep-last", "1", *LONGER)
     runs.copy("other seed and size", "--seed", "2", "--train.tgt-len", "9", ends=Exit.BAD_INPUT)
     runs.copy("other corpus", corpus=kept, ends=Exit.BAD_INPUT)
@@ -150,11 +151,11 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def corrupt_file(run_dir: Path, step: int) -> Path:
-    return files.directory(run_dir) / files.name_of(step) / "weights-00000.safetensors"
+    return directory(run_dir) / name_of(step) / "weights-00000.safetensors"
 
 
 def state_at(run_dir: Path, step: int) -> dict[str, Any]:
-    path = files.directory(run_dir) / files.name_of(step) / "state.json"
+    path = directory(run_dir) / name_of(step) / "state.json"
     values: dict[str, Any] = json.loads(path.read_text())["train"]
     return values
 
@@ -238,7 +239,7 @@ def test_changes_act_on_the_first_step_and_on_what_they_concern(runs: Runs) -> N
 def test_free_changes_need_no_announcement(runs: Runs) -> None:
     run_dir = runs.cases["free"].run_dir
     assert losses(run_dir) == losses(runs.cases["longer"].run_dir)
-    assert [path.name for path in files.directory(run_dir).glob("step-*")] == ["step-00000030"]
+    assert [path.name for path in directory(run_dir).glob("step-*")] == ["step-00000030"]
 
 
 def test_a_corpus_with_a_split_more_is_gone_on_with(runs: Runs) -> None:
@@ -269,7 +270,7 @@ def test_a_fork_is_the_parent_s_run_under_a_name_of_its_own(runs: Runs) -> None:
     assert losses(run_dir) == {s: loss for s, loss in losses(base).items() if s > 10}
     assert checkpoint_hashes(run_dir, 20) == checkpoint_hashes(base, 20)
     parent, child = state_at(base, 20), state_at(run_dir, 20)
-    assert child["parent"] == str((files.directory(base) / files.name_of(10)).resolve())
+    assert child["parent"] == str((directory(base) / name_of(10)).resolve())
     assert parent["wandb_id"]
     assert child["wandb_id"] not in (None, parent["wandb_id"])
     assert len(events(run_dir, "resume")) == 1  # the second time it was done
@@ -297,5 +298,5 @@ def test_weights_alone_are_taken_and_nothing_else(runs: Runs, name: str, which: 
     assert list(losses(case.run_dir)) == [1, 2]
     state = state_at(case.run_dir, 2)
     assert (state["step"], state["data_step"], state["attempt"]) == (2, 2, 1)
-    assert files.name_of(10 if which == "10" else 20) in state["parent"]
+    assert name_of(10 if which == "10" else 20) in state["parent"]
     assert events(case.run_dir, "start")[0]["parent"] == state["parent"]

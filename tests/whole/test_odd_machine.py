@@ -13,8 +13,8 @@ from odd_machine import ODDITIES, environment_of, put_on, refusing
 from saved_checkpoints import TENSOR_FILES, save
 from training import ROOT, Case, losses
 
-from trainer.checkpoint import folder as checkpoints
 from trainer.checkpoint import pointers
+from trainer.checkpoint.folder import directory, newest_whole, prune, verify
 from trainer.data.corpus import open_corpus, verify_corpus
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.data.prepare.writer import new_corpus_folder
@@ -82,14 +82,14 @@ def test_checkpoints_come_and_go_on_every_machine(
     for step in (1, 2, 2, 3, 4):
         save(tmp_path, step)
         pointers.point(tmp_path, "best", "step-00000001" if step < 3 else "step-00000003")
-        checkpoints.prune(tmp_path, keep_last=1)
+        prune(tmp_path, keep_last=1)
     assert {path.name for path in tmp_path.iterdir()} == {
         "step-00000003",
         "step-00000004",
         "latest",
         "best",
     }
-    assert checkpoints.newest_whole(tmp_path).path == tmp_path / "step-00000004"
+    assert newest_whole(tmp_path).path == tmp_path / "step-00000004"
 
 
 def test_all_files_of_a_checkpoint_have_the_permissions_of_a_new_file(tmp_path: Path) -> None:
@@ -145,12 +145,12 @@ def test_a_run_trains_saves_goes_on_and_is_scored_there(odd_run: Path) -> None:
     run_dir = odd_run / "run"
     assert list(losses(run_dir)) == list(range(1, 8))
     assert len(list((run_dir / "evals").iterdir())) == 1
-    folder = checkpoints.directory(run_dir)
+    folder = directory(run_dir)
     best = str(pointers.pointed(folder, "best"))
     names = {path.name for path in folder.iterdir()}
     assert names == {"best", "latest", "step-00000006", "step-00000007", best}
     for path in folder.glob("step-*"):
-        checkpoints.verify(path)
+        verify(path)
     assert [path for path in odd_run.rglob(".*")] == []
 
 

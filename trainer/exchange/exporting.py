@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from trainer.checkpoint import folder as checkpoints
+from trainer.checkpoint.folder import fingerprint
 from trainer.checkpoint.tensor_files import save_tensors
 from trainer.config.recipe import ModelConfig, ScoringConfig
 from trainer.data.vocabulary.files import (
@@ -65,7 +65,7 @@ def _write_txl(folder: Path, trained: TrainedModel) -> None:
         "precision": "fp32",
         "vocabulary": trained.vocabulary.hash,
         "train": trained.saved["train"] | {"parent": parent_of(trained)},
-        "weights": checkpoints.fingerprint(folder / EXPORT_WEIGHTS, sync=True),
+        "weights": fingerprint(folder / EXPORT_WEIGHTS, sync=True),
         **origin_of(trained),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.checkpoint import folder as checkpoint_files
 from trainer.checkpoint import pointers
+from trainer.checkpoint.folder import directory, draft_of, fingerprint, seal
 from trainer.checkpoint.state import TrainState
 from trainer.checkpoint.tensor_files import save_tensors
 from trainer.config.recipe import ExperimentConfig, experiment_from, load_recipe, recipe_names
@@ -153,8 +153,8 @@ def _write(
     weights: dict[str, Tensor],
     foreign: Foreign,
 ) -> None:
-    checkpoints = checkpoint_files.directory(folder)
-    draft = checkpoint_files.draft_of(checkpoints, 0)
+    checkpoints = directory(folder)
+    draft = draft_of(checkpoints, 0)
     draft.mkdir(parents=True)
     write_atomically(folder / "config.json", experiment.model_dump_json(indent=2) + "\n")
     save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
@@ -162,7 +162,7 @@ def _write(
         "layout": foreign.layout,
         "path": str(foreign.file.resolve()),
         "file": foreign.file.name,
-        **checkpoint_files.fingerprint(foreign.file),
+        **fingerprint(foreign.file),
     }
     write_atomically(folder / "imported.json", json.dumps(origin, indent=2) + "\n")
     file = draft / "weights-00000.safetensors"
@@ -176,6 +176,6 @@ def _write(
         "train": TrainState(parent=origin["path"]).to_json(),
     }
     final = checkpoints / pointers.name_of(0)
-    listed = {file.name: checkpoint_files.fingerprint(file, sync=True)}
-    checkpoint_files.seal(draft, final, state=state, files=listed)
+    listed = {file.name: fingerprint(file, sync=True)}
+    seal(draft, final, state=state, files=listed)
     pointers.point(checkpoints, "best", final.name)

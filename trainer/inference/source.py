@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from trainer.checkpoint import folder as checkpoints
-from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint.folder import MANIFEST, fingerprint, verify
 from trainer.checkpoint.living import MOST_DELETED, MOVING, reading
 from trainer.checkpoint.saved_state import read_exported, read_manifest
 from trainer.checkpoint.tensor_files import load_tensors
+from trainer.checkpoint.tensors import read_weights
 from trainer.config.recipe import ExperimentConfig, experiment_from
 from trainer.config.strict import unique_keys
 from trainer.data.vocabulary.files import Vocabulary, load_vocabulary
@@ -41,7 +41,7 @@ def read_source(path: Path, which: str) -> Source:
 
     Args:
         path: directory of a run, or a folder that `txl export` made.
-        which: of a run's checkpoints: see `checkpoint_files.resolve`.
+        which: of a run's checkpoints: see `trainer.checkpoint.folder.resolve`.
 
     Raises:
         InputError: there is no such run or checkpoint, or it is not whole.
@@ -92,7 +92,7 @@ def read_together(path: Path, which: str, world: World) -> Source:
 
 
 def _checkpoint(run_dir: Path, path: Path, configured: ExperimentConfig) -> Source:
-    saved = checkpoints.verify(path)
+    saved = verify(path)
     experiment = experiment_from(saved["experiment"], where=f"{path}/state.json")
     if experiment.model.factory != configured.model.factory:  # code is named by one file alone
         raise InputError(
@@ -100,9 +100,9 @@ def _checkpoint(run_dir: Path, path: Path, configured: ExperimentConfig) -> Sour
             f"says {configured.model.factory}"
         )
     vocabulary = load_vocabulary(run_dir / "vocabulary.json")
-    listed = read_manifest(path / checkpoints.MANIFEST).items()
+    listed = read_manifest(path / MANIFEST).items()
     hashes = {name: entry["xxh3_128"] for name, entry in listed if name.startswith("weights")}
-    return Source(path, saved, experiment, vocabulary, checkpoint.read_weights(path), hashes)
+    return Source(path, saved, experiment, vocabulary, read_weights(path), hashes)
 
 
 def _exported(folder: Path, values: dict[str, Any]) -> Source:
@@ -112,7 +112,7 @@ def _exported(folder: Path, values: dict[str, Any]) -> Source:
     if experiment.model.factory is not None:  # code is named by a run's configuration alone
         raise InputError(f"{config} names a model.factory, which an exported model may not")
     try:
-        if checkpoints.fingerprint(file) != saved["weights"]:
+        if fingerprint(file) != saved["weights"]:
             raise InputError(f"{file} is corrupt (size or hash differ): export it again")
         weights = load_tensors(file)
     except OSError as error:

@@ -137,7 +137,7 @@ def open_trained(
 
     Args:
         path: directory of a run, or a folder that `txl export` made.
-        which: of a run's checkpoints: see `checkpoint_files.resolve`.
+        which: of a run's checkpoints: see `trainer.checkpoint.folder.resolve`.
         precision: None is the run's own; fp16 becomes fp32 on a CPU.
         device: to load to.
         trust: run the code that a run's directory names as its model.

@@ -25,7 +25,7 @@ Value = float | Annotated[int, Field(ge=-(1 << 62), lt=1 << 62)] | str | None
 
 ProcessId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
-State = Literal["starting", "running", "done", "requeue", "stopped", "failed"]
+RunState = Literal["starting", "running", "done", "requeue", "stopped", "failed"]
 _ALIVE = ("starting", "running")
 
 
@@ -35,7 +35,7 @@ class Status(BaseModel):
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
 
     version: Literal[1] = Field(1, description="version of this file's format")
-    state: State = Field(description="requeue: run again; stopped: the user ended it")
+    state: RunState = Field(description="requeue: run again; stopped: the user ended it")
     step: Count = Field(0, description="steps taken")
     update: Count = Field(0, description="steps that changed the weights")
     max_steps: Count = Field(description="updates after which the run is done")

@@ -18,8 +18,7 @@ from trainer.inference.sampling import Sampling
 from trainer.inference.score import score
 from trainer.outside import printable
 from trainer.track.perplexity import perplexity
-from trainer.track.status import State as RunState
-from trainer.track.status import Status, write_status
+from trainer.track.status import RunState, Status, write_status
 from trainer.track.throughput import tokens_per_s
 from trainer.train import due, saving
 from trainer.train.expectations import missed

@@ -7,14 +7,14 @@ from typing import Any
 
 from trainer.budget import machine
 from trainer.budget.check import GIB, Budget, device_there
-from trainer.config import deepspeed as ds_config
 from trainer.config.arguments import TrainArguments
+from trainer.config.deepspeed import ResolvedDs, default_name, load_ds_config, resolve
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.streams import Streams
 from trainer.data.vocabulary.files import encode_given
 from trainer.distributed import World, has_fast_bf16, this_process
-from trainer.engine import deepspeed as engine
+from trainer.engine.deepspeed import check_device
 from trainer.errors import InputError
 from trainer.track.measure import Measure
 from trainer.track.results import valid_measure
@@ -28,7 +28,7 @@ class Plan:
     arguments: TrainArguments
     world: World
     corpus: Corpus
-    resolved: ds_config.ResolvedDs
+    resolved: ResolvedDs
     streams: Streams
     budget: Budget | None
     """What it needs of memory; None of a model that is not ours, which is built once, to train."""
@@ -61,12 +61,12 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
     """
     experiment = arguments.experiment
     world = this_process(environ, device=arguments.device)
-    name = arguments.deepspeed_config or ds_config.default_name(
+    name = arguments.deepspeed_config or default_name(
         accelerator=world.device.type, bf16=has_fast_bf16(world.device)
     )
-    raw = ds_config.load_ds_config(name)
-    resolved = ds_config.resolve(raw, experiment, world_size=world.world_size, where=name)
-    engine.check_device(resolved, world.device)
+    raw = load_ds_config(name)
+    resolved = resolve(raw, experiment, world_size=world.world_size, where=name)
+    check_device(resolved, world.device)
     check_tracking(experiment.tracking, environ=environ)
     corpus = open_corpus(arguments.data)
     check_splits(experiment, corpus)

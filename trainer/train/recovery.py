@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint import folder as checkpoints
-from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint.folder import directory, newest_whole
 from trainer.checkpoint.memories import read_memories
 from trainer.checkpoint.state import TrainState
+from trainer.checkpoint.tensors import load_engine
 from trainer.distributed import on_main
 from trainer.errors import NonFiniteError
 from trainer.outside import printable
@@ -28,7 +28,7 @@ def restore(path: Path, saved: dict[str, Any], *, run: Run, state: TrainState) -
     if not run.world.is_main:
         state.window_loss_sum.zero_()  # saved folded onto rank 0
     scalars = saved["engine"]
-    checkpoint.load_engine(path, run.engine, optimizer_step=scalars["optimizer_step"])
+    load_engine(path, run.engine, optimizer_step=scalars["optimizer_step"])
     run.engine.load_scalars(scalars, step=state.step, skipped_steps=state.skipped_steps)
     ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
     state.memories = read_memories(path, ids, unread=run.empty_memories())
@@ -72,9 +72,9 @@ def handle_nonfinite(run: Run, state: TrainState, verdict: Verdict) -> bool:
         f"{bad_step}, on rank {_listed(ranks)}, stream {_listed(verdict.bad_streams)}"
     )
     run.background.wait()
-    folder = checkpoints.directory(run.run_dir)
+    folder = directory(run.run_dir)
     first = bad_step - state.nonfinite_in_a_row + 1  # one saved since may be what is wrong
-    newest = on_main(lambda: checkpoints.newest_whole(folder, before_step=first), run.world)
+    newest = on_main(lambda: newest_whole(folder, before_step=first), run.world)
     if state.rolled_back or newest.path is None:
         spent = (
             "after a rollback"

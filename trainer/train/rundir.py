@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from trainer.checkpoint import folder as checkpoints
-from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint.folder import MANIFEST, directory, newest_whole, resolve, verify
+from trainer.checkpoint.tensors import read_shapes, refuse_misfit
 from trainer.config.changes import Change, admit, split_changes
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import Corpus
@@ -71,8 +71,8 @@ def check(run_dir: Path, experiment: ExperimentConfig, *, allowed: tuple[str, ..
         InputError: it holds something else, or a run of another experiment.
     """
     config = run_dir / "config.json"
-    folder = checkpoints.directory(run_dir)
-    has_checkpoints = next(folder.glob(f"step-*/{checkpoints.MANIFEST}"), None) is not None
+    folder = directory(run_dir)
+    has_checkpoints = next(folder.glob(f"step-*/{MANIFEST}"), None) is not None
     if not config.is_file():
         if not has_checkpoints:
             _refuse_others(run_dir)
@@ -109,7 +109,7 @@ def make(run_dir: Path) -> None:
 
     def try_to_write() -> None:
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
-        for folder in (run_dir, run_dir / "logs", checkpoints.directory(run_dir)):
+        for folder in (run_dir, run_dir / "logs", directory(run_dir)):
             if folder.exists():
                 with tempfile.TemporaryFile(dir=folder):
                     pass
@@ -151,8 +151,8 @@ def find_origin(
         InputError: there is none but there must be, or one but there must not; none is whole; or
             it is of another experiment, corpus or vocabulary, and the message says in what.
     """
-    folder = checkpoints.directory(run_dir)
-    own = checkpoints.newest_whole(folder)
+    folder = directory(run_dir)
+    own = newest_whole(folder)
     if resume == "never" and (own.path or own.skipped):
         raise InputError(f"{folder} has checkpoints: --resume never needs another --run-dir")
     if own.path is None and own.skipped:
@@ -165,7 +165,7 @@ def find_origin(
     if path is None:
         assert resume_from is not None
         path = _checkpoint_at(resume_from)
-        saved = checkpoints.verify(path)
+        saved = verify(path)
     if "imported" in saved:
         raise InputError(f"{path} was imported, weights alone: begin a new run with --init-from it")
     changed = admit(saved["experiment"], experiment, allowed=allowed, where=str(path))
@@ -204,20 +204,20 @@ def find_weights(source: Path, corpus: Corpus, *, shapes: Mapping[str, tuple[int
         InputError: there is none, or it has another vocabulary or other weights.
     """
     path = _checkpoint_at(source)
-    saved = checkpoints.verify(path)
+    saved = verify(path)
     if saved["vocabulary"] != corpus.vocabulary.hash:
         raise InputError(
             f"--init-from {path} has vocabulary {saved['vocabulary']}, but {corpus.path} has "
             f"{corpus.vocabulary.hash}: prepare the corpus with --vocab of the run's directory"
         )
-    checkpoint.refuse_misfit(checkpoint.read_shapes(path), shapes, where=path)
+    refuse_misfit(read_shapes(path), shapes, where=path)
     return path.resolve()
 
 
 def _checkpoint_at(path: Path) -> Path:
     """A checkpoint's own path, or the newest of a run's directory."""
     is_run = (path / "config.json").is_file()
-    return checkpoints.resolve(path, "last") if is_run else path
+    return resolve(path, "last") if is_run else path
 
 
 def describe(

@@ -8,9 +8,8 @@ Until then the pointers name older ones. All functions are called by all ranks a
 import logging
 from collections.abc import Callable, Iterator
 
-from trainer.checkpoint import folder as checkpoints
-from trainer.checkpoint import pointers
-from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint import pointers, tensors
+from trainer.checkpoint.folder import directory, prune
 from trainer.checkpoint.state import TrainState
 from trainer.distributed import sum_floats
 from trainer.train.due import checkpoint_is_due
@@ -42,7 +41,7 @@ def mark_best(run: Run, step: int) -> None:
     """Point ``best`` at the checkpoint of `step`, if it was written."""
     if not run.world.is_main:
         return
-    folder, name = checkpoints.directory(run.run_dir), pointers.name_of(step)
+    folder, name = directory(run.run_dir), pointers.name_of(step)
     if pointers.pointed(folder, "best") == name or not (folder / name).is_dir():
         return
     try:
@@ -67,10 +66,10 @@ def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
     state.window_loss_sum.fill_(loss_sum if run.world.is_main else 0.0)
     step, counters, best_step = state.step, state.counters, state.best_step
     before, state.saved_step = state.saved_step, step
-    folder = checkpoints.directory(run.run_dir)
+    folder = directory(run.run_dir)
     ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
     try:
-        yield from checkpoint.save(
+        yield from tensors.save(
             folder,
             step=step,
             engine=run.engine,
@@ -88,7 +87,7 @@ def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
         if run.world.is_main:
             spared = [] if best_step is None else [pointers.name_of(best_step)]
             keep_last = run.experiment.checkpoint.keep_last
-            checkpoints.prune(folder, keep_last=keep_last, spared=spared)
+            prune(folder, keep_last=keep_last, spared=spared)
         run.tracker.sync()
 
     yield tidy

@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn
 
 from trainer.budget.shortage import explained
-from trainer.checkpoint import tensors as checkpoint
 from trainer.checkpoint.state import TrainState
+from trainer.checkpoint.tensors import load_engine
 from trainer.config.arguments import TrainArguments
 from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.distributed import (
@@ -25,7 +25,7 @@ from trainer.distributed import (
     on_each,
     on_main,
 )
-from trainer.engine import deepspeed as engine
+from trainer.engine import deepspeed
 from trainer.errors import Exit, NonFiniteError, ShortageError
 from trainer.host_cpu import use_cpu_well
 from trainer.model.build import build_model
@@ -63,10 +63,10 @@ def run_training(
     if plan.world.device.type == "cpu":
         use_cpu_well()
     limits = arguments.experiment.limits
-    world = engine.connect(plan.world, timeout_s=limits.distributed_timeout_s)
+    world = deepspeed.connect(plan.world, timeout_s=limits.distributed_timeout_s)
     code = train_connected(plan, world, environ, stops)
     barrier(world)
-    engine.disconnect()
+    deepspeed.disconnect()
     return code
 
 
@@ -145,7 +145,7 @@ def _open(
 ) -> Run:
     """All of a run that stays; its engine has a parent's weights, if there is one. Collective."""
     experiment, origin = plan.arguments.experiment, start.origin
-    built = engine.build(
+    engine = deepspeed.build(
         model,
         optim=experiment.optim,
         max_steps=experiment.train.max_steps,
@@ -153,7 +153,7 @@ def _open(
         world=world,
     )
     if start.weights is not None:
-        checkpoint.load_engine(start.weights, built, optimizer_step=0)
+        load_engine(start.weights, engine, optimizer_step=0)
     saved_train: dict[str, Any] = {} if origin is None else origin.saved["train"]
     opened = partial(
         open_tracker,
@@ -175,7 +175,7 @@ def _open(
         streams=plan.streams,
         tracker=on_each(rundir.writing(opened), world),
         reader=SegmentReader(plan.streams, world.device, n_ahead=AHEAD[world.device.type]),
-        engine=built,
+        engine=engine,
         stops=stops,
         watch=FaultWatch(plan.streams, world),
         profiler=Profiler(plan.arguments.profile, run_dir=run_dir, world=world),
