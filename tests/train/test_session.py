@@ -284,12 +284,8 @@ def test_a_fork_of_a_finished_run_has_its_checkpoint(runs: Runs) -> None:
 @pytest.mark.parametrize(("name", "which"), [("init", "last"), ("init from a path", "10")])
 def test_weights_alone_are_taken_and_nothing_else(runs: Runs, name: str, which: str) -> None:
     case = runs.cases[name]
-    options = EvalOptions(
-        run_dir=runs.folder / "base",
-        checkpoint=which,
-        split="valid",
-        data=case.corpus or runs.corpus,
-    )
+    base, data = runs.folder / "base", case.corpus or runs.corpus
+    options = EvalOptions(run_dir=base, checkpoint=which, split="valid", data=data)
     (parent,) = evaluate_run(options, lone_world())
     first, _, second = read_metrics(case.run_dir, kind="valid")
     assert (first["step"], second["step"]) == (0, 2)

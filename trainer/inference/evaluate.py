@@ -41,7 +41,7 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
     Raises:
         InputError: the run, checkpoint, corpus, split or settings cannot be used.
     """
-    asked_mem_lens = options.mem_lens
+    asked_mem_lens = options.mem_lens  # refused before anything is read
     source = read_together(options.run_dir, options.checkpoint, world)
     trained = load_source(
         source, precision=options.precision, device=world.device, trust=options.trust_code
