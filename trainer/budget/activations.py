@@ -162,7 +162,9 @@ def softmax(
     return SoftmaxBytes(kept, made, dense, forward, backward)
 
 
-def _cluster(n: int, v: int, c: int, widths: Widths, backend: BackendName, tied: bool) -> SoftmaxBytes:
+def _cluster(
+    n: int, v: int, c: int, widths: Widths, backend: BackendName, tied: bool
+) -> SoftmaxBytes:
     a, w = widths.compute, widths.weight
     table, errors, hidden = v * c * w, n * v * a, n * c * a
     if backend == "plain":  # logits, and their logarithms in fp32; then two gradients of these

@@ -41,9 +41,7 @@ def problem(
 
 
 def nll(hidden_NC: Tensor, targets_N: Tensor, tables: list[Table]) -> Tensor:
-    return fused_linear_nll(
-        hidden_NC, targets_N, tables, handoff=Handoff(is_tied=False), cluster=0
-    )
+    return fused_linear_nll(hidden_NC, targets_N, tables, handoff=Handoff(is_tied=False), cluster=0)
 
 
 def plain(hidden_NC: Tensor, targets_N: Tensor, tables: list[Table]) -> Tensor:
