@@ -38,7 +38,7 @@ CORRUPTIONS: list[tuple[str, Callable[[Path], None], str]] = [
     *((name, flip_a_bit, "corrupt") for name in [*TENSOR_FILES, "state.json"]),
     *((name, truncate, "corrupt") for name in [*TENSOR_FILES, "state.json", "manifest.json"]),
     *((name, Path.unlink, "missing") for name in [*TENSOR_FILES, "state.json", "manifest.json"]),
-    ("manifest.json", say_format(2), "format 2, newer than the 1 .* update"),
+    ("manifest.json", say_format(3), "format 3, newer than the 2 .* update"),
     ("manifest.json", say_format(0), "corrupt"),
     ("optimizer-00001.pt", plant, "not in the manifest"),
     ("weights-00001.safetensors", plant, "not in the manifest"),
