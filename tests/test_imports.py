@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = """
 host_cpu protocol shell wording
 errors
-files memory outside
+files memory_tree outside
 config launchers
 distributed data.text
 data.vocabulary model

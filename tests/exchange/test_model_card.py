@@ -16,8 +16,8 @@ from training import ROOT
 from trainer import read_metrics
 from trainer.data.corpus import open_corpus
 from trainer.exchange.exporting import export
+from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
-from trainer.inference.options import EvalOptions
 from trainer.track.results import file_result
 
 

@@ -19,8 +19,8 @@ from trainer.data.corpus import open_corpus
 from trainer.data.vocabulary.symbols import SymbolVocabulary
 from trainer.errors import InputError
 from trainer.inference import evaluate
+from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
-from trainer.inference.options import EvalOptions
 
 
 def evaluated(run: Path, **options: Any) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from training import ROOT, write_text
 from trainer.data.header import read_header
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.errors import InputError
+from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
-from trainer.inference.options import EvalOptions
 from trainer.track.results import file_result
 
 Main = Callable[[Path], int]

@@ -12,7 +12,7 @@ from file_server import Served
 from trainer.data.corpus import Corpus, open_corpus, verify_corpus
 from trainer.data.prepare.from_known import prepare_known
 from trainer.data.prepare.from_text import PrepareOptions
-from trainer.data.prepare.known import KnownCorpus, KnownFile, known_corpus
+from trainer.data.prepare.known_corpora import KnownCorpus, KnownFile, known_corpus
 
 HELD_OUT = 90
 

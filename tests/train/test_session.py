@@ -19,8 +19,8 @@ from trainer.data.header import read_header
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.engine.schedules import cosine
 from trainer.errors import Exit
+from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
-from trainer.inference.options import EvalOptions
 from trainer.track.results import valid_measure
 
 BASE = [

@@ -11,7 +11,7 @@ from saved_checkpoints import memory_by_stream
 from training import Case, begun_from, checkpoint_hashes, losses, overflowing, run_cases
 
 from trainer.errors import Exit
-from trainer.memory import forget_streams
+from trainer.memory_tree import forget_streams
 
 KINDS = (
     ("zero0_fp32", 1),

@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer.checkpoint.migrations import is_of_format_1, memory_from_format_1
 from trainer.checkpoint.tensor_files import load_tensors, open_tensors
 from trainer.errors import InputError, first_few
-from trainer.memory import Leaf, leaves, rebuilt
+from trainer.memory_tree import Leaf, leaves, rebuilt
 from trainer.protocol import Memory
 
 _IDS = "stream_ids"

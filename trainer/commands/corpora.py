@@ -13,7 +13,7 @@ import tyro
 from trainer.commands.standard_streams import say
 from trainer.data.prepare.from_known import prepare_known
 from trainer.data.prepare.from_text import PrepareOptions, prepare
-from trainer.data.prepare.known import known_corpus
+from trainer.data.prepare.known_corpora import known_corpus
 from trainer.data.prepare.report import PrepareReport
 from trainer.errors import InputError
 

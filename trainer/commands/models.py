@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from trainer.errors import InputError
-from trainer.inference.options import EvalOptions
+from trainer.inference.eval_options import EvalOptions
 from trainer.inference.sampling import Sampling
 from trainer.outside import text_argument
 from trainer.wording import printable_lines

@@ -33,7 +33,7 @@ from trainer.engine.lamb import Lamb, matrices
 from trainer.engine.schedules import Schedule, cosine
 from trainer.engine.whole_gradients import WholeGradients
 from trainer.errors import InputError
-from trainer.memory import check_made, check_returned
+from trainer.memory_tree import check_made, check_returned
 from trainer.model.layer import Layer
 from trainer.protocol import Memory, Output, Segment, reading_memory
 

@@ -21,7 +21,7 @@ from trainer.data.vocabulary.files import Vocabulary
 from trainer.distributed import World, gather_objects, on_main
 from trainer.errors import InputError
 from trainer.files import replacing
-from trainer.inference.options import EvalOptions
+from trainer.inference.eval_options import EvalOptions
 from trainer.inference.score import Score, score
 from trainer.inference.source import read_together
 from trainer.inference.trained import TrainedModel, load_source, open_corpus_of

@@ -11,7 +11,7 @@ import torch
 
 from trainer.checkpoint.state import TrainState
 from trainer.errors import Exit
-from trainer.memory import forget_streams
+from trainer.memory_tree import forget_streams
 from trainer.protocol import Memory, Output
 from trainer.train import duties, recovery, saving
 from trainer.train.due import is_done

@@ -12,7 +12,7 @@ from trainer.data.corpus import open_corpus
 from trainer.data.prepare.download import checksum_of
 from trainer.data.prepare.from_known import prepare_known
 from trainer.data.prepare.from_text import PrepareOptions
-from trainer.data.prepare.known import known_corpora, known_corpus
+from trainer.data.prepare.known_corpora import known_corpora, known_corpus
 from trainer.data.vocabulary.files import SymbolVocabulary, WordVocabulary
 from trainer.errors import InputError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from trainer.data.prepare.download import checksum_of, download
 from trainer.data.prepare.from_text import PrepareOptions
 from trainer.data.prepare.inputs import Inputs
-from trainer.data.prepare.known import KnownCorpus, KnownFile
+from trainer.data.prepare.known_corpora import KnownCorpus, KnownFile
 from trainer.data.prepare.report import PrepareReport
 from trainer.data.prepare.writer import new_corpus_folder
 from trainer.data.prepare.writing import write_corpus

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import InputError
-from trainer.memory import check_made, check_returned, forget_streams, leaves, rebuilt
+from trainer.memory_tree import check_made, check_returned, forget_streams, leaves, rebuilt
 
 B = 3
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import InputError
-from trainer.inference.options import EvalOptions
+from trainer.inference.eval_options import EvalOptions
 
 
 @pytest.mark.parametrize(
