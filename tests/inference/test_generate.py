@@ -14,7 +14,7 @@ from reference import NaiveStream
 from trainer.data.vocabulary.files import Vocabulary
 from trainer.errors import InputError
 from trainer.inference.generate import generate, probabilities
-from trainer.inference.sampling import Sampling
+from trainer.inference.sampling_options import Sampling
 from trainer.model.transformer_xl import TransformerXL
 
 V = 20

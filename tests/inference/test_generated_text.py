@@ -17,7 +17,7 @@ from trainer.data.vocabulary.files import Vocabulary
 from trainer.data.vocabulary.symbols import SymbolVocabulary
 from trainer.errors import Exit
 from trainer.inference.generate import generate
-from trainer.inference.sampling import Sampling
+from trainer.inference.sampling_options import Sampling
 from trainer.protocol import Output, Segment
 
 V = 20

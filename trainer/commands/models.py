@@ -13,7 +13,7 @@ import tyro
 
 from trainer.errors import InputError
 from trainer.inference.eval_options import EvalOptions
-from trainer.inference.sampling import Sampling
+from trainer.inference.sampling_options import Sampling
 from trainer.outside import text_argument
 from trainer.wording import printable_lines
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from trainer.config.recipe import ScoringConfig
 from trainer.data.rows import one_row
 from trainer.data.vocabulary.files import Vocabulary, encode_given
-from trainer.inference.sampling import Sampling
+from trainer.inference.sampling_options import Sampling
 from trainer.protocol import IGNORED, Memory, Segment, reading_memory
 
 #: Newest tokens that a decoder is shown again, so that it knows what it continues.

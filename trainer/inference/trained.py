@@ -19,7 +19,7 @@ from trainer.data.rows import one_row
 from trainer.data.vocabulary.files import Vocabulary, encode_given
 from trainer.errors import InputError
 from trainer.inference.generate import generate
-from trainer.inference.sampling import Sampling
+from trainer.inference.sampling_options import Sampling
 from trainer.inference.source import Source, read_source
 from trainer.model.build import build_model
 from trainer.model.memory import LayerInputs
@@ -99,7 +99,7 @@ class TrainedModel:
         return nats
 
     def generate(self, prompt: str, *, n_tokens: int = 200, **sampling: Any) -> str:
-        """Continue `prompt`; `sampling` as in `trainer.inference.sampling.Sampling`.
+        """Continue `prompt`; `sampling` as in `trainer.inference.sampling_options.Sampling`.
 
         Raises:
             InputError: the vocabulary cannot encode the prompt, or a setting is out of range.

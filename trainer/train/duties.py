@@ -14,7 +14,7 @@ from trainer.checkpoint.state import TrainState
 from trainer.distributed import gather_objects, largest, on_main, sum_floats
 from trainer.errors import Exit
 from trainer.inference.generate import generate
-from trainer.inference.sampling import Sampling
+from trainer.inference.sampling_options import Sampling
 from trainer.inference.score import score
 from trainer.outside import printable
 from trainer.track.perplexity import perplexity
