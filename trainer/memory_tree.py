@@ -1,6 +1,6 @@
-"""Memory of any shape: walked over by name, forgotten by stream, and checked.
+"""Memory of any shape: its tensors by name, streams forgotten, and models' memory checked.
 
-What a memory may be, `trainer.protocol.Memory` says. B streams.
+`trainer.protocol.Memory` says what a memory may be. B streams.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=Memory)
 
 
 def leaves(memory: Memory, *, name: str = "memory") -> Iterator[tuple[str, Leaf]]:
-    """Yield the tensors and numbers of a memory with their names, as ``memory.cells.0``."""
+    """Yield the names, such as ``memory.cells.0``, and the tensors and numbers of a memory."""
     if not isinstance(memory, tuple):
         yield name, memory
         return
@@ -26,7 +26,7 @@ def leaves(memory: Memory, *, name: str = "memory") -> Iterator[tuple[str, Leaf]
 
 
 def rebuilt(like: M, values: Mapping[str, Leaf], *, name: str = "memory") -> M:
-    """Return a memory nested as `like` is, of the leaves that have these names."""
+    """Return a memory nested as `like` is, with the leaves that `values` holds by name."""
     return cast(M, _rebuilt(like, values, name))
 
 
@@ -43,13 +43,13 @@ def _parts(memory: tuple[Memory, ...]) -> list[tuple[Any, Memory]]:
 
 
 def forget_streams(memory: M, keep_B: Tensor, *, unread: M) -> M:
-    """Make streams what they are before they have read anything, where `keep_B` is false.
+    """Return a memory in which the streams have read nothing where `keep_B` is false.
 
-    The device is not waited for. To mask a row is not enough: 0·NaN is NaN.
+    The device is not waited for. Multiplying rows by 0 would not do: 0·NaN is NaN.
 
     Args:
-        memory: of B streams.
-        keep_B: bool.
+        memory: memory of B streams.
+        keep_B: bool, which streams keep their memory.
         unread: memory of one stream that has read nothing.
     """
     before = dict(leaves(unread))
@@ -65,20 +65,20 @@ def forget_streams(memory: M, keep_B: Tensor, *, unread: M) -> M:
 
 
 def check_made(memory: Memory, *, n_streams: int) -> None:
-    """Refuse what a model gives for an empty memory, if it cannot be carried.
+    """Refuse a model's empty memory if it cannot be carried from segment to segment.
 
     Raises:
-        InputError: what is wrong, by name.
+        InputError: a part is no tensor and no number, or its first dimension is not the streams.
     """
     _refuse("empty_memory", _misfits(memory, n_streams=n_streams))
 
 
 def check_returned(memory: Memory, before: Memory) -> None:
-    """Refuse what a model's forward pass gives for the memory after a segment.
+    """Refuse the memory that a model's forward pass returns, if it cannot be carried on.
 
     Raises:
-        InputError: what is wrong, by name: it is attached to the graph, has not the shape and
-            dtype that it had, or lies where the memory before the segment lies.
+        InputError: a tensor is missing or new, attached to the graph, of another shape or dtype
+            than before the segment, or shares its storage with the memory before the segment.
     """
     had, has = dict(leaves(before)), dict(leaves(memory))
     wrong = [f"{name} is {'missing' if name in had else 'new'}" for name in had.keys() ^ has.keys()]

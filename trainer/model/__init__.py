@@ -1,1 +1,1 @@
-"""Transformer-XL; `cpu` and `triton` compute the same, faster on such a device."""
+"""Transformer-XL in plain operations; `cpu` and `triton` compute it faster on their devices."""

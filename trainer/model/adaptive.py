@@ -1,7 +1,8 @@
 """Adaptive embedding and softmax over frequency clusters (Grave et al. 2017, Baevski & Auli 2019).
 
-Cluster 0 is the head: the most frequent words. Every cluster has a table of its own, also when all
-are equally wide: no use of one slices a larger one, whose gradient would be zero-filled each time.
+Cluster 0 is the head: the most frequent words. Every cluster has a table of its own, even when all
+clusters are equally wide. The gradient of a slice of one large table would fill the whole table
+with zeros at each use.
 
 N positions (B·T) · D d_model · C width of a cluster · V vocabulary.
 """
@@ -21,11 +22,11 @@ from trainer.protocol import IGNORED
 Table = tuple[Tensor, Tensor]
 """Weight `[V, C]` and bias `[V]` of some of the words."""
 Nats = Callable[[Tensor, Tensor, Sequence[Table], int], Tensor]
-"""As `linear_nats`."""
+"""A function with the arguments and the result of `linear_nats`."""
 Lookup = Callable[[Tensor, Tensor, int], Tensor]
-"""As `lookup`."""
+"""A function with the arguments and the result of `lookup`."""
 Fill = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Of positions and targets of a tail, with more of them whose targets are ignored."""
+"""A function that appends positions with ignored targets to the positions and targets of a tail."""
 
 
 def lookup(ids_N: Tensor, table_VC: Tensor, cluster: int) -> Tensor:
@@ -39,9 +40,9 @@ def linear_nats(
     """Return the nats of each target, `[N]` in fp32 at least; 0 where it is `IGNORED`.
 
     Args:
-        hidden_NC: what the logits are linear in.
-        targets_N: indices into all words of all tables.
-        tables: their words follow one another, under one softmax.
+        hidden_NC: hidden states, of which the logits are a linear function.
+        targets_N: indices into the words of all tables, counted in the order of the tables.
+        tables: tables whose words share one softmax.
         cluster: the number of the first table.
     """
     logits = [F.linear(hidden_NC, weight, bias) for weight, bias in tables]
@@ -50,7 +51,7 @@ def linear_nats(
 
 
 def cluster_bounds(cutoffs: tuple[int, ...], vocabulary_size: int) -> list[tuple[int, int]]:
-    """First and past-the-last word id of every cluster, the head first."""
+    """Return the first and the past-the-last word id of every cluster, the head first."""
     return list(pairwise((0, *cutoffs, vocabulary_size)))
 
 
@@ -67,21 +68,21 @@ def adaptive_nll(
     nats: Nats = linear_nats,
     fill: Fill | None = None,
 ) -> Tensor:
-    """Nats of every target, `[N]` in fp32 at least; 0 where the target is `IGNORED`.
+    """Return the nats of every target, `[N]` in fp32 at least; 0 where it is `IGNORED`.
 
-    A tail that holds no target is still run, on no rows: all ranks must touch all parameters.
+    A tail that holds no target is still computed, on no rows: all ranks must use all parameters.
 
     Args:
         hidden_ND: final hidden states.
         targets_N: word ids.
-        clusters: per cluster, the positions in N of its targets.
+        clusters: per cluster, the positions (among N) of its targets.
         bounds: see `cluster_bounds`.
         tables_VC: per cluster, the output embedding.
         biases_V: per cluster, a bias per word.
         projections_DC: per cluster, the projection from D to C, or None.
         cluster_table: weight and bias of the tails' logits in the head; None without tails.
-        nats: of one softmax.
-        fill: the targets of a tail up to a number that a device is fast with.
+        nats: computes the nats under one softmax.
+        fill: brings the number of a tail's targets up to one that the device is fast with.
     """
     of_tails = []
     for c in range(1, len(bounds)):
@@ -91,7 +92,8 @@ def adaptive_nll(
             rows, local = fill(rows, local)
         hidden_NC = _projected(hidden_ND.index_select(0, rows), projections_DC[c])
         of_tails.append((rows, nats(hidden_NC, local, [(tables_VC[c], biases_V[c])], c)))
-    # The head last: what it makes and frees again lies beside what the tails keep.
+    # The head comes last: the memory that it frees again is then not broken up by tensors that
+    # the tails keep.
     head = [(tables_VC[0], biases_V[0]), *([cluster_table] if cluster_table else [])]
     hidden_NC = _projected(hidden_ND, projections_DC[0])
     nll_N = nats(hidden_NC, _head_targets(targets_N, bounds), head, 0)
@@ -101,9 +103,9 @@ def adaptive_nll(
 
 
 def _head_targets(targets_N: Tensor, bounds: list[tuple[int, int]]) -> Tensor:
-    """Columns of the head: its own words, then a column per tail."""
+    """Return each target's column in the head: the head's own words, then one column per tail."""
     head_N = targets_N
-    # Not by `bucketize`: its borders would be copied to the device, and waited for.
+    # `bucketize` would copy the borders to the device, and wait for the copy.
     for column, (low, _) in enumerate(bounds[1:], start=bounds[0][1]):
         head_N = torch.where(targets_N >= low, column, head_N)
     return head_N
@@ -116,17 +118,17 @@ def _projected(hidden_ND: Tensor, projection_DC: Tensor | None) -> Tensor:
 def cluster_logits(
     hidden_ND: Tensor, table_VC: Tensor, bias_V: Tensor, projection_DC: Tensor | None
 ) -> Tensor:
-    """Logits of one cluster's words, `[N, V]`, in the compute dtype."""
+    """Return the logits of one cluster's words, `[N, V]`, in the compute dtype."""
     return F.linear(_projected(hidden_ND, projection_DC), table_VC, bias_V)
 
 
 def _wide(logits: Tensor) -> Tensor:
-    """In fp32 at least: what softmax and its sums are computed in."""
+    """Return logits in fp32 at least: the precision of a softmax and its sums."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class AdaptiveEmbedding(nn.Module):
-    """Word embeddings, clusters of rarer words narrower by `div_val`, projected to d_model."""
+    """Word embeddings projected to d_model; each rarer cluster is narrower by factor `div_val`."""
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
@@ -146,7 +148,7 @@ class AdaptiveEmbedding(nn.Module):
         )
 
     def projection(self, cluster: int) -> Tensor | None:
-        """The cluster's projection, `[D, C]`, or None where it is as wide as the model."""
+        """Return the cluster's projection, `[D, C]`; None where it is as wide as the model."""
         if len(self.projections) == 0:
             return None
         return cast(Tensor, self.projections[cluster if len(self.projections) > 1 else 0])
@@ -159,7 +161,7 @@ class AdaptiveEmbedding(nn.Module):
         if len(self.bounds) == 1:
             embedded_ND = self._embed(tokens_N, 0, lookup)
         else:
-            # The head last: its backward pass is then the first, which frees the most.
+            # The head comes last here and so first in the backward pass: it frees the most memory.
             order = range(len(self.bounds) - 1, -1, -1)
             rows = [clusters[c] for c in order]
             parts = [
@@ -177,7 +179,7 @@ class AdaptiveEmbedding(nn.Module):
 
 
 class AdaptiveSoftmax(nn.Module):
-    """The embedding's clusters as output words; weights and tail projections tied by default."""
+    """Softmax over the embedding's clusters; weights and tail projections are tied by default."""
 
     def __init__(self, config: ModelConfig, embedding: AdaptiveEmbedding) -> None:
         super().__init__()
@@ -213,7 +215,7 @@ class AdaptiveSoftmax(nn.Module):
     ) -> Tensor:
         """Return nats per target, `[N]`, see `adaptive_nll`; without targets log-probabilities.
 
-        One entry for both: ZeRO-3 gathers the weights of a module when its forward is called.
+        Both are computed here because ZeRO-3 gathers a module's weights only in its `forward`.
         """
         if targets_N is None:
             return self._log_probs(hidden_ND)
@@ -231,7 +233,7 @@ class AdaptiveSoftmax(nn.Module):
         )
 
     def _log_probs(self, hidden_ND: Tensor) -> Tensor:
-        """Log-probabilities of all words, `[N, V]` in fp32 at least."""
+        """Return the log-probabilities of all words, `[N, V]` in fp32 at least."""
         projections = self._projections()
         head = cluster_logits(hidden_ND, self.tables[0], self.biases[0], projections[0])
         table = self._cluster_table()

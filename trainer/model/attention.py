@@ -14,15 +14,15 @@ from trainer.model.dropout import dropout as drop
 from trainer.model.memory import Past
 
 Attend = Callable[..., Tensor]
-"""As `relative_attention`."""
+"""A function with the arguments and the result of `relative_attention`."""
 
 
 def position_embedding(
     n_keys: int, d_model: int, *, clamp_len: int | None, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Sinusoids of the distances S-1 … 0, `[S, D]` in `dtype`: sines, then cosines.
+    """Return sinusoids of the distances S-1 … 0, `[S, D]` in `dtype`: sines, then cosines.
 
-    Computed in fp32 at least: 16 bits do not tell distance 2047 from 2048.
+    They are computed in fp32 at least: 16 bits cannot tell distance 2047 from 2048.
     """
     wide = torch.promote_types(dtype, torch.float32)
     distance_S = torch.arange(n_keys - 1, -1, -1, dtype=wide, device=device)
@@ -34,10 +34,10 @@ def position_embedding(
 
 
 def rel_shift(score_BHTS: Tensor) -> Tensor:
-    """Move column S-1-d of every row i to key i+M-d, so that distances become keys.
+    """Move the score of distance d, in column S-1-d of row i, to the column of key i+M-d.
 
-    Pads a zero column in front and reads the rows one element out of step (appendix B). Entries
-    after the causal border are leftovers of the next row: the caller masks them.
+    A zero column is padded in front, and the rows are read one element out of step (appendix B).
+    The columns of keys after the query hold leftovers of the next row: the caller masks them.
     """
     n_streams, n_head, tgt_len, n_keys = score_BHTS.shape
     padded = F.pad(score_BHTS, (1, 0)).view(n_streams, n_head, n_keys + 1, tgt_len)
@@ -54,7 +54,7 @@ def relative_attention(
     hidden_keys: Tensor,
     dropout: float,
 ) -> Tensor:
-    """Softmax of ((q+u)·k + rel_shift((q+v)·r)) / √E over the visible keys, times the values.
+    """Return softmax(((q+u)·k + rel_shift((q+v)·r)) / √E) over the visible keys, times the values.
 
     Args:
         q_BTHE: queries of the segment.
@@ -117,10 +117,10 @@ class RelativeAttention(nn.Module):
         shared_biases: tuple[Tensor, Tensor] | None,
         attend: Attend = relative_attention,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Attend from the segment to memory and segment; returns `[B, T, D]`.
+        """Attend from the segment to memory and segment; return the result, `[B, T, D]`.
 
-        If the past is projected, also what the next one is made of: the segment's keys and values,
-        and the positions.
+        If the past is projected, also return the segment's keys and values and the projected
+        positions, from which the next past is made; otherwise None.
         """
         q_BTX, *kv_BSX = self._projected(x_BTD, past)
         r_SX = self.position(past.position_SD) if past.r_SX is None else past.r_SX
@@ -142,7 +142,10 @@ class RelativeAttention(nn.Module):
         return out_BTD, (kv_BSX[-1], r_SX) if past.is_projected else None
 
     def _projected(self, x_BTD: Tensor, past: Past) -> tuple[Tensor, ...]:
-        """Queries of the segment; keys and values of memory and segment, as one or in order."""
+        """Return the segment's queries, then keys and values of memory and segment.
+
+        Keys and values come as one tensor, or, if the past is projected, as memory's and segment's.
+        """
         x_BTD = x_BTD.to(past.memory_BMX.dtype)
         if past.is_projected:
             x_BTD = self.norm(x_BTD) if self.pre_norm else x_BTD
@@ -161,5 +164,5 @@ class PositionBiases(nn.Module):
         self.position_HE = nn.Parameter(torch.empty(n_head, d_head))
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """U and v, each `[H, E]`."""
+        """Return u and v, each `[H, E]`."""
         return self.content_HE, self.position_HE

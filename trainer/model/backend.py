@@ -1,4 +1,4 @@
-"""The seam between the model and what a device computes in its own way.
+"""The seam between the model and the operations that a device computes in its own way.
 
 B streams · T tgt_len · N positions (B·T) · D d_model · C width of a table · V words.
 """
@@ -16,15 +16,15 @@ from trainer.protocol import IGNORED, Segment
 
 
 class Backend:
-    """The plain operations; a device's own back end overrides what it computes faster.
+    """The plain operations; a device's own back end overrides those that it computes faster.
 
-    All compute the same. One object serves one forward pass with its backward pass.
+    All back ends compute the same results. An object serves one forward pass and its backward pass.
     """
 
     def sight(
         self, memory: LayerInputs | KeysAndValues, segment: Segment, *, same_length: bool
     ) -> Tensor | None:
-        """Return what `layer` takes to know which keys a query sees."""
+        """Return which keys each query sees, in the form that `layer` takes."""
         return hidden_keys(memory, segment, same_length=same_length)
 
     def layer(
@@ -35,12 +35,12 @@ class Backend:
         sight: Tensor | None,
         biases: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Compute a layer as `Layer.plain`; rows may come and go with more elements than D."""
+        """Compute what `Layer.plain` does; rows of input and output may be padded beyond D."""
         assert sight is not None
         return layer.plain(x_BTD, past, sight, biases)
 
     def head_width(self, d_head: int) -> int:
-        """Return how wide a head is in the keys and values that `layer` keeps."""
+        """Return the width of a head in the keys and values that `layer` returns for memory."""
         return d_head
 
     def lookup(self, ids_N: Tensor, table_VC: Tensor, cluster: int) -> Tensor:
@@ -50,11 +50,11 @@ class Backend:
     def nats(
         self, hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table], cluster: int
     ) -> Tensor:
-        """Return nats of targets under one softmax over the words of all tables, `[N]`."""
+        """Return the nats of each target, `[N]`, under one softmax over the words of all tables."""
         return linear_nats(hidden_NC, targets_N, tables, cluster)
 
     def filled(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a tail's positions and targets, in a number that is fast, see `fill_up`."""
+        """Return a tail's positions and targets, filled up where that is faster: see `fill_up`."""
         return rows, targets
 
 
@@ -69,14 +69,14 @@ def compute_dtype(hidden_NC: Tensor) -> torch.dtype:
 def fill_up(rows: Tensor, targets: Tensor, *, to: int, least: int = 0) -> tuple[Tensor, Tensor]:
     """Return a tail's positions and targets, filled up with position 0, whose target is ignored.
 
-    Their number differs from step to step, and with it would the sizes of all tensors: a GPU's
-    memory has to be cut anew for each, and oneDNN makes, and keeps, a program for each.
+    The number of a tail's targets differs from step to step. Every new size of a tensor would cost
+    a GPU a new division of its memory, and oneDNN a new program, which it keeps.
 
     Args:
         rows: int64 positions.
-        targets: of as many.
-        to: they become a multiple of this.
-        least: and at least as many.
+        targets: their targets, as many.
+        to: the number that is returned is a multiple of this.
+        least: the smallest number that is returned.
     """
     n_more = max(least, -(-len(rows) // to) * to) - len(rows)
     return F.pad(rows, (0, n_more)), F.pad(targets, (0, n_more), value=IGNORED)

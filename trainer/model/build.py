@@ -1,4 +1,4 @@
-"""From a configuration to a model: ours, or a third party's factory."""
+"""Building a model from a configuration: ours, or one from a third party's factory."""
 
 import importlib
 import traceback
@@ -11,7 +11,7 @@ from trainer.errors import InputError
 from trainer.model.transformer_xl import TransformerXL
 from trainer.outside import shortened
 
-#: Words below which clusters save nothing.
+#: In a vocabulary of fewer words clusters save nothing.
 _WORTH_CUTTING = 5000
 
 
@@ -30,13 +30,13 @@ def build_model(config: ModelConfig, *, vocabulary_size: int, seed: int) -> nn.M
 
 
 def _other_model(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    """Build a model by the configuration's factory. The caller answers for running it."""
+    """Build a model by the configuration's factory; the caller has checked that it may run."""
     assert config.factory is not None
     package, _, name = config.factory.partition(":")
     where = f"model.factory {shortened(config.factory)}"
     try:
         build = getattr(importlib.import_module(package), name)
-    except (Exception, SystemExit) as error:  # an import runs what it likes
+    except (Exception, SystemExit) as error:  # an imported module runs any code it likes
         raise InputError(f"{where} cannot be imported: {_told(error)}") from error
     if not callable(build):
         raise InputError(f"{where} is a {type(build).__name__}, which builds nothing")
@@ -72,9 +72,10 @@ def check_cutoffs(config: ModelConfig, vocabulary_size: int) -> None:
 
 
 def _that_fit(config: ModelConfig, vocabulary_size: int) -> str:
-    """As the command line spells them: the cutoffs that fit, or else in their proportion.
+    """Return cutoffs that fit the vocabulary, as the command line spells them.
 
-    Of a vocabulary too small to be cut there are none: the flag alone is a full softmax.
+    If none of the configured cutoffs fits, they are scaled down in proportion. For a vocabulary too
+    small to be cut, the flag comes without a number, which means a full softmax.
     """
     fitting = [cutoff for cutoff in config.cutoffs if cutoff < vocabulary_size]
     if not fitting and vocabulary_size < _WORTH_CUTTING:

@@ -1,4 +1,4 @@
-"""Which back end a forward pass takes."""
+"""The choice of the back end for a forward pass."""
 
 import logging
 from functools import cache
@@ -16,17 +16,17 @@ log = logging.getLogger(__name__)
 
 BackendName = Literal["plain", "cpu", "triton"]
 
-#: Of an A100: the first that multiplies bf16.
+#: The compute capability of an A100, the first GPU that multiplies bf16.
 _LEAST_CAPABILITY = (8, 0)
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def choose_backend(config: ModelConfig, like: Tensor) -> Backend:
-    """Return the fastest for a pass over tensors such as `like`, or what `config` asks for."""
+    """Return the fastest back end for tensors such as `like`, or the one that `config` asks for."""
     name = backend_name(config.kernels, like.device, like.dtype)
     if name == "cpu":
         return CpuBackend(is_tied=config.tie_embedding, dtype=like.dtype)
-    if name == "triton":  # which not all machines have
+    if name == "triton":  # imported here: not all machines have Triton
         from trainer.model.triton.backend import TritonBackend
 
         return TritonBackend(is_tied=config.tie_embedding)
@@ -46,7 +46,7 @@ def backend_name(
 
 @cache
 def _has_triton(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether Triton's kernels run there; logs once why not."""
+    """Return whether Triton's kernels run on a device in a dtype; log once why not."""
     obstacle = None
     if device.type != "cuda" or torch.version.cuda is None:
         obstacle = f"they are not for {device.type} without NVIDIA's CUDA"

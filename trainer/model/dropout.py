@@ -1,4 +1,4 @@
-"""Dropout: PyTorch's own, but on a CPU from fewer random bits, and with a byte per element kept."""
+"""Dropout: PyTorch's own, except on a CPU, where ours draws fewer random bits."""
 
 from typing import Any, NamedTuple
 
@@ -11,23 +11,23 @@ _LEVELS = 1 << 16
 
 
 class Kept(NamedTuple):
-    """Which elements are left, and what makes up for the others."""
+    """Which elements dropout keeps, and the factor that makes up for the others."""
 
     mask: Tensor | None
-    """uint8, 1 where an element is left; None where all are."""
+    """uint8, 1 where an element is kept; None where all are."""
     scale: float
 
     def of(self, x: Tensor) -> Tensor:
-        """Drop elements of `x`, and scale the rest."""
+        """Return `x` with its other elements set to zero, and the kept ones scaled."""
         return x if self.mask is None else self.mask.to(x.dtype).mul_(x).mul_(self.scale)
 
 
 def kept_at_random(shape: torch.Size, probability: float) -> Kept:
-    """Draw what is left of a tensor on the CPU, seeded from torch's global generator.
+    """Draw which elements to keep of a tensor on the CPU, seeded from torch's global generator.
 
-    PyTorch draws a double for every element on a CPU, serially, which takes longer than the layer
-    around it. Here one draw of 64 bits decides on four elements: `probability` is rounded to a
-    multiple of 2^-16, and the others are scaled by exactly what that leaves.
+    PyTorch draws a double for every element on a CPU, in one thread, which takes longer than the
+    layer that calls it. Here one draw of 64 bits decides on four elements. So `probability` is
+    rounded to a multiple of 2^-16, and the scale makes up for the rounded probability exactly.
     """
     n_dropped = round(probability * _LEVELS)
     seed = int(torch.empty((), dtype=torch.int64).random_())
@@ -38,7 +38,7 @@ def kept_at_random(shape: torch.Size, probability: float) -> Kept:
 
 
 def dropout(x: Tensor, probability: float, *, training: bool = True) -> Tensor:
-    """`x` with elements zeroed at random, by torch's global generator, and the others scaled up."""
+    """Return `x` with elements zeroed by torch's global generator, and the others scaled up."""
     if not training or probability == 0:
         return x
     if x.device.type != "cpu":
@@ -49,7 +49,7 @@ def dropout(x: Tensor, probability: float, *, training: bool = True) -> Tensor:
 
 
 def relu_dropout(x: Tensor, probability: float, *, training: bool = True) -> Tensor:
-    """`dropout(x.relu(), …)`, of which on a CPU a single tensor is kept."""
+    """Return `dropout(x.relu(), …)`; on a CPU a single tensor is kept for the backward pass."""
     if not training or probability == 0 or x.device.type != "cpu":
         return dropout(x.relu(), probability, training=training)
     kept = kept_at_random(x.shape, probability)
@@ -80,7 +80,7 @@ class _ReluDropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradient: elements that were kept are positive in the output itself."""
+        """Return the gradient, which passes exactly where the output is positive."""
         (left,) = ctx.saved_tensors
         grad = torch.ops.aten.threshold_backward(grads[0], left, 0)
         return grad.mul_(ctx.scale), None, None

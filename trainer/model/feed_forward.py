@@ -1,4 +1,4 @@
-"""The second half of a layer.
+"""The feed-forward half of a layer, after attention.
 
 B streams · T tgt_len · D d_model · F d_inner.
 """
@@ -19,7 +19,7 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """`[B, T, D]` to `[B, T, D]`."""
+        """Return the half's output, `[B, T, D]`."""
         inner_BTF: Tensor = self.inner(self.norm(x_BTD) if self.pre_norm else x_BTD)
         inner_BTF = relu_dropout(inner_BTF, self.dropout, training=self.training)
         out_BTD = x_BTD + dropout(self.outer(inner_BTF), self.dropout, training=self.training)

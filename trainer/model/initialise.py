@@ -10,7 +10,7 @@ from trainer.config.recipe import ModelConfig
 
 @torch.no_grad()
 def initialise(model: nn.Module, config: ModelConfig, *, projections: Iterable[Tensor]) -> None:
-    """Draw normal weights from torch's global generator; zero biases, LayerNorm around one."""
+    """Draw normal weights, LayerNorm's around one, by torch's global generator; zero the biases."""
     projected = {id(p) for p in projections}
     norms = {id(m.weight) for m in model.modules() if isinstance(m, nn.LayerNorm)}
     for name, parameter in model.named_parameters():

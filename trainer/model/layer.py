@@ -45,9 +45,9 @@ class Layer(nn.Module):
         shared_biases: tuple[Tensor, Tensor] | None,
         compute: Compute,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Return what `compute` makes of this layer: as `plain`, or what a device has for it.
+        """Return what `compute` returns for this layer: the result of `plain`, or a faster equal.
 
-        All of it inside this call, for which ZeRO-3 gathers the layer's weights.
+        `compute` is called in here because ZeRO-3 gathers the layer's weights only in `forward`.
         """
         return compute(self, x_BTD, past, sight, shared_biases)
 
@@ -59,6 +59,6 @@ class Layer(nn.Module):
         shared_biases: tuple[Tensor, Tensor] | None,
         attend: Attend = relative_attention,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Return the segment one layer on, `[B, T, D]`; and as `RelativeAttention`."""
+        """Return the layer's output, `[B, T, D]`, and the second result of `RelativeAttention`."""
         x_BTD, projected = self.attention(x_BTD, past, hidden_keys, shared_biases, attend)
         return self.feed_forward(x_BTD), projected

@@ -1,4 +1,4 @@
-"""Transformer-XL's memory: what is kept of a segment, and which keys a query may see.
+"""Transformer-XL's memory: what it keeps of a segment, and which keys a query may see.
 
 B streams · T tgt_len · M mem_len · S = M+T · L layers · D d_model · H heads · E d_head.
 """
@@ -16,23 +16,23 @@ class LayerInputs(NamedTuple):
     """The last M inputs of every layer."""
 
     layers: tuple[Tensor, ...]
-    """`[B, M, D]` each in the compute dtype, newest last; finite if not valid."""
+    """`[B, M, D]` each in the compute dtype, newest last; finite also where not valid."""
     valid_B: Tensor
-    """How many of the M newest positions of a stream may be attended, int64."""
+    """How many of a stream's newest positions, of M, may be attended to, int64."""
     valid_min: int
-    """A lower bound of `valid_B` known on the host: at M nothing needs to be masked."""
+    """A lower bound of `valid_B`, known on the host; if it is M, nothing needs to be masked."""
 
 
 class KeysAndValues(NamedTuple):
-    """What every layer makes of its last M inputs, as long as the weights stay as they are.
+    """The keys and values of every layer's last M inputs, for weights that do not change.
 
-    One memory is read on with the same `clamp_len`.
+    Every segment read with one such memory takes the same `clamp_len`.
     """
 
     layers: tuple[Tensor, ...]
     """`[B, M, 2·H·E]` each: keys, then values."""
     positions: tuple[Tensor, ...]
-    """`[S, H·E]` each, what the layer made of the distances; () before the first segment."""
+    """`[S, H·E]` each, the layer's projection of the distances; () before the first segment."""
     valid_B: Tensor
     valid_min: int
 
@@ -41,26 +41,26 @@ M = TypeVar("M", bound=LayerInputs | KeysAndValues)
 
 
 class Past(NamedTuple):
-    """What one layer attends to before the segment, and the distances to it."""
+    """What one layer attends to before the segment, and the distances to the keys."""
 
     memory_BMX: Tensor
-    """Inputs of the layer, X = D, or if `is_projected` keys and values, X = 2·H·E."""
+    """Inputs of the layer, X = D; if `is_projected`, keys and values, X = 2·H·E."""
     is_projected: bool
     position_SD: Tensor | None
-    """Distances S-1 … 0; None where `r_SX` is known."""
+    """Sinusoids of the distances S-1 … 0; None where `r_SX` is known."""
     r_SX: Tensor | None = None
-    """What the layer makes of them, X = H·E."""
+    """The layer's projection of the distances, X = H·E."""
 
 
 def knows_positions(memory: LayerInputs | KeysAndValues, *, n_keys: int) -> bool:
-    """Return whether a memory has what its layers make of so many distances."""
+    """Return whether a memory holds its layers' projections of the distances to `n_keys` keys."""
     if not isinstance(memory, KeysAndValues):
         return False
     return bool(memory.positions) and len(memory.positions[0]) == n_keys
 
 
 def pasts(memory: LayerInputs | KeysAndValues, position_SD: Tensor | None) -> list[Past]:
-    """Return what each layer attends to; without distances those that the memory knows."""
+    """Return the past of each layer; without `position_SD` the memory's own distances are used."""
     if position_SD is None:
         assert isinstance(memory, KeysAndValues)
         pairs = zip(memory.layers, memory.positions, strict=True)
@@ -78,7 +78,7 @@ def empty_memory(
     dtype: torch.dtype,
     device: torch.device,
 ) -> LayerInputs:
-    """Return memory of streams that have read nothing: truly empty, no zeros are attended."""
+    """Return memory of streams that have read nothing: no position of it may be attended to."""
     shape = (n_streams, mem_len, d_model)
     return LayerInputs(
         layers=tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(n_layer)),
@@ -92,10 +92,10 @@ def remember(memory: M, segment: Segment, read_LBTX: Sequence[Tensor]) -> M:
     """Return the memory after a segment; padding never enters it.
 
     Args:
-        memory: before the segment.
-        segment: what was read.
-        read_LBTX: per layer, the segment as the layer saw it, or its keys and values; rows may
-            have more elements than are kept.
+        memory: the memory before the segment.
+        segment: the segment that was read.
+        read_LBTX: per layer, its inputs, or its keys and values, of the segment; what a row has
+            beyond the width of memory is left out.
     """
     mem_len, tgt_len = memory.layers[0].shape[1], segment.tokens_BT.shape[1]
     read_B = memory.valid_B + segment.lengths_B
@@ -115,9 +115,9 @@ def remember(memory: M, segment: Segment, read_LBTX: Sequence[Tensor]) -> M:
 
 
 def _newest(old_BMX: Tensor, x_BTX: Tensor, segment: Segment) -> Tensor:
-    """Return the last M of memory and segment, `[B, M, X]`."""
+    """Return the newest M positions of memory and segment together, `[B, M, X]`."""
     n_streams, mem_len, _ = old_BMX.shape
-    x_BTX = x_BTX[..., : old_BMX.shape[2]].to(old_BMX.dtype)  # a back end may pad rows
+    x_BTX = x_BTX[..., : old_BMX.shape[2]].to(old_BMX.dtype)  # back ends may pad rows
     if segment.whole:
         n_new = min(mem_len, x_BTX.shape[1])
         return torch.cat([old_BMX[:, n_new:], x_BTX[:, x_BTX.shape[1] - n_new :]], dim=1)
@@ -130,10 +130,10 @@ def _newest(old_BMX: Tensor, x_BTX: Tensor, segment: Segment) -> Tensor:
 def visible_from(
     memory: LayerInputs | KeysAndValues, segment: Segment, *, same_length: bool
 ) -> Tensor | None:
-    """The first key that each query sees: int64 `[1, T]` or `[B, T]`, or None where it is key 0.
+    """Return the first key that each query sees, int64 `[1, T]` or `[B, T]`; None if all see key 0.
 
-    Key j of S is seen by query i iff visible_from <= j <= i + M, where visible_from is the largest
-    of M - valid, the start of the query's document, and with `same_length` i + 1.
+    Query i sees key j of S iff visible_from <= j <= i + M. Here visible_from is the largest of
+    M - valid, the key at which the query's document starts, and, with `same_length`, i + 1.
     """
     mem_len, tgt_len = memory.layers[0].shape[1], segment.tokens_BT.shape[1]
     first_1T = None
@@ -151,9 +151,9 @@ def visible_from(
 def hidden_keys(
     memory: LayerInputs | KeysAndValues, segment: Segment, *, same_length: bool
 ) -> Tensor:
-    """Which of the newest keys a query may not see: bool `[T, n]`, or `[B, 1, T, n]`.
+    """Return which of the n newest keys a query may not see, bool `[T, n]` or `[B, 1, T, n]`.
 
-    These are the segment's own, n = T, where all of memory is seen, and else all, n = S.
+    n is T, the segment's own keys, where every query sees all of memory; otherwise n is S.
     """
     first_BT = visible_from(memory, segment, same_length=same_length)
     mem_len, tgt_len = memory.layers[0].shape[1], segment.tokens_BT.shape[1]

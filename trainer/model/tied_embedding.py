@@ -1,4 +1,4 @@
-"""The embedding of tied tables, and how their gradients come to it from the softmax.
+"""The lookup in tied tables, which adds its gradients to those of the softmax.
 
 N positions · C width · V words.
 """
@@ -10,56 +10,56 @@ from torch import Tensor
 
 
 class Handoff:
-    """Carries the gradients of tied tables from the softmax to the embedding of the same pass.
+    """A carrier of the gradients of tied tables from the softmax to the embedding of one pass.
 
-    The softmax's backward comes first, since its hidden states come from the embedding. What it has
-    for a table is dense: the embedding adds its few rows to that, and gives autograd the sum,
-    instead of making a second dense gradient of them.
+    In the backward pass the softmax comes before the embedding. The softmax's gradient of a table
+    is dense. The embedding adds its few rows to this gradient and gives autograd the sum, instead
+    of making a second dense gradient.
     """
 
     def __init__(self, *, is_tied: bool = True, sums_first: bool = False) -> None:
-        """Carry gradients of one pass.
+        """Serve one pass.
 
         Args:
-            is_tied: without, nothing is carried.
-            sums_first: rows of one id are summed before they are added, see `summed_by_id`.
+            is_tied: whether embedding and softmax share tables; if not, nothing is carried.
+            sums_first: whether to sum the rows of one id before adding them, see `summed_by_id`.
         """
         self.sums_first, self._is_tied = sums_first, is_tied
         self._left: dict[int, Tensor] = {}
 
     def put(self, cluster: int, grad_VC: Tensor) -> Tensor | None:
-        """Leave the gradient of a cluster's table; return what of it autograd is given now."""
+        """Keep the gradient of a cluster's table for `take`; return it if nothing is carried."""
         if not self._is_tied:
             return grad_VC
         self._left[cluster] = grad_VC
         return None
 
     def take(self, cluster: int) -> Tensor | None:
-        """Take what was left."""
+        """Return the gradient kept for a cluster's table, and forget it; None without one."""
         return self._left.pop(cluster, None)
 
 
 def tied_lookup(ids_N: Tensor, table_VC: Tensor, handoff: Handoff, cluster: int) -> Tensor:
-    """Return rows of a cluster's table, `[N, C]`, whose gradient joins what the softmax left."""
+    """Return rows of a cluster's table, `[N, C]`; their gradient joins the softmax's."""
     rows_NC: Tensor = _TiedLookup.apply(ids_N, table_VC, handoff, cluster)  # type: ignore[no-untyped-call]
     return rows_NC
 
 
 class _TiedLookup(torch.autograd.Function):
-    """Rows of a table whose gradient the softmax's backward has begun: see `Handoff`."""
+    """A lookup whose gradient is added to the one that the softmax has made: see `Handoff`."""
 
     @staticmethod
     def forward(
         ctx: Any, ids_N: Tensor, table_VC: Tensor, handoff: Handoff, cluster: int
     ) -> Tensor:
-        """`[N, C]`."""
+        """Return rows of the table, `[N, C]`."""
         ctx.save_for_backward(ids_N)
         ctx.shape, ctx.handoff, ctx.cluster = table_VC.shape, handoff, cluster
         return table_VC.index_select(0, ids_N)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Add the rows to what is there; only without a softmax before it, make a gradient."""
+        """Add the rows' gradients to the softmax's gradient, or to zeros if there is none."""
         (ids_N,) = ctx.saved_tensors
         rows_NC = grads[0]
         grad_VC = ctx.handoff.take(ctx.cluster)
@@ -72,11 +72,11 @@ class _TiedLookup(torch.autograd.Function):
 
 
 def summed_by_id(ids_N: Tensor, rows_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids of which each is there once, and the sum of its rows in fp32 at least.
+    """Return each different id once, and the sum of its rows in fp32 at least.
 
-    What a GPU needs before it adds rows to a table: it adds those of one id in any order, and in 16
-    bits a word that is there hundreds of times loses most of them. As many as were given, since how
-    many differ only the device knows: what is too many is id 0 with a row of zeros.
+    A GPU adds rows of the same id to a table in any order, and in 16 bits the sum of hundreds of
+    rows loses most of them. Only the device knows how many ids differ, so as many are returned as
+    were given: the rest are id 0 with a row of zeros.
     """
     sorted_N, order_N = ids_N.sort()
     rank_N = torch.zeros_like(ids_N)
@@ -84,6 +84,6 @@ def summed_by_id(ids_N: Tensor, rows_NC: Tensor) -> tuple[Tensor, Tensor]:
     rank_of_row_N = torch.empty_like(ids_N).scatter_(0, order_N, rank_N)
     unique_N = torch.zeros_like(ids_N).scatter_(0, rank_N, sorted_N)
     exact_NC = rows_NC.to(torch.promote_types(rows_NC.dtype, torch.float32))
-    # Of all that sums rows by index this alone does it in the same order every time.
+    # The only one of PyTorch's sums of rows by index that adds in the same order every time.
     sum_NC = torch.ops.aten.embedding_dense_backward(exact_NC, rank_of_row_N, len(ids_N), -1, False)
     return unique_N, sum_NC

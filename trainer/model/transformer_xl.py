@@ -1,6 +1,6 @@
 """Transformer-XL (Dai et al. 2019): relative attention over the segment and its memory.
 
-Plain operations; what a device computes faster is behind `trainer.model.backend`.
+Everything is in plain operations; what a device computes faster is behind `trainer.model.backend`.
 
 B streams · T tgt_len · M mem_len · S = M+T · D d_model · L layers · V vocabulary.
 """
@@ -29,10 +29,10 @@ from trainer.protocol import Output, Segment
 
 
 class TransformerXL(nn.Module):
-    """A `trainer.protocol.RecurrentModel`; its lengths are call arguments, not frozen in."""
+    """A `trainer.protocol.RecurrentModel`; its lengths are arguments of each call."""
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
-        """Build and initialise from torch's global generator."""
+        """Build the model and initialise it from torch's global generator."""
         super().__init__()
         self.config = config
         self.embedding = AdaptiveEmbedding(config, vocabulary_size)
@@ -53,7 +53,7 @@ class TransformerXL(nn.Module):
     def reading_memory(
         self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device
     ) -> KeysAndValues:
-        """Return the same of keys and values, which stay as they are as long as the weights do."""
+        """Return empty memory of keys and values, for reading with weights that do not change."""
         backend = choose_backend(self.config, torch.empty((), dtype=dtype, device=device))
         n_layer, n_head = self.config.n_layer, self.config.n_head
         width = 2 * n_head * backend.head_width(self.config.d_head)
@@ -84,7 +84,10 @@ class TransformerXL(nn.Module):
         clamp_len: int | None = None,
         same_length: bool = False,
     ) -> tuple[Tensor, LayerInputs | KeysAndValues]:
-        """Return log-probabilities `[B, T, V]`, in fp32 at least, of the token after each."""
+        """Return log-probabilities of the token after each, `[B, T, V]` in fp32 at least.
+
+        The memory after the segment is the second result.
+        """
         backend = choose_backend(self.config, memory.layers[0])
         hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, backend)
         log_probs_NV = self.softmax(hidden_BTD.flatten(0, 1), None, ())
@@ -124,7 +127,7 @@ class TransformerXL(nn.Module):
     def _positions(
         self, memory: LayerInputs | KeysAndValues, tgt_len: int, clamp_len: int | None
     ) -> Tensor | None:
-        """Return sinusoids of the distances, `[S, D]`; None where the memory needs none."""
+        """Return sinusoids of the distances, `[S, D]`; None where the memory has projected them."""
         rows_BMX = memory.layers[0]
         n_keys = rows_BMX.shape[1] + tgt_len
         if knows_positions(memory, n_keys=n_keys):

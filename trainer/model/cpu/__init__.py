@@ -1,1 +1,1 @@
-"""Fast paths on a CPU: autograd functions that keep less and pass over it less often."""
+"""Fast paths on a CPU: autograd functions that keep fewer tensors and read them less often."""

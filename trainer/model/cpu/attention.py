@@ -1,13 +1,14 @@
-"""Relative attention on a CPU: plain batched products, one kept matrix of weights, few passes.
+"""Relative attention on a CPU: plain batched products that keep one matrix of weights.
 
-Heads come first, so that one product serves the positions of all streams, and rel_shift is an
-address: flattened, the raw position scores of a matrix from its T-1st on are those of the keys, S-1
-to a row. The S-th key of a row is hidden, but in the last row, where it is the very last score.
+Heads come first, so that one product serves the positions of all streams. rel_shift moves nothing:
+in the flattened `[T, S]` matrix of raw position scores, the scores from index T-1 on are those of
+the keys, S-1 to a row. The S-th key of a row is hidden, except in the last row, where its score is
+the last of the matrix.
 
-Where nothing is kept, a few queries at a time attend to the keys between the first and the last
-that they see: any queries in a row are a segment of their own, with a longer memory.
+Without a backward pass, a few queries at a time attend to the keys from the first to the last that
+they see: consecutive queries are a shorter segment with a longer memory.
 
-B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head.
+B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head · N = H·B.
 """
 
 import math
@@ -20,7 +21,7 @@ from torch import Tensor
 from trainer.model.cpu.word_runs import runs
 from trainer.model.dropout import Kept, kept_at_random
 
-#: How many: the scores of all heads stay in the cache, and few of them are hidden.
+#: Queries at a time: few enough that the scores of all heads stay in the cache, few of them hidden.
 _QUERIES = 64
 
 
@@ -34,7 +35,7 @@ def cpu_attention(
     hidden_keys: Tensor,
     dropout: float,
 ) -> Tensor:
-    """As `trainer.model.attention.relative_attention`, in the dtype of the queries."""
+    """Compute `trainer.model.attention.relative_attention` in the dtype of the queries."""
     with torch.autocast(q_BTHE.device.type, enabled=False):
         if not dropout and not torch.is_grad_enabled():
             return _reading(q_BTHE, kv_BS2HE, r_SHE, content_bias_HE, position_bias_HE, hidden_keys)
@@ -52,18 +53,19 @@ def _reading(
     v_HE: Tensor,
     hidden_keys: Tensor,
 ) -> Tensor:
-    """`[B, T, H, E]`, some queries at a time."""
+    """Attend with a few queries at a time; return `[B, T, H, E]`, without a backward pass."""
     kv_2NSE, r_HSE = _heads_first(kv_BS2HE, r_SHE)
     tgt_len, n_keys = q_BTHE.shape[1], r_HSE.shape[1]
     n_seen_by_all = n_keys - hidden_keys.shape[-1]
     buffers = _buffers(kv_2NSE.shape[1] * min(tgt_len, _QUERIES) * n_keys, like=q_BTHE)
     mixed = []
     for rows in runs(tgt_len, size=_QUERIES):
-        # The run's own last token is the newest of its keys: of positions it takes the last.
+        # The last of these queries is at distance 0 from its own key, as in any segment: the keys
+        # take the last positions.
         last = n_keys - tgt_len + rows.stop
         hidden = hidden_keys[..., rows, : last - n_seen_by_all]
         first = 0 if n_seen_by_all else _n_hidden_from_all(hidden)
-        # Copies as they lie: oneDNN would make them in another order, many times slower.
+        # Contiguous copies: those that oneDNN would make itself take many times as long.
         k_NSE, v_NSE = (kv_NSE[:, first:last].contiguous() for kv_NSE in kv_2NSE)
         weight_NTS = _weights(
             _with_bias(q_BTHE[:, rows], v_HE),
@@ -78,9 +80,9 @@ def _reading(
 
 
 def _n_hidden_from_all(hidden_keys: Tensor) -> int:
-    """Return how many of the oldest keys no query sees, or fewer.
+    """Return how many of the oldest keys no query sees, rounded down.
 
-    It is one of a few numbers, since oneDNN keeps a program for each.
+    Rounding leaves few different numbers of keys: oneDNN makes, and keeps, a program for each.
     """
     is_seen = ~hidden_keys.flatten(0, -2).all(dim=0)
     step = _QUERIES * max(1, len(is_seen) // (16 * _QUERIES))
@@ -99,7 +101,7 @@ class _CpuAttention(torch.autograd.Function):
         dropout: float,
         *kv_BS2HE: Tensor,
     ) -> Tensor:
-        """`[B, T, H, E]`; keeps the weights and a copy of keys and values, heads first."""
+        """Return `[B, T, H, E]`; keep the weights, and copies of keys and values, heads first."""
         kv_2NSE, r_HSE = _heads_first(kv_BS2HE, r_SHE)
         position_HBTE, content_HBTE = _with_bias(q_BTHE, v_HE), _with_bias(q_BTHE, u_HE)
         weight_NTS = _weights(position_HBTE, content_HBTE, kv_2NSE[0], r_HSE, hidden_keys)
@@ -138,7 +140,7 @@ class _CpuAttention(torch.autograd.Function):
 
 
 def _heads_first(kv_BS2HE: Sequence[Tensor], r_SHE: Tensor) -> tuple[Tensor, Tensor]:
-    """Copies of keys and values, `[2, H·B, S, E]`, and of positions, `[H, S, E]`."""
+    """Return copies of keys and values, `[2, H·B, S, E]`, and of positions, `[H, S, E]`."""
     n_streams, _, _, n_head, d_head = kv_BS2HE[0].shape
     kv_2HBSE = r_SHE.new_empty(2, n_head, n_streams, len(r_SHE), d_head)
     first = 0
@@ -150,7 +152,7 @@ def _heads_first(kv_BS2HE: Sequence[Tensor], r_SHE: Tensor) -> tuple[Tensor, Ten
 
 
 def _buffers(n_scores: int, *, like: Tensor) -> tuple[Tensor, Tensor]:
-    """For raw position scores, then weights, and for scores."""
+    """Return one buffer for raw position scores, later weights, and one for scores."""
     return like.new_empty(n_scores), like.new_empty(n_scores)
 
 
@@ -164,7 +166,7 @@ def _weights(
 ) -> Tensor:
     """Compute the weights of the values, `[H·B, T, S]`, in the first of `buffers`.
 
-    Of queries with each bias, see `_with_bias`.
+    `position_HBTE` and `content_HBTE` are the queries with each bias, see `_with_bias`.
     """
     n_head, n_streams, tgt_len, _ = content_HBTE.shape
     n, n_keys, _ = k_NSE.shape
@@ -184,14 +186,14 @@ def _weights(
 
 
 def _with_bias(q_BTHE: Tensor, bias_HE: Tensor) -> Tensor:
-    """(q + bias)/√E, `[H, B, T, E]`, contiguous, in the dtype of q."""
+    """Return (q + bias)/√E, `[H, B, T, E]`, contiguous, in the dtype of q."""
     out_HBTE = q_BTHE.new_empty(q_BTHE.permute(2, 0, 1, 3).shape)
     out_HBTE.copy_(q_BTHE.permute(2, 0, 1, 3))
     return out_HBTE.add_(bias_HE[:, None, None]).mul_(1 / math.sqrt(q_BTHE.shape[-1]))
 
 
 def _unshifted(score_NTS: Tensor) -> Tensor:
-    """The gradient of the raw position scores, `[N, T·S]`: zero where no key reads one."""
+    """Return the gradient of the raw position scores, `[N, T·S]`; zero where no key uses one."""
     n, tgt_len, n_keys = score_NTS.shape
     raw_NX = score_NTS.new_empty(n, tgt_len * n_keys)
     raw_NX[:, : tgt_len - 1] = 0
@@ -201,12 +203,12 @@ def _unshifted(score_NTS: Tensor) -> Tensor:
 
 
 def _streams_first(x_NTE: Tensor, n_head: int) -> Tensor:
-    """`[H·B, T, E]` to `[B, T, H, E]`, contiguous."""
+    """Return a `[H·B, T, E]` tensor as `[B, T, H, E]`, contiguous."""
     x_HBTE = x_NTE.view(n_head, -1, *x_NTE.shape[1:])
     return x_HBTE.permute(1, 2, 0, 3).contiguous()
 
 
 def _minus_infinity(hidden_keys: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a bias that hides keys, several times faster than filling: `[T, n]`, or with B."""
+    """Return a bias that hides keys, `[T, n]` or `[1, B, T, n]`: adding is faster than filling."""
     added = torch.zeros(hidden_keys.shape, dtype=dtype).masked_fill_(hidden_keys, -torch.inf)
     return added if added.dim() == 2 else added.transpose(0, 1)

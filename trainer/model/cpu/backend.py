@@ -1,4 +1,4 @@
-"""The back end of CPUs: autograd functions that keep less and pass over it less often."""
+"""The back end of CPUs: autograd functions that keep fewer tensors and read them less often."""
 
 from collections.abc import Sequence
 
@@ -14,18 +14,18 @@ from trainer.model.layer import Layer
 from trainer.model.memory import Past
 from trainer.model.tied_embedding import Handoff, tied_lookup
 
-#: Rows of a tail become a multiple of this.
+#: The number of a tail's rows is filled up to a multiple of this.
 _BUCKET = 16
 
 
 class CpuBackend(Backend):
-    """Attention that keeps one matrix, and a softmax that keeps one; in fp16 attention alone.
+    """Attention and a softmax that keep one matrix each; in fp16 the softmax is the plain one.
 
-    The softmax's kept probabilities would be too coarse in fp16.
+    In fp16 the probabilities that the fast softmax keeps would be too coarse.
     """
 
     def __init__(self, *, is_tied: bool, dtype: torch.dtype) -> None:
-        """Serve one pass in `dtype`; `is_tied`: the embedding has the softmax's tables."""
+        """Serve one pass in `dtype`; `is_tied` says whether embedding and softmax share tables."""
         self._is_fast = dtype != torch.float16
         self._handoff = Handoff(is_tied=is_tied)
 
@@ -37,12 +37,12 @@ class CpuBackend(Backend):
         sight: Tensor | None,
         biases: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Compute a layer with attention of its own."""
+        """Compute a layer with `cpu_attention`."""
         assert sight is not None
         return layer.plain(x_BTD, past, sight, biases, attend=cpu_attention)
 
     def lookup(self, ids_N: Tensor, table_VC: Tensor, cluster: int) -> Tensor:
-        """Return rows of an embedding's table, whose gradients join the softmax's."""
+        """Return rows of an embedding's table; their gradients are added to the softmax's."""
         if not self._is_fast:
             return super().lookup(ids_N, table_VC, cluster)
         return tied_lookup(ids_N, table_VC, self._handoff, cluster)
@@ -50,7 +50,7 @@ class CpuBackend(Backend):
     def nats(
         self, hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table], cluster: int
     ) -> Tensor:
-        """Return nats of targets, by pieces of the tables."""
+        """Return the nats of each target, `[N]`, computed from the tables piece by piece."""
         if not self._is_fast:
             return super().nats(hidden_NC, targets_N, tables, cluster)
         if not torch.is_grad_enabled():
@@ -58,5 +58,5 @@ class CpuBackend(Backend):
         return linear_nll(hidden_NC, targets_N, tables, handoff=self._handoff, cluster=cluster)
 
     def filled(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a tail's positions and targets, filled up."""
+        """Return a tail's positions and targets, filled up to a multiple of `_BUCKET`."""
         return fill_up(rows, targets, to=_BUCKET) if self._is_fast else (rows, targets)

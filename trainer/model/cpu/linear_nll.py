@@ -1,9 +1,10 @@
-"""Nats of words under a softmax over linear logits, kept for the backward pass as one matrix.
+"""Nats of words under a softmax over linear logits, keeping one matrix for the backward pass.
 
-Forward and backward of `F.cross_entropy(F.linear(…))` write the logits, their logarithms and the
-gradient, each `[N, V]`. Here a block of rows goes from logits to probabilities while it lies in the
-cache, and is what the backward pass multiplies with. Where the gradients are smaller than that
-matrix, they are made at once, as of the sum of all nats, and the matrix is never there whole.
+`F.cross_entropy(F.linear(…))` writes three `[N, V]` matrices: the logits, their logarithms and the
+gradient. Here a block of rows goes from logits to errors while it lies in the cache: the error of a
+word is its probability, less 1 for the target. The errors are all that the backward pass needs.
+Where the gradients are smaller than the matrix of errors, the forward pass computes the gradients
+of the sum of all nats, a block of rows at a time, and keeps no errors.
 
 N positions · C width · V words.
 """
@@ -20,9 +21,9 @@ from trainer.model.cpu.word_runs import runs, word_runs
 from trainer.model.tied_embedding import Handoff
 from trainer.protocol import IGNORED
 
-#: Logits that are made at a time: what a core's cache holds.
+#: Logits computed at a time: as many as a core's cache holds.
 _BLOCK_LOGITS = 1 << 21
-#: Rows from whose errors a part of a gradient is made.
+#: Rows at a time where the forward pass computes the gradients.
 _MADE_ROWS = 256
 
 
@@ -34,14 +35,14 @@ def linear_nll(
     handoff: Handoff | None = None,
     cluster: int = 0,
 ) -> Tensor:
-    """Nats of each target, `[N]` in fp32 at least; 0 where it is `IGNORED`.
+    """Return the nats of each target, `[N]` in fp32 at least; 0 where it is `IGNORED`.
 
     Args:
-        hidden_NC: what the logits are linear in.
-        targets_N: indices into all words of all tables.
-        tables: their words follow one another.
+        hidden_NC: hidden states, of which the logits are a linear function.
+        targets_N: indices into the words of all tables, counted in the order of the tables.
+        tables: tables whose words share one softmax.
         handoff: takes the gradient of the first table's weight.
-        cluster: what that table is called there.
+        cluster: the number of the first table in `handoff`.
     """
     dtype = compute_dtype(hidden_NC)
     flat = [tensor for table in tables for tensor in table]
@@ -53,10 +54,10 @@ def linear_nll(
 
 
 def pieces(tables: Sequence[Tensor], dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, slice]]:
-    """Some words' weight and bias in `dtype`, and where they are among all words.
+    """Yield the weight and bias of some words in `dtype`, and their place among all words.
 
-    A table that is not in `dtype` is never there whole in it as well: the tables are most of a
-    model.
+    Converting one piece at a time saves memory: the tables are most of a model, and a converted
+    copy of one is never whole.
     """
     first = 0
     for weight, bias in zip(tables[::2], tables[1::2], strict=True):
@@ -77,7 +78,7 @@ class _LinearNll(torch.autograd.Function):
         cluster: int,
         *tables: Tensor,
     ) -> Tensor:
-        """`[N]`."""
+        """Return the nats of each target, `[N]`."""
         hidden = hidden_NC.to(dtype)
         known_N, index_N = targets_N != IGNORED, targets_N.clamp_min(0)
         makes = _gradient_is_smaller(hidden, tables[0])
@@ -98,7 +99,7 @@ class _LinearNll(torch.autograd.Function):
         """Return gradients of the hidden states, then of each table's weight and bias."""
         hidden, index_N, known_N, error_NV, share_N, *tables = ctx.saved_tensors
         (grad_N,) = grads
-        made, ctx.made = ctx.made, None  # it is overwritten, and so good for one backward pass
+        made, ctx.made = ctx.made, None  # scaled in place, and so good for one backward pass
         if made is not None and bool((grad_N == grad_N[0]).all()):
             made.scale_(grad_N[0])
         else:
@@ -114,7 +115,7 @@ class _LinearNll(torch.autograd.Function):
 
 
 class _Gradients(NamedTuple):
-    """What a backward pass returns."""
+    """The gradients that a backward pass returns."""
 
     hidden_NC: Tensor
     weights_VC: list[Tensor | None]
@@ -122,7 +123,7 @@ class _Gradients(NamedTuple):
 
     @classmethod
     def unwritten(cls, hidden: Tensor, tables: Sequence[Tensor]) -> "_Gradients":
-        """Make room for them."""
+        """Return gradients of the right shapes whose values are still to be written."""
         return cls(
             torch.empty_like(hidden, dtype=torch.promote_types(hidden.dtype, torch.float32)),
             [torch.empty_like(weight_VC) for weight_VC in tables[::2]],
@@ -130,23 +131,23 @@ class _Gradients(NamedTuple):
         )
 
     def scale_(self, factor: Tensor) -> None:
-        """Multiply all of them."""
+        """Multiply all gradients by a factor, in place."""
         for grad in (self.hidden_NC, *self.weights_VC, *self.biases_V):
             assert grad is not None
             grad.mul_(factor)
 
 
 def _gradient_is_smaller(hidden: Tensor, weight_VC: Tensor) -> bool:
-    """Return whether to make a table's gradient at once, since it is smaller than the errors."""
+    """Return whether a table's gradient takes less memory than the errors of all rows."""
     return hidden.nbytes > weight_VC[0].nbytes * weight_VC.shape[1]
 
 
 def _nats_and_gradients(
     hidden: Tensor, index_N: Tensor, known_N: Tensor, tables: Sequence[Tensor]
 ) -> tuple[Tensor, _Gradients]:
-    """Return nats of all rows, and gradients of their sum.
+    """Return the nats of all rows, and the gradients of their sum.
 
-    Some rows go at a time, whose errors are used while they are there.
+    Errors are computed and used for a few rows at a time.
     """
     made = _Gradients.unwritten(hidden, tables)
     nll_N = torch.empty_like(made.hidden_NC[:, 0])
@@ -165,11 +166,11 @@ def _nats_and_gradients(
 def _nats(
     hidden: Tensor, index_N: Tensor, tables: Sequence[Tensor], error_NV: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Nats and the softmax's total of each row; the errors, times that total, go to `error_NV`."""
+    """Return nats and the softmax's total of each row; write errors times total to `error_NV`."""
     n_rows, n_words = len(hidden), _n_words(tables)
     nll_N = hidden.new_empty(n_rows, dtype=torch.promote_types(hidden.dtype, torch.float32))
     total_N = torch.ones_like(nll_N)
-    # A small table stays in the cache while the rows go by in blocks; a large one goes by once.
+    # A small table stays in the cache for all blocks of rows; a large one is best read only once.
     is_small = n_words * hidden.shape[1] <= 2 * _BLOCK_LOGITS
     small = list(pieces(tables, hidden.dtype)) if is_small else None
     for rows in _blocks(n_rows, n_words, size=_BLOCK_LOGITS * (1 if is_small else 8)):
@@ -191,9 +192,9 @@ def _write(
     *,
     adds: bool = False,
 ) -> None:
-    """Write gradients made of the errors of `_nats`, each row times its scale.
+    """Write gradients computed from the errors of `_nats`, each row times its scale.
 
-    With `adds`, those of tables are added to what is there.
+    With `adds`, the gradients of tables are added to those already in `grads`.
     """
     scale_N1 = scale_N[:, None]
     scaled_NC, narrow_N1 = (hidden * scale_N1).to(hidden.dtype), scale_N1.to(hidden.dtype)
@@ -213,7 +214,7 @@ def _write(
 
 
 def _put_product(out: Tensor, left: Tensor, right: Tensor, *, adds: bool) -> None:
-    """Write the product of two matrices to `out`, or add it."""
+    """Write the product of two matrices to `out`, or with `adds` add the product to it."""
     if out.dtype == left.dtype:
         torch.addmm(out, left, right, beta=int(adds), out=out)
     elif adds:
@@ -227,9 +228,9 @@ def _n_words(tables: Sequence[Tensor]) -> int:
 
 
 def _errors(logits: Tensor, index_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats and the softmax's total of each row.
+    """Return the nats and the softmax's total of each row.
 
-    The logits become, times that total, the probabilities less one at the target.
+    In place of the logits come the errors times the total: exponentials, less the total at targets.
     """
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
     exact.sub_(exact.amax(dim=1, keepdim=True))
@@ -242,5 +243,5 @@ def _errors(logits: Tensor, index_N: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blocks(n_rows: int, n_words: int, *, size: int) -> list[slice]:
-    """The rows in blocks of at most `size` logits, if that is 16 rows."""
+    """Return the rows in blocks of at most `size` logits, but of 16 rows at least."""
     return runs(n_rows, size=max(16, size // n_words))

@@ -1,9 +1,9 @@
-"""Nats of words where no gradient is wanted: a table goes by a piece at a time, no logits are kept.
+"""Nats of words without a gradient: one piece of a table at a time, and no logits are kept.
 
-What is summed are exponentials less the largest so far, as in online softmax (Milakov & Gimelshein
-2018).
+The exponentials are summed relative to the largest logit so far: online softmax (Milakov &
+Gimelshein 2018).
 
-N positions · C width.
+N positions · C width · W words of a piece · K rows whose target is in a piece.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from trainer.model.cpu.linear_nll import pieces
 from trainer.model.cpu.word_runs import runs
 from trainer.protocol import IGNORED
 
-#: Rows whose logits of some words are made at a time.
+#: Rows at a time: their logits of one piece of a table stay in the cache.
 _READ_ROWS = 256
 
 
 @torch.no_grad()
 def streamed_nats(hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table]) -> Tensor:
-    """Return what `linear_nll` does, without a gradient: logits are in the cache alone."""
+    """Return what `linear_nll` returns, without a gradient: logits never leave the cache."""
     dtype = compute_dtype(hidden_NC)
     exact = torch.promote_types(dtype, torch.float32)
     hidden, index_N = hidden_NC.to(dtype), targets_N.clamp_min(0)
@@ -43,14 +43,14 @@ def streamed_nats(hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table])
 
 
 def _targets_among(index_N: Tensor, words: slice) -> tuple[Tensor, Tensor]:
-    """Return the rows whose target is one of these words, and which of them."""
+    """Return the rows whose target is one of these words, and the target's place among `words`."""
     at_N = index_N - words.start
     rows_K = ((at_N >= 0) & (at_N < words.stop - words.start)).nonzero()[:, 0]
     return rows_K, at_N[rows_K]
 
 
 def _exponentials(logits: Tensor, taken_off_N: Tensor) -> Tensor:
-    """Return exponentials of logits less what is taken off, in its dtype; in place, if possible."""
+    """Return exp(logits - taken_off) in the dtype of `taken_off_N`, in place if dtypes agree."""
     if logits.dtype == taken_off_N.dtype:
         return logits.sub_(taken_off_N[:, None]).exp_()
     return (logits - taken_off_N[:, None]).exp_()

@@ -1,18 +1,18 @@
-"""Tables some words at a time."""
+"""Tables cut into runs of words that fit a core's cache."""
 
 import math
 
 from torch import Tensor
 
-#: Elements of a piece of a table, and words: what a core's cache holds of it and of its logits.
+#: The most elements and words of a piece of a table: the cache holds the piece and its logits.
 _PIECE, _PIECE_WORDS = 1 << 21, 4096
 
 
 def runs(n: int, *, size: int) -> list[slice]:
-    """`n` in runs of `size` at most, or 16, each a multiple of 16; the last is what is left.
+    """Cut `n` into runs of at most `size`, but 16 at least; all are multiples of 16 but the last.
 
-    They are equal, if that takes less than twice as many: products of few different sizes are few
-    programs for oneDNN to make, and to keep, half a MiB each.
+    The runs are equal if that takes less than twice as many: for each size of a product oneDNN
+    makes, and keeps, a program of half a MiB.
     """
     n_runs = max(1, math.ceil(n / max(16, size)))
     equal = (k for k in range(n_runs, 2 * n_runs) if n % (16 * k) == 0)
@@ -21,11 +21,11 @@ def runs(n: int, *, size: int) -> list[slice]:
 
 
 def piece_words(width: int) -> int:
-    """Return how many words of a table a piece has, if it has as many."""
+    """Return how many words a piece of a table has at most."""
     return min(_PIECE_WORDS, _PIECE // width)
 
 
 def word_runs(table_VC: Tensor) -> list[slice]:
-    """A table's words in runs, each a piece."""
+    """Return a table's words in runs of one piece each."""
     n_words, width = table_VC.shape
     return runs(n_words, size=piece_words(width))

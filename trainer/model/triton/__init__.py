@@ -1,1 +1,1 @@
-"""Fast paths on NVIDIA's GPUs from the A100 on: aligned rows and fused kernels."""
+"""Fast paths on NVIDIA GPUs, A100 or newer: aligned rows and fused kernels."""

@@ -1,15 +1,15 @@
-"""Widths that computing goes well with.
+"""Padding rows to widths that a GPU computes fast.
 
-Rows begin at multiples of 16 bytes, as a GPU's matrix units read them fast:
-a width of 410 or 41 is stored as 416 or 48. The pads are zeros: in weights, which are padded where
-they are used, and so in everything that is made with them; nothing that counts changes, and the
-gradient of a pad goes nowhere. Parameters, checkpoints and memory keep the widths that they have.
+A GPU's matrix units read rows fast that begin at multiples of 16 bytes, so a width of 410 or 41 is
+stored as 416 or 48. Weights are padded with zeros where they are used, so all results are padded
+with zeros too. No result changes, and the gradients of pads are dropped. Parameters and checkpoints
+keep their widths, and so does the memory of layer inputs.
 """
 
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Elements that a row is a multiple of: 16 bytes in 16 bits, 32 in fp32.
+#: The length of a row is a multiple of so many elements: 16 bytes in 16-bit types, 32 in fp32.
 ALIGNMENT = 8
 
 
@@ -19,7 +19,7 @@ def stored(width: int) -> int:
 
 
 def aligned(x: Tensor, *, dim: int = -1) -> Tensor:
-    """`x` with zeros after its last elements along `dim`; itself where none are needed."""
+    """Return `x` padded with zeros at the end of `dim`; `x` itself where it is aligned."""
     pad = stored(x.shape[dim]) - x.shape[dim]
     if pad == 0:
         return x
@@ -28,12 +28,12 @@ def aligned(x: Tensor, *, dim: int = -1) -> Tensor:
 
 
 def aligned_weight(weight: Tensor, *, n_in: int = 1, n_out: int = 1) -> Tensor:
-    """A linear layer's weight for aligned rows; itself where it is as it should be.
+    """Return a linear layer's weight padded for aligned rows; `weight` itself if that is aligned.
 
     Args:
         weight: `[out, in]`.
-        n_in: rows that lie side by side in its input, each of which is aligned.
-        n_out: likewise in its output.
+        n_in: the number of rows that lie side by side in the layer's input, each aligned.
+        n_out: the number of aligned rows that lie side by side in its output.
     """
     n_rows, n_columns = weight.shape
     if n_rows // n_out % ALIGNMENT == 0 and n_columns // n_in % ALIGNMENT == 0:

@@ -1,8 +1,8 @@
-"""Relative attention on a GPU, from the position scores as they were multiplied, unshifted.
+"""Relative attention on a GPU, from position scores before rel_shift.
 
 The softmax runs over blocks of keys (Dao 2023, FlashAttention-2): weights are never stored. No
-kernel uses atomics, so a run repeats bit by bit; none waits for the host or allocates by data, so
-a pass can be captured in a CUDA graph.
+kernel uses atomics, so a run repeats bit by bit. No kernel waits for the host, and no size depends
+on data, so a pass can be captured in a CUDA graph.
 
 B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head.
 """
@@ -19,7 +19,7 @@ from trainer.model.triton import attention_kernels as kernels
 
 @dataclass(frozen=True)
 class Blocks:
-    """How a kernel's work is cut; `q` queries and `k` keys are powers of two, 16 at least."""
+    """Sizes of a kernel's blocks; `q` queries and `k` keys are powers of two, 16 at least."""
 
     q: int
     k: int
@@ -37,23 +37,23 @@ def fused_attention(
     seed: Tensor | None,
     blocks: Blocks | None = None,
 ) -> Tensor:
-    """Softmax of query·key + rel_shift(position) over the visible keys, times the values.
+    """Return softmax(query·key + rel_shift(position)) over the visible keys, times the values.
 
-    The first three share a dtype, which autocast does not change, and may have any strides; they
-    are copied only if the last is not 1. Gradients are contiguous, except that of `position_BHTS`:
-    it lies in memory as that does, and is zero wherever no query looks.
+    The first three arguments share a dtype, which autocast does not change. They may have any
+    strides, and are copied only if the last one is not 1. Gradients are contiguous, except that of
+    `position_BHTS`: it has the strides of `position_BHTS`, and is zero for keys not seen.
 
     Args:
         query_BTHE: (q+u) / √E.
-        kv_BS2HE: keys and values of memory and segment, as their joint projection makes them.
-        position_BHTS: (q+v)·r / √E before rel_shift: columns are the distances S-1 … 0. What comes
-            after them aligns the rows and is not read.
-        visible_from_BT: key j is seen by query i iff visible_from <= j <= i + M, at least one by
-            each; int32 or int64, also `[1, T]`. None is 0.
+        kv_BS2HE: keys and values of memory and segment, from their joint projection.
+        position_BHTS: (q+v)·r / √E before rel_shift: columns are the distances S-1 … 0. Columns
+            after these pad the rows and are not read.
+        visible_from_BT: query i sees key j iff visible_from <= j <= i + M, and at least one key;
+            int32 or int64, also `[1, T]`. None means 0.
         dropout: probability of dropping an attention weight.
-        seed: one int64 on the device, read again by the backward pass: what is dropped is a
-            function of it and of the weight's place. None without dropout.
-        blocks: how the work is cut, which changes no more than rounding.
+        seed: one int64 on the device; with a weight's place it decides whether the weight is
+            dropped. The backward pass reads it again. None without dropout.
+        blocks: block sizes, which change no more than rounding.
 
     Returns:
         `[B, T, H, E]`, contiguous.
@@ -94,7 +94,7 @@ class _FusedAttention(torch.autograd.Function):
         dropout: float,
         blocks: Blocks,
     ) -> Tensor:
-        """Keeps the logarithms of the softmax's sums, which give its weights again."""
+        """Attend; keep the logarithms of the softmax's sums, which give the weights again."""
         inputs = (query_BTHE, kv_BS2HE, position_BHTS, visible_from_BT, seed)
         n_streams, tgt_len, n_head, d_head = query_BTHE.shape
         wide = torch.promote_types(query_BTHE.dtype, torch.float32)
@@ -112,7 +112,10 @@ class _FusedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """A kernel by queries, which also leaves each query's `delta` to one by keys."""
+        """Run a kernel over blocks of queries, then one over blocks of keys.
+
+        The first also writes each query's `delta`, which the second reads.
+        """
         *inputs, log_sum_BHT, out_BTHE = ctx.saved_tensors
         _, kv_BS2HE, position_BHTS, _, _ = inputs
         n_streams, tgt_len, n_head, d_head = out_BTHE.shape
@@ -149,7 +152,7 @@ def _arguments(
     *,
     dropout: float,
 ) -> tuple[Any, ...]:
-    """List the first arguments of every kernel: inputs, each followed by its strides, and sizes."""
+    """Return the first arguments of every kernel: inputs followed by their strides, then sizes."""
     visible_strides = (0, 0) if visible_from_BT is None else visible_from_BT.stride()
     return (
         query_BTHE,

@@ -1,8 +1,9 @@
-"""The kernels of `triton_attention`: one program per block of queries, or of keys, of one head.
+"""The kernels of `fused_attention`: one program per block of queries, or of keys, of one head.
 
-rel_shift is an address: the position score of key j for query i lies in column j - i + T - 1 of
-row i. With P the weights and dP the gradient of them, dS = P·(dP - delta), delta the sum of a
-query's out·d_out; weights come back from the scores as exp(score - log_sum).
+rel_shift moves nothing: the position score of key j for query i is read from column j - i + T - 1
+of row i. The backward pass computes the weights again, P = exp(score - log_sum). With dP the
+gradient of P, the gradient of the scores is dS = P·(dP - delta), where delta is the sum of a
+query's out·d_out.
 
 B streams · T tgt_len · S n_keys · H heads · E d_head · Q, K a block's queries, keys.
 """
@@ -19,7 +20,7 @@ def forward(
     seed, dropout, tgt_len, n_keys, d_head, log_sum_BHT, out_BTHE,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """By queries: `out`, and the logarithm of the sum of the softmax's exponentials."""
+    """Write `out` and the logarithm of the softmax's sum, for a block of queries."""
     head, stream = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     n_head = tl.num_programs(1)
     row = stream * n_head + head
@@ -33,7 +34,7 @@ def forward(
     weight_Q1 = (row * tgt_len + query_Q[:, None]) * n_keys
     until_Q = query_Q + n_keys - tgt_len + 1
     query_QE = load_rows(query_BTHE, query_Q, query_t, tgt_len, d_head, BLOCK_E)
-    # Finite: exp(-inf - -inf) would be NaN where a block holds no key that some query sees.
+    # Finite, since exp(-inf - -inf) would be NaN for a query that sees no key of the first block.
     best_Q = tl.full([BLOCK_Q], -3e38, wide)
     sum_Q = tl.zeros([BLOCK_Q], wide)
     out_QE = tl.zeros([BLOCK_Q, BLOCK_E], wide)
@@ -53,7 +54,7 @@ def forward(
         out_QE = out_QE * shrink_Q[:, None]
         out_QE += tl.dot(weight_QK.to(value_KE.dtype), value_KE, input_precision="ieee")
         best_Q = better_Q
-    # The best key alone is worth 1: less is in rows past the segment only, which are not stored.
+    # The best key alone adds 1: only rows past the segment have less, and they are not stored.
     sum_Q = tl.maximum(sum_Q, 1.0)
     tl.store(log_sum_BHT + row * tgt_len + query_Q, best_Q + tl.log(sum_Q), query_Q < tgt_len)
     out_BTHE += (stream * tgt_len * n_head + head) * d_head
@@ -69,7 +70,7 @@ def backward_by_query(
     delta_BHT, d_query_BTHE, d_position_BHTS, d_position_b, d_position_h, d_position_t,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """By queries: `delta`, `d_query`, and every element of their rows of `d_position` once."""
+    """Write `delta`, `d_query` and all of `d_position`'s rows, for a block of queries."""
     head, stream = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     n_head = tl.num_programs(1)
     row = stream * n_head + head
@@ -95,7 +96,8 @@ def backward_by_query(
     d_position_Q1 = shifted(d_position_TS, query_Q, d_position_t, tgt_len)
     first = tl.min(from_Q, axis=0) // BLOCK_K * BLOCK_K
     end = tl.minimum((tl.program_id(0) + 1) * BLOCK_Q, tgt_len) + n_keys - tgt_len
-    # Keys that none of these queries sees, and columns that are no key's: those count as -1, -2 …
+    # The gradients of keys that none of these queries sees, and of columns that belong to no key
+    # (counted as keys -1, -2 …), are zero.
     for start in range(tl.program_id(0) * BLOCK_Q + 1 - tgt_len, first, BLOCK_K):
         key_1K = start + tl.arange(0, BLOCK_K)[None, :]
         inside_QK = (key_1K > query_Q[:, None] - tgt_len) & (key_1K < until_Q[:, None])
@@ -123,7 +125,7 @@ def backward_by_key(
     seed, dropout, tgt_len, n_keys, d_head, log_sum_BHT, d_out_BTHE, delta_BHT, d_kv_BS2HE,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """By keys: the gradients of keys and values, zero where no query sees them."""
+    """Write the gradients of keys and values for a block of keys, zero where no query sees one."""
     head, stream = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     n_head = tl.num_programs(1)
     row = stream * n_head + head
@@ -174,7 +176,7 @@ def backward_by_key(
 
 @triton.jit
 def first_visible(visible_from_BT, stream_at, visible_t, query_Q, tgt_len):
-    """The first key that each query sees; none at all for queries past the segment."""
+    """Return the first key that each query sees; past the segment a number after every key."""
     from_Q = tl.where(query_Q < tgt_len, 0, 1 << 30)
     if visible_from_BT is not None:
         place_Q = stream_at + query_Q.to(tl.int64) * visible_t
@@ -186,7 +188,7 @@ def first_visible(visible_from_BT, stream_at, visible_t, query_Q, tgt_len):
 def last_seeing(
     visible_from_BT, stream_at, visible_t, first, tgt_len, end_key, BLOCK_Q: tl.constexpr
 ):  # fmt: skip
-    """After the last query, of those from `first` on, that sees some key before `end_key`."""
+    """Return the end of the queries from `first` on that see some key before `end_key`."""
     end = tgt_len
     if visible_from_BT is not None:
         end = first
@@ -199,14 +201,14 @@ def last_seeing(
 
 @triton.jit
 def shifted(matrix_TS, query_Q, stride, tgt_len):
-    """Return offsets, `[Q, 1]`: key plus offset is the element of its row (rel_shift)."""
+    """Return offsets, `[Q, 1]`: a key's score for a query lies at offset plus key (rel_shift)."""
     query_Q1 = query_Q[:, None].to(tl.int64)
     return matrix_TS + query_Q1 * stride + (tgt_len - 1 - query_Q1)
 
 
 @triton.jit
 def scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q):
-    """Content and position scores, `[Q, K]`; -inf where the query does not see the key."""
+    """Return content plus position scores, `[Q, K]`; -inf where a query does not see a key."""
     sees_QK = (key_K[None, :] >= from_Q[:, None]) & (key_K[None, :] < until_Q[:, None])
     position_QK = tl.load(position_Q1 + key_K[None, :], sees_QK, other=float("-inf"))
     return tl.dot(query_QE, tl.trans(key_KE), input_precision="ieee") + position_QK
@@ -214,14 +216,14 @@ def scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q):
 
 @triton.jit
 def kept(seed, weight_Q1, key_K, dropout):
-    """Return dropout's factors of weights, 0 or 1 / (1 - dropout), whatever the blocks."""
+    """Return dropout's factors of weights, 0 or 1 / (1 - dropout); block sizes change none."""
     keep_QK = tl.rand(tl.load(seed), weight_Q1 + key_K[None, :]) >= dropout
     return tl.where(keep_QK, 1 / (1 - dropout), 0.0)
 
 
 @triton.jit
 def load_rows(first, row_R, stride, n_rows, width, BLOCK_E: tl.constexpr):
-    """Rows of a matrix at `first`, `[R, BLOCK_E]`, zero beyond its borders."""
+    """Load rows of the matrix at `first`, `[R, BLOCK_E]`, with zeros beyond its borders."""
     column_1E = tl.arange(0, BLOCK_E)[None, :]
     place_RE = row_R[:, None].to(tl.int64) * stride + column_1E
     return tl.load(first + place_RE, (row_R[:, None] < n_rows) & (column_1E < width), other=0.0)
@@ -229,7 +231,7 @@ def load_rows(first, row_R, stride, n_rows, width, BLOCK_E: tl.constexpr):
 
 @triton.jit
 def store_rows(first, value_RE, row_R, stride, n_rows, width, BLOCK_E: tl.constexpr):
-    """The inverse of `load_rows`, in the dtype of the matrix."""
+    """Store rows in the matrix at `first`, in its dtype; nothing beyond its borders."""
     column_1E = tl.arange(0, BLOCK_E)[None, :]
     place_RE = row_R[:, None].to(tl.int64) * stride + column_1E
     inside_RE = (row_R[:, None] < n_rows) & (column_1E < width)

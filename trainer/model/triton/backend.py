@@ -1,4 +1,4 @@
-"""The back end of NVIDIA's GPUs from the A100 on: aligned rows, fused kernels, and no mask.
+"""The back end of NVIDIA GPUs, A100 or newer: aligned rows, fused kernels, and no mask.
 
 Nothing waits for the device, and no shape depends on data.
 """
@@ -18,15 +18,15 @@ from trainer.model.triton.layers import fused_layer
 from trainer.model.triton.linear_nll import fused_linear_nll
 from trainer.protocol import Segment
 
-#: Rows of a tail become a multiple of this; none would be a size of its own.
+#: The number of a tail's rows is filled up to a multiple of this, and to this where it is 0.
 _BUCKET = 256
 
 
 class TritonBackend(Backend):
-    """Layers whose rows are aligned, and a softmax whose error takes the place of the logits."""
+    """Layers with aligned rows, and a softmax that overwrites the logits with their gradient."""
 
     def __init__(self, *, is_tied: bool) -> None:
-        """Serve one pass; `is_tied` says whether the embedding has the softmax's tables."""
+        """Serve one pass; `is_tied` says whether embedding and softmax share tables."""
         self._handoff = Handoff(is_tied=is_tied, sums_first=True)
         self._position_SP: Tensor | None = None
 
@@ -64,21 +64,21 @@ class TritonBackend(Backend):
         )
 
     def head_width(self, d_head: int) -> int:
-        """Return how wide a head is as it is stored."""
+        """Return the width of a head with its pad."""
         return stored(d_head)
 
     def lookup(self, ids_N: Tensor, table_VC: Tensor, cluster: int) -> Tensor:
-        """Return rows of an embedding's table, whose gradients join the softmax's."""
+        """Return rows of an embedding's table; their gradients are added to the softmax's."""
         return tied_lookup(ids_N, table_VC, self._handoff, cluster)
 
     def nats(
         self, hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table], cluster: int
     ) -> Tensor:
-        """Return nats of targets."""
+        """Return the nats of each target, `[N]`."""
         return fused_linear_nll(
             hidden_NC, targets_N, tables, handoff=self._handoff, cluster=cluster
         )
 
     def filled(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a tail's positions and targets, filled up."""
+        """Return a tail's positions and targets, filled up to a multiple of `_BUCKET`."""
         return fill_up(rows, targets, to=_BUCKET, least=_BUCKET)

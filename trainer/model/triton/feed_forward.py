@@ -16,19 +16,19 @@ from torch import Tensor
 from trainer.model.triton.norm import dropout_scale, load_counted, wide
 
 _ROWS, _MAX_COLUMNS = 16, 256
-#: Tiles of a program of the backward pass, which share one partial sum.
+#: How many tiles a program of the backward pass adds to one partial sum.
 _N_TILES = 4
 
 
 def bias_relu_dropout(
     x_NP: Tensor, bias_F: Tensor, *, width: int, dropout: float = 0.0, seed: Tensor | None = None
 ) -> Tensor:
-    """`dropout(relu(x + bias))` in the first `width` columns and zero in the others, like `x_NP`.
+    """Return `dropout(relu(x + bias))` in the first `width` columns, zero in the others.
 
     Args:
-        x_NP: what the first matrix gives, `[..., P]`.
-        bias_F: its bias, `[width]`, in any floating dtype.
-        width: columns that count.
+        x_NP: the product of the first matrix, `[..., P]`; the result has its shape and dtype.
+        bias_F: the bias of the first layer, `[width]`, in any floating dtype.
+        width: the number of columns that count.
         dropout: probability of dropping an element.
         seed: one int64 on the device, of this place and step alone; None without dropout.
     """
@@ -39,13 +39,13 @@ def bias_relu_dropout(
 
 
 class _BiasReluDropout(torch.autograd.Function):
-    """Keeps its output alone, which is positive exactly where a gradient passes."""
+    """A function that keeps only its output, which is positive exactly where a gradient passes."""
 
     @staticmethod
     def forward(
         ctx: Any, x_NP: Tensor, bias_F: Tensor, seed: Tensor | None, width: int, dropout: float
     ) -> Tensor:
-        """`[..., P]` like `x_NP`."""
+        """Return `[..., P]`, as `x_NP` is."""
         x_NP = x_NP.contiguous()
         out_NP = torch.empty_like(x_NP)
         sizes = _sizes(x_NP)
@@ -72,7 +72,7 @@ class _BiasReluDropout(torch.autograd.Function):
 
 
 def _sizes(x_NP: Tensor) -> dict[str, Any]:
-    """How rows `[..., P]` are cut into tiles, and what is computed in."""
+    """Return how rows `[..., P]` are cut into tiles, and the type to compute in."""
     n_stored = x_NP.shape[-1]
     n_columns = min(_MAX_COLUMNS, max(16, triton.next_power_of_2(n_stored)))
     return {

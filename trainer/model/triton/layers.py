@@ -1,11 +1,11 @@
 """A layer of Transformer-XL on a GPU: aligned rows, fused kernels, and no mask.
 
-Equal to the plain layer, except for rounding and the draws of dropout. Nothing waits for the
-device, and no shape depends on data. Dropout draws by seeds that are arguments, so a layer that is
-computed again in the backward pass drops the same.
+Results equal the plain layer's, except for rounding and the draws of dropout. Nothing waits for the
+device, and no shape depends on data. The seeds of dropout are arguments, so a layer that is
+computed again in the backward pass drops the same elements.
 
 B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head · D d_model · F d_inner; P, X and G
-are D, E and F as they are stored, see `alignment`.
+are D, E and F with their pads, see `alignment`.
 """
 
 import math
@@ -33,18 +33,18 @@ def fused_layer(
     shared_biases: tuple[Tensor, Tensor] | None,
     seeds_4: Tensor,
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Return the segment one layer on, `[B, T, P]`; and as `RelativeAttention`, in aligned heads.
+    """Return the layer's output, `[B, T, P]`, and what `RelativeAttention` returns besides.
 
     The weights of both halves are read here, not by the modules that own them: ZeRO-3 gathers all
-    of a layer when the layer is called, see `trainer.engine.deepspeed`.
+    weights of a layer when the layer is called, see `trainer.engine.deepspeed`.
 
     Args:
-        attention: its first half, whose parameters are used.
-        feed_forward: its second half, likewise.
-        x_BTP: the segment.
-        past: in aligned rows, and the distances also in an aligned number of them.
-        visible_from_BT: as `trainer.model.memory.visible_from` gives it.
-        shared_biases: unless the layer has its own.
+        attention: the first half, of which only the parameters are used.
+        feed_forward: the second half, of which only the parameters are used.
+        x_BTP: the layer's input, in aligned rows.
+        past: aligned rows; the number of distances is aligned too.
+        visible_from_BT: the result of `trainer.model.memory.visible_from`.
+        shared_biases: None if the layer has its own.
         seeds_4: int64 on the device, one per place of dropout; not used without dropout.
     """
     branch_BTP, projected = _attended(
@@ -79,7 +79,7 @@ def _attended(
         torch.add(aligned(bias_HE).to(q_BTHX.dtype) * scale, q_BTHX, alpha=scale)
         for bias_HE in biases
     )
-    # Heads first, so that one product serves the positions of all streams.
+    # Heads come first, so that one product serves the positions of all streams.
     position_HNX = position_BTHX.flatten(0, 1).transpose(0, 1)
     position_HNS = position_HNX @ r_SHX.permute(1, 2, 0)
     mixed_BTHX = fused_attention(
@@ -96,7 +96,7 @@ def _attended(
 
 
 def _projected(module: RelativeAttention, x_BTP: Tensor, past: Past) -> tuple[Tensor, Tensor]:
-    """Queries of the segment, keys and values of memory and segment."""
+    """Return the segment's queries, and the keys and values of memory and segment."""
     n_head = module.n_head
     new_BTP = x_BTP.to(past.memory_BMX.dtype)
     if past.is_projected:
@@ -127,7 +127,7 @@ def _fed_forward(module: FeedForward, x_BTP: Tensor, seed: Tensor) -> Tensor:
 def _added(
     module: RelativeAttention | FeedForward, x_BTP: Tensor, branch_BTP: Tensor, seed: Tensor
 ) -> Tensor:
-    """Return the residual connection, and after it the norm where that is its place."""
+    """Return input plus dropped-out branch, normalised unless the layer normalises its input."""
     dropout = module.dropout if module.training else 0.0
     weight_D, bias_D, width = module.norm.weight, module.norm.bias, len(module.norm.weight)
     if module.pre_norm:

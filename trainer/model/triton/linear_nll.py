@@ -1,9 +1,9 @@
 """Nats of words under a softmax over linear logits, on a GPU.
 
-As `trainer.model.cpu.linear_nll`, whose contract it keeps: the logits become their own gradient,
-and are what the backward pass multiplies with. Here all rows go at once, in aligned rows.
+The gradient of the logits takes their place, and the backward pass multiplies with it. All rows
+are computed at once, in aligned rows.
 
-N positions · C width · P as it is stored, see `alignment` · V words.
+N positions · C width · P width with its pad, see `alignment` · V words.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,16 +18,19 @@ from trainer.model.tied_embedding import Handoff
 from trainer.model.triton.alignment import ALIGNMENT, aligned, stored
 from trainer.model.triton.softmax import softmax_error_
 
-#: Elements of a table that is not as the product needs it which are there twice at a time.
+#: Elements of a table that are copied at a time, if the table is unaligned or of another dtype.
 _BLOCK_WEIGHTS = 1 << 23
-#: What the errors are multiplied by in fp16: a word among many has a tiny one.
+#: The factor of the errors in fp16, in which the tiny error of one word among many would be lost.
 _FP16_SCALE = 256.0
 
 
 def fused_linear_nll(
     hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table], *, handoff: Handoff, cluster: int
 ) -> Tensor:
-    """Nats of each target, `[N]` in fp32 at least; see `trainer.model.cpu.linear_nll`."""
+    """Return the nats of each target, `[N]` in fp32 at least; 0 where it is `IGNORED`.
+
+    The arguments are those of `trainer.model.cpu.linear_nll.linear_nll`.
+    """
     flat = [tensor for table in tables for tensor in table]
     dtype = compute_dtype(hidden_NC)
     with torch.autocast(hidden_NC.device.type, enabled=False):
@@ -49,7 +52,7 @@ class _FusedLinearNll(torch.autograd.Function):
         cluster: int,
         *tables: Tensor,
     ) -> Tensor:
-        """`[N]`; `keep` says whether a backward pass may follow."""
+        """Return the nats of each target, `[N]`; `keep` if a backward pass may follow."""
         hidden_NP = aligned(hidden_NC.to(dtype))
         n_words = sum(map(len, tables[::2]))
         error_NV = hidden_NP.new_empty(len(hidden_NP), stored(n_words))
@@ -91,14 +94,14 @@ class _FusedLinearNll(torch.autograd.Function):
 
 
 def _fits(weight_VC: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether a product takes it as it is."""
+    """Return whether a product takes a table without a copy."""
     return weight_VC.dtype == dtype and weight_VC.shape[1] % ALIGNMENT == 0
 
 
 def _pieces(tables: Sequence[Tensor], dtype: torch.dtype) -> Iterator[tuple[int, slice, slice]]:
-    """The words that go at a time: in which table, which of its rows, and where among all words.
+    """Yield the words computed at a time: their table, its rows, and their place among all words.
 
-    A table that does not fit is never there whole a second time: the tables are most of a model.
+    A table that needs a copy is copied piece by piece: the tables are most of a model.
     """
     first = 0
     for table in range(0, len(tables), 2):

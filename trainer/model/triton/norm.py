@@ -1,9 +1,8 @@
 """Residual connection, its dropout and LayerNorm in one pass over each row, in Triton.
 
-Rows are padded: of P stored columns the first `width` count. What lies in the others makes no
-difference and comes out as zero, in values and in gradients. Statistics and sums are in fp32 at
-least. The backward pass keeps the inputs alone: a row lies in registers, where to normalise it
-again is cheaper than to store and load what comes of it.
+Rows are padded: of P stored columns the first `width` count. The others are not used; values and
+gradients are zero there. Statistics and sums are in fp32 at least. Only the inputs are kept for the
+backward pass: to normalise a row again in registers is cheaper than to store and load the result.
 
 R rows and C columns of the tile that a program holds · N rows · P stored columns · D width.
 """
@@ -16,9 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Elements of a tile: what the threads of a program hold in registers.
+#: Elements of a tile: as many as the threads of a program hold in registers.
 _TILE = 1024
-#: Tiles of a program of the backward pass, which share one partial sum.
+#: How many tiles a program of the backward pass adds to one partial sum.
 _N_TILES = 8
 
 
@@ -33,14 +32,14 @@ def residual_norm(
     seed: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """LayerNorm of `x + dropout(branch)` over the first `width` columns; `[..., P]` like `x`.
+    """Return LayerNorm of `x + dropout(branch)` over the first `width` columns, `[..., P]`.
 
     Args:
-        x: `[..., P]`; its dtype is the result's.
-        branch: `[..., P]`, what the sublayer has made of `x`.
+        x: `[..., P]`; the result has the same dtype.
+        branch: `[..., P]`, the sublayer's output for `x`.
         weight_D: the norm's weight, `[width]`, in any floating dtype.
         bias_D: the norm's bias, `[width]`.
-        width: columns that count.
+        width: the number of columns that count.
         dropout: probability of dropping an element of `branch`.
         seed: one int64 on the device, of this place and step alone; None without dropout. The
             backward pass reads it again.
@@ -50,14 +49,14 @@ def residual_norm(
 
 
 def norm(x: Tensor, weight_D: Tensor, bias_D: Tensor, *, width: int, eps: float = 1e-5) -> Tensor:
-    """LayerNorm over the first `width` columns; arguments as in `residual_norm`."""
+    """Return LayerNorm of `x` over the first `width` columns; arguments as in `residual_norm`."""
     return _apply(x, None, weight_D, bias_D, None, width, 0.0, eps)
 
 
 def residual(
     x: Tensor, branch: Tensor, *, width: int, dropout: float = 0.0, seed: Tensor | None = None
 ) -> Tensor:
-    """`x + dropout(branch)` in the first `width` columns; arguments as in `residual_norm`."""
+    """Return `x + dropout(branch)` in the first `width` columns; arguments as `residual_norm`'s."""
     return _apply(x, branch, None, None, seed, width, dropout, 0.0)
 
 
@@ -79,7 +78,7 @@ def _apply(
 
 
 class _ResidualNorm(torch.autograd.Function):
-    """Without a weight it does not normalise, without a branch it does not add."""
+    """A sum and a LayerNorm; None as branch leaves out the sum, None as weight the norm."""
 
     @staticmethod
     def forward(
@@ -93,7 +92,7 @@ class _ResidualNorm(torch.autograd.Function):
         dropout: float,
         eps: float,
     ) -> Tensor:
-        """`[..., P]` like `x`."""
+        """Return `[..., P]`, as `x` is."""
         x = x.contiguous()
         branch = None if branch is None else branch.contiguous()
         out = torch.empty_like(x)
@@ -134,7 +133,7 @@ class _ResidualNorm(torch.autograd.Function):
             **sizes,
             TILES=_N_TILES,
         )
-        # Autograd gives gradients the dtypes of what they are gradients of.
+        # Autograd converts a gradient to the dtype of its tensor.
         if d_branch is None and ctx.branch_dtype is not None:
             d_branch = d_x
         d_affine = (None, None) if partial is None else partial.sum(1)
@@ -142,7 +141,7 @@ class _ResidualNorm(torch.autograd.Function):
 
 
 def _sizes(x: Tensor) -> dict[str, Any]:
-    """How rows `[..., P]` are cut into tiles, and what is computed in."""
+    """Return how rows `[..., P]` are cut into tiles, and the type to compute in."""
     n_stored = x.shape[-1]
     n_columns = max(16, triton.next_power_of_2(n_stored))
     return {
@@ -268,9 +267,9 @@ def _normalised(x_RC, counts_1C, width, eps):
 
 @triton.jit
 def load_counted(tensor, at_RC, stored_RC, counts_1C, WIDE: tl.constexpr):
-    """A tile in `WIDE`, zero where its columns do not count.
+    """Load a tile in `WIDE`, with zeros in the columns that do not count.
 
-    All stored columns are loaded, for a border that is aligned lets them be loaded eight at a time.
+    All stored columns are loaded: only an aligned border lets a load take eight elements at a time.
     """
     value_RC = tl.load(tensor + at_RC, mask=stored_RC, other=0.0).to(WIDE)
     return tl.where(counts_1C, value_RC, 0.0)
@@ -280,12 +279,12 @@ def load_counted(tensor, at_RC, stored_RC, counts_1C, WIDE: tl.constexpr):
 def dropout_scale(
     seed, dropout, row_R1, first_column, n_columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """0 for the elements of a tile to drop, 1/(1-p) for the others, `[ROWS, COLUMNS]` in fp32.
+    """Return 0 for the elements of a tile to drop, 1/(1-p) for others, `[ROWS, COLUMNS]` in fp32.
 
-    A function of seed, row and column, however rows are cut into tiles: `first_column` and
-    `COLUMNS` are multiples of 4, for one draw of Philox decides on four neighbours. That, and 7
-    rounds (Salmon et al. 2011: the fewest that pass every test of BigCrush), keep the draws cheaper
-    than the loads around them.
+    The result depends on seed, row and column, not on how rows are cut into tiles. One draw of
+    Philox decides on four neighbours, so `first_column` and `COLUMNS` are multiples of 4. With
+    7 rounds (Salmon et al. 2011: the fewest that pass every test of BigCrush) a draw is cheaper
+    than the loads around it.
     """
     group_1G = first_column // 4 + tl.arange(0, COLUMNS // 4)[None, :]
     counter_RG = row_R1 * tl.cdiv(n_columns, 4) + group_1G

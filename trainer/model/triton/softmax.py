@@ -1,4 +1,4 @@
-"""Nats of words under a softmax, and its error in the place of the logits, in Triton.
+"""Nats of words under a softmax, and the gradient of the logits in their place, in Triton.
 
 N positions · V stored columns, of which the first `n_words` are words.
 """
@@ -11,24 +11,24 @@ from torch import Tensor
 
 from trainer.protocol import IGNORED
 
-#: Logits that a program holds at a time.
+#: Logits that a program holds at a time, at most.
 _MAX_BLOCK = 4096
 
 
 def softmax_error_(
     logits_NV: Tensor, targets_N: Tensor, *, n_words: int, keep: bool = True, scale: float = 1.0
 ) -> Tensor:
-    """Nats of each target, `[N]` in fp32 at least; 0 where it is `IGNORED`.
+    """Return the nats of each target, `[N]` in fp32 at least; 0 where it is `IGNORED`.
 
-    The logits become the gradient of the nats: `scale` times softmax less one where the target is,
-    all zero in the rows of ignored targets and in columns that are no words.
+    The gradient of the nats, times `scale`, takes the place of the logits: the probabilities, less
+    1 at the target. It is zero in the rows of ignored targets and in columns that are no words.
 
     Args:
-        logits_NV: rows may lie apart, the elements of a row may not.
+        logits_NV: any distance between rows; the elements of a row lie side by side.
         targets_N: int64 words, or `IGNORED`.
-        n_words: columns that count.
-        keep: whether to make the error; without it the logits stay what they are.
-        scale: what keeps the probabilities of many words in the range of fp16.
+        n_words: the number of columns that are words.
+        keep: whether to write the gradient; without it the logits stay as they are.
+        scale: keeps the small gradients of many words in the range of fp16.
     """
     assert logits_NV.stride(1) == 1, "the elements of a row lie side by side"
     n_rows, n_columns = logits_NV.shape
@@ -70,9 +70,9 @@ def _softmax_error_kernel(
     target = tl.load(targets + row)
     known = target != IGNORED
     chosen = tl.load(logits + target, mask=known, other=0.0).to(wide)
-    # Of an ignored row nothing is read: a total of one is what makes its logarithm harmless.
+    # Nothing of an ignored row is read: a total of 1 has a finite logarithm.
     total = tl.where(known, 0.0, 1.0).to(wide)
-    # The lowest number and not -inf, whose difference from itself is NaN.
+    # The lowest finite number: -inf less itself would be NaN.
     highest = tl.full((), -3.4e38, wide)
     for first in range(0, tl.where(known, n_words, 0), BLOCK):
         x_C = _load_words(logits, first + tl.arange(0, BLOCK), n_words, known, COLUMNS, wide)
@@ -91,6 +91,6 @@ def _softmax_error_kernel(
 
 @triton.jit
 def _load_words(logits, at_C, n_words, known, COLUMNS: tl.constexpr, WIDE: tl.constexpr):
-    """A block of logits, -inf where there is no word."""
+    """Load a block of logits, with -inf where there is no word."""
     x_C = tl.load(logits + at_C, mask=known & (at_C < COLUMNS), other=-float("inf"))
     return tl.where(at_C < n_words, x_C.to(WIDE), -float("inf"))
