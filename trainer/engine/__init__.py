@@ -1,1 +1,1 @@
-"""DeepSpeed behind one seam, and the optimizers, schedules and gradients that are ours."""
+"""DeepSpeed behind one seam, and our own optimizers, schedules and handling of gradients."""

@@ -1,7 +1,7 @@
 """PyTorch's Adam without PyTorch's compiler.
 
-The methods of its optimizers import `torch._dynamo` in order to except themselves from compilation,
-which nothing here asks for: 140 MiB and a second of every process.
+The methods of PyTorch's optimizers import `torch._dynamo` to exempt themselves from compilation.
+Nothing here is compiled, and the import costs every process 140 MiB and a second.
 """
 
 import inspect
@@ -14,7 +14,7 @@ _optimizer: Any = torch.optim.Optimizer
 
 
 class Adam(torch.optim.Adam):
-    """The same steps, and with `decoupled_weight_decay` AdamW's."""
+    """An Adam that takes PyTorch's steps; AdamW's with `decoupled_weight_decay`."""
 
     add_param_group = inspect.unwrap(_optimizer.add_param_group)
     zero_grad = inspect.unwrap(_optimizer.zero_grad)
@@ -23,6 +23,6 @@ class Adam(torch.optim.Adam):
     _update: Any = inspect.unwrap(torch.optim.Adam.step)
 
     grad_scale: Tensor | None = None
-    """What the next step divides all gradients by; None is 1. Only where `fused`."""
+    """The next step divides all gradients by this; None is 1. Only used where `fused`."""
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))

@@ -1,11 +1,10 @@
 """DeepSpeed behind one seam: the only file that imports it.
 
-Builds the engine, takes steps, and gives access to its full state. All functions are called by
-all ranks.
+All functions are called by all ranks.
 
-What waits for a GPU in a step is DeepSpeed's: at stages 1 to 3 it asks whether a gradient is
-infinite (in 16 bits), and whether their norm is, once to step and once to clip. At stage 0, where
-it does not look, `Engine.step` asks for the norm instead.
+At ZeRO stages 1 to 3 DeepSpeed waits for the GPU up to three times a step: it asks whether a
+gradient is infinite (in 16 bits), and twice whether their norm is. At stage 0 DeepSpeed asks for
+nothing, and `Engine.step` waits once, for the norm.
 """
 
 import logging
@@ -45,7 +44,7 @@ def connect(world: World, *, timeout_s: float) -> World:
         InputError: the ranks cannot meet, or have the same GPU.
     """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # DeepSpeed's own calls, which its users can do nothing about.
+    # DeepSpeed itself makes the deprecated calls, so the warnings help no user.
     deprecated = r"`torch\.distributed\.\w+` is deprecated"
     warnings.filterwarnings("ignore", message=deprecated, category=FutureWarning)
     if world.device.type == "cpu":
@@ -78,7 +77,7 @@ def check_device(resolved: ResolvedDs, device: torch.device) -> None:
     """Refuse a precision that `device` does not have.
 
     Raises:
-        InputError: names the configuration to use instead.
+        InputError: the message names the configuration to use instead.
     """
     accelerator = get_accelerator()
     has = {"fp16": accelerator.is_fp16_supported, "bf16": accelerator.is_bf16_supported}
@@ -93,7 +92,7 @@ def check_device(resolved: ResolvedDs, device: torch.device) -> None:
 def build(
     model: nn.Module, *, optim: OptimConfig, max_steps: int, resolved: ResolvedDs, world: World
 ) -> "Engine":
-    """Wrap `model` for training; it moves to `world.device` in the configured precision."""
+    """Wrap `model` for training, and move it to `world.device` in the configured precision."""
     groups = list(model.parameters())
     optimizer = _optimizer(groups, optim, resolved)
     factory: Callable[[Any], Schedule] | None = None
@@ -114,7 +113,7 @@ def build(
     names = {id(p): name for name, p in model.named_parameters()}
     parts = matrices(model)
     if resolved.zero_stage == 3 and any(isinstance(module, Layer) for module in model.modules()):
-        # A layer's weights are gathered when it is called: a back end reads them itself.
+        # Gather all weights of a layer when the layer is called: back ends do not call its parts.
         deepspeed.utils.set_z3_leaf_modules(model, [Layer])
     ds, *_ = deepspeed.initialize(
         model=model,
@@ -125,8 +124,8 @@ def build(
     )
     engine = Engine(ds, names=names, optim=optim, resolved=resolved, world=world)
     if resolved.zero_stage == 0:
-        # Before the first step: what lives as long as the run is not to lie between what comes and
-        # goes, or the heap grows by all the gradients.
+        # Moments last as long as the run. If they were made in the first step, they would lie
+        # between tensors that come and go, and the heap would grow by the size of all gradients.
         engine.full_state.create_moments(0)
     if isinstance(optimizer, Lamb):
         is_shared_out = resolved.zero_stage > 0 and world.world_size > 1
@@ -159,7 +158,7 @@ def _optimizer(
     fused = True if choice.fused is None else choice.fused
     if resolved.zero_stage == 0:
         return Adam(parameters, fused=fused, decoupled_weight_decay=decoupled, **settings)
-    # DeepSpeed's ZeRO imports the compiler itself, and asks for PyTorch's very class.
+    # DeepSpeed's ZeRO accepts only PyTorch's own class, and imports the compiler anyway.
     adam = torch.optim.AdamW if decoupled else torch.optim.Adam
     return adam(parameters, fused=fused, **settings)
 
@@ -179,7 +178,7 @@ class Engine:
         self.ds, self.world, self.resolved = ds, world, resolved
         self._gradients: WholeGradients | None = None
         if resolved.zero_stage == 0:
-            # Theirs copies all gradients, twice; but it alone sends them in another dtype.
+            # DeepSpeed's average copies all gradients twice, but ours cannot change their dtype.
             averages = not resolved.values.get("communication_data_type")
             ds.enable_backward_allreduce = not averages
             self._gradients = WholeGradients(
@@ -202,33 +201,33 @@ class Engine:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The compute dtype, in which memory is kept."""
+        """Return the compute dtype, in which memory is kept."""
         return {"fp32": torch.float32, "fp16": torch.float16}.get(
             self.resolved.precision, torch.bfloat16
         )
 
     @property
     def slots(self) -> int:
-        """Micro steps of a step."""
+        """Return the number of micro steps of a step."""
         return int(self.resolved.gradient_accumulation_steps)
 
     @property
     def lr(self) -> float:
-        """Learning rate of the next update."""
+        """Return the learning rate of the next update."""
         return float(self._base.param_groups[0]["lr"])
 
     @property
     def loss_scale(self) -> float:
-        """Factor of the loss in fp16; 1 otherwise."""
+        """Return the factor of the loss in fp16; 1 otherwise."""
         return float(getattr(self.ds.optimizer, "loss_scale", 1.0))
 
     def __call__(
         self, segment: Segment, memory: Memory, *, clamp_len: int | None, same_length: bool
     ) -> Output:
-        """Forward pass; see `trainer.protocol.RecurrentModel`.
+        """Compute the forward pass; see `trainer.protocol.RecurrentModel`.
 
         Raises:
-            InputError: the first memory that is to be trained on with cannot be carried on.
+            InputError: the memory cannot be carried on; checked at the first training pass only.
         """
         output: Output = self.ds(segment, memory, clamp_len=clamp_len, same_length=same_length)
         if self.ds.module.training and not self._has_checked_memory:
@@ -237,7 +236,7 @@ class Engine:
         return output
 
     def empty_memory(self, n_streams: int, *, mem_len: int) -> Memory:
-        """Memory of streams that have read nothing, in the compute dtype."""
+        """Return memory of streams that have read nothing, in the compute dtype."""
         memory: Memory = self.ds.module.empty_memory(
             n_streams, mem_len=mem_len, dtype=self.dtype, device=self.world.device
         )
@@ -246,19 +245,19 @@ class Engine:
         return memory
 
     def reading_memory(self, n_rows: int, *, mem_len: int) -> Memory:
-        """Memory for reading with weights that stay as they are meanwhile."""
+        """Return empty memory for reading a text with weights that do not change."""
         return reading_memory(
             self.ds.module, n_rows, mem_len=mem_len, dtype=self.dtype, device=self.world.device
         )
 
     def train(self, mode: bool) -> None:
         """Switch dropout on or off."""
-        if self.ds.module.training is not mode:  # a walk over all modules, for every step
+        if self.ds.module.training is not mode:  # the call below walks over all modules
             self.ds.train(mode)
 
     @contextmanager
     def predicting(self) -> Iterator[nn.Module]:
-        """The module in evaluation mode and the configured precision, for `predict`."""
+        """Lend the module for `predict`, in evaluation mode and the configured precision."""
         self.ds.eval()
         autocast = torch.autocast(
             self.world.device.type, torch.bfloat16, self.resolved.precision == "bf16_autocast"
@@ -267,11 +266,18 @@ class Engine:
             yield self.ds.module
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients of `loss`, divided by the number of slots; reduce on the last."""
+        """Accumulate gradients of `loss`, divided by the number of slots.
+
+        After the last slot's call the gradients are averaged over ranks.
+        """
         self.ds.backward(loss)
 
     def step(self) -> bool | None:
-        """Run after every micro step. On the step's last: whether the update was applied."""
+        """End a micro step; after the last one of a step, update the weights.
+
+        Returns:
+            Whether the update was applied; None before the last micro step.
+        """
         if not self.ds.is_gradient_accumulation_boundary():
             self.ds.step()
             return None
@@ -293,7 +299,7 @@ class Engine:
         return applied
 
     def destroy(self) -> None:
-        """Release DeepSpeed's buffers; nothing of the engine is used afterwards."""
+        """Release DeepSpeed's buffers; the engine cannot be used afterwards."""
         self.ds.destroy()
 
     def scalars(self) -> dict[str, Any]:
@@ -306,12 +312,12 @@ class Engine:
         }
 
     def load_scalars(self, scalars: dict[str, Any], *, step: int, skipped_steps: int) -> None:
-        """Continue from `scalars`; rates and limits stay those of this configuration."""
+        """Continue from `scalars`; this configuration's rates and limits are kept."""
         schedule, update = self.ds.lr_scheduler, step - skipped_steps
         if isinstance(schedule, Schedule):
             schedule.load_state_dict({"updates": update})
         elif update > 0:
-            schedule.step(update - 1)  # theirs counts from the second rate on
+            schedule.step(update - 1)  # DeepSpeed's own count from the second rate
         if self.resolved.precision == "fp16":
             for key, value in scalars["loss_scaler"].items():
                 setattr(self.ds.optimizer.loss_scaler, key, value)

@@ -1,7 +1,7 @@
 """Weights and moments as full fp32 tensors by parameter name, whatever the ZeRO stage.
 
-That form is the same for every stage, precision and number of ranks. All methods are called by all
-ranks: a parameter's parts are gathered from, or kept by, the ranks that own them.
+This form is the same for every stage, precision and number of ranks. All methods are called by all
+ranks, since each rank may own a part of a parameter.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Fragment(NamedTuple):
-    """A part of a parameter, and where it lies in a tensor that the optimizer is given."""
+    """A part of a parameter, and its place in one of the optimizer's tensors."""
 
     name: str
     start: int
@@ -23,44 +23,45 @@ class Fragment(NamedTuple):
 
 
 class FullState:
-    """Reads and writes what one DeepSpeed engine has optimized so far."""
+    """The weights and moments of one DeepSpeed engine, to read and to write."""
 
     def __init__(
         self, ds: Any, *, api: Any, names: dict[int, str], stage: int, rank: int, world_size: int
     ) -> None:
-        """Look into an engine.
+        """Give access to an engine.
 
         Args:
             ds: DeepSpeed's engine.
-            api: `deepspeed.utils`, handed in by the one module that imports it.
+            api: `deepspeed.utils`, passed in since only one module imports DeepSpeed.
             names: parameter names by id.
-            stage: of ZeRO.
-            rank: of this process.
-            world_size: number of ranks.
+            stage: the ZeRO stage.
+            rank: the rank of this process.
+            world_size: the number of ranks.
         """
         self._ds, self._api, self._stage = ds, api, stage
         self._rank, self._world_size = rank, world_size
         self._named: list[tuple[str, Any]] = [(names[id(p)], p) for p in ds.module.parameters()]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every parameter's shape by name, in a fixed order."""
+        """Return every parameter's shape by name, in a fixed order."""
         return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in self._named}
 
     def read(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Per parameter its ``weight``, and the moments once an update was applied.
+        """Yield each parameter's name with its ``weight``, and its moments after a first update.
 
-        Each item is gathered when it is asked for.
+        A parameter is gathered only when the iterator reaches it.
         """
         keys = MOMENTS if self.optimizer_step() > 0 else ()
         for name, p in self._named:
             yield name, {"weight": self._get(p, None)} | {key: self._get(p, key) for key in keys}
 
     def write(self, item: Callable[[str], dict[str, Tensor]], *, optimizer_step: int) -> None:
-        """Take over what `read` gave.
+        """Set weights and moments to those that `read` yielded.
 
         Args:
-            item: by name; moments are taken where the item has them.
-            optimizer_step: updates that the moments saw, for Adam's bias correction.
+            item: returns a parameter's tensors by name; those it lacks stay as they are.
+            optimizer_step: the number of updates that the moments have seen, for Adam's bias
+                correction.
         """
         if optimizer_step > 0 or self.optimizer_step() > 0:
             self.create_moments(optimizer_step)
@@ -69,7 +70,7 @@ class FullState:
                 self._set(p, None if key == "weight" else key, value.to(p.device))
 
     def create_moments(self, optimizer_step: int) -> None:
-        """Make the state that the optimizer would make in its first step, as after so many."""
+        """Make zero moments before the optimizer's first step; count `optimizer_step` as done."""
         base = self._ds.basic_optimizer
         for flat in self._flat():
             state: dict[str, Any] = {key: torch.zeros_like(flat) for key in MOMENTS}
@@ -78,17 +79,17 @@ class FullState:
                 device = flat.device if base.defaults["fused"] else torch.device("cpu")
                 state["step"] = torch.tensor(float(optimizer_step), device=device)
             base.state[flat] = state
-        if self._stage in (1, 2):  # it links parameters to their moments once, after a first step
+        if self._stage in (1, 2):  # ZeRO links parameters to moments only once, at a first step
             self._ds.optimizer._hp_optimizer_states_linked = False
             self._ds.optimizer._lazy_init_hp_params_optimizer_state()
 
     def optimizer_step(self) -> int:
-        """Updates that the moments have seen."""
+        """Return the number of updates that the moments have seen."""
         state = self._ds.basic_optimizer.state.get(self._flat()[0], {})
         return int(state.get("step", 0))
 
     def fragments(self) -> dict[Tensor, list[Fragment]]:
-        """List the pieces of this rank's optimizer tensors; padding for alignment is left out."""
+        """Return the fragments in each of this rank's optimizer tensors, without padding."""
         flats = self._flat()
         found: dict[Tensor, list[Fragment]] = {flat: [] for flat in flats}
         for i, (name, p) in enumerate(self._named):
@@ -99,14 +100,14 @@ class FullState:
                 numel = min(n_local, p.ds_numel - n_local * self._rank)
                 if numel > 0:
                     found[flats[group]].append(Fragment(name, start, numel))
-            elif p._hp_mapping is not None:  # part of it is this rank's
+            elif p._hp_mapping is not None:  # this rank owns a part
                 address = p._hp_mapping.hp_fragment_address
                 flat = flats[p._hp_mapping.param_group_index]
                 found[flat].append(Fragment(name, address.start, address.numel))
         return found
 
     def _flat(self) -> list[Tensor]:
-        """The tensors that the optimizer's state is keyed by, on this rank."""
+        """Return this rank's tensors that are the keys of the optimizer's state."""
         optimizer = self._ds.optimizer
         if self._stage == 3:
             return list(optimizer.fp32_partitioned_groups_flat)
@@ -136,7 +137,7 @@ class FullState:
             self._api.safe_set_full_optimizer_state(p, value, key)
 
     def _set_partition(self, p: Any, key: str | None, value: Tensor) -> None:
-        """Stage 3 pads a parameter's last partition, which its setters for whole tensors forget."""
+        """Set a parameter at stage 3, whose setters for whole tensors forget the last pad."""
         n_local = p.ds_tensor.ds_numel
         padded = value.new_zeros(n_local * self._world_size)
         padded[: value.numel()] = value.flatten()
@@ -146,5 +147,5 @@ class FullState:
             return
         self._api.safe_set_local_fp32_param(p, local)
         p.ds_tensor.data.copy_(local)
-        if p.data.numel() == value.numel():  # small ones are kept whole on every rank
+        if p.data.numel() == value.numel():  # every rank keeps small parameters whole
             p.data.copy_(value)

@@ -1,13 +1,14 @@
 """LAMB (You et al. 2019, arXiv 1904.00962v3): Adam's step, rescaled matrix by matrix.
 
-With the moments m = b1·m + (1 - b1)·g and v = b2·v + (1 - b2)·g², without bias correction:
+With weights w, gradients g and moments m = b1·m + (1 - b1)·g, v = b2·v + (1 - b2)·g², which are not
+corrected for their bias:
 
     u = m/(√v + eps) + weight_decay·w
     trust = min(‖w‖, 10)/(‖u‖ + eps), and 1 where either norm is 0
     w -= lr·trust·u
 
-The norms are of whole matrices. ZeRO gives the optimizer flat tensors that hold fragments of them,
-cut anywhere between ranks: squares are summed by fragment, then by matrix, then over ranks.
+The norms are of whole matrices. ZeRO gives the optimizer flat tensors with fragments of matrices,
+cut anywhere between ranks. So squares are summed by fragment, then by matrix, then over ranks.
 
 F fragments in the tensors of one call · N matrices of the model.
 """
@@ -23,16 +24,15 @@ from trainer.engine.full_state import Fragment
 from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from trainer.model.attention import RelativeAttention
 
-#: A matrix is trusted no more than one of this norm.
+#: A matrix of a larger norm gets the trust of one of this norm.
 MAX_WEIGHT_NORM = 10.0
 
 
 def matrices(model: nn.Module) -> dict[str, str]:
-    """Return by parameter name the name of the matrix's first part: mostly the parameter itself.
+    """Return for each parameter the name of its matrix's first part: mostly its own name.
 
-    Some matrices are cut for speed, not for what they are.
-    The authors' model has one projection of queries, keys and values, and one table and one bias
-    for all words as long as all clusters are equally wide.
+    We cut some matrices of the authors' model for speed: the one projection of queries, keys and
+    values, and the one table and one bias of all words where all clusters are equally wide.
     """
     names = {id(p): name for name, p in model.named_parameters()}
     found = {name: name for name in names.values()}
@@ -52,7 +52,7 @@ def matrices(model: nn.Module) -> dict[str, str]:
 
 
 class Lamb(torch.optim.Optimizer):
-    """Keeps Adam's moments under Adam's names; `cut` must be called before the first step."""
+    """LAMB with moments named as Adam's; `cut` must be called before the first step."""
 
     def __init__(
         self,
@@ -77,12 +77,12 @@ class Lamb(torch.optim.Optimizer):
         matrices: Mapping[str, str],
         sum_over_ranks: Callable[[Tensor], Any] | None,
     ) -> None:
-        """Say what the tensors are made of that steps will be asked for.
+        """Set which fragments of which matrices the optimizer's tensors hold.
 
         Args:
-            fragments: of every tensor, on this rank; what lies between them is left alone.
-            matrices: by parameter, the name of the matrix it is, or is a part of.
-            sum_over_ranks: adds up a tensor in place, where ranks hold different fragments.
+            fragments: the fragments in each tensor of this rank; no step changes what lies between.
+            matrices: for each parameter, the name of its matrix.
+            sum_over_ranks: sums a tensor over ranks in place; None if no rank lacks a fragment.
         """
         numbers = {name: i for i, name in enumerate(sorted(set(matrices.values())))}
         self._sum_over_ranks = sum_over_ranks
@@ -132,7 +132,7 @@ class Lamb(torch.optim.Optimizer):
         return state
 
     def _parts(self, flats: list[Tensor], values: Sequence[Tensor]) -> list[Tensor]:
-        """The fragments of `values`, which lie as those of `flats` do."""
+        """Return the fragments of `values`, which have the places of those in `flats`."""
         return [
             value.view(-1).narrow(0, part.start, part.numel)
             for flat, value in zip(flats, values, strict=True)
@@ -142,13 +142,13 @@ class Lamb(torch.optim.Optimizer):
     def _trust(
         self, flats: list[Tensor], weights: list[Tensor], steps: list[Tensor], *, eps: float
     ) -> Tensor:
-        """Trust ratio of every matrix of this call, `[N]` in fp64 on the device.
+        """Return the trust ratio of every matrix of this call, `[N]` in fp64 on the device.
 
-        A CPU's fp32 norm of 50 million normal elements was off by 0.4 %: hence fp64 throughout.
+        In fp32 a CPU's norm of 50 million normal elements was off by 0.4 %.
         """
         membership_FN = torch.cat([self._membership_FN[flat] for flat in flats])
         squares_2N = membership_FN.new_zeros(2, membership_FN.shape[1])
-        if weights:  # a rank of many may have been left none
+        if weights:  # one of many ranks may have no fragment
             norms = torch._foreach_norm(weights + steps, 2, dtype=torch.float64)
             squares_2N = torch.stack(norms).square().view(2, -1) @ membership_FN
         if self._sum_over_ranks is not None:

@@ -1,8 +1,8 @@
 """Averaging gradients over ranks at ZeRO stage 0, in place.
 
-DeepSpeed copies all gradients into one buffer, reduces that, and copies them back, also on a single
-rank. A model's tables are nearly all of its gradient: they are reduced where they lie, and only
-small gradients, for which a message each would cost more than a copy, are put together.
+DeepSpeed copies all gradients into one buffer, reduces the buffer, and copies it back, even on a
+single rank. Here large gradients, mostly those of the tables, are reduced in place. Only small
+gradients are copied into one buffer: a message for each would cost more than the copy.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-#: Elements from which on a gradient is a message of its own.
+#: A gradient of so many elements or more is sent as a message of its own.
 LARGE = 1 << 18
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], *, world_size: int) -> None:
-    """Replace every gradient by its mean over ranks; one that a rank lacks counts as zero there.
+    """Replace every gradient by its mean over ranks; a missing gradient counts as zero.
 
     Collective, in the default process group; all ranks pass the same parameters.
     """

@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of the update it is used for, counted from 1."""
+"""Learning rate as a pure function of the number of the update, counted from 1."""
 
 import math
 from collections.abc import Callable
@@ -15,14 +15,14 @@ def cosine(
     warmup_init_lr: float | None = None,
     begins: Literal["warmup", "start"] = "warmup",
 ) -> float:
-    """Return a rate that rises in a line, then falls in half a cosine to `min_lr`.
+    """Return a rate that rises linearly, then falls as half a cosine to `min_lr`.
 
-    With n = update - 1: init + n·(lr - init)/W below W = warmup_steps, then
+    With n = update - 1 and W = warmup_steps, the rate is init + n·(lr - init)/W for n < W, then
     min + ½(lr - min)(1 + cos π(n - C)/(max_steps - C)). Past the end it stays at `min_lr`.
 
     Args:
         update: the update that takes the rate, counted from 1.
-        lr: the peak.
+        lr: the highest rate.
         min_lr: min, the rate at the end.
         warmup_steps: W.
         max_steps: the update after which the rate no longer changes.
@@ -42,10 +42,10 @@ def cosine(
 
 
 class Schedule:
-    """Sets an optimizer's rate for the next update, in the form DeepSpeed's engine expects.
+    """A scheduler of an optimizer's rate, in the form that DeepSpeed's engine expects.
 
-    Nothing accumulates: the rate follows from the number of updates applied, also after a resume.
-    The engine swallows TypeErrors of a scheduler and mistakes a callable one for a factory.
+    The rate follows from the number of updates alone, so a resumed run has the same rates.
+    DeepSpeed's engine swallows a scheduler's TypeErrors, and takes a callable one for a factory.
     """
 
     def __init__(self, optimizer: Any, rate: Callable[[int], float]) -> None:
@@ -54,16 +54,16 @@ class Schedule:
         self._set()
 
     def step(self) -> None:
-        """An update was applied."""
+        """Count an applied update, and set the next one's rate."""
         self.updates += 1
         self._set()
 
     def get_last_lr(self) -> list[float]:
-        """Rate of the next update, per parameter group."""
+        """Return the rate of the next update, per parameter group."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, int]:
-        """Updates applied so far."""
+        """Return the number of updates applied so far."""
         return {"updates": self.updates}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -1,7 +1,7 @@
-"""Averages, measures and clips gradients at ZeRO stage 0, in place of DeepSpeed.
+"""Averaging, measuring and clipping gradients at ZeRO stage 0, in place of DeepSpeed.
 
-There it sends copies of them, looks for no NaN, which would go into the weights, and clips in a
-pass of its own.
+At this stage DeepSpeed sends copies of the gradients, lets a NaN go into the weights, and clips in
+a pass of its own.
 """
 
 import torch
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from trainer.engine.adam import Adam
 from trainer.engine.reduction import average_gradients
 
-#: What PyTorch's clipping adds to the norm.
+#: PyTorch's clipping adds this to the norm.
 CLIP_EPS = 1e-6
 
 
 class WholeGradients:
-    """Those of a model, from its backward pass to the update."""
+    """The gradients of a model, from its backward pass to the update."""
 
     def __init__(
         self,
@@ -26,13 +26,13 @@ class WholeGradients:
         averages: bool,
         world_size: int,
     ) -> None:
-        """Take over the gradients of a model.
+        """Take charge of the gradients of a model.
 
         Args:
             module: the model.
-            optimizer: what updates it.
+            optimizer: the model's optimizer.
             clip: largest norm; 0 is no clipping.
-            averages: whether ranks are averaged here.
+            averages: whether to average over ranks here.
             world_size: number of ranks.
         """
         self._parameters = list(module.parameters())
@@ -47,14 +47,14 @@ class WholeGradients:
         return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
 
     def clip(self, norm: Tensor) -> None:
-        """Have them clipped, of which this is the norm, when the update comes."""
-        if self._fused_adam is not None:  # which reads them anyway
+        """Clip the gradients, whose norm is `norm`, by the time of the update."""
+        if self._fused_adam is not None:  # it scales while it reads: no pass of its own
             exceeds = 0 < self._clip < float(norm) + CLIP_EPS
             self._fused_adam.grad_scale = (norm + CLIP_EPS) / self._clip if exceeds else None
         elif self._clip > 0:
             nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
 
     def forget(self) -> None:
-        """Leave none: the update then passes over all parameters."""
+        """Delete all gradients: the update then leaves every parameter as it is."""
         for parameter in self._parameters:
             parameter.grad = None
