@@ -1,1 +1,1 @@
-"""From a plan to a trained run: claimed, begun, stepped, saved, stopped and resumed."""
+"""Training, from a plan to a finished run: claim, start, steps, checkpoints, stop and resume."""

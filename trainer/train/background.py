@@ -1,8 +1,9 @@
-"""Slow work of all ranks, done by a thread of each while steps go on.
+"""Slow work of all ranks, done in a thread of each rank while training steps go on.
 
-A job is a generator. What it does between its `yield`s runs in the main thread of all ranks at
-the same step, and may talk to the others. What it yields is work without collectives, for the
-thread; the job goes on once all ranks have done theirs, which they agree on between steps.
+A job is a generator that every rank runs. Its own code runs in the main thread, at the same step on
+all ranks, and may use collectives. Each function that it yields runs in the thread, and uses no
+collectives. The job goes on when all ranks' functions have returned, on which the ranks agree
+between steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,26 +15,26 @@ Job = Iterator[Callable[[], None]]
 
 
 class Background:
-    """Does one job at a time; all ranks call `start`, `advance` and `wait` at the same step."""
+    """A runner of one job at a time; all ranks call its methods but `close` at the same step."""
 
     def __init__(self, world: World) -> None:
-        """One thread, idle until a job comes."""
+        """Make a thread, which idles until a job starts."""
         self._agreement = Agreement(world, 1)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="background")
         self._job: Job = iter(())
         self._work: Future[None] | None = None
 
     def start(self, job: Job) -> None:
-        """Finish the job before, and begin this one; raises what they raise."""
+        """Finish the previous job, and begin this one; raise what either raises."""
         self.wait()
         self._job = job
         self._go_on()
 
     def advance(self) -> None:
-        """Go on with the job if, a step ago, no rank was busy any more. Waits for no work.
+        """Go on with the job if no rank was busy a step ago; never wait for work.
 
         Raises:
-            BaseException: what the job raises, or this rank's work did; the job is given up.
+            BaseException: an error of the job or of this rank's work; the job is given up.
         """
         if self._work is None:
             return
@@ -46,13 +47,13 @@ class Background:
         self._go_on()
 
     def wait(self) -> None:
-        """Finish the job, if there is one; raises as `advance` does."""
+        """Finish the job, if one runs; raise what `advance` raises."""
         while self._work is not None:
-            self._work.exception()  # only to wait: `advance` raises it
+            self._work.exception()  # only waits: `advance` raises the error
             self.advance()
 
     def close(self) -> None:
-        """Let the thread finish what it is at, and give up the rest of the job. Not collective."""
+        """Wait for the thread's present work, and give up the rest of the job. Not collective."""
         self._thread.shutdown()
         self._work = None
 

@@ -1,25 +1,26 @@
-"""Whose a run directory is: one training's at a time, and nobody's once its process is gone.
+"""Claims on run directories: one training at a time holds one, until its process is gone.
 
-Who trains in RUN holds the file ``RUN/claim/NONCE.json``, whose name no other claim ever has. It
-says host and process, and is touched every `BEAT_S` seconds by a thread of the holder.
+The process that trains in RUN, the holder, keeps the file ``RUN/claim/NONCE.json``; no other claim
+ever has the same name. The file names host and process, and a thread of the holder touches it every
+`BEAT_S` seconds.
 
-- **Taking.** A claimant makes a folder of its own, with its file in it, and renames it to
-  ``claim``. That fails where ``claim`` holds a file, so one of any number of claimants succeeds, on
-  every file system and without a lock.
+- **Taking.** A claimant makes a folder of its own with its file inside, and renames the folder to
+  ``claim``. The rename fails if ``claim`` holds a file. So one of any number of claimants succeeds,
+  on every file system and without a lock.
 - **Leaving.** The holder removes its file, then the folder. An empty folder is free.
-- **Taking over.** Who finds the holder gone removes its file, and takes the empty folder as above.
-  A claimant that is slow to do so cannot remove the claim that came after: its name is another.
-- **Finding the holder gone.** On its own machine the kernel says whether the process runs, its
-  number reused or not. From another container it says whether the file is still locked (`flock`),
-  where the file system has locks. Else the claimant watches the file's time of change, which the
-  file server sets: a change within `STALE_S` seconds of the claimant's own clock means that the
-  holder lives. So no clocks of two machines are ever compared, and the locks that a file server
-  keeps for a lost machine, or keeps to one machine, mislead nobody.
-- **Losing.** A holder that was stopped for so long that another took over finds its file gone when
-  it wakes, and leaves without writing. It also leaves when the directory was moved or deleted: its
-  paths lead elsewhere now. A claim that was removed by hand is made again.
+- **Taking over.** A claimant that finds the holder gone removes the holder's file, and takes the
+  empty folder. A slow claimant cannot remove a newer claim by mistake: that has another name.
+- **Finding the holder gone.** On the holder's machine the kernel says whether the process runs,
+  even if its number was reused. In another container there, a lock on the file (`flock`) says so,
+  where the file system has locks. Elsewhere the claimant watches the file's time of change, which
+  the file server sets: a change within `STALE_S` seconds of the claimant's own clock means that the
+  holder lives. So the clocks of two machines are never compared, and nobody relies on a lock that a
+  file server keeps for a lost machine, or for one machine alone.
+- **Losing.** A holder may be stopped for so long that another takes over. When it wakes it finds
+  its file gone, and leaves without writing. It also leaves when the directory was moved or deleted,
+  since its paths lead elsewhere. A claim that was removed by hand is made again.
 
-`trainer.train.claimant` takes and takes over; here is what a holder does.
+This module does what a holder does; `trainer.train.claimant` takes and takes over.
 """
 
 import contextlib
@@ -37,25 +38,25 @@ from trainer.errors import InputError
 from trainer.outside import printable
 from trainer.track.processes import Holder, Place, read_holder
 
-#: The folder in a run directory that holds the claim, and what those begin with that are to be it.
+#: The folder in a run directory that holds the claim, and the prefix of claimants' own folders.
 CLAIM, DRAFT = "claim", ".claim-"
 #: Seconds between two signs of life.
 BEAT_S = 5.0
-#: Seconds without a sign of life after which a holder that nothing else is known of is gone.
+#: Seconds without a sign of life after which a holder counts as gone, if only its file is known.
 STALE_S = 60.0
 
 _NAME = re.compile(r"[0-9a-f]{32}\.json")
-#: What a rename says when another was first, or has tidied the draft away.
+#: Errors of a rename when another claimant was first, or has removed the draft.
 _LOST_THE_RACE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)
 
 log = logging.getLogger(__name__)
 
 
 class Claim:
-    """A claim that this process holds, once `take` has taken it."""
+    """A claim on a run directory, which this process holds once `take` has succeeded."""
 
     def __init__(self, run_dir: Path, *, here: Place) -> None:
-        """A claim on `run_dir`, which exists, by this process, which runs `here`."""
+        """Prepare a claim on `run_dir`, which exists, by this process, which runs `here`."""
         self._run_dir, self._here = run_dir, here
         self._folder, self._name = run_dir / CLAIM, f"{secrets.token_hex(16)}.json"
         self._identity = _identity(run_dir)
@@ -64,10 +65,10 @@ class Claim:
         self._was_absent = False
 
     def take(self) -> bool:
-        """Take the directory if it is free: see *taking*.
+        """Take the directory if it is free, as in *Taking*; return whether it was taken.
 
         Raises:
-            OSError: no claim can be written there.
+            OSError: no claim can be written in the directory.
         """
         draft = self._run_dir / f"{DRAFT}{Path(self._name).stem}"
         try:
@@ -75,7 +76,7 @@ class Claim:
         except FileNotFoundError:
             if self._run_dir.is_dir():
                 raise
-            return False  # a claimant that was refused has removed what it made
+            return False  # the claimant that made the directory was refused, and has removed it
         try:
             descriptor = self._write(draft)
         except OSError as error:
@@ -87,24 +88,24 @@ class Claim:
         return True
 
     def _write(self, draft: Path) -> int:
-        """Write the claim and put it in its place; returns the file, opened."""
+        """Write the claim and rename it into place; return the descriptor of its open file."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(draft / self._name, flags, 0o666)
         try:
             holder = Holder.this_process(descriptor, self._here)
             os.write(descriptor, f"{holder.model_dump_json(indent=1)}\n".encode())
-            with contextlib.suppress(OSError):  # a claim without words holds as well
+            with contextlib.suppress(OSError):  # an empty file is a claim as well
                 os.fsync(descriptor)
             _rename(draft, self._folder)
         except OSError:
-            # A file server may have done what it reports as failed, when it was asked twice.
+            # A file server that was asked twice may report failure for a rename that it has done.
             if not self._is_at_its_place(descriptor):
                 os.close(descriptor)
                 raise
         return descriptor
 
     def keep(self, *, on_lost: Callable[[str], None], beat_s: float = BEAT_S) -> None:
-        """Renew the claim in a thread from now on; `on_lost` is called there when it is lost."""
+        """Start a thread that renews the claim, and calls `on_lost` if the claim is lost."""
 
         def beat() -> None:
             while not self._over.wait(beat_s):
@@ -115,17 +116,17 @@ class Claim:
         threading.Thread(target=beat, name="claim", daemon=True).start()
 
     def renew(self) -> str | None:
-        """Give a sign of life; returns why the claim is lost, if it is: see *losing*."""
+        """Give a sign of life; return why the claim is lost, see *Losing*, or None if it is not."""
         with self._turn:
             if self._over.is_set():
                 return None
             try:
-                with contextlib.suppress(OSError):  # of a file that was removed
+                with contextlib.suppress(OSError):  # the file was removed
                     os.utime(self._descriptor)
                 return self._loss()
             except OSError as error:
                 log.warning("%s: %s", self._folder, error.strerror)
-                return None  # the file server has trouble: ask again at the next beat
+                return None  # the file server may answer again at the next beat
 
     def _loss(self) -> str | None:
         if self._is_at_its_place(self._descriptor):
@@ -133,7 +134,7 @@ class Claim:
             return None
         found = _identity(self._run_dir)
         if found is None and not self._was_absent:
-            self._was_absent = True  # ask twice: a file system that is mounted again is away
+            self._was_absent = True  # ask twice: a file system may be remounted meanwhile
             return None
         if found != self._identity:
             return f"{self._run_dir} was moved or deleted while it was trained"
@@ -157,14 +158,14 @@ class Claim:
             os.close(found)
 
     def release(self) -> None:
-        """Give the directory back, in the process that took it."""
+        """Remove the claim, if this is the process that took it."""
         if os.getpid() != self._pid:
             return
         with self._turn:
             if self._over.is_set():
                 return
             self._over.set()
-            os.close(self._descriptor)  # first: NFS keeps what is open under another name
+            os.close(self._descriptor)  # first: NFS keeps an open file under another name
             with contextlib.suppress(OSError):
                 (self._folder / self._name).unlink()
             with contextlib.suppress(OSError):
@@ -172,10 +173,10 @@ class Claim:
 
 
 def holding(folder: Path) -> str | None:
-    """Name of the file in ``claim`` that holds the claim, or None.
+    """Return the name of the claim's file in the folder ``claim``; None without a claim.
 
     Raises:
-        InputError: something else lies there.
+        InputError: something else lies at that path.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise InputError(f"{folder} is no claim on a run directory: remove it")
@@ -190,14 +191,14 @@ def holding(folder: Path) -> str | None:
 
 
 def _rename(draft: Path, folder: Path) -> None:
-    """Rename a folder to one that is not there or empty.
+    """Rename a folder to a path that does not exist or is an empty folder.
 
-    `trainer.files.replace` would move another's claim aside. This must fail where there is one: of
-    all who try, the one who succeeds is the holder.
+    The rename must fail where a claim exists: the one process that succeeds is the holder. So
+    `trainer.files.replace`, which would move another's claim aside, cannot be used.
     """
     try:
         draft.rename(folder)
-    except (FileExistsError, PermissionError):  # some file systems replace not even an empty one
+    except (FileExistsError, PermissionError):  # some file systems replace no folder, even if empty
         with contextlib.suppress(OSError):
             folder.rmdir()
         draft.rename(folder)

@@ -16,18 +16,18 @@ from trainer.train.claim import CLAIM, DRAFT, STALE_S, Claim, holding
 if TYPE_CHECKING:
     from trainer.distributed import World
 
-#: Seconds that one `Claimant.attempt` takes at most: other ranks wait for it.
+#: Seconds that one `Claimant.attempt` takes at most, because the other ranks wait for it.
 LOOK_S = 5.0
 #: Seconds between two looks at a claim.
 PAUSE_S = 0.5
-#: Times that others may be first to take a free directory and be gone at the next look.
+#: How often another process may take a free directory first and be gone at the next look.
 MOST_LOST = 50
 
 log = logging.getLogger(__name__)
 
 
 class Claimant:
-    """Tries to claim a run directory, and finds out about who holds it. Rank 0."""
+    """A process that tries to claim a run directory, and finds out who holds it. Rank 0."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Claimant:
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """A claimant that claims nothing yet."""
+        """Make a claimant that holds no claim yet."""
         self._here, self._clock, self._pause = here or this_place(), clock, pause
         self._made: list[Path] = []
         self._watched: tuple[str, int] | None = None
@@ -44,10 +44,12 @@ class Claimant:
         self.claim: Claim | None = None
 
     def make(self, candidates: Iterable[Path], *, must_be_new: bool) -> Path:
-        """Make the first of `candidates` that can be made, or is there and may be; return it.
+        """Make the first of `candidates` that can be made, and return it.
+
+        Unless `must_be_new`, a directory that exists is returned as well.
 
         Raises:
-            InputError: there is a file in the way, or it cannot be made.
+            InputError: a file is in the way, or the directory cannot be made.
         """
         for path in candidates:
             try:
@@ -61,13 +63,13 @@ class Claimant:
         raise InputError("no name is free for a run directory: give one with --run-dir")
 
     def attempt(self, run_dir: Path) -> bool:
-        """Claim the directory if it is free or its holder gone, which takes `LOOK_S` at most.
+        """Claim the directory if it is free or its holder is gone; take `LOOK_S` at most.
 
         Returns:
-            Whether it is claimed. If not, too little is known of its holder: try again.
+            Whether it was claimed. If not, too little is known of its holder yet: try again.
 
         Raises:
-            InputError: a living process holds it, or it cannot be claimed.
+            InputError: a living process holds the directory, or it cannot be claimed.
         """
         until = self._clock() + LOOK_S
         try:
@@ -86,16 +88,16 @@ class Claimant:
         return False
 
     def look(self, run_dir: Path) -> None:
-        """Raise what `attempt` would where a living process holds the directory; take nothing."""
+        """Raise what `attempt` raises if a living process holds the directory; claim nothing."""
         name = holding(run_dir / CLAIM)
         if name is not None:
             self._is_gone(run_dir / CLAIM / name)
 
     def _make(self, path: Path, *, must_be_new: bool) -> None:
-        """Make a folder and those above it, and note which.
+        """Make a folder and its parents, and note for `release` which ones were made.
 
         Raises:
-            FileExistsError: it is there, and must not be or is no folder.
+            FileExistsError: the folder exists but `must_be_new`, or something else is there.
         """
         for folder in (*reversed(path.parents), path):
             is_wanted_new = must_be_new and folder == path
@@ -103,14 +105,14 @@ class Claimant:
                 continue
             try:
                 folder.mkdir()
-            except FileExistsError:  # another was first
+            except FileExistsError:  # another process was first
                 if is_wanted_new or not folder.is_dir():
                     raise
             else:
                 self._made.append(folder)
 
     def _take(self, run_dir: Path) -> bool:
-        self._make(run_dir, must_be_new=False)  # a claimant that was refused may have removed it
+        self._make(run_dir, must_be_new=False)  # a refused claimant may have removed it
         claim = Claim(run_dir, here=self._here)
         if not claim.take():
             self._n_lost += 1
@@ -121,14 +123,14 @@ class Claimant:
             return False
         self.claim = claim
         for left in run_dir.glob(f"{DRAFT}*"):
-            shutil.rmtree(left, ignore_errors=True)  # a claimant that lives makes itself another
+            shutil.rmtree(left, ignore_errors=True)  # a living claimant makes a new one
         return True
 
     def _is_gone(self, file: Path) -> bool:
-        """Return whether the holder is gone; False also while this is not known yet.
+        """Return whether the holder is gone; False while this is not known yet.
 
         Raises:
-            InputError: it lives.
+            InputError: the holder lives.
         """
         run_dir = file.parent.parent
         try:
@@ -160,7 +162,7 @@ class Claimant:
         return lives is False or now - self._watched_since >= STALE_S
 
     def release(self) -> None:
-        """Give back what was claimed, and remove the folders made for it that stayed empty."""
+        """Release the claim, and remove the folders that were made for it and are still empty."""
         if self.claim is not None:
             self.claim.release()
         for folder in reversed(self._made):
@@ -181,23 +183,24 @@ def claimed(
 
     Args:
         candidates: run directories.
-        must_be_new: pass over those that are there already.
+        must_be_new: whether to pass over directories that exist already.
         world: this process among its peers; rank 0 claims.
         on_lost: see `Claim.keep`.
 
     Yields:
-        The directory, which exists.
+        The claimed directory, which exists.
 
     Raises:
-        InputError: on every rank, when another process holds it, or it cannot be made or claimed.
+        InputError: on every rank; another process holds the directory, or it cannot be made or
+            claimed.
     """
-    from trainer.distributed import on_main  # torch, which a claimant does without
+    from trainer.distributed import on_main  # imports torch, which a claimant can do without
 
     claimant = Claimant()
     try:
         run_dir = on_main(lambda: claimant.make(candidates, must_be_new=must_be_new), world)
         while not on_main(lambda: claimant.attempt(run_dir), world):
-            pass  # in short turns, for no rank waits longer than a collective may take
+            pass  # short attempts: the other ranks' collective must not time out
         if claimant.claim is not None:
             claimant.claim.keep(on_lost=on_lost)
         yield run_dir

@@ -1,4 +1,4 @@
-"""Finds the reasons to refuse a run, and its start, without leaving a trace."""
+"""Finding a run's start, and reasons to refuse the run, without writing anything."""
 
 import errno
 import logging
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 def describe_start(plan: Plan) -> dict[str, Any]:
-    """Make the checks that the run makes, reading only; return what it would begin with.
+    """Make the run's checks without writing anything; return what the run would begin with.
 
     Raises:
-        InputError: what the run would raise.
+        InputError: the run would raise it.
     """
     arguments, config = plan.arguments, plan.arguments.experiment.model
     run_dir = arguments.run_dir or _free_run_dir(arguments.recipe)
@@ -54,12 +54,12 @@ def describe_start(plan: Plan) -> dict[str, Any]:
 
 
 def refuse_without_memory(plan: Plan, run_dir: Path, world: World) -> None:
-    """Refuse the run on every rank if one has not the memory for it; a finished run needs none.
+    """Refuse the run if any rank lacks the memory for it; a finished run is never refused.
 
     Collective.
 
     Raises:
-        InputError: on every rank.
+        InputError: on every rank; some rank lacks memory.
     """
     problem = None
     if plan.budget is not None and finished(run_dir) is None:
@@ -76,13 +76,13 @@ def refuse_without_memory(plan: Plan, run_dir: Path, world: World) -> None:
 
 
 def _free_run_dir(recipe: str) -> Path:
-    """The default directory that a run of now would make."""
+    """Return the default directory that a run would make now."""
     candidates = rundir.default_run_dirs(recipe, now=time.time())
     return next(path for path in candidates if not path.exists())
 
 
 def _refuse_unmakeable(run_dir: Path) -> None:
-    """Raise what a claim would for a directory that cannot be made or written in."""
+    """Raise what a claim would raise for a directory that cannot be made or written in."""
     there = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     if there == run_dir and not there.is_dir():
         raise InputError(f"--run-dir {run_dir} is a file: give another")

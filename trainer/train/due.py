@@ -1,7 +1,7 @@
-"""Decides what is due at a step, and whether a validation found a new best.
+"""Deciding what is due at a step, and whether a validation found a new best.
 
-Every rank asks at the same step and gets the same answer: it follows from the settings and the
-state alone. `trainer.train.duties` and `trainer.train.saving` do what is due.
+Every rank asks at the same step and gets the same answer, which depends only on the settings and
+the state. `trainer.train.duties` and `trainer.train.saving` do what is due.
 """
 
 import math
@@ -18,7 +18,7 @@ def is_done(experiment: ExperimentConfig, state: TrainState) -> bool:
 
 
 def record_is_due(experiment: ExperimentConfig, state: TrainState) -> bool:
-    """Return whether the window of steps that a record is of ends."""
+    """Return whether the window of steps that one record describes ends."""
     return _ends_interval(state, experiment.tracking.log_interval_steps)
 
 
@@ -30,9 +30,9 @@ def sample_is_due(experiment: ExperimentConfig, state: TrainState) -> bool:
 def validation_is_due(
     experiment: ExperimentConfig, state: TrainState, *, at_end: bool = False
 ) -> bool:
-    """Return whether the valid split is to be scored: at every interval and `at_end`, once a step.
+    """Return whether to score the valid split: at every interval and `at_end`, once a step.
 
-    Weights that a parent trained are scored before the first step, too; random ones are not.
+    Before the first step, weights taken from a parent run are scored, but random weights are not.
     """
     interval_steps = experiment.valid.interval_steps
     if not interval_steps or state.validated_step == state.step:
@@ -46,7 +46,7 @@ def checkpoint_is_due(
 ) -> bool:
     """Return whether to save: at every interval, at a new best and `at_end`, once a step.
 
-    At the end of a run that has done no step there is nothing to lose.
+    A run that ends before its first step has nothing to save.
     """
     if state.saved_step == state.step:
         return False
@@ -57,7 +57,7 @@ def checkpoint_is_due(
 
 
 def is_new_best(state: TrainState, loss: float) -> bool:
-    """Return whether the loss of a validation is the lowest of those that compare with it."""
+    """Return whether a validation's loss is the lowest of all losses comparable with it."""
     return math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
 
 

@@ -27,12 +27,12 @@ from trainer.train.stopping import STOP_FILE, Wish
 
 log = logging.getLogger(__name__)
 
-#: A record's loss this many nats above the one before is an event.
+#: A record's loss that is so many nats above the previous record's is an event.
 SPIKE_NATS = 1.0
 
 
 def record(run: Run, state: TrainState, stats: StepStats) -> None:
-    """Add the step to the window, and at its end record the mean loss and how it was reached."""
+    """Add the step to the window of steps; at the window's end log its mean loss and metrics."""
     state.window_loss_sum += stats.loss_sum
     state.window_tokens += stats.n_tokens
     state.window_seconds += stats.seconds
@@ -64,15 +64,15 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
 
 
 def asked(run: Run) -> Wish:
-    """The strongest request of any rank so far."""
+    """Return the strongest request to stop of any rank so far. Collective."""
     return Wish(largest(run.stops.poll(), run.world))
 
 
 def validate_if_due(run: Run, state: TrainState, *, at_end: bool = False) -> Wish:
-    """Validate where it is due and the corpus has a valid split.
+    """Validate if it is due and the corpus has a valid split.
 
     Returns:
-        What was asked of the run meanwhile: then the validation was given up.
+        A request to stop that came meanwhile, for which the validation was given up.
     """
     if "valid" in run.corpus.splits and due.validation_is_due(run.experiment, state, at_end=at_end):
         return _validate(run, state)
@@ -80,7 +80,7 @@ def validate_if_due(run: Run, state: TrainState, *, at_end: bool = False) -> Wis
 
 
 def _validate(run: Run, state: TrainState) -> Wish:
-    """Score the valid split with a memory of its own, and remember the best."""
+    """Score the valid split with a memory of its own, and note a new best loss."""
     wishes = [Wish.NONE]
 
     def should_stop() -> bool:
@@ -107,7 +107,7 @@ def _validate(run: Run, state: TrainState) -> Wish:
     if due.is_new_best(state, result.loss):
         state.best_loss, state.best_step, state.evals_since_best = result.loss, state.step, 0
         state.best_of = run.valid_of
-        if state.saved_step == state.step:  # before a stop interrupted its validation
+        if state.saved_step == state.step:  # saved before a stop interrupted the validation
             saving.mark_best(run, state.step)
     values = {f"valid/{name}": value for name, value in result.metrics(split).items()}
     values_and_best = {**values, "valid/best_loss": state.best_loss}
@@ -116,7 +116,7 @@ def _validate(run: Run, state: TrainState) -> Wish:
 
 
 def sample_if_due(run: Run, state: TrainState) -> None:
-    """Record a sample of text, drawn from a generator and a memory of its own."""
+    """Record a sample of text if it is due, drawn with a generator and a memory of its own."""
     if not due.sample_is_due(run.experiment, state):
         return
     sample = run.experiment.sample
@@ -141,7 +141,7 @@ def sample_if_due(run: Run, state: TrainState) -> None:
 
 
 def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
-    """Validate if the run is done, save, judge, and leave word in the events and the status."""
+    """End a run or an attempt: validate if done, save, judge, and record how it ended."""
     run.tracker.end_progress(state.update)
     tell_trace(run, state, run.profiler.close())
     if run.profiler.missed:
@@ -174,26 +174,26 @@ def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
     set_status(run, state, run_state, reason=reason or None, code=code)
     if wish is Wish.STOP and run.world.is_main:
         try:
-            (run.run_dir / STOP_FILE).unlink(missing_ok=True)  # it has been obeyed
+            (run.run_dir / STOP_FILE).unlink(missing_ok=True)  # the request was obeyed
         except OSError as error:
             log.error("%s is still there and would stop the next attempt: %s", STOP_FILE, error)
     return code
 
 
 def tell_trace(run: Run, state: TrainState, trace: Path | None) -> None:
-    """Say where the profiled steps' trace lies, when it has been written."""
+    """Record the path of the profiled steps' trace, if `trace` was written."""
     if trace is not None:
         event(run, state, "profile", path=str(trace), opens_in="ui.perfetto.dev")
 
 
 def _reason(run: Run, wish: Wish) -> str:
-    """Why the run is to end, as the lowest rank knows that was asked what was agreed on."""
+    """Return the reason for the agreed request, from the lowest rank that received it."""
     asked = gather_objects((run.stops.wish, run.stops.reason), run.world)
     return next((reason for own, reason in asked if own is wish), "")
 
 
 def event(run: Run, state: TrainState, name: str, **details: Any) -> None:
-    """Record that something happened at this step."""
+    """Record an event at this step."""
     run.tracker.event(name, **state.counters, **details)
 
 
@@ -241,13 +241,13 @@ def _result(run: Run, state: TrainState) -> dict[str, float | int | str | None]:
 
 
 def peak_gib(device: torch.device) -> float:
-    """Most memory held so far: on the GPU by tensors, elsewhere by the process."""
+    """Return the most memory held so far: by tensors on a GPU, otherwise by the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return peak_bytes() / 2**30
 
 
 def clear_window(state: TrainState) -> None:
-    """Begin a new window of records."""
+    """Begin a new window of steps for the next record."""
     state.window_loss_sum.zero_()
     state.window_tokens, state.window_seconds = 0, 0.0

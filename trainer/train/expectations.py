@@ -1,4 +1,4 @@
-"""Holds a finished run to the results that ``--expect`` names."""
+"""Judging a finished run by the results that ``--expect`` names."""
 
 import logging
 import math
@@ -19,15 +19,16 @@ def missed(
     best_of: Measure | None,
     of: Measure | None,
 ) -> list[str]:
-    """The targets that a run's `result` (as in `status.json`) misses; logs a line for each target.
+    """Return the targets that a run's result misses; log a line for each target.
 
-    Ranks time their steps themselves: only one may judge.
+    Only one rank may judge, because each rank times its steps itself.
 
     Args:
         expect: the targets.
-        result: the run's.
-        best_of: what the best loss in it is of; None is not known.
-        of: what validations are of by this start's settings; a loss of anything else is none.
+        result: the run's result, as in `status.json`.
+        best_of: what the result's best loss measures; None if unknown.
+        of: what validations measure by this start's settings; the best loss counts as missing if
+            it measures anything else.
     """
     loss, rate = (_number(result, name) for name in ("valid/best_loss", "throughput/tokens_per_s"))
     targets: list[tuple[str, bool]] = []

@@ -1,7 +1,7 @@
 """Flags that all ranks act on together: requests to stop, and losses that are not finite.
 
-No step waits for them. Which streams had a finite loss is copied off the device while the next step
-runs, exchanged over gloo during the one after, and acted on then.
+No step waits for the flags. Those that say which streams had a finite loss are copied off the
+device during the next step, and exchanged over gloo during the step after it, when all ranks act.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from trainer.data.streams import Streams
 from trainer.distributed import Agreement, World
 from trainer.train.stopping import Wish
 
-#: Steps after which a loss that was not finite is known of on all ranks.
+#: After so many steps all ranks know of a loss that was not finite.
 STEPS_LATE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Agreement of all ranks."""
+    """What all ranks have agreed on."""
 
     wish: Wish
     """The strongest request to stop."""
@@ -28,7 +28,7 @@ class Verdict:
 
 
 class FaultWatch:
-    """Carries the flags of one step to the next; made anew after a rollback by `drain`."""
+    """A carrier of each step's flags to later steps; `drain` empties it for a rollback."""
 
     def __init__(self, streams: Streams, world: World) -> None:
         self._streams, self._world = streams, world
@@ -38,7 +38,7 @@ class FaultWatch:
         self._copied: torch.cuda.Event | None = None
 
     def exchange(self, wish: Wish, finite_S: Tensor) -> Verdict:
-        """Hand in this step's flags and get what was agreed on of earlier ones. Collective."""
+        """Post this step's flags, and return what was agreed on for earlier steps. Collective."""
         agreed = self._agreement.take()
         flags = [int(wish)] + [0] * self._streams.train_batch_size
         for stream, finite in zip(self._ids, self._take_copy(), strict=False):
@@ -50,12 +50,12 @@ class FaultWatch:
         )
 
     def drain(self) -> None:
-        """Wait for what is under way and forget it. Collective."""
+        """Wait for flags under way, and forget them. Collective."""
         self._agreement.take()
         self._copy = self._copied = None
 
     def ranks_of(self, streams: list[int]) -> list[int]:
-        """The ranks that read these streams."""
+        """Return the ranks that read these streams."""
         per_slot = self._world.world_size * self._streams.micro
         return sorted({stream % per_slot // self._streams.micro for stream in streams})
 
@@ -72,6 +72,6 @@ class FaultWatch:
         if self._copy is None:
             return []
         if self._copied is not None:
-            self._copied.synchronize()  # recorded a whole step ago
+            self._copied.synchronize()  # recorded a step ago: hardly a wait
         finite: list[bool] = self._copy.tolist()
         return finite

@@ -1,4 +1,4 @@
-"""Describes a run in its checkpoints and records, at its start, and once it is done."""
+"""Descriptions of a run for its checkpoints, its records and the log."""
 
 import logging
 from pathlib import Path
@@ -48,7 +48,7 @@ def tracked_of(plan: Plan, world: World) -> dict[str, Any]:
 
 
 def introduce(plan: Plan, run_dir: Path, *, n_parameters: int, world: World) -> None:
-    """Say in two lines of the log what is trained on what, and what validations are of."""
+    """Log in two lines which model is trained on which data, and what validations measure."""
     resolved, corpus = plan.resolved, plan.corpus
     size, ranks = counted(n_parameters, "parameter"), counted(world.world_size, "rank")
     log.info(
@@ -60,7 +60,7 @@ def introduce(plan: Plan, run_dir: Path, *, n_parameters: int, world: World) -> 
 
 
 def judge_again(plan: Plan, run_dir: Path, done: Status) -> list[str]:
-    """Say what a finished run has come to; returns the targets that it misses. Rank 0."""
+    """Log the result of a finished run; return the targets that it misses. Rank 0."""
     result = done.result or {}
     told = ", ".join(f"{name} {value}" for name, value in result.items() if value is not None)
     best = f"; the best is on {done.best_of}" if done.best_of else ""

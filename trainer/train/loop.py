@@ -1,7 +1,7 @@
 """The training loop: run, step, micro step.
 
-Nothing of ours waits for the device inside a step: losses are summed on it and read at every
-record. DeepSpeed waits once per step itself, when it looks for an overflow.
+Nothing of ours waits for the device inside a step: losses are summed on the device and read once
+per record. `trainer.engine.deepspeed` says where DeepSpeed waits.
 """
 
 import time
@@ -22,7 +22,7 @@ from trainer.train.stopping import Wish
 def train(run: Run, state: TrainState) -> Exit:
     """Train until `max_steps` updates, the end of patience or a request to stop. Collective.
 
-    Validates before it saves, so that a resumed run logs the same sequence. What is saved is
+    Validation comes before saving, so that a resumed run logs the same sequence. Checkpoints are
     written while the next steps run.
 
     Raises:
@@ -30,8 +30,8 @@ def train(run: Run, state: TrainState) -> Exit:
     """
     state.memories = state.memories or run.empty_memories()
     best_step = state.best_step
-    wish = duties.asked(run)  # while the run was built
-    if wish is Wish.NONE:  # weights of a parent, or a validation that was interrupted
+    wish = duties.asked(run)  # requests from while the run was built
+    if wish is Wish.NONE:  # a parent's weights, or an interrupted validation
         wish = duties.validate_if_due(run, state)
     if state.best_step != best_step:
         saving.save_if_due(run, state)
@@ -49,12 +49,12 @@ def train(run: Run, state: TrainState) -> Exit:
         if wish is Wish.NONE:
             wish = duties.validate_if_due(run, state)
         if wish is Wish.NONE and not is_done(run.experiment, state):
-            saving.save_if_due(run, state)  # the last one is left to `finish`
+            saving.save_if_due(run, state)  # `finish` saves the last one
     return duties.finish(run, state, wish)
 
 
 def train_step(run: Run, state: TrainState) -> StepStats:
-    """One attempt to update: a micro step per slot, each with its own streams and memory."""
+    """Attempt one update: run a micro step per slot, each with its own streams and memory."""
     began = time.perf_counter()
     streams, engine, world, config = run.streams, run.engine, run.world, run.experiment.train
     engine.train(True)
@@ -67,7 +67,7 @@ def train_step(run: Run, state: TrainState) -> StepStats:
         torch.manual_seed(dropout_seed(run.experiment.seed, state.step, slot, world.rank))
         segment = run.reader.segment(state.data_step, slot)
         output = engine(segment, memory, clamp_len=config.clamp_len, same_length=config.same_length)
-        # The engine divides by slots and averages over ranks; what is left is the mean per token.
+        # The engine divides by slots and averages over ranks: the result is the mean per token.
         engine.backward(output.loss_sum * (world.world_size * engine.slots / n_tokens))
         applied = engine.step()
         loss_sum += output.loss_sum.detach().double()
@@ -90,21 +90,21 @@ def train_step(run: Run, state: TrainState) -> StepStats:
 
 
 def dropout_seed(seed: int, step: int, slot: int, rank: int) -> int:
-    """A seed of its own for every micro step of every rank: a resumed run drops the same."""
+    """Return a seed for this micro step of this rank alone: a resumed run drops the same."""
     return int(np.random.SeedSequence((seed, step, slot, rank)).generate_state(1, np.uint64)[0])
 
 
 def finite_rows(output: Output, *, n_rows: int) -> torch.Tensor:
-    """Return whether each row's loss is finite, `[B]`; rows share the fate of an untold loss."""
+    """Return whether each row's loss is finite, `[B]`; without losses by row the sum decides."""
     if output.nll_BT is None:
         return output.loss_sum.isfinite().expand(n_rows)
     return output.nll_BT.isfinite().all(dim=1)
 
 
 def keep_finite(run: Run, memory: Memory, finite_B: torch.Tensor) -> Memory:
-    """Return the memory with the streams forgotten that a non-finite loss came from.
+    """Return the memory, with the streams forgotten whose loss was not finite.
 
-    On a GPU without asking whether there are any: the answer would have to be waited for.
+    On a GPU nothing asks first whether there are such streams: the answer would cost a wait.
     """
     if finite_B.device.type == "cpu" and bool(finite_B.all()):
         return memory

@@ -1,4 +1,4 @@
-"""Plans a training command, which is checked before a process talks to another."""
+"""The plan of a training command, checked before any process talks to another."""
 
 import json
 from collections.abc import Mapping
@@ -31,12 +31,12 @@ class Plan:
     resolved: ResolvedDs
     streams: Streams
     budget: Budget | None
-    """What it needs of memory; None of a model that is not ours, which is built once, to train."""
+    """The run's memory needs; None for a model that is not ours, which is built only to train."""
     n_sharing: int
-    """Ranks of this host, which share its memory."""
+    """How many ranks run on this host and share its memory."""
 
     def situation(self) -> str:
-        """Describe the sizes of a run that ran out of memory, and what to lower."""
+        """Return the sizes of a run that ran out of memory, and which of them to lower."""
         if self.budget is not None:
             return self.budget.situation()
         micro, train = self.streams.micro, self.arguments.experiment.train
@@ -54,10 +54,10 @@ class Plan:
 
 
 def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
-    """Check all that can be checked alone: the same answer on every rank.
+    """Check everything that needs no other process; every rank gets the same plan or error.
 
     Raises:
-        InputError: the first thing that does not fit.
+        InputError: names the first thing that does not fit.
     """
     experiment = arguments.experiment
     world = this_process(environ, device=arguments.device)
@@ -98,11 +98,11 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
 
 
 def check_splits(experiment: ExperimentConfig, corpus: Corpus) -> None:
-    """Make sure that the corpus has the text that the run is to train and to be judged on.
+    """Make sure that the corpus has the splits that the run needs.
 
     Raises:
-        InputError: there is no train split, nothing to predict in valid, or no valid although a
-            setting rests on it.
+        InputError: there is no train split, the valid split has nothing to predict, or it is
+            missing although a setting needs it.
     """
     if "train" not in corpus.splits:
         raise InputError(f"{corpus.path} has no train split: prepare it with --train")
@@ -122,7 +122,7 @@ def check_splits(experiment: ExperimentConfig, corpus: Corpus) -> None:
 
 
 def check_segments(experiment: ExperimentConfig, corpus: Corpus) -> None:
-    """Make sure that a stream holds a segment: else every step reads padding.
+    """Make sure that each stream holds at least a segment: otherwise every step reads padding.
 
     Raises:
         InputError: the train split is too short for so many streams of such segments.
@@ -130,7 +130,7 @@ def check_segments(experiment: ExperimentConfig, corpus: Corpus) -> None:
     streams, tgt_len = experiment.train.train_batch_size, experiment.train.tgt_len
     n_pairs = corpus.splits["train"].n_tokens - 1
     longest = -(-n_pairs // streams)
-    if longest >= tgt_len or n_pairs < streams:  # of which `Streams` tells
+    if longest >= tgt_len or n_pairs < streams:  # `Streams` raises for too few pairs
         return
     raise InputError(
         f"a segment of train.tgt_len {tgt_len:,} is longer than a stream: the train split of "
@@ -141,9 +141,9 @@ def check_segments(experiment: ExperimentConfig, corpus: Corpus) -> None:
 
 
 def describe_plan(plan: Plan, start: Mapping[str, Any]) -> str:
-    """Return the text of `--dry-run`: both configurations resolved, the start, and the needs.
+    """Return the text of `--dry-run`: both resolved configurations, `start`, and memory needs.
 
-    `start` is what the run would begin with.
+    `start` is the result of `trainer.train.dry_run.describe_start`.
     """
     experiment, streams = plan.arguments.experiment, plan.streams
     budget = plan.budget or Budget(experiment, plan.corpus, plan.resolved, plan.world)

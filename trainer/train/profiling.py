@@ -10,7 +10,7 @@ from trainer.distributed import World
 
 
 class Profiler:
-    """Profiles the steps from `first` to before `last` on rank 0; without them nothing."""
+    """A profiler of a window of steps, [first, end), on rank 0; of none if the window is None."""
 
     def __init__(self, window: tuple[int, int] | None, *, run_dir: Path, world: World) -> None:
         self._window = window if world.is_main else None
@@ -22,23 +22,23 @@ class Profiler:
 
     @property
     def missed(self) -> tuple[int, int] | None:
-        """The window that no step has come to, if that is so."""
+        """Return the window if no step has reached it, otherwise None."""
         return self._window if self._profile is None else None
 
     def before_step(self, step: int) -> None:
-        """Called with the number of steps done so far."""
+        """Start to profile if the window begins; `step` is the number of steps done so far."""
         if self._window is not None and self._profile is None and step == self._window[0]:
             self._profile = profile(activities=self._activities, profile_memory=True)
             self._profile.start()
 
     def after_step(self, step: int) -> Path | None:
-        """Called with the number of steps done; the trace's path when the window has ended."""
+        """Write the trace if the window has ended, and return its path; `step` steps are done."""
         if self._profile is None or self._window is None or step < self._window[1]:
             return None
         return self.close()
 
     def close(self) -> Path | None:
-        """Write what was profiled so far, if anything."""
+        """Write the trace of the steps profiled so far, if any, and return its path."""
         if self._profile is None:
             return None
         if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Taking a run up again: from a checkpoint after a start, or after losses that are not finite."""
+"""Restoring a run from a checkpoint, at a start or after losses that were not finite."""
 
 import logging
 from pathlib import Path
@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 
 def restore(path: Path, saved: dict[str, Any], *, run: Run, state: TrainState) -> None:
-    """Put the verified checkpoint at `path` into the engine and `state`, memories included."""
+    """Load the verified checkpoint at `path` into the engine and `state`, with its memories."""
     state.load_json(saved["train"])
     if not _compares_with_best(state, saved, run):
         log.info("validations are of %s, other than before: the best begins anew", run.valid_of)
         state.forget_best()
     if not run.world.is_main:
-        state.window_loss_sum.zero_()  # saved folded onto rank 0
+        state.window_loss_sum.zero_()  # rank 0 has the sum of all ranks
     scalars = saved["engine"]
     load_engine(path, run.engine, optimizer_step=scalars["optimizer_step"])
     run.engine.load_scalars(scalars, step=state.step, skipped_steps=state.skipped_steps)
@@ -39,12 +39,12 @@ def _listed(numbers: list[int]) -> str:
 
 
 def _compares_with_best(state: TrainState, saved: dict[str, Any], run: Run) -> bool:
-    """Return whether the best loss of a checkpoint is of what this run's validations are of."""
+    """Return whether a checkpoint's best loss measures what this run's validations measure."""
     if run.valid_of is None or state.best_loss is None:
         return True
     if state.best_of is not None:
         return state.best_of.key == run.valid_of.key
-    split_hash = run.valid_of.split_hash  # an older checkpoint says no more
+    split_hash = run.valid_of.split_hash  # older checkpoints only have this
     return bool(split_hash == (saved.get("splits") or {}).get("valid", split_hash))
 
 
@@ -73,7 +73,7 @@ def handle_nonfinite(run: Run, state: TrainState, verdict: Verdict) -> bool:
     )
     run.background.wait()
     folder = directory(run.run_dir)
-    first = bad_step - state.nonfinite_in_a_row + 1  # one saved since may be what is wrong
+    first = bad_step - state.nonfinite_in_a_row + 1  # a later checkpoint may be bad too
     newest = on_main(lambda: newest_whole(folder, before_step=first), run.world)
     if state.rolled_back or newest.path is None:
         spent = (
@@ -85,7 +85,7 @@ def handle_nonfinite(run: Run, state: TrainState, verdict: Verdict) -> bool:
     run.watch.drain()
     attempt, data_step, wandb_id = state.attempt, state.data_step, state.wandb_id
     restore(newest.path, newest.state, run=run, state=state)
-    # Past the offending text, with nothing remembered of it.
+    # Go on after the text that failed, with memories that have not read it.
     state.data_step, state.attempt, state.wandb_id = data_step, attempt + 1, wandb_id
     state.rolled_back, state.nonfinite_in_a_row, state.memories = True, 0, []
     duties.clear_window(state)

@@ -1,4 +1,4 @@
-"""A run as its loop sees it: what stays, and what one step did."""
+"""A run as its loop sees it: its fixed parts, and the result of a step."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from trainer.train.stopping import StopRequests
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """All that stays the same during a run."""
+    """Everything that stays the same during a run."""
 
     experiment: ExperimentConfig
     run_dir: Path
@@ -38,12 +38,12 @@ class Run:
     background: Background
     world: World
     identity: dict[str, Any]
-    """What every checkpoint says of its run: configurations, hashes, number of ranks."""
+    """The run's description in each checkpoint: configurations, hashes, number of ranks."""
     valid_of: Measure | None
-    """What validation losses are of; None without a valid split."""
+    """What validation losses measure; None without a valid split."""
 
     def empty_memories(self) -> list[Memory]:
-        """Return per slot the memory of streams that have read nothing."""
+        """Return a memory per slot, of streams that have read nothing."""
         mem_len, n_rows = self.experiment.train.mem_len, self.streams.micro
         empty = self.engine.empty_memory
         return [empty(n_rows, mem_len=mem_len) for _ in range(self.engine.slots)]
@@ -60,7 +60,7 @@ class StepStats:
     applied: bool
     """Whether the weights were updated."""
     lr: float
-    """The rate the update used, or would have."""
+    """The rate of the update, also if it was not applied."""
     finite_S: Tensor
     """Whether the loss of each of this rank's streams was finite, slot after slot."""
     seconds: float

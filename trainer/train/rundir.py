@@ -1,4 +1,4 @@
-"""The run directory: whose it is, what it says of its run, and where to go on from. Rank 0 only."""
+"""The run directory: checking it, describing the run in it, finding its checkpoint. Rank 0 only."""
 
 import json
 import logging
@@ -32,8 +32,8 @@ T = TypeVar("T")
 ENVIRONMENT_FILE = "environment.json"
 log = logging.getLogger(__name__)
 
-#: What a directory may hold that is to become a run's: logs of a shell or a batch system, and what
-#: a start leaves that was killed. Folders, and files.
+#: Folders and files that a directory may hold before a run starts in it: logs of a shell or a
+#: batch system, and the remains of a start that was killed.
 _FREE_FOLDERS = ("logs", CLAIM, f"{DRAFT}*", "lost+found")
 _FREE_FILES = ("*.log", "*.out", "*.err", ".config.json.*", ".nfs*")
 #: Packages whose version can change a result.
@@ -42,19 +42,19 @@ PACKAGES = ("torch", "deepspeed", "numpy", "pydantic", "wandb", "tokenizers", "s
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Checkpoint from which a run goes on."""
+    """The checkpoint from which a run goes on."""
 
     path: Path
     saved: dict[str, Any]
     changes: list[Change]
     is_own: bool
-    """The checkpoint is this run's, not a parent's."""
+    """Whether the checkpoint is this run's, not a parent's."""
     skipped: list[str]
-    """Newer checkpoints that are not whole: which, and why."""
+    """Newer checkpoints that are not whole, each with the reason."""
 
 
 def default_run_dirs(recipe: str, *, now: float) -> Iterator[Path]:
-    """``runs/RECIPE-TIME``, in local time, and names for further runs of that second."""
+    """Yield ``runs/RECIPE-TIME``, in local time, then names for more runs of the same second."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
     first = Path("runs") / f"{Path(recipe).stem}-{stamp}"
     yield first
@@ -62,13 +62,13 @@ def default_run_dirs(recipe: str, *, now: float) -> Iterator[Path]:
 
 
 def check(run_dir: Path, experiment: ExperimentConfig, *, allowed: tuple[str, ...]) -> None:
-    """Make sure that the directory, which exists, is this run's or free; changes nothing.
+    """Make sure that the directory, which exists, is this run's or free; change nothing.
 
-    A run whose `config.json` was lost or cut, as by a power cut, goes by its checkpoints, which say
-    the same and are compared when one is found.
+    If a power cut lost or cut a run's `config.json`, its checkpoints count: they hold the same
+    settings, which are compared when a checkpoint is found.
 
     Raises:
-        InputError: it holds something else, or a run of another experiment.
+        InputError: the directory holds something else, or a run of another experiment.
     """
     config = run_dir / "config.json"
     folder = directory(run_dir)
@@ -90,7 +90,7 @@ def check(run_dir: Path, experiment: ExperimentConfig, *, allowed: tuple[str, ..
 
 
 def _refuse_others(run_dir: Path) -> None:
-    """Refuse a directory that is no run's and holds more than logs and what a start leaves."""
+    """Refuse a directory that is no run's and holds other things than `_FREE_FILES` and folders."""
     for path in sorted(run_dir.iterdir()):
         patterns = _FREE_FOLDERS if path.is_dir() else _FREE_FILES
         if path.is_symlink() or not any(fnmatch(path.name, pattern) for pattern in patterns):
@@ -101,10 +101,10 @@ def _refuse_others(run_dir: Path) -> None:
 
 
 def make(run_dir: Path) -> None:
-    """Make the directory where it is not there, and see that a run can write in it.
+    """Make the directory if it does not exist, and check that a run can write in it.
 
     Raises:
-        InputError: it cannot be made, or written in.
+        InputError: the directory cannot be made, or not written in.
     """
 
     def try_to_write() -> None:
@@ -121,7 +121,7 @@ def make(run_dir: Path) -> None:
 
 
 def writing(work: Callable[[], T]) -> Callable[[], T]:
-    """`work`, which writes in a run directory and raises `InputError` where it cannot."""
+    """Return `work`, which writes in a run directory, with its `OSError` made an `InputError`."""
 
     def refusing() -> T:
         try:
@@ -145,11 +145,11 @@ def find_origin(
     resume_from: Path | None,
     allowed: tuple[str, ...],
 ) -> Origin | None:
-    """The newest whole checkpoint of this run, else the one to fork from, else None.
+    """Return this run's newest whole checkpoint, else the one to fork from, else None.
 
     Raises:
-        InputError: there is none but there must be, or one but there must not; none is whole; or
-            it is of another experiment, corpus or vocabulary, and the message says in what.
+        InputError: a checkpoint must exist and none does, or none must and one does; or none is
+            whole; or it has another experiment, corpus or vocabulary: the message says where.
     """
     folder = directory(run_dir)
     own = newest_whole(folder)
@@ -180,15 +180,15 @@ def find_origin(
 
 
 def _corpus_changes(saved: Mapping[str, Any], corpus: Corpus, path: Path) -> list[Change]:
-    """Splits that are not what they were, train excepted: it makes a run what it is.
+    """Return the changed splits of the corpus; the train split must not have changed.
 
     Raises:
-        InputError: the vocabulary or train is another than that of the checkpoint at `path`.
+        InputError: the vocabulary or the train split differs from the checkpoint's at `path`.
     """
     if saved["corpus"] == corpus.hash:
         return []
     before, now = saved.get("splits") or {}, corpus.split_hashes
-    if not before or before.get("train") != now["train"]:  # which the vocabulary is part of
+    if not before or before.get("train") != now["train"]:  # its hash covers the vocabulary
         raise InputError(
             f"{path} was trained on corpus {saved['corpus']}, but --data {corpus.path} is "
             f"{corpus.hash}, with another train split or vocabulary: give the corpus it began "
@@ -198,10 +198,10 @@ def _corpus_changes(saved: Mapping[str, Any], corpus: Corpus, path: Path) -> lis
 
 
 def find_weights(source: Path, corpus: Corpus, *, shapes: Mapping[str, tuple[int, ...]]) -> Path:
-    """The verified checkpoint that ``--init-from`` names, whose weights have these `shapes`.
+    """Return the verified checkpoint that ``--init-from`` names, with weights of these `shapes`.
 
     Raises:
-        InputError: there is none, or it has another vocabulary or other weights.
+        InputError: there is no checkpoint, or its vocabulary or weights do not fit.
     """
     path = _checkpoint_at(source)
     saved = verify(path)
@@ -215,7 +215,7 @@ def find_weights(source: Path, corpus: Corpus, *, shapes: Mapping[str, tuple[int
 
 
 def _checkpoint_at(path: Path) -> Path:
-    """A checkpoint's own path, or the newest of a run's directory."""
+    """Return the path itself if it is a checkpoint, else the newest checkpoint of the run there."""
     is_run = (path / "config.json").is_file()
     return resolve(path, "last") if is_run else path
 
@@ -227,7 +227,7 @@ def describe(
     corpus: Corpus,
     hosts: list[str],
 ) -> None:
-    """Write what a reader needs to understand the run, or to do it again."""
+    """Write the files that a reader needs to understand or repeat the run."""
     write_atomically(run_dir / "config.json", experiment.model_dump_json(indent=2) + "\n")
     write_atomically(run_dir / "ds_config.json", json.dumps(ds_config, indent=2) + "\n")
     data = {"path": str(corpus.path.resolve()), "hash": corpus.hash}
@@ -246,16 +246,16 @@ def describe(
 
 
 def run_facts(run_dir: Path, n_parameters: int) -> dict[str, Any]:
-    """Return facts of a run for wandb beside its settings: size, versions, commit and hosts."""
+    """Return what wandb shows besides a run's settings: size, versions, commit and hosts."""
     try:
         environment = read_json(run_dir / ENVIRONMENT_FILE)
-    except InputError:  # only rank 0 has written it, and only it tracks
+    except InputError:  # only rank 0 writes it, and only rank 0 tracks
         environment = {}
     return {"parameters": n_parameters, "environment": environment}
 
 
 def _version(package: str) -> str | None:
-    """Return a package's installed version; None where it is missing, as wandb may be."""
+    """Return a package's installed version; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -263,7 +263,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, where the trainer runs from one and git is there."""
+    """Return the commit of the trainer's checkout; None without a checkout or without git."""
     here = Path(__file__).parent
     try:
         shown = subprocess.run(

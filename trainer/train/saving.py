@@ -1,8 +1,8 @@
-"""Checkpoints of a run: what they hold, what becomes of them.
+"""Saving the checkpoints of a run.
 
-A checkpoint holds the run as it was at its step, whose events `checkpoint` and
-`checkpoint_failed` bear that step, too; they are recorded when it is written, some steps later.
-Until then the pointers name older ones. All functions are called by all ranks at the same step.
+A checkpoint holds the run as it was at its step, but is written during later steps. When it is
+written, the event `checkpoint` or `checkpoint_failed` is recorded with the checkpoint's step; until
+then the pointers name older checkpoints. All functions are called by all ranks at the same step.
 """
 
 import logging
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 
 def save_if_due(run: Run, state: TrainState) -> None:
-    """Begin to save where a checkpoint is due, waiting for the save before.
+    """Begin to save if a checkpoint is due; wait for the previous save first.
 
-    A save that fails does not end the run: it is recorded.
+    A save that fails does not end the run: the failure is recorded.
     """
     if checkpoint_is_due(run.experiment, state):
         run.background.start(_save_or_record_why_not(run, state))
 
 
 def save_now(run: Run, state: TrainState) -> None:
-    """Save and wait for it, when no save is under way.
+    """Save a checkpoint at once; no other save may be under way.
 
     Raises:
         OSError: on every rank, when any could not write; older checkpoints are untouched.
@@ -60,8 +60,8 @@ def _save_or_record_why_not(run: Run, state: TrainState) -> Iterator[Callable[[]
 
 
 def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
-    """The job that saves this step and drops old checkpoints."""
-    # Folded onto rank 0, here as in the file, so that any number of ranks can go on from it.
+    """Save this step and drop old checkpoints, as a job for `Background`."""
+    # Rank 0 gets the sum, here as in the file, so that any number of ranks can go on with it.
     (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
     state.window_loss_sum.fill_(loss_sum if run.world.is_main else 0.0)
     step, counters, best_step = state.step, state.counters, state.best_step
@@ -83,7 +83,7 @@ def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
 
     def tidy() -> None:
         if best_step is not None:
-            mark_best(run, best_step)  # also when that failed before
+            mark_best(run, best_step)  # again: it may have failed before
         if run.world.is_main:
             spared = [] if best_step is None else [pointers.name_of(best_step)]
             keep_last = run.experiment.checkpoint.keep_last

@@ -49,7 +49,9 @@ log = logging.getLogger(__name__)
 def run_training(
     arguments: TrainArguments, environ: MutableMapping[str, str], stops: StopRequests
 ) -> Exit:
-    """Train as `arguments` say; `environ` is the process's own. One call per process, on all ranks.
+    """Train as `arguments` say. All ranks call this, once per process.
+
+    `environ` is the environment of the process.
 
     Raises:
         InputError: on every rank, before anything was allocated or overwritten.
@@ -73,7 +75,7 @@ def run_training(
 def train_connected(
     plan: Plan, world: World, environ: MutableMapping[str, str], stops: StopRequests
 ) -> Exit:
-    """Train in a process group that is there already, and leave it there. Collective.
+    """Train in a process group that exists already, and do not end it. Collective.
 
     Raises:
         InputError: on every rank.
@@ -88,7 +90,7 @@ def train_connected(
 
 
 def _leave(reason: str) -> None:
-    """End this process at once: nothing may be written into a directory that is another's."""
+    """End this process at once: it must not write into a directory that another process holds."""
     print(f"error: {reason}: leaving, with nothing saved", file=sys.stderr, flush=True)
     os._exit(Exit.BAD_INPUT)
 
@@ -143,7 +145,7 @@ def _open(
     environ: MutableMapping[str, str],
     stops: StopRequests,
 ) -> Run:
-    """All of a run that stays; its engine has a parent's weights, if there is one. Collective."""
+    """Build all fixed parts of a run; the engine gets a parent's weights, if any. Collective."""
     experiment, origin = plan.arguments.experiment, start.origin
     engine = deepspeed.build(
         model,
@@ -187,7 +189,7 @@ def _open(
 
 
 def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) -> TrainState:
-    """The state that an open run begins with, new or restored, which is told. Collective."""
+    """Return the state that a run begins with, new or restored; log which. Collective."""
     state, origin = TrainState(attempt=attempt), start.origin
     state.window_loss_sum = state.window_loss_sum.to(run.world.device)
     if start.weights is not None:

@@ -1,4 +1,4 @@
-"""Signals heard by a thread: at once, also while the main thread waits in C for its peers."""
+"""Signals received in a thread: at once, even while the main thread waits in C for its peers."""
 
 import contextlib
 import os
@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
-#: What shows a terminal's cursor again, which a progress bar hides.
+#: Shows the cursor of a terminal again, which a progress bar hides.
 _SHOW_CURSOR = b"\x1b[?25h\n"
-#: Held by the thread that ends the process, for a handler and the listener may both come to it.
+#: Held by the thread that ends the process, since a handler and the listener may both try.
 _LEAVING = threading.RLock()
 
 
@@ -23,14 +23,14 @@ def leave(code: int) -> NoReturn:
 
 
 class SignalListener:
-    """Calls a function with the number of every signal that has a handler in Python.
+    """A thread that calls a function with the number of each signal that has a Python handler.
 
-    Handlers themselves run in the main thread, between two of its instructions: one that waits for
-    a peer to connect, or for a collective, hears nothing until it is done.
+    Handlers run in the main thread, between two of its instructions. While the main thread waits
+    for a peer to connect, or for a collective, no handler runs.
     """
 
     def __init__(self, on_signal: Callable[[int], None]) -> None:
-        """Listen from now on; main thread only."""
+        """Start to listen; main thread only."""
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
@@ -40,10 +40,10 @@ class SignalListener:
         self._thread.start()
 
     def close(self) -> None:
-        """Listen no more; main thread only."""
+        """Stop listening; main thread only."""
         listening = signal.set_wakeup_fd(-1)
         if listening != self._writing:
-            signal.set_wakeup_fd(listening)  # of who came after
+            signal.set_wakeup_fd(listening)  # set by a later listener
         os.close(self._writing)
         self._thread.join()
         os.close(self._reading)

@@ -1,4 +1,4 @@
-"""Finds, checks and writes down the start of a run, before its engine is built. Rank 0."""
+"""Finding, checking and recording the start of a run before its engine is built. Rank 0."""
 
 import contextlib
 import logging
@@ -22,21 +22,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Start of a run."""
+    """What a run starts from."""
 
     origin: rundir.Origin | None
-    """Where it goes on from."""
+    """The checkpoint from which the run goes on."""
     weights: Path | None
     """The checkpoint whose weights a new run takes."""
     done: Status | None
-    """Of a run that is done: nothing is to begin."""
+    """The status of a run that is done already, so that nothing starts."""
 
 
 def find_start(plan: Plan, run_dir: Path, model: nn.Module) -> Start:
-    """Check everything that the run begins with, before anything but the claim is written. Rank 0.
+    """Check what the run begins with, before anything but the claim is written. Rank 0.
 
     Raises:
-        InputError: what does not fit.
+        InputError: names what does not fit.
     """
     start = look(plan, run_dir, model)
     rundir.make(run_dir)
@@ -44,7 +44,7 @@ def find_start(plan: Plan, run_dir: Path, model: nn.Module) -> Start:
 
 
 def look(plan: Plan, run_dir: Path, model: nn.Module | None) -> Start:
-    """As `find_start`, but read alone; the model is asked for where ``--init-from`` is given."""
+    """Find the start without writing anything; `model` may be None without ``--init-from``."""
     arguments, experiment = plan.arguments, plan.arguments.experiment
     if run_dir.is_dir():
         rundir.check(run_dir, experiment, allowed=arguments.allow_change)
@@ -70,7 +70,7 @@ def look(plan: Plan, run_dir: Path, model: nn.Module | None) -> Start:
 
 
 def finished(run_dir: Path) -> Status | None:
-    """The status of a run that is done with a result; one that cannot be read says nothing."""
+    """Return the status of a run that is done and has a result; None if there is none to read."""
     try:
         status = read_status(run_dir)
     except InputError as error:
@@ -81,9 +81,9 @@ def finished(run_dir: Path) -> Status | None:
 
 
 def announce(plan: Plan, run_dir: Path, start: Start, hosts: list[str]) -> int:
-    """Write what the run is and that it starts; returns the number of this attempt. Rank 0.
+    """Write the run's description and its start; return the number of this attempt. Rank 0.
 
-    From here on `status.json` speaks of this attempt, whatever the last one has come to.
+    From here on `status.json` describes this attempt, no longer the previous one.
     """
     experiment = plan.arguments.experiment
     saved = TrainState()
@@ -115,5 +115,5 @@ def give_up(run_dir: Path, error: BaseException) -> None:
     code = codes.get(type(error))
     reason = printable(f"{type(error).__name__}: {error}" if code is None else str(error))
     failed = {"state": "failed", "reason": reason, "exit_code": code}
-    with contextlib.suppress(OSError):  # the error itself is what counts
+    with contextlib.suppress(OSError):  # `error` matters more than a status
         write_status(run_dir, status.model_copy(update=failed | {"heartbeat": time.time()}))

@@ -1,8 +1,8 @@
-"""Requests to stop: signals, the STOP file, the time limit, Ctrl-C. Noticed here, acted on later.
+"""Requests to stop: signals, the STOP file, the time limit and Ctrl-C.
 
-As long as a process holds nothing that could be saved, a signal ends it at once. From then on a
-handler only notes the request; the loop agrees on it between ranks at a step's border, saves a
-checkpoint and leaves. The larger code wins where ranks were asked different things.
+While a process holds nothing that could be saved, a signal ends it at once. Later a handler only
+notes the request. Between steps the loop agrees with all ranks on a request, saves a checkpoint and
+leaves. If ranks received different requests, the one of the larger exit code wins.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from trainer.errors import Exit
 from trainer.train.signals import SignalListener, leave
 
 STOP_FILE = "STOP"
-#: Seconds between looks for it: each may cost a round trip to a file server.
+#: Seconds between looks for the STOP file: each may cost a round trip to a file server.
 LOOK_S = 0.25
-#: Clusters send any of these before they kill; a closed terminal sends SIGHUP.
+#: Clusters send one of these before they kill; a closed terminal sends SIGHUP.
 _REQUEUES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 class Wish(IntEnum):
-    """Request to the run; a user's stop outranks a requeue."""
+    """A request to the run; a user's stop outranks a requeue."""
 
     NONE = 0
     REQUEUE = 1
@@ -34,10 +34,10 @@ class Wish(IntEnum):
 
 
 class StopRequests:
-    """Collects this process's requests; `poll` tells the strongest so far."""
+    """A collector of this process's requests; `poll` returns the strongest so far."""
 
     def __init__(self, *, speaks: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
-        """The clock of the time limit starts now; `speaks` is whether this process has a word."""
+        """Start the clock of the time limit; `speaks` says whether this process may print."""
         self._speaks = speaks
         self._clock, self._began, self._next_look = clock, clock(), clock()
         self._file: Path | None = None
@@ -49,28 +49,28 @@ class StopRequests:
         self.wish, self.reason = Wish.NONE, ""
 
     def install(self) -> None:
-        """Take SIGTERM, SIGUSR1, SIGUSR2, SIGHUP and SIGINT; main thread only.
+        """Handle SIGTERM, SIGUSR1, SIGUSR2, SIGHUP and SIGINT; main thread only.
 
-        A SIGHUP that is ignored, as nohup has it, stays so. Until `hold` each ends the process:
-        with `Exit.ABORTED` at Ctrl-C, otherwise with `Exit.REQUEUE`.
+        A SIGHUP that is ignored, as under nohup, stays ignored. Until `hold` is called each signal
+        ends the process: Ctrl-C with `Exit.ABORTED`, the others with `Exit.REQUEUE`.
         """
         for number in _taken():
             signal.signal(number, self._note)
         self._listener = SignalListener(self._hear)
 
     def hold(self, run_dir: Path, *, time_limit_s: float | None, watches_file: bool) -> None:
-        """Note requests from now on, for the run may have something to save.
+        """Only note requests from now on, since the run may have something to save.
 
-        The time limit counts from the start of the process; one rank watches the STOP file for all.
+        The time limit counts from the start of the process. One rank watches the STOP file for all.
         """
         self._file = run_dir / STOP_FILE if watches_file else None
         self._deadline = None if time_limit_s is None else self._began + time_limit_s
         self._has_something_to_save = True
 
     def close(self) -> None:
-        """Ignore requests from now on, for all is saved or refused; main thread only.
+        """Ignore requests from now on, since all is saved or refused; main thread only.
 
-        Python would give the signals back to the system as it ends, which kills.
+        Otherwise Python restores the system's handlers as it ends, and a signal would kill it.
         """
         for number in _taken():
             signal.signal(number, signal.SIG_IGN)
@@ -79,7 +79,7 @@ class StopRequests:
             self._listener = None
 
     def poll(self) -> Wish:
-        """The strongest request so far; a STOP file is noticed within `LOOK_S`."""
+        """Return the strongest request so far; a STOP file is noticed within `LOOK_S`."""
         now = self._clock()
         if self._file is not None and now >= self._next_look:
             self._next_look = now + LOOK_S
@@ -90,7 +90,7 @@ class StopRequests:
         return self.wish
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        """The handler, in the main thread."""
+        """Handle a signal in the main thread."""
         del frame
         if number != signal.SIGINT:
             self._want(Wish.REQUEUE, signal.Signals(number).name)
@@ -100,14 +100,14 @@ class StopRequests:
         self._leave_if_due(number, self._n_noted)
 
     def _hear(self, number: int) -> None:
-        """The same in the listener's thread, which only ever leaves."""
+        """Handle a signal in the listener's thread, which only ends the process or does nothing."""
         self._n_heard += number == signal.SIGINT
         self._leave_if_due(number, self._n_heard)
 
     def _leave_if_due(self, number: int, n_interrupts: int) -> None:
         if number == signal.SIGINT:
             if n_interrupts > 1 or not self._has_something_to_save:
-                leave(Exit.ABORTED)  # at the second the user does not want to wait
+                leave(Exit.ABORTED)  # a user who presses twice does not want to wait
         elif not self._has_something_to_save:
             self._say_once(
                 f"interrupted by {signal.Signals(number).name} before anything was trained"
@@ -115,9 +115,9 @@ class StopRequests:
             leave(Exit.REQUEUE)
 
     def _say_once(self, told: str) -> None:
-        """Say it, be the two threads here at the same time, or this one a second time."""
+        """Print a line once, even if both threads come here, or one of them twice."""
         if not self._says.acquire(blocking=False):
-            time.sleep(0.1)  # who was first leaves meanwhile
+            time.sleep(0.1)  # the first one to come ends the process meanwhile
         elif self._speaks:
             with contextlib.suppress(OSError):
                 os.write(2, f"{told}\n".encode())
