@@ -1,12 +1,12 @@
-"""Files and folders whole or not at all, on file systems that can do less than others.
+"""Writing files and folders as a whole or not at all, also on limited file systems.
 
-What is not whole yet is hidden beside its place: a file as `.NAME.tmp` (`.NAME.PID` where others
-may write it, too), a folder as `.writing-NAME`. What has lost its place is `.replaced-NAME` until
-it is removed. The next to write NAME removes what a killed process left, but for `.NAME.PID`: its
-writer may live, on another machine.
+Until a file NAME is whole, it is hidden beside its place as `.NAME.tmp`, or `.NAME.PID` where
+several processes may write it; a folder is hidden as `.writing-NAME`. A file or folder that was
+replaced is called `.replaced-NAME` until it is removed. The next process that writes NAME removes
+what a killed process left, except `.NAME.PID`: its writer may live on another machine.
 
-What a file system does not know (locks, syncing a folder, changing permissions, renaming onto a
-file) is done without: it would make sure of what mostly holds anyway.
+A file system may lack locks, syncing a folder, changing permissions or renaming onto a file. Such
+a step is then left out: it guards against rare accidents.
 """
 
 import errno
@@ -23,13 +23,13 @@ from typing import IO, Any, TextIO
 
 from trainer.errors import InputError
 
-#: What the name of a folder begins with until it is whole, and once it has lost its place.
+#: Prefixes of a folder's name, until the folder is whole and after it was replaced.
 WRITING, REPLACED = ".writing-", ".replaced-"
-#: Lies in a folder that `new_folder` makes, and keeps other processes out of it.
+#: The file in a folder made by `new_folder` that keeps other processes out.
 LOCK = "writing.lock"
 
-# How file systems say that they do not sync files, or folders, and do not rename onto a file; and
-# how all of them say so of a folder that holds something, and of a link in a folder's place.
+# Errors of file systems that cannot sync files, cannot sync folders, or cannot rename onto a file;
+# and those of every file system for renaming onto a folder that is not empty, or onto a link.
 _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EROFS}
 _NO_FOLDER_SYNC = _NO_SYNC | {errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
 _NO_REPLACING = _NO_SYNC | {errno.EEXIST, errno.EACCES, errno.EPERM, errno.EBUSY}
@@ -46,14 +46,14 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path, *, alone: bool = False, synced: bool = True) -> Iterator[TextIO]:
-    """Yield a new file that becomes `path` when the block ends; never if it raises.
+    """Yield a new file that becomes `path` when the block ends, unless the block raises.
 
     A reader sees the old file or the new one.
 
     Args:
-        path: whatever file has this name is replaced.
-        alone: no other process writes `path` meanwhile.
-        synced: wait until it is on the disk itself.
+        path: a file of this name is replaced.
+        alone: whether no other process writes `path` meanwhile.
+        synced: whether to wait until the file is on the disk itself.
     """
     draft = path.with_name(f".{path.name}.{'tmp' if alone else os.getpid()}")
     try:
@@ -70,13 +70,13 @@ def replacing(path: Path, *, alone: bool = False, synced: bool = True) -> Iterat
 
 
 def replace(draft: Path, path: Path) -> None:
-    """Give `draft` the name `path`, whatever file, or link, or folder for a folder, has it.
+    """Rename `draft` to `path`, replacing a file or link there; a folder replaces a folder, too.
 
-    That is done at once, where it can be. Where files are not renamed onto others, and where a
-    folder holds something, what is there is moved aside first: for an instant nothing has the name.
+    The rename is atomic where possible. Where the file system cannot rename onto a file, or the old
+    folder is not empty, the old one is moved aside first: for an instant nothing has the name.
 
     Raises:
-        OSError: `draft` could not be renamed; what had the name has it.
+        OSError: `draft` could not be renamed; the old file or folder still has the name.
     """
     aside = path.with_name(f"{REPLACED}{path.name}")
     try:
@@ -94,16 +94,16 @@ def replace(draft: Path, path: Path) -> None:
             if not os.path.lexists(path):
                 aside.rename(path)
             raise
-        with suppress(OSError):  # first, or a power cut may take both
+        with suppress(OSError):  # before the old one goes: a power cut could take both
             sync_directory(path.parent)
     _remove(aside)
 
 
 def remove(path: Path) -> None:
-    """Remove a folder at once, by renaming it first: a reader finds all of it or nothing.
+    """Remove a folder after renaming it, so that a reader finds all of it or nothing.
 
     Raises:
-        OSError: it could not be renamed, and stays.
+        OSError: the folder could not be renamed, and stays.
     """
     aside = path.with_name(f"{REPLACED}{path.name}")
     _remove(aside)
@@ -112,7 +112,7 @@ def remove(path: Path) -> None:
 
 
 def _remove(aside: Path) -> None:
-    """Remove what has lost its place, as far as that can be."""
+    """Remove a file or folder that was moved aside, as far as possible."""
     if aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside, ignore_errors=True)
     else:
@@ -121,7 +121,7 @@ def _remove(aside: Path) -> None:
 
 
 def sync(descriptor: int) -> None:
-    """Bring a file to the disk itself, where its file system knows how to.
+    """Bring a file to the disk itself, if its file system can.
 
     Raises:
         OSError: the disk is full or broken.
@@ -140,7 +140,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make renames in a directory survive a power cut, where its file system knows how to.
+    """Make renames in a directory survive a power cut, if its file system can.
 
     Raises:
         OSError: the disk is broken.
@@ -159,10 +159,10 @@ def sync_directory(path: Path) -> None:
 def lock(file: IO[Any], path: Path) -> bool:
     """Lock the open `file` at `path` for this process until it is closed.
 
-    Where the file system has no locks, everyone is told to be alone.
+    On a file system without locks every process counts as alone.
 
     Returns:
-        Whether this process is alone with it. Another has it locked, else, or has renamed it.
+        Whether this process is alone; if not, another has locked the file, or has renamed it.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -171,17 +171,17 @@ def lock(file: IO[Any], path: Path) -> bool:
     except OSError as error:
         _log.debug("%s: going on without a lock: %s", path, error.strerror)
     try:
-        # Its last owner may have finished, and renamed it, between our opening and our lock.
+        # The last owner may have finished and renamed the file between our opening and our lock.
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
 
 
 def share(path: Path) -> None:
-    """Give a file that a library made private the permissions that new files have in its folder.
+    """Give a file that a library made private the permissions of new files in its folder.
 
-    They follow from the umask and from what the folder itself says. A process cannot ask for its
-    umask without setting it, for all of its threads; so a new file is made, and looked at.
+    These depend on the umask and the folder. A process can read its umask only by setting it, for
+    all its threads; so a new file is made, and its permissions are copied.
     """
     new = path.with_name(f".{path.name}.permissions")
     try:
@@ -208,13 +208,13 @@ def new_folder(
 ) -> Iterator[Path]:
     """Yield an empty folder to write in, which becomes `path` when the block ends, synced to disk.
 
-    It is removed if the block raises. Until the block ends, other processes are kept out of it, and
-    a folder that has the name `path` stays as it is; then `replace` replaces that.
+    If the block raises, the new folder is removed. During the block other processes are kept out,
+    and an old folder at `path` stays as it is; afterwards `replace` replaces it.
 
     Args:
-        path: what the folder is to be called.
-        refuse: raises where the folder of that name must not be replaced; called twice, before the
-            block and after it. By default only an empty one may be.
+        path: the folder's final name.
+        refuse: raises if the old folder at `path` must not be replaced; called before and after the
+            block. By default only an empty folder may be replaced.
         scratch: names of files in the new folder that are not kept.
 
     Raises:
@@ -243,16 +243,16 @@ def new_folder(
             if is_ours():
                 shutil.rmtree(draft, ignore_errors=True)
             raise
-        # Only now: a lock that goes before the draft's name does would let another process in.
+        # Only after the rename: without its lock, the draft would let another process in.
         (path / LOCK).unlink()
         sync_directory(path.parent)
 
 
 @contextmanager
 def _locked(draft: Path) -> Iterator[Callable[[], bool]]:
-    """Keep other processes out of a folder; yield what tells whether it is still this one's.
+    """Keep other processes out of a folder; yield a function: is the folder still this process's?
 
-    Where the file system has no locks it may be another's, who wrote a mark of its own.
+    On a file system without locks, another process may take it by writing its own mark.
     """
     path, mark = draft / LOCK, secrets.token_hex(16)
     with path.open("a") as file:

@@ -1,1 +1,1 @@
-"""All that changes during a run, written whole or not at all, and believed only when verified."""
+"""Checkpoints: all that changes during a run, written as a whole and verified before use."""

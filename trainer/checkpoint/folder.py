@@ -1,8 +1,8 @@
-"""Checkpoints on disk: sealed, pointed at, found, verified before they are believed, pruned.
+"""The folder of a run's checkpoints: sealing, finding, verifying and pruning them. Rank 0.
 
-Called on rank 0. `trainer.checkpoint.tensors` says what is in them. Names are believed no further
-than their form: a pointer names a checkpoint beside it, links are not followed out of the folder,
-and what has not the form of something of ours is let alone.
+`trainer.checkpoint.tensors` says what a checkpoint holds. Names in the folder are not trusted: a
+pointer can only name a checkpoint beside it, no link is followed out of the folder, and files whose
+names do not have the form of ours are left alone.
 """
 
 import json
@@ -27,9 +27,9 @@ from trainer.shell import typed_path
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-#: What the name of a checkpoint begins with until it is sealed.
+#: The prefix of a checkpoint's name until it is sealed.
 DRAFT = WRITING
-# And what killed processes left; the last is what versions before called one being deleted.
+# Prefixes of what killed processes leave; earlier versions gave the last to deleted checkpoints.
 _LEFT = (DRAFT, REPLACED, ".pruned-")
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ class Newest:
 
     path: Path | None
     state: dict[str, Any]
-    """What it says of its run."""
+    """The checkpoint's state of its run."""
     skipped: list[str]
-    """Newer ones that are not whole: which, and why."""
+    """Newer checkpoints that are not whole, each with the reason."""
 
 
 def directory(run_dir: Path) -> Path:
@@ -57,7 +57,7 @@ def draft_of(folder: Path, step: int) -> Path:
 
 
 def begin(draft: Path) -> None:
-    """Make an empty draft, and remove what a crash left of others.
+    """Make an empty draft, and remove drafts that a crash left.
 
     Raises:
         OSError: the draft cannot be made, or something that is no draft has its name.
@@ -66,7 +66,7 @@ def begin(draft: Path) -> None:
     for path in draft.parent.iterdir():
         for kind in _LEFT:
             if path.name.startswith(kind) and step_of(path.name.removeprefix(kind)) is not None:
-                shutil.rmtree(path, ignore_errors=True)  # which removes no file and no link
+                shutil.rmtree(path, ignore_errors=True)  # leaves files and links alone
     draft.mkdir()
 
 
@@ -74,13 +74,13 @@ def seal(draft: Path, final: Path, *, state: Mapping[str, Any], files: Mapping[s
     """Make a whole draft a checkpoint, and point ``latest`` at it.
 
     Args:
-        draft: holds `files`, synced.
-        final: one that is there is replaced.
-        state: JSON values, written as a file of their own.
-        files: per file, what `fingerprint` gave.
+        draft: the folder that holds `files`, synced.
+        final: the checkpoint's path; a checkpoint that exists there is replaced.
+        state: JSON values, written to a file of their own.
+        files: the `fingerprint` of each file by name.
 
     Raises:
-        OSError: it is no checkpoint; what goes wrong once it is one, is logged.
+        OSError: the draft did not become a checkpoint; later errors are only logged.
     """
     (draft / STATE).write_text(json.dumps(state, indent=1))
     listed = {**files, STATE: fingerprint(draft / STATE, sync=True)}
@@ -90,7 +90,7 @@ def seal(draft: Path, final: Path, *, state: Mapping[str, Any], files: Mapping[s
     replace(draft, final)
     _or_log(lambda: sync_directory(final.parent), f"{final.name} may not survive a power cut")
     _or_log(lambda: point(final.parent, "latest", final.name), "the pointer `latest` was not moved")
-    if pointed(final.parent, "latest") != final.name:  # none is better than an old one
+    if pointed(final.parent, "latest") != final.name:  # no pointer is better than an old one
         with suppress(OSError):
             (final.parent / "latest").unlink()
 
@@ -98,8 +98,8 @@ def seal(draft: Path, final: Path, *, state: Mapping[str, Any], files: Mapping[s
 def prune(folder: Path, *, keep_last: int, spared: Iterable[str] = ()) -> None:
     """Delete all but the newest `keep_last` whole checkpoints, the `spared` and those pointed at.
 
-    Those that are not whole count for none, and go with the ones of their age. What has no
-    manifest was never a checkpoint, and stays. What cannot be deleted is logged.
+    Checkpoints that are not whole do not count, and are deleted with whole ones of their age. A
+    folder without a manifest was never a checkpoint, and stays. Failures to delete are logged.
     """
     kept = {*spared, pointed(folder, "latest"), pointed(folder, "best")}
 
@@ -115,7 +115,7 @@ def prune(folder: Path, *, keep_last: int, spared: Iterable[str] = ()) -> None:
 
 
 def _or_log(action: Callable[[], None], told: str) -> None:
-    """Do what no checkpoint depends on; if it fails, that is logged."""
+    """Do something on which no checkpoint depends, and log its failure."""
     try:
         action()
     except (OSError, InputError) as error:
@@ -123,11 +123,11 @@ def _or_log(action: Callable[[], None], told: str) -> None:
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Check every file against the manifest and return the checkpoint's state.
+    """Check every file against the manifest, and return the checkpoint's state.
 
     Raises:
-        InputError: what is missing, differs, or should not be there; or it is a link, or the
-            checkpoint of another step than its name says.
+        InputError: a file is missing, differs or should not be there; or the checkpoint is a link,
+            or of another step than its name says.
     """
     manifest = path / MANIFEST
     if not manifest.is_file():
@@ -159,7 +159,7 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def seems_whole(path: Path) -> bool:
-    """Return whether a checkpoint is whole by names and sizes, without reading its tensors."""
+    """Return whether a checkpoint's files have the right names and sizes; read no tensors."""
     try:
         listed = _read_manifest(path / MANIFEST)
         sizes = {name: (path / name).lstat().st_size for name in listed}
@@ -172,10 +172,10 @@ def seems_whole(path: Path) -> bool:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """Read a checkpoint's state of its run.
+    """Return a checkpoint's state of its run.
 
     Raises:
-        InputError: it says nothing, or is the one of another step than its name says.
+        InputError: there is no sound state, or it is of another step than the checkpoint's name.
     """
     state = read_state(path / STATE)
     step = state["train"]["step"]
@@ -192,13 +192,13 @@ def _read_manifest(manifest: Path) -> dict[str, Any]:
 
 
 def resolve(run_dir: Path, which: str) -> Path:
-    """Path of the checkpoint that `which` names: best, last, a step, or a path.
+    """Return the path of the checkpoint that `which` names: best, last, a step, or a path.
 
-    A run that never validated has no best; its last one takes the place. Where no pointer names
-    that, it is the newest that seems whole.
+    In a run that never validated, best means the last checkpoint. Without a pointer, the last
+    checkpoint is the newest that seems whole.
 
     Raises:
-        InputError: there is none; the message lists those there are.
+        InputError: there is no such checkpoint; the message lists those that exist.
     """
     folder = directory(run_dir)
     found: Path | None
@@ -226,7 +226,7 @@ def _last(folder: Path) -> Path | None:
 
 
 def newest_whole(folder: Path, *, before_step: int | None = None) -> Newest:
-    """Find the newest checkpoint that verifies, of those saved before `before_step`."""
+    """Return the newest checkpoint saved before `before_step` that passes `verify`."""
     skipped: list[str] = []
     for step, path in _by_step(folder).items():
         if before_step is not None and step >= before_step:
@@ -239,7 +239,7 @@ def newest_whole(folder: Path, *, before_step: int | None = None) -> Newest:
 
 
 def fingerprint(path: Path, *, sync: bool = False) -> dict[str, Any]:
-    """Size and hash of a file, which is first synced to disk where it was just written."""
+    """Return the size and hash of a file; with `sync`, bring it to the disk first."""
     if sync:
         sync_file(path)
     digest = xxhash.xxh3_128()
@@ -250,7 +250,7 @@ def fingerprint(path: Path, *, sync: bool = False) -> dict[str, Any]:
 
 
 def _by_step(folder: Path) -> dict[int, Path]:
-    """List all that has the name of a checkpoint, newest first.
+    """Return all paths that have the name of a checkpoint by step, newest first.
 
     Raises:
         InputError: the folder cannot be read.

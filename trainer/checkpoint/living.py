@@ -1,4 +1,4 @@
-"""Reading checkpoints of a run that may be in training, which deletes old ones meanwhile."""
+"""Reading checkpoints of a run that may still train, and so may delete them meanwhile."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,17 +9,17 @@ from trainer.errors import InputError
 
 T = TypeVar("T")
 
-#: Names that mean another checkpoint as the run goes on.
+#: Names that come to mean other checkpoints as the run goes on.
 MOVING = ("best", "last")
-#: Times that a checkpoint may be deleted while it is read, before a reader is told of it.
+#: How many checkpoints may be deleted while they are read before the reader gives up.
 MOST_DELETED = 20
 
 
 def reading(run_dir: Path, which: str, read: Callable[[Path], T]) -> T:
-    """Return what `read` makes of the checkpoint that `which` names: see `resolve`.
+    """Return the result of `read` for the checkpoint that `which` names: see `resolve`.
 
-    Where it was deleted or replaced meanwhile, ``best`` and ``last`` name a newer one by now, which
-    is read instead.
+    If the checkpoint is deleted or replaced while it is read, ``best`` and ``last`` name a newer
+    one by then, which is read instead.
 
     Raises:
         InputError: there is no such checkpoint, `read` refuses it, or it was deleted meanwhile.
@@ -47,7 +47,7 @@ def reading(run_dir: Path, which: str, read: Callable[[Path], T]) -> T:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return numbers that tell a folder from another of its name; None where there is none."""
+    """Return numbers that differ for a new folder of the same name; None without a folder."""
     try:
         found = path.stat()
     except OSError:

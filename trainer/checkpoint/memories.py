@@ -1,8 +1,8 @@
-"""Memories in a checkpoint: a file of each rank, which any number of ranks reads by stream.
+"""Memories in a checkpoint: each rank writes a file; any number of ranks reads them by stream.
 
-``memory-R.safetensors`` holds every tensor of the memory by its name, ``memory.layers.0``, in its
-own shape and dtype, with the streams of all slots first; numbers as an int64 per stream; and which
-streams they are, ``stream_ids``. B streams of a slot · N streams that were saved together.
+``memory-R.safetensors`` of rank R holds ``stream_ids``, the streams of all the rank's slots. Every
+tensor of the memory is stored by its name, such as ``memory.layers.0``, with these streams first.
+Shapes and dtypes are kept; a number is stored as an int64 per stream.
 """
 
 from contextlib import ExitStack
@@ -22,7 +22,7 @@ _IDS = "stream_ids"
 
 
 def memory_tensors(memories: list[tuple[list[int], Memory]]) -> dict[str, Tensor]:
-    """Return copies of one rank's memories, as its file keeps them.
+    """Return copies of one rank's memories, by name, as they are stored in its file.
 
     Args:
         memories: per slot, the stream ids of its rows and the memory.
@@ -37,16 +37,16 @@ def memory_tensors(memories: list[tuple[list[int], Memory]]) -> dict[str, Tensor
 
 
 def read_memories(path: Path, stream_ids: list[list[int]], *, unread: list[Memory]) -> list[Memory]:
-    """Return per slot the saved memory of the streams this rank now reads, whoever had them before.
+    """Return per slot the saved memory of this rank's streams, from whichever rank saved it.
 
     Args:
         path: a verified checkpoint.
-        stream_ids: per slot, those of its rows.
-        unread: per slot, memory of as many streams that have read nothing: its nesting and shapes,
-            its device, and the dtypes that what is read becomes.
+        stream_ids: per slot, the stream ids of its rows.
+        unread: per slot, memory of as many streams that have read nothing. The result has its
+            nesting, shapes, dtypes and device.
 
     Raises:
-        InputError: what is saved has other names or shapes.
+        InputError: the saved memory has other names or shapes.
     """
     with ExitStack() as stack:
         place: dict[int, tuple[dict[str, Any], int]] = {}
@@ -61,7 +61,7 @@ def read_memories(path: Path, stream_ids: list[list[int]], *, unread: list[Memor
 
 
 def _opened(file: Path, stack: ExitStack) -> dict[str, Any]:
-    """Return by name what can be sliced: rows are read when asked for."""
+    """Return a file's tensors by name, as slices that read only the rows asked for."""
     tensors = stack.enter_context(open_tensors(file))
     names = list(tensors.keys())
     if is_of_format_1(names):
@@ -70,7 +70,7 @@ def _opened(file: Path, stack: ExitStack) -> dict[str, Any]:
 
 
 def _joined(rows: list[tuple[dict[str, Any], int]], like: Memory, path: Path) -> Memory:
-    """Return a memory of rows of files."""
+    """Return a memory nested as `like`, whose streams are the given rows of files."""
     _refuse_misfit(rows[0][0], like, path)
     values: dict[str, Leaf] = {}
     for name, leaf in leaves(like):

@@ -1,7 +1,7 @@
-"""What checkpoints of older formats hold, as the newest format has it: pure functions.
+"""Pure functions that turn checkpoints of older formats into the newest format.
 
-Format 1 knew one shape of memory, Transformer-XL's: `hidden_LBMD` of all layers together. L layers
-· B streams · M mem_len · D d_model.
+Format 1 had one tensor of memory for all layers, `hidden_LBMD`. L layers · B streams · M mem_len ·
+D d_model.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,12 +12,12 @@ _HIDDEN = "hidden_LBMD"
 
 
 def is_of_format_1(names: Iterable[str]) -> bool:
-    """Return whether tensors of these names are a memory of format 1."""
+    """Return whether a memory file whose tensors have these names is of format 1."""
     return _HIDDEN in names
 
 
 def memory_from_format_1(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a rank's memory file: a tensor for each layer, and the bound that was not saved."""
+    """Return the newest format of a memory file: a tensor per layer, and `valid_min`."""
     layers = {f"memory.layers.{i}": x for i, x in enumerate(tensors[_HIDDEN])}
     valid_B = tensors["valid_B"]
     counts = {"memory.valid_B": valid_B, "memory.valid_min": valid_B}

@@ -1,6 +1,6 @@
-"""Names of checkpoints: their own, and the pointers ``latest`` and ``best`` beside them.
+"""Names of checkpoints, and the pointers ``latest`` and ``best`` beside them.
 
-A name is believed no further than its form: nothing that it says leads out of the folder.
+A pointer counts only if it has the form of a checkpoint's name, so none leads out of the folder.
 """
 
 import os
@@ -9,38 +9,38 @@ from pathlib import Path
 
 from trainer.files import write_atomically
 
-#: Of a step.
+#: The most digits of a step in a name.
 MAX_DIGITS = 18
 _NAME = re.compile(rf"step-[0-9]{{8,{MAX_DIGITS}}}")
 
 
 def name_of(step: int) -> str:
-    """Directory name of the checkpoint at `step`."""
+    """Return the directory name of the checkpoint at `step`."""
     return f"step-{step:08d}"
 
 
 def step_of(name: str) -> int | None:
-    """Step of the checkpoint that has this directory name; None for any other name."""
+    """Return the step of the checkpoint that has this directory name; None for other names."""
     step = int(name.removeprefix("step-")) if _NAME.fullmatch(name) else None
     return step if step is not None and name_of(step) == name else None
 
 
 def point(folder: Path, name: str, target: str) -> None:
-    """Atomically let the pointer `name` (``latest``, ``best``) name a checkpoint.
+    """Make the pointer `name` (``latest``, ``best``) name the checkpoint `target`, atomically.
 
     Raises:
-        OSError: it does not; it may still name another.
+        OSError: the pointer could not be written; it may still name another checkpoint.
     """
     write_atomically(folder / name, target + "\n")
 
 
 def pointed(folder: Path, name: str) -> str | None:
-    """Name of the checkpoint that the pointer `name` names; None where there is no such pointer.
+    """Return the name of the checkpoint that the pointer `name` names; None without a pointer.
 
-    Nor is one that cannot be read, is a link, or names anything but a checkpoint of the folder.
+    A pointer that cannot be read, is a link, or does not name a checkpoint counts as none.
     """
     try:
-        # Without waiting for one who writes, should it be a pipe.
+        # If the pointer is a pipe, do not wait for a process that writes to it.
         descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
             text = file.read(64).decode("ascii").strip()

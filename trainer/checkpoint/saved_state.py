@@ -1,4 +1,4 @@
-"""Reads `manifest.json` and `state.json` of a checkpoint, which are checked before believed."""
+"""Reading and checking `manifest.json` and `state.json` of a checkpoint."""
 
 import re
 from dataclasses import MISSING, fields
@@ -14,12 +14,12 @@ from trainer.errors import InputError
 from trainer.outside import read_json
 
 FORMAT = 2
-#: Bytes of either file. Configurations make most of a state, a name per rank and kind a manifest.
+#: The most bytes of either file: a state is mostly configurations, a manifest mostly file names.
 _MAX_BYTES = 16 << 20
 
 _Hash = Annotated[str, Field(max_length=64)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]
-#: Of a file of a checkpoint: it lies in the folder itself.
+#: The form of a file's name in a manifest: the file lies in the checkpoint's folder itself.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _FIX = "it is corrupt: use another checkpoint"
 
@@ -66,7 +66,7 @@ class _ImportOrigin(_Strict):
 
 
 class _State(_Strict):
-    """Fields that all readers of a state rely on; one that reads more checks that itself."""
+    """Fields that all readers of a state rely on; a reader of more fields checks them itself."""
 
     experiment: dict[str, Any]
     vocabulary: _Hash
@@ -89,7 +89,7 @@ class _Exported(_Strict):
 
 
 def _train_state() -> type[BaseModel]:
-    """The schema of `TrainState`: its fields, except for the memories, by their own types."""
+    """Return the schema of `TrainState`: all its fields but the memories, with their types."""
     hints = get_type_hints(TrainState) | {"window_loss_sum": float}
     definitions: dict[str, Any] = {
         field.name: (hints[field.name], 0.0 if field.default is MISSING else field.default)
@@ -100,10 +100,10 @@ def _train_state() -> type[BaseModel]:
 
 
 def read_train(values: Any, *, where: str) -> dict[str, Any]:
-    """Return a state's fields of the run's `TrainState`; fields that are not known are left out.
+    """Return the fields of `TrainState` in a saved state; unknown fields are left out.
 
     Raises:
-        InputError: a field is something else than it should be, or the step is missing.
+        InputError: a field has a wrong type or value, or the step is missing.
     """
     train = checked(_train_state(), values, where=f"{where}: train", fix=_FIX)
     said = train.model_dump(exclude_unset=True)
@@ -118,8 +118,8 @@ def read_state(path: Path) -> dict[str, Any]:
     """Read `state.json`.
 
     Raises:
-        InputError: it cannot be read, or a field that all rely on is missing or something else
-            than it should be.
+        InputError: the file cannot be read, or a field that all readers rely on is missing or
+            wrong.
     """
     values, where = _read(path), str(path)
     state = checked(_State, values, where=where, fix=_FIX)
@@ -131,7 +131,7 @@ def read_exported(values: Any, *, where: str) -> dict[str, Any]:
     """Read the `config.json` of an exported model.
 
     Raises:
-        InputError: it is of another version, or a field is not what it should be.
+        InputError: the export is of another version, or a field is wrong.
     """
     fix = "export the model again with this version"
     exported = checked(_Exported, values, where=where, fix=fix)
@@ -140,10 +140,10 @@ def read_exported(values: Any, *, where: str) -> dict[str, Any]:
 
 
 def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """Size and hash of every file that `manifest.json` lists.
+    """Return the size and hash of every file that `manifest.json` lists.
 
     Raises:
-        InputError: it cannot be read, is of a newer format, or is no manifest.
+        InputError: the file cannot be read, is of a newer format, or is no manifest.
     """
     values = _read(path)
     version = values.get("format") if isinstance(values, dict) else None

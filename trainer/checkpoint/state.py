@@ -11,7 +11,7 @@ from trainer.track.measure import Measure
 
 
 class Counters(TypedDict):
-    """Steps, updates and tokens so far, which every record says."""
+    """Steps, updates and tokens so far, which every record holds."""
 
     step: int
     update: int
@@ -20,12 +20,12 @@ class Counters(TypedDict):
 
 @dataclass
 class TrainState:
-    """Progress of a run: plain values, and two tensors that live on the device."""
+    """Progress of a run: plain values, and tensors on the device."""
 
     step: int = 0
     """Attempts to update."""
     skipped_steps: int = 0
-    """Attempts that did not."""
+    """Attempts that did not update the weights."""
     data_step: int = 0
     """Position in the text; runs ahead of `step` after a rollback."""
     n_tokens: int = 0
@@ -43,31 +43,31 @@ class TrainState:
     best_step: int | None = None
     """Step of the lowest validation loss."""
     best_of: Measure | None = None
-    """What the lowest validation loss is of."""
+    """What the lowest validation loss measures."""
     evals_since_best: int = 0
-    """Validations since then."""
+    """Validations since the lowest validation loss."""
     validated_step: int = -1
     """Step of the last whole validation."""
     saved_step: int = -1
     """Step of the last checkpoint."""
     nonfinite_in_a_row: int = 0
-    """Newest steps whose loss was not finite."""
+    """How many of the newest steps in a row had a loss that was not finite."""
     rolled_back: bool = False
-    """Whether the one rollback is spent."""
+    """Whether the run has used its one rollback."""
     attempt: int = 1
-    """Starts of this run, the rollback counted in."""
+    """How often this run has started, counting the rollback."""
     wandb_id: str | None = None
-    """Of the one wandb run that all attempts continue."""
+    """The id of the one wandb run that all attempts continue."""
     parent: str | None = None
-    """Checkpoint this run began from, if any."""
+    """The other run's checkpoint that this run began from, if any."""
     window_loss_sum: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     """This rank's nats since the last record, fp64 on the device."""
     memories: list[Memory] = field(default_factory=list)
-    """Per slot, this rank's rows."""
+    """Per slot, the memory of this rank's streams."""
 
     @property
     def update(self) -> int:
-        """Updates applied: what the learning rate and `max_steps` count."""
+        """Return the number of updates applied, which the learning rate and `max_steps` count."""
         return self.step - self.skipped_steps
 
     @property
@@ -76,18 +76,18 @@ class TrainState:
         return {"step": self.step, "update": self.update, "n_tokens": self.n_tokens}
 
     def forget_best(self) -> None:
-        """Drop what validations of another measure found: no loss of this one compares with it."""
+        """Forget the best loss, because validations now measure something else."""
         self.best_loss = self.best_step = self.best_of = None
         self.evals_since_best, self.validated_step = 0, -1
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the memories."""
+        """Return everything but the memories as JSON values."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "memories"}
         best_of = self.best_of and self.best_of.model_dump(mode="json")
         return values | {"window_loss_sum": float(self.window_loss_sum), "best_of": best_of}
 
     def load_json(self, values: dict[str, Any]) -> None:
-        """Take over what `to_json` gave; the memories stay."""
+        """Set everything but the memories to what `to_json` returned."""
         for name, value in values.items():
             if name == "window_loss_sum":
                 self.window_loss_sum.fill_(value)

@@ -1,6 +1,6 @@
-"""Files of tensors: safetensors, which hold no code.
+"""Files of tensors in the safetensors format, which holds no code.
 
-They are written for everyone who may read the folder's other files.
+A written file can be read by everyone who may read the folder's other files.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from trainer.files import share
 def save_tensors(
     tensors: Mapping[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write contiguous `tensors` by name to a new file; other threads go on meanwhile.
+    """Write contiguous `tensors` by name to a new file; other threads can run meanwhile.
 
     Raises:
         OSError: the disk is full or gone.
@@ -33,7 +33,7 @@ def save_tensors(
 
 @contextmanager
 def open_tensors(path: Path) -> Iterator[Any]:
-    """The tensors of a file, as safetensors' `safe_open` gives them: each is read when asked for.
+    """Open a file of tensors with safetensors' `safe_open`, which reads each only when asked for.
 
     Raises:
         InputError: the file cannot be read, or holds no tensors.
@@ -43,11 +43,11 @@ def open_tensors(path: Path) -> Iterator[Any]:
             yield tensors
     except SafetensorError as error:
         raise InputError(f"{path} holds no tensors: {error}; use another checkpoint") from None
-    except OSError as error:  # also of a file system that maps no files into memory
+    except OSError as error:  # some file systems cannot map files into memory
         raise InputError(f"{path} cannot be read: {error}; copy it to another disk") from None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file by name, on the CPU; see `open_tensors`."""
+    """Return all tensors of a file by name, on the CPU; raise what `open_tensors` raises."""
     with open_tensors(path) as tensors:
         return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118

@@ -1,16 +1,16 @@
-"""Checkpoints: written whole or not at all, verified before they are believed, never unpickled.
+"""Writing and reading the tensors of checkpoints, whole or not at all, without unpickling.
 
 A checkpoint is a directory ``step-00000040`` of safetensors and JSON:
 
-- ``weights-R.safetensors`` and ``optimizer-R.safetensors``: full fp32 tensors by parameter name,
-  each parameter in one rank's file. The same form for every ZeRO stage, precision and number of
-  ranks, so any of them resumes from it, and no unpickling code is ever run.
+- ``weights-R.safetensors`` and ``optimizer-R.safetensors`` of rank R: full fp32 tensors by
+  parameter name, each parameter in one rank's file. The form does not depend on ZeRO stage,
+  precision or number of ranks, so a run may resume with any other.
 - ``memory-R.safetensors``: each rank's memory, by stream id: see `trainer.checkpoint.memories`.
 - ``state.json``: the run's state, both configurations, hashes of corpus and vocabulary.
 - ``manifest.json``: format version, size and hash of every file.
 
-It is written under a temporary name, synced, renamed; then the pointer ``latest`` is replaced.
-Only copying what is saved into the host's memory has to be waited for: see `save`.
+The directory is written under a temporary name, synced and renamed; then the pointer ``latest`` is
+replaced. Training waits only until everything is copied to the host's memory: see `save`.
 """
 
 import math
@@ -45,19 +45,19 @@ def save(
 ) -> Iterator[Callable[[], None]]:
     """Write a checkpoint and point ``latest`` at it, as a background job. Collective.
 
-    What is saved is copied before the first work is yielded: steps may go on meanwhile. Each rank
-    then holds its share of 12 bytes per parameter, and its memories, in the host's memory.
+    Everything is copied to the host's memory before the first yield, so training can go on then.
+    The copy takes 12 bytes per parameter, divided among the ranks, and each rank's own memories.
 
     Args:
-        folder: see `checkpoint_files.directory`.
-        step: names the checkpoint; one of the same name is replaced.
+        folder: see `trainer.checkpoint.folder.directory`.
+        step: gives the checkpoint its name; a checkpoint of the same name is replaced.
         state: JSON values, the same on every rank; rank 0's are written.
-        engine: whose weights and optimizer state are gathered.
+        engine: the engine whose weights and optimizer state are saved.
         memories: per slot, the stream ids of its rows and the memory.
         world: this process among its peers.
 
     Yields:
-        Work without collectives, for any thread; resumed when all ranks have done theirs.
+        Work without collectives, for any thread; to be resumed when all ranks have done theirs.
 
     Raises:
         OSError: on every rank, when any rank could not write. Older checkpoints are untouched.
@@ -89,7 +89,7 @@ def save(
 
 
 def _try(action: Callable[[], None], problems: list[str]) -> None:
-    """Note what kept `action` from writing, if anything."""
+    """Do `action`, and add its error to `problems` if it could not write."""
     try:
         action()
     except OSError as error:
@@ -97,7 +97,7 @@ def _try(action: Callable[[], None], problems: list[str]) -> None:
 
 
 def _raise_together(problems: list[str], draft: Path, world: World) -> None:
-    """Raise all ranks' problems on all ranks, and remove the draft; nothing if there are none."""
+    """If any rank has problems, remove the draft and raise all problems on all ranks."""
     told = [
         f"rank {rank}: {problem}"
         for rank, found in enumerate(gather_objects(problems, world))
@@ -112,7 +112,7 @@ def _raise_together(problems: list[str], draft: Path, world: World) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Full fp32 weights by parameter name, on the CPU, of a verified checkpoint."""
+    """Return a verified checkpoint's full fp32 weights by parameter name, on the CPU."""
     weights: dict[str, Tensor] = {}
     for file in sorted(path.glob("weights-*.safetensors")):
         weights |= load_tensors(file)
@@ -120,7 +120,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of a verified checkpoint's weights, by parameter name."""
+    """Return the shapes of a verified checkpoint's weights by parameter name."""
     found: dict[str, tuple[int, ...]] = {}
     for file in sorted(path.glob("weights-*.safetensors")):
         with open_tensors(file) as tensors:
@@ -132,10 +132,10 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def refuse_misfit(
     found: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], *, where: Path
 ) -> None:
-    """Compare the shapes of weights with a model's, by parameter name.
+    """Refuse weights whose names or shapes are not the model's.
 
     Raises:
-        InputError: all that differs.
+        InputError: lists the differences.
     """
     differing = [
         f"{name} is {_shape(found.get(name))}, the model's {_shape(shapes.get(name))}"
@@ -151,9 +151,9 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 def load_engine(path: Path, engine: "Engine", *, optimizer_step: int) -> None:
-    """Put a verified checkpoint's weights into `engine`, and its moments after `optimizer_step`.
+    """Load a verified checkpoint's weights into `engine`, and its moments if there are any.
 
-    Without an optimizer step there are no moments to put.
+    There are moments if `optimizer_step`, the number of updates that they have seen, is not 0.
 
     Raises:
         InputError: see `refuse_misfit`.
@@ -177,7 +177,10 @@ def load_engine(path: Path, engine: "Engine", *, optimizer_step: int) -> None:
 
 
 def _gather_tensors(engine: "Engine", world: World) -> dict[str, dict[str, Tensor]]:
-    """This rank's share of the full state; sizes are balanced, largest parameter first."""
+    """Return copies of the parameters' state that this rank saves.
+
+    Parameters are shared out from the largest down, each to the rank that has the least so far.
+    """
     load = [0] * world.world_size
     owner = {}
     sizes = {name: math.prod(shape) for name, shape in engine.full_state.shapes().items()}
