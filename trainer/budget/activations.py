@@ -1,7 +1,7 @@
-"""Bytes that a pass over a segment keeps and works with: counted from sizes, nothing is built.
+"""Bytes that a pass over a segment keeps and works with, computed from sizes alone.
 
-What each back end keeps for its backward pass is what its autograd functions save; each count here
-names the file that it follows. Mirrored are the large tensors alone.
+Each back end keeps for the backward pass what its autograd functions save. The counts here name the
+function that they follow, and cover its large tensors only.
 
 B streams · T tgt_len · M mem_len · S = M+T · N = B·T · K = B·S · H heads · X = H·d_head · D d_model
 · F d_inner · V words of a table · C its width.
@@ -18,26 +18,25 @@ from trainer.host_cpu import RETURNED_BYTES
 from trainer.model.choice import BackendName
 from trainer.model.cpu.word_runs import piece_words
 
-#: Rows whose errors are made at a time, and queries read at a time: as `linear_nll` and
-#: `cpu_attention` have them.
+#: Rows at a time in `linear_nll`, and queries at a time in `cpu_attention`.
 _MADE_ROWS, _QUERIES = 256, 64
-#: Logits that are made wide at a time: as `linear_nll` has them.
+#: Logits that `linear_nll` widens to fp32 at a time.
 _BLOCK_LOGITS = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True)
 class Widths:
-    """Bytes of an element."""
+    """Bytes of an element of different tensors."""
 
     compute: int
-    """What products give, and memory is kept in."""
+    """Of results of matrix products, and of memory."""
     residual: int
-    """What is added up from layer to layer."""
+    """Of the residual stream, to which every layer adds."""
     weight: int
 
     @classmethod
     def of(cls, precision: Precision) -> "Widths":
-        """Return the bytes of an element in a precision."""
+        """Return the bytes per element in a precision."""
         if precision == "bf16_autocast":
             return cls(compute=2, residual=4, weight=4)
         width = 4 if precision == "fp32" else 2
@@ -54,16 +53,16 @@ class PassSize:
 
     @property
     def n_positions(self) -> int:
-        """N."""
+        """Return N, the number of positions."""
         return self.n_rows * self.tgt_len
 
     @property
     def n_keys(self) -> int:
-        """S."""
+        """Return S, the number of keys."""
         return self.mem_len + self.tgt_len
 
     def scores(self, model: ModelConfig) -> int:
-        """Attention scores of a layer."""
+        """Return the number of attention scores in a layer."""
         return self.n_positions * model.n_head * self.n_keys
 
 
@@ -71,38 +70,38 @@ class LayerBytes(NamedTuple):
     """Bytes of one layer."""
 
     attention: int
-    """Kept: scores, their masks, and what is multiplied to them."""
+    """Kept by attention: scores, their masks, and the factors of its products."""
     others: int
-    """Kept besides."""
+    """Kept by everything else."""
     forward: int
-    """Working space on the way, where nothing is kept of it."""
+    """Working space of the forward pass, beside what is kept."""
     backward: int
-    """Working space on the way back."""
+    """Working space of the backward pass."""
 
 
 def layer(model: ModelConfig, size: PassSize, widths: Widths, backend: BackendName) -> LayerBytes:
-    """Count what one layer of a training step keeps, and works with."""
+    """Return the bytes that one layer of a training step keeps and works with."""
     a, r = widths.compute, widths.residual
     n, k = size.n_positions, size.n_rows * size.n_keys
     d, f, x = model.d_model, model.d_inner, model.n_head * model.d_head
     scores, drops = size.scores(model), model.dropout > 0
     keys = 2 * k * x * a
     per_score, forward, backward = _scores(model, a, backend)
-    # What was put together of memory and segment, its last rows again for the queries, queries,
-    # positions, what attention gave; both biases are added where they are kept.
+    # Kept: memory and segment joined, the joined tensor's last rows again for the queries, queries,
+    # positions and attention's result. Adding the biases keeps copies of the queries.
     inputs = k * d * a * (2 if model.norm == "pre" else 1) + (n * d * a if size.n_rows > 1 else 0)
     n_queries = 2 if backend == "cpu" else 4
     attention = scores * per_score + keys + n_queries * n * x * a + size.n_keys * x * a
     norms = (1 if model.norm == "pre" else 2) * n * d * r
     if backend == "triton":
-        norms += 2 * n * d * a  # the branches, which it adds itself
+        norms += 2 * n * d * a  # its fused sum keeps the branches
     masks = 2 * n * d if drops and backend != "triton" else 0
-    # Of plain dropout on a GPU the input, the output and the mask are kept.
+    # Plain dropout on a GPU keeps input, output and mask.
     inner = n * f * ((2 * a + 1) if backend == "plain" and drops else a)
     others = inputs + norms + masks + inner + n * d * a
     if model.activation_checkpointing:
         again = attention + others
-        # On a CPU what each layer frees is cut up by what is kept between layers.
+        # On a CPU the tensors kept between layers cut up the memory that each layer frees.
         holes = keys + scores * a if backend == "cpu" and keys < RETURNED_BYTES else 0
         return LayerBytes(
             0, n * d * r + holes, scores * forward, again + scores * backward + keys + k * x * a
@@ -111,9 +110,9 @@ def layer(model: ModelConfig, size: PassSize, widths: Widths, backend: BackendNa
 
 
 def _scores(model: ModelConfig, a: int, backend: BackendName) -> tuple[int, int, int]:
-    """Bytes per attention score: kept, working space on the way, and on the way back."""
+    """Return bytes per attention score: kept, and working space forward and backward."""
     drops = model.attn_dropout > 0
-    if backend == "cpu":  # `_CpuAttention`: the weights; then gradients of them, scores, positions
+    if backend == "cpu":  # `_CpuAttention`: weights; then gradients of weights, scores, positions
         return a + drops, a + 2 * drops, 3 * a
     if backend == "triton":  # `_FusedAttention`: the raw position scores
         return a, a, 2 * a
@@ -125,11 +124,11 @@ class SoftmaxBytes(NamedTuple):
     """Bytes of the softmax over all clusters."""
 
     kept: int
-    """From its forward to its backward pass."""
+    """Kept from the softmax's forward to its backward pass."""
     made: int
-    """Gradients of tables that its forward pass makes."""
+    """Gradients of tables that the softmax's forward pass makes."""
     dense: int
-    """Gradients of tables that its backward pass makes."""
+    """Gradients of tables that the softmax's backward pass makes."""
     forward: int
     backward: int
 
@@ -143,15 +142,15 @@ def softmax(
     shares: Sequence[float],
     tied: bool,
 ) -> SoftmaxBytes:
-    """Count what the softmax of a training step keeps, and works with.
+    """Return the bytes that the softmax of a training step keeps and works with.
 
     Args:
-        size: the micro step's.
+        size: the sizes of a micro step.
         widths: bytes of elements.
-        backend: what computes it.
+        backend: the back end that computes the softmax.
         tables: words and width of each cluster, the head first.
-        shares: of the targets in each cluster, 1 for the head.
-        tied: the embedding has the same tables.
+        shares: each cluster's share of the targets, 1 for the head.
+        tied: whether the embedding has the same tables.
     """
     counts = [
         _cluster(math.ceil(size.n_positions * share), *table, widths, backend, tied)
@@ -167,7 +166,7 @@ def _cluster(
 ) -> SoftmaxBytes:
     a, w = widths.compute, widths.weight
     table, errors, hidden = v * c * w, n * v * a, n * c * a
-    if backend == "plain":  # logits, and their logarithms in fp32; then two gradients of these
+    if backend == "plain":  # logits, and their logarithms in fp32; then two gradients
         wide = n * v * 4
         again = table if tied else 0
         return SoftmaxBytes(wide, 0, table, errors + (wide if a < 4 else 0), 2 * wide + again)
@@ -182,11 +181,11 @@ def _cluster(
 
 
 def validation(model: ModelConfig, size: PassSize, widths: Widths, backend: BackendName) -> int:
-    """Count what a pass that keeps nothing works with, its memory of keys and values aside."""
+    """Return the working space of a pass that keeps nothing, without its memory."""
     a, r = widths.compute, widths.residual
     n, k = size.n_positions, size.n_rows * size.n_keys
     d, f, x = model.d_model, model.d_inner, model.n_head * model.d_head
-    if backend == "cpu":  # `_reading`: some queries at a time
+    if backend == "cpu":  # `_reading`: a few queries at a time
         queries = min(size.tgt_len, _QUERIES)
         scores = 2 * size.n_rows * model.n_head * queries * size.n_keys * a
     else:
@@ -197,7 +196,7 @@ def validation(model: ModelConfig, size: PassSize, widths: Widths, backend: Back
 
 
 def reading_memory(model: ModelConfig, size: PassSize, widths: Widths) -> int:
-    """Count a memory of keys and values, and of positions, while it is replaced by the next."""
+    """Return the bytes of a memory of keys, values and positions while the next one is made."""
     x = model.n_head * model.d_head
     rows = size.n_rows * size.mem_len * 2 * x
     return model.n_layer * widths.compute * (2 * rows + size.n_keys * x)

@@ -1,4 +1,4 @@
-"""Holds a planned run's needs of memory against the memory there is, and says what to lower."""
+"""Comparing a planned run's memory needs with the memory available, and saying what to lower."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,23 +21,23 @@ from trainer.errors import InputError
 from trainer.model.build import build_model, check_cutoffs
 from trainer.model.choice import backend_name
 
-#: Tokens that are looked at to tell how many targets are in which cluster.
+#: Tokens that are read to estimate each cluster's share of the targets.
 _LOOKED_AT = 1 << 20
-#: Of DeepSpeed's bucket, where the file says nothing.
+#: Elements of DeepSpeed's bucket, if the configuration does not say.
 _BUCKET = 500_000_000
 GIB = 1 << 30
 
 
 class Budget:
-    """The needs of one planned run, and of the same with another micro batch."""
+    """The memory needs of a planned run, and of the run with other micro batches."""
 
     def __init__(
         self, experiment: ExperimentConfig, corpus: Corpus, resolved: ResolvedDs, world: World
     ) -> None:
-        """Count; no weight is allocated.
+        """Count the needs; no weight is allocated.
 
         Raises:
-            InputError: there is no such model, see `build_model`.
+            InputError: the model cannot be built, see `build_model`.
         """
         self._experiment = experiment
         self._vocabulary_size = corpus.vocabulary.size
@@ -50,12 +50,12 @@ class Budget:
         return needs.count(self._experiment, self.weights, how, shares=self._shares)
 
     def problem(self, there: There, *, n_sharing: int, device: There | None) -> str | None:
-        """Say what is needed that cannot be had, and what to lower; None where all can be.
+        """Return what the run needs but cannot get, and what to lower; None if all fits.
 
         Args:
-            there: what the host has.
-            n_sharing: ranks of this host.
-            device: what the rank's GPU has, if it computes on one.
+            there: the host's memory.
+            n_sharing: the number of ranks on this host.
+            device: the memory of the rank's GPU, if the rank computes on one.
         """
         if device is not None and self.needs.device_bytes > device.total:
             return self._shortage(self.needs.device_bytes, device.total, device.what, 1)
@@ -72,12 +72,12 @@ class Budget:
         )
 
     def largest_part(self) -> str:
-        """The largest part of the needs, in words."""
+        """Return the largest part of the needs, in words."""
         name, n_bytes = max(self.needs.device.items(), key=lambda item: item[1])
         return f"{_gib(n_bytes)} of them {name} at {self.needs.moment}"
 
     def situation(self) -> str:
-        """Describe a run that ran out of memory: its needs, its sizes, and what to lower."""
+        """Return needs and sizes of a run that ran out of memory, and what to lower."""
         train = self._experiment.train
         return (
             f"by the plan a rank needs {_gib(self.needs.device_bytes)} GiB, {self.largest_part()}, "
@@ -87,7 +87,7 @@ class Budget:
         )
 
     def advice(self, total: int) -> str:
-        """Name the settings to lower so that a rank needs less than `total` bytes."""
+        """Return which settings to lower so that a rank needs less than `total` bytes."""
         how, valid = self.how, self._experiment.valid
         if self.needs.moment == "validation":
             return (
@@ -107,7 +107,7 @@ class Budget:
         return self._to_lower()
 
     def _to_lower(self) -> str:
-        """The settings that a step's own space goes by."""
+        """Return the settings to lower to make a step's own needs smaller."""
         how, train = self.how, self._experiment.train
         flags: list[str] = []
         if how.micro > 1:
@@ -135,7 +135,7 @@ class Budget:
         return None
 
     def described(self) -> dict[str, Any]:
-        """The needs as `--dry-run` prints them, in GiB per rank."""
+        """Return the needs as `--dry-run` prints them, in GiB per rank."""
         needs: dict[str, Any] = {
             "gib_per_rank": _table(self.needs.device),
             "largest_at": self.needs.moment,
@@ -146,7 +146,10 @@ class Budget:
 
 
 def count_weights(config: ModelConfig, vocabulary_size: int) -> Weights:
-    """Count what a model learns; one of ours is not built for it, another without its weights."""
+    """Return the sizes of a model's weights.
+
+    Our model is not built for this; another model is built without allocating its weights.
+    """
     check_cutoffs(config, vocabulary_size)
     if config.factory is None:
         return Weights.of(config, vocabulary_size)
@@ -157,7 +160,7 @@ def count_weights(config: ModelConfig, vocabulary_size: int) -> Weights:
 
 
 def device_there(world: World) -> There | None:
-    """Return the memory of the rank's GPU; None where the rank computes on the CPU."""
+    """Return the memory of the rank's GPU; None if the rank computes on the CPU."""
     if world.device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(world.device)
@@ -165,10 +168,10 @@ def device_there(world: World) -> There | None:
 
 
 def check_memory(budget: Budget, world: World, *, n_sharing: int, insist: bool) -> list[str]:
-    """Refuse a run that needs more memory than there is; return warnings of one that may.
+    """Refuse a run that needs more memory than exists; return warnings if the free memory is less.
 
     Raises:
-        InputError: it needs more than its GPU, machine, control group or limit can ever have.
+        InputError: the run needs more than its GPU, machine, control group or limit ever has.
     """
     there, device = machine.of_host(), device_there(world)
     problem = budget.problem(there, n_sharing=n_sharing, device=device)
@@ -188,7 +191,7 @@ def check_memory(budget: Budget, world: World, *, n_sharing: int, insist: bool) 
 
 
 def _shares(model: ModelConfig, corpus: Corpus) -> list[float]:
-    """Return each cluster's share of the targets; the head's softmax has all of them."""
+    """Return each cluster's share of the targets; 1 for the head, which predicts all of them."""
     if not model.cutoffs:
         return [1.0]
     tokens = np.asarray(corpus.splits["train"].tokens[:_LOOKED_AT])

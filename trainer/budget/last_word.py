@@ -1,4 +1,4 @@
-"""A message that a failing rank leaves for the others, which only see that it is gone."""
+"""A failing rank's message to the other ranks, which otherwise only see that it is gone."""
 
 import contextlib
 
@@ -6,14 +6,14 @@ import torch.distributed as dist
 
 from trainer.distributed import World
 
-#: The store's key of what a rank that fails leaves for the others.
+#: The key of the message in the ranks' common store.
 _WORD = "txl/last_word"
 
 
 def tell_peers(reason: str, world: World) -> None:
-    """Leave word for the other ranks, which fail when this one is gone. Not collective."""
+    """Leave the reason of a failure for the other ranks, which will fail too. Not collective."""
     if world.world_size > 1 and dist.is_initialized():
-        with contextlib.suppress(RuntimeError):  # without a store there is nobody to tell
+        with contextlib.suppress(RuntimeError):  # without a store there are no peers
             dist.distributed_c10d._get_default_store().set(_WORD, reason)
 
 

@@ -1,4 +1,4 @@
-"""How much memory there is: of this machine, as far as this process may use it, and of its GPU."""
+"""How much memory this process may use on its machine, and how much it has used."""
 
 import os
 import resource
@@ -11,26 +11,26 @@ class There(NamedTuple):
     """Bytes that a process can have."""
 
     total: int
-    """At most, whatever else runs."""
+    """The most that the process can ever have, if nothing else runs."""
     free: int
-    """Now."""
+    """How much of it is free now."""
     what: str
     """Whose memory it is, for messages: ``this machine``."""
 
 
 def of_host(root: Path = Path("/")) -> There:
-    """Find the tightest of what the machine has, its control groups allow and the shell limits.
+    """Return the tightest limit among the machine's memory, control groups and shell limits.
 
     Args:
-        root: of the file system, in which the kernel's files lie.
+        root: the root of the file system that holds the kernel's files.
     """
     return min((_of_machine(root), *_of_groups(root), *_of_limits(root)), key=lambda t: t.total)
 
 
 def peak_bytes(root: Path = Path("/")) -> int:
-    """Return the most memory that this process has had since its program was begun.
+    """Return the most memory that this process has held since its program began.
 
-    The kernel's other count, of `getrusage`, also holds what the process was before that.
+    The kernel's other count, in `getrusage`, includes the process before it began this program.
     """
     peak = _numbers(root / "proc/self/status").get("VmHWM")
     if peak is not None:
@@ -48,7 +48,7 @@ def _of_machine(root: Path) -> There:
 
 
 def _of_groups(root: Path) -> list[There]:
-    """Limits of the process's control groups, old and new, and of those that these are in."""
+    """Return the limits of the process's control groups, v1 and v2, and of their parents."""
     limits = []
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
@@ -81,7 +81,7 @@ def _of_limits(root: Path) -> list[There]:
 
 
 def _numbers(file: Path) -> dict[str, int]:
-    """Bytes by name, of a file of the kernel's in lines such as ``MemTotal:  24 kB``."""
+    """Return bytes by name from a kernel's file of lines such as ``MemTotal:  24 kB``."""
     found = {}
     for line in _text(file).splitlines():
         name, _, value = line.partition(":")

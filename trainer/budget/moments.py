@@ -1,6 +1,6 @@
-"""Counts the tensors of each moment of a step that may be its peak of memory.
+"""The tensors at each moment of a step that may be its peak of memory.
 
-Bytes of one rank, counted from sizes: see `trainer.budget.needs`.
+All counts are bytes of one rank, computed from sizes: see `trainer.budget.needs`.
 """
 
 from collections.abc import Sequence
@@ -12,27 +12,27 @@ from trainer.budget.sizes import How, Weights
 from trainer.config.experiment import ExperimentConfig
 from trainer.host_cpu import RETURNED_BYTES
 
-#: What an allocator cannot use again at once, as a share: of a GPU's blocks; on a host of blocks
-#: that go back to the system, and of smaller ones in the heap (measured with glibc 2.36, where an
-#: aligned block never fits the hole that one as large has left).
+#: The share of memory that an allocator cannot use again at once: of a GPU's blocks; of a host's
+#: large blocks, which go back to the system; of a host's small blocks in the heap (measured with
+#: glibc 2.36, where an aligned block never fits into the hole that an equal block has left).
 _ON_GPU, _LARGE, _SMALL = 0.05, 0.04, 0.33
 
 
 class Holding(NamedTuple):
-    """Bytes that come and go, and how many of them are asked for at once."""
+    """Bytes that are taken and freed again, and the size of the blocks asked for."""
 
     n_bytes: float
     block: float
     keeps_place: bool = False
-    """It comes where it was before, or never goes."""
+    """Whether the bytes always return to the same place, or are never freed."""
 
     @property
     def in_heap(self) -> bool:
-        """Return whether it comes and goes there."""
+        """Return whether the bytes are taken from the heap and freed again."""
         return self.block < RETURNED_BYTES and not self.keeps_place
 
     def grown(self, on_gpu: bool) -> int:
-        """With what the allocator cannot use again."""
+        """Return the bytes, with the share that the allocator cannot use again."""
         if on_gpu:
             return int(self.n_bytes * (1 + _ON_GPU))
         fits = self.keeps_place or self.block >= RETURNED_BYTES
@@ -43,7 +43,7 @@ Holdings = dict[str, Holding]
 
 
 class Step:
-    """Bytes of each moment of a step that may be its peak, beside the tensors that last."""
+    """The bytes at each moment of a step that may be its peak, without tensors that last."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Step:
         self._shares = shares
 
     def moments(self) -> dict[str, Holdings]:
-        """By their names."""
+        """Return the holdings at each moment, by the moment's name."""
         model, how, size, widths = self._model, self._how, self._size, self._widths
         if not self._weights.tables:
             return {"the update": self._gradients() | self._update()}
@@ -113,13 +113,13 @@ class Step:
         return {"gradients": Holding(n_bytes, 0, keeps_place=True)}
 
     def _gradients(self) -> Holdings:
-        """All gradients of a step."""
+        """Return the bytes of all gradients of a step."""
         weights, how, width = self._weights, self._how, self._widths.weight
         whole = weights.total * width
         if how.stage == 0:
             return {"gradients": Holding(whole, 0, keeps_place=True)}
-        # The bucket that they are put into, and one of them on its way there; or at stage 3 what
-        # is sent of them twice, or a gathered weight with its gradient.
+        # DeepSpeed's bucket of gradients, and one gradient on its way to the bucket. At stage 3:
+        # twice the gradients being sent, or a gathered weight with its gradient.
         n_some = min(how.bucket, weights.total)
         n_filled = how.bucket if how.on_gpu else n_some
         buckets = Holding(n_filled * width, n_filled * width)
@@ -133,7 +133,7 @@ class Step:
         }
 
     def _handed_over(self) -> Holdings:
-        """Gradients when the optimizer is given them."""
+        """Return the bytes of gradients when the optimizer gets them."""
         weights, how, width = self._weights, self._how, self._widths.weight
         own = weights.total * width * how.share
         if how.stage == 3:
@@ -142,7 +142,7 @@ class Step:
         return {"gradients": Holding(_flat(own, how), 0, keeps_place=True)}
 
     def _update(self) -> Holdings:
-        """Return the bytes of an update, with the fp32 gradient that the optimizer is given."""
+        """Return the working space of an update, with the fp32 gradient that it needs."""
         weights, how, width = self._weights, self._how, self._widths.weight
         n_bytes = 0.0
         if how.stage > 0:
@@ -155,7 +155,10 @@ class Step:
 
 
 def _flat(n_bytes: float, how: How) -> float:
-    """A flat gradient, made anew in every step: with several ranks elsewhere in the heap."""
+    """Return the bytes of a flat gradient.
+
+    It is made anew in every step; with several ranks the new one lies elsewhere in the heap.
+    """
     moves = how.world_size > 1 and n_bytes < RETURNED_BYTES and not how.on_gpu
     return 2 * n_bytes if moves else n_bytes
 
@@ -169,7 +172,7 @@ def _softmax(n_bytes: float) -> Holdings:
 
 
 def validation(experiment: ExperimentConfig, how: How, widths: Widths) -> Holdings:
-    """Return the bytes that a validation works with."""
+    """Return the bytes that a validation works with, and those of its memory."""
     model, valid = experiment.model, experiment.valid
     size = PassSize(n_rows=valid.batch_size, tgt_len=valid.tgt_len, mem_len=valid.mem_len)
     working = activations.validation(model, size, widths, how.backend)

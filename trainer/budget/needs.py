@@ -1,8 +1,8 @@
-"""Counts the memory that a rank of a training run needs from sizes: nothing is built or measured.
+"""The memory that a rank of a training run needs, computed from sizes alone.
 
-A step's peak is the largest of its moments: the end of the forward pass, the softmax's backward
-pass, the last layer's, the embedding's, the update. Validation is another. What a checkpoint copies
-is there besides while steps go on. What the libraries themselves take is not counted.
+A step's peak is the largest of its moments: the end of the forward pass; the backward passes of
+softmax, last layer and embedding; the update. Validation is another such moment. The copies of a
+checkpoint being written are added to the peak. The libraries' own memory is not counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,36 +14,36 @@ from trainer.budget.sizes import How, Weights
 from trainer.config.experiment import ExperimentConfig
 from trainer.host_cpu import RETURNED_BYTES
 
-#: Bytes of programs that oneDNN makes and keeps for the sizes of a run, and the like.
+#: Bytes of the programs that oneDNN makes and keeps for a run's sizes, and the like.
 _PROGRAMS = 24 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """Bytes of one rank, by what they are for."""
+    """Bytes that one rank needs, by purpose."""
 
     device: Mapping[str, int]
-    """Where it computes: on a GPU, or in the host's memory."""
+    """On the device that computes: in a GPU's memory, or in the host's."""
     host: Mapping[str, int]
-    """In the host's memory, beside a GPU's."""
+    """In the host's memory, if the rank computes on a GPU."""
     moment: str
-    """When the most is there."""
+    """The moment at which the device needs most."""
 
     @property
     def device_bytes(self) -> int:
-        """All of the device."""
+        """Return the sum over `device`."""
         return sum(self.device.values())
 
     @property
     def host_bytes(self) -> int:
-        """All of the host, beside a GPU."""
+        """Return the sum over `host`."""
         return sum(self.host.values())
 
 
 def count(
     experiment: ExperimentConfig, weights: Weights, how: How, *, shares: Sequence[float]
 ) -> Needs:
-    """Count what a rank needs; `shares` are of the targets in each cluster, 1 for the head."""
+    """Return what a rank needs; `shares`: each cluster's share of the targets, 1 for the head."""
     widths = Widths.of(how.precision)
     lasting = _lasting(experiment, weights, how, widths)
     by_moment = moments.Step(experiment, weights, how, widths, shares).moments()
@@ -54,14 +54,14 @@ def count(
         for moment, parts in by_moment.items()
     }
     if not how.on_gpu and how.stage > 0:
-        # What is freed in the heap stays the process's own: its most is there at every moment. At
-        # stage 0 gradients take the place that activations leave.
+        # The process keeps what it frees in the heap, so every moment has the heap's largest size.
+        # At stage 0 gradients fit into the place that activations leave.
         heaps = {
             name: sum(part.grown(False) for part in parts.values() if part.in_heap)
             for name, parts in by_moment.items()
         }
         built, most = _built(weights, how, widths), max(heaps.values())
-        # What stage 3 leaves is in too many pieces for a step to fill.
+        # Building at stage 3 leaves the heap in pieces too small for a step's tensors.
         most = built + most if how.stage == 3 else max(built, most)
         for name, parts in grown.items():
             parts["freed, but kept in the heap"] = most - heaps[name]
@@ -81,19 +81,19 @@ def _memory_bytes(experiment: ExperimentConfig, how: How, widths: Widths) -> int
 
 
 def _saved(experiment: ExperimentConfig, weights: Weights, how: How, widths: Widths) -> int:
-    """Return the bytes that a checkpoint copies: a rank's parameters and moments, in fp32."""
+    """Return the bytes that a checkpoint copies: parameters and moments in fp32, and memories."""
     if not (experiment.checkpoint.interval_steps or experiment.valid.interval_steps):
-        return 0  # the last one alone, when a step's space is free
+        return 0  # only the last one, when the space of a step is free
     n_own = max(weights.largest, weights.total // how.world_size)
     if how.stage > 0 and not how.on_gpu and 4 * weights.largest < RETURNED_BYTES:
-        n_own += weights.largest  # gathered, before it is copied, and kept in the heap
+        n_own += weights.largest  # gathered before it is copied, and kept in the heap
     return 12 * n_own + how.slots * _memory_bytes(experiment, how, widths)
 
 
 def _lasting(
     experiment: ExperimentConfig, weights: Weights, how: How, widths: Widths
 ) -> dict[str, int]:
-    """Return the bytes of tensors that last from start to end."""
+    """Return the bytes of tensors that last for the whole run."""
     total, share = weights.total, how.share
     parts = {"weights": total * widths.weight * (share if how.stage == 3 else 1)}
     if not (how.offload and how.on_gpu):
@@ -101,7 +101,7 @@ def _lasting(
         parts["optimizer's own weights"] = 4 * total * share if how.stage > 0 else 0
     if how.stage == 3:
         parts["DeepSpeed's partitions"] = total * widths.weight * share
-    # A slot's next memory is made while the one before is read.
+    # A slot's next memory is made while its present one is read.
     parts["memory"] = (how.slots + 1) * _memory_bytes(experiment, how, widths)
     return {name: int(n) for name, n in parts.items()}
 
@@ -113,7 +113,7 @@ def _offloaded(weights: Weights, how: How) -> dict[str, int]:
 
 
 def _built(weights: Weights, how: How, widths: Widths) -> int:
-    """Return the bytes left in the heap of the model as it was built, which ZeRO has copied."""
+    """Return the bytes in the heap of the model as first built, of which ZeRO keeps copies."""
     large = weights.largest
     whole = 4 * weights.total
     if widths.weight == 4 and 4 * large >= RETURNED_BYTES:

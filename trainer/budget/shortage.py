@@ -1,4 +1,4 @@
-"""Memory that could not be had: recognised, told in one line, and told to the other ranks."""
+"""Recognising that memory ran out, and saying so in one line, on the other ranks too."""
 
 import contextlib
 import errno
@@ -11,12 +11,12 @@ from trainer.errors import ShortageError
 if TYPE_CHECKING:
     from trainer.distributed import World
 
-#: What PyTorch, its libraries and the C++ library say, in errors of no class of their own.
+#: How PyTorch, its libraries and the C++ library word it in errors without a class of their own.
 _SIGNS = re.compile(
     r"DefaultCPUAllocator|not enough memory|can't allocate memory|Cannot allocate memory"
     r"|out of memory|std::bad_alloc|Unable to mmap"
 )
-#: How much was asked for, in their words and numpy's.
+#: How these libraries and numpy word the amount that was asked for.
 _ASKED = re.compile(
     r"tried? to allocate ([\d.,]+ ?(?:bytes|[KMG]iB|B))|Unable to allocate ([\d.]+ [KMGT]iB)",
     re.IGNORECASE,
@@ -24,7 +24,7 @@ _ASKED = re.compile(
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Return whether memory was asked for that could not be had."""
+    """Return whether an error means that memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):
@@ -33,11 +33,11 @@ def is_shortage(error: BaseException) -> bool:
 
 
 def describe(error: BaseException, *, where: str = "", situation: str = "") -> str:
-    """Describe a shortage in one line.
+    """Describe a shortage of memory in one line.
 
     Args:
-        error: see `is_shortage`.
-        where: the rank and its host, if there are several.
+        error: an error for which `is_shortage` is true.
+        where: the rank and its host, if there are several ranks.
         situation: sizes, and what to lower.
     """
     asked = _ASKED.search(str(error))
@@ -56,14 +56,14 @@ def _readable(size: str) -> str:
 
 @contextlib.contextmanager
 def explained(world: "World | None", situation: Callable[[], str]) -> Iterator[None]:
-    """Raise in the place of a shortage its line, on this rank and on those that wait for it.
+    """Turn a shortage of memory into one line, on this rank and on those that wait for it.
 
     Args:
         world: this process among its peers; None without any.
-        situation: told if there is one: sizes, and what to lower.
+        situation: called only for a shortage; returns sizes, and what to lower.
 
     Raises:
-        ShortageError: the work ran out of memory, or failed since another rank's did.
+        ShortageError: the block ran out of memory, or failed because another rank's did.
     """
     from trainer.budget.last_word import heard_from_peer, tell_peers
 
@@ -80,7 +80,7 @@ def explained(world: "World | None", situation: Callable[[], str]) -> Iterator[N
         line = describe(error, where=_where(world), situation=situation())
         if world is not None:
             tell_peers(line, world)
-        # Not from it: what its frames hold is free again.
+        # Without the cause, whose frames would keep their tensors alive.
         raise ShortageError(line) from None
 
 

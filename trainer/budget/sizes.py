@@ -1,4 +1,4 @@
-"""The sizes that a run's memory follows from: of its model, and of how it is trained."""
+"""The sizes that decide a run's memory: those of its model and of its training."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,19 +10,19 @@ from trainer.model.choice import BackendName
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """How many numbers a model learns, and where they are."""
+    """How many weights a model has, and in which of its parts."""
 
     total: int
     layer: int
-    """Of each layer."""
+    """Weights of each layer."""
     largest: int
-    """Of the largest single parameter."""
+    """Weights of the largest single parameter."""
     tables: tuple[tuple[int, int], ...]
-    """Words and width of each table of the softmax; none where the model is not ours."""
+    """Words and width of each table of the softmax; empty if the model is not ours."""
 
     @classmethod
     def of(cls, config: ModelConfig, vocabulary_size: int) -> "Weights":
-        """Those of Transformer-XL, as `trainer.model` makes them."""
+        """Return the weights of the Transformer-XL that `trainer.model` builds."""
         d, f, x = config.d_model, config.d_inner, config.n_head * config.d_head
         bounds = (0, *config.cutoffs, vocabulary_size)
         widest, n_tails = config.d_embed or d, len(config.cutoffs)
@@ -31,7 +31,7 @@ class Weights:
         tables = tuple(zip(words, widths, strict=True))
         in_tables = sum(n * width for n, width in tables)
         is_projected = config.div_val > 1 or widest != d
-        # One width needs one projection, several need one each; the softmax has those not tied.
+        # One width needs one projection, several widths one each. The softmax has untied ones only.
         into_model = (widths if config.div_val > 1 else widths[:1]) if is_projected else []
         n_untied = {"none": n_tails + 1, "tails": 1, "all": 0}[config.tie_projections]
         out_of_it = widths[:n_untied] if is_projected else []
@@ -56,7 +56,7 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class How:
-    """How a run is trained, as far as memory asks."""
+    """The facts of a run's training on which its memory depends."""
 
     backend: BackendName
     precision: Precision

@@ -1,1 +1,1 @@
-"""Trained models without an engine: scored, evaluated, sampled."""
+"""Scoring, evaluating and sampling trained models, without an engine."""

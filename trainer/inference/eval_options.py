@@ -49,7 +49,7 @@ class EvalOptions:
 
     @property
     def mem_lens(self) -> tuple[int, ...] | None:
-        """The lengths of memory that are asked for; None is the recipe's one.
+        """Return the lengths of memory to score with; None means the recipe's.
 
         Raises:
             InputError: `mem_len` is no list of numbers.

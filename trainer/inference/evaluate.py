@@ -1,4 +1,4 @@
-"""`txl eval`: score a split with a checkpoint, once per memory length, and file each result."""
+"""`txl eval`: score a split with a checkpoint, once per memory length, and save each result."""
 
 import datetime
 import functools
@@ -36,12 +36,12 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
-    """Score and file the results; rank 0 prints a table. Collective.
+    """Score, and save the results in the run's directory; rank 0 prints a table. Collective.
 
     Raises:
         InputError: the run, checkpoint, corpus, split or settings cannot be used.
     """
-    asked_mem_lens = options.mem_lens  # refused before anything is read
+    asked_mem_lens = options.mem_lens  # a bad list is refused before anything is read
     source = read_together(options.run_dir, options.checkpoint, world)
     trained = load_source(
         source, precision=options.precision, device=world.device, trust=options.trust_code
@@ -81,7 +81,7 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
 
 
 def _situation(scoring: ScoringConfig, trained: TrainedModel) -> str:
-    """Describe the sizes of an evaluation that ran out of memory, and what to lower."""
+    """Return the sizes of an evaluation that ran out of memory, and which of them to lower."""
     return (
         f"reading {scoring.batch_size} rows with tgt_len {scoring.tgt_len}, mem_len "
         f"{scoring.mem_len} and a vocabulary of {trained.vocabulary.size:,}: lower --batch-size, "
@@ -92,7 +92,7 @@ def _situation(scoring: ScoringConfig, trained: TrainedModel) -> str:
 def _refuse_misuse(
     options: EvalOptions, scorings: list[ScoringConfig], trained: TrainedModel
 ) -> None:
-    """Say what of the options does not go together before any time is spent on it."""
+    """Refuse options that do not go together, before any time is spent on scoring."""
     factory = trained.experiment.model.factory
     if options.as_fairseq and factory is not None:
         raise InputError(f"--as-fairseq is for Transformer-XL, and the run's model is {factory}")
@@ -133,7 +133,7 @@ def _scoring(options: EvalOptions, trained: TrainedModel, mem_len: int) -> Scori
     values |= {key: value for key, value in given.items() if value is not None}
     values["mem_len"] = mem_len
     if mem_len == 0 and values["same_length"]:
-        values["same_length"] = False  # every query would see no key at all
+        values["same_length"] = False  # without memory no query would see a key
     try:
         return ScoringConfig.model_validate(values)
     except ValidationError as error:
@@ -191,13 +191,13 @@ def _write_per_token(
 ) -> None:
     """Gather every rank's nats and write them in the order of the text. Collective.
 
-    A line each, tab-separated: position in the split, the vocabulary's text of the token alone as
-    a JSON string, for it may be a line end or a tab, and nats.
+    A line per token has, separated by tabs: the position in the split; the token's own text as a
+    JSON string, because it may be a line end or a tab; the nats.
 
     Raises:
         InputError: the file could not be written.
     """
-    rows = [(begin, nll_T.numpy()) for begin, nll_T in scored]  # a tensor would pickle all it views
+    rows = [(begin, nll_T.numpy()) for begin, nll_T in scored]  # tensors pickle all they view
     gathered = [row for part in gather_objects(rows, world) for row in part]
     on_main(lambda: _write_rows(path, gathered, split, vocabulary), world)
 
@@ -221,7 +221,7 @@ def _write_rows(
 
 
 def _print_table(results: list[EvalResult], run: Path) -> None:
-    """Say what was scored and how, then a row per result, then what memory gains."""
+    """Print what was scored and how, then a row per result, then the gain from memory."""
     first = results[0]
     rows, notes = table_rows(results)
     print(f"{first.source}, {counted(first.world_size or 1, 'rank')}, {printable(run)}")

@@ -1,9 +1,9 @@
 """Sampling text with the memory as the only cache: constant cost per token, at any length.
 
-A prompt is read in pieces of tgt_len, then every token by itself: it sees the M tokens of memory
-before it and itself, or with `same_length` M with itself. So with `same_length` the text at
-temperature 0 is the one that any other segmentation gives, at any length; without it, as long as
-the text fits the memory. V vocabulary · T tgt_len · M mem_len.
+A prompt is read in pieces of tgt_len, then every token by itself. A token sees the M tokens before
+it and itself, or with `same_length` M tokens including itself. So with `same_length` the text at
+temperature 0 does not depend on how it is cut into segments; without it, as long as the text fits
+the memory. V vocabulary · T tgt_len · M mem_len.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from trainer.data.vocabulary.files import Vocabulary, encode_given
 from trainer.inference.sampling_options import Sampling
 from trainer.protocol import IGNORED, Memory, Segment, reading_memory
 
-#: Newest tokens that a decoder is shown again, so that it knows what it continues.
+#: How many tokens already written are decoded again with new ones, as their context.
 _CONTEXT = 4
 
 
@@ -36,17 +36,17 @@ def generate(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Iterator[str]:
-    """Pieces of text that continue `prompt`, as soon as they are whole characters.
+    """Yield the text that continues `prompt`, in pieces of whole characters, as it is made.
 
     Args:
         model: a `RecurrentModel` in evaluation mode.
-        vocabulary: of the model.
-        prompt: text to continue; an empty one begins after a line's or document's end.
-        sampling: how tokens are chosen, from a generator of its own.
-        scoring: lengths of memory and prompt pieces.
-        cutoffs: of the model's adaptive softmax.
-        dtype: of the memory.
-        device: of the model.
+        vocabulary: the model's vocabulary.
+        prompt: text to continue; an empty prompt means the end of a line or document.
+        sampling: how to choose tokens; its seed starts a generator of its own.
+        scoring: lengths of memory and of the pieces of the prompt.
+        cutoffs: the cutoffs of the model's adaptive softmax.
+        dtype: the dtype of memory.
+        device: the model's device.
 
     Raises:
         InputError: the vocabulary cannot encode the prompt.
@@ -61,13 +61,13 @@ def generate(
 def probabilities(log_probs_V: Tensor, sampling: Sampling) -> Tensor:
     """Return the next token's distribution, `[V]` in fp64: temperature, then top-k, then top-p.
 
-    Top-k keeps the k likeliest tokens. Of these, the likeliest first, top-p keeps the fewest whose
-    share of the probability that top-k left reaches p, and at least one. Of equally likely tokens
-    the lower id comes first. What is kept is renormalised.
+    Top-k keeps the k likeliest tokens. Of those, top-p keeps the fewest that together reach the
+    share p of their probability, the likeliest first, and at least one. Of equally likely tokens
+    the lower id comes first. The probabilities kept are normalised again.
     """
     if sampling.temperature == 0:
         return F.one_hot(log_probs_V.argmax(), len(log_probs_V)).double()
-    # Less the largest, so that no temperature, however small, sends all of them to -inf.
+    # The largest is taken off, so that no temperature, however small, sends all to -inf.
     logits_V = (log_probs_V - log_probs_V.max()).double() / sampling.temperature
     weights_V = logits_V.softmax(dim=0)
     if sampling.top_k == 0 and sampling.top_p == 1:
@@ -83,7 +83,7 @@ def probabilities(log_probs_V: Tensor, sampling: Sampling) -> Tensor:
 
 
 def _sample(predictor: "_Predictor", prompt: list[int], sampling: Sampling) -> Iterator[int]:
-    """Token ids that continue `prompt`."""
+    """Yield the token ids that continue `prompt`."""
     draws = torch.Generator().manual_seed(sampling.seed)
     predictor.take_in(prompt[:-1])
     token = prompt[-1]
@@ -105,14 +105,14 @@ class _Predictor:
 
     @torch.no_grad()
     def take_in(self, ids: list[int]) -> None:
-        """Take text in, in pieces of tgt_len, without asking what follows it."""
+        """Read tokens into memory, in pieces of tgt_len, and predict nothing."""
         for begin in range(0, len(ids), self.scoring.tgt_len):
             segment = self._segment(ids[begin : begin + self.scoring.tgt_len])
             self.memory = self.model(segment, self.memory, **self._lengths).memory
 
     @torch.no_grad()
     def log_probs_after(self, token: int) -> Tensor:
-        """Log-probabilities of what follows `token`, `[V]` on the host; takes it in."""
+        """Read `token` into memory; return log-probabilities of the next, `[V]` on the host."""
         segment = self._segment([token])
         log_probs_BTV: Tensor
         log_probs_BTV, self.memory = self.model.predict(segment, self.memory, **self._lengths)
@@ -131,7 +131,7 @@ class _Predictor:
 def _whole_characters(
     vocabulary: Vocabulary, prompt: list[int], tokens: Iterable[int]
 ) -> Iterator[str]:
-    """The text of `tokens` after `prompt`; a token that ends inside a character waits for it."""
+    """Yield the text of `tokens` after `prompt`; a token that ends inside a character waits."""
     written = prompt[-_CONTEXT:]
     pending: list[int] = []
     for token in tokens:
@@ -142,7 +142,7 @@ def _whole_characters(
             continue
         before = _continuation(vocabulary, written, pending)
         if pending and before + vocabulary.decode([token]) == text:
-            # The token begins a character: the bytes before it are no text, and never will be.
+            # The token begins a new character, so the bytes before it never become text.
             yield before
             written, pending = [*written, *pending][-_CONTEXT:], []
         pending.append(token)
@@ -151,12 +151,12 @@ def _whole_characters(
 
 
 def _continuation(vocabulary: Vocabulary, written: list[int], pending: list[int]) -> str:
-    """Text of `pending` where it follows `written`: a word, for one, begins with its space."""
+    """Return the text of `pending` after `written`; a word, for example, begins with its space."""
     return vocabulary.decode(written + pending)[len(vocabulary.decode(written)) :]
 
 
 def _before(stop: str, pieces: Iterable[str]) -> Iterator[str]:
-    """The text of `pieces` before the first `stop`; what may be its beginning is held back."""
+    """Yield the text of `pieces` before the first `stop`; hold back what may begin a `stop`."""
     held = ""
     for piece in pieces:
         held += piece

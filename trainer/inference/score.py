@@ -1,14 +1,15 @@
-"""Scoring text: every token but the first exactly once, whatever the batch size and ranks.
+"""Scoring text: every token but the first exactly once, for any batch size and number of ranks.
 
-The split is cut into ⌈P/T⌉ segments at multiples of tgt_len. Each row takes a contiguous run of
-them and first reads, unscored, the segments before its own until its memory is what one long pass
-would have: n_layer·⌈mem_len/tgt_len⌉ of them reach as far as the top layer can look.
+The split's P targets are cut into ⌈P/T⌉ segments at multiples of T = tgt_len. Each row scores a
+contiguous run of segments. Before its run it reads earlier segments without scoring them, until its
+memory is what one long pass would have: n_layer·⌈mem_len/tgt_len⌉ segments reach as far as the top
+layer can look.
 
-With `same_length` every query sees mem_len keys wherever the segment begins, so longer segments are
-read than were asked for: the same nats, several times faster.
+With `same_length` every query sees mem_len keys wherever its segment begins. So longer segments
+than those asked for give the same nats, several times faster.
 
-fairseq counts otherwise: it predicts inside chunks of tgt_len tokens alone, so that the last target
-of every whole one is never scored, and its memory begins as zeros that are attended.
+fairseq counts differently. It predicts only inside chunks of tgt_len tokens, so the last target of
+every whole chunk is never scored. Its memory begins with zeros, to which queries attend.
 """
 
 import math
@@ -52,9 +53,9 @@ class Score:
     seconds: float
 
     def metrics(self, split: Split) -> dict[str, float | None]:
-        """Loss, ppl, ppl_word and bpc; words and characters are those of the text.
+        """Return loss, ppl, ppl_word and bpc; words and characters are counted in the text.
 
-        `ppl_word` and `bpc` are None where the split's ids do not tell enough of its text, see
+        `ppl_word` and `bpc` are None if the split's ids hold too little of its text, see
         `Split.absent`.
         """
         per_word = split.n_tokens / max(1, split.n_words)
@@ -68,7 +69,7 @@ class Score:
         return {name: None if name in split.absent else figures[name] for name in figures}
 
 
-#: What a forward pass costs besides its tokens, in tokens of every row.
+#: The fixed cost of a forward pass: as much as so many tokens of every row.
 FORWARD_TOKENS = 64
 
 
@@ -77,12 +78,12 @@ class ScorePlan:
     """Which segments each row of a rank reads.
 
     Args:
-        n_pairs: P, targets of the split.
-        scoring: lengths and batch size; its tgt_len is that of the segments.
-        n_layer: depth of the model.
-        rank: of this process.
-        world_size: number of ranks.
-        chunk: tokens of fairseq's chunks, whose last target is left out; None scores all.
+        n_pairs: P, the number of targets of the split.
+        scoring: lengths and batch size; segments have its tgt_len.
+        n_layer: the number of layers.
+        rank: the rank of this process.
+        world_size: the number of ranks.
+        chunk: tokens of fairseq's chunks, whose last targets are not scored; None scores all.
     """
 
     n_pairs: int
@@ -94,27 +95,27 @@ class ScorePlan:
 
     @property
     def n_counted(self) -> int:
-        """Targets that are scored."""
+        """Return the number of targets that are scored."""
         return self.n_pairs - (self.n_pairs // self.chunk if self.chunk else 0)
 
     def columns(self) -> list[int]:
-        """Targets of a whole segment that are scored."""
+        """Return the places in a whole segment whose targets are scored."""
         every = range(self.scoring.tgt_len)
         return [i for i in every if self.chunk is None or (i + 1) % self.chunk]
 
     @property
     def n_segments(self) -> int:
-        """⌈P/T⌉."""
+        """Return the number of segments, ⌈P/T⌉."""
         return -(-self.n_pairs // self.scoring.tgt_len)
 
     @property
     def n_rows(self) -> int:
-        """Rows over all ranks."""
+        """Return the number of rows over all ranks."""
         return self.scoring.batch_size * self.world_size
 
     @property
     def lead(self) -> int:
-        """Unscored segments read ahead of every row; the same on all ranks."""
+        """Return how many segments each row reads before its own; the same on all ranks."""
         reach = -(-self.scoring.mem_len // self.scoring.tgt_len)
         if self.scoring.warm == "exact":
             reach *= self.n_layer
@@ -123,7 +124,7 @@ class ScorePlan:
 
     @property
     def n_forwards(self) -> int:
-        """Forward passes; the same on all ranks, for ZeRO-3 waits for its peers in each."""
+        """Return the number of forward passes, the same on all ranks: ZeRO-3 waits in each."""
         return self.lead + -(-self.n_segments // self.n_rows)
 
     @property
@@ -132,7 +133,7 @@ class ScorePlan:
         return self.n_forwards * (self.scoring.tgt_len + FORWARD_TOKENS)
 
     def spans(self, index: int) -> list[Span]:
-        """Return the span of each of this rank's rows in pass `index`; empty before and after."""
+        """Return each row's span in pass `index`; empty before the text and after the row's run."""
         spans = []
         first_row = self.rank * self.scoring.batch_size
         for row in range(first_row, first_row + self.scoring.batch_size):
@@ -160,24 +161,25 @@ def score(
     on_tokens: Callable[[int, Tensor], None] | None = None,
     as_fairseq: bool = False,
 ) -> Score | None:
-    """Score a split, or give up with None. Collective; the caller has switched dropout off.
+    """Score a split; return None if told to stop. Collective; the caller has switched dropout off.
 
     Args:
         forward: the model.
         split: the tokens.
-        scoring: lengths, batch size, warming.
-        first_memory: makes the memory to begin with from (rows, mem_len).
-        n_layer: depth of the model.
-        cutoffs: of the model's adaptive softmax.
-        cut_documents: memory is not to reach across a document's start.
+        scoring: lengths, batch size and warming.
+        first_memory: makes the first memory, given the number of rows and mem_len.
+        n_layer: the number of layers.
+        cutoffs: the cutoffs of the model's adaptive softmax.
+        cut_documents: whether memory ends at a document's start.
         world: this process among its peers.
-        should_stop: asked now and then, on all ranks at the same pass; true gives the scoring up.
-        on_tokens: told (position of the first target in the split, nats) of each scored row, on
-            the host.
-        as_fairseq: count as fairseq does, see above.
+        should_stop: called now and then, on all ranks at the same pass; true ends the scoring.
+        on_tokens: called for each scored row with the position of its first target in the split,
+            and its nats on the host.
+        as_fairseq: whether to count as fairseq does: see the module's docstring.
 
     Raises:
-        InputError: there is nothing to score, or the model does not tell what is asked for.
+        InputError: there is nothing to score, or the model does not return nats per token, which
+            `on_tokens` and `as_fairseq` need.
     """
     chunk = min(scoring.tgt_len, split.n_tokens) if as_fairseq else None
     plan = _planned(split, scoring, n_layer=n_layer, world=world, chunk=chunk)
@@ -225,17 +227,17 @@ def _planned(
     return plan
 
 
-#: With `same_length`, the most tokens that a segment is lengthened to: of matrices as high, a
-#: processor makes the most, and attention's own share stays small.
+#: With `same_length` segments are lengthened up to this many tokens: matrix products are at their
+#: fastest, and attention's share of the time is still small.
 LONGEST = 512
 
 
 def fastest(plan: ScorePlan) -> ScorePlan:
-    """Return the plan that gives the same nats the fastest.
+    """Return the fastest plan that gives the same nats.
 
-    With `same_length` segments may be any number of times as long as asked for, up to the memory.
-    The longer they are, the fewer are the passes, but the more is read ahead of every row, and
-    after the end of the last: which costs less depends on rows and text.
+    With `same_length` segments may be any multiple of the length asked for, up to the memory's.
+    Longer segments need fewer passes, but each row then reads more text before its own, and more
+    padding at the end. Which length is fastest depends on the number of rows and the text.
     """
     scoring = plan.scoring
     most = min(scoring.mem_len, LONGEST) // scoring.tgt_len if scoring.same_length else 1
@@ -256,7 +258,7 @@ def _passes(
     cut_documents: bool,
     device: torch.device,
 ) -> Iterator[tuple[list[Span], Output]]:
-    """Yield the spans of every forward pass, with its output."""
+    """Run every forward pass; yield its spans and its output."""
     scoring = plan.scoring
     for index in range(plan.n_forwards):
         spans = plan.spans(index)
@@ -278,7 +280,7 @@ def _counted(output: Output, plan: ScorePlan) -> Tensor:
 
 
 def _nats(output: Output) -> Tensor:
-    """Nats of the segment's targets, 0 where a row has none."""
+    """Return the nats of the segment's targets, 0 where a row has none."""
     if output.nll_BT is None:
         raise InputError(
             "the model does not tell the nats of single tokens (its Output.nll_BT is None): let "

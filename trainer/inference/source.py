@@ -1,4 +1,4 @@
-"""Reads a trained model's source whole: a run's checkpoint, or an exported folder."""
+"""Reading all that a trained model is made from: a run's checkpoint or an exported folder."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +17,13 @@ from trainer.distributed import World, gather_objects, on_main
 from trainer.errors import InputError
 from trainer.outside import read_json
 
-#: What `txl export` writes beside the vocabulary, and how its `config.json` says that it did.
+#: Format and version in the `config.json` that `txl export` writes, and its file of weights.
 EXPORT_FORMAT, EXPORT_VERSION = "txl-model", 1
 EXPORT_WEIGHTS = "model.safetensors"
 
 
 class Source(NamedTuple):
-    """Source of a model."""
+    """All that a trained model is made from."""
 
     path: Path
     saved: dict[str, Any]
@@ -31,17 +31,17 @@ class Source(NamedTuple):
     vocabulary: Vocabulary
     weights: dict[str, Tensor]
     weights_hash: dict[str, str]
-    """Of each file of weights."""
+    """The hash of each file of weights, by name."""
 
 
 def read_source(path: Path, which: str) -> Source:
-    """Read what a model is made from, whole and verified; no code of it runs.
+    """Read and verify all that a model is made from; none of its code runs.
 
-    Nothing of the checkpoint is read afterwards: a run in training may delete it.
+    Everything is read at once, because a run in training may delete the checkpoint later.
 
     Args:
         path: directory of a run, or a folder that `txl export` made.
-        which: of a run's checkpoints: see `trainer.checkpoint.folder.resolve`.
+        which: names one of a run's checkpoints: see `trainer.checkpoint.folder.resolve`.
 
     Raises:
         InputError: there is no such run or checkpoint, or it is not whole.
@@ -63,7 +63,7 @@ def read_source(path: Path, which: str) -> Source:
 
 
 def read_together(path: Path, which: str, world: World) -> Source:
-    """Read the same checkpoint on every rank, be the run in training. Collective.
+    """Read the same checkpoint on every rank, even if the run is in training. Collective.
 
     Raises:
         InputError: on every rank; see `read_source`.
@@ -94,7 +94,7 @@ def read_together(path: Path, which: str, world: World) -> Source:
 def _checkpoint(run_dir: Path, path: Path, configured: ExperimentConfig) -> Source:
     saved = verify(path)
     experiment = experiment_from(saved["experiment"], where=f"{path}/state.json")
-    if experiment.model.factory != configured.model.factory:  # code is named by one file alone
+    if experiment.model.factory != configured.model.factory:  # only one file may name code to run
         raise InputError(
             f"{path} is of model.factory {experiment.model.factory}, but {run_dir / 'config.json'} "
             f"says {configured.model.factory}"
@@ -109,7 +109,7 @@ def _exported(folder: Path, values: dict[str, Any]) -> Source:
     config, file = folder / "config.json", folder / EXPORT_WEIGHTS
     saved = read_exported(values, where=str(config))
     experiment = experiment_from(saved["experiment"], where=str(config))
-    if experiment.model.factory is not None:  # code is named by a run's configuration alone
+    if experiment.model.factory is not None:  # only a run may name code
         raise InputError(f"{config} names a model.factory, which an exported model may not")
     try:
         if fingerprint(file) != saved["weights"]:

@@ -1,4 +1,4 @@
-"""A trained model without DeepSpeed: what `trainer.load`, `txl eval` and `txl generate` run."""
+"""Trained models without DeepSpeed, for `trainer.load`, `txl eval` and `txl generate`."""
 
 import logging
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """A checkpoint's model in evaluation mode; calling it is a `score.Forward`."""
+    """A checkpoint's model in evaluation mode; it is a `trainer.inference.score.Forward`."""
 
     module: nn.Module
     experiment: ExperimentConfig
@@ -39,36 +39,36 @@ class TrainedModel:
     path: Path
     saved: dict[str, Any]
     weights_hash: dict[str, str]
-    """Of each file of weights."""
+    """The hash of each file of weights, by name."""
     precision: Precision
     device: torch.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of memory."""
+        """Return the dtype of memory."""
         return {"fp32": torch.float32, "fp16": torch.float16}.get(self.precision, torch.bfloat16)
 
     def autocast(self) -> torch.autocast:
-        """The context that forward passes run in."""
+        """Return the context in which forward passes run."""
         enabled = self.precision == "bf16_autocast"
         return torch.autocast(self.device.type, torch.bfloat16, enabled)
 
     def __call__(
         self, segment: Segment, memory: Memory, *, clamp_len: int | None, same_length: bool
     ) -> Output:
-        """Forward pass in the model's precision."""
+        """Run a forward pass in the model's precision."""
         with self.autocast():
             output = self.module(segment, memory, clamp_len=clamp_len, same_length=same_length)
         return cast(Output, output)
 
     def reading_memory(self, n_rows: int, mem_len: int) -> Memory:
-        """Memory of rows that have read nothing."""
+        """Return memory of rows that have read nothing."""
         return reading_memory(
             self.module, n_rows, mem_len=mem_len, dtype=self.dtype, device=self.device
         )
 
     def zero_memory(self, n_rows: int, mem_len: int) -> Memory:
-        """Memory of as many inputs that are zero, all of them valid: what fairseq begins with."""
+        """Return the memory that fairseq begins with: inputs of zero, all of them valid."""
         module = cast(Any, self.module)
         memory: LayerInputs = module.empty_memory(
             n_rows, mem_len=mem_len, dtype=self.dtype, device=self.device
@@ -77,10 +77,11 @@ class TrainedModel:
         return memory._replace(valid_B=valid_B, valid_min=mem_len)
 
     def nats(self, text: str) -> list[float]:
-        """Nats of every token of `text` but the first, by the recipe's evaluation settings.
+        """Return the nats of every token of `text` but the first, by the recipe's eval settings.
 
         Raises:
-            InputError: the vocabulary cannot encode the text, or the model does not tell.
+            InputError: the vocabulary cannot encode the text, or the model returns no nats per
+                token.
         """
         scoring, cutoffs = self.experiment.eval, self.experiment.model.cutoffs
         ids = np.array(encode_given(self.vocabulary, text, what="the text"), np.int64)
@@ -99,7 +100,7 @@ class TrainedModel:
         return nats
 
     def generate(self, prompt: str, *, n_tokens: int = 200, **sampling: Any) -> str:
-        """Continue `prompt`; `sampling` as in `trainer.inference.sampling_options.Sampling`.
+        """Return a text that continues `prompt`; `sampling` takes the fields of `Sampling`.
 
         Raises:
             InputError: the vocabulary cannot encode the prompt, or a setting is out of range.
@@ -107,7 +108,7 @@ class TrainedModel:
         return "".join(self.stream(prompt, Sampling(n_tokens=n_tokens, **sampling)))
 
     def stream(self, prompt: str, sampling: Sampling) -> Iterator[str]:
-        """As `generate`, piece by piece; errors come at once."""
+        """Yield what `generate` returns, piece by piece; raise its errors at once."""
         pieces = generate(
             self.module,
             self.vocabulary,
@@ -133,14 +134,14 @@ def open_trained(
     device: torch.device,
     trust: bool = False,
 ) -> TrainedModel:
-    """Load the checkpoint `which` of a run, verified, or an exported model.
+    """Load and verify the checkpoint `which` of a run, or an exported model.
 
     Args:
         path: directory of a run, or a folder that `txl export` made.
-        which: of a run's checkpoints: see `trainer.checkpoint.folder.resolve`.
-        precision: None is the run's own; fp16 becomes fp32 on a CPU.
-        device: to load to.
-        trust: run the code that a run's directory names as its model.
+        which: names one of a run's checkpoints: see `trainer.checkpoint.folder.resolve`.
+        precision: None means the run's own; fp16 becomes fp32 on a CPU.
+        device: the device to load to.
+        trust: whether to run the code that a run's directory names as its model.
 
     Raises:
         InputError: there is no such run or checkpoint, it is not whole, or it names code that is
@@ -152,7 +153,7 @@ def open_trained(
 def load_source(
     source: Source, *, precision: Precision | None, device: torch.device, trust: bool
 ) -> TrainedModel:
-    """Build the model and give it its weights; see `open_trained`."""
+    """Build a source's model with its weights; see `open_trained`."""
     saved, experiment, vocabulary = source.saved, source.experiment, source.vocabulary
     if experiment.model.factory is None:
         _refuse_misfit(source)
@@ -170,7 +171,7 @@ def load_source(
     full = _with_ties(module, source.weights)
     try:
         module.load_state_dict(full)
-    except RuntimeError as error:  # it lists all that is missing, unknown or of another shape
+    except RuntimeError as error:  # lists weights that are missing, unknown or misshapen
         listed = " ".join(str(error).split())
         raise InputError(f"{source.path} does not fit its model: {listed}") from None
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(chosen, torch.float32)
@@ -188,7 +189,7 @@ def load_source(
 
 
 def _refuse_misfit(source: Source) -> None:
-    """Compare weights with their configuration before anything is built by its sizes."""
+    """Refuse weights that do not fit the configuration, before a model of its sizes is built."""
     config, weights = source.experiment.model, source.weights
     if max(config.n_layer, len(config.cutoffs)) > len(weights):
         raise InputError(
@@ -208,10 +209,10 @@ def _refuse_misfit(source: Source) -> None:
 
 
 def open_corpus_of(run_dir: Path) -> Corpus:
-    """Open the run's corpus where it was in training.
+    """Open the run's corpus, at its place during training.
 
     Raises:
-        InputError: the run does not say where, it is not there any more, or it is not whole.
+        InputError: the run does not say where, or the corpus has moved or is not whole.
     """
     path = corpus_of(run_dir)
     if not path.exists():
@@ -223,7 +224,7 @@ def open_corpus_of(run_dir: Path) -> Corpus:
 
 
 def corpus_of(run_dir: Path) -> Path:
-    """Return the folder in which the run's corpus was.
+    """Return the folder of the run's corpus during training.
 
     Raises:
         InputError: the run does not say.
@@ -232,7 +233,7 @@ def corpus_of(run_dir: Path) -> Path:
 
 
 def _with_ties(module: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights under every name of a tied parameter; a checkpoint holds it under its first."""
+    """Return the weights under all names of tied parameters; a checkpoint has only the first."""
     first: dict[int, str] = {}
     full = dict(weights)
     for name, parameter in module.named_parameters(remove_duplicate=False):
