@@ -1,7 +1,7 @@
 """The command ``txl`` under a name that nothing else has: ``python -m txl_trainer eval …``.
 
-The package is called `trainer`, and so are another one on PyPI and many a file in people's folders.
-Python takes the first on its path. This file takes the one that it lies beside.
+The package is called `trainer`, like another one on PyPI and many files in people's folders. Python
+takes the first `trainer` on its path; this file takes the one beside it.
 """
 
 import sys
@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 def own_trainer() -> None:
-    """Import the package `trainer` beside this file, whatever else has that name or had it so far.
+    """Import the package `trainer` beside this file, even if another was imported before.
 
     Raises:
-        SystemExit: it is not there whole, for another one was installed over it.
+        SystemExit: the package is not whole, since another one was installed over it.
     """
     folder = Path(__file__).parent / "trainer"
     init = folder / "__init__.py"
@@ -37,7 +37,7 @@ def own_trainer() -> None:
 
 
 def main() -> None:
-    """Entry point of ``txl``."""
+    """Run the command ``txl``."""
     own_trainer()
     from trainer.commands.cli import main
 

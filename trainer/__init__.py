@@ -1,7 +1,7 @@
 """Train language models that carry memory across text: Transformer-XL on DeepSpeed.
 
-What these functions need is imported when they are called: every command reads this file before it
-can do anything about a Ctrl-C.
+The functions import what they need when they are called: every command reads this file before it
+can handle a Ctrl-C.
 """
 
 from pathlib import Path
@@ -15,13 +15,14 @@ __all__ = ["load", "read_metrics"]
 
 
 def load(path: str | Path, *, device: str = "cpu", trust: bool = False) -> "TrainedModel":
-    """The model that `txl export` wrote to `path`, or the best one of a run's directory.
+    """Return the model that `txl export` wrote to `path`, or the best one of a run's directory.
 
-    Needs neither deepspeed nor wandb. With `trust`, code that the directory names as its model
+    Neither deepspeed nor wandb is needed. With `trust`, code that the directory names as its model
     (`model.factory`) is imported and run.
 
     Raises:
-        trainer.errors.InputError: there is none, it is not whole, or it names code without `trust`.
+        trainer.errors.InputError: there is no model, it is not whole, or it names code without
+            `trust`.
     """
     import torch
 
@@ -33,17 +34,17 @@ def load(path: str | Path, *, device: str = "cpu", trust: bool = False) -> "Trai
 
 
 def read_metrics(run_dir: str | Path, *, kind: "RecordKind | None" = None) -> "list[Record]":
-    """The records of a run, by ascending step, every step once per kind; all events.
+    """Return a run's records by ascending step, each step once per kind, and all events.
 
-    `trainer.track.metrics.read_metrics` says how steps that were done again are told apart.
+    `trainer.track.metrics.read_metrics` says which record is kept of a step that was done again.
 
     Args:
         run_dir: the run's directory.
-        kind: the only kind of record wanted; None is all.
+        kind: the only kind of record wanted; None means all.
 
     Raises:
-        trainer.errors.InputError: there is no such record, or a newer version of the trainer wrote
-            it.
+        trainer.errors.InputError: the run has no file of records, or a newer version of the trainer
+            wrote it.
     """
     from trainer.track import metrics
 

@@ -1,6 +1,6 @@
 """``python -m trainer``: the console command, for launchers that start a module.
 
-``python -m txl_trainer`` is the same, and also where something else called trainer is in the way.
+``python -m txl_trainer`` does the same, even if another package called trainer comes first.
 """
 
 from trainer.commands.cli import main

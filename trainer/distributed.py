@@ -1,7 +1,7 @@
 """This process among its peers, and the few collectives of the control plane.
 
-They run over gloo on the host, beside DeepSpeed's own groups: no flag ever waits for a device.
-Every function here is called by all ranks.
+The collectives run over gloo on the host, beside DeepSpeed's own groups, so no flag ever waits for
+a device. Every function here is called by all ranks.
 """
 
 import socket
@@ -19,7 +19,7 @@ from trainer.launchers import PYTORCH, Task, find_task, number_in
 
 T = TypeVar("T")
 
-#: What a launcher tells a worker; `complete_environ` fills it in where there is no launcher.
+#: The variables that a launcher sets for a worker; `complete_environ` adds those that are missing.
 RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -32,23 +32,23 @@ class World:
     local_rank: int
     device: torch.device
     port: int | None = None
-    """Of this host, where all ranks are on it and rank 0 opens the store; None: elsewhere."""
+    """The port at which rank 0 opens the store, if all ranks are on this host; otherwise None."""
     control: Any = None
-    """Process group over gloo; None before `trainer.engine.deepspeed.connect`."""
+    """The process group over gloo; None before `trainer.engine.deepspeed.connect`."""
 
     @property
     def is_main(self) -> bool:
-        """Return whether this is the rank that writes what there is one of."""
+        """Return whether this is rank 0, which writes what the ranks have in common."""
         return self.rank == 0
 
 
 def complete_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """The rendezvous variables of this process: a launcher's, or those of a lone process.
+    """Return the rendezvous variables of this process: a launcher's, or those of a lone process.
 
-    Where all ranks are on this host, gloo is told to stay on it, unless it was told otherwise.
+    If all ranks are on this host, gloo gets the loopback interface, unless the environment has one.
 
     Raises:
-        InputError: several tasks were started that cannot meet, or what is set contradicts itself.
+        InputError: several tasks cannot meet, or the variables contradict one another.
     """
     task = find_task(environ)
     if task is None or (task.launcher != PYTORCH.name and task.size == 1):
@@ -92,7 +92,7 @@ def _alone(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Return whether `device` multiplies in bf16 itself, and does not emulate it."""
+    """Return whether `device` multiplies in bf16 natively."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has = torch.cpu.get_capabilities()
@@ -100,12 +100,12 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def choose_device(wanted: str, *, local_rank: int) -> torch.device:
-    """``cuda`` where there is one, unless `wanted` says otherwise.
+    """Return a CUDA device if there is one and `wanted` allows it, else the CPU.
 
-    A task that is shown one device, as Slurm's ``--gpus-per-task=1`` does, computes on that.
+    A task that sees only one device, as with Slurm's ``--gpus-per-task=1``, computes on that one.
 
     Raises:
-        InputError: there is none, or not as many as ranks on this host.
+        InputError: `wanted` is ``cuda`` without a device, or there are fewer devices than ranks.
     """
     has_cuda = torch.cuda.is_available()
     if wanted == "cuda" and not has_cuda:
@@ -126,7 +126,7 @@ def choose_device(wanted: str, *, local_rank: int) -> torch.device:
 def this_process(environ: Mapping[str, str], *, device: str) -> World:
     """Return this process's place by a completed `environ`; `device` as for `choose_device`."""
     local_rank, world_size = int(environ["LOCAL_RANK"]), int(environ["WORLD_SIZE"])
-    has_agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has the store
+    has_agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun holds the store
     is_one_host = environ["LOCAL_SIZE"] == environ["WORLD_SIZE"]
     return World(
         rank=int(environ["RANK"]),
@@ -138,10 +138,10 @@ def this_process(environ: Mapping[str, str], *, device: str) -> World:
 
 
 def meet(world: World, *, backend: str, timeout: timedelta) -> None:
-    """Make the process group of all ranks, so that nothing listens beyond this host if it is one.
+    """Make the process group of all ranks; on a single host nothing listens beyond the host.
 
-    A lone rank opens no port for it, and several on one host a port of the loopback. Elsewhere the
-    store is where the environment says, and listens on all interfaces.
+    A lone rank opens no port, and several ranks on one host use a port of the loopback interface.
+    On several hosts the store is where the environment says, and listens on all interfaces.
 
     Raises:
         InputError: rank 0 finds the port taken.
@@ -188,10 +188,10 @@ def join(world: World, *, timeout_s: float) -> World:
 
 
 def refuse_shared_gpus(world: World) -> None:
-    """Refuse that ranks compute on the same GPU, which NCCL cannot. Collective.
+    """Refuse ranks that share a GPU, which NCCL does not support. Collective.
 
     Raises:
-        InputError: on every rank; it names the first that do.
+        InputError: on every rank; names the first ranks that share one.
     """
     if world.device.type != "cuda":
         return
@@ -207,7 +207,7 @@ def refuse_shared_gpus(world: World) -> None:
 
 
 def on_main(work: Callable[[], T], world: World) -> T:
-    """Rank 0's result of `work`, on every rank; its `InputError` is raised on every rank."""
+    """Do `work` on rank 0; return its result, or raise its `InputError`, on every rank."""
     result: tuple[T | None, InputError | None] = (None, None)
     if world.is_main:
         try:
@@ -221,7 +221,7 @@ def on_main(work: Callable[[], T], world: World) -> T:
 
 
 def on_each(work: Callable[[], T], world: World) -> T:
-    """Each rank's own result of `work`; an `InputError` of the lowest rank is raised on all."""
+    """Do `work` on each rank and return its result; raise the lowest rank's `InputError` on all."""
     result, problem = None, None
     try:
         result = work()
@@ -234,7 +234,7 @@ def on_each(work: Callable[[], T], world: World) -> T:
 
 
 def broadcast_object(value: T, world: World) -> T:
-    """Rank 0's `value`, on every rank. Between processes of one job only: it pickles."""
+    """Return rank 0's `value` on every rank. It is pickled, so only for processes of one job."""
     if world.world_size == 1:
         return value
     box = [value]
@@ -243,7 +243,7 @@ def broadcast_object(value: T, world: World) -> T:
 
 
 def gather_objects(value: T, world: World) -> list[T]:
-    """Every rank's `value`, in order of rank, on every rank."""
+    """Return all ranks' values in order of rank, on every rank."""
     if world.world_size == 1:
         return [value]
     boxes: list[Any] = [None] * world.world_size
@@ -252,7 +252,7 @@ def gather_objects(value: T, world: World) -> list[T]:
 
 
 def sum_floats(values: list[float], world: World) -> list[float]:
-    """Sums over ranks, in fp64."""
+    """Return the sums over ranks, in fp64."""
     total = torch.tensor(values, dtype=torch.float64)
     if world.world_size > 1:
         dist.all_reduce(total, group=world.control)
@@ -260,7 +260,7 @@ def sum_floats(values: list[float], world: World) -> list[float]:
 
 
 def largest(value: int, world: World) -> int:
-    """The largest `value` over ranks."""
+    """Return the largest `value` over ranks."""
     return max(gather_objects(value, world))
 
 
@@ -273,7 +273,7 @@ def barrier(world: World) -> None:
 class Agreement:
     """Flags that ranks agree on one step late: the maximum over ranks, element by element.
 
-    `post` starts the exchange and returns at once; `take` gives the result of the post before it.
+    `post` starts the exchange and returns at once; `take` returns the result of the last `post`.
     """
 
     def __init__(self, world: World, n_flags: int) -> None:
@@ -282,7 +282,7 @@ class Agreement:
         self._work: Any = None
 
     def post(self, flags: list[int]) -> None:
-        """Send this rank's flags."""
+        """Start the exchange with this rank's flags."""
         self._flags = torch.tensor(flags, dtype=torch.int32)
         if self.world.world_size > 1:
             self._work = dist.all_reduce(
@@ -290,7 +290,7 @@ class Agreement:
             )
 
     def take(self) -> list[int]:
-        """The agreed flags of the last post, waiting for it; zeros before the first."""
+        """Wait for the last `post` and return the agreed flags; zeros before the first."""
         if self._flags is None:
             return [0] * self.n_flags
         if self._work is not None:

@@ -1,7 +1,7 @@
-"""How a process of ours ends: exit codes, and the one error a user is meant to read.
+"""How a process of ours ends: exit codes, and the errors that a user is meant to read.
 
-The table is printed by ``txl exit-codes`` and in launch/README.md. Launchers change exit codes
-(torchrun returns 1 for any failed worker), so a wrapper goes by ``status.json`` instead.
+``txl exit-codes`` and launch/README.md show the table of codes. Launchers change exit codes
+(torchrun returns 1 for any failed worker), so a wrapper should read ``status.json`` instead.
 """
 
 import difflib
@@ -10,18 +10,18 @@ from enum import IntEnum
 
 from trainer.wording import printable
 
-#: More names than these are no hint.
+#: A hint with more names than this is no help.
 _MOST_NAMES = 4
-#: Nothing longer is a name, and comparing takes the square of it.
+#: No name is longer, and the time to compare two words grows with the square of their length.
 _MOST_LETTERS = 100
 
 
-#: Of an error. Lists of what differs are long; what a file holds may have no end.
+#: The most characters of an error's line: differences may be many, and text from a file endless.
 _MOST_CHARACTERS = 20_000
 
 
 class Exit(IntEnum):
-    """Exit codes of every command; `describe` gives the sentence of that table."""
+    """Exit codes of every command; `describe` returns a code's sentence in the table."""
 
     DONE = 0
     BAD_INPUT = 2
@@ -36,7 +36,7 @@ class Exit(IntEnum):
     TERMINATED = 143
 
     def describe(self) -> str:
-        """One sentence for a reader of the table of exit codes."""
+        """Return the code's sentence in the table of exit codes."""
         return {
             Exit.DONE: "done: the run reached its end (or had reached it before)",
             Exit.BAD_INPUT: "bad input: one line on stderr says what, where and the fix",
@@ -53,15 +53,15 @@ class Exit(IntEnum):
 
 
 class InputError(Exception):
-    """A refusal of what the user gave. The message says what, where and the fix, in one line.
+    """A refusal of the user's input. The message says what, where and the fix, in one line.
 
-    Only an answer to many flags at once has more `lines`. A message names files, keys and words
-    that others chose: each line is escaped, whoever prints it.
+    Only an answer to many flags at once has more `lines`. A message may quote files, keys and words
+    that others chose, so each line is escaped.
     """
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The lines of the message: the arguments that the error was made of."""
+        """Return the lines of the message, one per argument of the error."""
         return tuple(printable(argument, most=_MOST_CHARACTERS) for argument in self.args)
 
     def __str__(self) -> str:
@@ -69,10 +69,10 @@ class InputError(Exception):
 
 
 class ShortageError(Exception):
-    """Memory was asked for that could not be had; the message is one line, with what to lower."""
+    """Memory ran out; the message is one line that says what to lower."""
 
     def __init__(self, message: str, *, is_own: bool = True) -> None:
-        """`is_own` says that this process ran out, not another rank."""
+        """Make the error; `is_own` says that this process ran out, not another rank."""
         super().__init__(message)
         self.is_own = is_own
 
@@ -82,10 +82,10 @@ class NonFiniteError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for what of `known` is likely meant, or an empty string.
+    """Return `` (did you mean 'x'?)`` with the likely names in `known`, or an empty string.
 
-    These are the names that begin with `word`, else those whose last part it is (``lr`` of
-    ``optim.lr``), else the nearest in spelling. Letters may be in either case.
+    Likely are the names that begin with `word`; else those that end with it as a whole part, as
+    ``optim.lr`` with ``lr``; else the one nearest in spelling. Case does not matter.
     """
     names = {name.lower(): name for name in known}
     typed = word[:_MOST_LETTERS].lower()
@@ -101,7 +101,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def first_few(items: Sequence[str], *, separator: str = "; ", most: int = 5) -> str:
-    """Join what is told, the first `most` of it, and say how much more there is."""
+    """Join the first `most` items, and say how many more there are."""
     n_more = len(items) - most
     shown = separator.join(items[:most])
     return f"{shown}{separator}and {n_more:,} more" if n_more > 0 else shown

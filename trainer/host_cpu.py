@@ -8,24 +8,24 @@ import torch
 # glibc's <malloc.h>
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
-#: Blocks as large go back to the system when they are freed. It is the most that glibc can keep.
+#: Freed blocks of this size or more go back to the system. glibc cannot keep larger ones.
 RETURNED_BYTES = 32 << 20
 
 
 def use_cpu_well() -> None:
     """Keep freed memory for the next step, and let oneDNN multiply matrices.
 
-    A step frees and takes again the same tensors. By default glibc gives each large one back to the
-    kernel, which has to map and clear its pages anew: a fifth of a step of a small model. Those of
-    large ones still go back, where much is computed for every byte: kept, what is asked for next
-    does not fit where they were, and a run with long segments would take a third more memory.
+    Every step frees and takes again the same tensors. By default glibc returns each large tensor to
+    the kernel, which maps and clears new pages: a fifth of a small model's step. The tensors of
+    large models are still returned. Their cost per byte is small; if they were kept, new tensors
+    would not fit into their places, and a run with long segments would take a third more memory.
 
-    oneDNN multiplies in fp32, and is the faster one where rows are no multiple of 16 bytes; on
-    processors with AMX it would compute in bfloat16, so there PyTorch's own choice stays.
+    oneDNN multiplies in fp32, and is faster where rows are no multiple of 16 bytes. On processors
+    with AMX it would compute in bfloat16, so PyTorch's own choice stays there.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:  # musl has none
+        if mallopt is not None:  # musl has no mallopt
             mallopt(_MMAP_THRESHOLD, RETURNED_BYTES)
             mallopt(_TRIM_THRESHOLD, -1)
             mallopt(_TOP_PAD, 64 << 20)

@@ -1,6 +1,6 @@
-"""Finds this process's place among its peers, in the variables that its launcher sets.
+"""Finding this process's place among its peers, from the variables that its launcher sets.
 
-deepspeed and torchrun say it in PyTorch's variables, Slurm and the kinds of MPI in their own.
+deepspeed and torchrun set PyTorch's variables; Slurm and each MPI set their own.
 """
 
 import re
@@ -13,7 +13,7 @@ from trainer.outside import printable
 
 @dataclass(frozen=True, kw_only=True)
 class _Launcher:
-    """The variables in which a launcher says who a task is; of several, the first that is set."""
+    """A launcher's variables for a task's place; of several names the first that is set counts."""
 
     name: str
     rank: str
@@ -22,7 +22,7 @@ class _Launcher:
     local_size: tuple[str, ...] = ()
 
 
-#: Launchers of MPI. What they set inside a job of Slurm is nearer to the task than Slurm's own.
+#: Launchers of MPI. Inside a job of Slurm their variables come before Slurm's own.
 _MPI = (
     _Launcher(
         name="Open MPI",
@@ -52,7 +52,7 @@ _MPI = (
         local_rank=("FLUX_TASK_LOCAL_ID",),
     ),
 )
-#: MPICH, Intel MPI and their kin; srun sets it as well, for programs that use MPI.
+#: MPICH, Intel MPI and the like; srun sets these variables too, for programs that use MPI.
 _PMI = _Launcher(
     name="MPI",
     rank="PMI_RANK",
@@ -65,7 +65,7 @@ PYTORCH = _Launcher(
     rank="RANK",
     size="WORLD_SIZE",
     local_rank=("LOCAL_RANK",),
-    # torchrun sets the second and leaves the first, which may be of another launcher, as it was.
+    # torchrun sets LOCAL_WORLD_SIZE, and leaves a LOCAL_SIZE of another launcher as it was.
     local_size=("LOCAL_WORLD_SIZE", "LOCAL_SIZE"),
 )
 
@@ -82,9 +82,9 @@ class Task:
 
 
 def is_first_task(environ: Mapping[str, str]) -> bool:
-    """Return whether this process is the one of its peers that says what all of them find wrong.
+    """Return whether this process should print an error that all of its peers find.
 
-    One whose variables make no sense says it, too: it may be the only one.
+    A process whose variables make no sense prints it, too: it may be the only one.
     """
     try:
         task = find_task(environ)
@@ -94,7 +94,7 @@ def is_first_task(environ: Mapping[str, str]) -> bool:
 
 
 def find_task(environ: Mapping[str, str]) -> Task | None:
-    """Return the task that the nearest launcher names; None for a process that stands alone."""
+    """Return the task that the nearest launcher names; None for a process without a launcher."""
     if "RANK" in environ:
         return _task(PYTORCH, environ)
     task = next((_task(mpi, environ) for mpi in _MPI if mpi.rank in environ), None)
@@ -102,7 +102,7 @@ def find_task(environ: Mapping[str, str]) -> Task | None:
     if task is None and _PMI.rank in environ:
         task = _task(_PMI, environ)
         if slurm is not None and (slurm.rank, slurm.size) == (task.rank, task.size):
-            task = slurm  # it also knows the local rank
+            task = slurm  # Slurm also sets the local rank
     task = task or slurm
     if task is None and "PMIX_RANK" in environ and "SLURM_JOB_ID" not in environ:
         raise InputError(
@@ -122,8 +122,8 @@ def find_task(environ: Mapping[str, str]) -> Task | None:
 def _slurm_task(environ: Mapping[str, str]) -> Task | None:
     """Return the task that ``srun`` names; None in a batch script or a shell of an allocation.
 
-    These two have Slurm's variables as well, of all tasks that the job may start, but not those of
-    a step.
+    A batch script and a shell also have Slurm's variables, but only those of the whole job, not
+    those of a step.
     """
     if "SLURM_PROCID" not in environ:
         return None
@@ -150,7 +150,7 @@ def _slurm_task(environ: Mapping[str, str]) -> Task | None:
 
 
 def _slurm_local_size(environ: Mapping[str, str]) -> int | None:
-    """Tasks on this node, of a list such as ``2(x3),1`` with an entry per node."""
+    """Return the number of tasks on this node, from a list per node such as ``2(x3),1``."""
     counts: list[int] = []
     for part in environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
         match = re.fullmatch(r"(\d{1,6})(?:\(x(\d{1,6})\))?", part)
@@ -198,7 +198,7 @@ def number_in(environ: Mapping[str, str], name: str) -> int:
     """Read a variable that is set and must be a number.
 
     Raises:
-        InputError: it is not.
+        InputError: the variable is no number.
     """
     text = environ[name]
     if not re.fullmatch(r"[0-9]{1,9}", text):

@@ -1,7 +1,6 @@
-"""Reads files and arguments that anybody may have written, before anything believes them.
+"""Reading files and arguments that anybody may have written, so that they can do no harm.
 
-A file is read up to a size, a text is printed escaped and cut. What the values must be, the reader
-says with a schema of its own.
+Files are read up to a size. The reader then checks the values with a schema of its own.
 """
 
 import json
@@ -27,9 +26,9 @@ __all__ = [
     "text_argument",
 ]
 
-#: Bytes that a JSON file from outside may have, unless its reader knows better.
+#: The most bytes of a JSON file from outside, unless its reader sets another limit.
 MAX_JSON_BYTES = 4 << 20
-#: Of lists and objects inside each other.
+#: The deepest nesting of lists and objects.
 MAX_DEPTH = 64
 
 
@@ -44,11 +43,11 @@ def read_json(
     Args:
         path: the file.
         most_bytes: a longer file is refused before it is read.
-        unique_keys: makes an object of its pairs, and may refuse them with `ValueError`.
+        unique_keys: makes an object from its pairs, and may refuse them with `ValueError`.
 
     Raises:
-        InputError: there is no such file, it cannot be read, is too long, or is not JSON. NaN and
-            infinities are not JSON, nor is nesting beyond what the parser follows.
+        InputError: the file does not exist, cannot be read, is too long, or is not JSON. NaN,
+            infinities and nesting too deep for the parser are not JSON.
     """
     text = read_bytes(path, most_bytes=most_bytes)
     return parse_json(text, where=str(path), unique_keys=unique_keys)
@@ -58,7 +57,7 @@ def read_bytes(path: Path, *, most_bytes: int) -> bytes:
     """Read a file of at most `most_bytes` bytes.
 
     Raises:
-        InputError: there is no such file, it cannot be read, or is longer.
+        InputError: the file does not exist, cannot be read, or is longer.
     """
     try:
         with open_file(path) as file:
@@ -71,11 +70,11 @@ def read_bytes(path: Path, *, most_bytes: int) -> bytes:
 
 
 def open_file(path: Path) -> BufferedReader:
-    """Open a file to read; of a pipe, a device or a folder none would see the end.
+    """Open a regular file to read; a pipe or a device might never end.
 
     Raises:
-        InputError: it is none.
-        OSError: it is not there, or cannot be read.
+        InputError: the path is no regular file.
+        OSError: the file does not exist, or cannot be read.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -83,7 +82,7 @@ def open_file(path: Path) -> BufferedReader:
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
     except ValueError as error:  # a name with a zero byte
         raise InputError(f"{path}: {error}") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # since it was looked at
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it may have changed since the check
         file.close()
         raise InputError(f"{path} is no file any more")
     return file
@@ -100,10 +99,10 @@ def parse_json(
     where: str,
     unique_keys: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """Parse JSON, strictly; `where` names it in the error.
+    """Parse JSON strictly; `where` names the text in the error.
 
     Raises:
-        InputError: it is not JSON, see `read_json`.
+        InputError: the text is not JSON, see `read_json`.
     """
     try:
         values = json.loads(
@@ -115,16 +114,16 @@ def parse_json(
         refuse_odd_values(values)
     except RecursionError:
         raise InputError(f"{where}: nested too deeply to be read") from None
-    except ValueError as error:  # also of bytes that are no UTF-8
+    except ValueError as error:  # includes bytes that are not UTF-8
         raise InputError(f"{where}: not JSON: {error}") from None
     return values
 
 
 def refuse_odd_values(values: Any) -> None:
-    """Refuse parsed values that others choke on.
+    """Refuse parsed values that other code cannot handle.
 
     Raises:
-        ValueError: they nest deeply, or a text of them is none, for it holds half a character.
+        ValueError: values nest too deeply, or a text holds half a character (a lone surrogate).
     """
     level: list[Any] = [values]
     for _ in range(MAX_DEPTH):
@@ -154,17 +153,17 @@ def _refuse_constant(name: str) -> None:
 
 
 def text_argument(argument: str, *, name: str) -> str:
-    """Return the text that an argument of the command line is, in whatever locale it was typed.
+    """Return the text of an argument of the command line, whatever the locale.
 
-    Bytes that the locale cannot decode arrive as lone surrogates, which no text has: such an
+    Bytes that the locale cannot decode arrive as lone surrogates, which no text has. Such an
     argument is read as UTF-8.
 
     Args:
-        argument: as Python gives it.
-        name: what it is, for the error.
+        argument: the argument as Python decoded it.
+        name: the argument's name in the error.
 
     Raises:
-        InputError: it is no UTF-8 either.
+        InputError: the argument is no UTF-8 either.
     """
     try:
         argument.encode()

@@ -1,4 +1,4 @@
-"""Paths as they are typed in a shell, and commands printed to be typed again."""
+"""Paths typed in a shell, and commands printed for a user to type again."""
 
 import os
 import shlex
@@ -8,22 +8,22 @@ from pathlib import Path
 
 
 def typed_path(text: str | Path) -> Path:
-    """The path that `text` means, ``~`` and ``~name`` being homes also where no shell saw to it.
+    """Return the path that `text` means, with ``~`` and ``~name`` replaced by homes.
 
-    It sees to none in ``--out=~/x``. As with a shell, where nobody has the name it stands as it is.
+    A shell does not replace them in ``--out=~/x``. A ``~name`` that no user has stays as it is.
     """
     return Path(os.path.expanduser(text))
 
 
 def command(*words: str | Path) -> str:
-    """Spell the command of these `words` so that a shell reads them again, whatever they hold."""
+    """Return the command of these `words`, quoted so that a shell reads the same words."""
     return " ".join(_quoted(str(word)) for word in words)
 
 
 def program(name: str) -> str:
-    """Spell the program `name` of this environment as the reader's shell finds it.
+    """Return how to call the program `name` of this environment from the user's shell.
 
-    That is by its name where the shell's path leads to this one, else by its place.
+    The name is enough if the shell's path leads to this program; otherwise its path is returned.
     """
     ours = Path(sys.executable).with_name(name)
     on_path = shutil.which(name)
@@ -33,7 +33,7 @@ def program(name: str) -> str:
 
 
 def training(*words: str | Path) -> str:
-    """Spell the command that trains with these `words`: the checkout's, or an installed one."""
+    """Return the command that trains with these `words`: a checkout's or the installed one."""
     script = Path(__file__).parents[1] / "launch" / "train.py"
     if script.is_file():
         return command(program("deepspeed"), _from_here(script), *words)
@@ -49,7 +49,7 @@ def _quoted(word: str) -> str:
     if word.isprintable():
         return shlex.quote(word)
     spelt = (_escaped(character) for character in word)
-    return f"$'{''.join(spelt)}'"  # which bash, zsh and ksh read
+    return f"$'{''.join(spelt)}'"  # bash, zsh and ksh read this
 
 
 def _escaped(character: str) -> str:

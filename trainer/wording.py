@@ -1,24 +1,24 @@
-"""How things are worded for people: amounts, and text from outside, which is shown escaped."""
+"""Wording for people: amounts, and text from outside, which is shown escaped."""
 
 import logging
 import math
 import reprlib
 import unicodedata
 
-#: Characters of a message from outside that are shown; the middle of a longer one is left out.
+#: Characters shown of a text from outside; the middle of a longer text is left out.
 SHOWN_CHARACTERS = 1000
-#: Characters of a line of a log.
+#: The most characters of a line of a log.
 LOGGED_CHARACTERS = 4000
-#: Categories of Unicode that move the cursor, hide text or are no characters at all.
+#: Categories of Unicode that move the cursor, hide text, or hold no characters.
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def printable(text: object, *, most: int = SHOWN_CHARACTERS) -> str:
-    """Return `text` on one line that a terminal shows as it stands.
+    """Return `text` as one line that is safe to show on a terminal.
 
-    Control characters, line ends, marks that turn the direction of writing and lone surrogates
-    are escaped as Python writes them. Of a text of more than `most` characters the middle is left
-    out, and its length is told.
+    Control characters, line ends, marks that turn the direction of writing and lone surrogates are
+    escaped as in Python. The middle of a text of more than `most` characters is left out, and
+    replaced by its length.
     """
     shown = str(text)
     if len(shown) > most:
@@ -29,29 +29,29 @@ def printable(text: object, *, most: int = SHOWN_CHARACTERS) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return a text of lines as a terminal shows it: all but line ends and tabs is escaped."""
+    """Return a text of lines that is safe to show on a terminal; line ends and tabs stay."""
     return "".join(c if c in "\n\t" else _escaped(c) for c in text)
 
 
 class LineFormatter(logging.Formatter):
-    """Writes a record's message on one line: what it quotes forges no other."""
+    """A formatter that keeps a message on one line, so that quoted text cannot forge another."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
-        """The line; a traceback may follow it."""
+        """Return the line; a traceback may follow it."""
         record.message = printable(record.message, most=LOGGED_CHARACTERS)
         return super().formatMessage(record)
 
 
 def shortened(value: object) -> str:
-    """Return what Python writes for a value from outside: escaped, and cut at each level.
+    """Return Python's `repr` of a value from outside, escaped and cut at each level.
 
-    Its length is bounded also for objects that hold each other over and over.
+    The length is bounded even for objects that hold one another.
     """
     return printable(_Short().repr(value), most=200)
 
 
 class _Short(reprlib.Repr):
-    """Python's own, with room for a path or a word."""
+    """Python's shortening `repr`, with room for a path or a word."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,12 +67,12 @@ def _escaped(character: str) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things: 1 rank, 2 ranks, 1,000 steps."""
+    """Return a number of things: 1 rank, 2 ranks, 1,000 steps."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def human_count(count: float) -> str:
-    """Three digits and a unit: 950, 5.3k, 412k, 1.74M."""
+    """Return three digits and a unit: 950, 5.3k, 412k, 1.74M."""
     if not math.isfinite(count):
         return str(count)
     if abs(count) < 999.5:
@@ -85,7 +85,7 @@ def human_count(count: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """The two largest units: 45s, 12m30s, 3h12m, 2d04h."""
+    """Return the two largest units: 45s, 12m30s, 3h12m, 2d04h."""
     if not math.isfinite(seconds):
         return "?"
     minutes, s = divmod(round(seconds), 60)

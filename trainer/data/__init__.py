@@ -1,1 +1,1 @@
-"""Text to vocabulary, corpus, streams and segments."""
+"""From text to a vocabulary, a corpus, its streams and segments."""

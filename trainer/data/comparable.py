@@ -9,17 +9,17 @@ from trainer.data.vocabulary.files import Lost, SymbolVocabulary, TokenizerVocab
 def absent_figures(
     lost: Lost | None, vocabulary: Vocabulary, *, n_words: int, n_characters: int
 ) -> Mapping[str, str]:
-    """The figures among `ppl_word` and `bpc` that a loss on a text does not give, and why.
+    """Return which of `ppl_word` and `bpc` a loss on a text cannot give, with the reasons.
 
-    Both divide the nats of all ids by what the text has. Where ids do not tell all of the text,
-    the nats are those of less than that. `ppl_word` bears with white space that is not told, and
-    over whole words with unknown ones, each of which is a word as in published results.
+    Both divide the nats of all ids by the text's words or characters. If the ids do not hold all of
+    the text, the nats cover less than the whole text. `ppl_word` may still lack white space, and
+    with a words vocabulary unknown words: each counts as a word, as in published results.
 
     Args:
-        lost: what the ids do not tell; None where nobody counted it.
-        vocabulary: that made the ids.
-        n_words: of the text.
-        n_characters: of the text.
+        lost: the characters that the ids do not hold; None if they were not counted.
+        vocabulary: the vocabulary that made the ids.
+        n_words: words of the text.
+        n_characters: characters of the text.
     """
     over_words = vocabulary.kind == "words"
     if lost is None:
@@ -45,7 +45,7 @@ def absent_figures(
 
 
 def lost_characters(header: Header, vocabulary: Vocabulary) -> Lost | None:
-    """Return the characters that a split's ids do not tell; None where nobody counted them."""
+    """Return the characters that a split's ids do not hold; None if they were not counted."""
     if header.n_hidden is not None and header.n_blanks is not None:
         return Lost(header.n_hidden, header.n_blanks)
     if isinstance(vocabulary, SymbolVocabulary):

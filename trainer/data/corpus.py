@@ -29,7 +29,7 @@ from trainer.errors import InputError
 from trainer.outside import open_file, printable
 from trainer.shell import command, program
 
-# How file systems say that they map no file, or none for several processes.
+# Errors of file systems that cannot map a file, or not for several processes.
 _NO_MAPPING = {errno.ENODEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _Array = TypeVar("_Array")
 
@@ -41,12 +41,12 @@ class Split:
     Attributes:
         tokens: read-only map of the ids, uint16 or uint32, [n_tokens].
         document_starts: int64, ascending, the first is 0.
-        n_words: words of the text and one per line end, except for line ends that no id tells.
+        n_words: words of the text, and one per line end unless no id stands for line ends.
         n_characters: characters of the text with its line ends; bytes for the bytes tokenizer.
-        absent: figures that a loss on this split does not give, and why, see
+        absent: figures that a loss on this split cannot give, with reasons: see
             `trainer.data.comparable`.
-        hash: of vocabulary, ids and document starts.
-        header: everything else that is known of it.
+        hash: hash of vocabulary, ids and document starts.
+        header: everything else that is known of the split.
     """
 
     name: str
@@ -71,22 +71,22 @@ class Corpus:
 
     @property
     def name(self) -> str:
-        """Name of the corpus's folder."""
+        """Return the name of the corpus's folder."""
         return self.path.resolve().name
 
     @property
     def split_hashes(self) -> dict[str, str]:
-        """The hash of every split, by name: what each of them is, whatever stands beside it."""
+        """Return the hash of every split by name; no hash depends on the other splits."""
         return {name: split.hash for name, split in self.splits.items()}
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
-    """The narrowest type that holds the ids of a vocabulary."""
+    """Return the narrowest type that holds the ids of a vocabulary."""
     return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<u4")
 
 
 def corpus_files() -> set[str]:
-    """Names of all the files that a corpus can hold."""
+    """Return the names of all files that a corpus can hold."""
     folder = Path()
     return {VOCABULARY_FILE} | {p.name for name in SPLITS for p in split_paths(folder, name)}
 
@@ -94,11 +94,11 @@ def corpus_files() -> set[str]:
 def open_corpus(path: Path) -> Corpus:
     """Open and check a corpus without reading its ids: the time does not depend on their number.
 
-    Checked are magic, version and hash of each header, the size of its files, the largest id,
+    The checks cover magic, version and hash of each header, the size of its files, the largest id,
     and the vocabulary's hash. `verify_corpus` checks the ids themselves.
 
     Raises:
-        InputError: something is missing, foreign, truncated or does not match.
+        InputError: a file is missing, foreign, truncated or does not match.
     """
     if not path.is_dir():
         prepare = command(program("txl"), "prepare", "--out", path)
@@ -122,12 +122,12 @@ def open_corpus(path: Path) -> Corpus:
 
 
 def verify_corpus(path: Path) -> None:
-    """Open a corpus, then read it whole: compare the hashes and count what the headers say.
+    """Open a corpus, then read it whole: compare its hashes, and its counts with the headers.
 
-    Words and characters are those of the text, which is not there to count.
+    Words and characters cannot be counted again, because the text is not in the corpus.
 
     Raises:
-        InputError: as `open_corpus`, or naming split and blocks that were changed.
+        InputError: `open_corpus` raises it; or blocks were changed, and it names them.
     """
     corpus = open_corpus(path)
     for name, split in corpus.splits.items():
@@ -210,11 +210,11 @@ def _open_split(folder: Path, header: Header, vocabulary: Vocabulary) -> Split:
 
 def _document_starts(path: Path, header: Header) -> npt.NDArray[np.int64]:
     try:
-        open_file(path).close()  # or it is none
+        open_file(path).close()  # refuses anything but a regular file
         starts = _mapped(path, lambda mode: np.lib.format.open_memmap(path, mode=mode))
     except InputError:
         raise
-    except Exception as error:  # numpy reads a header as Python, which may fail in any way
+    except Exception as error:  # numpy evaluates the header, which may fail in any way
         raise InputError(f"{path}: corrupt document starts: {error}; prepare it again") from None
     if starts.dtype != np.int64 or starts.shape != (header.n_documents,) or starts[0] != 0:
         raise InputError(
@@ -225,10 +225,10 @@ def _document_starts(path: Path, header: Header) -> npt.NDArray[np.int64]:
 
 
 def _mapped(path: Path, map_file: Callable[[Literal["r", "c"]], _Array]) -> _Array:
-    """Map a file into memory: shared with other processes, or where that cannot be, for this one.
+    """Map a file into memory, shared with other processes if possible, else for this one alone.
 
     Raises:
-        InputError: its file system maps no files.
+        InputError: the file system cannot map files.
     """
     mode: Literal["r", "c"]
     for mode in ("r", "c"):

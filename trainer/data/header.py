@@ -1,4 +1,4 @@
-"""Describes a split of a corpus, in NAME.json: counts, hashes, how it was made."""
+"""Headers, NAME.json, which describe the splits of a corpus: counts, hashes, how they were made."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from trainer.outside import printable, read_json
 MAGIC: Final = "txl-corpus"
 VERSION: Final = 1
 BLOCK_BYTES = 4 << 20
-#: Bytes of the largest header: that of 4 TB of ids, or of as many files as a folder holds.
+#: The most bytes of a header: enough for 4 TB of ids, or for as many files as a folder holds.
 MAX_HEADER_BYTES = 256 << 20
 
 _Count = Annotated[int, Field(ge=0, lt=1 << 62)]
@@ -25,7 +25,7 @@ _Hash = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
 class Header(BaseModel):
-    """The fields of a header, which is written with the hash of all of them as `header_hash`."""
+    """The fields of a header; the file also has their hash, as `header_hash`."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -73,27 +73,27 @@ class Header(BaseModel):
 
     @property
     def n_bytes(self) -> int:
-        """Size of the file of ids."""
+        """Return the size of the file of ids."""
         return self.n_tokens * np.dtype(self.dtype).itemsize
 
     @property
     def content_hash(self) -> str:
-        """Hash of what the split holds, wherever and whenever it was made."""
+        """Return the hash of the split's content, which does not depend on place or time."""
         return canonical_hash([self.vocabulary_hash, self.block_hashes, self.documents_hash])
 
     def to_json(self) -> dict[str, Any]:
-        """All fields and their hash."""
+        """Return all fields and their hash."""
         values = self.model_dump()
         return values | {"header_hash": canonical_hash(values)}
 
 
 def split_paths(folder: Path, name: str) -> tuple[Path, Path, Path]:
-    """Ids, header and document starts of the split `name`."""
+    """Return the paths of the ids, the header and the document starts of the split `name`."""
     return folder / f"{name}.bin", folder / f"{name}.json", folder / f"{name}.docs.npy"
 
 
 def read_header(folder: Path, name: str) -> Header:
-    """Read and check the header of the split `name`; raises `InputError` if it is not sound."""
+    """Read and check the header of the split `name`; raise `InputError` if it is not sound."""
     path = split_paths(folder, name)[1]
     try:
         values = read_json(path, most_bytes=MAX_HEADER_BYTES)

@@ -13,7 +13,7 @@ CORPUS_FILE = "corpus.json"
 
 
 class NamedCorpus(BaseModel):
-    """A corpus as a run knows it: where it was, and what it held."""
+    """A corpus as a run's directory describes it: its place and its hashes."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -22,15 +22,15 @@ class NamedCorpus(BaseModel):
 
     @property
     def name(self) -> str:
-        """Name of the corpus's folder."""
+        """Return the name of the corpus's folder."""
         return Path(self.path).name
 
 
 def named_corpus(run_dir: Path) -> NamedCorpus:
-    """The corpus of a run.
+    """Return the corpus that a run names.
 
     Raises:
-        InputError: the run does not say.
+        InputError: the run names no corpus.
     """
     file = run_dir / CORPUS_FILE
     try:

@@ -1,7 +1,7 @@
-"""Segments that are on the device before they are asked for.
+"""Reading segments ahead, so that they are on the device before they are asked for.
 
-What a micro step reads is a pure function of its number, so reading ahead is a cache that nobody
-sees: whatever is asked for comes, also where a rollback has moved the position in the text.
+The segment of a micro step is a pure function of the micro step's number. So reading ahead is only
+a cache: any segment can be asked for, also after a rollback has moved the position in the text.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +13,7 @@ from trainer.data.streams import Streams
 from trainer.protocol import Segment
 
 #: Micro steps read ahead, by kind of device: a GPU computes one while the next is on its way. On a
-#: CPU a thread would take from the computation what it saves, a thousandth of a small model's step.
+#: CPU the thread would cost what it saves, a thousandth of a small model's step.
 AHEAD = {"cuda": 2, "cpu": 0}
 
 
@@ -22,11 +22,11 @@ class _Sent(NamedTuple):
 
     segment: Segment
     arrival: torch.cuda.Event | None
-    """Where later work on the GPU has to wait for it; None on the CPU."""
+    """The event for which later work on the GPU waits; None on the CPU."""
 
 
 class SegmentReader:
-    """Reads one rank's segments, and those of coming micro steps in a thread of its own."""
+    """A reader of one rank's segments, with a thread that reads those of coming micro steps."""
 
     def __init__(self, streams: Streams, device: torch.device, *, n_ahead: int) -> None:
         """Read ahead of the last segment asked for by at most `n_ahead` micro steps."""
@@ -38,9 +38,9 @@ class SegmentReader:
             self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
 
     def segment(self, data_step: int, slot: int) -> Segment:
-        """Return the segment of `slot` in `data_step`, on the device; raises as reading did.
+        """Return the segment of `slot` in `data_step`, on the device; raise errors of the thread.
 
-        Nothing waits for it to arrive there but what the GPU is given from now on.
+        The host does not wait for the copy; later work on the GPU does.
         """
         number = data_step * self._streams.slots + slot
         wanted = range(number, number + 1 + self._n_ahead)
@@ -54,7 +54,7 @@ class SegmentReader:
         return self._received(self._begun.pop(number).result())
 
     def close(self) -> None:
-        """End the thread; what it has read ahead is dropped."""
+        """End the thread, and drop what it has read ahead."""
         self._begun.clear()
         self._thread.shutdown(cancel_futures=True)
 
@@ -62,7 +62,7 @@ class SegmentReader:
         segment = self._streams.segment(*divmod(number, self._streams.slots))
         if self._side is None:
             return _Sent(segment, None)
-        with torch.cuda.stream(self._side):  # which makes its device the thread's, too
+        with torch.cuda.stream(self._side):  # also sets the thread's device
             sent = segment.to(self._device)
             return _Sent(sent, self._side.record_event())
 
@@ -73,7 +73,7 @@ class SegmentReader:
         here.wait_event(sent.arrival)
 
         def used_here(tensor: torch.Tensor) -> torch.Tensor:
-            tensor.record_stream(here)  # or its memory is reused while a kernel reads it
+            tensor.record_stream(here)  # else its memory is reused while a kernel reads
             return tensor
 
         return sent.segment.map(used_here)

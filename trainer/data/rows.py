@@ -1,4 +1,4 @@
-"""From spans of a split to the segment a model reads: the one place where rows are cut and padded.
+"""Making segments from spans of a split: the one place where rows are cut and padded.
 
 B rows · T tgt_len.
 """
@@ -15,23 +15,23 @@ from trainer.protocol import IGNORED, Segment
 
 
 class Span(NamedTuple):
-    """A stretch of pairs of a split: `length` of them from `begin` on.
+    """A run of `length` (input, target) pairs of a split from `begin` on.
 
-    It lies in a range of pairs, and goes on at the range's start where it reaches its end.
+    A span lies in a range of pairs; at the range's end it goes on from the range's start.
     """
 
     begin: int
     length: int
     scored: bool = True
-    """Whether its targets count; text that only warms a memory has none."""
+    """Whether the span's targets count; those of text that only warms a memory do not."""
     low: int = 0
     """First pair of the range."""
     high: int | None = None
-    """The pair behind the range's last; None is the end of the split."""
+    """The pair after the range's last; None means the end of the split."""
 
 
 class _Piece(NamedTuple):
-    """A part of a span that is contiguous in the split, and its place in the row."""
+    """A part of a span that is contiguous in the split, with its place in the row."""
 
     begin: int
     length: int
@@ -57,15 +57,15 @@ def make_segment(
     cut_documents: bool,
     cut_seam: bool = False,
 ) -> Segment:
-    """Read one span per row, padded on the right to `tgt_len` with targets that are ignored.
+    """Return a segment with a span per row, padded on the right to `tgt_len`, targets ignored.
 
     Args:
         split: the tokens.
         spans: one per row.
         tgt_len: T.
-        cutoffs: of the model's adaptive softmax.
-        cut_documents: memory is not to reach across a document's start.
-        cut_seam: memory is not to reach across the wrap from a range's end to its start.
+        cutoffs: the cutoffs of the model's adaptive softmax.
+        cut_documents: whether memory ends at a document's start.
+        cut_seam: whether memory ends where a span goes from its range's end to the start.
     """
     n_rows, n_pairs = len(spans), split.n_tokens - 1
     tokens_BT = np.zeros((n_rows, tgt_len), np.int64)
@@ -93,7 +93,7 @@ def make_segment(
 def one_row(
     tokens_T: npt.NDArray[np.int64], targets_T: npt.NDArray[np.int64], *, cutoffs: tuple[int, ...]
 ) -> Segment:
-    """A segment of one row, as it stands: T tokens and as many targets."""
+    """Return a segment of one row, without padding: T tokens and as many targets."""
     return Segment(
         tokens_BT=torch.from_numpy(tokens_T[None]),
         targets_BT=torch.from_numpy(targets_T[None]),
@@ -107,7 +107,7 @@ def one_row(
 
 
 def clusters_of(ids_BT: np.ndarray, cutoffs: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
-    """Per cluster, the flat positions of the ids it holds; known here, so no device is asked."""
+    """Return per cluster the flat positions of its ids; the host knows them without the device."""
     if not cutoffs:
         return ()
     ids_N = ids_BT.reshape(-1)
@@ -119,7 +119,7 @@ def clusters_of(ids_BT: np.ndarray, cutoffs: tuple[int, ...]) -> tuple[torch.Ten
 def _starts(
     split: Split, spans: Sequence[Span], tgt_len: int, *, cut_documents: bool, cut_seam: bool
 ) -> torch.Tensor | None:
-    """`Segment.starts_BT`, or None where no span holds a start at which memory is cut."""
+    """Return `Segment.starts_BT`; None if no span has a start at which memory is cut."""
     n_pairs = split.n_tokens - 1
     marks_BT = np.full((len(spans), tgt_len), -1, np.int64)
     for row, span in enumerate(spans):

@@ -1,8 +1,9 @@
 """Streams: contiguous rows of a split, read segment by segment, rank by rank.
 
 A split of N tokens has P = N-1 (input, target) pairs. Stream s of S covers pairs ⌊sP/S⌋ up to
-⌊(s+1)P/S⌋: its last target is its neighbour's first input, so every token but the corpus's first is
-predicted exactly once per epoch. Where a rank stands is a pure function of (data_step, slot, rank).
+⌊(s+1)P/S⌋. A stream's last target is its neighbour's first input, so every token but the corpus's
+first is predicted exactly once per epoch. A rank's position in the text is a pure function of
+(data_step, slot, rank).
 """
 
 from dataclasses import dataclass, field
@@ -24,14 +25,14 @@ class Streams:
         train_batch_size: S, streams over all ranks and slots.
         tgt_len: T, tokens of a segment.
         slots: micro steps of a step; slot i always reads the same streams.
-        rank: of this process.
-        world_size: number of ranks.
+        rank: the rank of this process.
+        world_size: the number of ranks.
         epoch_order: `roll` rotates the pairs by an offset drawn from (seed, epoch), so that
             streams hold other text in every epoch; `roll_streams` rotates each stream in itself,
             by an offset drawn from (seed, epoch, stream), as NVIDIA's --roll does.
         memory_reset: where memory is cut; see `DataConfig`.
-        seed: of the roll.
-        cutoffs: of the model's adaptive softmax.
+        seed: the seed of the offsets.
+        cutoffs: the cutoffs of the model's adaptive softmax.
     """
 
     split: Split
@@ -53,7 +54,7 @@ class Streams:
                 f"split {self.split.name!r} has {self.split.n_tokens:,} tokens, too few for "
                 f"{self.train_batch_size:,} streams: lower --train.train-batch-size or add text"
             )
-        # ⌊sP/S⌋ in parts: the products stay below 2^63 for fewer than 2^31 streams.
+        # ⌊sP/S⌋ is computed in parts: the products stay below 2^63 for fewer than 2^31 streams.
         whole, rest = divmod(self.n_pairs, self.train_batch_size)
         numbers = np.arange(self.train_batch_size + 1, dtype=np.int64)
         borders = numbers * whole + numbers * rest // self.train_batch_size
@@ -61,35 +62,35 @@ class Streams:
 
     @property
     def n_pairs(self) -> int:
-        """P: pairs of input and target."""
+        """Return P, the number of pairs of input and target."""
         return self.split.n_tokens - 1
 
     @property
     def micro(self) -> int:
-        """B: streams of one micro step on one rank."""
+        """Return B, the number of streams of one micro step on one rank."""
         return self.train_batch_size // (self.slots * self.world_size)
 
     @property
     def steps_per_epoch(self) -> int:
-        """⌈⌈P/S⌉/T⌉ segments cover the longest stream."""
+        """Return the number of segments that cover the longest stream, ⌈⌈P/S⌉/T⌉."""
         longest = -(-self.n_pairs // self.train_batch_size)
         return -(-longest // self.tgt_len)
 
     def stream_ids(self, slot: int) -> np.ndarray:
-        """Global ids of the streams that this rank reads in `slot`, `[B]`."""
+        """Return the global ids of the streams that this rank reads in `slot`, `[B]`."""
         first = slot * self.world_size * self.micro + self.rank * self.micro
         return np.arange(first, first + self.micro)
 
     def epoch(self, data_step: int) -> int:
-        """The epoch that `data_step` belongs to, counted from 0."""
+        """Return the epoch of `data_step`, counted from 0."""
         return data_step // self.steps_per_epoch
 
     def begins_epoch(self, data_step: int) -> bool:
-        """Return whether memory is to be forgotten before this step for an epoch's sake."""
+        """Return whether memory is forgotten before this step, because an epoch begins."""
         return self.memory_reset != "never" and data_step % self.steps_per_epoch == 0
 
     def n_tokens(self, data_step: int) -> int:
-        """Targets of the step over all ranks and slots, from arithmetic alone."""
+        """Return the step's number of targets over all ranks and slots, without a collective."""
         begin = (data_step % self.steps_per_epoch) * self.tgt_len
         left = np.diff(self._borders) - begin
         return int(np.minimum(left, self.tgt_len).sum())
@@ -107,7 +108,7 @@ class Streams:
         )
 
     def _span(self, stream: int, epoch: int, index: int) -> Span:
-        """Find segment `index` of a stream in the split, as this epoch turns it."""
+        """Return the span of a stream's segment `index`, in this epoch's order."""
         low, high = int(self._borders[stream]), int(self._borders[stream + 1])
         done = index * self.tgt_len
         length = min(self.tgt_len, high - low - done)

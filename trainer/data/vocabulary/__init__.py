@@ -1,1 +1,1 @@
-"""Vocabularies, the meanings of token ids: words, bytes, characters, subwords."""
+"""Vocabularies, which give token ids their meaning: words, bytes, characters, subwords."""

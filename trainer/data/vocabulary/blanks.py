@@ -1,4 +1,4 @@
-"""White space in a text of words, counted without looking at every word."""
+"""Counting white space in a text of words without looking at every word."""
 
 from functools import cache
 
@@ -9,14 +9,14 @@ _AFTER_THE_LAST = 0x3001  # no character from there on is white space
 
 
 def n_untold_blanks(text: str, *, starts_document: bool) -> int:
-    """White space that words and line ends do not tell.
+    """Return the number of white-space characters that ids of words and line ends do not hold.
 
-    They tell every line feed, and the space between two words of a line: of several blanks
-    between them the first one, if it is a space.
+    The ids hold every line feed, and a space between two words of a line: the first blank between
+    the words, if it is a space.
 
     Args:
         text: whole words of a document.
-        starts_document: whether the text begins the document, or else follows a word.
+        starts_document: whether the text begins the document; otherwise it follows a word.
     """
     if text.isascii():
         codes: npt.NDArray[np.uint8] | npt.NDArray[np.uint32] = np.frombuffer(
@@ -28,7 +28,7 @@ def n_untold_blanks(text: str, *, starts_document: bool) -> int:
     places = np.flatnonzero(_is_blank()[codes])
     if not len(places):
         return 0
-    runs = np.flatnonzero(np.diff(places, prepend=-2) > 1)  # where each run of blanks begins
+    runs = np.flatnonzero(np.diff(places, prepend=-2) > 1)  # each run of blanks begins here
     blanks = codes[places]
     has_line_end = np.logical_or.reduceat((blanks == ord("\n")) | (blanks == ord("\r")), runs)
     is_told = (blanks[runs] == ord(" ")) & ~has_line_end
@@ -42,5 +42,5 @@ def n_untold_blanks(text: str, *, starts_document: bool) -> int:
 
 @cache
 def _is_blank() -> npt.NDArray[np.bool_]:
-    """Tell of each character, up to the last that can be, whether it is white space."""
+    """Return for each character before `_AFTER_THE_LAST` whether it is white space."""
     return np.array([chr(code).isspace() for code in range(_AFTER_THE_LAST + 1)])

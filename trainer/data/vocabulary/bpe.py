@@ -16,7 +16,7 @@ from trainer.errors import InputError
 from trainer.outside import printable
 
 DOCUMENT_END = "<|endoftext|>"
-# What other tokenizers call the end of a document, the likeliest first.
+# Names of the end of a document in other tokenizers, the likeliest first.
 _DOCUMENT_ENDS = (DOCUMENT_END, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 MIN_SIZE = 257  # every byte, and the document's end
 _KINDS: dict[str, VocabularyKind] = {
@@ -25,22 +25,22 @@ _KINDS: dict[str, VocabularyKind] = {
     "WordPiece": "wordpiece",
     "WordLevel": "wordlevel",
 }
-# Of so many tokens one may stand beside a text that is read back.
+# So many tokens are tried as the neighbour of a text that is read back.
 _MOST_NEIGHBOURS = 4096
 _Result = TypeVar("_Result")
 
 
 class TokenizerVocabulary:
-    """Subwords; every document of a corpus ends with `<|endoftext|>` or what stands for it.
+    """Subwords; every document of a corpus ends with `<|endoftext|>` or the tokenizer's own end.
 
-    One trained here gives any text back: `decode(encode(text)) == text`. What another one loses
-    is counted. The end of a document written out in a text is ordinary text.
+    A tokenizer trained here loses nothing: `decode(encode(text)) == text`. The losses of other
+    tokenizers are counted. If a text spells out the end of a document, that is ordinary text.
     """
 
     def __init__(self, tokenizer: dict[str, Any]) -> None:
-        """`tokenizer` is the content of a `tokenizer.json`; raises `ValueError` if it is not.
+        """Use the content of a `tokenizer.json`; raise `ValueError` if it is none.
 
-        What it would add to a text, cut from it or draw by lot is left out: templates, padding,
+        Rules that add to a text, cut it or draw at random are left out: templates, padding,
         truncation, dropout.
         """
         self._json = tokenizer
@@ -76,8 +76,8 @@ class TokenizerVocabulary:
         return canonical_hash(self.to_json())
 
     def to_json(self) -> dict[str, Any]:  # noqa: D102
-        # As read, not as this version of tokenizers would write it, and of every kind as BPE,
-        # which all were once called: the hash must not move.
+        # The hash must not change: so the content stays as it was read, whatever this version of
+        # tokenizers would write, and every kind is called "bpe", as in earlier versions.
         return {"kind": "bpe", "tokenizer": self._json}
 
     def encode(self, text: str) -> list[int]:  # noqa: D102
@@ -91,7 +91,7 @@ class TokenizerVocabulary:
 
     @cached_property
     def is_lossless(self) -> bool:
-        """Return whether every probe of characters and white space comes back as it was."""
+        """Return whether every probe of characters and white space is decoded unchanged."""
         return is_lossless(self._read_back)
 
     def lost(self, piece: Piece, ids: Ids, *, starts_document: bool) -> Lost:  # noqa: D102
@@ -124,7 +124,7 @@ class TokenizerVocabulary:
         try:
             encodings = self._encode(texts, offsets=True)
         except InputError:
-            if len(texts) == 1:  # a word without a token, and nothing to stand for it
+            if len(texts) == 1:  # no token for the word, not even an unknown one
                 return [("", [False] * len(texts[0]))]
             return [self._read_back([text])[0] for text in texts]
         ids = [encoding.ids for encoding in encodings]
@@ -141,18 +141,18 @@ class TokenizerVocabulary:
 
 
 def _unknown_id(tokenizer: Tokenizer, model: dict[str, Any], ids: dict[str, int]) -> int | None:
-    """Return the id of unknown text: Unigram names it by its id, the others by its text."""
+    """Return the id for unknown text; Unigram states the id, other models the token's text."""
     if isinstance(tokenizer.model, models.Unigram):
         return cast("int | None", model.get("unk_id"))
     return ids.get(tokenizer.model.unk_token or "")
 
 
 def _answer(ask: Callable[[], _Result]) -> _Result:
-    """Return the library's answer; any error of its, a panic included, is a `ValueError`."""
+    """Return the library's answer; turn any of its errors, even a panic, into a `ValueError`."""
     try:
         return ask()
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException as raised:  # it raises Exception itself, and panics that are none
+    except BaseException as raised:  # the library's panics are no `Exception`
         told = printable(" ".join(str(raised).split()), most=300)
         raise ValueError(f"tokenizers cannot read it: {told}") from None

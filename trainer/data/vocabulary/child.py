@@ -1,13 +1,13 @@
-"""A process of its own that tries a `tokenizer.json`, and may be killed by it.
+"""The program of a process that tries a `tokenizer.json`, which may kill the process.
 
-Started by `trainer.data.vocabulary.trial`, by its path: it imports nothing of this project. It
-reads the JSON from standard input and writes what is wrong with it, in one line, or nothing.
+`trainer.data.vocabulary.trial` starts it by its path; it imports nothing of this project. It reads
+the JSON from standard input, and writes one line that says what is wrong, or nothing.
 """
 
 import resource
 import sys
 
-#: Texts in which a pattern may lose itself: runs of a kind of character, and an end that fits none.
+#: Texts in which a pattern may search for long: runs of one kind of character, then an odd end.
 RUNS = (
     "a",
     " ",
@@ -27,12 +27,12 @@ RUNS = (
     "\u0301",
 )
 RUN_CHARACTERS = 4_000
-#: As many characters as one becomes in Unicode's longest decomposition, with some left over.
+#: More than the number of characters in Unicode's longest decomposition of one character.
 MAX_GROWTH = 32
 
 
 def main() -> None:
-    """Try the tokenizer within the limits given: seconds of CPU, and bytes of memory."""
+    """Try the tokenizer within the limits in the arguments: seconds of CPU, bytes of memory."""
     seconds, n_bytes = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_AS, (n_bytes, n_bytes))
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def try_out(text: str) -> str:
-    """Load a tokenizer, cut long runs with it, and put them together again."""
+    """Load a tokenizer, encode long runs with it, and decode them again."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(text)
@@ -55,7 +55,7 @@ def try_out(text: str) -> str:
     tokenizer.no_padding()
     for run in RUNS:
         tried = run * (RUN_CHARACTERS // len(run)) + "\x01"
-        for sample in (tried[:50], tried):  # what grows, is seen before it takes much
+        for sample in (tried[:50], tried):  # growth shows before it takes much
             normalized = sample
             if tokenizer.normalizer is not None:
                 normalized = tokenizer.normalizer.normalize_str(sample)

@@ -1,4 +1,4 @@
-"""Saves and loads a vocabulary, one `vocabulary.json` beside the corpus and with the run."""
+"""Saving and loading vocabularies: a `vocabulary.json` in the corpus and in each run."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def load_vocabulary(path: Path) -> Vocabulary:
     """Read a vocabulary: `vocabulary.json`, a Hugging Face `tokenizer.json`, or a folder of either.
 
     Raises:
-        InputError: it is missing, corrupt, or from a newer version.
+        InputError: the file is missing, corrupt, or from a newer version.
     """
     if path.is_dir():
         names = (VOCABULARY_FILE, "tokenizer.json")
@@ -82,10 +82,10 @@ def load_vocabulary(path: Path) -> Vocabulary:
 
 
 def encode_given(vocabulary: Vocabulary, text: str, *, what: str) -> list[int]:
-    """Encode a text that goes to a model, which knows no other symbols; `what` names it.
+    """Encode a text for a trained model; `what` names the text in the error.
 
     Raises:
-        InputError: the vocabulary lacks a symbol of it.
+        InputError: the vocabulary, and so the model, lacks a symbol of the text.
     """
     try:
         return vocabulary.encode(text)

@@ -1,7 +1,7 @@
-"""Counts the characters that a tokenizer loses of a text, by reading its ids back.
+"""Counting the characters of a text that a tokenizer loses, by decoding its ids.
 
-A tokenizer is probed once. One that gives every probe back is taken to lose nothing; with another
-one every word and every stretch of white space is read back, the first time that it occurs.
+A tokenizer is probed once. If every probe is decoded unchanged, the tokenizer is taken to lose
+nothing. Otherwise every word and every run of white space is decoded the first time it occurs.
 """
 
 import re
@@ -15,11 +15,11 @@ from trainer.data.text.pieces import Piece, count_line_ends
 from trainer.data.vocabulary.protocol import Lost
 
 _WORD_OR_BLANKS = re.compile(r"\s+|\S+")
-#: Words whose losses are remembered, and how long these may be.
+#: How many words' losses are remembered, and the length of the longest of these words.
 _MOST_REMEMBERED, _LONGEST_REMEMBERED = 1 << 18, 64
 _BATCH_WORDS = 1 << 14
 
-#: What stands around a word that is read back: the first one that comes back itself.
+#: Candidates for the letter around a word that is read back: the first that itself comes back.
 _NEIGHBOURS = ("a", "e", "n", "0", "и", "α", "א", "ا", "क", "ก", "的", "の", "가", "A")
 
 #: Spaces, line ends, and what normalizers and decoders like to change.
@@ -93,24 +93,24 @@ _PROBES = (
 
 
 class ReadBack(Protocol):
-    """A tokenizer, for texts that are read back."""
+    """A function that encodes texts with a tokenizer and decodes them again."""
 
     def __call__(self, texts: Sequence[str]) -> list[tuple[str, list[bool]]]:
-        """Return each text as it comes back, and whether a known token has each of its characters.
+        """Return each text as decoded, and for each character whether a known token holds it.
 
-        Where the tokenizer has no unknown token, all are said to be had.
+        For a tokenizer without an unknown token the answer is yes for every character.
         """
         ...
 
 
 def is_lossless(read_back: ReadBack) -> bool:
-    """Return whether a tokenizer gives back every probe: characters of Unicode, and white space."""
+    """Return whether a tokenizer decodes every probe of characters and white space unchanged."""
     probes = [*_PROBES, *_characters()]
     return all(text == back for text, (back, _) in zip(probes, read_back(probes), strict=True))
 
 
 def _characters() -> Iterator[str]:
-    """All of ASCII and Latin-1, and some of every stretch of Unicode that is assigned."""
+    """Yield texts of all of ASCII and Latin-1, and of some of each assigned range of Unicode."""
     yield "".join(map(chr, range(0x100)))
     sampled = [chr(code) for code in (*range(0x100, 0x3400, 7), *range(0x3400, 0x30000, 191))]
     kept = [char for char in sampled if unicodedata.category(char) not in ("Cs", "Cn", "Co")]
@@ -120,10 +120,10 @@ def _characters() -> Iterator[str]:
 
 
 class LossCounter:
-    """Counts what a tokenizer loses, see `Lost`, with what it has found out so far."""
+    """A counter of what a tokenizer loses, see `Lost`, which remembers what it has found out."""
 
     def __init__(self, read_back: ReadBack, *, tokens: Iterable[str]) -> None:
-        """Prepare to read back; one of `tokens`, or a letter, is what surrounds what is read."""
+        """Prepare to read texts back, each between two copies of a letter or of one of `tokens`."""
         self._ask = read_back
         self._remembered: dict[str, Lost] = {}
         self._changed: dict[str, bool] = {}
@@ -135,9 +135,9 @@ class LossCounter:
         self._added = before if before.isspace() else ""
 
     def lost(self, piece: Piece, *, starts_document: bool) -> Lost:
-        """Count the characters lost of `piece`, none of whose words may go beyond it.
+        """Count the characters lost of `piece`, which must not cut a word in two.
 
-        White space at the ends of a document is read back as such: there a tokenizer may strip it.
+        White space at an end of a document is read back there, where a tokenizer may strip it.
         """
         parts = _WORD_OR_BLANKS.findall(piece.text)
         total = Lost()
@@ -157,12 +157,12 @@ class LossCounter:
         return total.plus(Lost(*sums))
 
     def keeps(self, blanks: str) -> bool:
-        """Return whether white space comes back where it stands between words."""
+        """Return whether white space comes back when it stands between words."""
         [(back, _)] = self._read_back([f"{self._near}{blanks}{self._near}"])
         return back == f"{self._near}{blanks}{self._near}"
 
     def _read_back(self, texts: Sequence[str]) -> list[tuple[str, list[bool]]]:
-        """Read the texts back, less the white space that comes before every text."""
+        """Read texts back, without the white space that the tokenizer puts before every text."""
         return [(back.removeprefix(self._added), has) for back, has in self._ask(texts)]
 
     def _survives(self, token: str) -> bool:
@@ -172,7 +172,7 @@ class LossCounter:
         return _visible(back) == token * 2 and has[0] and has[-1]
 
     def _learn(self, parts: list[str]) -> dict[str, Lost]:
-        """Count the losses of new words and white space; those of short ones are remembered."""
+        """Return the losses of new words and white space; remember those of short ones."""
         found = self._lost_of_each(parts)
         if len(self._remembered) > _MOST_REMEMBERED:
             self._remembered.clear()
@@ -207,11 +207,11 @@ class LossCounter:
         else:
             changed = [self._is_changed(char) for char in word]
         lost = sum(other or not known for other, known in zip(changed, has, strict=True))
-        # Characters that survive alone and not together were composed, or told in another order.
+        # Characters that survive alone but not together were composed or reordered.
         return Lost(hidden=lost or len(word))
 
     def _is_changed(self, char: str) -> bool:
-        """Return whether a character that tokens have comes back as another one, or not at all."""
+        """Return whether a character that tokens hold comes back as another, or not at all."""
         if char not in self._changed:
             near = self._near
             [(back, has)] = self._read_back([f"{near} {char} {near}"])
@@ -221,14 +221,14 @@ class LossCounter:
 
     def _edge(self, blanks: str, *, begins: bool) -> Lost:
         [(back, _)] = self._read_back([blanks + self._near if begins else self._near + blanks])
-        if begins:  # read from the word outwards
+        if begins:  # compare from the word outwards
             blanks, back = blanks[::-1], back[::-1]
         return _lost_blanks(blanks, back[len(self._near) :])
 
 
 def _lost_blanks(blanks: str, back: str) -> Lost:
-    """Count the white space that is lost where `back` came back."""
-    if back.strip():  # an unknown token, written out
+    """Return what is lost of the white space `blanks` if it comes back as `back`."""
+    if back.strip():  # the text of an unknown token
         return Lost(hidden=len(blanks), line_ends=count_line_ends(blanks))
     pairs = enumerate(zip(blanks, back, strict=False))
     n_same = next((i for i, (one, other) in pairs if one != other), min(len(blanks), len(back)))

@@ -1,7 +1,7 @@
 """The protocol of vocabularies: words, bytes, characters and tokenizers alike.
 
-The ids of a document are those of its whole text: how it was cut into pieces for streaming (see
-`trainer.data.text.pieces`) never shows in them.
+The ids of a document are those of its whole text: they never depend on how the text was cut into
+pieces for streaming (see `trainer.data.text.pieces`).
 """
 
 import json
@@ -15,9 +15,9 @@ import xxhash
 from trainer.data.text.pieces import Piece
 from trainer.errors import InputError
 
-#: What `txl prepare` makes a vocabulary of.
+#: The kinds of vocabulary that `txl prepare` makes.
 MadeKind = Literal["words", "bytes", "characters", "bpe"]
-#: The same, and what else a `tokenizer.json` can be.
+#: All kinds of vocabulary; a `tokenizer.json` can be of others than those made here.
 VocabularyKind = MadeKind | Literal["unigram", "wordpiece", "wordlevel"]
 Ids = npt.NDArray[np.uint32]
 
@@ -25,7 +25,7 @@ EOS, UNK = "<eos>", "<unk>"
 
 
 class UnknownSymbolError(InputError):
-    """A text holds `symbol`, which the vocabulary lacks; the message does not say the fix."""
+    """An error: a text holds `symbol`, which the vocabulary lacks. The message has no fix."""
 
     def __init__(self, message: str, *, symbol: str) -> None:
         super().__init__(message)
@@ -33,13 +33,13 @@ class UnknownSymbolError(InputError):
 
 
 class Lost(NamedTuple):
-    """Characters of a text that its ids do not tell.
+    """Numbers of characters of a text that its ids do not hold.
 
     Attributes:
-        hidden: characters behind an unknown token, visible ones that are in no token, and those
-            that come back as others.
-        blanks: white space that does not come back as it was, or comes back where none was.
-        line_ends: of both, the line ends.
+        hidden: characters behind an unknown token, visible characters in no token, and characters
+            that are decoded as others.
+        blanks: white space that is decoded differently, or appears where the text has none.
+        line_ends: the line ends among `hidden` and `blanks`.
     """
 
     hidden: int = 0
@@ -47,7 +47,7 @@ class Lost(NamedTuple):
     line_ends: int = 0
 
     def plus(self, other: "Lost") -> "Lost":
-        """The sum of both."""
+        """Return the sum of both."""
         return Lost(*(mine + its for mine, its in zip(self, other, strict=True)))
 
 
@@ -55,8 +55,9 @@ class Vocabulary(Protocol):
     """Text to ids and back.
 
     Attributes:
-        unk_id: what unknown symbols become; None where they are an error or cannot occur.
-        eos_id: what ends a line (words) or a document (tokenizers); None for bytes and characters.
+        unk_id: the id of unknown symbols; None where they are an error or cannot occur.
+        eos_id: the id of the end of a line (words) or of a document (tokenizers); None for bytes
+            and characters.
     """
 
     unk_id: int | None
@@ -64,21 +65,21 @@ class Vocabulary(Protocol):
 
     @property
     def kind(self) -> VocabularyKind:
-        """Which tokenizer this is."""
+        """Return the kind of vocabulary."""
         ...
 
     @property
     def size(self) -> int:
-        """Number of ids; all are below it."""
+        """Return the number of ids; all ids are below it."""
         ...
 
     @property
     def hash(self) -> str:
-        """xxh3_128, in hex, of the canonical form of `to_json`."""
+        """Return the xxh3_128, in hex, of the canonical form of `to_json`."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text` as it stands: nothing is added at its end.
+        """Return the ids of `text`; nothing is added at its end.
 
         Raises:
             UnknownSymbolError: a symbol is unknown and there is no `<unk>`.
@@ -86,34 +87,34 @@ class Vocabulary(Protocol):
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         ...
 
     def encode_pieces(self, pieces: Iterable[Piece]) -> Iterator[Ids]:
-        """Ids of documents with what ends each, in as many arrays as there are pieces.
+        """Yield the ids of documents, an array per piece; the ids that end a document come last.
 
-        An array may come later than its piece; one that holds a document's last piece holds its
-        end. For bytes a piece holds one character per byte (Latin-1).
+        An array may come after later pieces have been read. For bytes a piece holds one character
+        per byte (Latin-1).
         """
         ...
 
     def lost(self, piece: Piece, ids: Ids, *, starts_document: bool) -> Lost:
-        """Count the characters that a text's ids do not tell.
+        """Count the characters of a text that its ids do not hold.
 
         Args:
-            piece: no word and no white space of it may go beyond it, see `whole_words`; for bytes
-                it is as for `encode_pieces`.
-            ids: what `encode_pieces` made of it; a tokenizer may have taken some from its ends.
-            starts_document: whether nothing of the document is before it.
+            piece: whole words and white space, see `whole_words`; for bytes one character per byte.
+            ids: the ids that `encode_pieces` yielded for the piece; a tokenizer may have put some
+                at its ends into neighbouring arrays.
+            starts_document: whether the piece begins its document.
         """
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """All that makes this vocabulary, as JSON values."""
+        """Return JSON values from which the vocabulary can be made again."""
         ...
 
 
 def canonical_hash(values: Any) -> str:
-    """xxh3_128, in hex, of JSON values in their one canonical form."""
+    """Return the xxh3_128, in hex, of JSON values in their one canonical form."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return xxhash.xxh3_128_hexdigest(canonical.encode())

@@ -1,4 +1,4 @@
-"""Checks a `vocabulary.json` or `tokenizer.json` before a vocabulary is made of it."""
+"""Checking a `vocabulary.json` or `tokenizer.json` before a vocabulary is made from it."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from trainer.config.strict import checked
 from trainer.errors import InputError
 
-#: Bytes of either file. Of 267,735 words it has 4 million, a large model's tokenizer 20.
+#: The most bytes of either file: 267,735 words take 4 million, a large model's tokenizer 20.
 MAX_BYTES = 64 << 20
 _MAX_SYMBOLS = 1 << 24
 
@@ -39,7 +39,7 @@ class _Symbols(_Values):
 
 
 class _TokenizerModel(_Values):
-    """Model of any kind of tokenizer; the library checks the rest."""
+    """The model of a tokenizer of any kind; the library checks its other fields."""
 
     type: str | None = None
     unk_token: str | None = None
@@ -63,10 +63,10 @@ _KINDS: dict[str, type[_Values]] = {
 
 
 def check_values(values: Any, *, where: str) -> None:
-    """Check what a vocabulary is made of.
+    """Check the values from which a vocabulary is made.
 
     Raises:
-        InputError: something is missing, or not what it should be.
+        InputError: a field is missing or wrong.
     """
     kind = values.get("kind") if isinstance(values, dict) else None
     model = _KINDS.get(kind) if isinstance(kind, str) else None

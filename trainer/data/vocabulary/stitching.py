@@ -1,13 +1,13 @@
-"""The ids that a tokenizer gives a whole document, from windows of it in constant memory.
+"""Encoding a whole document with a tokenizer in constant memory, window by window.
 
-Many tokenizers do something at the ends of a text that they do not do inside it: they put a space
-before it, strip it, or merge what a cut would have kept apart. So every piece is encoded with the
-text around it, and of each token that two windows share at most one is taken: the one of the piece
-that the token begins in. Two windows must cut the text around their common border into the same
-tokens. Where they do not, they are joined and encoded as one.
+Many tokenizers treat the ends of a text differently from its inside: they put a space before it,
+strip it, or merge what a cut keeps apart. So every piece is encoded with some text around it. A
+token that two windows share is taken once: by the piece in which it begins. Two windows must cut
+the text around their common border into the same tokens; otherwise they are joined and encoded
+again as one.
 
-With byte-pair encoding, tokens of which every neighbouring pair is encoded as that pair are those
-of the whole text, and the pair at a border is one that both windows gave.
+With byte-pair encoding a sequence of tokens is the encoding of the whole text if every neighbouring
+pair of tokens is the encoding of that pair's text. The pair at a border is found in both windows.
 """
 
 from bisect import bisect_left
@@ -22,14 +22,14 @@ from trainer.data.text.recutting import Window, windows
 from trainer.data.vocabulary.protocol import Ids
 from trainer.errors import InputError
 
-#: Characters of text around a piece, and how far from the border its tokens must be the same.
+#: Characters of text around a piece, and the distance from a border within which tokens must agree.
 REACH, AGREEING = 512, 256
-#: Characters that are encoded as one where windows do not agree.
+#: The most characters that are encoded as one where windows do not agree.
 LONGEST = 1 << 20
-# Enough for every core to encode at the same time, and little beside the interpreter.
+# Enough work for all cores at the same time, but little memory beside the interpreter's.
 _BATCH_CHARACTERS, _BATCH_PIECES = 1 << 21, 1 << 12
 
-#: Encodes texts; with `offsets` or, faster, without.
+#: A function that encodes texts with `offsets`, or faster without them.
 Encode = Callable[[Sequence[str], bool], Sequence[Encoding]]
 _Token = tuple[int, int, int]
 
@@ -40,7 +40,7 @@ def stitched(pieces: Iterable[Piece], encode: Encode, *, end_id: int | None) -> 
     Raises:
         InputError: the tokens of a document depend on text farther away than `LONGEST`.
     """
-    open_part: _Part | None = None  # its right border has not been seen from the other side yet
+    open_part: _Part | None = None  # waits for the window on its right
     for batch in _batches(windows(pieces, reach=REACH)):
         for part in _encoded(batch, encode):
             if open_part is None:
@@ -60,7 +60,7 @@ def stitched(pieces: Iterable[Piece], encode: Encode, *, end_id: int | None) -> 
 
 @dataclass(frozen=True)
 class _Part:
-    """A window and its tokens, of which those from `first` to before `last` are its own."""
+    """A window with its tokens; it takes those from `first` to before `last`."""
 
     window: Window
     encoding: Encoding
@@ -69,7 +69,7 @@ class _Part:
     last: int
 
     def ids(self, end_id: int | None) -> Iterator[Ids]:
-        """Yield one array for each of its pieces; the first one has all the ids of the text."""
+        """Yield an array for each of the window's pieces; the first array has all the ids."""
         found = self.all_ids[self.first : self.last]
         for ends_document in self.window.ends:
             has_end = ends_document and self.window.text and end_id is not None
@@ -77,9 +77,9 @@ class _Part:
             found = []
 
     def tokens(self, index: int, *, border: int) -> tuple[list[_Token], list[_Token]]:
-        """The tokens before and from `index`, outwards, that lie within reach of `border`.
+        """Return the tokens before and from `index`, outwards, that lie within reach of `border`.
 
-        A token is its id and where it begins and ends, counted from the border.
+        A token is given as its id, begin and end; the places are counted from the border.
         """
         before, after = [], []
         for i in range(index - 1, -1, -1):
@@ -101,7 +101,7 @@ class _Part:
 
 def _encoded(batch: Sequence[Window], encode: Encode) -> Iterator[_Part]:
     has_neighbour = [bool(window.before or window.after) for window in batch]
-    # Only where a document was cut is it asked which text a token stands for.
+    # Offsets, which cost time, are needed only where a document was cut.
     alone = [w.whole for w, offsets in zip(batch, has_neighbour, strict=True) if not offsets]
     cut = [w.whole for w, offsets in zip(batch, has_neighbour, strict=True) if offsets]
     encodings = {False: iter(encode(alone, False)), True: iter(encode(cut, True))}
@@ -116,7 +116,7 @@ def _encoded(batch: Sequence[Window], encode: Encode) -> Iterator[_Part]:
 
 
 def _first_from(place: int, encoding: Encoding) -> int:
-    """The first token that begins at `place` or after it."""
+    """Return the index of the first token that begins at `place` or after it."""
     return bisect_left(range(len(encoding)), place, key=lambda i: _span(encoding, i)[0])
 
 
@@ -128,7 +128,7 @@ def _span(encoding: Encoding, i: int) -> tuple[int, int]:
 
 
 def _agree(left: _Part, right: _Part) -> bool:
-    """Return whether the text around the common border has the same tokens in both windows."""
+    """Return whether both windows have the same tokens around their common border."""
     border = len(left.window.before) + len(left.window.text)
     before, after = left.tokens(left.last, border=border)
     if (before, after) != right.tokens(right.first, border=len(right.window.before)):

@@ -1,4 +1,4 @@
-"""Bytes by enwik8's rule, and characters by text8's."""
+"""Vocabularies of bytes, by enwik8's rule, and of characters, by text8's."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -15,12 +15,12 @@ N_BYTES = 256
 
 
 class SymbolVocabulary:
-    """Bytes or characters, those of a text by count, and no `<eos>`.
+    """Bytes or characters of a text, ordered by count, without `<eos>`.
 
-    A byte is held as the character of the same number, so both kinds share all code. Without
-    `line_ends` a line end is no symbol: it vanishes from every text, as in published results on
-    enwik8. With `byte_fallback` a character that is no symbol becomes the bytes of its UTF-8,
-    whose 256 ids follow those of the symbols.
+    A byte is stored as the character of the same number, so both kinds share all code. Without
+    `line_ends` no symbol stands for a line end: line ends vanish from every text, as in published
+    results on enwik8. With `byte_fallback` a character that is no symbol becomes the bytes of its
+    UTF-8, whose 256 ids follow those of the symbols.
     """
 
     eos_id: int | None = None
@@ -59,10 +59,10 @@ class SymbolVocabulary:
         byte_fallback: bool = False,
         all_bytes: bool = False,
     ) -> "SymbolVocabulary":
-        """Symbols by descending count, ties by first appearance.
+        """Make a vocabulary of symbols by descending count, ties by first appearance.
 
-        Then come, if asked for, all bytes that did not appear, by number; or `<unk>`; or the bytes
-        that stand for other characters.
+        The symbols are followed, if asked for, by all bytes that did not appear, in order; or by
+        `<unk>`; or by the bytes that other characters become.
         """
         counts = np.zeros(0, np.int64)
         appeared: list[int] = []
@@ -91,7 +91,7 @@ class SymbolVocabulary:
 
     def to_json(self) -> dict[str, Any]:  # noqa: D102
         values = {"kind": self.kind, "symbols": self.symbols, "unk": self.unk_id is not None}
-        # Fields that came later are there where they say something: hashes must not move.
+        # Later fields are written only if they are not the default, so that old hashes stay.
         values |= {} if self.line_ends else {"line_ends": False}
         return values | ({"byte_fallback": True} if self.byte_fallback else {})
 
@@ -137,7 +137,7 @@ class SymbolVocabulary:
         return f"character {symbol!r} (U+{ord(symbol):04X})"
 
     def _with_bytes(self, codes: Ids, ids: Ids, unknown: npt.NDArray[np.bool_]) -> Ids:
-        """The ids, with those of the UTF-8 of each unknown character in its place."""
+        """Return the ids, with each unknown character replaced by the ids of its UTF-8."""
         places = np.flatnonzero(unknown)
         utf8 = [chr(code).encode() for code in codes[places].tolist()]
         lengths = np.ones(len(ids), np.int64)

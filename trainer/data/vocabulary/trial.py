@@ -1,8 +1,8 @@
-"""Whether a `tokenizer.json` can be used, found out where it does no harm.
+"""Trying whether a `tokenizer.json` can be used, where it does no harm.
 
-It may hold patterns that search without end and rules that make a text grow without end, and the
-library may then take all memory, or end the process. Of one that holds patterns or other rules than
-the common plain ones, a process of its own is the judge.
+A `tokenizer.json` may hold patterns that search without end, or rules that make a text grow without
+end. The library may then take all memory, or end the process. So a file with patterns, or with
+rules other than the common plain ones, is tried in a process of its own.
 """
 
 import json
@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-#: What a trial may take; a megabyte of vocabulary adds to both. A real one takes a tenth.
+#: Seconds and bytes that a trial may take; more for each megabyte of vocabulary. Real tokenizers
+#: take a tenth.
 _SECONDS, _BYTES = 4, 400 << 20
 _SECONDS_PER_MIB, _BYTES_PER_BYTE = 1, 40
 
-#: Parts that hold no pattern and make a text no longer than a few times what it was.
+#: Parts that hold no pattern and lengthen a text at most a few times.
 _PLAIN = {
     "BPEDecoder",
     "BertNormalizer",
@@ -41,15 +42,15 @@ _PLAIN = {
     "WhitespaceSplit",
     "WordPiece",
 }
-#: Parts inside a sequence, the ones among them that add text, and what they add.
+#: The most parts of a sequence, the most that add text, and the most characters that one adds.
 _MAX_PARTS, _MAX_ADDING, _MAX_ADDED = 16, 2, 8
 
 
 def try_tokenizer(tokenizer: dict[str, Any]) -> None:
-    """Load a tokenizer and cut a few texts with it, in another process unless it is a plain one.
+    """Load a tokenizer and encode a few texts, in another process unless the tokenizer is plain.
 
     Raises:
-        ValueError: it cannot be read, or takes too long or too much memory.
+        ValueError: the tokenizer cannot be read, or takes too much time or memory.
     """
     if all(_is_plain(tokenizer.get(part)) for part in ("normalizer", "pre_tokenizer", "decoder")):
         return
@@ -97,7 +98,7 @@ def _is_plain(part: Any) -> bool:
 
 
 def _adds_little(part: dict[str, Any]) -> bool:
-    """Return whether a part writes a short text before another, or in the place of one."""
+    """Return whether a part adds a short text before a text, or puts a short text in its place."""
     added = part.get("prepend", part.get("content"))
     pattern = part.get("pattern", {})
     return (

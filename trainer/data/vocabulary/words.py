@@ -1,4 +1,4 @@
-"""Words between whitespace, by the rule of fairseq and kimiyoung/transformer-xl."""
+"""A vocabulary of words between white space, as in fairseq and kimiyoung/transformer-xl."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,10 +23,10 @@ from trainer.outside import printable
 
 
 class WordVocabulary:
-    """A line is its words and `<eos>` (id 0), so an empty line is `<eos>` alone.
+    """Words; a line is its words followed by `<eos>` (id 0), so an empty line is `<eos>` alone.
 
-    A line ends as Python reads lines, and so fairseq and kimiyoung: at a line feed, a carriage
-    return, or the two together.
+    A line ends at a line feed, a carriage return, or the two together, as in Python's text files,
+    which fairseq and kimiyoung read.
     """
 
     kind: VocabularyKind = "words"
@@ -50,10 +50,10 @@ class WordVocabulary:
         max_size: int | None = None,
         lowercase: bool = False,
     ) -> "WordVocabulary":
-        """Words by descending count, ties by first appearance, after `<eos>`.
+        """Make a vocabulary of `<eos>`, then words by descending count, ties by first appearance.
 
-        A text with `<unk>` of its own (WikiText) ranks it like any word; otherwise, or when
-        `min_count` or `max_size` drop it, it is added as id 1. `max_size` counts both.
+        An `<unk>` in the text (WikiText) is ranked like any word. Without one, or when `min_count`
+        or `max_size` drop it, `<unk>` is added as id 1. `max_size` includes `<eos>` and `<unk>`.
         """
         counts: Counter[str] = Counter()
         for piece in whole_words(pieces):
@@ -90,7 +90,7 @@ class WordVocabulary:
         )
 
     def _n_hidden(self, text: str, ids: Ids) -> int:
-        """Characters that ids do not tell: of unknown words all, of others what case changes."""
+        """Return the characters that ids do not hold: unknown words, and letters in other case."""
         if self.lowercase and text != text.lower():
             return sum(map(self._n_changed, words_of(text)))
         if self.unk_id is None or self.unk_id not in ids:
@@ -108,7 +108,7 @@ class WordVocabulary:
         return spaced.replace(" \n", "\n").replace("\n ", "\n")
 
     def _encode(self, text: str) -> Ids:
-        # One split in C for many lines is several times faster than a loop over lines.
+        # Splitting many lines at once in C is several times faster than a loop over lines.
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         words = words_of((text.lower() if self.lowercase else text).replace("\n", f" {EOS} "))
