@@ -12,8 +12,9 @@ def absent_figures(
     """Return which of `ppl_word` and `bpc` a loss on a text cannot give, with the reasons.
 
     Both divide the nats of all ids by the text's words or characters. If the ids do not hold all of
-    the text, the nats cover less than the whole text. `ppl_word` may still lack white space, and
-    with a words vocabulary unknown words: each counts as a word, as in published results.
+    the text, the nats cover less than the text. `ppl_word` is given even if white space is missing.
+    Over a vocabulary of words it is also given with unknown words: each counts as one word, as in
+    published results.
 
     Args:
         lost: the characters that the ids do not hold; None if they were not counted.

@@ -1,4 +1,4 @@
-"""Files from the network: resumed where a connection broke, and kept only with the right sum."""
+"""Downloading files: broken downloads are resumed, and only the right checksum is accepted."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -19,25 +19,25 @@ _RANGE_NOT_SATISFIABLE, _PARTIAL_CONTENT = 416, 206
 
 
 class _NoAnswerError(Exception):
-    """A URL does not give the file; the message says why."""
+    """An error: a URL does not yield the file. The message says why."""
 
 
 def checksum_of(path: Path, *, like: str) -> str:
-    """`ALGORITHM:HEX` of a file, by the algorithm of the checksum `like`."""
+    """Return the checksum of a file, `ALGORITHM:HEX`, by the algorithm of `like`."""
     algorithm = like.partition(":")[0]
     with path.open("rb") as file:
         return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
 def download(path: Path, *, urls: Sequence[str], checksum: str) -> None:
-    """Fetch the file `path` from the first of `urls` that gives it whole and unchanged.
+    """Download the file `path` from the first of `urls` that yields it whole and unchanged.
 
-    What arrives is kept in `PATH.part`, also when the process is killed, and the next call asks
-    for the rest alone. Only a file with the right checksum takes the name `path`; until then
-    whatever has that name stays as it is.
+    Received bytes are kept in `PATH.part`, even if the process is killed, and the next call asks
+    only for the rest. Only a file with the right checksum gets the name `path`; until then an old
+    file of that name stays as it is.
 
     Raises:
-        InputError: no URL gives the file, or another process is fetching it.
+        InputError: no URL yields the file, or another process is downloading it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
@@ -58,7 +58,7 @@ def download(path: Path, *, urls: Sequence[str], checksum: str) -> None:
                 replace(part, path)
                 return
             _empty(file)
-            if resumed:  # the fault may lie in what was there before
+            if resumed:  # the older bytes may be wrong
                 pending.insert(0, url)
             else:
                 problems.append(f"{url}: its checksum is {actual}, expected {checksum}")
@@ -77,7 +77,7 @@ def _failure(path: Path, part: Path, problems: list[str], *, n_bytes: int) -> st
 
 
 def _receive(url: str, file: BinaryIO, *, label: str) -> None:
-    """Append to `file` what it lacks; a broken connection is resumed while each brings some."""
+    """Append to `file` what it lacks; resume broken connections as long as each yields bytes."""
     while True:
         n_before = file.tell()
         if _append(url, file, label=label):
@@ -87,9 +87,9 @@ def _receive(url: str, file: BinaryIO, *, label: str) -> None:
 
 
 def _append(url: str, file: BinaryIO, *, label: str) -> bool:
-    """One request; whether all that was promised came."""
+    """Make one request; return whether all promised bytes came."""
     start = file.tell()
-    headers = {"User-Agent": "txl-trainer"}  # Python's own is refused by some hosts
+    headers = {"User-Agent": "txl-trainer"}  # some hosts refuse Python's own
     if start:
         headers["Range"] = f"bytes={start}-"
     try:
@@ -97,14 +97,14 @@ def _append(url: str, file: BinaryIO, *, label: str) -> bool:
     except HTTPError as error:
         error.close()
         if start and error.code == _RANGE_NOT_SATISFIABLE:
-            return True  # nothing is missing; the checksum tells whether it is the file
+            return True  # nothing is missing; the checksum decides
         raise _NoAnswerError(str(error)) from None
     except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", error)  # a URLError wraps what went wrong
+        reason = getattr(error, "reason", error)  # a URLError wraps the cause
         raise _NoAnswerError(str(reason) or type(reason).__name__) from None
     with response:
         if start and response.status != _PARTIAL_CONTENT:
-            _empty(file)  # a server without ranges sends all of it again
+            _empty(file)  # a server without ranges sends everything again
         elif start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             raise _NoAnswerError(f"it does not go on from byte {start:,}")
         promised = response.headers.get("Content-Length")
@@ -126,8 +126,8 @@ def _blocks(response: HTTPResponse) -> Iterator[bytes]:
 
 @contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
-    """`part`, open at its end and this process's alone."""
-    # Unbuffered: what came before the process is killed is on disk, and is hashed.
+    """Yield `part`, open at its end and locked for this process."""
+    # Unbuffered, so that a killed process loses no bytes, and the hash covers all of them.
     with part.open("ab", buffering=0) as file:
         if not lock(file, part):
             raise InputError(f"{part}: another process is downloading it; wait for it")

@@ -1,4 +1,4 @@
-"""A stream of pieces made into ids and counts, neither of which depends on how it was cut."""
+"""Encoding a stream of pieces into ids and counts, which do not depend on how it was cut."""
 
 import codecs
 from collections.abc import Iterable, Iterator
@@ -12,12 +12,12 @@ from trainer.data.vocabulary.files import Ids, Lost, SymbolVocabulary, Vocabular
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """A piece in ids.
+    """The ids and counts of a piece.
 
     Attributes:
-        n_words: words and line ends; not the line ends that no id tells.
+        n_words: words and line ends; without line ends if no id stands for them.
         n_characters: characters of the text with its line ends; bytes for the bytes tokenizer.
-        lost: what the ids do not tell.
+        lost: the characters that the ids do not hold.
     """
 
     ids: Ids
@@ -28,9 +28,9 @@ class Encoded:
 
 
 def encode(pieces: Iterable[Piece], vocabulary: Vocabulary) -> Iterator[Encoded]:
-    """Yield every piece of documents encoded; some come when a later one has been read.
+    """Encode every piece of documents; some are yielded only after a later one has been read.
 
-    What spans two pieces is counted with one of them.
+    A word or token that spans two pieces is counted with one of them.
 
     Raises:
         InputError: the vocabulary cannot encode the text.
@@ -58,7 +58,7 @@ def _in_words(pieces: Iterable[Piece], vocabulary: Vocabulary) -> Iterator[Piece
 
 
 def _decoded(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The text of pieces that hold a character per byte."""
+    """Yield pieces of text, decoded from pieces that hold a character per byte."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for text, ends_document in pieces:
         yield Piece(decoder.decode(text.encode("latin-1"), final=ends_document), ends_document)
@@ -73,7 +73,7 @@ def _n_words(words: Piece, ids: Ids, lost: Lost, vocabulary: Vocabulary) -> int:
 
 
 def _n_characters(piece: Piece, ids: Ids, vocabulary: Vocabulary) -> int:
-    # What is no symbol at all is no character: published results count without it.
+    # Published results do not count characters that are no symbol.
     if isinstance(vocabulary, SymbolVocabulary) and not vocabulary.line_ends:
         return len(ids)
     return len(piece.text)

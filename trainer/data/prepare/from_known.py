@@ -1,4 +1,4 @@
-"""A known corpus from the network or a folder, made into what the reference makes of it."""
+"""Preparing a known corpus, from the network or a folder, exactly as the reference does."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -34,14 +34,14 @@ def prepare_known(
     """Write the known corpus at `options.out`, whole or not at all.
 
     Args:
-        corpus: what to make.
-        options: `out` and `overwrite`; no other may be set.
+        corpus: the corpus to prepare.
+        options: only `out` and `overwrite` may be set.
         source: a folder that has the files, under any of their names; None downloads them.
-        cache: where downloads are kept and looked for, `downloads` beside `out` if None.
+        cache: the folder of downloads; None is `downloads` beside `out`.
 
     Raises:
-        InputError: a file cannot be had or is not the published one, an option does not go with
-            a known corpus, or the output cannot be written.
+        InputError: a file is missing or not the published one, an option does not apply to a known
+            corpus, or the output cannot be written.
     """
     if refused := [flag for flag in options.flags() if flag not in _ALLOWED_FLAGS]:
         raise InputError(
@@ -70,9 +70,9 @@ def prepare_known(
 
 
 def _downloaded(corpus: KnownCorpus, cache: Path) -> FilePaths:
-    """The files of the first source, fetched where the cache does not have them as they should be.
+    """Return the files of the first source, downloading those that the cache lacks.
 
-    A file of the cache that is not the published one stays until the published one is there.
+    A wrong file in the cache stays until the published one is complete.
     """
     paths = {file: cache / file.name for file in corpus.sources[0]}
     for file, path in paths.items():
@@ -82,7 +82,7 @@ def _downloaded(corpus: KnownCorpus, cache: Path) -> FilePaths:
 
 
 def _in_folder(corpus: KnownCorpus, folder: Path) -> FilePaths:
-    """The files of the first source that the folder has whole and as they were published."""
+    """Return the files of the first source that the folder has whole and as published."""
     problems = []
     for files in corpus.sources:
         paths = {file: path for file in files if (path := _named(file, folder))}
@@ -137,13 +137,13 @@ def _divided(pieces: Iterable[Piece], *, shares: Mapping[str, int], strip: bool)
 
 
 def _stripped(routed: Routed) -> Routed:
-    """The same without white space at the ends of each split, each of which is one document."""
+    """Strip white space from the ends of each split, which is one document."""
     begun: set[str] = set()
-    held = ""  # white space that is at an end unless more follows
+    held = ""  # white space at a split's end, unless more text follows
     for name, (text, ends_document) in routed:
         text = held + text if name in begun else text.lstrip()
         kept = text.rstrip()
-        held = text[len(kept) :]  # at a split's end dropped, as the next one begins
+        held = text[len(kept) :]  # dropped when the next split begins
         if kept:
             begun.add(name)
         if kept or ends_document:

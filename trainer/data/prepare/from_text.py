@@ -1,4 +1,4 @@
-"""Text to corpus, streaming: one pass over train for the vocabulary, one over all to encode."""
+"""Preparing a corpus from text: a pass over train for the vocabulary, then one to encode all."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -85,7 +85,7 @@ class PrepareOptions:
     """replace the corpus at --out"""
 
     def flags(self) -> list[str]:
-        """Flags of the options that are not what they are by default."""
+        """Return the flags of the options that differ from their defaults."""
         return [
             _flag(field.name)
             for field in fields(self)
@@ -93,7 +93,7 @@ class PrepareOptions:
         ]
 
 
-# Which tokenizers read an option.
+# The tokenizers to which an option applies.
 _APPLIES_TO: dict[str, tuple[MadeKind, ...]] = {
     "min_count": ("words",),
     "max_size": ("words",),
@@ -109,8 +109,8 @@ def prepare(options: PrepareOptions, *, stdin: BinaryIO | None = None) -> Prepar
     """Write the corpus at `options.out`, whole or not at all.
 
     Args:
-        options: what to read and how.
-        stdin: what the path `-` reads; it is kept on disk meanwhile, for it is read twice.
+        options: what to read, and how.
+        stdin: the stream of the path `-`; kept on disk meanwhile, because it is read twice.
 
     Raises:
         InputError: an option, an input or the output folder cannot be used, or the disk is full.

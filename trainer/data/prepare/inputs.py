@@ -1,4 +1,4 @@
-"""The texts of a corpus to be: found, divided into splits, and read as often as needed."""
+"""Finding the texts of a new corpus, dividing them into splits, and reading them."""
 
 import os
 import shutil
@@ -36,14 +36,14 @@ STDIN = Path("-")
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Files of each split; or those of train alone, which `divide` routes to several.
+    """The files of each split, or those of train alone, which `divide` divides among splits.
 
     Attributes:
-        splits: names of the splits that come out.
-        bad_lines: what becomes of JSON lines without a text.
-        left_out: what is not read of the folders and archives that were named.
-        shares: what `divide` was asked for.
-        notes: what a reader should know of the text.
+        splits: names of the resulting splits.
+        bad_lines: the rule for JSON lines without a text.
+        left_out: files of the named folders and archives that are not read.
+        shares: the shares that `divide` should reach.
+        notes: what the user should know of the text.
     """
 
     files: Mapping[str, tuple[TextFile, ...]]
@@ -57,12 +57,12 @@ class Inputs:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """List texts that were left out in the last pass, and the notes: lines for the user."""
+        """Return lines for the user: texts left out in the last pass, and the notes."""
         left_out = [one.line() for one in self.left_out]
         return (*left_out, *self.bad_lines.lines(), *self.notes)
 
     def read(self, label: str) -> Routed:
-        """All pieces with their split, in order; progress is shown under `label`."""
+        """Yield all pieces with their split, in order; show progress under `label`."""
         self.bad_lines.begin_pass()
         with progress(label, n_bytes=self._n_bytes(self.files)) as on_read:
             if self.divide:
@@ -73,7 +73,7 @@ class Inputs:
                     yield name, piece
 
     def read_only(self, splits: Sequence[str], label: str) -> Generator[Piece]:
-        """The pieces of some splits alone, such as train's for a vocabulary."""
+        """Yield only the pieces of some splits, such as train's for a vocabulary."""
         if self.divide:
             for name, piece in self.read(label):
                 if name in splits:
@@ -102,19 +102,20 @@ def find_inputs(
     stdin: BinaryIO | None,
     scratch: Path,
 ) -> Inputs:
-    """Find the files of each split; what `-` reads is kept in the file `scratch`.
+    """Find the files of each split; the text of `-` is copied to the file `scratch`.
 
     Args:
-        paths: what the user named, by split.
-        reading: how files are read.
-        suffixes: of the files that are read from folders and archives; none is by their names.
-        on_bad_line: what becomes of JSON lines without a text.
-        stdin: what `-` reads.
+        paths: the paths that the user named, by split.
+        reading: how to read files.
+        suffixes: suffixes of the files to read from folders and archives; without any,
+            `trainer.data.text.choosing.choose` chooses by its own rules.
+        on_bad_line: what to do with JSON lines without a text.
+        stdin: the stream of `-`.
         scratch: a file that may be written.
 
     Raises:
-        InputError: a path does not exist or is something else than text, a folder holds no text,
-            or `-` is read twice.
+        InputError: a path does not exist or is not text, a folder holds no text, or `-` is named
+            twice.
     """
     by_split = {
         name: [
@@ -138,7 +139,7 @@ def find_inputs(
 
 
 def _read_twice(files: Mapping[str, tuple[TextFile, ...]]) -> Iterator[str]:
-    """Notes of files that are read for two splits, or twice for one, however they were named."""
+    """Yield a note for each file that is read for two splits, or twice for one."""
     first: dict[tuple[str, str | None], str] = {}
     again: dict[str, list[str]] = {}
     for split, of_split in files.items():
@@ -153,16 +154,16 @@ def _read_twice(files: Mapping[str, tuple[TextFile, ...]]) -> Iterator[str]:
 
 
 def divided(inputs: Inputs, split: str, *, by: SplitBy, whole_lines: bool) -> Inputs:
-    """Train's text divided as `split` says: by document, or by position where those are too few.
+    """Divide train's text among splits, by document or by position.
 
     Args:
-        inputs: files of train.
+        inputs: the files of train.
         split: shares such as `98,1,1`.
-        by: `auto` is by document where documents hold the shares, and else by position.
-        whole_lines: whether a text cut by position is cut at line ends or between words.
+        by: `auto` means by document if whole documents can hold the shares, else by position.
+        whole_lines: whether a cut by position must be at a line end or between words.
 
     Raises:
-        InputError: `split` is not shares, or documents cannot hold them and must.
+        InputError: `split` is no list of shares, or whole documents must hold them and cannot.
     """
     shares = parse_shares(split)
     with closing(inputs.read_only(["train"], "measuring")) as pieces:
@@ -194,17 +195,17 @@ def divided(inputs: Inputs, split: str, *, by: SplitBy, whole_lines: bool) -> In
 
 
 def shares_line(inputs: Inputs, came: Mapping[str, int]) -> str:
-    """Compare the shares that were asked of `divided` with those that came, for the user."""
+    """Return a line for the user that compares the wanted shares with those that resulted."""
     assert inputs.shares is not None
     unit = "bytes" if inputs.reading.as_bytes else "characters"
     return f"asked {percents(inputs.shares)}, came {percents(came)} (by {unit})"
 
 
 def refuse_missed_shares(inputs: Inputs, came: Mapping[str, int]) -> None:
-    """Make sure that no share which was asked for was missed by more than half of it.
+    """Make sure that no share was missed by more than half of it.
 
     Raises:
-        InputError: one was; the message says what came and the way out.
+        InputError: a share was missed; the message says what resulted, and the fix.
     """
     if inputs.shares is not None and most_missed(inputs.shares, came) > MOST_MISSED:
         raise InputError(

@@ -1,12 +1,11 @@
-"""The corpora that the field compares on: where they are, their checksums, and what they count.
+"""The corpora on which the field compares: their places, checksums and rules.
 
-Each becomes what kimiyoung/transformer-xl makes of it, to the id, for the published figures are
-of that text:
+Each gets exactly the ids of kimiyoung/transformer-xl, because published figures are for those:
 
-- wikitext-103: words as they stand, a vocabulary of train alone.
+- wikitext-103: words as they are, a vocabulary of train alone.
 - wikitext-2, ptb: a vocabulary of all three splits, and ptb in lower case.
-- enwik8: bytes **without line ends**, 204 symbols and not 205, and a bpc per byte that is kept. The
-  reference writes bytes as numbers between spaces, where a line end is lost as a space.
+- enwik8: bytes **without line ends**, so 204 symbols, not 205; bpc is per byte that is kept. The
+  reference writes bytes as numbers between spaces, and loses line ends as white space.
 - text8: characters; every split without the spaces at its ends.
 
 Words have `<eos>` (id 0) at every line end; enwik8 and text8 have none, take their symbols from
@@ -20,7 +19,7 @@ from typing import Literal
 from trainer.data.text.splitting import SPLITS
 from trainer.errors import InputError, did_you_mean
 
-# The names people give the splits of any corpus, as kimiyoung's script does.
+# The common names of a corpus's splits, also used by kimiyoung's script.
 _PLAIN_NAME = "{split}.txt"
 _HELD_OUT_BYTES = 5_000_000
 
@@ -30,10 +29,10 @@ class KnownFile:
     """A file that holds text of a corpus.
 
     Attributes:
-        checksum: as `sha256:HEX`; without it no file is read.
-        texts: member of each split, where the file is an archive; None where it is the text.
-        urls: where it can be had, tried in order.
-        other_names: what it may be called in a folder of the user's.
+        checksum: `sha256:HEX`; a file with another checksum is not read.
+        texts: the member of each split, if the file is an archive; None if the file is the text.
+        urls: addresses of the file, tried in order.
+        other_names: other names that the file may have in the user's folder.
     """
 
     name: str
@@ -48,12 +47,12 @@ class KnownCorpus:
     """A corpus by name.
 
     Attributes:
-        sources: sets of files, each of which holds all its text. The first is downloaded; the
-            others are what else may be lying in a folder.
-        counted: the splits that the vocabulary is counted on.
-        held_out_bytes: length of valid and of test, at the end of the one text; None where the
-            splits are texts of their own.
-        note: what is peculiar to it, for the user.
+        sources: sets of files, each of which holds the whole text. The first set is downloaded; a
+            user's folder may hold any of them.
+        counted: the splits from which the vocabulary is made.
+        held_out_bytes: length of valid, and of test, at the end of the one text; None if each split
+            has a text of its own.
+        note: a peculiarity of the corpus, for the user.
     """
 
     name: str
@@ -68,7 +67,7 @@ class KnownCorpus:
 
 
 def known_corpus(name: str) -> KnownCorpus:
-    """The corpus of that name; raises `InputError` with the nearest one if there is none."""
+    """Return the corpus of that name; raise `InputError` with the nearest name if there is none."""
     corpora = {corpus.name: corpus for corpus in known_corpora()}
     if name not in corpora:
         raise InputError(
@@ -79,7 +78,7 @@ def known_corpus(name: str) -> KnownCorpus:
 
 
 def known_corpora() -> tuple[KnownCorpus, ...]:
-    """All that are known. Every checksum is one that several public sources agree on."""
+    """Return all known corpora. Several public sources agree on every checksum."""
     return (
         _wikitext(
             "wikitext-103",
@@ -197,7 +196,7 @@ def _ptb() -> KnownCorpus:
 def _loose(
     members: Mapping[str, str], checksums: Mapping[str, str], *, hosts: tuple[str, ...] = ()
 ) -> tuple[KnownFile, ...]:
-    """The texts of an archive as files of their own, in the folder of the archive or bare."""
+    """Return an archive's texts as single files, named with the archive's folder or without."""
     names = {split: member.rpartition("/")[2] for split, member in members.items()}
     return tuple(
         KnownFile(

@@ -1,4 +1,4 @@
-"""Finds the file and line of a symbol that the vocabulary of a corpus lacks."""
+"""Finding the file and line of a symbol that a vocabulary lacks."""
 
 import json
 import re
@@ -14,9 +14,9 @@ from trainer.outside import printable
 
 
 def located(error: UnknownSymbolError, inputs: Inputs, vocabulary: Vocabulary) -> str:
-    """The message of `error`, with the first file and line that hold the symbol before it.
+    """Return the message of `error`, after the first file and line that hold the symbol.
 
-    The files are read again up to there.
+    The files are read again up to that line.
     """
     find = _finder(error.symbol, vocabulary)
     for files in inputs.files.values():
@@ -28,7 +28,7 @@ def located(error: UnknownSymbolError, inputs: Inputs, vocabulary: Vocabulary) -
 
 
 def _finder(symbol: str, vocabulary: Vocabulary) -> Callable[[str], int]:
-    """Return a function that finds the symbol in a text; -1 is nowhere."""
+    """Return a function that finds the symbol's place in a text; -1 means nowhere."""
     if vocabulary.kind != "words":
         return lambda text: text.find(symbol)
     pattern = re.compile(rf"(?<!\S){re.escape(symbol)}(?!\S)", re.IGNORECASE)
@@ -56,7 +56,7 @@ def _line_of_json(file: TextFile, inputs: Inputs, find: Callable[[str], int]) ->
 
 
 def _text_of(line: bytes, inputs: Inputs) -> str:
-    """The text of a JSON line; empty where there is none, of which others have told."""
+    """Return the text of a JSON line; an empty one if there is none, which is reported before."""
     try:
         text = json.loads(line.decode("utf-8-sig"))[inputs.reading.text_field].encode()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -1,6 +1,6 @@
-"""How far a pass over files is, on stderr: a bar on a terminal, plain lines elsewhere.
+"""Showing the progress of a pass over files on stderr: a bar on a terminal, else plain lines.
 
-A pass that has seen enough is done, be there more to read: what stands at 30 % has failed.
+A pass that ends early because it has read enough shows 100 %; one that stays at 30 % has failed.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ _PLAIN_LINES = 10
 
 @contextmanager
 def progress(label: str, *, n_bytes: int) -> Iterator[Callable[[int], None]]:
-    """Show `label` and the share of `n_bytes` read; yields what to call with each number read."""
+    """Show `label` and the share of `n_bytes` read; yield a function to call with bytes read."""
     console = Console(stderr=True)
     if not console.is_terminal:
         lines = _PlainLines(label, n_bytes, console)
@@ -38,7 +38,7 @@ def progress(label: str, *, n_bytes: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def _completing(complete: Callable[[], None]) -> Iterator[None]:
-    """Call `complete` when the block ends, or the generator it is in is closed; not at an error."""
+    """Call `complete` when the block ends or its generator is closed, but not after an error."""
     try:
         yield
     except GeneratorExit as closing:
@@ -49,7 +49,7 @@ def _completing(complete: Callable[[], None]) -> Iterator[None]:
 
 
 class _PlainLines:
-    """A line whenever another tenth of `n_bytes` was read."""
+    """Progress as a line whenever another tenth of `n_bytes` was read."""
 
     def __init__(self, label: str, n_bytes: int, console: Console) -> None:
         self.n_read = 0
@@ -57,7 +57,7 @@ class _PlainLines:
         self._n_shown = 0
 
     def advance(self, n_new: int) -> None:
-        """Take note of `n_new` more bytes."""
+        """Count `n_new` more bytes."""
         self.n_read += n_new
         n_due = min(self.n_read * _PLAIN_LINES // max(self._n_bytes, 1), _PLAIN_LINES)
         if n_due > self._n_shown:

@@ -1,4 +1,4 @@
-"""Reports the corpus that was prepared, and the command to run next."""
+"""Reporting the prepared corpus, and the command to run next."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from trainer.data.vocabulary.files import Lost, Vocabulary
 from trainer.shell import training
 from trainer.wording import counted
 
-# Below this a recipe of the paper repeats the text too often to be worth its hours.
+# With fewer tokens a recipe of the paper repeats the text too often to be worth its hours.
 _LARGE_TOKENS = 20_000_000
-# Per word and line end; languages that put spaces between words have five to nine.
+# Characters per word and line end; languages with spaces between words have five to nine.
 _LONG_WORD_CHARACTERS = 12
-# Above this a full softmax is most of a small model.
+# With more words a full softmax is most of a small model.
 _LARGE_VOCABULARY = 20_000
-# Symbols of a segment that are about as much text as the quick start's words.
+# Symbols of a segment: about as much text as the words of a segment of the quick start.
 _SYMBOLS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitReport:
-    """Counts of one split, as the corpus's header has them."""
+    """Counts of one split, as in its header."""
 
     name: str
     n_tokens: int
@@ -36,7 +36,7 @@ class SplitReport:
 
     @classmethod
     def of(cls, writer: SplitWriter) -> "SplitReport":
-        """The counts of a finished writer."""
+        """Return the counts of a finished writer."""
         return cls(
             name=writer.name,
             n_tokens=writer.n_tokens,
@@ -50,21 +50,21 @@ class SplitReport:
 
     @property
     def unknown_frac(self) -> float:
-        """Share of the tokens that are `<unk>`."""
+        """Return the share of the tokens that are `<unk>`."""
         return self.n_unknown / self.n_tokens
 
     @property
     def tokens_per_word(self) -> float:
-        """Tokens per word, line ends counted as words."""
+        """Return the tokens per word; line ends count as words."""
         return self.n_tokens / max(1, self.n_words)
 
     @property
     def characters_per_word(self) -> float:
-        """Characters per word, line ends counted as words."""
+        """Return the characters per word; line ends count as words."""
         return self.n_characters / max(1, self.n_words)
 
     def absent(self, vocabulary: Vocabulary) -> Mapping[str, str]:
-        """Figures that a loss on the split will not give, and why."""
+        """Return the figures that a loss on the split cannot give, with reasons."""
         return absent_figures(
             Lost(self.n_hidden, self.n_blanks),
             vocabulary,
@@ -73,7 +73,7 @@ class SplitReport:
         )
 
     def line(self) -> str:
-        """One line for the user."""
+        """Return a line for the user."""
         lost = f" | {self._lost}" if self.n_hidden or self.n_blanks else ""
         return (
             f"{self.name}: {self.n_tokens:,} tokens | {self.n_words:,} words and line ends | "
@@ -98,11 +98,11 @@ class PrepareReport:
     vocabulary: Vocabulary
     splits: tuple[SplitReport, ...]
     remarks: tuple[str, ...]
-    """What became of shares, what was left out and why, and other notes: a line each."""
+    """Lines about the resulting shares, what was left out and why, and other notes."""
 
     @property
     def recipe(self) -> str:
-        """The packaged recipe that fits the corpus best."""
+        """Return the packaged recipe that fits the corpus best."""
         train = next((split for split in self.splits if split.name == "train"), None)
         if train is None or train.n_tokens < _LARGE_TOKENS:
             return "quickstart"
@@ -117,7 +117,7 @@ class PrepareReport:
                 return "quickstart"
 
     def _flags(self) -> list[str]:
-        """Find what the recipe needs changed for this vocabulary and length of text."""
+        """Return the flags that adapt the recipe to this vocabulary and length of text."""
         recipe, flags = load_recipe(self.recipe), []
         size = self.vocabulary.size
         if not recipe.model.cutoffs and size > _LARGE_VOCABULARY:
@@ -135,7 +135,7 @@ class PrepareReport:
         return flags
 
     def lines(self) -> list[str]:
-        """List the lines that the command prints."""
+        """Return the lines that the command prints."""
         lines = [split.line() for split in self.splits]
         lines.append(f"vocabulary: {self.vocabulary.size:,} {self.vocabulary.kind}")
         lines += self._warnings()
@@ -145,7 +145,7 @@ class PrepareReport:
         return lines
 
     def _warnings(self) -> list[str]:
-        """List warnings about the counts, before any time is spent on a model."""
+        """Return warnings about the counts, before any time is spent on a model."""
         warnings = []
         split = max(self.splits, key=lambda split: split.characters_per_word)
         if split.characters_per_word > _LONG_WORD_CHARACTERS:

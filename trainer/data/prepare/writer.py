@@ -1,4 +1,4 @@
-"""Writing a corpus: its folder, which is there whole or not at all, and the files of its splits."""
+"""Writing a corpus: its folder, whole or not at all, and the files of its splits."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from trainer.errors import InputError
 from trainer.files import LOCK, new_folder
 
 SCRATCH_FILE = "input.scratch"
-# As a `.npy` of any length has it: numpy leaves room to rewrite the shape.
+# The header of a `.npy` of any length: numpy leaves room to rewrite the shape.
 _DOCUMENTS_HEADER_BYTES = 128
 
 
@@ -25,7 +25,7 @@ _DOCUMENTS_HEADER_BYTES = 128
 def new_corpus_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a folder to write a corpus in, which becomes `path` when the block ends.
 
-    `new_folder` says how. `SCRATCH_FILE` may be written in it, and is not kept.
+    See `trainer.files.new_folder`. The file `SCRATCH_FILE` may be written, and is not kept.
 
     Raises:
         InputError: `path` exists and may not be replaced, or another process writes it.
@@ -34,7 +34,7 @@ def new_corpus_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     path = path.resolve()
 
     def refuse(folder: Path) -> None:
-        """Nothing that is not a corpus of ours is ever removed."""
+        """Refuse to replace anything but a corpus of ours."""
         if not _holds_a_corpus(folder):
             raise InputError(
                 f"{folder}: holds other things than a corpus, so it is not replaced; "
@@ -46,7 +46,7 @@ def new_corpus_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             )
 
     with new_folder(path, refuse=refuse, scratch=[SCRATCH_FILE]) as folder:
-        for suffix in (".tmp", ".replaced"):  # left by a killed process of versions before
+        for suffix in (".tmp", ".replaced"):  # left by a killed process of an earlier version
             left = path.with_name(path.name + suffix)
             if _holds_a_corpus(left):
                 shutil.rmtree(left, ignore_errors=True)
@@ -54,13 +54,13 @@ def new_corpus_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _holds_a_corpus(folder: Path) -> bool:
-    """Return whether all that `folder` holds are files of a corpus, or of writing one."""
+    """Return whether `folder` holds only files of a corpus, or of writing one."""
     ours = corpus_files() | {SCRATCH_FILE, LOCK}
     return folder.is_dir() and {path.name for path in folder.iterdir()} <= ours
 
 
 class SplitWriter:
-    """Appends the ids of one split to its files, in constant memory."""
+    """A writer that appends the ids of one split to its files, in constant memory."""
 
     def __init__(self, folder: Path, name: str, vocabulary: Vocabulary) -> None:
         self.name = name
@@ -89,9 +89,9 @@ class SplitWriter:
         n_hidden: int = 0,
         n_blanks: int = 0,
     ) -> None:
-        """Append a piece of a document; the counts are those of `Header`.
+        """Append a piece of a document; the counts are added to those of `Header`.
 
-        A document without ids is no document.
+        A document without ids is not counted.
         """
         if len(ids):
             self._start_document()
@@ -111,7 +111,7 @@ class SplitWriter:
 
         Args:
             splits: names of all splits of the corpus.
-            made: how it was made, for the reader.
+            made: how the corpus was made, for readers of the header.
 
         Raises:
             InputError: the split has no tokens.

@@ -1,4 +1,4 @@
-"""Texts into the files of a corpus: read once, encoded, written split by split."""
+"""Writing texts into the files of a corpus: reading once, encoding, split by split."""
 
 from contextlib import ExitStack, closing
 from itertools import tee
@@ -17,7 +17,7 @@ def write_corpus(
 ) -> tuple[SplitReport, ...]:
     """Write vocabulary and splits to `folder`, reading `inputs` once.
 
-    `made` says how, to readers of the headers, which also have what was left out of the inputs.
+    `made` says in the headers how the corpus was made; they also say what was left out.
 
     Raises:
         InputError: an input cannot be read, a split is empty, or shares were missed.

@@ -1,1 +1,1 @@
-"""Files as they are found: named, recognised by their bytes, unpacked, cut into pieces."""
+"""Finding text files, recognising them by their bytes, unpacking and cutting them into pieces."""

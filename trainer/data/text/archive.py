@@ -1,6 +1,6 @@
-"""Texts inside a zip or tar file, read where they are: nothing is ever extracted to the disk.
+"""Reading texts inside a zip or tar file, without ever extracting anything to the disk.
 
-So no name and no link in an archive can lead a write anywhere, and no text needs room beside it.
+So no name and no link in an archive can make us write anywhere, and no text needs space on disk.
 """
 
 import stat
@@ -16,7 +16,7 @@ from typing import IO
 from trainer.errors import InputError
 from trainer.outside import printable
 
-#: What reading a damaged or foreign archive may raise.
+#: Errors that reading a damaged or foreign archive may raise.
 UNREADABLE = (
     OSError,
     EOFError,
@@ -29,12 +29,12 @@ UNREADABLE = (
 
 @contextmanager
 def open_archive(archive: Path) -> Iterator[Callable[[str], IO[bytes]]]:
-    """Yield what opens a regular file of an archive by its name, for reading.
+    """Yield a function that opens a regular file of an archive by its name, for reading.
 
     Raises:
-        InputError: the archive is none, cannot be read, or has any entry whose name is absolute or
-            leaves the archive (`..`); of a name, that the archive lacks it, or has it as a link,
-            device or folder, or encrypted.
+        InputError: the file is no archive, cannot be read, or has any entry whose name is absolute
+            or leaves the archive (`..`). The function raises it for a name that the archive lacks,
+            or has as a link, device, folder or encrypted file.
     """
     with _opened(archive) as opened:
 
@@ -42,7 +42,7 @@ def open_archive(archive: Path) -> Iterator[Callable[[str], IO[bytes]]]:
             if isinstance(opened, zipfile.ZipFile):
                 return opened.open(_zip_entry(opened, archive, name))
             stream = opened.extractfile(_tar_entry(opened, archive, name))
-            assert stream is not None  # None is for what is no regular file
+            assert stream is not None  # only None if the entry is no regular file
             return stream
 
         yield open_named
@@ -50,16 +50,16 @@ def open_archive(archive: Path) -> Iterator[Callable[[str], IO[bytes]]]:
 
 @contextmanager
 def open_member(archive: Path, name: str) -> Iterator[IO[bytes]]:
-    """The regular file `name` of an archive, open for reading; raises as `open_archive` does."""
+    """Open the regular file `name` of an archive for reading; raise what `open_archive` raises."""
     with open_archive(archive) as open_named, open_named(name) as stream:
         yield stream
 
 
 def zip_sizes(archive: Path) -> dict[str, int]:
-    """Names and unpacked lengths of the files in a zip archive; folders are left out.
+    """Return the names and unpacked lengths of the files in a zip archive, without folders.
 
     Raises:
-        InputError: it cannot be read, or has two files of one name, of which only one is read.
+        InputError: the archive cannot be read, or has two files of one name.
     """
     with _opened(archive) as opened:
         assert isinstance(opened, zipfile.ZipFile)
@@ -74,7 +74,7 @@ def zip_sizes(archive: Path) -> dict[str, int]:
 
 
 def member_bytes(archive: Path, name: str) -> int:
-    """Length of what `open_member` would give; raises as it does."""
+    """Return the unpacked length of a file in an archive; raise what `open_member` raises."""
     with _opened(archive) as opened:
         if isinstance(opened, zipfile.ZipFile):
             return _zip_entry(opened, archive, name).file_size
@@ -109,7 +109,7 @@ def _zip_entry(opened: zipfile.ZipFile, archive: Path, name: str) -> zipfile.Zip
         raise InputError(
             f"{printable(archive)}: {printable(name)} is encrypted: unpack it with its password"
         )
-    kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the archive was not made on Unix
+    kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 if the archive was not made on Unix
     if entry.is_dir() or kind not in (0, stat.S_IFREG):
         raise _not_regular(archive, name)
     return entry

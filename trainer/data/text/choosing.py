@@ -1,4 +1,4 @@
-"""Which files of a folder or an archive are its text, by their names; the others are left out."""
+"""Choosing by their names the files of a folder or an archive that are its text."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from pathlib import PurePosixPath
 from trainer.data.text.source import suffix_of
 from trainer.outside import printable
 
-#: What holds data, and what is data only where nothing of the first kind stands beside it.
+#: Suffixes of data, and suffixes that are data only if no file has one of the first kind.
 DATA_SUFFIXES = (".txt", ".text", ".tokens", ".jsonl", ".ndjson", ".json")
 SOURCE_SUFFIXES = (".md", ".rst", ".py")
-# Names of what is said about a folder, whatever their suffix.
+# Names of files about a folder, with any suffix.
 _ABOUT = (
     "readme",
     "license",
@@ -33,14 +33,14 @@ _SHOWN_NAMES = 3
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Things of one kind that are not read, and why."""
+    """Files of one kind that are not read, and the reason."""
 
     names: tuple[str, ...]
     why: str
     what: str = "files"
 
     def line(self) -> str:
-        """One line for the user."""
+        """Return a line for the user."""
         n = len(self.names)
         what = self.what.removesuffix("s") if n == 1 else self.what
         return f"left out: {n:,} {what} ({shown(self.names)}): {self.why}"
@@ -48,25 +48,24 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Choice:
-    """Names that are read, in their order, and what is left out."""
+    """Names of files to read, in order, and the files left out."""
 
     names: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
 
 
 def shown(names: Sequence[str]) -> str:
-    """The first few names, printable."""
+    """Return the first few names, printable."""
     more = ", …" if len(names) > _SHOWN_NAMES else ""
     return ", ".join(printable(name, most=100) for name in names[:_SHOWN_NAMES]) + more
 
 
 def choose(names: Iterable[str], suffixes: tuple[str, ...] = ()) -> Choice:
-    """Choose the text among the files of a folder, named from there with slashes.
+    """Choose the text among the files of a folder; names are relative to it, with slashes.
 
-    Hidden files are never chosen, nor are those below hidden folders. With `suffixes`, the files
-    that have one of them are. Without, files of `DATA_SUFFIXES` are, and what is said about them
-    is not: README, LICENSE and their like, and files of `SOURCE_SUFFIXES`. In a folder without
-    data these are the text.
+    Hidden files and files below hidden folders are never chosen. With `suffixes`, the files with
+    one of them are chosen. Otherwise the files of `DATA_SUFFIXES` are, but no README, LICENSE and
+    the like, and no files of `SOURCE_SUFFIXES`; in a folder without data, these are the text.
     """
     hidden: list[str] = []
     others: list[str] = []

@@ -1,4 +1,4 @@
-"""The files to read of what the user named: files, zip archives, folders; and what is left out."""
+"""Finding the files to read in the files, zip archives and folders that the user named."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -30,7 +30,7 @@ from trainer.errors import InputError
 from trainer.outside import printable
 from trainer.wording import counted
 
-# Archives that hold something else than files to read, by a member that each of their kind has.
+# Kinds of archives that are documents, not collections of files, by a member that each kind has.
 _DOCUMENTS = {
     "[Content_Types].xml": "an Office document (.docx, .xlsx, .pptx): save it as plain text",
     "mimetype": "an EPUB or OpenDocument file: save it as plain text",
@@ -41,13 +41,13 @@ _ENDS = {
     ".npy": "NumPy arrays (.npz): write the text that they were made of to a file",
 }
 
-#: Files by name, and how each is opened.
+#: Files by name, each with the function that opens it.
 Opening = Mapping[str, tuple[TextFile, OpenRaw]]
 
 
 @dataclass(frozen=True)
 class Found:
-    """Files to read in order, what was left out beside them, and what else is to be told."""
+    """Files to read in order, files left out, and notes for the user."""
 
     files: tuple[TextFile, ...]
     left_out: tuple[LeftOut, ...] = ()
@@ -55,15 +55,16 @@ class Found:
 
 
 def find_files(path: Path, reading: Reading, *, suffixes: tuple[str, ...] = ()) -> Found:
-    """A file, the members of a zip archive, or the texts of a folder and of those below it.
+    """Find a file, the members of a zip archive, or the texts of a folder and its subfolders.
 
     Args:
         path: file or folder.
-        reading: how files are read.
-        suffixes: of the files that are read from folders and archives; none is by `choose`.
+        reading: how to read files.
+        suffixes: suffixes of the files to read from folders and archives; without any, `choose`
+            chooses by its own rules.
 
     Raises:
-        InputError: the path does not exist, is a pipe, holds no text or something else than text,
+        InputError: the path does not exist, is a pipe, holds no text or something other than text,
             or a link of the folder leads nowhere.
     """
     if not os.path.lexists(path):
@@ -80,13 +81,13 @@ def find_files(path: Path, reading: Reading, *, suffixes: tuple[str, ...] = ()) 
 
 
 def text_file(path: Path, reading: Reading | None = None, *, name: str | None = None) -> TextFile:
-    """A file to read, not an archive; raises `InputError` if it is something else than text."""
+    """Return a file to read, not an archive; raise `InputError` if it is not text."""
     file = TextFile(path, name or str(path), "text")
     return _one_file(file, reading or Reading(), opens(path))
 
 
 def in_file(path: Path, reading: Reading, *, name: str, suffixes: tuple[str, ...]) -> Found:
-    """Find the texts in one file that is called `name`; raises as `find_files` does."""
+    """Find the texts in one file called `name`; raise what `find_files` raises."""
     return _in_file(TextFile(path, name, "text"), reading, suffixes)
 
 
@@ -100,14 +101,14 @@ def _in_file(file: TextFile, reading: Reading, suffixes: tuple[str, ...]) -> Fou
 
 
 def _one_file(file: TextFile, reading: Reading, open_raw: OpenRaw) -> TextFile:
-    """A file or a member of an archive, not an archive itself."""
+    """Return a file or a member of an archive; refuse an archive."""
     if reading.format == "raw":
         return replace(file, format="raw")
     return inspected(file, reading, read_head(file.name, open_raw))
 
 
 def _in_zip(archive: TextFile, reading: Reading, suffixes: tuple[str, ...]) -> Found:
-    """The texts of a zip archive: its one file whatever its name, or chosen as in a folder."""
+    """Find the texts of a zip archive: its only file, whatever its name, or as in a folder."""
     name = printable(archive.name)
     sizes = zip_sizes(archive.path)
     if not sizes:
@@ -149,7 +150,7 @@ def _in_zip(archive: TextFile, reading: Reading, suffixes: tuple[str, ...]) -> F
 
 
 def _document_kind(names: Iterable[str]) -> str | None:
-    """Name the document that an archive is, if the names are those of a document's parts."""
+    """Return the kind of document that an archive is, by its members' names; None for others."""
     names = list(names)
     for mark, kind in _DOCUMENTS.items():
         if mark in names:
@@ -161,7 +162,7 @@ def _document_kind(names: Iterable[str]) -> str | None:
 
 
 def _in_folder(folder: Path, reading: Reading, suffixes: tuple[str, ...]) -> Found:
-    """The texts of a folder, sorted by name, links followed."""
+    """Find the texts of a folder, sorted by name; links are followed."""
     walked = walk(folder)
     broken = _refuse_broken(folder, walked, suffixes)
     opening = {}
@@ -192,7 +193,7 @@ def _in_folder(folder: Path, reading: Reading, suffixes: tuple[str, ...]) -> Fou
 
 
 def _chosen(opening: Opening, reading: Reading, suffixes: tuple[str, ...]) -> Choice:
-    """Choose files by name, without JSON documents, whose names look like data."""
+    """Choose files by name, but no JSON documents, even though their names look like data."""
     documents = []
     if reading.format == "auto":
         documents = [
@@ -208,7 +209,7 @@ def _chosen(opening: Opening, reading: Reading, suffixes: tuple[str, ...]) -> Ch
 
 
 def _refuse_broken(folder: Path, walked: Walked, suffixes: tuple[str, ...]) -> tuple[str, ...]:
-    """Links to nothing that are not text by their suffix; the others are refused."""
+    """Refuse links to nothing whose suffix is a text's; return the other links to nothing."""
     text_suffixes = ("", *(suffixes or DATA_SUFFIXES + SOURCE_SUFFIXES))
     lost = sorted(name for name in walked.broken if suffix_of(name) in text_suffixes)
     if lost:
@@ -221,7 +222,7 @@ def _refuse_broken(folder: Path, walked: Walked, suffixes: tuple[str, ...]) -> t
 
 
 def _no_text(folder: Path, walked: Walked, suffixes: tuple[str, ...]) -> InputError:
-    """Why there is nothing to read in a folder, and what the first of its files is."""
+    """Return an error: why a folder has nothing to read, and what its first file is."""
     names = sorted(walked.files)
     listed = f" ({shown(names)})" if names else ""
     read = " ".join(suffixes or DATA_SUFFIXES + SOURCE_SUFFIXES)

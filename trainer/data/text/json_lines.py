@@ -1,4 +1,4 @@
-"""JSON lines: how they are told from other text, and the text of each, or what is wrong with it."""
+"""JSON lines: recognising them, and reading the text of each line or saying what is wrong."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from trainer.wording import counted
 
 OnBadLine = Literal["stop", "skip"]
 
-#: A line is held whole: one that is longer is no line of text.
+#: The most bytes of a line, which is held in memory as a whole.
 MAX_LINE_BYTES = 1 << 30
 _SHOWN_NAMES = 3
 
@@ -24,11 +24,11 @@ _ARRAY = re.compile(rb"\[\s*(?:\{\s*" + _KEY + rb'|"(?:[^"\\]|\\.)*"\s*,\s*")')
 
 
 def json_shape(head: bytes, *, text_field: str) -> Literal["lines", "document"] | None:
-    """Tell by its first bytes whether a file is JSON lines, one JSON document, or neither.
+    """Return whether a file's first bytes are JSON lines, one JSON document, or neither (None).
 
-    Text that begins with a brace is neither, unless a key in quotes and a colon follow; then it is
-    lines if the first of them is a whole object and the next, if any, begins another one, or if it
-    has the text field.
+    Text that begins with a brace is JSON only if a key in quotes and a colon follow. Then it is
+    JSON lines if the first line is a whole object and the next line, if any, begins another object;
+    or if the first line has the text field.
     """
     body = head.removeprefix(UTF8_MARK).lstrip()
     if _ARRAY.match(body):
@@ -37,9 +37,9 @@ def json_shape(head: bytes, *, text_field: str) -> Literal["lines", "document"] 
         return None
     first, line_end, rest = body.partition(b"\n")
     if not _OBJECT.match(first):
-        return "document"  # the first key stands on a line of its own
+        return "document"  # the first key has a line of its own
     if not line_end and len(head) >= HEAD_BYTES:
-        return "lines"  # the first one is longer than what was read
+        return "lines"  # the first line is longer than `head`
     second = rest.lstrip()
     goes_on = bool(_OBJECT.match(second))
     key = re.compile(re.escape(json.dumps(text_field)).encode() + rb"\s*:")
@@ -60,23 +60,23 @@ def _is_whole(line: bytes) -> bool:
 
 @dataclass
 class BadLines:
-    """Rule for lines without a text, with those that were left out in the last pass."""
+    """The rule for lines without a text, and the lines left out in the last pass."""
 
     policy: OnBadLine = "stop"
     n_left_out: int = 0
     examples: list[str] = field(default_factory=list)
-    """The first few, with file, line and cause."""
+    """The first few lines left out, with file, line and cause."""
 
     def begin_pass(self) -> None:
-        """Forget what an earlier pass over the same files left out."""
+        """Forget the lines that an earlier pass over the same files left out."""
         self.n_left_out = 0
         self.examples.clear()
 
     def leave_out(self, where: str, cause: str) -> None:
-        """Count a line, or end with it.
+        """Count a line as left out, if that is allowed.
 
         Raises:
-            InputError: bad lines are not to be left out.
+            InputError: no line may be left out.
         """
         if self.policy == "stop":
             raise InputError(
@@ -87,7 +87,7 @@ class BadLines:
             self.examples.append(f"{where}: {cause}")
 
     def lines(self) -> list[str]:
-        """List the lines that were left out, for the reader."""
+        """Return the lines that were left out as lines for the user."""
         if not self.n_left_out:
             return []
         more = "; …" if self.n_left_out > len(self.examples) else ""
@@ -95,23 +95,23 @@ class BadLines:
 
 
 class _NoTextError(ValueError):
-    """A line has no text; the message is the cause."""
+    """An error: a line has no text. The message is the cause."""
 
 
 def read_texts(
     stream: IO[bytes], name: str, *, text_field: str, bad_lines: BadLines, may_hold_nul: bool
 ) -> Iterator[str]:
-    """The text of each line that is not blank, in order.
+    """Yield the text of each line that is not blank, in order.
 
     Args:
         stream: the lines, without a byte order mark.
-        name: what the file is called in messages.
+        name: the file's name in messages.
         text_field: key of the text.
-        bad_lines: told of each line without a text.
-        may_hold_nul: whether a text with a NUL character is one.
+        bad_lines: decides about each line without a text.
+        may_hold_nul: whether a text may hold NUL characters.
 
     Raises:
-        InputError: a line has no text and `bad_lines` ends with it, or none of all lines has one.
+        InputError: a line has no text and may not be left out, or no line has a text.
     """
     n_texts = 0
     cause = ""
@@ -131,7 +131,7 @@ def read_texts(
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Lines, of which an endless one is cut: it is read to its end, and not held."""
+    """Yield lines; an endless line is cut, and the rest of it is read but not held."""
     while line := stream.readline(MAX_LINE_BYTES):
         if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
             while (more := stream.readline(io.DEFAULT_BUFFER_SIZE)) and not more.endswith(b"\n"):
@@ -140,16 +140,16 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def _text(line: bytes, text_field: str, *, may_hold_nul: bool) -> str:
-    """The text of one line; raises `_NoTextError` with the cause if it has none."""
+    """Return the text of one line; raise `_NoTextError` with the cause if it has none."""
     try:
-        record = json.loads(line.decode("utf-8-sig"))  # files that were joined keep their marks
+        record = json.loads(line.decode("utf-8-sig"))  # joined files keep their marks
     except RecursionError:
         raise _NoTextError("JSON that is nested too deeply to be read") from None
     except UnicodeDecodeError as error:
         raise _NoTextError(f"not UTF-8 at byte {error.start} of the line") from None
     except json.JSONDecodeError as error:
         raise _NoTextError(_what_is_wrong(line, error)) from None
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number with thousands of digits
         raise _NoTextError(f"JSON that cannot be read: {error}") from None
     if not isinstance(record, dict):
         raise _NoTextError(f"{_kind(record)} where an object with the field {text_field!r} belongs")

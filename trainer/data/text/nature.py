@@ -1,4 +1,4 @@
-"""Recognises a file by its first bytes: packed text, text, or something with a name and no text."""
+"""Recognising a file by its first bytes: as text, packed text, or a known format without text."""
 
 import codecs
 import re
@@ -6,24 +6,24 @@ from typing import Literal, NamedTuple
 
 Packing = Literal["gzip", "bzip2", "xz", "zip"]
 
-#: Enough of a file to know it by: tar has its mark 257 bytes in, and JSON a first line.
+#: Bytes that are enough to recognise a file: tar's mark is at byte 257, and JSON needs a line.
 HEAD_BYTES = 1 << 16
 UTF8_MARK = codecs.BOM_UTF8
 
 _TAR_BLOCK, _TAR_SUM, _TAR_SUM_END = 512, 148, 156
-# Of the odd, or the even, bytes of a text in UTF-16, the share that is 0 wherever a letter of the
-# Latin alphabet, a space or a line end stands.
+# A text in UTF-16 has at least this share of zeros among its odd or its even bytes: Latin letters,
+# spaces and line ends each have one.
 _UTF16_ZEROS = 0.3
 
 
 class Nature(NamedTuple):
-    """Kind of a file that is not plain text.
+    """The kind of a file that is not plain text.
 
     Attributes:
-        name: what people call it, with its article.
-        fix: what to do to train on it, or None where its `packing` is read.
-        is_text: whether its bytes are text, which somebody may want as it stands.
-        is_guess: whether it is not a mark that says so, but what the bytes are like.
+        name: the common name with its article.
+        fix: what to do to train on the file; None if its `packing` is read.
+        is_text: whether the bytes are text, which the user may want unchanged.
+        is_guess: whether the kind was guessed from the bytes, without a mark.
     """
 
     name: str
@@ -54,7 +54,7 @@ JSON_DOCUMENT = Nature(
     is_text=True,
 )
 
-#: First bytes, and what they say. The longer of two that match stands first.
+#: First bytes, and the kind of file they mark. Of two that match the longer comes first.
 _MARKS: tuple[tuple[bytes, Nature], ...] = (
     (b"\x1f\x8b", Nature("gzip", packing="gzip")),
     (b"\xfd7zXZ\x00", Nature("xz", packing="xz")),
@@ -119,7 +119,7 @@ _MARKS: tuple[tuple[bytes, Nature], ...] = (
         ),
     ),
 )
-# Marks that could also begin a text: they count where the first bytes are no text.
+# Marks that could also begin a text: they count only if the first bytes are no text.
 _SHORT_MARKS: tuple[tuple[re.Pattern[bytes], Nature], ...] = (
     (re.compile(rb"MZ"), Nature("a Windows program", _PROGRAM)),
     (re.compile(rb"BM"), Nature("a bitmap image", _MEDIA)),
@@ -133,13 +133,13 @@ _SHORT_MARKS: tuple[tuple[re.Pattern[bytes], Nature], ...] = (
     (re.compile(rb"(?s)[\x50-\x5f]\x2a\x4d\x18"), Nature("Zstandard or LZ4", _UNPACK)),
     (re.compile(rb"(?s).{7}\x00\{\s*\""), Nature("safetensors", _MODEL)),
 )
-# UTF-32's mark begins with UTF-16's.
+# UTF-32's mark begins with UTF-16's, so it comes first.
 _WIDE_MARKS = (
     ((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "UTF-32"),
     ((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "UTF-16"),
 )
 _BZIP2 = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")
-# Whatever comments stand before it are read once each: no text makes this slow.
+# The pattern reads each comment before the page once, so no text makes it slow.
 _WEB_PAGE = re.compile(
     rb"(?is)\s*(<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*+<(!doctype\s+html|html)[\s>]"
 )
@@ -148,7 +148,7 @@ _SERVER_ERROR = re.compile(rb"\s*(<\?xml[^>]*>\s*)?<Error>\s*<Code>")
 
 
 def nature_of(head: bytes) -> Nature | None:
-    """Tell what a file is by its first `HEAD_BYTES` bytes; None is a text, as far as they show."""
+    """Return what a file is by its first `HEAD_BYTES` bytes; None if they look like text."""
     for mark, nature in _MARKS:
         if head.startswith(mark):
             return nature
@@ -175,7 +175,7 @@ def nature_of(head: bytes) -> Nature | None:
 
 
 def _is_tar(head: bytes) -> bool:
-    """Return whether a tar header's sum is right: old ones have no mark, text has no such sum."""
+    """Return whether a tar header's checksum is right: old headers have no mark."""
     block = head[:_TAR_BLOCK]
     if len(block) < _TAR_BLOCK or not block[0]:
         return False
@@ -188,7 +188,7 @@ def _is_tar(head: bytes) -> bool:
 
 
 def _unmarked_wide_text(head: bytes) -> Nature | None:
-    """Text of two or four bytes a character, by where its zeros are."""
+    """Return the encoding of a text of two or four bytes per character, by its zeros' places."""
     shares = [_zeros(head[i::4]) for i in range(4)]
     for name, zeros, others in (
         ("UTF-32LE", shares[1:], shares[0]),

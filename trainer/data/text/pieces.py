@@ -1,6 +1,6 @@
-"""Text from files, JSON lines and packed files, as a stream of pieces.
+"""Reading text files, JSON lines and packed files as a stream of pieces.
 
-Memory stays constant: a text file is never held whole, a JSON line is.
+Memory stays constant: no text file is held whole, but each JSON line is.
 """
 
 import codecs
@@ -18,14 +18,14 @@ from trainer.outside import printable
 PIECE_BYTES = 1 << 15
 LONGEST_WORD = 1 << 20
 
-# No word, and no pre-token of GPT-2 and its kin, reaches from a visible character into the space
-# after it, so a text may be cut there without changing any id. A text without spaces is cut
-# before a line end, which a few tokenizers do join to the punctuation before it.
+# No word, and no pre-token of GPT-2 and the like, reaches from a visible character into the space
+# after it, so a cut there changes no id. A text without spaces is cut before a line end, although a
+# few tokenizers join a line end to the punctuation before it.
 _UP_TO_LAST_CUT = re.compile(r"(?s).*\S(?= )"), re.compile(r"(?s).*\S(?=\n)")
 
 
 class Piece(NamedTuple):
-    """A stretch of a document; the last one of a document is empty only if the document is.
+    """A part of a document; a document's last piece is empty only if the document is empty.
 
     A line end of two characters is never cut in two.
     """
@@ -41,12 +41,12 @@ def read_pieces(
     bad_lines: BadLines | None = None,
     on_read: Callable[[int], None] = lambda n_bytes: None,
 ) -> Iterator[Piece]:
-    """All documents of `files` in order: a text file is one, and so is each JSON line.
+    """Yield all documents of `files` in order: each text file and each JSON line is a document.
 
     Args:
-        files: what to read.
-        reading: how; `as_bytes` gives one character per byte (Latin-1) and does not ask for UTF-8.
-        bad_lines: what becomes of JSON lines without a text; by default the first one is an error.
+        files: the files to read.
+        reading: how to read them; `as_bytes` gives one character per byte (Latin-1), not UTF-8.
+        bad_lines: the rule for JSON lines without a text; by default the first is an error.
         on_read: called with the number of bytes just read from the disk.
 
     Raises:
@@ -68,10 +68,10 @@ def read_pieces(
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text: what stands between white space.
+    """Return the words of a text, which are separated by white space.
 
-    What is longer than `LONGEST_WORD` is several of that length and a rest: no word, however long,
-    has to be held whole.
+    A word longer than `LONGEST_WORD` becomes several of that length and a rest, so that no endless
+    word has to be held whole.
     """
     words = text.split()
     if len(text) <= LONGEST_WORD:
@@ -84,12 +84,12 @@ def words_of(text: str) -> list[str]:
 
 
 def count_words(piece: Piece) -> int:
-    """Words of a piece, and one for each line end: what the words tokenizer would count."""
+    """Return a piece's number of words plus line ends, as the words tokenizer counts them."""
     return len(words_of(piece.text)) + count_line_ends(piece.text) + ends_inside_line(piece)
 
 
 def count_line_ends(text: str) -> int:
-    """Lines end at a line feed, a carriage return, or the two together, as Python reads them."""
+    """Return the number of line ends: line feeds, carriage returns, or the two together."""
     n_line_ends = text.count("\n")
     if "\r" in text:
         n_line_ends += text.count("\r") - text.count("\r\n")
@@ -97,7 +97,7 @@ def count_line_ends(text: str) -> int:
 
 
 def ends_inside_line(piece: Piece) -> bool:
-    """Return whether a document ends with the piece, without a line end; its end counts as one."""
+    """Return whether the piece ends a document without a line end; its end counts as one."""
     return piece.ends_document and bool(piece.text) and not piece.text.endswith(("\n", "\r"))
 
 
@@ -149,7 +149,7 @@ def _decoded(stream: IO[bytes], file: TextFile, *, as_bytes: bool) -> Iterator[s
 
 
 def _cut_up(blocks: Iterable[str]) -> Iterator[Piece]:
-    """One document of blocks, cut where no id depends on it."""
+    """Yield the pieces of one document, cut at places that no id depends on."""
     rest = ""
     for block in blocks:
         rest += block
@@ -160,12 +160,12 @@ def _cut_up(blocks: Iterable[str]) -> Iterator[Piece]:
 
 
 def _cut(text: str) -> int:
-    """Length of the part of `text` that can go before more is read; 0 is none yet."""
+    """Return the length of the part of `text` that can be cut off before more is read, or 0."""
     for up_to_last_cut in _UP_TO_LAST_CUT:
         if match := up_to_last_cut.match(text):
             return match.end()
-    # A run longer than a piece without a space is cut anyway, for memory to stay bounded; a
-    # character stays behind so that the last piece of a document is not empty.
+    # Text without a space that is longer than a piece is cut all the same, so that memory stays
+    # bounded. A character stays behind so that the last piece of a document is not empty.
     if len(text) <= PIECE_BYTES:
         return 0
     return len(text) - 2 if text.endswith("\r\n") else len(text) - 1

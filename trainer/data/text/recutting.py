@@ -1,4 +1,4 @@
-"""Pieces of documents, cut anew: at the borders of words, or with the text around them."""
+"""Cutting pieces of documents again: at the borders of words, or with text around each."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -8,13 +8,13 @@ from trainer.data.text.pieces import LONGEST_WORD, Piece
 
 
 class Window(NamedTuple):
-    """Pieces of one document, and the text on both sides of them.
+    """Neighbouring pieces of one document, with some text on both sides.
 
     Attributes:
-        before: what the document has before `text`, some of it; empty where it begins.
-        text: the pieces together.
-        after: what it has after them, some of it; empty where it ends.
-        ends: of each piece, whether it ends the document.
+        before: some of the document's text before `text`; empty at the document's beginning.
+        text: the pieces joined.
+        after: some of the document's text after `text`; empty at the document's end.
+        ends: for each piece, whether it ends the document.
     """
 
     before: str
@@ -24,11 +24,11 @@ class Window(NamedTuple):
 
     @property
     def whole(self) -> str:
-        """All of its text."""
+        """Return `before`, `text` and `after` joined."""
         return self.before + self.text + self.after
 
     def joined(self, following: "Window") -> "Window":
-        """This window and the next one as one."""
+        """Return this window and the next one as one window."""
         text, ends = self.text + following.text, self.ends + following.ends
         return Window(self.before, text, following.after, ends)
 
@@ -36,7 +36,7 @@ class Window(NamedTuple):
 def windows(pieces: Iterable[Piece], *, reach: int) -> Iterator[Window]:
     """Yield a window for each piece, with `reach` characters of its document on either side."""
     before = ""
-    held: deque[Piece] = deque()  # the next window's piece, and what has been read after it
+    held: deque[Piece] = deque()  # the next window's piece, then later ones
     n_held = 0
     for piece in pieces:
         held.append(piece)
@@ -50,11 +50,11 @@ def windows(pieces: Iterable[Piece], *, reach: int) -> Iterator[Window]:
 
 
 def whole_words(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Yield as many pieces of the same text, with no word or white space cut.
+    """Yield as many pieces of the same text, in which no word or run of white space is cut.
 
-    What would be cut goes with the piece that it ends in, so a piece may be empty. All but the
-    first one of a document begin with white space or are empty. What is longer than
-    `LONGEST_WORD` is several words of that length and a rest, so that memory is bounded.
+    A word or run of white space belongs to the piece in which it ends, so a piece may be empty. All
+    pieces but a document's first begin with white space or are empty. A word longer than
+    `LONGEST_WORD` becomes several of that length and a rest, so that memory is bounded.
     """
     held: list[str] = []  # white space and the beginning of a word
     n_held = 0
@@ -74,13 +74,13 @@ def whole_words(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def _whole_lengths(text: str) -> str:
-    """White space and as much of the word after it as is words of the greatest length."""
+    """Return the white space, and the part of the word after it that fills longest words."""
     n_blanks = len(text) - len(text.lstrip())
     return text[: n_blanks + (len(text) - n_blanks) // LONGEST_WORD * LONGEST_WORD]
 
 
 def _up_to_last_word(text: str) -> str:
-    """The text without its last word, which may go on, and the white space before it."""
+    """Return the text before its last word, which may go on, and before that word's white space."""
     if text[-1:].isspace():
         return text.rstrip()
     word = text.rsplit(None, 1)[-1] if text else ""

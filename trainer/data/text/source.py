@@ -1,4 +1,4 @@
-"""A file with text: what it is by its bytes, and how it is opened to be read."""
+"""Text files: recognising them by their bytes, and opening them."""
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +28,7 @@ OpenRaw = Callable[[], IO[bytes]]
 AskedFormat = Literal["auto", "text", "jsonl", "raw"]
 
 _MOST_PACKINGS = 3
-# Files that promise JSON lines by their name, and those whose text may well begin as JSON does.
+# Suffixes that promise JSON lines, and those of text that may well begin like JSON.
 _JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 _SOURCE_SUFFIXES = (".py", ".md", ".rst")
 _PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".lzma", ".zip", ".zst", ".lz4", ".z")
@@ -40,13 +40,13 @@ class TextFile:
     """A file to read, or the file `member` of an archive.
 
     Attributes:
-        path: on the disk.
-        name: what errors call it.
-        format: text as it is, JSON lines, or bytes of which nothing is unpacked or left out.
-        member: of the archive at `path`.
-        packings: what its bytes are packed with, the outermost first.
+        path: the path on the disk.
+        name: the file's name in errors.
+        format: plain text, JSON lines, or bytes of which nothing is unpacked or left out.
+        member: the name in the archive at `path`.
+        packings: the packings of its bytes, the outermost first.
         has_mark: whether the text begins with a UTF-8 byte order mark, which is no text.
-        member_bytes: length of the member, where it is known.
+        member_bytes: length of the member, if known.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class TextFile:
 
     @property
     def n_bytes(self) -> int:
-        """Length on the disk; of a member, its length unpacked."""
+        """Return the length on the disk; of a member, the unpacked length."""
         if self.member is None:
             return self.path.stat().st_size
         if self.member_bytes is not None:
@@ -72,9 +72,9 @@ class Reading:
     """How the user wants files to be read.
 
     Attributes:
-        format: `auto` goes by the bytes.
+        format: the format; `auto` recognises it by the bytes.
         text_field: key of the text in a JSON line.
-        as_bytes: the tokenizer takes any bytes.
+        as_bytes: whether the tokenizer takes any bytes.
     """
 
     format: AskedFormat = "auto"
@@ -83,7 +83,7 @@ class Reading:
 
 
 def suffix_of(name: str) -> str:
-    """The last suffix of a name, in lower case, except for those of packings."""
+    """Return the last suffix of a name that is no packing's, in lower case."""
     suffixes = [suffix.lower() for suffix in Path(name).suffixes]
     while suffixes and suffixes[-1] in _PACKED_SUFFIXES:
         suffixes.pop()
@@ -97,7 +97,7 @@ def opens(path: Path) -> OpenRaw:
 
 @dataclass(frozen=True)
 class Head:
-    """The first bytes of a file under all of its packings, and what they say it is."""
+    """The first bytes of a file, unpacked, and the kind of file that they show."""
 
     packings: tuple[Packing, ...]
     data: bytes
@@ -105,10 +105,10 @@ class Head:
 
 
 def read_head(name: str, open_raw: OpenRaw) -> Head:
-    """Read the first bytes of what is called `name`, unpacked as often as it is packed.
+    """Read the first bytes of the file called `name`, through all its packings.
 
     Raises:
-        InputError: it cannot be read or unpacked, or is packed more often than anybody does.
+        InputError: the file cannot be read or unpacked, or has too many packings.
     """
     packings: tuple[Packing, ...] = ()
     while True:
@@ -125,7 +125,7 @@ def read_head(name: str, open_raw: OpenRaw) -> Head:
 
 
 def is_json_document(file: TextFile, reading: Reading, open_raw: OpenRaw) -> bool:
-    """Return whether a file is one JSON document, not JSON lines; False where it is unreadable."""
+    """Return whether a file is one JSON document, not JSON lines; False if it is unreadable."""
     try:
         head = read_head(file.name, open_raw)
     except InputError:
@@ -134,10 +134,10 @@ def is_json_document(file: TextFile, reading: Reading, open_raw: OpenRaw) -> boo
 
 
 def inspected(file: TextFile, reading: Reading, head: Head) -> TextFile:
-    """Complete `file`, of which name and place are known, with what its bytes say.
+    """Return `file` completed by what its bytes show.
 
     Raises:
-        InputError: it is something else than text.
+        InputError: the file is not text.
     """
     nature = head.nature
     if nature is not None and nature.packing == "zip":
@@ -168,8 +168,8 @@ def _shape(file: TextFile, head: Head, reading: Reading) -> Shape:
 def _is_wanted(nature: Nature, shape: Shape, reading: Reading) -> bool:
     """Return whether a file is read although it is not plain text.
 
-    So it is if the user asked for text of this kind, or if no mark says what it is and the
-    tokenizer takes any bytes, or it is JSON lines, of which single ones may be spoilt.
+    It is read if the user asked for text of this kind; or if its kind is a guess, and the tokenizer
+    takes any bytes or the file is JSON lines, of which single lines may be broken.
     """
     if nature.is_text:
         return reading.format != "auto"
@@ -189,7 +189,7 @@ def _refusal(
 
 
 def open_files(files: Iterable[TextFile]) -> Iterator[tuple[TextFile, IO[bytes]]]:
-    """Each file with its bytes, packed as they are; an archive is opened once for its members.
+    """Yield each file with a stream of its packed bytes; open an archive once for its members.
 
     Raises:
         InputError: a file cannot be opened, or an archive does not hold what it should.

@@ -1,4 +1,4 @@
-"""Which split each piece of a text belongs to, when one text becomes train, valid and test."""
+"""Dividing one text into the splits train, valid and test."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,25 +10,26 @@ from trainer.errors import InputError
 SPLITS = ("train", "valid", "test")
 Routed = Iterator[tuple[str, Piece]]
 
-#: The part of its share by which a split may be too long or too short.
+#: The part of a split's share by which the split may be too long or too short.
 MOST_MISSED = 0.5
 # Documents longer than this part of the smallest share are placed one by one.
 _GRAIN = 64
-# What one document may take: of a share, and more than what is left of its split's room.
+# Rules for one document: the part of a share that it may take, and the part by which it may exceed
+# the room left in its split.
 _WAYS = ((0.25, 0.0), (1.0, 0.0), (1.0 + MOST_MISSED, MOST_MISSED))
-# The part of a share that may be missed for a split to be of many documents.
+# The part of a share that may be missed so that a split has many documents.
 _WELL_HELD = 0.05
-# Characters that are held while a line end is looked for.
+# The most characters that are held while a line end is looked for.
 _MOST_REACH = 1 << 20
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _SPACE = re.compile(r"\s")
 
 
 def parse_shares(split: str) -> dict[str, float]:
-    """Shares of train, valid and optionally test from text such as `98,1,1`.
+    """Return the shares of train, valid and optionally test from a text such as `98,1,1`.
 
     Raises:
-        InputError: they are not two or three positive numbers.
+        InputError: the text is not two or three positive numbers.
     """
     try:
         shares = [float(share) for share in split.split(",")]
@@ -43,12 +44,13 @@ def parse_shares(split: str) -> dict[str, float]:
 
 @dataclass
 class Sizes:
-    """How long the documents of a text are, as far as a split depends on it, in constant memory.
+    """Lengths of a text's documents, as far as a split depends on them, in constant memory.
 
     Attributes:
-        n_documents: those that are not empty.
-        n_characters: of the whole text.
-        large: characters of the documents that are large beside the smallest share, by number.
+        n_documents: the number of documents that are not empty.
+        n_characters: the characters of the whole text.
+        large: the characters of each document that is large compared with the smallest share, by
+            the document's number.
     """
 
     n_documents: int = 0
@@ -71,7 +73,7 @@ def measure(pieces: Iterable[Piece], shares: Mapping[str, float]) -> Sizes:
             sizes.large[number] = n_characters
         number += 1
         n_characters = 0
-    # Some were large beside the text before them alone.
+    # Some were large only compared with the text before them.
     least = sizes.n_characters * smallest / _GRAIN
     sizes.large = {number: size for number, size in sizes.large.items() if size > least}
     return sizes
@@ -79,12 +81,12 @@ def measure(pieces: Iterable[Piece], shares: Mapping[str, float]) -> Sizes:
 
 @dataclass(frozen=True)
 class Placement:
-    """Which split each large document goes to, and what room that leaves for the small ones.
+    """The splits of large documents, and the room that is left for small ones.
 
     Attributes:
-        large: split by number of the document.
-        room: characters by split.
-        came: characters by split in the end, as nearly as is known without reading.
+        large: the split of each large document, by the document's number.
+        room: the characters left for small documents, by split.
+        came: the expected characters in the end, by split.
     """
 
     large: Mapping[int, str]
@@ -93,12 +95,13 @@ class Placement:
 
 
 def place(sizes: Sizes, shares: Mapping[str, float]) -> Placement:
-    """Place whole documents so that shares are missed least.
+    """Place whole documents so that the shares are missed least.
 
-    The largest come first: each goes to the split that lacks most of its share of what is placed
-    by then, the document included, among those that it fits. So every split has documents of many
-    lengths, and the small ones fill what is left. A split of few documents says little, so one
-    fits if it takes a part of a share at most, unless shares are held better by longer ones.
+    Documents are placed from the largest down. Each goes to the split that lacks most of its share
+    of the text placed so far, this document included, among the splits that it fits. So every split
+    gets documents of many lengths, and small documents fill what is left. A split of few documents
+    says little, so a document fits only if it takes a limited part of a split's share, unless a
+    higher limit holds the shares better.
     """
     for longest, overfill in _WAYS:
         placement = _placed(sizes, shares, longest=longest, overfill=overfill)
@@ -111,13 +114,13 @@ def place(sizes: Sizes, shares: Mapping[str, float]) -> Placement:
 def _placed(
     sizes: Sizes, shares: Mapping[str, float], *, longest: float, overfill: float
 ) -> Placement:
-    """Place documents.
+    """Place documents by one rule.
 
     Args:
-        sizes: the documents.
-        shares: of each split.
-        longest: of a split's share, the part that one document may take.
-        overfill: the part more than what is left of a split's room that one may take.
+        sizes: the lengths of the documents.
+        shares: the share of each split.
+        longest: the largest part of a split's share that one document may take.
+        overfill: the part of a split's share by which a document may exceed the room left.
     """
     whole = sum(shares.values())
     wanted = {name: share / whole * sizes.n_characters for name, share in shares.items()}
@@ -144,10 +147,10 @@ def _placed(
 
 
 def by_document(pieces: Iterable[Piece], placement: Placement) -> Routed:
-    """Whole documents in the text's order, each to its split.
+    """Yield whole documents in the text's order, each with its split.
 
-    A small one goes to the split that is furthest behind in filling its room, so the same text is
-    always split the same way, and evenly from its beginning to its end.
+    A small document goes to the split that is furthest behind in filling its room. So the same text
+    is always split in the same way, and evenly from beginning to end.
     """
     room = {name: left for name, left in placement.room.items() if left > 0} or placement.room
     filled = dict.fromkeys(room, 0.0)
@@ -170,22 +173,22 @@ def by_position(
     n_characters: int,
     whole_lines: bool,
 ) -> Routed:
-    """The text in order, cut where each split's share of `n_characters` ends.
+    """Yield the text in order, cut where each split's share of `n_characters` ends.
 
     Args:
         pieces: the text.
-        shares: of each split, in order.
+        shares: the share of each split, in order.
         n_characters: length of the text.
-        whole_lines: cut at the first line end from there on, or between two words where the line
-            goes on for more than half of the smallest share: then the blank between them becomes
-            the line end of the part before. Else cut at the very character.
+        whole_lines: whether to cut at the next line end. If the line goes on for more than half of
+            the smallest share, the cut is between two words, and the blank between them becomes the
+            line end of the part before. Otherwise the cut is exact.
     """
     names = list(shares)
     ends = _share_ends(shares, n_characters)
     smallest = n_characters * min(shares.values()) / sum(shares.values())
     reach = min(max(int(smallest * MOST_MISSED), 1), _MOST_REACH) if whole_lines else 0
     position = 0
-    held = ""  # from the last cut on, while where to cut next is not known
+    held = ""  # text since the last cut, until the next cut is known
     for piece_text, ends_document in pieces:
         text, held = held + piece_text, ""
         while ends and text and position + len(text) >= ends[0]:
@@ -207,12 +210,12 @@ def by_position(
 
 
 def _cut_near(text: str, due: int, reach: int, *, is_whole: bool) -> int | None:
-    """Return the place to cut from `due` on; None where it depends on the text that follows.
+    """Return the place to cut from `due` on; None if it depends on the text that follows.
 
     Args:
-        text: of one document.
-        due: where its share ends.
-        reach: how far from there a line end is looked for.
+        text: text of one document.
+        due: the place where the share ends.
+        reach: the distance from `due` within which a line end is looked for.
         is_whole: whether the document ends with `text`.
     """
     line_end = _LINE_END.search(text, due - 1)
@@ -226,21 +229,21 @@ def _cut_near(text: str, due: int, reach: int, *, is_whole: bool) -> int | None:
 
 
 def _share_ends(shares: Mapping[str, float], n_characters: int) -> list[int]:
-    # Every split but the last ends at a place; the last one takes what is left.
+    # The last split has no end of its own: it takes what is left.
     whole = sum(shares.values())
     parts = list(shares.values())
     return [int(n_characters * sum(parts[: i + 1]) / whole) for i in range(len(parts) - 1)]
 
 
 def most_missed(asked: Mapping[str, float], came: Mapping[str, float]) -> float:
-    """The largest part of its share by which a split is too long or too short."""
+    """Return the largest part of its share by which any split is too long or too short."""
     whole_asked, whole_came = sum(asked.values()), sum(came.values())
     wanted = {name: share / whole_asked * whole_came for name, share in asked.items()}
     return max(abs(came[name] - n) / max(n, 1e-9) for name, n in wanted.items())
 
 
 def percents(shares: Mapping[str, float]) -> str:
-    """Shares of a whole as people write them: `98/1/1`."""
+    """Return shares of a whole as people write them: `98/1/1`."""
     whole = sum(shares.values()) or 1.0
     return "/".join(map(_percent, (share / whole for share in shares.values())))
 

@@ -1,4 +1,4 @@
-"""Bytes out of what packs them, as a stream; what cannot be unpacked is one clear error."""
+"""Unpacking files as a stream of bytes, with one clear error if that fails."""
 
 import bz2
 import gzip
@@ -14,7 +14,7 @@ from trainer.errors import InputError
 from trainer.outside import printable
 
 BUFFER_BYTES = 1 << 15
-# `xz -9` needs a quarter of it; a file can ask for gigabytes before its first byte is there.
+# `xz -9` needs a quarter of this; a file can demand gigabytes before it yields a byte.
 _XZ_MEMORY_BYTES = 1 << 28
 
 Decompressor = bz2.BZ2Decompressor | lzma.LZMADecompressor
@@ -22,7 +22,7 @@ Decompressor = bz2.BZ2Decompressor | lzma.LZMADecompressor
 
 @contextmanager
 def reading_errors(name: str) -> Iterator[None]:
-    """Make what goes wrong while `name` is read or unpacked an `InputError` that names it."""
+    """Turn errors of reading or unpacking the file `name` into an `InputError` that names it."""
     try:
         yield
     except (*UNREADABLE, lzma.LZMAError) as error:
@@ -55,10 +55,10 @@ def _buffered(raw: IO[bytes] | io.RawIOBase | io.BufferedIOBase) -> io.BufferedR
 
 
 class _Unpacker(io.RawIOBase):
-    """Packed streams one after the other, to the last byte.
+    """An unpacker of streams one after the other, to the file's last byte.
 
-    The standard library's own readers take whatever does not begin a stream for the end, and with
-    it all that follows: a flipped bit in a file of many streams would lose most of it unseen.
+    The standard library's own readers stop silently at bytes that do not begin a stream: a flipped
+    bit in a file of many streams would lose most of it without an error.
     """
 
     def __init__(self, packed: IO[bytes], make: Callable[[], Decompressor]) -> None:
@@ -69,7 +69,7 @@ class _Unpacker(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """Fill some of `buffer`; raises `EOFError` where a stream ends too early."""
+        """Fill some of `buffer`; raise `EOFError` if a stream ends too early."""
         while True:
             data = b""
             if self._now.eof:
@@ -87,7 +87,7 @@ class _Unpacker(io.RawIOBase):
                 return len(data)
 
     def _next_stream(self) -> bytes:
-        """Packed bytes from the next stream's first on; zeros between streams are padding."""
+        """Return packed bytes from the next stream's beginning; skip padding zeros before it."""
         rest = self._now.unused_data.lstrip(b"\x00")
         while not rest and (block := self._packed.read(BUFFER_BYTES)):
             rest = block.lstrip(b"\x00")

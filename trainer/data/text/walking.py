@@ -1,4 +1,4 @@
-"""Every file below a folder, once, through links and without going round in circles."""
+"""Finding every file below a folder once, through links but without going round in circles."""
 
 import os
 import stat
@@ -15,11 +15,11 @@ class Walked:
 
     Attributes:
         files: the names of all files.
-        broken: links to nothing, and what they name.
-        outside: links that lead out of the folder, and where to.
-        again: names of what is read already under another name, or leads back to where it is.
+        broken: links to nothing, with the paths that they name.
+        outside: links that lead out of the folder, with their targets.
+        again: names of files read under another name, and of links to a folder above them.
         special: pipes, sockets and devices.
-        hidden: files and folders that are hidden; nobody looks into them.
+        hidden: hidden files and folders, which are not read.
     """
 
     files: list[str] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Walked:
 
 
 def walk(folder: Path) -> Walked:
-    """Find every file below `folder`; the same bytes are found once, under their own name first.
+    """Find every file below `folder` once, under its own name rather than a link's.
 
     Raises:
         InputError: a folder cannot be read.
@@ -42,7 +42,7 @@ def walk(folder: Path) -> Walked:
     seen = {top}
     _walk_folder(folder, top, "", walked, links, seen)
     n_followed = 0
-    while n_followed < len(links):  # following one may find more
+    while n_followed < len(links):  # following a link may find more links
         batch = sorted(links[n_followed:])
         n_followed = len(links)
         for name in batch:
@@ -53,7 +53,7 @@ def walk(folder: Path) -> Walked:
 def _walk_folder(
     folder: Path, real: str, below: str, walked: Walked, links: list[str], seen: set[str]
 ) -> None:
-    """Note what is in the folder `below`, whose real place is `real`, and in those below that."""
+    """Note the content of the folder `below` and of its subfolders; `real` is its real path."""
     pending = [(below, real)]
     while pending:
         below, real = pending.pop()
@@ -69,7 +69,7 @@ def _walk_folder(
                 walked.hidden.append(name)
             elif entry.is_symlink():
                 links.append(name)
-            elif place in seen:  # a link leads to where it was found, or above that
+            elif place in seen:  # a link leads to its own folder or above
                 walked.again.append(name)
             elif entry.is_dir():
                 seen.add(place)
@@ -88,7 +88,7 @@ def _follow(
     place = os.path.realpath(path)
     try:
         mode = os.stat(path).st_mode
-    except OSError:  # also where links lead round in a circle
+    except OSError:  # includes links that form a circle
         walked.broken[name] = os.readlink(path)
         return
     if place in seen:
