@@ -1,1 +1,1 @@
-"""Records, console, wandb, status and reports of a run, and the measures of its numbers."""
+"""A run's records, console, wandb, status and reports, and what its numbers measure."""

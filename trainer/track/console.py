@@ -1,4 +1,4 @@
-"""Prints a run for people: one line per record in a fixed order, a progress bar, the logs."""
+"""Printing a run for people: a line per record in a fixed order, a progress bar, and logs."""
 
 import contextlib
 import logging
@@ -18,7 +18,7 @@ from trainer.wording import LineFormatter, human_count, human_seconds
 _log = logging.getLogger(__name__)
 
 ETA_WINDOW = 50
-"""Records over which the speed behind the ETA is taken: validations and checkpoints average out."""
+"""The ETA's speed is taken over so many records: validations and checkpoints average out."""
 
 
 def console_line(
@@ -29,13 +29,13 @@ def console_line(
     part: str = "train",
     eta_s: float | None = None,
 ) -> str:
-    """One line for people, always in the same order; what is not in `values` is left out.
+    """Return a line for people, always in the same order, without metrics that are missing.
 
     Args:
         values: metrics by name, such as ``train/loss``.
-        step: the step they belong to.
+        step: the step of the metrics.
         max_steps: the step at which the run ends.
-        part: ``train``, or ``valid``, which is then named in the line.
+        part: ``train``, or ``valid``, which the line then names.
         eta_s: seconds until the end; None is left out.
     """
     cells = [f"step {step:,}/{max_steps:,}"]
@@ -67,7 +67,7 @@ _CELLS: dict[str, Callable[[float], str]] = {
 
 
 class Console:
-    """Prints a run's records: a line each, and on a terminal a progress bar below them."""
+    """A printer of a run's records: a line each, and on a terminal a progress bar below them."""
 
     def __init__(self, *, max_steps: int, update: int = 0, time_s: float | None = None) -> None:
         """Start at `update`; `time_s` is the monotonic clock's reading, now if None."""
@@ -87,7 +87,7 @@ class Console:
         part: str = "train",
         time_s: float | None = None,
     ) -> None:
-        """Say one record, and move the progress bar; a train record also moves the ETA."""
+        """Print one record and move the progress bar; a train record also updates the ETA."""
         if part == "train":
             now_s = time.monotonic() if time_s is None else time_s
             self.eta_s = self._eta_s(update, now_s)
@@ -103,11 +103,11 @@ class Console:
         """Move the progress bar to `update`."""
         if self._bar is not None:
             left = "" if self.eta_s is None else f"eta {human_seconds(self.eta_s)}"
-            with contextlib.suppress(OSError):  # the terminal was closed, and the run goes on
+            with contextlib.suppress(OSError):  # a run goes on without its terminal
                 self._bar.update(self._bar.task_ids[0], completed=update, eta=left)
 
     def close(self) -> None:
-        """Leave the progress bar as it stands and give the terminal back."""
+        """Leave the progress bar as it is, and give the terminal back."""
         if self._bar is not None:
             with contextlib.suppress(OSError):
                 self._bar.stop()
@@ -115,7 +115,7 @@ class Console:
 
     def _eta_s(self, update: int, now_s: float) -> float | None:
         if update < self._seen[-1][0]:
-            self._seen.clear()  # rolled back: the way there is no measure of the way on
+            self._seen.clear()  # after a rollback the old speed counts no more
         self._seen.append((update, now_s))
         first_update, first_s = self._seen[0]
         if update == first_update:
@@ -137,7 +137,7 @@ def _progress_bar(max_steps: int, update: int) -> Progress:
 
 
 class _Stderr:
-    """`sys.stderr` as it is at the time of writing: a progress bar puts itself in its place."""
+    """The `sys.stderr` of the moment of writing, which a progress bar may have replaced."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)
@@ -147,7 +147,7 @@ class _Stderr:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that says once that it cannot be written, and goes on as soon as it can."""
+    """A log file that reports once that it cannot be written, and goes on as soon as it can."""
 
     _failed_last = _fails = False
 
@@ -163,14 +163,14 @@ class _LogFile(logging.FileHandler):
             return
         self._fails = True
         if not self._failed_last:
-            self._failed_last = True  # what is said now comes here, too
+            self._failed_last = True  # the next message comes here, too
             _log.error("%s cannot be written: %s", self.baseFilename, error.strerror)
 
 
 def setup_logging(rank: int, *, log_file: Path | None = None) -> None:
     """Send the trainer's log to stderr (rank 0 from info on, others warnings) and to `log_file`.
 
-    Called on every rank, at the start; a second call replaces the first.
+    Every rank calls this at its start; a second call replaces the first.
 
     Raises:
         OSError: `log_file` cannot be written.
@@ -192,11 +192,11 @@ def setup_logging(rank: int, *, log_file: Path | None = None) -> None:
 
 
 def close_logging() -> None:
-    """Undo `setup_logging`: the end of a run, or a test."""
+    """Undo `setup_logging`, at the end of a run or a test."""
     logger = logging.getLogger("trainer")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
-        with contextlib.suppress(OSError):  # a disk that is full was told of
+        with contextlib.suppress(OSError):  # a full disk was reported before
             handler.close()
 
 

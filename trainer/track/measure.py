@@ -1,4 +1,4 @@
-"""The measure of a loss: the text, and how it was read and counted. Others do not compare."""
+"""Measures of losses: the text, and how it was read and counted. Only equal measures compare."""
 
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from trainer.outside import printable
 
 Rule = Literal["every token", "as fairseq"]
 
-#: What each rule counts, in the words of files and tables.
+#: What each rule counts, as files and tables say it.
 RULES: dict[Rule, str] = {
     "every token": "every token but the first of the split, each exactly once",
     "as fairseq": (
@@ -30,7 +30,7 @@ def _last_part(path: Any) -> Any:
 
 
 class Lengths(BaseModel):
-    """The lengths that text is scored with, as in `ScoringConfig`; not given is not known."""
+    """The lengths with which text is scored, as in `ScoringConfig`; a missing one is unknown."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -43,11 +43,11 @@ class Lengths(BaseModel):
 
     @property
     def key(self) -> tuple[object, ...]:
-        """All that changes a result."""
+        """Return everything that changes a result."""
         return self.tgt_len, self.mem_len, self.clamp_len, self.same_length, self.warm
 
     def cells(self) -> dict[str, str]:
-        """By name, each as a table shows it: ``?`` is not known, ``-`` none."""
+        """Return each length by name as a table shows it: ``?`` is unknown, ``-`` is none."""
         names = ("tgt_len", "mem_len", "clamp_len", "same_length", "warm")
         return {name: self._cell(name) for name in names}
 
@@ -59,7 +59,7 @@ class Lengths(BaseModel):
 
 
 class Measure(BaseModel):
-    """The text of a loss, and how it was read and counted; None is not known."""
+    """The text of a loss, and how it was read and counted; None is unknown."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -75,22 +75,22 @@ class Measure(BaseModel):
 
     @property
     def key(self) -> tuple[object, ...]:
-        """All that a loss depends on besides the weights: equal keys may be compared."""
+        """Return all that a loss depends on besides the weights: equal keys may be compared."""
         return self.split, self.split_hash, self.precision, self.rule, *self.settings.key
 
     @property
     def source(self) -> str:
-        """``test of wt103 (1f2e3d4c5b6a)``."""
+        """Return split and corpus, such as ``test of wt103 (1f2e3d4c5b6a)``."""
         return f"{_known(self.split)} of {corpus_label(self.corpus, self.corpus_hash)}"
 
     def __str__(self) -> str:
-        """All of it in one line."""
+        """Return the whole measure in one line."""
         lengths = ", ".join(f"{name} {cell}" for name, cell in self.settings.cells().items())
         return f"{self.source}: {_known(self.rule)}, {lengths}, {_known(self.precision)}"
 
 
 def corpus_label(name: str | None, corpus_hash: str | None) -> str:
-    """``wt103 (1f2e3d4c5b6a)``: name and hash of a corpus; ``?`` is not known."""
+    """Return name and hash of a corpus, ``wt103 (1f2e3d4c5b6a)``; ``?`` is unknown."""
     return f"{_known(name)} ({_known(corpus_hash and corpus_hash[:SHOWN_HASH])})"
 
 

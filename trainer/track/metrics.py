@@ -1,8 +1,8 @@
 """The record of a run: `metrics.jsonl`, one JSON object per line, appended and never rewritten.
 
-The file outlives what writes it. A line that a crash or a full disk left torn is closed off by
-the next attempt and passed over by readers; values that JSON cannot say (NaN, infinities) are
-written as null, so that every line is strict JSON and a column stays a column of numbers.
+A crash or a full disk may leave a line torn: the next attempt ends the line, and readers skip it.
+Values that JSON does not have (NaN, infinities) are written as null, so that every line is strict
+JSON and every column holds numbers.
 """
 
 import heapq
@@ -21,12 +21,12 @@ from trainer.track.records import METRICS_FILE, SCHEMA, Record, RecordKind, whol
 
 
 class MetricsWriter:
-    """Appends records to a run's `metrics.jsonl`; one writer per run, on rank 0.
+    """A writer that appends records to a run's `metrics.jsonl`; one writer per run, on rank 0.
 
-    Every record is one line, handed to the operating system at once: killing the process loses
-    none. `sync` also survives the machine.
+    Every record is one line, given to the operating system at once, so that killing the process
+    loses none. After `sync` the records also survive a crash of the machine.
 
-    Only `sync` waits for the disk, and only it may be called from another thread.
+    Only `sync` waits for the disk, and only `sync` may be called from another thread.
     """
 
     def __init__(self, run_dir: Path, *, attempt: int) -> None:
@@ -50,8 +50,8 @@ class MetricsWriter:
         """Append one record; `values` are the metrics, or an event's name and details.
 
         Raises:
-            OSError: the disk is full or gone. Nothing is lost by that: what is not written yet,
-                the rest of a torn line included, is written first by the next call.
+            OSError: the disk is full or gone. Nothing is lost: the next call first writes what is
+                missing, including the rest of a torn line.
         """
         record = {
             "schema": SCHEMA,
@@ -71,11 +71,11 @@ class MetricsWriter:
         self._drain()
 
     def sync(self) -> None:
-        """Return when all that the disk has taken is on it for good."""
+        """Wait until all written records are on the disk itself."""
         sync(self._file)
 
     def close(self) -> None:
-        """Write what is left, sync and close; the writer is of no use afterwards."""
+        """Write what is left, sync and close; the writer cannot be used afterwards."""
         try:
             self._drain()
             self.sync()
@@ -88,27 +88,26 @@ class MetricsWriter:
 
 
 def next_attempt(run_dir: Path) -> int:
-    """1 + the highest attempt recorded in `run_dir`; 1 for a new run."""
+    """Return 1 + the highest attempt recorded in `run_dir`; 1 for a new run."""
     path = run_dir / METRICS_FILE
     attempts = (record["attempt"] for record in whole_records(path)) if path.is_file() else ()
     return 1 + max(attempts, default=0)
 
 
 def read_metrics(run_dir: str | Path, *, kind: RecordKind | None = None) -> list[Record]:
-    """The records of a run, by ascending step, every step once per kind; all events.
+    """Return a run's records by ascending step, each step once per kind, and all events.
 
-    Steps that a later attempt did again are its alone: of two records of a step the highest
-    attempt's is kept, and so an earlier attempt's records are dropped between the step where the
-    later one resumed and the last one it recorded. Metrics that were not finite are None.
-    Lines that are torn or no record are passed over, and how many is logged once. A run being
-    written can be read.
+    Of a step that was done again, only the latest attempt counts: an earlier attempt's records are
+    dropped from the step where the later attempt resumed to the last step that it recorded. Metrics
+    that were not finite are None. Torn lines and lines that are no record are skipped, and their
+    number is logged once. A run that is being written can be read.
 
     Args:
         run_dir: the run's directory.
-        kind: the only kind of record wanted; None is all.
+        kind: the only kind of record wanted; None means all.
 
     Raises:
-        InputError: there is no such record, or a newer version of the trainer wrote it.
+        InputError: the run has no `metrics.jsonl`, or a newer version of the trainer wrote it.
     """
     run_dir = typed_path(run_dir)
     if not (run_dir / METRICS_FILE).is_file():
@@ -131,7 +130,7 @@ def read_metrics(run_dir: str | Path, *, kind: RecordKind | None = None) -> list
 
 
 def _redone_steps(records: list[Record]) -> dict[int, range]:
-    """Per attempt the steps it did: from where it resumed to its last record."""
+    """Return the steps of each attempt: from where it resumed to its last record."""
     resumed_at: dict[int, int] = {}
     recorded: dict[int, list[int]] = {}
     for record in records:
@@ -146,7 +145,7 @@ def _redone_steps(records: list[Record]) -> dict[int, range]:
 
 
 def _last_attempts(records: list[Record]) -> dict[int, int]:
-    """Return the last attempt of every recorded step, if any did it."""
+    """Return the last attempt that did each recorded step."""
     waiting = sorted((steps.start, steps.stop, a) for a, steps in _redone_steps(records).items())
     waiting.reverse()
     doing: list[tuple[int, int]] = []
@@ -163,7 +162,7 @@ def _last_attempts(records: list[Record]) -> dict[int, int]:
 
 
 def _strict(value: Any) -> Any:
-    """`value` with everything that strict JSON cannot say as None."""
+    """Return `value` with None for everything that strict JSON does not have."""
     if isinstance(value, Mapping):
         return {key: _strict(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

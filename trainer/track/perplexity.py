@@ -1,8 +1,8 @@
-"""Perplexity of a loss, wherever it is logged, filed, shown or judged."""
+"""The perplexity of a loss, for every place that logs, saves, shows or judges one."""
 
 import math
 
-#: Nats of the largest loss whose perplexity is a number; floats end at 709.
+#: The largest loss in nats whose perplexity is finite here; a float's exponent ends at 709.
 MOST_NATS = 700.0
 
 

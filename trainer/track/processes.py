@@ -1,7 +1,7 @@
-"""Which process it is that a file names, and whether it still runs.
+"""Naming a process in a file, and finding out whether it still runs.
 
-A number is not enough: it may be another machine's, another container's, or given anew to a process
-that began later. Clocks that are set do no harm: the only time that is compared is the kernel's.
+A process number is not enough: it may belong to another machine or container, or to a later process
+that got the same number. Times are compared by the kernel's clock only, so setting clocks is safe.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from trainer.errors import InputError
 from trainer.outside import printable, read_json
 
 _PROC = Path("/proc")
-#: States of a process that has ended and only waits for its parent to take note.
+#: States of a process that has ended, but whose parent has not noticed yet.
 _ENDED = ("Z", "X", "x")
 
 
@@ -27,21 +27,21 @@ class Place:
 
     host: str
     boot: str
-    """Drawn anew whenever the machine starts; empty where the system has none."""
+    """A random id of the machine's present start; empty if the system has none."""
     pid_namespace: str
-    """Of the container; empty where the system has none."""
+    """The container's namespace of process numbers; empty if the system has none."""
 
     def shares_kernel(self, other: "Place") -> bool:
-        """Return whether both are the same running machine, be it in two containers."""
+        """Return whether both are on the same running machine, even in different containers."""
         return self.boot == other.boot and (self.boot != "" or self.host == other.host)
 
     def shares_numbers(self, other: "Place") -> bool:
-        """Return whether a process has the same number in both."""
+        """Return whether a process has the same number in both places."""
         return self.shares_kernel(other) and self.pid_namespace == other.pid_namespace
 
 
 def this_place() -> Place:
-    """Tell where this process runs."""
+    """Return where this process runs."""
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -54,37 +54,37 @@ def this_place() -> Place:
 
 
 def begun(pid: int) -> int | None:
-    """When the process began, in the kernel's ticks since the machine started.
+    """Return when a process began, in the kernel's ticks since the machine started.
 
-    None: it has ended, there is none, or the system does not say.
+    The result is None if the process has ended or never existed, or the system does not say.
     """
     fields = _stat(pid)
     return None if fields is None or fields[0] in _ENDED else int(fields[19])
 
 
 def is_running(pid: int, *, since: int | None) -> bool | None:
-    """Return whether process `pid` of this place still runs; None where this cannot be known.
+    """Return whether process `pid` of this place still runs; None if this cannot be known.
 
     Args:
-        pid: its number.
-        since: what `begun` said of it while it ran.
+        pid: the process's number.
+        since: the result of `begun` while the process ran.
     """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
-        pass  # another user's
+        pass  # another user's process
     fields = _stat(pid)
     if fields is None:
-        return None  # hidden, as /proc hides other users' where it is told to
+        return None  # /proc can be set to hide other users' processes
     if fields[0] in _ENDED:
         return False
     return None if since is None else int(fields[19]) == since
 
 
 class Holder(BaseModel):
-    """The process that holds a file, as the file says."""
+    """The process that holds a claim, as the claim's file describes it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -123,10 +123,10 @@ class Holder(BaseModel):
         )
 
     def lives(self, descriptor: int, here: Place) -> bool | None:
-        """Return whether the process runs; None where the kernel of `here` does not know.
+        """Return whether the holder runs; None if the kernel of `here` does not know.
 
         Args:
-            descriptor: its claim's file, opened.
+            descriptor: the open file of the holder's claim.
             here: where this process runs.
         """
         there = Place(host=self.host, boot=self.boot, pid_namespace=self.pid_namespace)
@@ -148,7 +148,7 @@ class Holder(BaseModel):
 
 
 def read_holder(file: Path) -> Holder | None:
-    """Whom the file names; None where it names nobody, as after a power cut, or is gone."""
+    """Return the holder that a file names; None if it names none (after a power cut) or is gone."""
     try:
         return Holder.model_validate(read_json(file))
     except (InputError, ValidationError):
@@ -156,7 +156,7 @@ def read_holder(file: Path) -> Holder | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Read the kernel's line of a process from its state on: the name before may hold blanks."""
+    """Return the kernel's fields of a process after its name, which may have blanks in it."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""The lines of `metrics.jsonl`: what a record may be, and which lines of a file are one."""
+"""The lines of `metrics.jsonl`: what a record may hold, and reading a file's records."""
 
 import json
 import logging
@@ -16,9 +16,9 @@ from trainer.track.measure import Count, Measure, Text
 
 METRICS_FILE = "metrics.jsonl"
 SCHEMA = 1
-#: Bytes of the longest line that is read; a longer one is no record.
+#: The most bytes of a record's line; a longer line is no record.
 MAX_LINE_BYTES = 4 << 20
-#: Above this, what a broken line says of its schema is no newer version but noise.
+#: A larger schema number is no newer version, but part of a broken line.
 _PLAUSIBLE_SCHEMA = 1000
 
 RecordKind = Literal["train", "valid", "sample", "event"]
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class _AnyRecord(BaseModel):
-    """Fields that every record has; its other fields are its values."""
+    """The fields that every record has; all other fields are the record's values."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
@@ -42,25 +42,25 @@ class _AnyRecord(BaseModel):
 
 
 class _Numbers(_AnyRecord):
-    """Metrics by name; None was not finite, or not there."""
+    """Metrics by name; None means missing, or not finite."""
 
     __pydantic_extra__: dict[str, float | None] = Field(init=False)
 
 
 class _Validation(_Numbers):
-    """Metrics of a validation, and what they are of."""
+    """Metrics of a validation, and what they measure."""
 
     of: Measure | None = None
 
 
 class _Sample(_AnyRecord):
-    """A text, and how it was made."""
+    """A sampled text, and how it was made."""
 
     __pydantic_extra__: dict[str, str | float | None] = Field(init=False)
 
 
 class _Event(_AnyRecord):
-    """Event, with any details."""
+    """An event, with any details."""
 
     event: Text
 
@@ -74,12 +74,12 @@ _MODELS: dict[object, type[_AnyRecord]] = {
 
 
 def whole_records(path: Path) -> Iterator[Record]:
-    """The records of a file in its order; of other lines their number is logged at the end.
+    """Yield the records of a file in order; log the number of other lines at the end.
 
-    A last line without an end is one that is being written, and not counted among those.
+    A last line without a line end is still being written, and is not counted.
 
     Raises:
-        InputError: a newer version of the trainer wrote it.
+        InputError: a newer version of the trainer wrote the file.
     """
     n_broken, first = 0, ""
     with path.open("rb") as file:
@@ -98,11 +98,11 @@ def whole_records(path: Path) -> Iterator[Record]:
 
 
 def parse_record(line: bytes) -> Record:
-    """Read one line, as it was written.
+    """Return the record in a line.
 
     Raises:
-        ValueError: it is no record; says why.
-        InputError: it is one of a newer version.
+        ValueError: the line is no record; the message says why.
+        InputError: the line is a record of a newer version.
     """
     if len(line) > MAX_LINE_BYTES:
         raise ValueError(f"longer than {MAX_LINE_BYTES:,} bytes")
@@ -130,14 +130,14 @@ def _parse(line: bytes) -> Any:
     except ValueError:
         if b"\\u" not in line:
             raise
-        try:  # half of a surrogate pair is JSON, too: it stands for a byte that was no UTF-8
+        try:  # JSON allows a lone surrogate, which stands for a byte that was no UTF-8
             return json.loads(line.decode())
         except RecursionError:
             raise ValueError("nested too deeply") from None
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines with their ends; of one that is too long no more than shows that."""
+    """Yield lines with their ends; a line that is too long is cut."""
     while line := file.readline(MAX_LINE_BYTES + 1):
         part = line
         while len(part) > MAX_LINE_BYTES and not part.endswith(b"\n"):

@@ -1,4 +1,4 @@
-"""Reports on runs: `txl report RUN…` reads run directories, live ones included."""
+"""Reports on runs: `txl report RUN…` reads run directories, even of runs in training."""
 
 import json
 import time
@@ -19,11 +19,11 @@ from trainer.wording import counted, human_count
 
 
 class RunsReport(NamedTuple):
-    """Text of a report."""
+    """The text of a report."""
 
     text: str
     n_shown: int
-    """Directories of which anything could be shown."""
+    """The number of directories of which anything could be shown."""
 
 
 def report(
@@ -33,15 +33,15 @@ def report(
     plot: Path | None = None,
     now: float | None = None,
 ) -> RunsReport:
-    """A table of runs, their loss curves and the results of their evaluations.
+    """Return a table of runs, their loss curves and the results of their evaluations.
 
-    A directory that holds no run, or one that cannot be read, costs its own line, which says why.
+    A directory without a run, or with one that cannot be read, gets a line that says why.
 
     Args:
         run_dirs: directories of runs.
-        as_json: a JSON list with one object per directory instead.
-        plot: also draw the loss curves into this file; needs matplotlib.
-        now: unix time that tells a silent run from a live one; None is the present.
+        as_json: whether to return a JSON list with one object per directory instead.
+        plot: a file to draw the loss curves into, which needs matplotlib.
+        now: unix time by which a run is silent or alive; None is the present.
 
     Raises:
         InputError: matplotlib is missing, or `plot` cannot be drawn.
@@ -75,18 +75,18 @@ def _summary(run_dir: Path, *, now: float) -> RunSummary:
 
 
 def _names(run_dirs: Sequence[Path], runs: Sequence[RunSummary]) -> list[str]:
-    """Name each run by its folder, or by its path where another folder has the name."""
+    """Return a name for each run: its folder's, or its path if two folders have the same name."""
     n_called = Counter(run.run for run in runs)
     both = zip(run_dirs, runs, strict=True)
     return [printable(path if n_called[run.run] > 1 else run.run, most=200) for path, run in both]
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """One block per value, from the least to the greatest."""
+    """Return one block per value, higher for greater values."""
     if not values:
         return ""
     blocks = "▁▂▃▄▅▆▇█"
-    halves = [value / 2 for value in values]  # whose differences are finite
+    halves = [value / 2 for value in values]  # differences of halves are finite
     low, span = min(halves), max(halves) - min(halves)
     scale = (len(blocks) - 1) / span if span > 0 else 0.0
     return "".join(blocks[min(len(blocks) - 1, round((half - low) * scale))] for half in halves)

@@ -1,6 +1,6 @@
-"""The results that `txl eval` files in a run's `evals`: written, read and asked for here alone.
+"""Writing, reading and finding the results of `txl eval` in a run's `evals`.
 
-A result is asked for by its identity, what it is of and which weights, never by a part of it.
+A result is found by its whole identity only: its measure and its weights.
 """
 
 import json
@@ -23,13 +23,13 @@ from trainer.outside import MAX_JSON_BYTES, printable, read_bytes
 from trainer.track.measure import Count, Lengths, Measure, Rule, Text
 
 FOLDER = "evals"
-#: Longest name of a corpus or checkpoint inside the name of a file, in characters.
+#: The most characters of a corpus's or checkpoint's name inside the name of a file.
 _NAME_CHARACTERS = 40
 _VERSION = 2
 
 
 def _finite(value: Any) -> Any:
-    """Perplexities may be infinite, which is no number to compare."""
+    """Return None for a number too large to compare, such as a perplexity; else the value."""
     too_large = isinstance(value, int) and not isinstance(value, bool) and abs(value) > 1 << 62
     return None if too_large or (isinstance(value, float) and not math.isfinite(value)) else value
 
@@ -38,7 +38,7 @@ Number = Annotated[float | None, BeforeValidator(_finite)]
 
 
 class EvalResult(Measure):
-    """One evaluation: what it is of, of which checkpoint, and its numbers; None is not known."""
+    """An evaluation: its measure, its checkpoint and its numbers; None is unknown."""
 
     version: Count = Field(1, description="version of this file's format")
     checkpoint: Text | None = Field(None, description="name of its folder")
@@ -62,7 +62,7 @@ class EvalResult(Measure):
     @model_validator(mode="before")
     @classmethod
     def _of_version_1(cls, values: Any) -> Any:
-        """Files of version 1 say the rule in words alone, and the corpus by its path."""
+        """Return values with a `rule`, which files of version 1 only say in words."""
         if not isinstance(values, dict):
             return values
         version = values.get("version")
@@ -79,19 +79,19 @@ class EvalResult(Measure):
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """Return measure and weights: results of one identity are one result."""
+        """Return measure and weights; two results of the same identity are one result."""
         hashes = tuple(sorted((self.checkpoint_hash or {}).items()))
         return *self.key, self.checkpoint, self.step, hashes
 
     @property
     def series(self) -> str:
-        """The name under which results of one measure stand side by side, whatever their step."""
+        """Return a name that the results of one measure share at all steps."""
         text = f"{self.split}-{_in_file_names(self.corpus)}-{(self.corpus_hash or '')[:8]}"
         return f"{text}/{self.manner}"
 
     @property
     def manner(self) -> str:
-        """How the text was read and counted, in one word for names of files and curves."""
+        """Return how the text was read and counted, in one word for names of files and curves."""
         lengths, rule = self.settings, "-fairseq" if self.rule == "as fairseq" else ""
         return (
             f"tgt{lengths.tgt_len}-mem{lengths.mem_len}-clamp{lengths.clamp_len or 0}-"
@@ -99,7 +99,7 @@ class EvalResult(Measure):
         )
 
     def is_of(self, checkpoint: str, weights: Mapping[str, str]) -> bool:
-        """Return whether `weights`, hashes as in `checkpoint_hash`, are those of the result."""
+        """Return whether the result is of a checkpoint with these hashes of weights."""
         return self.checkpoint == checkpoint and self.checkpoint_hash in (None, dict(weights))
 
 
@@ -108,7 +108,7 @@ class Filed(NamedTuple):
 
     results: list[EvalResult]
     broken: list[str]
-    """Of each file that is none, the reason."""
+    """For each file that is no result, the reason."""
 
 
 def measure_of(
@@ -119,7 +119,7 @@ def measure_of(
     precision: Precision,
     rule: Rule = "every token",
 ) -> Measure:
-    """Return the measure of a loss that `scoring` such a split in `precision` gives."""
+    """Return the measure of a split's loss, scored by `scoring` and `rule` in `precision`."""
     return Measure(
         corpus=corpus.name,
         corpus_hash=corpus.hash,
@@ -156,7 +156,7 @@ def file_result(run_dir: Path, result: EvalResult) -> Path:
 
 
 def read_results(run_dir: Path) -> Filed:
-    """All results of a run, and what of the folder is none; a run without any has none."""
+    """Return all results of a run, and the reasons why other files of the folder are none."""
     filed = Filed([], [])
     for path in sorted((run_dir / FOLDER).glob("*.json")):
         try:
@@ -169,10 +169,10 @@ def read_results(run_dir: Path) -> Filed:
 
 
 def parse_result(text: bytes, *, where: str) -> EvalResult:
-    """Read the content of one file.
+    """Return the result in the content of a file.
 
     Raises:
-        InputError: it is no result, or of a newer version.
+        InputError: the content is no result, or of a newer version.
     """
     try:
         return EvalResult.model_validate_json(text)
@@ -184,13 +184,13 @@ def parse_result(text: bytes, *, where: str) -> EvalResult:
 def newest(
     results: Iterable[EvalResult], of: Measure, *, checkpoint: str, weights: Mapping[str, str]
 ) -> EvalResult | None:
-    """The last made of the results of one identity; None where there is none.
+    """Return the newest of the results of one identity; None if there is none.
 
     Args:
-        results: to look through.
-        of: what it is to be of; all of it counts but the corpus's name.
+        results: the results to search.
+        of: the measure; everything in it counts but the corpus's name.
         checkpoint: name of the checkpoint.
-        weights: hash of each file of weights; another checkpoint of the name is none.
+        weights: hash of each file of weights, since another checkpoint may have the same name.
     """
     matching = [
         result
@@ -203,7 +203,7 @@ def newest(
 
 
 def by_text(results: Iterable[EvalResult]) -> dict[str, list[EvalResult]]:
-    """Results by what they are of, such as ``test of wt103 (1f2e3d4c5b6a)``, in a fixed order."""
+    """Return results by their text, such as ``test of wt103 (1f2e3d4c5b6a)``, in a fixed order."""
     groups: dict[str, list[EvalResult]] = {}
     for result in sorted(results, key=_order):
         groups.setdefault(result.source, []).append(result)
@@ -218,9 +218,9 @@ def _order(result: EvalResult) -> tuple[object, ...]:
 
 
 def table_rows(results: Sequence[EvalResult]) -> tuple[list[list[str]], list[str]]:
-    """Results of one text as the rows of a table, and notes on what has no value.
+    """Return results of one text as the rows of a table, and notes on missing values.
 
-    The first row holds the heads. A value that is absent for a reason bears the number of a note.
+    The first row holds the heads. A value missing for a known reason shows the number of a note.
     """
     notes: list[str] = []
     rows = [_cells(result, notes) for result in results]

@@ -1,6 +1,6 @@
-"""The status of a run: `status.json`, replaced whole, for people, wrappers and `txl report`.
+"""The status of a run, `status.json`: replaced as a whole; for people, wrappers, `txl report`.
 
-Launchers change exit codes, so a wrapper that requeues goes by `state`.
+Launchers change exit codes, so a wrapper that requeues should read `state`.
 """
 
 import os
@@ -20,7 +20,7 @@ from trainer.track.processes import Place, begun, is_running, this_place
 
 STATUS_FILE = "status.json"
 
-#: A number of a result: one that can be held against another.
+#: A value of a result; numbers are limited to those that can be compared.
 Value = float | Annotated[int, Field(ge=-(1 << 62), lt=1 << 62)] | str | None
 
 ProcessId = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -30,7 +30,7 @@ _ALIVE = ("starting", "running")
 
 
 class Status(BaseModel):
-    """One moment of a run."""
+    """The state of a run at one moment."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
 
@@ -56,7 +56,7 @@ class Status(BaseModel):
 
     @classmethod
     def of_this_process(cls, **values: Any) -> "Status":
-        """A status that says which process wrote it, so that a reader can tell whether it lives."""
+        """Return a status that names this process, so that a reader can see whether it lives."""
         place, pid = this_place(), os.getpid()
         return cls(
             host=place.host,
@@ -68,9 +68,10 @@ class Status(BaseModel):
         )
 
     def is_gone(self) -> bool:
-        """Return whether the process of a run that has not ended is known to have.
+        """Return whether the process is known to have ended although the run has not.
 
-        Its machine alone knows, and in the same container; elsewhere silence has to tell.
+        This is known only on the same machine and in the same container; elsewhere a reader can
+        only go by the silence of the heartbeat.
         """
         if self.state not in _ALIVE or not self.boot:
             return False
@@ -80,22 +81,23 @@ class Status(BaseModel):
             return is_running(self.pid, since=self.begun) is False
         if here.host != there.host or here.shares_kernel(there):
             return False
-        # The machine was started since, or another has its name and runs a process that beats.
+        # The machine was restarted since; or another machine has the same name, and the process
+        # still beats there.
         return self.heartbeat < time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def silent_s(self, *, now: float) -> float:
-        """Seconds since the heartbeat at unix time `now`; 0 for a run that has ended."""
+        """Return the seconds since the heartbeat at unix time `now`; 0 for a run that has ended."""
         return max(0.0, now - self.heartbeat) if self.state in _ALIVE else 0.0
 
 
 def write_status(run_dir: Path, status: Status) -> None:
     """Replace `run_dir`'s status atomically; rank 0 only.
 
-    That of a run which is training does not wait for the disk: killing the process loses nothing,
-    and a power cut the heartbeat. Any other is on the disk itself when this returns.
+    The status of a run in training does not wait for the disk: killing the process loses nothing,
+    and a power cut loses only a heartbeat. Any other status is on the disk itself at return.
 
     Raises:
-        OSError: the disk is full or gone; the status before stays whole.
+        OSError: the disk is full or gone; the previous status stays whole.
     """
     waits = status.state != "running"
     with replacing(run_dir / STATUS_FILE, alone=True, synced=waits) as file:
@@ -103,12 +105,12 @@ def write_status(run_dir: Path, status: Status) -> None:
 
 
 def read_status(run_dir: str | Path) -> Status | None:
-    """The run's last written status, or None where none was written.
+    """Return the run's last status; None if none was written.
 
-    Nor is there one in an empty file, which is what a power cut may leave of a heartbeat.
+    An empty file, which a power cut may leave, counts as no status.
 
     Raises:
-        InputError: the file is there but cannot be read as a status.
+        InputError: the file exists but is no status.
     """
     path = Path(run_dir) / STATUS_FILE
     if not path.exists():

@@ -1,4 +1,4 @@
-"""One run directory in a few numbers, live or dead, trained here or imported."""
+"""Summing up a run directory in a few numbers, whether trained here or imported."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -30,7 +30,7 @@ _CURVE_WIDTH = 48
 
 
 class ImportOrigin(BaseModel):
-    """Origin of an imported run, as `imported.json` says it."""
+    """The origin of an imported run, as in `imported.json`."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -39,16 +39,16 @@ class ImportOrigin(BaseModel):
 
 
 class RunSummary(BaseModel):
-    """One run; None is not known, or not there."""
+    """The summary of a run; None means unknown or missing."""
 
     model_config = ConfigDict(frozen=True)
 
     run: str
     state: str
     error: str | None = None
-    """Why nothing of it can be shown."""
+    """Why nothing of the run can be shown."""
     notes: tuple[str, ...] = ()
-    """What of it could not be read, and why."""
+    """Files of the run that could not be read, and why."""
     imported: ImportOrigin | None = None
     corpus: str | None = None
     corpus_hash: str | None = None
@@ -60,21 +60,21 @@ class RunSummary(BaseModel):
     best_ppl: float | None = None
     best_step: int | None = None
     best_of: Measure | None = None
-    """What the best loss is of."""
+    """What the best loss measures."""
     tokens_per_s: float | None = None
-    """See `trainer.track.throughput`; of all steps of all attempts."""
+    """Over all steps of all attempts; see `trainer.track.throughput`."""
     skipped_steps: int = 0
     curve: tuple[float, ...] = ()
     evals: tuple[EvalResult, ...] = ()
     points: dict[str, tuple[tuple[int, float], ...]] = Field({}, exclude=True)
-    """Step and loss of every record, of ``train`` and of ``valid``."""
+    """Step and loss of every record, for ``train`` and for ``valid``."""
 
 
 def summarise(run_dir: Path, *, now: float) -> RunSummary:
-    """Read one run directory; `now` is unix time. What of it is broken is noted.
+    """Return the summary of a run directory, with notes on broken files; `now` is unix time.
 
     Raises:
-        InputError: it holds nothing that can be shown: no run, or one of a newer version.
+        InputError: nothing can be shown: there is no run, or one of a newer version.
     """
     if not run_dir.is_dir():
         raise InputError("not a folder" if run_dir.exists() else "no such folder")
@@ -102,7 +102,7 @@ def summarise(run_dir: Path, *, now: float) -> RunSummary:
 
 
 def _noting(notes: list[str], read: Callable[[], _Read]) -> _Read | None:
-    """Return the value of `read`; None, and a note, where it cannot be read."""
+    """Return the value of `read`; if it fails, add a note and return None."""
     try:
         return read()
     except InputError as error:
@@ -114,7 +114,7 @@ def read_import_origin(run_dir: Path) -> ImportOrigin:
     """Read the origin of an imported run.
 
     Raises:
-        InputError: the run does not say.
+        InputError: `imported.json` is missing or broken.
     """
     path = run_dir / IMPORTED_FILE
     return checked(ImportOrigin, read_json(path), where=str(path), fix="import it again")
@@ -146,7 +146,7 @@ def _numbers(records: list[Record], status: Status | None) -> dict[str, Any]:
 
 
 def _best(records: Iterable[Record]) -> dict[str, Any]:
-    """The lowest validation loss: of what the newest one is of, where records say it."""
+    """Return the lowest validation loss of the newest one's measure, if records have measures."""
     valid = [r for r in records if r["kind"] == "valid" and r.get("valid/loss") is not None]
     newest_of = valid[-1].get("of") if valid else None
     comparable = [record for record in valid if _key(record.get("of")) == _key(newest_of)]
@@ -189,7 +189,7 @@ def _state(status: Status | None, imported: ImportOrigin | None, *, now: float) 
 
 
 def resample(values: Sequence[float], width: int) -> list[float]:
-    """At most `width` means over equal parts of `values`; of any finite ones they are finite."""
+    """Return at most `width` means over equal parts of `values`; finite if the values are."""
     n = min(width, len(values))
     bounds = [i * len(values) // n for i in range(n + 1)] if n else []
     return [sum(value / (b - a) for value in values[a:b]) for a, b in pairwise(bounds)]

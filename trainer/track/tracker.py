@@ -1,6 +1,6 @@
-"""Sends a run's metrics to its own `metrics.jsonl`, then to the console, wandb, TensorBoard.
+"""Sending a run's metrics to its `metrics.jsonl`, then to the console, wandb and TensorBoard.
 
-Only the first is the record; the others may break without the run noticing more than a warning.
+Only `metrics.jsonl` is the record. If another destination breaks, the run goes on with a warning.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_tracking(config: TrackingConfig, *, environ: Mapping[str, str]) -> None:
-    """Raise `InputError` for what `open_tracker` would refuse, before a job waits for its ranks."""
+    """Raise the `InputError` that `open_tracker` would raise, before a job waits for its ranks."""
     check_wandb(config, environ=environ)
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError(
@@ -53,17 +53,17 @@ def open_tracker(
     step: int = 0,
     update: int = 0,
 ) -> "Tracker":
-    """Open all that `config` asks for on rank 0; elsewhere, a tracker that does nothing.
+    """Return a tracker to all destinations on rank 0; on other ranks, one that does nothing.
 
     Args:
-        config: what to track to.
+        config: the destinations.
         run_dir: the run's directory, which exists.
-        rank: this process's.
-        attempt: starts of the run so far, this one included: `trainer.track.metrics.next_attempt`.
+        rank: the rank of this process.
+        attempt: starts of the run so far, with this one: `trainer.track.metrics.next_attempt`.
         max_steps: updates after which the run ends.
-        wandb_id: the id that a checkpoint brought, used where `run_dir` holds none.
+        wandb_id: the id in the checkpoint, used if `run_dir` has none.
         run_config: the resolved configurations, shown by wandb.
-        environ: the process's own environment; see `WandbLog`.
+        environ: the environment of the process; see `WandbLog`.
         step: the step resumed from.
         update: the update resumed from.
 
@@ -88,7 +88,7 @@ def open_tracker(
             samples=_samples(run_dir, up_to=step),
         )
         wandb_log.log_evaluations()
-    # Steps that an earlier attempt did beyond this one's start are done again: hide them.
+    # An earlier attempt's steps beyond this one's start are done again: TensorBoard hides them.
     purge_step = step + 1 if attempt > 1 else None
     return Tracker(
         metrics=MetricsWriter(run_dir, attempt=attempt),
@@ -100,7 +100,7 @@ def open_tracker(
 
 
 def _samples(run_dir: Path, *, up_to: int) -> list[Sample]:
-    """Find the samples that earlier attempts recorded, up to the step that is resumed from."""
+    """Return the samples that earlier attempts recorded, up to step `up_to`."""
     if not (run_dir / METRICS_FILE).is_file():
         return []
     return [
@@ -111,10 +111,10 @@ def _samples(run_dir: Path, *, up_to: int) -> list[Sample]:
 
 
 def track_evaluations(run_dir: Path, *, environ: MutableMapping[str, str]) -> None:
-    """Give the run's wandb run the results of `txl eval` that it does not have. Rank 0 only.
+    """Log to the run's wandb run the results of `txl eval` that it lacks. Rank 0 only.
 
-    A run that is being trained gives them itself, as it starts and ends: one process at a time
-    writes to a wandb run. A run without one gets none.
+    Only one process at a time may write to a wandb run. So a run in training logs them itself, at
+    its start and end. Nothing happens for a run without a wandb run.
     """
     run_id, status = stored_id(run_dir), read_status(run_dir)
     if run_id is None:
@@ -141,7 +141,7 @@ def _open_tensorboard(run_dir: Path, purge_step: int | None) -> "SummaryWriter":
 
 
 class Tracker:
-    """Takes a run's metrics and events; made by `open_tracker`, called on every rank alike."""
+    """A receiver of a run's metrics and events, made by `open_tracker`; all ranks call it."""
 
     def __init__(
         self,
@@ -152,9 +152,9 @@ class Tracker:
         wandb_id: str | None = None,
         board: "SummaryWriter | None" = None,
     ) -> None:
-        """Track to what is given."""
+        """Track to the given destinations."""
         self.wandb_id = wandb_id
-        """What a checkpoint keeps, to continue the wandb run; None on ranks other than 0."""
+        """The id of the wandb run, which checkpoints keep; None on ranks other than 0."""
         self._metrics = metrics
         self._console = console
         self._wandb = wandb_log
@@ -165,7 +165,7 @@ class Tracker:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until the run ends; None while unknown."""
+        """Return the seconds until the run ends; None while unknown."""
         return self._console.eta_s if self._console else None
 
     def log(
@@ -178,9 +178,9 @@ class Tracker:
         values: Mapping[str, float | int | str | None],
         of: Measure | None = None,
     ) -> None:
-        """Track the metrics of one step, validation or sample; `of` says what a validation is of.
+        """Track the metrics of one step, validation or sample; `of`: what a validation measures.
 
-        wandb has that in its configuration, TensorBoard as a text at the first validation.
+        wandb shows `of` in its configuration, TensorBoard as a text at the first validation.
         """
         if self._metrics is None:
             return
@@ -199,10 +199,10 @@ class Tracker:
         self._board_of = of or self._board_of
 
     def event(self, name: str, *, step: int, update: int, n_tokens: int, **details: Any) -> None:
-        """Record that something happened: ``start``, ``resume``, ``checkpoint`` and so on.
+        """Record an event: ``start``, ``resume``, ``checkpoint`` and so on.
 
-        A ``resume`` carries the step resumed from: readers take what earlier attempts did beyond
-        it as done again.
+        The step of a ``resume`` is the one resumed from: for readers, all later steps of earlier
+        attempts are done again.
         """
         if self._metrics is None:
             return
@@ -216,25 +216,25 @@ class Tracker:
         _log.info("%s at step %s%s", name, f"{step:,}", said)
 
     def _note_lost(self, *, step: int, update: int, n_tokens: int) -> None:
-        """Record, once, that wandb no longer tracks the run: its warning scrolls away."""
+        """Record once that wandb no longer tracks the run, since a warning scrolls away."""
         if self._wandb and self._wandb.lost is not None and not self._is_lost_noted:
             self._is_lost_noted = True
             reason = self._wandb.lost
             self.event("untracked", step=step, update=update, n_tokens=n_tokens, reason=reason)
 
     def begin_attempt(self, attempt: int) -> None:
-        """Record under a new attempt from now on: steps are done again after a rollback."""
+        """Record under a new attempt from now on, since steps are done again after a rollback."""
         if self._metrics:
             self._metrics.attempt = attempt
 
     def end_progress(self, update: int) -> None:
-        """Leave the progress bar at `update`: what follows are lines."""
+        """Leave the progress bar at `update`: only lines follow."""
         if self._console:
             self._console.move(update)
             self._console.close()
 
     def sync(self) -> None:
-        """Bring the records to the disk itself. Waits for it, and may be called in any thread."""
+        """Wait until the records are on the disk itself; any thread may call this."""
         if self._metrics:
             try:
                 self._metrics.sync()

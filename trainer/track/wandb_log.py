@@ -1,9 +1,8 @@
-"""One wandb run per run directory, whatever happens: no key, no network, a restart, a dead service.
+"""One wandb run per run directory, even without a key or network, after restarts and failures.
 
-The id is made once and kept in the run directory, so every attempt continues the same run on the
-same axis, online or offline. Offline, each attempt leaves a folder of its own with that id, and
-``wandb sync`` joins them in order. Nothing here may end a training run: what wandb misses is in
-`metrics.jsonl`.
+The id is made once and kept in the run directory, so every attempt continues the same wandb run,
+online or offline. Offline, each attempt leaves a folder of its own with that id, and ``wandb sync``
+joins them in order. Nothing here may end a training run: `metrics.jsonl` has what wandb misses.
 """
 
 import logging
@@ -31,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 WANDB_DIR = "wandb"
 ID_FILE = "run_id.txt"
-#: Names the files of `evals` that the wandb run has, a line each.
+#: The file that lists, a line each, the files of `evals` that the wandb run has.
 EVALUATIONS_FILE = "evaluations.txt"
 SAMPLE_COLUMNS: list[str | int] = ["step", "tokens", "text"]
 
@@ -46,12 +45,12 @@ _SETTINGS = {
     "x_save_requirements": False,
     "x_transaction_log_flush_interval": 1.0,
 }
-"""Ours where the environment has no WANDB_… of its own. Seconds: a dead server must not cost a
-job its time, and what lies unflushed is lost with the process."""
+"""Our settings where the environment has no WANDB_… variable. Times are in seconds: short, because
+a dead server must not cost a job time, and a killed process loses what it has not flushed."""
 
 
 def stored_id(run_dir: Path) -> str | None:
-    """Read the wandb id kept in `run_dir`; None where there is none that wandb would take."""
+    """Return the wandb id kept in `run_dir`; None if there is none that wandb accepts."""
     path = run_dir / WANDB_DIR / ID_FILE
     try:
         run_id = path.read_text(encoding="utf-8").strip()
@@ -69,8 +68,8 @@ def stored_id(run_dir: Path) -> str | None:
 def choose_id(run_dir: Path, *, wandb_id: str | None, environ: Mapping[str, str]) -> str:
     """Choose the run's id, and keep it in `run_dir` from now on.
 
-    The environment's (a sweep's) comes first, then `run_dir`'s, then `wandb_id`, then a new one.
-    `trainer.track.wandb_settings.check_wandb` has refused an id of the environment that cannot be.
+    The environment's id (a sweep's) comes first, then `run_dir`'s, then `wandb_id`, then a new one.
+    `trainer.track.wandb_settings.check_wandb` has refused a bad id in the environment before.
     """
     if wandb_id is not None and id_problem(wandb_id):
         wandb_id = None  # a checkpoint's, from before ids were checked
@@ -84,7 +83,7 @@ def choose_id(run_dir: Path, *, wandb_id: str | None, environ: Mapping[str, str]
 
 
 class Sample(NamedTuple):
-    """A row of the table of samples."""
+    """A row of wandb's table of samples."""
 
     step: int
     n_tokens: int
@@ -92,10 +91,10 @@ class Sample(NamedTuple):
 
 
 class WandbLog:
-    """An open wandb run that is reopened once it breaks, and given up when that breaks too."""
+    """An open wandb run, which is reopened the first time it breaks, and given up the second."""
 
     lost: str | None = None
-    """Why the run goes on without wandb; None while it is tracked there."""
+    """Why the run goes on without wandb; None while wandb tracks it."""
 
     def __init__(
         self,
@@ -110,9 +109,9 @@ class WandbLog:
     ) -> None:
         """Open or continue run `run_id`; without a server, offline.
 
-        `samples` are those of earlier attempts, which a table of all samples begins with.
-        `environ` is the process's own environment: wandb reads it, and with a home that cannot be
-        written its caches are pointed into `run_dir` there.
+        `samples` are the samples of earlier attempts, with which the table of samples begins.
+        `environ` is the environment of the process, which wandb reads. If the user's home cannot be
+        written, variables in `environ` point wandb's caches into `run_dir`.
         """
         self._folder = run_dir / WANDB_DIR
         self._offline = mode == "offline"
@@ -130,9 +129,9 @@ class WandbLog:
         self._run: wandb.Run | None = self._open()
 
     def log(self, values: Mapping[str, float | int | str | None]) -> None:
-        """Log one row, which names its ``train/step``; what is not finite is left out.
+        """Log one row, which has its ``train/step``; leave out values that are not finite.
 
-        wandb's own ``step=`` is never used: it drops the steps that a resumed run does again.
+        wandb's own ``step=`` is never used, because it drops steps that a resumed run does again.
         """
         row = {name: value for name, value in values.items() if _is_loggable(value)}
         self._try(lambda run: run.log(row))
@@ -151,7 +150,7 @@ class WandbLog:
         self._try(log)
 
     def log_evaluations(self) -> None:
-        """Log the results of `txl eval` that the wandb run does not have yet, at their step."""
+        """Log the results of `txl eval` that the wandb run lacks, each at its step."""
         noted = self._folder / EVALUATIONS_FILE
         known = set(noted.read_text(encoding="utf-8").split()) if noted.is_file() else set()
         for result in read_results(self._run_dir).results:
@@ -177,7 +176,7 @@ class WandbLog:
                 self._run = self._reopen(error)
 
     def close(self, exit_code: int) -> None:
-        """Finish the run; one that is to be requeued is marked preempted."""
+        """Finish the wandb run; mark it preempted if the run is to be requeued."""
         if self._run is None:
             return
         try:
@@ -196,7 +195,7 @@ class WandbLog:
             except Exception as error:
                 _log.warning("wandb is out of reach, going on offline: %s", _first_line(error))
                 self._offline = True
-                self._disconnect()  # from what still holds the id
+                self._disconnect()  # from the process that still holds the id
         try:
             return self._start("offline")
         except Exception as error:
@@ -231,7 +230,7 @@ class WandbLog:
         if self._reopened:
             self._give_up(error)
             return None
-        # A cluster's signal to the whole job ends wandb's service before it ends us.
+        # A cluster's signal to the whole job ends wandb's service before this process.
         self._reopened = True
         _log.warning("wandb broke, opening it again: %s", _first_line(error))
         return self._open()
@@ -254,7 +253,7 @@ def _init_arguments(
     run_config: Mapping[str, Any],
     environ: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return the arguments of `wandb.init`; the environment and sweeps keep their say."""
+    """Return the arguments of `wandb.init`; the environment and sweeps take precedence."""
     named = {
         "project": (config.project, "WANDB_PROJECT"),
         "entity": (config.entity, "WANDB_ENTITY"),
@@ -287,7 +286,7 @@ def _variable(setting: str) -> str:
 
 
 def _is_loggable(value: float | int | str | None) -> bool:
-    # One NaN would make every minimum that wandb keeps of the metric NaN.
+    # After one NaN, the minimum that wandb keeps of a metric would stay NaN.
     return value is not None and (not isinstance(value, float) or math.isfinite(value))
 
 

@@ -1,8 +1,8 @@
-"""wandb's own process, which is to outlive what ends a training job.
+"""Starting wandb's own process so that it outlives the end of a training job.
 
-A launcher such as `deepspeed` ends a worker's descendants before the worker itself, wandb's process
-among them, and with it the rows of the last second. So it is started by a process that leaves at
-once: then it is nobody's descendant. It ends by itself when nobody is connected any more.
+A launcher such as `deepspeed` ends a worker's descendants before the worker itself. If wandb's
+process were among them, the rows of the last second would be lost. So a process that exits at once
+starts wandb's, which is then no descendant. It ends by itself when nobody is connected any more.
 """
 
 import logging
@@ -10,9 +10,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, MutableMapping
 
-#: Where wandb looks for a process to connect to, before it starts one of its own.
+#: The variable that tells wandb which process to connect to, instead of starting its own.
 _VARIABLE = "WANDB_SERVICE"
-#: How long the process waits for somebody to connect again.
+#: How long the process waits for a new connection before it ends.
 _IDLE = "10s"
 _START_S = 60.0
 
@@ -20,15 +20,15 @@ _log = logging.getLogger(__name__)
 
 
 class WandbService:
-    """The process that `wandb.init` connects to; one that the environment names is left alone."""
+    """The process to which `wandb.init` connects; one named in the environment is left alone."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
-        """Start nothing yet; `environ` is the process's own, which wandb reads."""
+        """Start nothing yet; `environ` is the environment of this process, which wandb reads."""
         self._environ = environ
         self._started: str | None = None
 
     def start(self) -> None:
-        """Start the process if there is none; where that fails wandb starts its own as it can."""
+        """Start the process if there is none; if that fails, wandb starts one of its own."""
         if _VARIABLE in self._environ:
             return
         try:
@@ -39,14 +39,14 @@ class WandbService:
         self._environ[_VARIABLE] = self._started
 
     def forget(self) -> None:
-        """Connect to it no more: it is gone, or no longer needed."""
+        """Stop connecting to the process, because it is gone or no longer needed."""
         if self._started is not None and self._environ.get(_VARIABLE) == self._started:
             del self._environ[_VARIABLE]
         self._started = None
 
 
 def _start(environ: Mapping[str, str]) -> str:
-    """Start the process and tell how to connect to it."""
+    """Start the process; return the value of `_VARIABLE` that connects to it."""
     command = [sys.executable, "-m", "wandb", "beta", "core", "start", "--idle-timeout", _IDLE]
     done = subprocess.run(
         command,

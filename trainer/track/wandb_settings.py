@@ -1,7 +1,7 @@
-"""Checks wandb's settings before it is loaded: the place of its data, and names.
+"""Checking wandb's settings before wandb is loaded: the place of its data, and names.
 
-Its own rules are repeated here so that what it would refuse ends in one line before a run starts; a
-test holds them against wandb's.
+wandb's rules are repeated here, so that a bad setting ends in a one-line error before a run starts.
+A test compares them with wandb's own.
 """
 
 import configparser
@@ -23,17 +23,17 @@ _log = logging.getLogger(__name__)
 _MODES: dict[str, Mode] = {"online": "online", "offline": "offline", "disabled": "disabled"}
 _MODES |= {"run": "online", "dryrun": "offline"}  # wandb's older names
 
-#: Characters that wandb takes in no name of a project, and in no id of a run.
+#: Characters that wandb forbids in names of projects, and in ids of runs.
 _NOT_IN_PROJECTS = r"/\#?%:"
 _NOT_IN_IDS = ":;,#?/'"
 _MAX_PROJECT, _MAX_TAG = 128, 64
 
 
 def check_wandb(config: TrackingConfig, *, environ: Mapping[str, str]) -> Mode:
-    """Check all that wandb would refuse later, and tell where its data go.
+    """Check all that wandb would refuse later, and return where its data go.
 
     Raises:
-        InputError: a name or the mode cannot be; the message says where it stands.
+        InputError: a name or the mode is not allowed; the message says where it is set.
     """
     mode = wandb_mode(config, environ)
     if mode == "disabled":
@@ -70,7 +70,7 @@ def _problems(what: str, name: str | None, forbidden: str, *, most: int) -> list
 
 
 def id_problem(run_id: str) -> str | None:
-    """Say why wandb would refuse the id of a run; None where it would not."""
+    """Return why wandb would refuse the id of a run; None if it would not."""
     if not run_id or run_id != run_id.strip():
         return "is empty, or begins or ends with white space"
     if found := sorted(set(run_id) & set(_NOT_IN_IDS)):
@@ -79,10 +79,10 @@ def id_problem(run_id: str) -> str | None:
 
 
 def wandb_mode(config: TrackingConfig, environ: Mapping[str, str]) -> Mode:
-    """Tell where wandb's data go.
+    """Return where wandb's data go.
 
-    WANDB_MODE says it, else the configuration, else what `wandb offline` left in wandb's own
-    settings, else whether there is a key.
+    The first of these decides: WANDB_MODE, the configuration, wandb's own settings as left by
+    `wandb offline`, whether there is a key.
 
     Raises:
         InputError: the mode is unknown, or online without a key (wandb would stop and ask for it).
@@ -91,7 +91,7 @@ def wandb_mode(config: TrackingConfig, environ: Mapping[str, str]) -> Mode:
     if asked == "auto":
         asked = _setting("mode", environ) or ("online" if _has_key(environ) else "offline")
         if asked == "online" and not _has_key(environ):
-            asked = "offline"  # nobody asked this run to be online
+            asked = "offline"  # nothing asks this run to be online
     if asked not in _MODES:
         near = did_you_mean(asked, _MODES)
         shown = printable(asked, most=80)
@@ -105,7 +105,7 @@ def wandb_mode(config: TrackingConfig, environ: Mapping[str, str]) -> Mode:
 
 
 def _setting(name: str, environ: Mapping[str, str]) -> str | None:
-    """Read what `wandb offline`, `wandb login` and others wrote, of this folder or of the user."""
+    """Return a setting as `wandb offline` and the like wrote it, for this folder or the user."""
     home = Path(environ.get("HOME", "/"))
     folder = Path(environ.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb")
     for path in (Path("wandb") / "settings", folder / "settings"):
