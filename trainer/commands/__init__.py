@@ -1,1 +1,1 @@
-"""The command ``txl``, and how a process of it begins and ends."""
+"""The command ``txl``, and how its process begins and ends."""

@@ -1,7 +1,7 @@
-"""The console command ``txl``, and the training command that ``launch/train.py`` is.
+"""The entry points of the command ``txl`` and of the training command ``launch/train.py``.
 
-Here a process begins and ends: what it does about signals and its standard streams, and its exit
-code. Little is imported before that is settled, for what a run needs takes seconds.
+They handle signals, the standard streams and the exit code of a process. Little is imported before
+signals are handled, because the imports of a run take seconds.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from trainer.errors import Exit, InputError, ShortageError
 from trainer.launchers import is_first_task
 from trainer.train.stopping import StopRequests
 
-#: Characters of a line of an error that are printed: enough for every field that does not fit.
+#: The most characters of an error's line that are printed: enough to list all wrong fields.
 _SHOWN = 4000
 
 
 def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
-    """One process of a training job; `launch/train.py` is this and nothing else."""
+    """Run one process of a training job, as `launch/train.py` does; return its exit code."""
     mend_standard_streams()
     stops = StopRequests(speaks=is_first_task(environ))
     stops.install()
@@ -36,7 +36,7 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
         arguments = parse_train(argv)
         if arguments.device == "cpu" or not torch.cuda.is_available():
-            environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed looks once, when it is imported
+            environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed reads it at import
         from trainer.train.session import run_training
 
         code = run_training(arguments, environ, stops)
@@ -52,7 +52,7 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
 
 def main() -> None:
-    """Entry point of ``txl``; exits with a code of `Exit`."""
+    """Run the command ``txl``; exit with a code of `Exit`."""
     argv = [arg for arg in sys.argv[1:] if not arg.startswith("--local_rank")]
     if argv[:1] == ["train"]:
         sys.exit(train_main(argv[1:], os.environ))
@@ -61,7 +61,7 @@ def main() -> None:
     interrupts.install()
     try:
         code = _exit_code(lambda: _run_command(argv), os.environ, close=interrupts.close)
-    except BaseException:  # an interrupted import or library may raise anything
+    except BaseException:  # interrupted imports and libraries may raise anything
         if interrupts.exit_code is None:
             raise
         code = interrupts.exit_code
@@ -93,14 +93,14 @@ def _run_command(argv: Sequence[str]) -> int:
 def _exit_code(
     work: Callable[[], int], environ: Mapping[str, str], *, close: Callable[[], None]
 ) -> int:
-    """Do `work`, have its output written, `close`, and return the exit code.
+    """Do `work`, flush its output, call `close`, and return the exit code.
 
-    What cannot be done is told in one line. Anything else that `work` raises is not caught.
+    An `InputError` or a shortage of memory is printed in one line. Other errors are not caught.
     """
     try:
         code = _written(work)
     except InputError as error:
-        close()  # before a launcher ends this rank, as it does all others of a job with the first
+        close()  # when the first rank ends, a launcher ends all others
         return _refuse(error, environ)
     except BrokenPipeError:
         drop_standard_output()
@@ -118,7 +118,7 @@ def _exit_code(
 
 
 def _tell_shortage(error: Exception, environ: Mapping[str, str]) -> None:
-    """Say it on the rank that ran out of memory: the others only wait for it."""
+    """Print a shortage of memory on the rank that ran out; other ranks only wait for that one."""
     line = f"error: {error if isinstance(error, ShortageError) else shortage.describe(error)}"
     tell_launcher(line, environ=environ)
     if not isinstance(error, ShortageError) or error.is_own:
@@ -127,11 +127,11 @@ def _tell_shortage(error: Exception, environ: Mapping[str, str]) -> None:
 
 
 def _written(work: Callable[[], int]) -> int:
-    """Do `work` and flush its output, for Python would say a failure at its end in its own way."""
+    """Do `work` and flush its output; at its own end Python would report a failure differently."""
     try:
         code = work()
-    except SystemExit as ended:  # after --help, or of a word that is none
-        if isinstance(ended.__context__, BrokenPipeError):  # rich's way to say it
+    except SystemExit as ended:  # after --help, or for an unknown word
+        if isinstance(ended.__context__, BrokenPipeError):  # rich's way to report it
             raise ended.__context__ from None
         code = ended.code if isinstance(ended.code, int) else Exit.DONE
     try:
@@ -145,16 +145,16 @@ def _written(work: Callable[[], int]) -> int:
 
 
 def _refuse(error: InputError, environ: Mapping[str, str]) -> int:
-    """Say it once, however many ranks were asked the same."""
+    """Print a refusal once, on however many ranks it comes; return its exit code."""
     from trainer.outside import printable
 
     text = "error: " + "\n".join(printable(line, most=_SHOWN) for line in error.lines)
     tell_launcher(text, environ=environ)
     if not is_first_task(environ):
-        time.sleep(3)  # a launcher ends all ranks with the first: let rank 0 speak
+        time.sleep(3)  # a launcher ends all ranks with the first: let rank 0 print
         return Exit.BAD_INPUT
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
-        return Exit.BAD_INPUT  # its reader left, or its disk is full
+        return Exit.BAD_INPUT  # stderr's reader left, or its disk is full
     return Exit.BAD_INPUT

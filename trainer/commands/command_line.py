@@ -1,4 +1,4 @@
-"""Reads the command line of ``txl``: the table of its commands, and how words become values."""
+"""Reading the command line of ``txl``: its commands, and how words become values."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ from trainer.errors import InputError, did_you_mean
 from trainer.shell import typed_path
 from trainer.wording import printable_lines
 
-#: In the order of a model's life. ``train`` is read by `trainer.config.arguments`.
+#: The commands in the order of a model's life; `trainer.config.arguments` reads ``train``.
 COMMANDS: dict[str, Any] = {
     "prepare": corpora.Prepare,
     "corpus show": corpora.ShowCorpus,
@@ -44,17 +44,17 @@ _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 @dataclass(frozen=True)
 class _Told:
-    """Text to print, and nothing else to do."""
+    """A command that only prints a text."""
 
     text: str
 
     def run(self) -> None:
-        """Print it."""
+        """Print the text."""
         print(self.text)
 
 
 def parse_command(argv: Sequence[str]) -> Any:
-    """The command that `argv` spells; prints help or what is wrong with it and exits, else.
+    """Return the command in `argv`; for ``--help`` or a wrong word, print and exit.
 
     Raises:
         InputError: no command has the name.
@@ -79,7 +79,7 @@ def parse_command(argv: Sequence[str]) -> Any:
 
 
 def _overview(begin: str) -> str:
-    """The commands whose names begin so, a line each."""
+    """Return a text that lists the commands whose names begin with `begin`, a line each."""
     about = {n: (c.__doc__ if c else _ABOUT_TRAIN).partition("\n")[0] for n, c in COMMANDS.items()}
     lines = [f"  {name:15} {line}" for name, line in about.items() if name.startswith(begin)]
     return "\n".join(
@@ -123,12 +123,12 @@ def _quoting_safely(parse: Callable[[], Any]) -> Any:
     try:
         with contextlib.redirect_stderr(said):
             return parse()
-    finally:  # tyro quotes words as they are
+    finally:  # tyro prints words unescaped
         sys.stderr.write(printable_lines(said.getvalue()))
 
 
 def _with_booleans(command: Any, argv: Sequence[str]) -> list[str]:
-    """The words as tyro takes them, where a boolean's flag stands alone or has True or False."""
+    """Return words for tyro, which takes neither ``--flag True`` nor ``--flag False``."""
     kinds = {f"--{n.strip('_').replace('_', '-')}": k for n, k in get_type_hints(command).items()}
     words = list(argv)
     for place in reversed(range(len(words))):
@@ -145,7 +145,7 @@ def _with_booleans(command: Any, argv: Sequence[str]) -> list[str]:
 
 
 def _types() -> ConstructorRegistry:
-    """How what is typed becomes values: as tyro does it, except for homes in paths, and None."""
+    """Return tyro's rules for values, changed for homes in paths and for None."""
     registry = ConstructorRegistry()
     registry.primitive_rule(_path)
     registry.primitive_rule(_optional)
@@ -165,7 +165,7 @@ def _path(wanted: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
 
 
 def _optional(wanted: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """Read an optional value as its type, without None in the placeholder."""
+    """Return a rule that reads an optional value as its type, without None in the placeholder."""
     kinds = get_args(wanted.type)
     if len(kinds) != 2 or type(None) not in kinds:
         return None

@@ -1,6 +1,6 @@
-"""The commands of ``txl`` about text and corpora: what each is told, and what it does.
+"""The commands of ``txl`` about text and corpora: their options, and what they do.
 
-Heavy imports wait until a command runs: these take neither torch nor deepspeed.
+Heavy imports wait until a command runs; none of these commands imports torch or deepspeed.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The commands of ``txl`` that bring models in, and write them for others.
+"""The commands of ``txl`` that import and export models.
 
 Heavy imports wait until a command runs.
 """

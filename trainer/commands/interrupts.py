@@ -1,6 +1,6 @@
-"""How a command ends that is asked to: by an exception, which leaves nothing half made behind.
+"""Ending a command on a signal: by an exception, so that it leaves nothing half made behind.
 
-Training, which has something to save, has `trainer.train.stopping`.
+Training, which has something to save, uses `trainer.train.stopping` instead.
 """
 
 import signal
@@ -15,24 +15,24 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """Turns this process's signals into exceptions, once; those that are ignored stay ignored."""
+    """A handler that turns a signal into an exception, once; ignored signals stay ignored."""
 
     def __init__(self) -> None:
-        """Nothing was asked yet."""
+        """Make a handler that no signal has reached."""
         self.exit_code: int | None = None
-        """What a shell says of a process that the signal ended; None before there was one."""
+        """The exit code that a shell shows for the signal; None before a signal."""
         self._n_heard = 0
         self._listener: SignalListener | None = None
 
     def install(self) -> None:
-        """Take Ctrl-C, SIGTERM and SIGHUP; main thread only."""
+        """Handle Ctrl-C, SIGTERM and SIGHUP; main thread only."""
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._raise)
         self._listener = SignalListener(self._hear)
 
     def close(self) -> None:
-        """Ignore signals from now on: all is done; main thread only."""
+        """Ignore signals from now on, since all is done; main thread only."""
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if self._listener is not None:
@@ -46,7 +46,7 @@ class Interrupts:
         raise KeyboardInterrupt
 
     def _hear(self, number: int) -> None:
-        """Leave in a thread where the main one does not come to it, waiting for a peer perhaps."""
+        """End the process from a thread if the main one cannot, for example waiting for a peer."""
         self._n_heard += 1
         if self._n_heard > 1:
             leave(128 + number)
@@ -56,7 +56,7 @@ class Interrupts:
 
 
 def _is_importing(frame: FrameType | None) -> bool:
-    """Return whether a module is being read: its code or the importer's may swallow exceptions."""
+    """Return whether a module is being imported, whose code may swallow exceptions."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

@@ -1,4 +1,4 @@
-"""The commands of ``txl`` that run a model: what each is told, and what it does.
+"""The commands of ``txl`` that run a model: their options, and what they do.
 
 Heavy imports wait until a command runs.
 """
@@ -94,7 +94,7 @@ class Generate:
         )
         prompt = _read_prompt(self.prompt)
         pieces = trained.stream(prompt, sampling)
-        # A vocabulary of others may hold escape sequences: a file may have them, a terminal not.
+        # A foreign vocabulary may hold escape sequences, which may go to a file but to no terminal.
         shown = printable_lines if sys.stdout.isatty() else str
         print(shown(prompt), end="", flush=True)
         lengths = trained.experiment.eval
@@ -110,7 +110,7 @@ class Generate:
 
 
 def _read_prompt(prompt: str) -> str:
-    """The prompt, or standard input for ``-``."""
+    """Return the prompt; for ``-``, the text of standard input."""
     if prompt == "-" and sys.stdin is None:
         raise InputError("--prompt - reads standard input, which is closed")
     if prompt != "-":

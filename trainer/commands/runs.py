@@ -1,6 +1,6 @@
-"""The commands of ``txl`` that show runs and what they are made from: recipes, settings, codes.
+"""The commands of ``txl`` that show runs, recipes, settings and exit codes.
 
-Heavy imports wait until a command runs: these take neither torch nor deepspeed.
+Heavy imports wait until a command runs; none of these commands imports torch or deepspeed.
 """
 
 from dataclasses import dataclass

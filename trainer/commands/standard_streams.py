@@ -1,4 +1,4 @@
-"""Standard input, output and error as they may be found: closed, or unable to say a character."""
+"""Repairing standard input, output and error that are closed or cannot encode a character."""
 
 import codecs
 import os
@@ -7,7 +7,7 @@ from typing import TextIO
 
 from trainer.wording import LOGGED_CHARACTERS, printable
 
-#: Name of the way to write what an encoding lacks, for `open` and `reconfigure`.
+#: The name, for `open` and `reconfigure`, of the way to write characters that an encoding lacks.
 LOOK_ALIKE = "trainer.look_alike"
 _LOOK_ALIKES = {
     "▁": "_",
@@ -38,11 +38,11 @@ _LOOK_ALIKES = {
 
 
 def mend_standard_streams() -> None:
-    """Make the standard streams usable; first of all in a process.
+    """Make the standard streams usable; a process calls this first.
 
-    A closed one leads nowhere from now on, or else the next file would be opened in its place; but
-    of a closed standard input `sys.stdin` stays None, for it says nothing. A character that the
-    encoding of a stream lacks is written as one that looks like it, or escaped.
+    A closed stream leads nowhere from now on; otherwise the next opened file would take its place.
+    For a closed standard input, which has no text, `sys.stdin` stays None. A character that a
+    stream's encoding lacks is written as one that looks like it, or escaped.
     """
     for descriptor in range(3):
         if not _is_open(descriptor):
@@ -57,13 +57,13 @@ def mend_standard_streams() -> None:
 
 
 def say(*lines: str) -> None:
-    """Print lines, whatever the names in them hold."""
+    """Print lines, escaped, whatever characters the names in them hold."""
     for line in lines:
         print(printable(line, most=LOGGED_CHARACTERS))
 
 
 def drop_standard_output() -> None:
-    """Send what is still buffered for standard output nowhere: it cannot be written."""
+    """Drop the text still buffered for standard output, which cannot be written."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -1,1 +1,1 @@
-"""The experiment, the DeepSpeed file and the training command line: what is trained, and how."""
+"""What is trained, and how: the experiment, the DeepSpeed file and the training command line."""

@@ -27,7 +27,7 @@ _DEEPSPEED_CONFIG: dict[str, Any] = {
     "help": "packaged DeepSpeed file or JSON; by default by the device",
 }
 
-#: Flags beside the experiment's fields, and what argparse does with them.
+#: Flags besides the experiment's fields, with argparse's arguments for each.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "--data": {"type": typed_path, "metavar": "CORPUS", "help": "folder made by `txl prepare`"},
     "--run-dir": {
@@ -68,7 +68,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-#: The same of what shows an experiment.
+#: The flags besides the experiment's fields of `txl config show`.
 _SHOW_OPTIONS: dict[str, dict[str, Any]] = {
     "--deepspeed-config": _DEEPSPEED_CONFIG,
     "--world-size": {
@@ -118,7 +118,7 @@ class _Parser(ArgumentParser):
 
 
 def train_flags() -> list[str]:
-    """Every flag of the training command, in its hyphenated spelling."""
+    """Return every flag of the training command, spelt with hyphens."""
     return _flags(_OPTIONS)
 
 
@@ -130,8 +130,8 @@ def parse_train(argv: Sequence[str]) -> TrainArguments:
     """Read a training command, without the program's name; ``--help`` prints and exits.
 
     Raises:
-        InputError: a flag or value is not known, or the experiment it makes is not valid. Flags
-            of other systems are all answered at once.
+        InputError: a flag or value is unknown, or the experiment is not valid. All flags of other
+            systems are answered at once.
     """
     given = _given(
         argv,
@@ -153,7 +153,7 @@ def parse_show(argv: Sequence[str]) -> ShowArguments:
     """Read the words behind ``txl config show``; ``--help`` prints and exits.
 
     Raises:
-        InputError: as `parse_train`.
+        InputError: for the reasons of `parse_train`.
     """
     given = _given(
         argv,
@@ -167,7 +167,7 @@ def parse_show(argv: Sequence[str]) -> ShowArguments:
 def _given(
     argv: Sequence[str], options: dict[str, dict[str, Any]], *, usage: str, about: str
 ) -> dict[str, Any]:
-    """Read the values of `options`, and the experiment."""
+    """Return the values of `options` and the experiment from a command line."""
     tokens = [_spelt(token) for token in argv]
     known = _flags(options)
     unknown = [t for t, spelt in zip(argv, tokens, strict=True) if _is_unknown(spelt, known)]
@@ -196,7 +196,7 @@ def _is_unknown(token: str, known: list[str]) -> bool:
 
 
 def _named_recipe(tokens: list[str]) -> ExperimentConfig | None:
-    """The recipe whose values ``--help`` shows; None without one, or where none is asked for."""
+    """Return the recipe whose values ``--help`` shows; None without a recipe or ``--help``."""
     names = [token for token in tokens if not token.startswith("-")]
     asked = {"-h", "--help"} & set(tokens)
     return load_recipe(names[0]) if asked and names else None

@@ -1,4 +1,4 @@
-"""Finds the settings that changed between a run and its resumption, and refuses some."""
+"""Finding the settings that changed between a run and its resumption, and refusing some."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from trainer.outside import printable
 
 @dataclass(frozen=True)
 class Change:
-    """One field that differs."""
+    """A field that differs."""
 
     path: str
     old: Any
@@ -23,18 +23,18 @@ class Change:
     on_resume: OnResume
 
     def __str__(self) -> str:
-        """``train.max_steps 100, not 200``: as it was, not as it is to be."""
+        """Return the old value and the new one: ``train.max_steps 100, not 200``."""
         return f"{self.path} {_told(self.old)}, not {_told(self.new)}"
 
     def to_json(self) -> dict[str, Any]:
-        """For the record."""
+        """Return JSON values for the record."""
         return {"field": self.path, "before": self.old, "after": self.new}
 
 
 def changes(old: Mapping[str, Any], new: ExperimentConfig) -> list[Change]:
-    """Fields of an experiment, as saved in JSON, that `new` sets otherwise.
+    """Return the fields of a saved experiment that `new` sets differently.
 
-    A field that was not there yet when `old` was saved had the effect of its default.
+    A field that did not exist when `old` was saved counts with its default.
     """
     filled = _filled(old, ExperimentConfig)
     return [
@@ -46,10 +46,10 @@ def changes(old: Mapping[str, Any], new: ExperimentConfig) -> list[Change]:
 def admit(
     old: Mapping[str, Any], new: ExperimentConfig, *, allowed: tuple[str, ...], where: str
 ) -> list[Change]:
-    """The changes that were announced by ``--allow-change``; free ones are not mentioned.
+    """Return the changes that ``--allow-change`` announced, without the free ones.
 
     Raises:
-        InputError: there are changes that are refused, or that nobody announced; it lists all.
+        InputError: lists all changes that are refused or were not announced.
     """
     changed = changes(old, new)
     names = {name.replace("-", "_") for name in allowed}
@@ -72,7 +72,7 @@ def admit(
 
 
 def split_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[Change]:
-    """The splits that are not what they were, of hashes by name; a hash is cut to 8 digits."""
+    """Return the splits whose hashes differ, given hashes by name; they are cut to 8 digits."""
     return [
         Change(f"splits.{name}", _short(old.get(name)), _short(new.get(name)), "free")
         for name in sorted({*old, *new})
@@ -89,8 +89,8 @@ def _short(hash: str | None) -> str | None:
 
 
 def _filled(old: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """`old` with the defaults of the fields that it lacks."""
-    old = old if isinstance(old, Mapping) else {}  # what is no experiment differs in all
+    """Return `old` with the defaults of the fields that it lacks."""
+    old = old if isinstance(old, Mapping) else {}  # anything else differs in every field
     filled = dict(old)
     for name, field in model.model_fields.items():
         part = field.annotation

@@ -1,7 +1,7 @@
-"""How it is trained: a DeepSpeed JSON, checked and completed by the experiment.
+"""The DeepSpeed JSON, which says how to train: checked, and completed by the experiment.
 
-The file says ``"auto"``, or nothing, for what the experiment owns. Where both give a value, they
-must agree. The precision, ZeRO, offload and what computes the optimizer's rule are the file's.
+The file says ``"auto"``, or nothing, for values that the experiment owns. If both give a value, the
+values must agree. The file owns precision, ZeRO, offload and the optimizer's implementation.
 """
 
 import json
@@ -25,12 +25,12 @@ from trainer.errors import InputError
 from trainer.outside import refuse_odd_values
 from trainer.wording import counted
 
-#: Bytes of a file; its parser takes a second for this many.
+#: The most bytes of a file; its parser takes a second for so many.
 _MAX_BYTES = 256 << 10
 
 _BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
-#: Where the experiment says what a key of the file says; a quotient is of two of its fields.
+#: For each key of the file that the experiment owns, the field, or the quotient of two fields.
 _OWNERS = {
     "train_batch_size": "train.train_batch_size",
     "gradient_clipping": "optim.gradient_clipping",
@@ -66,14 +66,14 @@ _SCHEDULE_OWNERS: dict[str, dict[str, str]] = {
     "OneCycle": {"cycle_min_lr": "optim.min_lr", "cycle_max_lr": "optim.lr"},
 }
 
-#: Of ZeRO-1 and 2: to send gradients to all ranks, not only to the one that updates with them. It
-#: is DeepSpeed's default, and half as much traffic again as plain data parallel; here it is not.
+#: A key of ZeRO-1 and 2: send gradients to all ranks, not only to the one that updates with them.
+#: DeepSpeed's default is true, half as much traffic again as plain data parallel; ours is false.
 _ALL_REDUCE = "use_multi_rank_bucket_allreduce"
 
 
 @dataclass(frozen=True)
 class OptimizerChoice:
-    """Implementation of Adam. `fused` None: if the device has it. `offload`: DeepSpeedCPUAdam."""
+    """The implementation of Adam: `fused` (None: if possible); with `offload` DeepSpeedCPUAdam."""
 
     fused: bool | None
     offload: bool
@@ -81,7 +81,7 @@ class OptimizerChoice:
 
 @dataclass(frozen=True)
 class ScheduleChoice:
-    """``cosine`` is ours, built from `params`; any other is left to DeepSpeed."""
+    """The schedule: ``cosine`` is ours, built from `params`; DeepSpeed builds any other."""
 
     type: ScheduleType
     params: dict[str, Any]
@@ -89,7 +89,7 @@ class ScheduleChoice:
 
 @dataclass(frozen=True)
 class ResolvedDs:
-    """A completed file: as `values` for the record, as `for_deepspeed` without what we build."""
+    """A completed file: `values` for the record; `for_deepspeed` without parts that we build."""
 
     values: dict[str, Any]
     for_deepspeed: dict[str, Any]
@@ -102,27 +102,27 @@ class ResolvedDs:
 
 
 def _packaged() -> Traversable:
-    # By place: another folder called ds_configs may be first on the path.
+    # Found by its place: another folder called ds_configs may come first on the path.
     return Path(__file__).parents[2] / "ds_configs"
 
 
 def packaged_names() -> list[str]:
-    """Names of the packaged DeepSpeed files, sorted."""
+    """Return the names of the packaged DeepSpeed files, sorted."""
     return strict.packaged_names(_packaged())
 
 
 def default_name(*, accelerator: str, bf16: bool) -> str:
-    """Name of the packaged file for a device that has native bfloat16, or not."""
+    """Return the name of the packaged file for a device with or without native bfloat16."""
     if accelerator == "cuda":
         return "zero1_bf16" if bf16 else "zero1_fp16"
     return "zero0_bf16_autocast" if bf16 else "zero0_fp32"
 
 
 def load_ds_config(name_or_path: str) -> dict[str, Any]:
-    """Read a packaged DeepSpeed file by name, or any by path, with the comments it may have.
+    """Read a packaged DeepSpeed file by name, or any file by path; comments are allowed.
 
     Raises:
-        InputError: there is no such file, or it is not one JSON object with each key once.
+        InputError: the file does not exist, or is not one JSON object with each key once.
     """
     where = f"DeepSpeed file {name_or_path}"
     text = strict.read_named(name_or_path, _packaged(), kind="DeepSpeed file")
@@ -133,7 +133,7 @@ def load_ds_config(name_or_path: str) -> dict[str, Any]:
         refuse_odd_values(values)
     except RecursionError:
         raise InputError(f"{where}: nested too deeply to be read") from None
-    except (ValueError, LookupError, TypeError, ArithmeticError) as error:  # its parser's
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:  # errors of its parser
         raise InputError(f"{where}: not JSON: {error}") from None
     if not isinstance(values, dict) or not values:
         raise InputError(f"{where}: not a JSON object with keys")
@@ -143,10 +143,10 @@ def load_ds_config(name_or_path: str) -> dict[str, Any]:
 def resolve(
     raw: Mapping[str, Any], experiment: ExperimentConfig, *, world_size: int, where: str
 ) -> ResolvedDs:
-    """Complete the file `raw` for `world_size` ranks; `where` names it in errors.
+    """Complete the file `raw` for `world_size` ranks; `where` names the file in errors.
 
     Raises:
-        InputError: every problem of the file, and every difference from the experiment.
+        InputError: lists every problem of the file, and every difference from the experiment.
     """
     micro, accumulation, complaints = _split_batch(raw, experiment, world_size)
     kind = lookup(raw, "scheduler.type") or "cosine"
@@ -177,7 +177,7 @@ def resolve(
 def _split_batch(
     raw: Mapping[str, Any], experiment: ExperimentConfig, world_size: int
 ) -> tuple[int, int, list[str]]:
-    """Streams per micro step and rank, micro steps per step, and what is wrong with them."""
+    """Return streams per micro step and rank, micro steps per step, and problems with both."""
     total = experiment.train.train_batch_size
     given = {key: value for key in _BATCH if isinstance(value := raw.get(key), int) and value > 0}
     micro = experiment.train.train_micro_batch_size_per_gpu or given.get(_BATCH[0])
@@ -190,7 +190,7 @@ def _split_batch(
             f"use {divisors_near(total, world_size)} ranks, or train.train_batch_size {sizes}"
         )
         return 0, 0, [complaint]
-    # Either size fixes the other; without both, a rank's whole share is one micro step.
+    # Either size determines the other; without both, a rank's whole share is one micro step.
     key, size = (_BATCH[0], micro) if micro else (_BATCH[1], given.get(_BATCH[1], 1))
     if share % size:
         complaint = f"{key} {size} does not divide the {share} streams of a rank"
@@ -206,7 +206,7 @@ def _value(experiment: ExperimentConfig, owner: str) -> Any:
 
 
 def _fill(values: Any, path: str, value: Any) -> None:
-    """Put `value` at a dotted `path`, unless something else than an object is on the way."""
+    """Put `value` at a dotted `path`, unless a value on the way is no object."""
     *parents, leaf = path.split(".")
     for key in parents:
         values = values.setdefault(key, {}) if isinstance(values, dict) else None
@@ -232,7 +232,7 @@ def _resolved(filled: dict[str, Any], micro: int, accumulation: int) -> Resolved
     ours = {"optimizer", "scheduler"} if file.scheduler.type == "cosine" else {"optimizer"}
     theirs = {key: deepcopy(value) for key, value in values.items() if key not in ours}
     if file.optimizer.type == "Lamb":
-        theirs["zero_allow_untested_optimizer"] = True  # it is tested, with this trainer
+        theirs["zero_allow_untested_optimizer"] = True  # it is tested with this trainer
         theirs["zero_optimization"] |= {"sub_group_size": 10**15}  # all matrices in one call
     precisions: dict[Precision, bool | None] = {
         "fp16": file.fp16.enabled,
@@ -256,10 +256,10 @@ def _resolved(filled: dict[str, Any], micro: int, accumulation: int) -> Resolved
 
 
 def show(experiment: ExperimentConfig, ds_config: str, *, world_size: int) -> str:
-    """Both configurations as a run on `world_size` ranks would use them, as one JSON text.
+    """Return both configurations, as a run on `world_size` ranks uses them, as one JSON text.
 
     Raises:
-        InputError: the DeepSpeed file cannot be read, or they do not go together.
+        InputError: the DeepSpeed file cannot be read, or does not fit the experiment.
     """
     raw = load_ds_config(ds_config)
     resolved = resolve(raw, experiment, world_size=world_size, where=ds_config)
@@ -268,7 +268,7 @@ def show(experiment: ExperimentConfig, ds_config: str, *, world_size: int) -> st
 
 
 def schema() -> str:
-    """JSON Schema of an experiment and of the DeepSpeed file it goes with, as one JSON text."""
+    """Return the JSON Schemas of experiments and of DeepSpeed files, as one JSON text."""
     both = {
         "experiment": ExperimentConfig.model_json_schema(),
         "deepspeed": DsFile.model_json_schema(),

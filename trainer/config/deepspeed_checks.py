@@ -1,4 +1,4 @@
-"""Finds faults of a DeepSpeed file: refused and unknown keys, bad values, blocks at odds."""
+"""Finding faults of a DeepSpeed file: refused and unknown keys, bad values, conflicts."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast, get_args
@@ -12,7 +12,7 @@ _NOTHING = "it would do nothing here"
 _REMOVED = "DeepSpeed has removed it"
 _NVME = "offload to NVMe is not supported: device cpu is"
 
-#: DeepSpeed's keys that are not taken: block, keys, reason.
+#: DeepSpeed's keys that are refused: block, keys, reason.
 _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (
         "",
@@ -121,9 +121,9 @@ REFUSED: dict[str, str] = {
 
 
 def problems(values: Mapping[str, Any], *, owned: Collection[str]) -> list[str]:
-    """Say all that is wrong with a file's `values`, each by its path.
+    """Return all problems of a file's `values`, each with its path.
 
-    `owned` are the paths that the experiment fills in: elsewhere DeepSpeed drops ``"auto"``.
+    `owned` are the paths that the experiment fills in; elsewhere DeepSpeed would drop ``"auto"``.
     """
     refused, auto = [], []
     for path, value in _walk(values):
@@ -142,7 +142,7 @@ def problems(values: Mapping[str, Any], *, owned: Collection[str]) -> list[str]:
 
 
 def _conflicts(values: Mapping[str, Any]) -> list[str]:
-    """Say which blocks, each of them valid, do not go together."""
+    """Return the conflicts between blocks that are valid by themselves."""
     stage = lookup(values, "zero_optimization.stage") or 0
     precisions = [p for p in ("fp16", "bf16", "torch_autocast") if lookup(values, f"{p}.enabled")]
     offload = "zero_optimization.offload_{}.device"
@@ -171,7 +171,7 @@ def _conflicts(values: Mapping[str, Any]) -> list[str]:
 
 
 def _lamb_conflicts(values: Mapping[str, Any]) -> list[str]:
-    """Say what of the file is for the two Adams alone."""
+    """Return the values of the file that only the two Adams can use."""
     if lookup(values, "optimizer.type") != "Lamb":
         return []
     only_adam = "is for optim.type Adam and AdamW: leave it out, or take one of them"
@@ -187,7 +187,7 @@ def _lamb_conflicts(values: Mapping[str, Any]) -> list[str]:
 
 
 def lookup(values: Mapping[str, Any], path: str) -> Any:
-    """Value at a dotted `path`; None where there is none."""
+    """Return the value at a dotted `path`; None if there is none."""
     value: Any = values
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
@@ -202,7 +202,7 @@ def _walk(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _known(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Copy of `values` without what has been reported already: refused keys and ``"auto"``."""
+    """Return `values` without refused keys and ``"auto"``, which are reported already."""
     return {
         key: _known(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
         for key, value in values.items()

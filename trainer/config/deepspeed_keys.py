@@ -1,8 +1,8 @@
-"""The DeepSpeed keys this trainer takes, block by block.
+"""The DeepSpeed keys that this trainer accepts, block by block.
 
-DeepSpeed ignores unknown keys and drops ``"auto"`` in most places without a word. So every key of
-its 0.19 line is either a field here or has a reason in `deepspeed_checks.REFUSED`; a test compares
-them with DeepSpeed's own classes. No default stands here: null, like an absent key, leaves the
+DeepSpeed silently ignores unknown keys, and drops ``"auto"`` in most places. So every key of
+DeepSpeed 0.19 is either a field here or has a reason in `deepspeed_checks.REFUSED`; a test compares
+them with DeepSpeed's own classes. There are no defaults here: null, like a missing key, leaves the
 value to DeepSpeed, or to the experiment that owns it.
 """
 

@@ -1,7 +1,7 @@
-"""Settings of the experiment, frozen and checked, a unit and a meaning per field.
+"""Settings of the experiment, frozen and checked; every field has a unit and a meaning.
 
-How it is trained (precision, ZeRO, offload, a fused optimizer) is the DeepSpeed JSON's business:
-see `trainer.config.deepspeed`. What may change on resume says the kind of each field, see
+The DeepSpeed JSON says how to train (precision, ZeRO, offload, a fused optimizer): see
+`trainer.config.deepspeed`. The kind of each field says whether it may change on resume: see
 `trainer.config.fields`.
 """
 
@@ -19,7 +19,7 @@ from trainer.config.run_settings import (
     TrackingConfig,
 )
 
-#: Of any size of a network: products of three are still numbers of bytes.
+#: The largest size in a network: the product of three such sizes is still a possible byte count.
 MAX_SIZE = 1_000_000
 
 

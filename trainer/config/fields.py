@@ -1,7 +1,7 @@
-"""Describes fields of the settings: unit, meaning, and what a change means on resume.
+"""Kinds of fields of the settings, by what a change on resume means.
 
-Changes of a `free` field are taken silently, those of an `announced` one need ``--allow-change
-FIELD``, those of all others are `refused`.
+A change of a `free` field is accepted silently, a change of an `announced` field needs
+``--allow-change FIELD``, and a change of a `refused` field is an error.
 """
 
 from typing import Any, Literal, Self
@@ -31,7 +31,7 @@ def refused(default: Any, meaning: str, **limits: Any) -> Any:
 
 
 def announced(default: Any, meaning: str, **limits: Any) -> Any:
-    """Make a field that a resumed run may change where the change is announced."""
+    """Make a field that a resumed run may change with ``--allow-change``."""
     return _field(default, meaning, "announced", limits)
 
 

@@ -1,4 +1,4 @@
-"""A flag for every field of the experiment: spelt, read from text, and laid over a recipe."""
+"""Flags for all fields of the experiment: their spelling, their values, changes to a recipe."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from trainer.outside import text_argument
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yield every field that is no section, by its path, such as ``train.tgt_len``."""
+    """Yield every field that is no section, with its path, such as ``train.tgt_len``."""
     for name, field in model.model_fields.items():
         part = strict.model_at(model, name)
         if part is None:
@@ -23,12 +23,12 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fiel
 
 
 def flag_of(path: str) -> str:
-    """Spell the flag of a field, given its path."""
+    """Return the flag of the field at `path`."""
     return "--" + path.replace("_", "-")
 
 
 def value_at(experiment: ExperimentConfig, path: str) -> Any:
-    """Return what an experiment says in the field at `path`."""
+    """Return an experiment's value of the field at `path`."""
     value: Any = experiment
     for name in path.split("."):
         value = getattr(value, name)
@@ -40,29 +40,29 @@ def _is_list(field: FieldInfo) -> bool:
 
 
 def _types(field: FieldInfo) -> list[Any]:
-    """List the types of a field, or of a list's entries, with the strings of a Literal."""
+    """Return the types of a field, or of its entries if it is a list; a Literal gives strings."""
     return list(get_args(field.annotation)) or [field.annotation]
 
 
 def metavar(field: FieldInfo) -> str:
-    """Name what a field may be, for help."""
+    """Return a field's possible values as help shows them."""
     kinds = [t for t in _types(field) if t is not Ellipsis and t is not type(None)]
     names = [t if isinstance(t, str) else t.__name__.upper() for t in kinds]
     return "|".join(dict.fromkeys(names))
 
 
 def arity(field: FieldInfo) -> dict[str, Any]:
-    """Return how many words a field's flag takes: a boolean's may stand alone."""
+    """Return how many words follow a field's flag; a boolean's flag may stand alone."""
     if bool in _types(field):
         return {"nargs": "?", "const": "True"}
     return {"nargs": "*" if _is_list(field) else None}
 
 
 def overridden(recipe: str, overrides: dict[str, str | list[str]]) -> ExperimentConfig:
-    """Read a recipe and lay `overrides` over it, texts by the path of their field.
+    """Read a recipe and change it by `overrides`, the text of each value by its field's path.
 
     Raises:
-        InputError: the recipe cannot be read, or what comes of it is not valid.
+        InputError: the recipe cannot be read, or the resulting experiment is not valid.
     """
     experiment = load_recipe(recipe)
     if not overrides:
@@ -86,7 +86,7 @@ def _as_text(given: str | list[str], *, name: str) -> str | list[str]:
 
 
 def _read(given: str | list[str], field: FieldInfo) -> Any:
-    """Turn the text of a flag into a JSON value; what it cannot read is left for validation."""
+    """Return the JSON value of a flag's text; text that cannot be read is left for validation."""
     if isinstance(given, str):
         return _read_one(given, _types(field))
     if len(given) == 1 and given[0].startswith("["):

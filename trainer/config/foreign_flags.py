@@ -1,6 +1,6 @@
-"""Names our flags for the flags of the systems that this trainer replaces.
+"""Our flags for the flags of the systems that this trainer replaces.
 
-One table feeds the error for a command line of theirs and the tables of MIGRATING.md.
+One table makes both the errors for such a command line and the tables of MIGRATING.md.
 """
 
 import re
@@ -27,7 +27,7 @@ _RESUME = "--run-dir (a run goes on from its newest whole checkpoint; --resume-f
 _WEIGHTS = "--init-from (weights alone, from step 0)"
 _NOT = "none here: it is not built"
 
-#: Systems, their flags for one thing, and our flag for it or why there is none.
+#: Systems, their flags for one purpose, and our flag for it or the reason why there is none.
 TABLE: tuple[tuple[tuple[str, ...], str, str], ...] = (
     # The model
     ((FAIRSEQ,), "--arch -a", "none here: the recipe says it, such as wt103-base"),
@@ -228,12 +228,12 @@ TABLE: tuple[tuple[tuple[str, ...], str, str], ...] = (
 
 
 def canonical(flag: str) -> str:
-    """Spell `flag` as the tables do: hyphens for underscores, no ``=value``."""
+    """Return `flag` as the table spells it: hyphens for underscores, no ``=value``."""
     return flag.partition("=")[0].replace("_", "-")
 
 
 def answer(flag: str) -> list[str]:
-    """Lines that say what `flag` of another system is here; empty for a flag of none of them."""
+    """Return lines that say what another system's `flag` is here; empty for an unknown flag."""
     lines = []
     for systems, flags, here in TABLE:
         if canonical(flag) in flags.split():
@@ -243,7 +243,7 @@ def answer(flag: str) -> list[str]:
 
 
 def unknown_flags(flags: Iterable[str], *, known: Collection[str]) -> InputError:
-    """Answer all `flags` of a command that are not `known`, a line each."""
+    """Return an error that answers all `flags` of a command that are not `known`, a line each."""
     lines = []
     for flag in dict.fromkeys(flag.partition("=")[0] for flag in flags):
         unknown = f"{flag}: no such flag{did_you_mean(canonical(flag), known)}"
@@ -252,7 +252,7 @@ def unknown_flags(flags: Iterable[str], *, known: Collection[str]) -> InputError
 
 
 def markdown() -> str:
-    """The table as MIGRATING.md has it, a part for each system."""
+    """Return the table as Markdown for MIGRATING.md, a part for each system."""
     parts = []
     for system in SYSTEMS:
         rows = [f"**{system}**\n", "| its flag | here |", "|---|---|"]

@@ -1,4 +1,4 @@
-"""The precisions that a model is trained and evaluated in."""
+"""The precisions in which a model can be trained and evaluated."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The experiment as a recipe's JSON says it: found by name or path, refused with every reason."""
+"""Recipes: finding an experiment's JSON by name or path, and refusing it with every reason."""
 
 import json
 from importlib import resources
@@ -35,7 +35,7 @@ __all__ = [
 
 
 def recipe_names() -> list[str]:
-    """Names of the packaged recipes, sorted."""
+    """Return the names of the packaged recipes, sorted."""
     return strict.packaged_names(_recipes())
 
 
@@ -43,7 +43,7 @@ def load_recipe(recipe: str) -> ExperimentConfig:
     """Read a packaged recipe by name, or a JSON file by path.
 
     Raises:
-        InputError: there is no such recipe, or it is not a valid experiment.
+        InputError: the recipe does not exist, or is not a valid experiment.
     """
     text = strict.read_named(recipe, _recipes(), kind="recipe")
     return parse_experiment(text, where=f"recipe {recipe}")
@@ -54,19 +54,19 @@ def _recipes() -> Traversable:
 
 
 def parse_experiment(text: bytes, *, where: str) -> ExperimentConfig:
-    """Parse an experiment's JSON; `where` names it in errors.
+    """Parse an experiment's JSON; `where` names its source in errors.
 
     Raises:
-        InputError: every problem found, in one line.
+        InputError: lists every problem in one line.
     """
     values = parse_json(text, where=where, unique_keys=strict.unique_keys)
     return experiment_from(values, where=where)
 
 
 def experiment_from(values: Any, *, where: str) -> ExperimentConfig:
-    """Validate plain values as an experiment; raises `InputError` listing every problem."""
+    """Validate plain values as an experiment; raise `InputError` that lists every problem."""
     try:
-        # JSON's strict rules: a list is a tuple and 1 is a number, but "1" is neither.
+        # By JSON's strict rules a list may be a tuple and 1 a float, but "1" is no number.
         return ExperimentConfig.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         problems = strict.describe(error, ExperimentConfig)
@@ -74,7 +74,7 @@ def experiment_from(values: Any, *, where: str) -> ExperimentConfig:
 
 
 def resume_class(path: str) -> OnResume:
-    """Return the class of a change of the field at dotted `path` on resume; `KeyError` for none."""
+    """Return what a change on resume means for the field at dotted `path`; else `KeyError`."""
     *parents, leaf = path.split(".")
     part = strict.model_at(ExperimentConfig, *parents)
     if part is None or leaf not in part.model_fields:

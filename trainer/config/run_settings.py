@@ -1,4 +1,4 @@
-"""How a run is watched, kept and ended: settings that no weight depends on."""
+"""Settings on which no weight depends: samples, checkpoints, tracking, limits, expectations."""
 
 from typing import Literal
 

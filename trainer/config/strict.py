@@ -1,4 +1,4 @@
-"""Strict reading of settings: found by name or path, no key twice, every problem in one line."""
+"""Reading settings strictly: by name or path, no key twice, all problems in one line."""
 
 import re
 from importlib.resources.abc import Traversable
@@ -11,24 +11,24 @@ from trainer.outside import MAX_JSON_BYTES, printable, read_bytes, shortened
 from trainer.shell import typed_path
 
 _Model = TypeVar("_Model", bound=BaseModel)
-#: Of what is wrong with a file, as much as one line can tell.
+#: The most problems of a file that an error lists, and the most characters of each.
 _TOLD_PROBLEMS, _TOLD_CHARACTERS = 3, 300
-#: Of more problems than these not one is told: the file is of another kind.
+#: With more problems than this the file is of another kind, and no problem is listed.
 _MAX_PROBLEMS = 1_000
 
 
 def packaged_names(folder: Traversable) -> list[str]:
-    """Names of the JSON files in `folder`, sorted."""
+    """Return the names of the JSON files in `folder`, sorted."""
     return sorted(
         p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json")
     )
 
 
 def read_named(name_or_path: str, folder: Traversable, *, kind: str) -> bytes:
-    """Read a JSON file of `folder` by name, or any by path; `kind` says in errors what it is.
+    """Read a JSON file of `folder` by name, or any file by path; errors call it a `kind`.
 
     Raises:
-        InputError: there is no such file, or it cannot be read.
+        InputError: the file does not exist, or cannot be read.
     """
     path = typed_path(name_or_path)
     try:
@@ -49,7 +49,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make a JSON object of `pairs` (an ``object_pairs_hook``).
 
     Raises:
-        ValueError: a key is there twice, so that one of its values would be lost.
+        ValueError: a key appears twice, so that one of its values would be lost.
     """
     values: dict[str, Any] = {}
     for key, value in pairs:
@@ -60,10 +60,10 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def checked(model: type[_Model], values: object, *, where: str, fix: str) -> _Model:
-    """Return what a file from outside holds as a `model`.
+    """Return the values of a file from outside as a `model`.
 
     Raises:
-        InputError: `where`, the first few problems of `values`, and `fix`, in one line.
+        InputError: says `where`, the first few problems of `values`, and `fix`, in one line.
     """
     try:
         return model.model_validate(values)
@@ -76,7 +76,7 @@ def checked(model: type[_Model], values: object, *, where: str, fix: str) -> _Mo
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Say each problem of a failed validation: key path, what is wrong, got what, nearest key."""
+    """Return each problem of a failed validation: key path, problem, value, nearest key."""
     if error.error_count() > _MAX_PROBLEMS:
         return [f"{error.error_count():,} values or keys that do not belong there"]
     return [_describe(dict(problem), model) for problem in error.errors(include_url=False)]
@@ -91,7 +91,7 @@ def _describe(problem: dict[str, Any], model: type[BaseModel]) -> str:
         return f"unknown key {path}{did_you_mean(str(problem['loc'][-1]), known)}"
     if kind == "missing":
         return f"{path} is missing"
-    if kind == "value_error":  # a validator's own words, which say what they got
+    if kind == "value_error":  # the validator's message says the value
         message = problem["msg"].removeprefix("Value error, ")
     elif kind == "model_type":
         message = f"input should be an object, got {shortened(got)}"
@@ -111,7 +111,7 @@ def _lower(sentence: str) -> str:
 
 
 def model_at(model: type[BaseModel], *path: int | str) -> type[BaseModel] | None:
-    """Find the model nested at the keys of `path`; None where there is none."""
+    """Return the model nested at the keys of `path`; None if there is none."""
     for key in path:
         field = model.model_fields.get(str(key))
         annotation = field.annotation if field else None

@@ -1,1 +1,1 @@
-"""Models of other trainers brought in, and ours written for use elsewhere."""
+"""Importing models of other trainers, and exporting ours for use elsewhere."""

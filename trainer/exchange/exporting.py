@@ -1,4 +1,4 @@
-"""`txl export`: a trained model in a folder of its own, for use without this trainer's training.
+"""`txl export`: writing a trained model to a folder of its own, for use elsewhere.
 
 ``txl``: `model.safetensors`, `config.json`, `vocabulary.json`, read by `trainer.load`.
 ``huggingface``: what transformers 4.35.2 loads as `TransfoXLLMHeadModel`.
@@ -35,8 +35,8 @@ def export(run_dir: Path, *, out: Path, which: str, form: Form) -> None:
     """Write the checkpoint `which` of a run to the folder `out`, whole or not at all.
 
     Raises:
-        InputError: the run or checkpoint cannot be used, its model has no such form, or `out` is
-            there already.
+        InputError: the run or checkpoint cannot be used, its model has no such form, or `out`
+            exists already.
     """
     source = read_source(run_dir, which)
     if source.experiment.model.factory is not None:
@@ -93,7 +93,7 @@ def _weights(trained: TrainedModel) -> dict[str, Tensor]:
 def _huggingface_config(
     model: ModelConfig, scoring: ScoringConfig, vocabulary: Vocabulary
 ) -> dict[str, Any]:
-    """The fields of transformers' `TransfoXLConfig`."""
+    """Return the fields of transformers' `TransfoXLConfig`."""
     n_tails = len(model.cutoffs)
     tied = {
         "none": [False] * (n_tails + 1),
@@ -133,7 +133,7 @@ def _huggingface_config(
 
 
 def _write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
-    """Write the files that transformers' tokenizers read; bytes and characters have none there."""
+    """Write the files of transformers' tokenizer; it has none for bytes and characters."""
     config: dict[str, Any] = {}
     if isinstance(vocabulary, WordVocabulary):
         text = "".join(f"{word}\n" for word in vocabulary.words)

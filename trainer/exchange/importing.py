@@ -1,6 +1,6 @@
-"""`txl import`: a checkpoint of another trainer becomes a run directory of ours.
+"""`txl import`: turning a checkpoint of another trainer into a run directory of ours.
 
-Weights, configuration and vocabulary come over; the optimizer's state does not. The run can be
+Weights, configuration and vocabulary are imported; the optimizer's state is not. The run can be
 evaluated, sampled, exported and finetuned (``--init-from``).
 """
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """Result of an import."""
+    """The result of an import."""
 
     run_dir: Path
     foreign: Foreign
@@ -40,7 +40,7 @@ class Imported:
     n_parameters: int
 
     def lines(self) -> list[str]:
-        """List the lines that the command prints."""
+        """Return the lines that the command prints."""
         model, run = self.foreign.config.model, self.run_dir
         recipe = run / "config.json"
         txl, train = program("txl"), training(recipe, "--init-from", run)
@@ -56,7 +56,7 @@ class Imported:
         ]
 
     def _notes(self) -> list[str]:
-        """Tell where the same words mean another thing in the other trainer."""
+        """Return notes on words that mean something else in the other trainer."""
         if self.foreign.layout != "nvidia":
             return []
         return [
@@ -74,10 +74,10 @@ def import_checkpoint(
         path: see `trainer.exchange.layouts.read_foreign`.
         out: must not exist, or be empty.
         vocab: see `trainer.exchange.vocabularies.find_vocabulary`.
-        recipe: says what the checkpoint does not; None takes the one with the same sizes.
+        recipe: gives the settings that the checkpoint lacks; None takes `nearest_recipe`.
 
     Raises:
-        InputError: anything about the files cannot be used.
+        InputError: a file cannot be used.
     """
     try:
         with new_folder(out) as draft:
@@ -112,9 +112,9 @@ def _import(
 
 
 def nearest_recipe(config: ForeignConfig) -> str:
-    """Find the packaged recipe of the same sizes, with the same clusters if there are several.
+    """Return the packaged recipe of the same sizes; of several, one with the same clusters.
 
-    Where none has these sizes, it is the one nearest in width.
+    If no recipe has these sizes, the one nearest in width is returned.
     """
     sizes = ("n_layer", "d_model", "n_head", "d_inner")
 
@@ -128,7 +128,7 @@ def nearest_recipe(config: ForeignConfig) -> str:
 
 
 def _experiment(config: ForeignConfig, recipe: str) -> ExperimentConfig:
-    """The recipe, with all that the checkpoint says put over it."""
+    """Return the recipe's experiment, changed by all settings of the checkpoint."""
     base = load_recipe(recipe)
     values = base.model_dump(mode="json")
     values["model"] = config.model.model_dump(mode="json")
@@ -142,7 +142,7 @@ def _experiment(config: ForeignConfig, recipe: str) -> ExperimentConfig:
     for part in ("train", "valid"):
         values[part] |= lengths
     if base.model.n_layer != config.model.n_layer or base.model.d_model != config.model.d_model:
-        values["eval"] |= lengths  # else the recipe's official evaluation is this model's, too
+        values["eval"] |= lengths  # else the recipe's evaluation is kept
     return experiment_from(values, where=f"settings of the checkpoint over recipe {recipe}")
 
 

@@ -1,8 +1,8 @@
-"""Resolves the names in others' checkpoints, and builds the values they are called for.
+"""Resolving the names in other trainers' pickles, and building the values that they stand for.
 
-A pickle names the functions that it wants called. The few that make tensors and containers stand
-here, each with checks of its own; a class of a known checkpoint becomes an `Opaque`; any other
-name ends the reading.
+A pickle names the functions to call. This module has the few that make tensors and containers, each
+with checks of its own. A class of a known package becomes an `Opaque`. Any other name ends the
+reading.
 """
 
 import math
@@ -22,7 +22,7 @@ from trainer.exchange.stand_ins import (
     checked_key,
 )
 
-#: Characters of a name.
+#: The most characters of a name.
 _MAX_NAME = 200
 
 
@@ -30,7 +30,7 @@ def find_class(module: str, name: str) -> Any:
     """Return the stand-in for a name in a file.
 
     Raises:
-        Refused: no such checkpoint needs it.
+        Refused: no known checkpoint needs the name.
     """
     module = "builtins" if module == "__builtin__" else module  # protocol 2
     path = f"{module}.{name}"
@@ -51,7 +51,7 @@ def find_class(module: str, name: str) -> Any:
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-    """A tensor that shows a part of a storage, no element of it twice."""
+    """Return a tensor that views a part of a storage, no element twice."""
     if not isinstance(storage, Storage) or not _are_counts((offset, *size, *stride)):
         raise Refused("it makes a tensor of something else than a storage and sizes")
     last = sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -74,7 +74,7 @@ def _parameter(data: Any, *_: Any) -> Tensor:
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """Decode bytes as pickle's protocol 2 writes them."""
+    """Return bytes from the text as which pickle's protocol 2 writes them."""
     if encoding not in ("latin1", "latin-1"):
         raise Refused("it asks for another encoding than latin-1")
     return text.encode("latin1")
@@ -87,7 +87,7 @@ def _mapping(*args: Any) -> Mapping:
 
 
 def _container(kind: Callable[[Any], Any]) -> Callable[..., Any]:
-    """Make a container of a list, tuple, set or dict."""
+    """Return a function that makes a container from a list, tuple, set or dict."""
 
     def make(values: Any = ()) -> Any:
         if not isinstance(values, list | tuple | set | frozenset | dict):
@@ -103,7 +103,7 @@ def _dict(values: Any = ()) -> dict[Any, Any]:
 
 
 def _number(kind: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a number of numbers."""
+    """Return a function that makes a number from numbers."""
 
     def make(*values: Any) -> Any:
         if not all(isinstance(value, int | float) for value in values):
@@ -114,7 +114,7 @@ def _number(kind: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _text(kind: type[str] | type[bytes]) -> Callable[..., Any]:
-    """Make a text of a text."""
+    """Return a function that makes a text from a text."""
 
     def make(value: Any = None) -> Any:
         if value is not None and type(value) is not kind:
@@ -124,7 +124,7 @@ def _text(kind: type[str] | type[bytes]) -> Callable[..., Any]:
     return make
 
 
-#: What is called or built, by the name in the file.
+#: The functions and classes that a file may use, by their names in the file.
 _BUILT: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -162,7 +162,7 @@ _STORAGES = {
     "_UntypedStorage": torch.uint8,
 }
 
-#: Packages whose classes such checkpoints hold; they become `Opaque`.
+#: Packages whose classes known checkpoints hold; the classes become `Opaque`.
 _KNOWN_PACKAGES = {
     "adaptive_softmax",
     "apex",

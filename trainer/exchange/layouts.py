@@ -1,4 +1,4 @@
-"""The checkpoints of other trainers: recognised, read and brought to Hugging Face's names.
+"""Recognising and reading the checkpoints of other trainers, under Hugging Face's names.
 
 ================  =====================================================================
 huggingface       a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`
@@ -31,7 +31,7 @@ from trainer.outside import printable, read_json, shortened
 
 Layout = Literal["huggingface", "kimiyoung", "nvidia", "fairseq"]
 
-#: What is looked for in a folder, the first one there is taken.
+#: Files to look for in a folder; the first that exists is taken.
 FILES = (
     "model.safetensors",
     "pytorch_model.bin",
@@ -40,7 +40,7 @@ FILES = (
     "checkpoint_last.pt",
 )
 _MODULE = "MemTransformerLM"
-#: Of a state dict; 14 per layer make one.
+#: The most tensors of a state dict, which has 14 per layer.
 _MAX_TENSORS = 100_000
 
 
@@ -52,17 +52,17 @@ class Foreign:
     file: Path
     config: ForeignConfig
     tensors: dict[str, Tensor]
-    """By Hugging Face's names, clusters in its order."""
+    """Tensors by Hugging Face's names, with clusters in its order."""
     vocabulary: Any
-    """The object in the file that holds its vocabulary, if one does."""
+    """The object in the file that holds the vocabulary, if any."""
 
 
 def read_foreign(path: Path) -> Foreign:
     """Read the checkpoint at `path`: a file, or a folder with one of `FILES`.
 
     Raises:
-        InputError: there is none, it is damaged or unsafe, or its layout is unknown; the message
-            lists what was found.
+        InputError: there is no checkpoint, it is damaged or unsafe, or its layout is unknown; the
+            message lists what was found.
     """
     file = _file_at(path)
     if file.suffix == ".safetensors" or _config_beside(file).is_file():
@@ -108,7 +108,7 @@ def _huggingface(file: Path) -> Foreign:
     values = read_json(config_file)
     if not isinstance(values, dict):
         raise InputError(f"{config_file}: should be an object, got {type(values).__name__}")
-    # The first releases wrote no model_type: then the sizes must be there, and say what it is.
+    # The first releases wrote no model_type; the sizes then show which model it is.
     kind = values.get("model_type", "transfo-xl")
     if kind != "transfo-xl":
         raise InputError(f"{config_file}: model_type is {shortened(kind)}, not 'transfo-xl'")
@@ -160,14 +160,14 @@ def _fairseq(file: Path, content: dict[str, Any]) -> Foreign:
 
 
 def _from_mem_transformer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of kimiyoung's and NVIDIA's module brought to Hugging Face's.
+    """Rename tensors of kimiyoung's and NVIDIA's module to Hugging Face's names.
 
-    Both read the clusters' logits from the last column backwards (`head_logprob[:, -i]`).
+    Both modules read the clusters' logits from the last column backwards (`head_logprob[:, -i]`).
     """
     renamed = {}
     for name, tensor in state.items():
         name = name.removeprefix("module.")
-        if name.startswith("crit.shared_out_projs."):  # the embedding's, under another name
+        if name.startswith("crit.shared_out_projs."):  # the embedding has the same ones
             continue
         for theirs, kind in (("out_layers_weights", "weight"), ("out_layers_biases", "bias")):
             if name.startswith(f"crit.{theirs}."):
@@ -179,12 +179,12 @@ def _from_mem_transformer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _without_buffers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All but the frequencies of the position embedding, which are the same in every model."""
+    """Return all tensors but the position embedding's frequencies, the same in every model."""
     return {name: tensor for name, tensor in tensors.items() if not name.endswith("inv_freq")}
 
 
 def _is_tensors(value: Any) -> bool:
-    """Return whether it is a state dict: tensors by name, and nothing else."""
+    """Return whether a value is a state dict: tensors by name, and nothing else."""
     return (
         isinstance(value, dict)
         and 0 < len(value) <= _MAX_TENSORS
@@ -195,7 +195,7 @@ def _is_tensors(value: Any) -> bool:
 
 
 def _revealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The configuration objects of a checkpoint as plain values."""
+    """Return the content of a checkpoint with its configuration objects as plain values."""
     kept = {key: content.get(key) for key in ("args", "cfg", "model_config")}
     shown: dict[str, Any] = plain(kept)
     return shown

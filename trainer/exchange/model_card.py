@@ -1,4 +1,4 @@
-"""The README of an exported model: what it is, what it read, how it scores, how to load it."""
+"""The README of an exported model: its kind, its data, its scores, and how to load it."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from trainer.wording import counted
 
 log = logging.getLogger(__name__)
 
-#: All that `trainer.load` imports beside this project.
+#: All packages that `trainer.load` imports besides this one.
 PACKAGES = ("torch>=2.10", "numpy", "pydantic>=2.9", "safetensors", "tokenizers", "xxhash")
 
 _LOAD = {
@@ -50,13 +50,13 @@ the first `mem_len` tokens score a little differently; `labels` are shifted insi
 
 
 def model_card(run_dir: Path, trained: TrainedModel, *, name: str, form: str) -> str:
-    """The text of `README.md`.
+    """Return the text of `README.md`.
 
     Args:
-        run_dir: where its evaluations and its corpus are named.
+        run_dir: the run's directory, which names its evaluations and its corpus.
         trained: the model.
-        name: of the folder.
-        form: how it was exported, ``txl`` or ``huggingface``.
+        name: the folder's name.
+        form: the form of the export, ``txl`` or ``huggingface``.
     """
     packages = " ".join(f'"{package}"' for package in PACKAGES)
     quoted = json.dumps(name, ensure_ascii=False)
@@ -91,16 +91,16 @@ def _summary(trained: TrainedModel) -> str:
 
 
 def parent_of(trained: TrainedModel) -> str | None:
-    """Run and checkpoint that the model's run began from, without anybody's folders."""
+    """Return the run and checkpoint from which the model's run began, without private paths."""
     parent = trained.saved["train"].get("parent")
     if parent is None or "imported" in trained.saved:
         return None
-    path = Path(parent)  # an export has the names alone
+    path = Path(parent)  # an export has only the names
     return f"{path.parent.parent.name}/{path.name}" if path.is_absolute() else str(parent)
 
 
 def origin_of(trained: TrainedModel) -> dict[str, dict[str, str]]:
-    """Return an imported model's origin, without anybody's folders; nothing for another model."""
+    """Return an imported model's origin, without private paths; nothing for other models."""
     imported = trained.saved.get("imported")
     if imported is None:
         return {}
@@ -137,7 +137,7 @@ def _splits(corpus: Corpus) -> str:
 
 
 def _made(value: Any) -> Any:
-    """How a corpus was prepared; of paths only the names, which a stranger may see."""
+    """Return how a corpus was prepared, with paths cut to their names."""
     if isinstance(value, dict):
         told = {key: _made(part) for key, part in value.items()}
         return {key: part for key, part in told.items() if part not in (None, [], "", False)}
@@ -148,7 +148,7 @@ def _made(value: Any) -> Any:
 
 
 def _recipe(trained: TrainedModel) -> str:
-    """All that shaped the weights; of an imported model only what its checkpoint says."""
+    """Return all that shaped the weights; for an imported model, what its checkpoint says."""
     imported = "imported" in trained.saved
     parts = ("model", "eval") if imported else ("model", "train", "optim", "data", "eval")
     values = trained.experiment.model_dump(mode="json")
@@ -165,7 +165,7 @@ def _recipe(trained: TrainedModel) -> str:
 
 
 def _results(run_dir: Path, trained: TrainedModel) -> str:
-    """Return the results of `txl eval` with this checkpoint alone, by their measure."""
+    """Return this checkpoint's results of `txl eval`, by their measure."""
     filed = read_results(run_dir)
     for problem in filed.broken:
         log.warning("passed over: %s", problem)
@@ -198,7 +198,7 @@ def _best(train: dict[str, Any]) -> list[str]:
 
 
 def _is_home(result: EvalResult, trained: TrainedModel) -> bool:
-    """Return whether a result is of a split of the corpus that the model was trained on."""
+    """Return whether a result is on a split of the corpus that the model was trained on."""
     split_hash = (trained.saved.get("splits") or {}).get(result.split)
     return result.corpus_hash == trained.saved.get("corpus") or (
         split_hash is not None and split_hash == result.split_hash
@@ -206,7 +206,7 @@ def _is_home(result: EvalResult, trained: TrainedModel) -> bool:
 
 
 def _group(name: str, results: list[EvalResult], trained: TrainedModel) -> str:
-    """Results of one text, under its name."""
+    """Return the results of one text, under its name."""
     elsewhere = "" if _is_home(results[0], trained) else ", not the corpus it was trained on"
     rows, notes = table_rows(results)
     lines = [f"### {markdown_text(name)}{elsewhere}\n", markdown_table(rows)]

@@ -1,8 +1,8 @@
-"""Which tensor of Hugging Face's TransfoXL is which parameter of ours, in both directions.
+"""The table of our parameters and the tensors of Hugging Face's TransfoXL, for both directions.
 
-kimiyoung's, NVIDIA's and fairseq's tensors differ from these in prefixes and in the order of the
-softmax's clusters: see `trainer.exchange.layouts`. One table serves import and export: a parameter
-of ours is a range of rows of a tensor of theirs.
+A parameter of ours is a range of rows of a tensor of theirs, in import as in export. The tensors of
+kimiyoung, NVIDIA and fairseq differ from Hugging Face's in prefixes and in the order of the
+softmax's clusters: see `trainer.exchange.layouts`.
 """
 
 import math
@@ -18,7 +18,7 @@ from trainer.model.transformer_xl import TransformerXL
 
 _EMBEDDING, _SOFTMAX = "transformer.word_emb", "crit"
 
-#: A layer's tensors that are whole ones of theirs.
+#: The parameters of a layer that are whole tensors of theirs.
 _OF_A_LAYER = {
     "attention.position.weight": "dec_attn.r_net.weight",
     "attention.out.weight": "dec_attn.o_net.weight",
@@ -44,17 +44,17 @@ class TensorPair(NamedTuple):
 
 
 class NameTable(NamedTuple):
-    """A model's pairs of tensors, and what a state dict of theirs holds."""
+    """A model's pairs of tensors, and the content of a state dict of theirs."""
 
     pairs: list[TensorPair]
     shapes: dict[str, tuple[int, ...]]
-    """Of every tensor in `pairs`, by its name there."""
+    """The shape of every tensor of theirs in `pairs`, by its name."""
     copies: dict[str, str]
-    """Name of a tensor that repeats another's, and that other name: a state dict may lack it."""
+    """For each tensor that repeats another, the other's name: a state dict may lack one of them."""
 
 
 def table_of(config: ModelConfig, vocabulary_size: int) -> NameTable:
-    """The table of a model."""
+    """Return the table of a model."""
     with torch.device("meta"):
         model = TransformerXL(config, vocabulary_size)
     ours = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -63,7 +63,7 @@ def table_of(config: ModelConfig, vocabulary_size: int) -> NameTable:
     pairs = [
         TensorPair(name, theirs, begin, begin + ours[name][0])
         for name, theirs, begin in rows
-        if name in ours  # what is tied, or has no projection, is not
+        if name in ours  # tied parameters and missing projections are not
     ]
     assert {pair.ours for pair in pairs} == set(ours), "the table names every parameter"
     shapes: dict[str, tuple[int, ...]] = {}
@@ -75,13 +75,13 @@ def table_of(config: ModelConfig, vocabulary_size: int) -> NameTable:
 
 
 def to_ours(theirs: Mapping[str, Tensor], table: NameTable, *, where: str) -> dict[str, Tensor]:
-    """Parameters of ours, in fp32, from tensors by Hugging Face's names.
+    """Return our parameters, in fp32, from tensors by Hugging Face's names.
 
     Raises:
-        InputError: all tensors that are missing, unknown or of another shape, or that are not the
-            copies they should be.
+        InputError: lists the tensors that are missing, unknown, of another shape, or not the copies
+            that they should be.
     """
-    # Of tensors that are shared, a file may hold any one.
+    # A file may hold any one of several shared tensors.
     full = {kept: theirs[copy] for copy, kept in table.copies.items() if copy in theirs} | {
         **theirs
     }
@@ -113,7 +113,7 @@ def to_ours(theirs: Mapping[str, Tensor], table: NameTable, *, where: str) -> di
 
 
 def _n_held(tensors: Iterable[Tensor]) -> int:
-    """Numbers that tensors hold, those that several show counted once."""
+    """Return how many numbers tensors hold; those that several tensors view count once."""
     held: dict[int, int] = {}
     for tensor in tensors:
         storage = tensor.untyped_storage()
@@ -122,7 +122,7 @@ def _n_held(tensors: Iterable[Tensor]) -> int:
 
 
 def to_theirs(ours: Mapping[str, Tensor], table: NameTable) -> dict[str, Tensor]:
-    """Tensors by Hugging Face's names, copies written out, from parameters of ours."""
+    """Return tensors by Hugging Face's names, including copies, from our parameters."""
     pieces: dict[str, list[tuple[int, Tensor]]] = {}
     for pair in table.pairs:
         pieces.setdefault(pair.theirs, []).append((pair.begin, ours[pair.ours]))
@@ -156,7 +156,7 @@ def _cluster_rows(
     for name in ("cluster_weight", "cluster_bias"):
         yield f"softmax.{name}", f"{_SOFTMAX}.{name}", 0
     for c, (low, _) in enumerate(bounds):
-        # Of one width, all clusters are rows of one table there.
+        # If all clusters have one width, they are rows of one table of theirs.
         i, begin = (0, low) if config.div_val == 1 else (c, 0)
         yield f"embedding.tables.{c}", f"{_EMBEDDING}.emb_layers.{i}.weight", begin
         yield f"softmax.tables.{c}", f"{_SOFTMAX}.out_layers.{i}.weight", begin

@@ -1,9 +1,9 @@
-"""A pickle machine in bounds: the stack, the memo, and how much memory the values may take.
+"""A pickle machine with limits: its stack, its memo, and the memory that its values may take.
 
-Python's own machine believes its stream. A few bytes make it reserve gigabytes, and a tuple nested
-in tuples as a key takes the interpreter down. This one counts the memory that its values take, and
-calls only what it is given as a `Call`. What a name in the stream stands for, its caller says.
-`trainer.exchange.pickle_opcodes` says which opcode does what.
+Python's own machine trusts its stream: a few bytes make it reserve gigabytes, and deeply nested
+tuples as a key crash the interpreter. This machine counts the memory of its values, and calls only
+functions given to it as a `Call`. The machine's user decides what a name in the stream stands for.
+`trainer.exchange.pickle_opcodes` runs the opcodes.
 """
 
 import itertools
@@ -15,24 +15,24 @@ from typing import IO, Any
 
 from trainer.exchange.stand_ins import Call, Mapping, Opaque, OpaqueClass, Refused, checked_key
 
-#: Bytes of the values of one file. A vocabulary of 267,735 words needs half of them.
+#: The most bytes of all values of a file. A vocabulary of 267,735 words needs half of them.
 MAX_BYTES = 180 << 20
-#: Bytes of a value's place in a container, and of what Python keeps about it.
+#: Bytes of a value's place in a container, with Python's own data about it.
 _PLACE_BYTES = 24
-#: Bytes of a place in the memo, which grows by more than it needs.
+#: Bytes of a place in the memo, which grows in steps larger than it needs.
 _NUMBERED_BYTES = 12
-#: Bytes of a number, and of a line of protocol 0. Nothing that a checkpoint says is longer.
+#: The most bytes of a number, and of a line of protocol 0. No checkpoint has longer ones.
 _MAX_NUMBER_BYTES, _MAX_LINE_BYTES = 64, 1 << 20
 
 
 class Machine:
-    """Values that are being built from a file.
+    """A machine that builds values from a file.
 
     Args:
-        file: open at the first opcode.
+        file: the file, open at the first opcode.
         n_bytes: bytes of the file that may be read.
-        find: what stands for a module and a name; raises `Refused`.
-        persistent: what stands for an object that is kept beside the stream; raises `Refused`.
+        find: returns what a module and a name stand for, or raises `Refused`.
+        persistent: returns an object that is stored outside the stream, or raises `Refused`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Machine:
         self._stack, self._marked, self._memo = [], [], []
 
     def read(self, n_bytes: int) -> bytes:
-        """Read exactly so many bytes."""
+        """Read exactly `n_bytes` bytes."""
         if not 0 <= n_bytes <= self._left:
             raise pickle.UnpicklingError("it ends early")
         self._left -= n_bytes
@@ -65,7 +65,7 @@ class Machine:
         return found
 
     def unpack(self, form: str) -> Any:
-        """Read a number of `struct`'s form."""
+        """Read a number in a form of the module `struct`."""
         return struct.unpack(form, self.read(struct.calcsize(form)))[0]
 
     def line(self) -> bytes:
@@ -77,7 +77,7 @@ class Machine:
         return found[:-1]
 
     def spend(self, n_bytes: int) -> None:
-        """Count memory that a value takes."""
+        """Count the memory of a value; refuse more than `MAX_BYTES` in all."""
         self._n_bytes += n_bytes
         if self._n_bytes > MAX_BYTES:
             raise Refused(f"its values would take more than {MAX_BYTES >> 20} MiB")
@@ -88,13 +88,13 @@ class Machine:
         self._stack.append(value)
 
     def number(self, text: bytes) -> None:
-        """Push a whole number that is written in digits."""
+        """Push a whole number written in digits."""
         if len(text) > _MAX_NUMBER_BYTES:
             raise Refused(f"a number of {len(text):,} digits")
         self.push({b"00": False, b"01": True}[text] if text in (b"00", b"01") else int(text))
 
     def long(self, n_bytes: int) -> None:
-        """Push a whole number that is written in bytes."""
+        """Push a whole number written in bytes."""
         if not 0 <= n_bytes <= _MAX_NUMBER_BYTES:
             raise Refused(f"a number of {n_bytes:,} bytes")
         self.push(int.from_bytes(self.read(n_bytes), "little", signed=True))
@@ -110,13 +110,13 @@ class Machine:
         self._stack = []
 
     def marked(self) -> list[Any]:
-        """Take the values of the run that began last."""
+        """Take off the values of the run that began last."""
         values = self._stack
         self._stack = self._marked.pop()
         return values
 
     def pop(self) -> None:
-        """Drop the last value, or a run that holds none."""
+        """Drop the last value, or the last run if it is empty."""
         if self._stack:
             self._stack.pop()
         else:
@@ -136,7 +136,7 @@ class Machine:
         self._stack.append(self._stack[-1])
 
     def remember(self, index: int | None) -> None:
-        """Keep the last value under a number, by default the next one."""
+        """Keep the last value under a number; None means the next free number."""
         index = len(self._memo) if index is None else index
         missing = index + 1 - len(self._memo)
         if missing > 0:
@@ -145,7 +145,7 @@ class Machine:
         self._memo[index] = self._stack[-1]
 
     def recall(self, index: int) -> None:
-        """Push what was kept under a number."""
+        """Push the value kept under a number."""
         self.spend(8)
         self._stack.append(self._memo[index])
 
@@ -180,12 +180,12 @@ class Machine:
         target.update(map(checked_key, values))
 
     def make(self, kind: Any, args: Any) -> None:
-        """Push an object of a class, or what a function returns."""
+        """Push an object of a class, or a function's result."""
         if not isinstance(args, tuple):
             raise Refused("arguments are no tuple")
         if isinstance(kind, Call):
             made = kind.function(*args)
-            for arg in args:  # of which a container may be a copy
+            for arg in args:  # a container may copy its argument
                 self.spend(64 * len(arg) if isinstance(arg, list | tuple | dict | set) else 64)
         elif isinstance(kind, OpaqueClass):
             made = Opaque(kind.path, args)
@@ -195,7 +195,7 @@ class Machine:
         self.push(made)
 
     def build(self) -> None:
-        """Give the object below the last value that value as its state."""
+        """Give the last value, as its state, to the object below it on the stack."""
         state, target = self._stack.pop(), self._stack[-1]
         if isinstance(target, Opaque):
             target.state = state
@@ -203,11 +203,11 @@ class Machine:
             raise Refused("it would change how tensors and values are built")
 
     def named(self, module: str, name: str) -> None:
-        """Push what stands for a name."""
+        """Push what a name stands for."""
         self.push(self._find(module, name))
 
     def kept(self, identity: Any) -> None:
-        """Push what is kept beside the stream."""
+        """Push an object that is stored outside the stream."""
         if self._persistent is None:
             raise Refused("it refers to something outside the file")
         self._stack.append(self._persistent(identity))

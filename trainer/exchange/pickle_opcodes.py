@@ -1,6 +1,6 @@
-"""Runs the opcodes of a pickle on a `Machine`.
+"""Running the opcodes of a pickle on a `Machine`.
 
-Those that would reach outside the stream (registered extensions, buffers) are not there.
+Opcodes that reach outside the stream (registered extensions, buffers) are left out.
 """
 
 import codecs
@@ -13,7 +13,7 @@ from typing import Any
 from trainer.exchange.pickle_machine import Machine
 from trainer.exchange.stand_ins import Refused
 
-#: Of one pickle. A vocabulary of 267,735 words needs a quarter of them.
+#: The most opcodes of one pickle. A vocabulary of 267,735 words needs a quarter of them.
 MAX_OPCODES = 8_000_000
 
 _Step = Callable[[Machine], None]
@@ -23,12 +23,12 @@ def load(machine: Machine) -> Any:
     """Read the next pickle of the machine's file.
 
     Raises:
-        pickle.UnpicklingError: it is none, or ends early.
-        Refused: it leaves the bounds, or asks for what the machine has not.
+        pickle.UnpicklingError: the file has no pickle, or it ends early.
+        Refused: the pickle exceeds a limit, or asks for something that the machine lacks.
     """
     machine.restart()
     collects = gc.isenabled()
-    gc.disable()  # it would look through all that is there, over and over, as millions are added
+    gc.disable()  # millions of new objects would make it search all objects again and again
     try:
         return _run(machine)
     except (IndexError, ValueError, TypeError, AttributeError, RuntimeError, struct.error) as error:
@@ -51,7 +51,7 @@ def _run(machine: Machine) -> Any:
 
 
 def _string(machine: Machine) -> None:
-    """A text of Python 2, in quotes."""
+    """Push a text of Python 2, which is in quotes."""
     quoted = machine.line()
     if len(quoted) < 2 or quoted[0] != quoted[-1] or quoted[0] not in b"\"'":
         raise ValueError("a string without quotes")
@@ -97,7 +97,7 @@ def _stack_global(machine: Machine) -> None:
 
 
 def _instance(machine: Machine) -> None:
-    """Build an instance of a class named in the stream, behind its arguments."""
+    """Push an instance of a class that the stream names; its arguments came before."""
     arguments = machine.marked()
     _global(machine)
     machine.make(machine.take(), tuple(arguments))
@@ -120,10 +120,10 @@ def _new_with_names(machine: Machine) -> None:
     machine.make(kind, arguments)
 
 
-#: What each does.
+#: What each opcode does.
 _STEPS: dict[bytes, _Step] = {
     pickle.PROTO: lambda m: _checked_protocol(m.unpack("B")),
-    pickle.FRAME: lambda m: _ignored(m.unpack("<Q")),  # its bytes follow, as without one
+    pickle.FRAME: lambda m: _ignored(m.unpack("<Q")),  # a frame has no effect
     pickle.NONE: lambda m: m.push(None),
     pickle.NEWTRUE: lambda m: m.push(True),
     pickle.NEWFALSE: lambda m: m.push(False),
@@ -193,4 +193,4 @@ def _checked_protocol(number: int) -> None:
 
 
 def _ignored(_: Any) -> None:
-    """Drop what was read."""
+    """Ignore a value that was read."""

@@ -1,9 +1,9 @@
-"""Pickles that nobody vouches for, and the two layouts in which `torch.save` keeps tensors.
+"""Reading untrusted pickles, and the two layouts in which `torch.save` keeps tensors.
 
-Since PyTorch 1.6 a file is a zip archive whose members are stored as they are: `data.pkl`, and
-every storage. Before, pickles stood one after the other, and the storages behind them. No reader of
-PyTorch's or Python's is asked, and no size that a file states is believed: storages together take
-no more than the file has.
+Since PyTorch 1.6 a file is a zip archive of uncompressed members: `data.pkl` and every storage.
+Earlier files hold pickles one after the other, followed by the storages. No reader of PyTorch or
+Python is used, and no size in a file is trusted: all storages together take no more bytes than the
+file has.
 """
 
 import os
@@ -24,9 +24,9 @@ from trainer.exchange.pickle_opcodes import load
 from trainer.exchange.stand_ins import OpaqueClass, Refused, Storage, StorageClass
 from trainer.outside import open_file, printable
 
-#: What the older layout begins with: two pickled numbers.
+#: The two pickled numbers with which the older layout begins.
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-#: Bytes of a zip archive's table of contents; the members of a large model take a tenth.
+#: The most bytes of a zip archive's table of contents; a large model's takes a tenth.
 _MAX_CONTENTS_BYTES = 8 << 20
 
 
@@ -34,7 +34,8 @@ def read_pickled(path: Path) -> Any:
     """Read a file of `torch.save` (of any age) or of `pickle.dump`.
 
     Raises:
-        InputError: it is none, is damaged, or asks for more than tensors and plain values.
+        InputError: the file is no pickle, is damaged, or asks for more than tensors and plain
+            values.
     """
     try:
         with open_file(path) as file:
@@ -60,14 +61,14 @@ def _read(file: BufferedReader, n_bytes: int) -> Any:
 
 
 class _Storages:
-    """Storages by key, which together take no more bytes than their file has."""
+    """Storages by key, which all together take no more bytes than their file has."""
 
     def __init__(self, n_bytes: int) -> None:
         self._left = n_bytes
         self.made: dict[str, Storage] = {}
 
     def make(self, kind: Any, key: Any, numel: Any) -> Storage:
-        """Make the storage of a key, its numbers not read yet; each key once."""
+        """Make the storage of a key, once per key; its numbers are read later."""
         if not isinstance(kind, StorageClass) or not isinstance(key, str) or type(numel) is not int:
             raise Refused("it refers to something that is no storage")
         n_bytes = numel * kind.dtype.itemsize
@@ -79,7 +80,7 @@ class _Storages:
 
 
 def _fill(storage: Storage, file: BufferedReader) -> None:
-    """Read a storage's numbers from where the file is."""
+    """Read a storage's numbers from the file's present position."""
     target: Any = storage.values.view(torch.uint8).numpy()
     if file.readinto(target) != len(target):
         raise pickle.UnpicklingError("it ends early")
@@ -93,7 +94,7 @@ def _read_older(file: BufferedReader, n_bytes: int) -> Any:
     def persistent(identity: Any) -> Any:
         kind, *rest = identity if isinstance(identity, tuple) else ("",)
         if kind == "module" and len(rest) == 3 and isinstance(rest[0], OpaqueClass):
-            return rest[0]  # beside it, the source of a class
+            return rest[0]  # the rest is the source of a class
         if kind != "storage" or len(rest) != 5:
             raise Refused("it refers to something that is no storage")
         kind, key, _, numel, view = rest
@@ -164,24 +165,24 @@ def _read_archive(file: BufferedReader, n_bytes: int) -> Any:
 
 
 def _members(file: BufferedReader) -> dict[str, zipfile.ZipInfo]:
-    """The table of contents, by name."""
+    """Return the archive's table of contents, by name."""
     try:
         contents = zipfile.ZipFile(cast(IO[bytes], _Contents(file)))
     except (Refused, zipfile.BadZipFile):
         raise
-    except Exception as error:  # what a damaged table makes `zipfile` raise is anything
+    except Exception as error:  # with a damaged table `zipfile` raises anything
         raise zipfile.BadZipFile(f"its table of contents cannot be read ({error})") from None
     return {info.filename: info for info in contents.infolist()}
 
 
 class _Contents:
-    """A file whose table of contents alone is read, by `zipfile`."""
+    """A file of which `zipfile` may read little more than the table of contents."""
 
     def __init__(self, file: BufferedReader) -> None:
         self._file, self.seek, self.tell = file, file.seek, file.tell
 
     def read(self, size: int = -1) -> bytes:
-        """Read so many bytes, or what is left."""
+        """Read at most `size` bytes."""
         wanted = _MAX_CONTENTS_BYTES if size < 0 else size
         if wanted > _MAX_CONTENTS_BYTES:
             raise Refused("its table of contents is larger than any checkpoint's")
@@ -189,7 +190,7 @@ class _Contents:
 
 
 def _go_to(member: zipfile.ZipInfo, file: BufferedReader, n_bytes: int) -> int:
-    """Go to where a member's bytes begin, and return how many they are."""
+    """Go to the beginning of a member's bytes, and return their number."""
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
         raise Refused("its members are compressed or encrypted, which torch.save never does")
     file.seek(member.header_offset)

@@ -1,4 +1,4 @@
-"""Translates other trainers' configurations into our settings."""
+"""Translating other trainers' configurations into our settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ _FAIRSEQ_DEFAULTS = {
 
 
 class _Said(BaseModel):
-    """Fields taken of their configuration; the defaults are theirs, the rest is left alone."""
+    """The fields that are used of a foreign configuration, with its own defaults."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -63,12 +63,12 @@ class _Said(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignConfig:
-    """Configuration of one checkpoint of another trainer, in the words of ours."""
+    """The configuration of another trainer's checkpoint, in our terms."""
 
     model: ModelConfig
     vocabulary_size: int
     tgt_len: int | None
-    """Tokens of a training segment; None where the checkpoint does not say."""
+    """Tokens of a training segment; None if the checkpoint does not say."""
     mem_len: int
     clamp_len: int | None
     same_length: bool
@@ -77,7 +77,7 @@ class ForeignConfig:
 def of_huggingface(
     values: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
 ) -> ForeignConfig:
-    """Read `config.json`, in which the first releases called the vocabulary's size n_token."""
+    """Translate `config.json`; the first releases called the vocabulary's size n_token."""
     size = "vocab_size" if "vocab_size" in values else "n_token"
     return _config(
         values,
@@ -89,7 +89,7 @@ def of_huggingface(
 
 
 def of_kimiyoung(module: Opaque, tensors: Mapping[str, Tensor], *, where: str) -> ForeignConfig:
-    """From the attributes of the pickled module."""
+    """Translate the attributes of the pickled module."""
     values = dict(module.attributes)
     parts = values.get("_modules") or {}
     try:
@@ -112,9 +112,9 @@ def of_kimiyoung(module: Opaque, tensors: Mapping[str, Tensor], *, where: str) -
 def of_nvidia(
     content: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
 ) -> ForeignConfig:
-    """Read `model_config`; what was trained with stands in `args`.
+    """Translate `model_config`.
 
-    With same_length their mask sees mem_len + 1 keys, which is the mem_len of the same mask here.
+    With same_length a query of theirs sees mem_len + 1 keys, so our mem_len is larger by one.
     """
     values = content.get("model_config")
     if not isinstance(values, dict):
@@ -126,7 +126,10 @@ def of_nvidia(
 def _of_mem_transformer(
     values: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
 ) -> ForeignConfig:
-    """Both modules call the vocabulary's size so, and have one pair of biases for all layers."""
+    """Translate the settings of kimiyoung's or NVIDIA's module.
+
+    Both call the vocabulary's size n_token, and have one pair of biases for all layers.
+    """
     size = _need(values, "n_token", where)
     return _config(values, tensors, where=where, vocabulary_size=size, position_biases="shared")
 
@@ -134,9 +137,9 @@ def _of_mem_transformer(
 def of_fairseq(
     content: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str
 ) -> ForeignConfig:
-    """From `cfg` (omegaconf, since 2020) or `args` (argparse).
+    """Translate `cfg` (omegaconf, since 2020) or `args` (argparse).
 
-    Its decoder is Hugging Face's model with biases of their own in every layer, and leaves out the
+    fairseq's decoder is Hugging Face's model with separate biases in every layer, and without the
     cutoffs that its dictionary does not reach.
     """
     cfg, args = as_dict(content.get("cfg")), as_dict(content.get("args"))
@@ -153,7 +156,7 @@ def of_fairseq(
         )
     known = {key: given[key] for key in _FAIRSEQ_DEFAULTS if key in given}
     values: dict[str, Any] = _FAIRSEQ_DEFAULTS | known
-    if isinstance(values["cutoffs"], str):  # argparse's
+    if isinstance(values["cutoffs"], str):  # argparse keeps text
         values["cutoffs"] = parse_json(values["cutoffs"], where=f"{where}: cutoffs")
     values["tgt_len"] = (as_dict(cfg.get("task")) or args).get("tokens_per_sample")
     return _config(
@@ -175,10 +178,10 @@ def _config(
             raise InputError(
                 f"{where}: {name} {getattr(said, name)} is not supported: only {only} is"
             )
-    # fairseq leaves out the cutoffs that its dictionary does not reach, and so did the others.
+    # All these trainers leave out the cutoffs that the vocabulary does not reach.
     cutoffs = [cutoff for cutoff in said.cutoffs or [] if cutoff < vocabulary_size]
     for name, number in (("n_layer", said.n_layer), ("cutoffs", len(cutoffs))):
-        if number > len(tensors):  # nothing is built by sizes that are not there
+        if number > len(tensors):  # the sizes must match the tensors before anything is built
             raise InputError(
                 f"{where}: its configuration cannot be used: {name} says {number:,}, but the "
                 f"checkpoint has {len(tensors)} tensors"
@@ -223,7 +226,7 @@ def _need(values: Mapping[str, Any], name: str, where: str) -> int:
 
 
 def _are_tied(tensors: Mapping[str, Tensor], output: str, embedding: str) -> bool:
-    """Return whether the softmax's tensors are the embedding's: of the same values, or absent."""
+    """Return whether the softmax's tensors equal the embedding's or are missing."""
     c = 0
     while (kept := tensors.get(f"{_EMBEDDING}.{embedding.format(c)}")) is not None:
         copy = tensors.get(f"{_SOFTMAX}.{output.format(c)}")
@@ -234,10 +237,10 @@ def _are_tied(tensors: Mapping[str, Tensor], output: str, embedding: str) -> boo
 
 
 def _tied_projections(tensors: Mapping[str, Tensor], n_clusters: int, said: Sequence[bool]) -> str:
-    """Which of the softmax's projections are the embedding's; absent ones are as `said`."""
+    """Return which of the softmax's projections are tied; for missing ones, `said` decides."""
     only = tensors.get(f"{_EMBEDDING}.emb_projs.0")
     if only is None:
-        return "tails"  # and none to tie
+        return "tails"  # there are none to tie
     tied = []
     for c in range(n_clusters):
         kept = tensors.get(f"{_EMBEDDING}.emb_projs.{c}", only)

@@ -1,4 +1,4 @@
-"""Stand-ins for the objects of a pickle: plain values, and names that do nothing."""
+"""Stand-ins for the objects of a pickle: plain values, and objects that do nothing."""
 
 import pickle
 from collections.abc import Callable, Iterator
@@ -9,18 +9,18 @@ from torch import Tensor
 
 from trainer.errors import InputError
 
-#: Modules inside modules, and objects of a configuration or modules of a model.
+#: The deepest nesting of modules, and the most objects of a configuration or modules of a model.
 _MAX_DEPTH, _MAX_OBJECTS = 32, 100_000
-#: Python hashes a number below this one to itself: no numbers can be chosen that fall together.
+#: Python hashes a smaller number to itself, so nobody can choose numbers with equal hashes.
 _MAX_KEY = 2**61 - 1
 
 
 class Refused(pickle.UnpicklingError):
-    """The stream asks for more than tensors and plain values."""
+    """An error: the stream asks for more than tensors and plain values."""
 
 
 class Opaque:
-    """Stands for an object of a class that is not here: its name, arguments, state and items."""
+    """A stand-in for an object of a foreign class: its name, arguments, state and items."""
 
     __slots__ = ("args", "items", "path", "state")
 
@@ -42,7 +42,7 @@ class Opaque:
 
 
 class OpaqueClass:
-    """Stands for a class that is not here; what is made of it is an `Opaque`."""
+    """A stand-in for a foreign class; its objects are `Opaque`."""
 
     __slots__ = ("path",)
 
@@ -60,7 +60,7 @@ class Call:
 
 
 class StorageClass:
-    """Stands for a class of PyTorch's storages: its dtype."""
+    """A stand-in for a class of PyTorch's storages: its dtype."""
 
     __slots__ = ("dtype",)
 
@@ -69,7 +69,7 @@ class StorageClass:
 
 
 class Storage:
-    """The numbers that tensors are made of."""
+    """The numbers that tensors view."""
 
     __slots__ = ("values",)
 
@@ -78,14 +78,14 @@ class Storage:
 
 
 class Mapping(dict[Any, Any]):
-    """An ordered, counting or defaulting dict as a plain one; what it defaults to is dropped."""
+    """A plain dict in place of an ordered, counting or defaulting one; the default is dropped."""
 
 
 def checked_key(key: Any, depth: int = 0) -> Any:
     """Return `key` if a dict or set may hold it.
 
     Raises:
-        Refused: it is no scalar and no short tuple of them: hashing it may not end.
+        Refused: the key is no scalar and no short tuple of scalars: hashing it might never end.
     """
     if isinstance(key, tuple) and len(key) <= 64 and depth < 2:
         for part in key:
@@ -100,10 +100,10 @@ def checked_key(key: Any, depth: int = 0) -> Any:
 
 
 def module_tensors(module: Opaque) -> Iterator[tuple[str, Tensor]]:
-    """The state dict of a whole `torch.nn.Module` that was pickled: names and tensors.
+    """Yield names and tensors of the state dict of a pickled `torch.nn.Module`.
 
     Raises:
-        InputError: its modules hold themselves, or each other over and over.
+        InputError: its modules contain themselves or one another, or are too many.
     """
     budget = _Budget("modules")
     yield from _module_tensors(module, "", budget)
@@ -122,10 +122,10 @@ def _module_tensors(module: Opaque, prefix: str, budget: "_Budget") -> Iterator[
 
 
 def plain(value: Any) -> Any:
-    """Return `value` with namespaces and omegaconf containers inside as dicts, lists and scalars.
+    """Return `value` with its namespaces and omegaconf containers as dicts, lists and scalars.
 
     Raises:
-        InputError: its objects hold themselves, or each other over and over.
+        InputError: its objects contain themselves or one another, or are too many.
     """
     return _plain(value, _Budget("configuration"))
 
@@ -145,7 +145,7 @@ def _plain(value: Any, budget: "_Budget") -> Any:
 
 
 class _Budget:
-    """Ends a walk through objects that would not end, or not soon."""
+    """A limit that ends a walk through objects that would take too long."""
 
     def __init__(self, what: str) -> None:
         self._what, self._depth, self._n_objects = what, 0, 0

@@ -26,7 +26,7 @@ from trainer.exchange.pickles import read_pickled
 from trainer.exchange.stand_ins import Opaque
 from trainer.outside import read_bytes, shortened
 
-#: What is looked for beside a checkpoint.
+#: Files to look for beside a checkpoint.
 _BESIDE = (
     VOCABULARY_FILE,
     "tokenizer.json",
@@ -37,7 +37,7 @@ _BESIDE = (
     "dict.txt",
 )
 
-#: Bytes of a list of words: of 800,000 they take 10 million.
+#: The most bytes of a list of words; 800,000 words take 10 million.
 _MAX_LIST_BYTES = 64 << 20
 
 #: The ids that fairseq's `Dictionary` begins with; its end of sentence is our end of line.
@@ -45,16 +45,16 @@ _FAIRSEQ_SPECIAL = ("<s>", "<pad>", EOS, UNK)
 
 
 def find_vocabulary(given: Path | None, *, beside: Path, inside: Any, size: int) -> Vocabulary:
-    """The vocabulary of a checkpoint: the one given, the one inside it, or one beside it.
+    """Return the vocabulary of a checkpoint: the one given, one inside it, or one beside it.
 
     Args:
         given: file or folder that the user names.
         beside: folder of the checkpoint.
-        inside: object in the checkpoint that holds it, if one does.
-        size: of the model's embedding.
+        inside: the object in the checkpoint that holds the vocabulary, if any.
+        size: the number of words of the model's embedding.
 
     Raises:
-        InputError: there is none, it cannot be read, or it is of another size.
+        InputError: there is no vocabulary, it cannot be read, or it is of another size.
     """
     if given is not None:
         vocabulary, where = read_vocabulary(given), str(given)
@@ -77,10 +77,10 @@ def find_vocabulary(given: Path | None, *, beside: Path, inside: Any, size: int)
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """Read any of the files above.
+    """Read a vocabulary from any of the files that the module's docstring lists.
 
     Raises:
-        InputError: it cannot be read, or is none of them.
+        InputError: the file cannot be read, or is none of them.
     """
     if path.is_dir() or path.suffix == ".json":
         return load_vocabulary(path)
@@ -108,7 +108,7 @@ def _from_lines(path: Path) -> Vocabulary:
 
 
 def _from_object(pickled: Any, *, where: str) -> Vocabulary:
-    """From a pickled corpus, vocabulary or tokenizer, or the dict that one was."""
+    """Return the vocabulary of a pickled corpus, vocabulary or tokenizer, or of its dict."""
     values = pickled.attributes if isinstance(pickled, Opaque) else pickled
     if isinstance(values, dict) and isinstance(values.get("vocab"), Opaque):
         values = values["vocab"].attributes
@@ -127,7 +127,7 @@ def _from_symbols(symbols: Sequence[str], *, lowercase: bool, where: str) -> Voc
         if EOS in symbols:
             return WordVocabulary(symbols, lowercase=lowercase)
         if all(symbol.isdigit() and int(symbol) < 256 for symbol in symbols):
-            # enwik8 there: every byte as a number.
+            # Their enwik8 writes every byte as a number.
             return SymbolVocabulary("bytes", "".join(chr(int(symbol)) for symbol in symbols))
         if all(len(symbol) == 1 for symbol in symbols):
             # text8 there: a space is written as an underscore.
