@@ -125,7 +125,7 @@ CONFIGS = {
         n_streams=1,
         clamp_len=400,
         same_length=True,
-        n_steps=8,  # read at once: see `trainer.inference.score.reading`
+        n_steps=8,  # read at once: see `trainer.inference.score.fastest`
     ),
 }
 

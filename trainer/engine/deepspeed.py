@@ -266,18 +266,11 @@ class Engine:
             yield self.ds.module
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients of `loss`, divided by the number of slots.
-
-        After the last slot's call the gradients are averaged over ranks.
-        """
+        """Accumulate gradients of `loss` / `slots`; average them over ranks at the last slot."""
         self.ds.backward(loss)
 
     def step(self) -> bool | None:
-        """End a micro step; after the last one of a step, update the weights.
-
-        Returns:
-            Whether the update was applied; None before the last micro step.
-        """
+        """End a micro step, the last with an update; return whether one was applied, else None."""
         if not self.ds.is_gradient_accumulation_boundary():
             self.ds.step()
             return None

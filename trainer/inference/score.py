@@ -161,7 +161,7 @@ def score(
     on_tokens: Callable[[int, Tensor], None] | None = None,
     as_fairseq: bool = False,
 ) -> Score | None:
-    """Score a split; return None if told to stop. Collective; the caller has switched dropout off.
+    """Score a split; None if it was stopped. Collective; the caller has switched dropout off.
 
     Args:
         forward: the model.
@@ -178,8 +178,7 @@ def score(
         as_fairseq: whether to count as fairseq does: see the module's docstring.
 
     Raises:
-        InputError: there is nothing to score, or the model does not return nats per token, which
-            `on_tokens` and `as_fairseq` need.
+        InputError: there is nothing to score, or the model lacks nats per token where needed.
     """
     chunk = min(scoring.tgt_len, split.n_tokens) if as_fairseq else None
     plan = _planned(split, scoring, n_layer=n_layer, world=world, chunk=chunk)
