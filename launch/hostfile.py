@@ -1,8 +1,8 @@
 """Say which line of a hostfile is this machine: ``python launch/hostfile.py HOSTFILE``.
 
-It prints the number of the line, counted from 0, and where the ranks meet: the first machine. A
-line is read as DeepSpeed reads it, which says of one that it cannot read no more than "bad entry".
-NODE_RANK tells a machine its line where its name does not.
+The output is the number of the line, counted from 0, and the first machine, where the ranks meet. A
+line is read as in DeepSpeed, which for a bad line says no more than "bad entry". NODE_RANK gives a
+machine its line if its name does not.
 """
 
 import os
@@ -26,10 +26,10 @@ def main() -> int:
 
 
 def read_hosts(path: Path) -> list[str]:
-    """Names of the machines of a hostfile, line by line, without the user before an @.
+    """Return the names of a hostfile's machines, line by line, without the user before an @.
 
     Raises:
-        ValueError: what DeepSpeed will not read, or would read as no machine: line and reason.
+        ValueError: DeepSpeed would refuse a line, or read it as no machine; line and reason.
     """
     if not path.is_file():
         raise ValueError(": no such file")
@@ -56,13 +56,13 @@ def read_hosts(path: Path) -> list[str]:
 
 
 def node_rank(hosts: list[str], own: str, *, given: str | None = None) -> int:
-    """Which of `hosts` this machine is, whose name is `own`; or the rank that it is `given`.
+    """Return the index in `hosts` of this machine, whose name is `own`; or the `given` one.
 
-    A full name and a short one are the same machine's if their first parts are equal. Where no name
-    fits, the machine is the one whose address it has.
+    A full name and a short one fit each other if their first parts are equal. If no name fits, the
+    host with an address of this machine counts.
 
     Raises:
-        ValueError: none is, or several are.
+        ValueError: no host is this machine, or several may be.
     """
     if given:
         if not given.isdecimal() or int(given) >= len(hosts):
@@ -88,7 +88,7 @@ def _same_short_name(host: str, own: str) -> bool:
 
 
 def _same_address(host: str, own: str) -> bool:
-    """Return whether this machine has an address of `host`, beside the one that all have."""
+    """Return whether this machine has an address of `host`; the loopback does not count."""
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError):

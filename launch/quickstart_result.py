@@ -1,4 +1,4 @@
-"""What the quick start promises, against what came out: ``python quickstart_result.py RUN``."""
+"""Compare the quick start's promises with its results: ``python quickstart_result.py RUN``."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ from trainer.track.results import EvalResult, measure_of, newest, read_results
 
 
 def main(run_dir: Path) -> int:
-    """Print both comparisons; returns 1 if the model learnt nothing, or nothing from memory."""
+    """Print both comparisons; return 1 if the model learnt nothing, or nothing from memory."""
     device = choose_device("auto", local_rank=0)
     trained = open_trained(run_dir, which="best", precision=None, device=device)
     corpus = open_corpus_of(run_dir)
@@ -37,10 +37,10 @@ def main(run_dir: Path) -> int:
 def result_of(
     run_dir: Path, trained: TrainedModel, corpus: Corpus, scoring: ScoringConfig
 ) -> EvalResult:
-    """The run's result of this checkpoint on the test split of this corpus, scored like this.
+    """Return the run's result of this checkpoint on this corpus's test split, scored like this.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such result.
     """
     of = measure_of(corpus, corpus.splits["test"], scoring, precision=trained.precision)
     result = newest(
@@ -58,7 +58,7 @@ def result_of(
 
 
 def entropy(counts: np.ndarray) -> float:
-    """Entropy in nats of the distribution that `counts` draw."""
+    """Return the entropy in nats of the distribution given by `counts`."""
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum())
 
