@@ -18,7 +18,7 @@ from builders import (
 
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Split
-from trainer.inference.score import LONGEST, Plan, reading, score
+from trainer.inference.score import LONGEST, ScorePlan, fastest, score
 from trainer.model.memory import KeysAndValues
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment, reading_memory
@@ -88,10 +88,10 @@ def test_training_refuses_a_memory_that_holds_as_long_as_the_weights_do() -> Non
         model(segment_of(torch.zeros(1, 2, dtype=torch.int64)), projected(model, 1, 3))
 
 
-def plan(n_pairs: int, **settings: Any) -> Plan:
+def plan(n_pairs: int, **settings: Any) -> ScorePlan:
     """Of a model as deep as wt103's, on one rank."""
     settings = {"batch_size": 1, **settings}
-    return Plan(n_pairs=n_pairs, scoring=scoring(**settings), n_layer=16, rank=0, world_size=1)
+    return ScorePlan(n_pairs=n_pairs, scoring=scoring(**settings), n_layer=16, rank=0, world_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_segments_of_long_rows_are_lengthened_under_same_length_alone(
     tgt_len: int, mem_len: int, same_length: bool, read: int
 ) -> None:
     asked = plan(10**6, tgt_len=tgt_len, mem_len=mem_len, same_length=same_length)
-    found = reading(asked)
+    found = fastest(asked)
     assert found.scoring.tgt_len == read
     assert found.scoring == asked.scoring.model_copy(update={"tgt_len": read})
 
@@ -130,7 +130,7 @@ def test_what_is_read_ahead_of_rows_decides_how_long_segments_are(
 ) -> None:
     sizes = {"mem_len": 640, "same_length": True, "batch_size": batch_size, "warm": warm}
 
-    found = reading(plan(n_pairs, tgt_len=64, **sizes))
+    found = fastest(plan(n_pairs, tgt_len=64, **sizes))
     assert found.scoring.tgt_len <= n_pairs + 1
     lengths = {min(64 * n, n_pairs + 1) for n in range(1, 9)}
     assert found.cost == min(plan(n_pairs, tgt_len=n, **sizes).cost for n in lengths)
@@ -139,8 +139,8 @@ def test_what_is_read_ahead_of_rows_decides_how_long_segments_are(
 def test_the_validation_of_wt103_is_read_by_halves_of_the_memory() -> None:
     """Two of them fill it; a longer segment would be read ahead by as many."""
     sizes = {"tgt_len": 64, "mem_len": 640, "same_length": True}
-    assert reading(plan(245_568, **sizes, batch_size=32)).scoring.tgt_len == 320
-    assert reading(plan(245_568, **sizes, batch_size=1)).scoring.tgt_len == 512
+    assert fastest(plan(245_568, **sizes, batch_size=32)).scoring.tgt_len == 320
+    assert fastest(plan(245_568, **sizes, batch_size=1)).scoring.tgt_len == 512
 
 
 @pytest.mark.parametrize("cut_documents", [False, True])
