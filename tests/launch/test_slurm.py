@@ -18,6 +18,8 @@ from trainer.track.records import METRICS_FILE
 from trainer.track.status import read_status
 
 CLUSTER = ROOT.parent / "shared" / "tools" / "slurm_cluster.sh"
+#: Seconds, and some more, after which Slurm kills what is left of a job.
+KILL_WAIT_S = 8
 LONG_S = 60
 """Training that a job of one minute, Slurm's shortest, cannot end: it is told to stop before."""
 
@@ -126,9 +128,11 @@ def test_a_run_that_meets_its_time_limit_is_requeued_and_ends_as_if_undisturbed(
     cut.wait("requeue", lambda job: job.state()["Restarts"] == "1")
     assert read_status(cut.case.run_dir).state == "requeue"
     assert whole.wait_for_end() == "0:0"
-    while cut.state()["JobState"] not in ("COMPLETED", "FAILED"):
-        at_once = ["scontrol", "update", f"JobId={cut.id}", "StartTime=now"]
-        subprocess.run(at_once, check=False, capture_output=True)  # Slurm lets it wait two minutes
+    while (state := cut.state()["JobState"]) not in ("COMPLETED", "FAILED"):
+        if state == "PENDING":  # Slurm lets it wait two minutes, so that its nodes are rid of it
+            time.sleep(KILL_WAIT_S)
+            at_once = ["scontrol", "update", f"JobId={cut.id}", "StartTime=now"]
+            subprocess.run(at_once, check=False, capture_output=True)
         time.sleep(1)
 
     assert cut.wait_for_end() == "0:0", cut.output.read_text()
