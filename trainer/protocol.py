@@ -92,7 +92,7 @@ def reading_memory(
 
 
 class RecurrentModel(Protocol):
-    """What the loop asks of a recurrent model, which is an `nn.Module` as well."""
+    """The methods that the loop calls of a recurrent model, which is an `nn.Module` as well."""
 
     def empty_memory(
         self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device

@@ -1,1 +1,1 @@
-"""What is trained, and how: the experiment, the DeepSpeed file and the training command line."""
+"""The settings of a run: the experiment, the DeepSpeed file and the training command line."""

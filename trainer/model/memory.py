@@ -41,7 +41,7 @@ M = TypeVar("M", bound=LayerInputs | KeysAndValues)
 
 
 class Past(NamedTuple):
-    """What one layer attends to before the segment, and the distances to the keys."""
+    """The keys before the segment that one layer attends to, and the distances to them."""
 
     memory_BMX: Tensor
     """Inputs of the layer, X = D; if `is_projected`, keys and values, X = 2·H·E."""

@@ -19,7 +19,7 @@ STEPS_LATE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What all ranks have agreed on."""
+    """The outcome that all ranks have agreed on."""
 
     wish: Wish
     """The strongest request to stop."""

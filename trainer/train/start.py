@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a run starts from."""
+    """The state that a run starts from."""
 
     origin: rundir.Origin | None
     """The checkpoint from which the run goes on."""
