@@ -113,9 +113,14 @@ BAD: dict[str, tuple[Any, str]] = {
         carried()._replace(layers=(Inner(torch.zeros(B, 2, 2, 3, 4), torch.zeros(B)),) * 2),  # type: ignore[arg-type]
         r"memory\.layers\.0\.n_read was a int and is a Tensor",
     ),
+    "a list": (list(carried()), r"memory is a list, no tensor, tuple or number"),
+    "complex numbers": (
+        carried()._replace(count_B=torch.zeros(B, dtype=torch.complex128)),
+        r"memory\.count_B is complex128, which no checkpoint can hold",
+    ),
     "something else": (
         carried()._replace(count_B="many"),  # type: ignore[arg-type]
-        r"memory\.count_B is a str, no tensor and no number",
+        r"memory\.count_B is a str, no tensor, tuple or number",
     ),
 }
 

@@ -267,7 +267,7 @@ def _locked(draft: Path) -> Iterator[Callable[[], bool]]:
 def _empty(draft: Path) -> None:
     """Remove all but the lock from a folder."""
     for left in draft.iterdir():
-        if left.is_dir():
+        if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)
         elif left.name != LOCK:
             left.unlink()

@@ -81,9 +81,10 @@ def check_returned(memory: Memory, before: Memory) -> None:
             than before the segment, or shares its storage with the memory before the segment.
     """
     had, has = dict(leaves(before)), dict(leaves(memory))
-    wrong = [f"{name} is {'missing' if name in had else 'new'}" for name in had.keys() ^ has.keys()]
     n_streams = next((len(x) for x in had.values() if isinstance(x, Tensor)), 0)
-    wrong = sorted(wrong) or _misfits(memory, n_streams=n_streams)
+    wrong = _misfits(memory, n_streams=n_streams) or sorted(
+        f"{name} is {'missing' if name in had else 'new'}" for name in had.keys() ^ has.keys()
+    )
     held = {_storage(leaf) for leaf in had.values() if isinstance(leaf, Tensor) and leaf.numel()}
     for name, leaf in [] if wrong else has.items():
         was = had[name]
@@ -105,7 +106,9 @@ def _misfits(memory: Memory, *, n_streams: int) -> list[str]:
     found: Iterator[tuple[str, Any]] = leaves(memory)
     for name, leaf in found:
         if not isinstance(leaf, Tensor | int):
-            wrong.append(f"{name} is a {type(leaf).__name__}, no tensor and no number")
+            wrong.append(f"{name} is a {type(leaf).__name__}, no tensor, tuple or number")
+        elif isinstance(leaf, Tensor) and leaf.dtype == torch.complex128:
+            wrong.append(f"{name} is complex128, which no checkpoint can hold")
         elif isinstance(leaf, Tensor) and leaf.shape[:1] != (n_streams,):
             wrong.append(f"{name} is {_described(leaf)}, not {n_streams} streams first")
     return wrong

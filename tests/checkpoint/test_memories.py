@@ -68,6 +68,14 @@ def test_what_is_saved_is_a_copy() -> None:
     assert torch.equal(kept["memory.shift"], carried([0, 1]).shift)
 
 
+def test_a_memory_in_any_layout_is_saved(tmp_path: Path) -> None:
+    memory = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    save_tensors(memory_tensors([([0, 1], memory)]), tmp_path / "memory-00000.safetensors")
+    (found,) = read_memories(tmp_path, [[1, 0]], unread=[torch.zeros(2, 3, 4, 5)])
+    assert isinstance(found, Tensor)
+    assert torch.equal(found, memory[[1, 0]])
+
+
 def test_memory_is_read_in_the_dtype_of_the_model_that_reads_it(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     (whole,) = read_memories(path, [[0, 1, 2, 3]], unread=[Trained.unread(4)])

@@ -32,7 +32,8 @@ def memory_tensors(memories: list[tuple[list[int], Memory]]) -> dict[str, Tensor
         for name, leaf in leaves(memory):
             rows = leaf.cpu() if isinstance(leaf, Tensor) else torch.full((len(ids),), leaf)
             by_name.setdefault(name, []).append(rows)
-    kept = {name: torch.cat(parts) for name, parts in by_name.items()}
+    # `cat` keeps a layout such as channels last, in which no file can hold a tensor.
+    kept = {name: torch.cat(parts).contiguous() for name, parts in by_name.items()}
     return {_IDS: torch.tensor([stream for ids, _ in memories for stream in ids]), **kept}
 
 

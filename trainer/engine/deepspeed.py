@@ -31,6 +31,7 @@ from trainer.engine.full_state import FullState
 from trainer.engine.lamb import Lamb, matrices
 from trainer.engine.schedules import Schedule, cosine
 from trainer.engine.whole_gradients import WholeGradients
+from trainer.engine.zero import layers_are_called_once, refuse_frozen
 from trainer.errors import InputError
 from trainer.memory_tree import check_made, check_returned
 from trainer.model.layer import Layer
@@ -112,8 +113,9 @@ def build(
         config["gradient_clipping"] = 0.0  # Engine.step clips, after looking for a NaN
     names = {id(p): name for name, p in model.named_parameters()}
     parts = matrices(model)
-    if resolved.zero_stage == 3 and any(isinstance(module, Layer) for module in model.modules()):
-        # Gather all weights of a layer when the layer is called: back ends do not call its parts.
+    if resolved.zero_stage > 0:
+        refuse_frozen(model, stage=resolved.zero_stage)
+    if resolved.zero_stage == 3 and layers_are_called_once(model):  # back ends call no part of one
         deepspeed.utils.set_z3_leaf_modules(model, [Layer])
     ds, *_ = deepspeed.initialize(
         model=model,
