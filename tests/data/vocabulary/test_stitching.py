@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -54,7 +56,22 @@ def test_ids_are_those_of_the_whole_document(name: str, text: str, places: list[
     content = tokenizer_files()[name]
     vocabulary = vocabulary_of(name)
     ids = streamed(vocabulary, cut(text, places))
-    assert ids == encoded_whole(content, text) + ends_with(vocabulary)
+    whole = encoded_whole(content, text) + ends_with(vocabulary)
+    assert ids == whole or are_as_likely(vocabulary, content, ids, whole)
+
+
+def are_as_likely(
+    vocabulary: TokenizerVocabulary, content: Any, one: list[int], other: list[int]
+) -> bool:
+    """Return whether Unigram finds two encodings of one text equally likely.
+
+    Of such two it takes the one that its rounded sums favour, which depend on all the text before.
+    """
+    model = content["model"]
+    if model["type"] != "Unigram" or vocabulary.decode(one) != vocabulary.decode(other):
+        return False
+    scores = [sum(model["vocab"][i][1] for i in ids) for ids in (one, other)]
+    return math.isclose(*scores, rel_tol=1e-12)
 
 
 def test_ids_are_those_of_the_whole_file(tmp_path: Path) -> None:
