@@ -30,7 +30,7 @@ from trainer.engine.deepspeed import Engine
 from trainer.host_cpu import use_cpu_well
 from trainer.train import duties, loop, recovery, saving
 from trainer.train.faults import FaultWatch
-from trainer.train.plan import make_plan
+from trainer.train.opening.plan import make_plan
 from trainer.train.profiling import Profiler
 from trainer.train.session import train_connected
 from trainer.train.stopping import StopRequests

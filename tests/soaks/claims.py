@@ -28,7 +28,7 @@ from trainer.distributed import complete_environ
 from trainer.track.processes import read_holder
 from trainer.track.records import METRICS_FILE
 from trainer.track.status import read_status
-from trainer.train.claim import CLAIM
+from trainer.train.opening.claim import CLAIM
 
 TRAIN = str(ROOT / "launch" / "train.py")
 LAUNCHERS = ("python", "torchrun", "deepspeed", "srun", "mpirun")

@@ -23,7 +23,7 @@ from trainer.distributed import World, broadcast_object, complete_environ
 from trainer.engine import deepspeed
 from trainer.errors import Exit, InputError
 from trainer.track.status import STATUS_FILE, read_status
-from trainer.train.plan import make_plan
+from trainer.train.opening.plan import make_plan
 from trainer.train.session import train_connected
 from trainer.train.stopping import STOP_FILE, StopRequests, Wish
 

@@ -19,8 +19,8 @@ from trainer.track.measure import Measure
 from trainer.track.metrics import MetricsWriter, read_metrics
 from trainer.track.records import METRICS_FILE, RecordKind
 from trainer.track.status import read_status
-from trainer.track.wandb_log import Sample, WandbLog, choose_id, stored_id
-from trainer.track.wandb_settings import check_wandb
+from trainer.track.wandb.log import Sample, WandbLog, choose_id, stored_id
+from trainer.track.wandb.settings import check_wandb
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -31,16 +31,17 @@ from trainer.host_cpu import use_cpu_well
 from trainer.model.build import build_model
 from trainer.track.console import close_logging, setup_logging
 from trainer.track.tracker import open_tracker
-from trainer.train import duties, identity, recovery, rundir
+from trainer.train import duties, recovery
 from trainer.train.background import Background
-from trainer.train.claimant import claimed
-from trainer.train.dry_run import describe_start, refuse_without_memory
 from trainer.train.faults import FaultWatch
 from trainer.train.loop import train
-from trainer.train.plan import Plan, describe_plan, make_plan
+from trainer.train.opening import identity, rundir
+from trainer.train.opening.claimant import claimed
+from trainer.train.opening.dry_run import describe_start, refuse_without_memory
+from trainer.train.opening.plan import Plan, describe_plan, make_plan
+from trainer.train.opening.start import Start, announce, find_start, give_up
 from trainer.train.profiling import Profiler
 from trainer.train.run import Run
-from trainer.train.start import Start, announce, find_start, give_up
 from trainer.train.stopping import StopRequests
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from training import Case
 from trainer.config.arguments import parse_train
 from trainer.distributed import complete_environ
 from trainer.errors import InputError
-from trainer.train.dry_run import describe_start
-from trainer.train.plan import make_plan
+from trainer.train.opening.dry_run import describe_start
+from trainer.train.opening.plan import make_plan
 
 #: The flags of the fixture `trained`, as far as a resumed run may not change them.
 SAME = ["--train.max-steps", "6", "--sample.prompt", "the miller"]

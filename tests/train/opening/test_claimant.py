@@ -13,8 +13,8 @@ from claiming import ELSEWHERE, HERE, Clock, claim, contents, killed
 from training import environment
 
 from trainer.errors import InputError
-from trainer.train.claim import CLAIM, STALE_S
-from trainer.train.claimant import LOOK_S, Claimant, claimed
+from trainer.train.opening.claim import CLAIM, STALE_S
+from trainer.train.opening.claimant import LOOK_S, Claimant, claimed
 
 
 def test_a_second_start_is_refused_and_told_who_trains(run_dir: Path, claim_of) -> None:
@@ -190,7 +190,7 @@ def test_where_none_can_be_made_it_says_so_in_one_line(tmp_path: Path) -> None:
 CONTENDER = """
 import os, sys, time
 from pathlib import Path
-from trainer.train.claimant import Claimant
+from trainer.train.opening.claimant import Claimant
 from trainer.errors import InputError
 run_dir, mark = Path(sys.argv[1]), Path(sys.argv[2])
 while True:

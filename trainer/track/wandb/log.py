@@ -20,8 +20,8 @@ from trainer.files import write_atomically
 from trainer.outside import printable
 from trainer.shell import command, program
 from trainer.track.results import read_results
-from trainer.track.wandb_service import WandbService
-from trainer.track.wandb_settings import Mode, id_problem
+from trainer.track.wandb.service import WandbService
+from trainer.track.wandb.settings import Mode, id_problem
 
 if TYPE_CHECKING:
     import wandb
@@ -69,7 +69,7 @@ def choose_id(run_dir: Path, *, wandb_id: str | None, environ: Mapping[str, str]
     """Choose the run's id, and keep it in `run_dir` from now on.
 
     The environment's id (a sweep's) comes first, then `run_dir`'s, then `wandb_id`, then a new one.
-    `trainer.track.wandb_settings.check_wandb` has refused a bad id in the environment before.
+    `trainer.track.wandb.settings.check_wandb` has refused a bad id in the environment before.
     """
     if wandb_id is not None and id_problem(wandb_id):
         wandb_id = None  # a checkpoint's, from before ids were checked

@@ -20,8 +20,8 @@ from trainer.track.metrics import read_metrics
 from trainer.track.results import EvalResult, file_result
 from trainer.track.status import Status, write_status
 from trainer.track.tracker import track_evaluations
-from trainer.track.wandb_log import choose_id, stored_id
-from trainer.track.wandb_settings import id_problem
+from trainer.track.wandb.log import choose_id, stored_id
+from trainer.track.wandb.settings import id_problem
 
 pytestmark = pytest.mark.usefixtures(no_wandb_of_the_users.__name__)
 

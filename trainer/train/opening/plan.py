@@ -143,7 +143,7 @@ def check_segments(experiment: ExperimentConfig, corpus: Corpus) -> None:
 def describe_plan(plan: Plan, start: Mapping[str, Any]) -> str:
     """Return the text of `--dry-run`: both resolved configurations, `start`, and memory needs.
 
-    `start` is the result of `trainer.train.dry_run.describe_start`.
+    `start` is the result of `trainer.train.opening.dry_run.describe_start`.
     """
     experiment, streams = plan.arguments.experiment, plan.streams
     budget = plan.budget or Budget(experiment, plan.corpus, plan.resolved, plan.world)

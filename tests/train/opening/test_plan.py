@@ -14,7 +14,7 @@ from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.data.streams import Streams
 from trainer.distributed import complete_environ
 from trainer.errors import InputError
-from trainer.train.plan import check_segments, check_splits, make_plan
+from trainer.train.opening.plan import check_segments, check_splits, make_plan
 
 
 def test_a_sample_that_cannot_begin_is_refused(tmp_path: Path) -> None:

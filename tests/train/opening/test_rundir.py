@@ -7,8 +7,8 @@ import pytest
 
 from trainer.config.recipe import load_recipe
 from trainer.errors import InputError
-from trainer.train import rundir
-from trainer.train.claim import CLAIM, DRAFT
+from trainer.train.opening import rundir
+from trainer.train.opening.claim import CLAIM, DRAFT
 
 QUICKSTART = load_recipe("quickstart")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from trainer.errors import InputError
 from trainer.track.processes import Place, read_holder, this_place
-from trainer.train.claim import CLAIM, DRAFT, STALE_S, Claim, holding
+from trainer.train.opening.claim import CLAIM, DRAFT, STALE_S, Claim, holding
 
 if TYPE_CHECKING:
     from trainer.distributed import World

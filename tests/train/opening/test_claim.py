@@ -9,7 +9,7 @@ import pytest
 from claiming import ELSEWHERE, HERE, Clock, claim, contents
 
 from trainer.errors import InputError
-from trainer.train.claim import CLAIM, DRAFT
+from trainer.train.opening.claim import CLAIM, DRAFT
 
 
 def test_a_claim_leaves_no_trace(run_dir: Path) -> None:

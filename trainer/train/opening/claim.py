@@ -20,7 +20,7 @@ ever has the same name. The file names host and process, and a thread of the hol
   its file gone, and leaves without writing. It also leaves when the directory was moved or deleted,
   since its paths lead elsewhere. A claim that was removed by hand is made again.
 
-This module does what a holder does; `trainer.train.claimant` takes and takes over.
+This module does what a holder does; `trainer.train.opening.claimant` takes and takes over.
 """
 
 import contextlib

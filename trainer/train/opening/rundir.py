@@ -25,7 +25,7 @@ from trainer.errors import InputError, first_few
 from trainer.files import write_atomically
 from trainer.outside import printable, read_json
 from trainer.track.records import METRICS_FILE
-from trainer.train.claim import CLAIM, DRAFT
+from trainer.train.opening.claim import CLAIM, DRAFT
 
 T = TypeVar("T")
 

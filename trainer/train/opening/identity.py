@@ -9,7 +9,7 @@ from trainer.outside import printable
 from trainer.track.measure import corpus_label
 from trainer.track.status import Status
 from trainer.train.expectations import missed
-from trainer.train.plan import Plan
+from trainer.train.opening.plan import Plan
 from trainer.wording import counted
 
 log = logging.getLogger(__name__)

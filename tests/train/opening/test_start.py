@@ -11,7 +11,7 @@ from training import Case, losses, run_cases
 from trainer.config.arguments import parse_train
 from trainer.config.recipe import parse_experiment
 from trainer.errors import Exit
-from trainer.train.claim import CLAIM
+from trainer.train.opening.claim import CLAIM
 
 #: What stands in the way in a run's directory: a folder where a file goes, or a file for a folder.
 FOLDERS = (

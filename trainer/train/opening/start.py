@@ -13,9 +13,9 @@ from trainer.errors import Exit, InputError, ShortageError
 from trainer.outside import printable
 from trainer.track.metrics import next_attempt
 from trainer.track.status import Status, read_status, write_status
-from trainer.train import rundir
 from trainer.train.due import is_done
-from trainer.train.plan import Plan
+from trainer.train.opening import rundir
+from trainer.train.opening.plan import Plan
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from trainer.budget.check import check_memory
 from trainer.distributed import World, gather_objects
 from trainer.errors import InputError
 from trainer.model.build import build_model
-from trainer.train import rundir
-from trainer.train.claimant import Claimant
-from trainer.train.plan import Plan
-from trainer.train.start import finished, look
+from trainer.train.opening import rundir
+from trainer.train.opening.claimant import Claimant
+from trainer.train.opening.plan import Plan
+from trainer.train.opening.start import finished, look
 
 log = logging.getLogger(__name__)
 
