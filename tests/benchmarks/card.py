@@ -27,6 +27,7 @@ from card_rows import Row, last_line, row
 from compare import ROOT, Variant, peer_variants, python_path
 
 HERE = Path(__file__).parent
+SUPPORT = (HERE.parent / "support", HERE.parent / "support" / "triton")
 #: Seconds that all parts have, and each at most.
 BUDGET_S, LIMIT_S = 460, 150
 #: Parts of `card_parts` before what is trained, and after it.
@@ -40,7 +41,7 @@ TESTS = {
 
 def environment_of(device: str) -> dict[str, str]:
     """Of a part's process."""
-    changes = {"PYTHONPATH": python_path(ROOT, ROOT / "tests" / "support", HERE)}
+    changes = {"PYTHONPATH": python_path(ROOT, *SUPPORT, HERE)}
     if device == "cpu":
         changes |= {"TRITON_INTERPRET": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     return dict(os.environ) | changes

@@ -28,7 +28,7 @@ def ask(folder: Path, tasks: list[dict[str, Any]]) -> None:
     file = folder / "tasks.json"
     file.write_text(json.dumps(tasks))
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "support" / "peer_worker.py", file],
+        [sys.executable, ROOT / "tests" / "support" / "peers" / "peer_worker.py", file],
         env={**environment(), "PYTHONPATH": str(PEER)},
         capture_output=True,
         text=True,
