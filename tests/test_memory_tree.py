@@ -118,6 +118,10 @@ BAD: dict[str, tuple[Any, str]] = {
         carried()._replace(count_B=torch.zeros(B, dtype=torch.complex128)),
         r"memory\.count_B is complex128, which no checkpoint can hold",
     ),
+    "sparse": (
+        carried()._replace(count_B=torch.zeros(B).to_sparse()),
+        r"memory\.count_B is torch\.sparse_coo, which is not carried: make it dense",
+    ),
     "something else": (
         carried()._replace(count_B="many"),  # type: ignore[arg-type]
         r"memory\.count_B is a str, no tensor, tuple or number",

@@ -107,6 +107,8 @@ def _misfits(memory: Memory, *, n_streams: int) -> list[str]:
     for name, leaf in found:
         if not isinstance(leaf, Tensor | int):
             wrong.append(f"{name} is a {type(leaf).__name__}, no tensor, tuple or number")
+        elif isinstance(leaf, Tensor) and leaf.layout != torch.strided:
+            wrong.append(f"{name} is {leaf.layout}, which is not carried: make it dense")
         elif isinstance(leaf, Tensor) and leaf.dtype == torch.complex128:
             wrong.append(f"{name} is complex128, which no checkpoint can hold")
         elif isinstance(leaf, Tensor) and leaf.shape[:1] != (n_streams,):

@@ -34,9 +34,9 @@ class Segment(NamedTuple):
     target_clusters: tuple[Tensor, ...]
     """Per softmax cluster, the flat positions of the targets it holds, int64."""
     n_tokens: int
-    """How many targets the segment has, counted on the host."""
+    """The number of targets in the segment, counted on the host."""
     whole: bool
-    """Whether every row has T tokens."""
+    """True if every row has T tokens."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Segment":
         """Return the segment with `change` applied to each of its tensors."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from builders import tiny_model
 from odd_layers_model import build_shared
-from training import Case, losses, run_cases
+from training import Case, begun_from, checkpoint_hashes, losses, run_cases
 
 from trainer.checkpoint.tensors import read_weights
 from trainer.engine.zero import layers_are_called_once
@@ -32,7 +32,16 @@ def test_a_layer_in_several_places_trains_at_stage_3_as_at_stage_0(
 def test_weights_that_are_not_trained_are_refused_by_zero_and_saved_at_stage_0(
     corpus: Path, tmp_path: Path
 ) -> None:
-    frozen = ["--train.max-steps", "4", "--model.factory", "odd_layers_model:build_frozen"]
+    frozen = [
+        "--train.max-steps",
+        "4",
+        "--checkpoint.interval-steps",
+        "2",
+        "--checkpoint.keep-last",
+        "9",
+        "--model.factory",
+        "odd_layers_model:build_frozen",
+    ]
     kept = Case(tmp_path / "kept", "zero0_fp32", frozen)
     refused = [
         Case(tmp_path / kind, kind, frozen, ends=Exit.BAD_INPUT)
@@ -43,3 +52,7 @@ def test_weights_that_are_not_trained_are_refused_by_zero_and_saved_at_stage_0(
         assert f"ZeRO-{stage} cannot save weights that are not trained (layers.0." in line
     weights = read_weights(kept.run_dir / "checkpoints" / "step-00000004")
     assert "layers.0.attention.query.weight" in weights
+    begun_from(kept.run_dir, 2, tmp_path / "resumed")
+    resumed = Case(tmp_path / "resumed", "zero0_fp32", frozen)
+    run_cases([resumed], corpus=corpus, n_ranks=1)
+    assert checkpoint_hashes(resumed.run_dir, 4) == checkpoint_hashes(kept.run_dir, 4)

@@ -18,8 +18,6 @@ from trainer.track.records import METRICS_FILE
 from trainer.track.status import read_status
 
 CLUSTER = ROOT.parent / "shared" / "tools" / "slurm_cluster.sh"
-#: Seconds, and some more, after which Slurm kills what is left of a job.
-KILL_WAIT_S = 8
 LONG_S = 60
 """Training that a job of one minute, Slurm's shortest, cannot end: it is told to stop before."""
 
@@ -129,8 +127,8 @@ def test_a_run_that_meets_its_time_limit_is_requeued_and_ends_as_if_undisturbed(
     assert read_status(cut.case.run_dir).state == "requeue"
     assert whole.wait_for_end() == "0:0"
     while (state := cut.state()["JobState"]) not in ("COMPLETED", "FAILED"):
-        if state == "PENDING":  # Slurm lets it wait two minutes, so that its nodes are rid of it
-            time.sleep(KILL_WAIT_S)
+        # Slurm lets it wait two minutes, for nodes that are not idle are not rid of its last start.
+        if state == "PENDING" and set(run("sinfo", "-h", "-o", "%T").split()) == {"idle"}:
             at_once = ["scontrol", "update", f"JobId={cut.id}", "StartTime=now"]
             subprocess.run(at_once, check=False, capture_output=True)
         time.sleep(1)
@@ -146,13 +144,33 @@ def test_a_run_that_meets_its_time_limit_is_requeued_and_ends_as_if_undisturbed(
     assert logged == set(losses(whole.case.run_dir))
 
 
-def test_a_run_without_progress_is_not_requeued_for_ever(submit):
-    job = submit("stalled", ["--train.max-steps", "100000"], "--time=10", MAX_STALLS="0")
+def busy_controller(folder: Path) -> tuple[dict[str, str], Path]:
+    """A scontrol that leaves two questions for a node unanswered; and where it notes them."""
+    asked, script = folder / "asked", folder / "scontrol"
+    folder.mkdir()
+    script.write_text(
+        f"""#!/bin/sh
+case "$*" in "show node"*)
+  echo asked >> "{asked}"
+  [ "$(wc -l < "{asked}")" -gt 2 ] || exit 1 ;;
+esac
+exec "{shutil.which("scontrol")}" "$@"
+"""
+    )
+    script.chmod(0o755)
+    return {"PATH": os.pathsep.join([str(folder), os.environ["PATH"]])}, asked
+
+
+def test_a_run_without_progress_is_not_requeued_for_ever(submit, tmp_path):
+    variables, asked = busy_controller(tmp_path / "busy")
+    never = ["--train.max-steps", "100000"]
+    job = submit("stalled", never, "--time=10", MAX_STALLS="0", **variables)
     job.wait_for_step(1)
     run("scancel", "--batch", "--signal=USR2", job.id)
     assert job.wait_for_end() == f"{Exit.REQUEUE}:0"
     assert job.state()["Restarts"] == "0"
     assert "no progress" in job.output.read_text()
+    assert asked.read_text().splitlines() == ["asked"] * 3
 
 
 def test_a_job_that_its_user_cancels_is_saved_and_not_requeued(submit):

@@ -22,13 +22,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from training import ROOT, Case, checkpoint_hashes, environment, events, losses, make_corpus
 
-from trainer.distributed import complete_environ
-from trainer.track.processes import read_holder
-from trainer.track.records import METRICS_FILE
-from trainer.track.status import read_status
-from trainer.train.opening.claim import CLAIM
+SUPPORT = Path(__file__).parents[1] / "support"
+sys.path[:0] = [str(SUPPORT.parents[1]), str(SUPPORT), str(SUPPORT / "texts")]
+
+from training import (  # noqa: E402
+    ROOT,
+    Case,
+    checkpoint_hashes,
+    environment,
+    events,
+    losses,
+    make_corpus,
+)
+
+from trainer.distributed import complete_environ  # noqa: E402
+from trainer.track.processes import read_holder  # noqa: E402
+from trainer.track.records import METRICS_FILE  # noqa: E402
+from trainer.track.status import read_status  # noqa: E402
+from trainer.train.opening.claim import CLAIM  # noqa: E402
 
 TRAIN = str(ROOT / "launch" / "train.py")
 LAUNCHERS = ("python", "torchrun", "deepspeed", "srun", "mpirun")

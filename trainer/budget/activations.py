@@ -29,9 +29,9 @@ class Widths:
     """Bytes of an element of different tensors."""
 
     compute: int
-    """Of results of matrix products, and of memory."""
+    """An element of a matrix product's result, or of memory."""
     residual: int
-    """Of the residual stream, to which every layer adds."""
+    """An element of the residual stream, to which every layer adds."""
     weight: int
 
     @classmethod

@@ -24,7 +24,7 @@ class Holding(NamedTuple):
     n_bytes: float
     block: float
     keeps_place: bool = False
-    """Whether the bytes always return to the same place, or are never freed."""
+    """True if the bytes always return to the same place, or are never freed."""
 
     @property
     def in_heap(self) -> bool:

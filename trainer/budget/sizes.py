@@ -10,7 +10,7 @@ from trainer.model.choice import BackendName
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """How many weights a model has, and in which of its parts."""
+    """Numbers of weights, of a whole model and of its parts."""
 
     total: int
     layer: int

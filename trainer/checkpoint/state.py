@@ -43,7 +43,7 @@ class TrainState:
     best_step: int | None = None
     """Step of the lowest validation loss."""
     best_of: Measure | None = None
-    """What the lowest validation loss measures."""
+    """The measure of the lowest validation loss."""
     evals_since_best: int = 0
     """Validations since the lowest validation loss."""
     validated_step: int = -1
@@ -51,9 +51,9 @@ class TrainState:
     saved_step: int = -1
     """Step of the last checkpoint."""
     nonfinite_in_a_row: int = 0
-    """How many of the newest steps in a row had a loss that was not finite."""
+    """The number of newest steps in a row with a loss that was not finite."""
     rolled_back: bool = False
-    """Whether the run has used its one rollback."""
+    """True once the run has used its one rollback."""
     attempt: int = 1
     """How often this run has started, counting the rollback."""
     wandb_id: str | None = None

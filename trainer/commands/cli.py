@@ -30,6 +30,7 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     stops.install()
 
     def train() -> int:
+        """Import torch, choose the accelerator, and train."""
         import torch
 
         from trainer.config.arguments import parse_train

@@ -23,7 +23,7 @@ class Span(NamedTuple):
     begin: int
     length: int
     scored: bool = True
-    """Whether the span's targets count; those of text that only warms a memory do not."""
+    """True if the span's targets count; those of text that only warms a memory do not."""
     low: int = 0
     """First pair of the range."""
     high: int | None = None

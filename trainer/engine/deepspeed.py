@@ -9,11 +9,10 @@ nothing, and `Engine.step` waits once, for the norm.
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import deepspeed
@@ -29,7 +28,7 @@ from trainer.distributed import World, meet, refuse_shared_gpus
 from trainer.engine.adam import Adam
 from trainer.engine.full_state import FullState
 from trainer.engine.lamb import Lamb, matrices
-from trainer.engine.schedules import Schedule, cosine
+from trainer.engine.schedules import Schedule, cosine_of
 from trainer.engine.whole_gradients import WholeGradients
 from trainer.engine.zero import layers_are_called_once, refuse_frozen
 from trainer.errors import InputError
@@ -96,18 +95,7 @@ def build(
     """Wrap `model` for training, and move it to `world.device` in the configured precision."""
     groups = list(model.parameters())
     optimizer = _optimizer(groups, optim, resolved)
-    factory: Callable[[Any], Schedule] | None = None
-    if resolved.schedule.type == "cosine":
-        rate = partial(
-            cosine,
-            lr=optim.lr,
-            min_lr=optim.min_lr,
-            warmup_steps=optim.warmup_steps,
-            max_steps=max_steps,
-            warmup_init_lr=optim.warmup_init_lr,
-            begins=optim.cosine_from,
-        )
-        factory = partial(Schedule, rate=rate)
+    is_cosine = resolved.schedule.type == "cosine"
     config = dict(resolved.for_deepspeed)
     if resolved.zero_stage == 0:
         config["gradient_clipping"] = 0.0  # Engine.step clips, after looking for a NaN
@@ -121,7 +109,7 @@ def build(
         model=model,
         optimizer=optimizer,
         config=config,
-        lr_scheduler=factory,
+        lr_scheduler=cosine_of(optim, max_steps=max_steps) if is_cosine else None,
         dist_init_required=False,
     )
     engine = Engine(ds, names=names, optim=optim, resolved=resolved, world=world)

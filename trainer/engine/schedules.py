@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
+
+from trainer.config.experiment import OptimConfig
 
 
 def cosine(
@@ -75,3 +78,17 @@ class Schedule:
         rate = self.rate(self.updates + 1)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+
+
+def cosine_of(optim: OptimConfig, *, max_steps: int) -> Callable[[Any], Schedule]:
+    """Return a function of an optimizer that makes the cosine of an experiment its schedule."""
+    rate = partial(
+        cosine,
+        lr=optim.lr,
+        min_lr=optim.min_lr,
+        warmup_steps=optim.warmup_steps,
+        max_steps=max_steps,
+        warmup_init_lr=optim.warmup_init_lr,
+        begins=optim.cosine_from,
+    )
+    return partial(Schedule, rate=rate)

@@ -92,6 +92,7 @@ def _read_older(file: BufferedReader, n_bytes: int) -> Any:
     views: dict[str, Storage] = {}
 
     def persistent(identity: Any) -> Any:
+        """Return the storage, or the view of one, that the pickle refers to."""
         kind, *rest = identity if isinstance(identity, tuple) else ("",)
         if kind == "module" and len(rest) == 3 and isinstance(rest[0], OpaqueClass):
             return rest[0]  # the rest is the source of a class
@@ -147,6 +148,7 @@ def _read_archive(file: BufferedReader, n_bytes: int) -> Any:
     storages = _Storages(n_bytes)
 
     def persistent(identity: Any) -> Any:
+        """Return the storage that the pickle refers to, filled from its member of the archive."""
         if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != "storage":
             raise Refused("it refers to something that is no storage")
         _, kind, key, _, numel = identity

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.model.adaptive import Table, linear_nats, lookup
+from trainer.model.attention import Attend, relative_attention
 from trainer.model.layer import Layer
 from trainer.model.memory import KeysAndValues, LayerInputs, Past, hidden_keys
 from trainer.protocol import IGNORED, Segment
@@ -20,6 +21,9 @@ class Backend:
 
     All back ends compute the same results. An object serves one forward pass and its backward pass.
     """
+
+    attend: Attend = staticmethod(relative_attention)
+    """What the attention of `Layer.plain` computes."""
 
     def sight(
         self, memory: LayerInputs | KeysAndValues, segment: Segment, *, same_length: bool
@@ -37,7 +41,7 @@ class Backend:
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Compute what `Layer.plain` does; rows of input and output may be padded beyond D."""
         assert sight is not None
-        return layer.plain(x_BTD, past, sight, biases)
+        return layer.plain(x_BTD, past, sight, biases, self.attend)
 
     def head_width(self, d_head: int) -> int:
         """Return the width of a head in the keys and values that `layer` returns for memory."""

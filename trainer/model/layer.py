@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from trainer.config.recipe import ModelConfig
-from trainer.model.attention import Attend, RelativeAttention, relative_attention
+from trainer.model.attention import Attend, RelativeAttention
 from trainer.model.feed_forward import FeedForward
 from trainer.model.memory import Past
 
@@ -57,7 +57,7 @@ class Layer(nn.Module):
         past: Past,
         hidden_keys: Tensor,
         shared_biases: tuple[Tensor, Tensor] | None,
-        attend: Attend = relative_attention,
+        attend: Attend,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Return the layer's output, `[B, T, D]`, and the second result of `RelativeAttention`."""
         x_BTD, projected = self.attention(x_BTD, past, hidden_keys, shared_biases, attend)

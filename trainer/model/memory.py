@@ -18,7 +18,7 @@ class LayerInputs(NamedTuple):
     layers: tuple[Tensor, ...]
     """`[B, M, D]` each in the compute dtype, newest last; finite also where not valid."""
     valid_B: Tensor
-    """How many of a stream's newest positions, of M, may be attended to, int64."""
+    """The number of a stream's newest positions, of M, that may be attended to, int64."""
     valid_min: int
     """A lower bound of `valid_B`, known on the host; if it is M, nothing needs to be masked."""
 

@@ -157,6 +157,7 @@ class _LogFile(logging.FileHandler):
         self._failed_last = self._fails
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        """Report once that the file cannot be written."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)

@@ -230,6 +230,7 @@ def table_rows(results: Sequence[EvalResult]) -> tuple[list[list[str]], list[str
 
 def _cells(result: EvalResult, notes: list[str]) -> dict[str, str]:
     def number(name: str, spec: str) -> str:
+        """Format a number; where it is absent, note the reason and return a mark."""
         value = getattr(result, name)
         if value is not None:
             return format(value, spec)

@@ -60,7 +60,7 @@ class RunSummary(BaseModel):
     best_ppl: float | None = None
     best_step: int | None = None
     best_of: Measure | None = None
-    """What the best loss measures."""
+    """The measure of the best loss."""
     tokens_per_s: float | None = None
     """Over all steps of all attempts; see `trainer.track.throughput`."""
     skipped_steps: int = 0

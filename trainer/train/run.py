@@ -40,7 +40,7 @@ class Run:
     identity: dict[str, Any]
     """The run's description in each checkpoint: configurations, hashes, number of ranks."""
     valid_of: Measure | None
-    """What validation losses measure; None without a valid split."""
+    """The measure of validation losses; None without a valid split."""
 
     def empty_memories(self) -> list[Memory]:
         """Return a memory per slot, of streams that have read nothing."""
@@ -58,9 +58,9 @@ class StepStats:
     n_tokens: int
     """Targets over all ranks."""
     applied: bool
-    """Whether the weights were updated."""
+    """True if the weights were updated."""
     lr: float
     """The rate of the update, also if it was not applied."""
     finite_S: Tensor
-    """Whether the loss of each of this rank's streams was finite, slot after slot."""
+    """For each of this rank's streams, slot after slot, True if its loss was finite."""
     seconds: float

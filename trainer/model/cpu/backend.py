@@ -10,8 +10,6 @@ from trainer.model.backend import Backend, fill_up
 from trainer.model.cpu.attention import cpu_attention
 from trainer.model.cpu.linear_nll import linear_nll
 from trainer.model.cpu.streamed_nats import streamed_nats
-from trainer.model.layer import Layer
-from trainer.model.memory import Past
 from trainer.model.tied_embedding import Handoff, tied_lookup
 
 #: The number of a tail's rows is filled up to a multiple of this.
@@ -24,22 +22,12 @@ class CpuBackend(Backend):
     In fp16 the probabilities that the fast softmax keeps would be too coarse.
     """
 
+    attend = staticmethod(cpu_attention)
+
     def __init__(self, *, is_tied: bool, dtype: torch.dtype) -> None:
         """Serve one pass in `dtype`; `is_tied` says whether embedding and softmax share tables."""
         self._is_fast = dtype != torch.float16
         self._handoff = Handoff(is_tied=is_tied)
-
-    def layer(
-        self,
-        layer: Layer,
-        x_BTD: Tensor,
-        past: Past,
-        sight: Tensor | None,
-        biases: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Compute a layer with `cpu_attention`."""
-        assert sight is not None
-        return layer.plain(x_BTD, past, sight, biases, attend=cpu_attention)
 
     def lookup(self, ids_N: Tensor, table_VC: Tensor, cluster: int) -> Tensor:
         """Return rows of an embedding's table; their gradients are added to the softmax's."""

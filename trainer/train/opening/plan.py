@@ -33,7 +33,7 @@ class Plan:
     budget: Budget | None
     """The run's memory needs; None for a model that is not ours, which is built only to train."""
     n_sharing: int
-    """How many ranks run on this host and share its memory."""
+    """The number of ranks that run on this host and share its memory."""
 
     def situation(self) -> str:
         """Return the sizes of a run that ran out of memory, and which of them to lower."""

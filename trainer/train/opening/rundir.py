@@ -48,7 +48,7 @@ class Origin:
     saved: dict[str, Any]
     changes: list[Change]
     is_own: bool
-    """Whether the checkpoint is this run's, not a parent's."""
+    """True if the checkpoint is this run's, not a parent's."""
     skipped: list[str]
     """Newer checkpoints that are not whole, each with the reason."""
 
@@ -108,6 +108,7 @@ def make(run_dir: Path) -> None:
     """
 
     def try_to_write() -> None:
+        """Write something in every folder and file that a run writes in."""
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
         for folder in (run_dir, run_dir / "logs", directory(run_dir)):
             if folder.exists():
@@ -124,6 +125,7 @@ def writing(work: Callable[[], T]) -> Callable[[], T]:
     """Return `work`, which writes in a run directory, with its `OSError` made an `InputError`."""
 
     def refusing() -> T:
+        """Do `work`."""
         try:
             return work()
         except OSError as error:
