@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from builders import empty, lone_world, random_documents, scoring, tiny_model, write_split
-from ranks import told_by_ranks
+from ranks import gloo_threads, told_by_ranks
 
 from trainer import distributed
 from trainer.data.corpus import open_corpus
@@ -198,8 +199,28 @@ def _listening(world: World, folder: Path) -> list[str]:
     return [address for address in addresses if address not in ("127.0.0.1", "::1")]
 
 
+def _leaving(world: World, folder: Path) -> list[int]:
+    """Rank 0 leaves while an exchange is under way, and after it; last of all, for none is left."""
+    assert world.control is not None
+    agreement, has_left, threads = Agreement(world, 1), folder / "has left", [len(gloo_threads())]
+    if world.is_main:
+        agreement.post([1])
+        world.control.end()
+        threads.append(len(gloo_threads()))
+        has_left.touch()
+    else:
+        while not has_left.exists():
+            time.sleep(0.01)
+        agreement.post([1])
+        threads.append(len(gloo_threads()))
+    agreement.take()
+    world.control.group = torch.distributed.group.WORLD
+    world.control.end()
+    return [*threads, len(gloo_threads())]
+
+
 def _all(world: World, folder: Path) -> dict[str, Any]:
-    works = (_collectives, _faults, _evaluation, _listening)
+    works = (_collectives, _faults, _evaluation, _listening, _leaving)
     return {work.__name__: work(world, folder) for work in works}
 
 
@@ -217,6 +238,16 @@ def test_ranks_of_one_host_listen_on_it_alone(
 ) -> None:
     first, second, _ = told
     assert (first["_listening"], second["_listening"]) == ([], [])
+
+
+def test_a_rank_leaves_with_its_threads_but_waits_for_no_peer(
+    told: tuple[dict[str, Any], dict[str, Any], Path],
+) -> None:
+    first, second, _ = told
+    assert first["_leaving"] == second["_leaving"]
+    joined, waiting, left = first["_leaving"]
+    assert joined == waiting > 0
+    assert left == 0
 
 
 def test_a_port_that_is_taken_is_named_with_what_gives_another() -> None:

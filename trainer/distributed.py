@@ -4,6 +4,7 @@ The collectives run over gloo on the host, beside DeepSpeed's own groups, so no 
 a device. Every function here is called by all ranks.
 """
 
+import atexit
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,29 @@ T = TypeVar("T")
 RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+class Control:
+    """The process group over gloo for flags and objects, which ends before the interpreter does.
+
+    A thread of gloo that lets go of a tensor asks for the interpreter. If that is ending, the
+    process aborts in place of its exit code.
+    """
+
+    def __init__(self, group: Any) -> None:
+        """Take `group`, to which only this object refers."""
+        self.group = group
+        self.awaited: set[Any] = set()
+        """The exchanges that are under way."""
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        """End the group and its threads; if peers have yet to answer, leave them to the system."""
+        atexit.unregister(self.end)
+        group, self.group = self.group, None
+        is_idle = all(work.is_completed() for work in self.awaited)
+        if group is not None and dist.is_initialized() and is_idle:
+            dist.destroy_process_group(group)
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """This process among its peers."""
@@ -33,13 +57,18 @@ class World:
     device: torch.device
     port: int | None = None
     """The port at which rank 0 opens the store, if all ranks are on this host; otherwise None."""
-    control: Any = None
-    """The process group over gloo; None before `trainer.engine.deepspeed.connect`."""
+    control: Control | None = None
+    """None for a lone rank that needs no group, and before `trainer.engine.deepspeed.connect`."""
 
     @property
     def is_main(self) -> bool:
         """Return whether this is rank 0, which writes what the ranks have in common."""
         return self.rank == 0
+
+    @property
+    def group(self) -> Any:
+        """Return the process group over gloo, if there is one."""
+        return None if self.control is None else self.control.group
 
 
 def complete_environ(environ: Mapping[str, str]) -> dict[str, str]:
@@ -184,7 +213,7 @@ def join(world: World, *, timeout_s: float) -> World:
     if world.world_size == 1:
         return world
     meet(world, backend="gloo", timeout=timedelta(seconds=timeout_s))
-    return replace(world, control=dist.group.WORLD)
+    return replace(world, control=Control(dist.group.WORLD))
 
 
 def refuse_shared_gpus(world: World) -> None:
@@ -238,7 +267,7 @@ def broadcast_object(value: T, world: World) -> T:
     if world.world_size == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0, group=world.control)
+    dist.broadcast_object_list(box, src=0, group=world.group)
     return box[0]
 
 
@@ -247,7 +276,7 @@ def gather_objects(value: T, world: World) -> list[T]:
     if world.world_size == 1:
         return [value]
     boxes: list[Any] = [None] * world.world_size
-    dist.all_gather_object(boxes, value, group=world.control)
+    dist.all_gather_object(boxes, value, group=world.group)
     return boxes
 
 
@@ -255,7 +284,7 @@ def sum_floats(values: list[float], world: World) -> list[float]:
     """Return the sums over ranks, in fp64."""
     total = torch.tensor(values, dtype=torch.float64)
     if world.world_size > 1:
-        dist.all_reduce(total, group=world.control)
+        dist.all_reduce(total, group=world.group)
     return total.tolist()
 
 
@@ -267,7 +296,7 @@ def largest(value: int, world: World) -> int:
 def barrier(world: World) -> None:
     """Wait for all ranks."""
     if world.world_size > 1:
-        dist.barrier(group=world.control)
+        dist.barrier(group=world.group)
 
 
 class Agreement:
@@ -284,16 +313,18 @@ class Agreement:
     def post(self, flags: list[int]) -> None:
         """Start the exchange with this rank's flags."""
         self._flags = torch.tensor(flags, dtype=torch.int32)
-        if self.world.world_size > 1:
+        if self.world.control is not None and self.world.world_size > 1:
             self._work = dist.all_reduce(
-                self._flags, dist.ReduceOp.MAX, group=self.world.control, async_op=True
+                self._flags, dist.ReduceOp.MAX, group=self.world.group, async_op=True
             )
+            self.world.control.awaited.add(self._work)
 
     def take(self) -> list[int]:
         """Wait for the last `post` and return the agreed flags; zeros before the first."""
         if self._flags is None:
             return [0] * self.n_flags
-        if self._work is not None:
+        if self.world.control is not None and self._work is not None:
             self._work.wait()
+            self.world.control.awaited.discard(self._work)
         flags, self._flags, self._work = self._flags.tolist(), None, None
         return flags

@@ -93,7 +93,7 @@ def test_memory_is_read_in_the_dtype_of_the_model_that_reads_it(tmp_path: Path) 
 def test_a_memory_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
     path = written(tmp_path, [[([0], carried([0]))]])
     other = carried([0])._replace(shift=torch.zeros(1, 6), matrix=(torch.zeros(1, 2),))  # type: ignore[arg-type]
-    told = (
+    told = "does not fit the model: " + (
         r"memory\.matrix\.0 is 2×2×3×3, the model's 2; "
         r"memory\.matrix\.1 is 2×2×3×3, the model's missing; memory\.shift is 5, the model's 6"
     )

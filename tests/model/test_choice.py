@@ -5,7 +5,7 @@ from builders import CPU, tiny_model_config
 
 from trainer.model.backend import Backend
 from trainer.model.choice import backend_name, choose_backend
-from trainer.model.cpu.backend import CpuBackend
+from trainer.model.cpu.backend import CpuAttention, CpuBackend
 
 
 def test_a_cpu_has_its_own_back_end_and_plain_is_plain() -> None:
@@ -13,6 +13,7 @@ def test_a_cpu_has_its_own_back_end_and_plain_is_plain() -> None:
     assert backend_name("plain", CPU, torch.float32) == "plain"
     like = torch.empty((), dtype=torch.bfloat16)
     assert type(choose_backend(tiny_model_config(), like)) is CpuBackend
+    assert type(choose_backend(tiny_model_config(), like.half())) is CpuAttention
     assert type(choose_backend(tiny_model_config(kernels="plain"), like)) is Backend
 
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer.checkpoint.migrations import is_of_format_1, memory_from_format_1
-from trainer.checkpoint.tensor_files import load_tensors, open_tensors
-from trainer.errors import InputError, first_few
+from trainer.checkpoint.tensor_files import load_tensors, open_tensors, refuse_misfit
 from trainer.memory_tree import Leaf, leaves, rebuilt
 from trainer.protocol import Memory
 
@@ -72,7 +71,12 @@ def _opened(file: Path, stack: ExitStack) -> dict[str, Any]:
 
 def _joined(rows: list[tuple[dict[str, Any], int]], like: Memory, path: Path) -> Memory:
     """Return a memory nested as `like`, whose streams are the given rows of files."""
-    _refuse_misfit(rows[0][0], like, path)
+    shapes = {
+        name: tuple(leaf.shape[1:]) if isinstance(leaf, Tensor) else ()
+        for name, leaf in leaves(like)
+    }
+    saved_shapes = {name: tuple(rows_of[:1].shape[1:]) for name, rows_of in rows[0][0].items()}
+    refuse_misfit(saved_shapes, shapes, where=path)
     values: dict[str, Leaf] = {}
     for name, leaf in leaves(like):
         read = torch.cat([saved[name][row : row + 1] for saved, row in rows])
@@ -81,23 +85,3 @@ def _joined(rows: list[tuple[dict[str, Any], int]], like: Memory, path: Path) ->
         else:
             values[name] = int(read.min())
     return rebuilt(like, values)
-
-
-def _refuse_misfit(saved: dict[str, Any], like: Memory, path: Path) -> None:
-    wanted = {
-        name: tuple(leaf.shape[1:]) if isinstance(leaf, Tensor) else ()
-        for name, leaf in leaves(like)
-    }
-    found = {name: tuple(rows[:1].shape[1:]) for name, rows in saved.items()}
-    wrong = [
-        f"{name} is {_shape(found.get(name))}, the model's {_shape(wanted.get(name))}"
-        for name in sorted({*wanted, *found})
-        if wanted.get(name) != found.get(name)
-    ]
-    if wrong:
-        told = first_few(wrong, separator="; ")
-        raise InputError(f"{path}: its memory is not this model's: {told}")
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "missing" if shape is None else "×".join(map(str, shape)) or "a number"

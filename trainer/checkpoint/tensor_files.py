@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.errors import InputError
+from trainer.errors import InputError, first_few
 from trainer.files import share
 
 
@@ -51,3 +51,24 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """Return all tensors of a file by name, on the CPU; raise what `open_tensors` raises."""
     with open_tensors(path) as tensors:
         return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+
+
+def refuse_misfit(
+    found: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], *, where: Path
+) -> None:
+    """Refuse weights whose names or shapes are not the model's.
+
+    Raises:
+        InputError: lists the differences.
+    """
+    differing = [
+        f"{name} is {_shape(found.get(name))}, the model's {_shape(shapes.get(name))}"
+        for name in sorted({*found, *shapes})
+        if found.get(name) != shapes.get(name)
+    ]
+    if differing:
+        raise InputError(f"{where} does not fit the model: {first_few(differing, separator='; ')}")
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else "×".join(map(str, shape)) or "a number"

@@ -15,7 +15,7 @@ replaced. Training waits only until everything is copied to the host's memory: s
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,13 @@ from torch import Tensor
 from trainer.checkpoint import folder as files
 from trainer.checkpoint.memories import memory_tensors
 from trainer.checkpoint.pointers import name_of
-from trainer.checkpoint.tensor_files import load_tensors, open_tensors, save_tensors
+from trainer.checkpoint.tensor_files import (
+    load_tensors,
+    open_tensors,
+    refuse_misfit,
+    save_tensors,
+)
 from trainer.distributed import World, gather_objects
-from trainer.errors import InputError, first_few
 from trainer.protocol import Memory
 
 if TYPE_CHECKING:
@@ -127,27 +131,6 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             for name in tensors.keys():  # noqa: SIM118
                 found[name] = tuple(tensors.get_slice(name).get_shape())
     return found
-
-
-def refuse_misfit(
-    found: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], *, where: Path
-) -> None:
-    """Refuse weights whose names or shapes are not the model's.
-
-    Raises:
-        InputError: lists the differences.
-    """
-    differing = [
-        f"{name} is {_shape(found.get(name))}, the model's {_shape(shapes.get(name))}"
-        for name in sorted({*found, *shapes})
-        if found.get(name) != shapes.get(name)
-    ]
-    if differing:
-        raise InputError(f"{where} does not fit the model: {first_few(differing, separator='; ')}")
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "missing" if shape is None else "×".join(map(str, shape)) or "a number"
 
 
 def load_engine(path: Path, engine: "Engine", *, optimizer_step: int) -> None:

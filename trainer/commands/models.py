@@ -29,8 +29,6 @@ class Eval(EvalOptions):
 
     def run(self) -> None:
         """Evaluate; under torchrun or deepspeed, on all ranks together."""
-        import torch.distributed as dist
-
         from trainer.distributed import complete_environ, join, this_process
         from trainer.host_cpu import use_cpu_well
         from trainer.inference.evaluate import evaluate_run
@@ -43,8 +41,6 @@ class Eval(EvalOptions):
         evaluate_run(self, join(world, timeout_s=600.0))
         if world.is_main:
             track_evaluations(self.run_dir, environ=os.environ)
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
 
 @dataclass(frozen=True)

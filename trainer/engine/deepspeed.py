@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from trainer.config.deepspeed import ResolvedDs
 from trainer.config.experiment import OptimConfig
-from trainer.distributed import World, meet, refuse_shared_gpus
+from trainer.distributed import Control, World, meet, refuse_shared_gpus
 from trainer.engine.adam import Adam
 from trainer.engine.full_state import FullState
 from trainer.engine.lamb import Lamb, matrices
@@ -62,7 +62,7 @@ def connect(world: World, *, timeout_s: float) -> World:
         rank=world.rank,
         world_size=world.world_size,
     )
-    world = replace(world, control=dist.new_group(backend="gloo", timeout=timeout))
+    world = replace(world, control=Control(dist.new_group(backend="gloo", timeout=timeout)))
     refuse_shared_gpus(world)
     return world
 

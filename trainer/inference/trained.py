@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer.checkpoint.tensors import refuse_misfit
+from trainer.checkpoint.tensor_files import refuse_misfit
 from trainer.config.precision import Precision
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import Corpus, open_corpus

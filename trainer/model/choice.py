@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.config.experiment import ModelConfig
 from trainer.model.backend import Backend
-from trainer.model.cpu.backend import CpuBackend
+from trainer.model.cpu.backend import CpuAttention, CpuBackend
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,10 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def choose_backend(config: ModelConfig, like: Tensor) -> Backend:
     """Return the fastest back end for tensors such as `like`, or the one that `config` asks for."""
     name = backend_name(config.kernels, like.device, like.dtype)
+    if name == "cpu" and like.dtype == torch.float16:
+        return CpuAttention()
     if name == "cpu":
-        return CpuBackend(is_tied=config.tie_embedding, dtype=like.dtype)
+        return CpuBackend(is_tied=config.tie_embedding)
     if name == "triton":  # imported here: not all machines have Triton
         from trainer.model.triton.backend import TritonBackend
 

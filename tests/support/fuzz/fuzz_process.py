@@ -12,9 +12,12 @@ import sys
 import traceback
 import unicodedata
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from training import environment
 
 #: What reading one file may take: seconds of this process, and bytes beyond what it has.
 MAX_SECONDS, MAX_BYTES = 20, 200 << 20
@@ -49,27 +52,36 @@ class Reader:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=said,
+                    env=environment(),
                 )
         request = pickle.dumps((target, data, sealed))
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(struct.pack("<Q", len(request)) + request)
-        self._process.stdin.flush()
-        head = self._process.stdout.read(8)
+        head = b""
+        with suppress(BrokenPipeError):  # it ended after the file before
+            self._process.stdin.write(struct.pack("<Q", len(request)) + request)
+            self._process.stdin.flush()
+            head = self._process.stdout.read(8)
         if len(head) == 8:
             found: Outcome = pickle.loads(self._process.stdout.read(*struct.unpack("<Q", head)))
             return found
-        with self._process as process:
-            code = process.wait()
-        self._process = None
+        code = self._ended()
         told = (self._base.parent / "stderr").read_text(errors="replace")[-2000:]
         return Outcome(f"the process ended with {code}: {told}", False, 0.0, 0)
 
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
-            with self._process as process:  # which closes its pipes
-                process.kill()
+            self._process.kill()
+            self._ended()
+
+    def _ended(self) -> int:
+        """Its exit code; nothing of it is left."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        with suppress(BrokenPipeError), process:  # which closes its pipes
+            process.wait()
+        return process.wait()
 
 
 def _memory(name: str) -> int:

@@ -16,35 +16,34 @@ from trainer.model.tied_embedding import Handoff, tied_lookup
 _BUCKET = 16
 
 
-class CpuBackend(Backend):
-    """Attention and a softmax that keep one matrix each; in fp16 the softmax is the plain one.
+class CpuAttention(Backend):
+    """Attention that keeps one matrix, and the plain softmax.
 
-    In fp16 the probabilities that the fast softmax keeps would be too coarse.
+    This serves fp16, in which the probabilities that `CpuBackend` keeps would be too coarse.
     """
 
     attend = staticmethod(cpu_attention)
 
-    def __init__(self, *, is_tied: bool, dtype: torch.dtype) -> None:
-        """Serve one pass in `dtype`; `is_tied` says whether embedding and softmax share tables."""
-        self._is_fast = dtype != torch.float16
+
+class CpuBackend(CpuAttention):
+    """Attention and a softmax that keep one matrix each."""
+
+    def __init__(self, *, is_tied: bool) -> None:
+        """Serve one pass; `is_tied` says whether embedding and softmax share tables."""
         self._handoff = Handoff(is_tied=is_tied)
 
     def lookup(self, ids_N: Tensor, table_VC: Tensor, cluster: int) -> Tensor:
         """Return rows of an embedding's table; their gradients are added to the softmax's."""
-        if not self._is_fast:
-            return super().lookup(ids_N, table_VC, cluster)
         return tied_lookup(ids_N, table_VC, self._handoff, cluster)
 
     def nats(
         self, hidden_NC: Tensor, targets_N: Tensor, tables: Sequence[Table], cluster: int
     ) -> Tensor:
         """Return the nats of each target, `[N]`, computed from the tables piece by piece."""
-        if not self._is_fast:
-            return super().nats(hidden_NC, targets_N, tables, cluster)
         if not torch.is_grad_enabled():
             return streamed_nats(hidden_NC, targets_N, tables)
         return linear_nll(hidden_NC, targets_N, tables, handoff=self._handoff, cluster=cluster)
 
     def filled(self, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return a tail's positions and targets, filled up to a multiple of `_BUCKET`."""
-        return fill_up(rows, targets, to=_BUCKET) if self._is_fast else (rows, targets)
+        return fill_up(rows, targets, to=_BUCKET)

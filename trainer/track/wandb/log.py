@@ -222,7 +222,7 @@ class WandbLog:
             _log.info("wandb: %s", run.url)
         else:
             sync = command(program("wandb"), "sync", self._folder)
-            _log.info("wandb is offline; later: %s/offline-run-*-%s", sync, self._run_id)
+            _log.info("wandb is offline; later: %s/offline-run-*-%s*", sync, self._run_id)
         return run
 
     def _reopen(self, error: Exception) -> "wandb.Run | None":

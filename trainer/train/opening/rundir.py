@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from trainer.checkpoint.folder import MANIFEST, directory, newest_whole, resolve, verify
-from trainer.checkpoint.tensors import read_shapes, refuse_misfit
+from trainer.checkpoint.tensor_files import refuse_misfit
+from trainer.checkpoint.tensors import read_shapes
 from trainer.config.changes import Change, admit, split_changes
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import Corpus
