@@ -138,6 +138,26 @@ def test_a_service_that_is_killed_is_started_again_once(tmp_path):
     assert steps_recorded(tmp_path) == list(range(1, 31))
 
 
+def test_a_service_that_ends_before_the_run_is_open_is_started_again(tmp_path):
+    """As on a machine that stands still for longer than the service waits."""
+    dies_once = """
+import psutil
+from trainer.track.wandb import service
+begin = service._start
+def start_and_die(environ):
+    service._start = begin
+    where = begin(environ)
+    process = psutil.Process(int(where.split("-")[-2]))
+    process.kill()
+    process.wait()
+    return where
+service._start = start_and_die
+"""
+    shown = run_code(dies_once + OPEN_AND_LOG + "tracker.close(0)", tmp_path)
+    assert shown.stderr.count("opening it again") == 1
+    assert [row["train/step"] for row in read_offline(tmp_path).rows] == [1]
+
+
 @pytest.mark.parametrize("kills", [{10, 20}, {10, 20, 30}, {30}])
 def test_a_service_that_keeps_dying_does_not_end_training(tmp_path, kills):
     shown = run_code(f"kills = {kills}" + SERVICE_KILLED, tmp_path)

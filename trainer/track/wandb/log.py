@@ -199,12 +199,7 @@ class WandbLog:
         try:
             return self._start("offline")
         except Exception as error:
-            self._give_up(error)
-            return None
-
-    def _give_up(self, error: Exception) -> None:
-        self.lost = _first_line(error)
-        _log.warning("going on without wandb: %s", self.lost)
+            return self._reopen(error)
 
     def _start(self, mode: Mode) -> "wandb.Run":
         import wandb
@@ -228,7 +223,8 @@ class WandbLog:
     def _reopen(self, error: Exception) -> "wandb.Run | None":
         self._disconnect()
         if self._reopened:
-            self._give_up(error)
+            self.lost = _first_line(error)
+            _log.warning("going on without wandb: %s", self.lost)
             return None
         # A cluster's signal to the whole job ends wandb's service before this process.
         self._reopened = True

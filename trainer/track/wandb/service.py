@@ -13,7 +13,7 @@ from collections.abc import Mapping, MutableMapping
 #: The variable that tells wandb which process to connect to, instead of starting its own.
 _VARIABLE = "WANDB_SERVICE"
 #: How long the process waits for a new connection before it ends.
-_IDLE = "10s"
+_IDLE = "30s"
 _START_S = 60.0
 
 _log = logging.getLogger(__name__)
