@@ -1,5 +1,8 @@
 """A segment says exactly what the text says: inputs, targets, lengths and where documents begin."""
 
+from typing import NamedTuple
+
+import numpy as np
 import pytest
 import torch
 from builders import random_documents, write_split
@@ -7,10 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.data.corpus import Split
-from trainer.data.rows import Span, make_segment
+from trainer.data.rows import Spans, make_segment
 from trainer.protocol import IGNORED, Segment
 
 V, N = 30, 41
+
+
+class Span(NamedTuple):
+    """One row's."""
+
+    begin: int
+    length: int
+    scored: bool = True
+    low: int = 0
+    high: int = N - 1
+
+
+def joined(spans: list[Span]) -> Spans:
+    begins, lengths, scored, lows, highs = map(np.array, zip(*spans, strict=True))
+    return Spans(begins, lengths, scored, lows, highs)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +50,7 @@ def segment(
 ) -> Segment:
     return make_segment(
         split,
-        spans,
+        joined(spans),
         tgt_len=tgt_len,
         cutoffs=cutoffs,
         cut_documents=cut_documents,
@@ -47,16 +65,15 @@ def spans(draw: st.DrawFn) -> list[Span]:
     for _ in range(draw(st.integers(1, 4))):
         low = draw(st.integers(0, N - 2))
         high = draw(st.integers(low + 1, N - 1))
-        low, end = draw(st.sampled_from([(low, high), (0, None)]))
-        begin = draw(st.integers(low, (end or N - 1) - 1))
+        low, end = draw(st.sampled_from([(low, high), (0, N - 1)]))
+        begin = draw(st.integers(low, end - 1))
         found.append(Span(begin, draw(st.integers(0, 6)), draw(st.booleans()), low, end))
     return found
 
 
 def pair(span: Span, i: int) -> int:
     """The pair at place i of a span."""
-    size = (N - 1 if span.high is None else span.high) - span.low
-    return span.low + (span.begin - span.low + i) % size
+    return span.low + (span.begin - span.low + i) % (span.high - span.low)
 
 
 @given(spans())

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from builders import empty, lone_world, random_documents, scoring, tiny_model, write_split
@@ -208,19 +209,22 @@ def test_ranks_score_every_pair_once_in_equally_many_forward_passes(
     assert len({plan.n_forwards for plan in ranks}) == 1
     scored: Counter[int] = Counter()
     for plan in ranks:
-        passes = [plan.spans(index) for index in range(plan.n_forwards)]
+        passes = [
+            zip(*map(np.ndarray.tolist, plan.spans(i)[:3]), strict=True)
+            for i in range(plan.n_forwards)
+        ]
         for row in zip(*passes, strict=True):
-            real = [span for span in row if span.length]
+            real = [(begin, length, is_scored) for begin, length, is_scored in row if length]
             # One unbroken run of whole segments, of which the first ones only warm the memory.
-            assert all(a.begin + a.length == b.begin for a, b in pairwise(real))
-            assert all(span.begin % plan.scoring.tgt_len == 0 for span in real)
-            told = [span.scored for span in real]
+            assert all(a[0] + a[1] == b[0] for a, b in pairwise(real))
+            assert all(begin % plan.scoring.tgt_len == 0 for begin, *_ in real)
+            told = [is_scored for *_, is_scored in real]
             assert told == sorted(told)
-            from_start = not real or real[0].begin == 0
+            from_start = not real or real[0][0] == 0
             assert from_start or told.count(False) == plan.lead
-            for span in real:
-                if span.scored:
-                    scored.update(range(span.begin, span.begin + span.length))
+            for begin, length, is_scored in real:
+                if is_scored:
+                    scored.update(range(begin, begin + length))
     assert scored == dict.fromkeys(range(ranks[0].n_pairs), 1)
 
 

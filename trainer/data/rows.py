@@ -3,7 +3,8 @@
 B rows · T tgt_len.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -13,44 +14,46 @@ import torch
 from trainer.data.corpus import Split
 from trainer.protocol import IGNORED, Segment
 
+Ints = npt.NDArray[np.int64]
 
-class Span(NamedTuple):
-    """A run of `length` (input, target) pairs of a split from `begin` on.
+
+class Spans(NamedTuple):
+    """A run of (input, target) pairs of a split for each row.
 
     A span lies in a range of pairs; at the range's end it goes on from the range's start.
     """
 
-    begin: int
-    length: int
-    scored: bool = True
+    begins_B: Ints
+    """First pair of each span."""
+    lengths_B: Ints
+    """Pairs of each span; a row may have none."""
+    scored_B: npt.NDArray[np.bool_]
     """True if the span's targets count; those of text that only warms a memory do not."""
-    low: int = 0
-    """First pair of the range."""
-    high: int | None = None
-    """The pair after the range's last; None means the end of the split."""
+    lows_B: Ints
+    """First pair of each range."""
+    highs_B: Ints
+    """The pair after the last of each range."""
 
 
-class _Piece(NamedTuple):
-    """A part of a span that is contiguous in the split, with its place in the row."""
+class _Pieces(NamedTuple):
+    """A part of each span that is contiguous in the split, with its place in the row."""
 
-    begin: int
-    length: int
-    place: int
+    begins_B: Ints
+    lengths_B: Ints
+    places_B: Ints
 
 
-def _pieces(span: Span, n_pairs: int) -> Iterator[_Piece]:
-    end = n_pairs if span.high is None else span.high
-    place = 0
-    while place < span.length:
-        begin = span.low + (span.begin - span.low + place) % (end - span.low)
-        piece = _Piece(begin, min(span.length - place, end - begin), place)
-        yield piece
-        place += piece.length
+def _pieces(spans: Spans) -> Iterator[_Pieces]:
+    begins_B, left_B, places_B = spans.begins_B, spans.lengths_B, np.zeros_like(spans.begins_B)
+    while left_B.any():
+        lengths_B = np.minimum(left_B, spans.highs_B - begins_B)
+        yield _Pieces(begins_B, lengths_B, places_B)
+        begins_B, left_B, places_B = spans.lows_B, left_B - lengths_B, places_B + lengths_B
 
 
 def make_segment(
     split: Split,
-    spans: Sequence[Span],
+    spans: Spans,
     *,
     tgt_len: int,
     cutoffs: tuple[int, ...],
@@ -67,26 +70,26 @@ def make_segment(
         cut_documents: whether memory ends at a document's start.
         cut_seam: whether memory ends where a span goes from its range's end to the start.
     """
-    n_rows, n_pairs = len(spans), split.n_tokens - 1
-    tokens_BT = np.zeros((n_rows, tgt_len), np.int64)
-    targets_BT = np.full((n_rows, tgt_len), IGNORED, np.int64)
-    for row, span in enumerate(spans):
-        for begin, length, place in _pieces(span, n_pairs):
-            text = split.tokens[begin : begin + length + 1]
-            tokens_BT[row, place : place + length] = text[:-1]
-            if span.scored:
-                targets_BT[row, place : place + length] = text[1:]
-    lengths_B = np.array([span.length for span in spans], np.int64)
-    starts_BT = _starts(split, spans, tgt_len, cut_documents=cut_documents, cut_seam=cut_seam)
+    pairs_BT = spans.begins_B[:, None] + np.arange(tgt_len)
+    wraps_B = spans.begins_B + spans.lengths_B > spans.highs_B
+    if wraps_B.any():
+        low_W1, high_W1 = spans.lows_B[wraps_B, None], spans.highs_B[wraps_B, None]
+        pairs_BT[wraps_B] = low_W1 + (pairs_BT[wraps_B] - low_W1) % (high_W1 - low_W1)
+    is_pad_BT = np.arange(tgt_len) >= spans.lengths_B[:, None]
+    pairs_BT[is_pad_BT] = 0
+    tokens_BT = np.take(split.tokens, pairs_BT).astype(np.int64)
+    targets_BT = np.take(split.tokens, pairs_BT + 1).astype(np.int64)
+    tokens_BT[is_pad_BT] = 0
+    targets_BT[is_pad_BT | ~spans.scored_B[:, None]] = IGNORED
     return Segment(
         tokens_BT=torch.from_numpy(tokens_BT),
         targets_BT=torch.from_numpy(targets_BT),
-        lengths_B=torch.from_numpy(lengths_B),
-        starts_BT=starts_BT,
+        lengths_B=torch.from_numpy(spans.lengths_B),
+        starts_BT=_starts(split, spans, tgt_len, cut_documents=cut_documents, cut_seam=cut_seam),
         token_clusters=clusters_of(tokens_BT, cutoffs),
         target_clusters=clusters_of(targets_BT, cutoffs),
-        n_tokens=sum(span.length for span in spans if span.scored),
-        whole=all(span.length == tgt_len for span in spans),
+        n_tokens=int(spans.lengths_B[spans.scored_B].sum()),
+        whole=bool((spans.lengths_B == tgt_len).all()),
     )
 
 
@@ -110,26 +113,33 @@ def clusters_of(ids_BT: np.ndarray, cutoffs: tuple[int, ...]) -> tuple[torch.Ten
     """Return per cluster the flat positions of its ids; the host knows them without the device."""
     if not cutoffs:
         return ()
-    ids_N = ids_BT.reshape(-1)
-    cluster_N = np.searchsorted(np.asarray(cutoffs), ids_N, side="right")
-    cluster_N[ids_N == IGNORED] = -1
-    return tuple(torch.from_numpy(np.flatnonzero(cluster_N == c)) for c in range(len(cutoffs) + 1))
+    borders = pairwise((0, *cutoffs, np.iinfo(np.int64).max))  # `IGNORED` is below all
+    lists = (np.flatnonzero((ids_BT >= low) & (ids_BT < high)) for low, high in borders)
+    return tuple(map(torch.from_numpy, lists))
 
 
 def _starts(
-    split: Split, spans: Sequence[Span], tgt_len: int, *, cut_documents: bool, cut_seam: bool
+    split: Split, spans: Spans, tgt_len: int, *, cut_documents: bool, cut_seam: bool
 ) -> torch.Tensor | None:
     """Return `Segment.starts_BT`; None if no span has a start at which memory is cut."""
-    n_pairs = split.n_tokens - 1
-    marks_BT = np.full((len(spans), tgt_len), -1, np.int64)
-    for row, span in enumerate(spans):
-        for begin, length, place in _pieces(span, n_pairs):
-            if cut_documents:
-                low, high = np.searchsorted(split.document_starts, (begin, begin + length))
-                inside = split.document_starts[low:high] - begin + place
-                marks_BT[row, inside] = inside
-            if cut_seam and begin == span.low:
-                marks_BT[row, place] = place
+    marks_BT = np.full((len(spans.begins_B), tgt_len), -1, np.int64)
+    for begins_B, lengths_B, places_B in _pieces(spans):
+        if cut_documents:
+            rows, starts = _starts_between(split.document_starts, begins_B, begins_B + lengths_B)
+            places = starts - begins_B[rows] + places_B[rows]
+            marks_BT[rows, places] = places
+        if cut_seam:
+            rows = np.flatnonzero((begins_B == spans.lows_B) & (lengths_B > 0))
+            marks_BT[rows, places_B[rows]] = places_B[rows]
     if (marks_BT < 0).all():
         return None
     return torch.from_numpy(np.maximum.accumulate(marks_BT, axis=1))
+
+
+def _starts_between(starts: Ints, begins_B: Ints, ends_B: Ints) -> tuple[Ints, Ints]:
+    """Return the starts from each begin up to each end, and the row that each belongs to."""
+    firsts_B, lasts_B = np.searchsorted(starts, (begins_B, ends_B))
+    counts_B = lasts_B - firsts_B
+    rows = np.repeat(np.arange(len(counts_B)), counts_B)
+    nth = np.arange(len(rows)) - (np.cumsum(counts_B) - counts_B)[rows]
+    return rows, starts[firsts_B[rows] + nth]

@@ -7,11 +7,12 @@ first is predicted exactly once per epoch. A rank's position in the text is a pu
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
 from trainer.data.corpus import Split
-from trainer.data.rows import Span, make_segment
+from trainer.data.rows import Spans, make_segment
 from trainer.errors import InputError
 from trainer.protocol import Segment
 
@@ -100,23 +101,37 @@ class Streams:
         epoch, index = divmod(data_step, self.steps_per_epoch)
         return make_segment(
             self.split,
-            [self._span(stream, epoch, index) for stream in self.stream_ids(slot).tolist()],
+            self._spans(self.stream_ids(slot), epoch, index),
             tgt_len=self.tgt_len,
             cutoffs=self.cutoffs,
             cut_documents=self.memory_reset == "document",
             cut_seam=self.epoch_order != "same" and self.memory_reset != "never",
         )
 
-    def _span(self, stream: int, epoch: int, index: int) -> Span:
-        """Return the span of a stream's segment `index`, in this epoch's order."""
-        low, high = int(self._borders[stream]), int(self._borders[stream + 1])
+    def _spans(self, streams_B: np.ndarray, epoch: int, index: int) -> Spans:
+        """Return the spans of the streams' segment `index`, in this epoch's order."""
+        lows_B, highs_B = self._borders[streams_B], self._borders[streams_B + 1]
         done = index * self.tgt_len
-        length = min(self.tgt_len, high - low - done)
+        lengths_B = np.minimum(self.tgt_len, highs_B - lows_B - done)
+        begins_B = lows_B + done
         if self.epoch_order == "roll_streams":
-            offset = self._offset((self.seed, epoch, stream), high - low)
-            return Span(low + (done + offset) % (high - low), length, low=low, high=high)
-        offset = self._offset((self.seed, epoch), self.n_pairs) if self.epoch_order == "roll" else 0
-        return Span((low + done + offset) % self.n_pairs, length)
+            sizes_B = highs_B - lows_B
+            offsets_B = _offsets(self.seed, epoch, int(streams_B[0]), tuple(sizes_B.tolist()))
+            begins_B = lows_B + (done + offsets_B) % sizes_B
+        else:
+            lows_B, highs_B = np.zeros_like(lows_B), np.full_like(highs_B, self.n_pairs)
+        if self.epoch_order == "roll":
+            begins_B = (begins_B + _offset((self.seed, epoch), self.n_pairs)) % self.n_pairs
+        is_scored_B = np.ones(len(streams_B), bool)
+        return Spans(begins_B, lengths_B, is_scored_B, lows_B, highs_B)
 
-    def _offset(self, seeds: tuple[int, ...], size: int) -> int:
-        return int(np.random.default_rng(seeds).integers(size))
+
+@lru_cache(maxsize=32)  # an epoch's slots: each offset costs a generator
+def _offsets(seed: int, epoch: int, first: int, sizes: tuple[int, ...]) -> np.ndarray:
+    """Return the offset of each of the streams from `first` on."""
+    offsets = [_offset((seed, epoch, first + i), size) for i, size in enumerate(sizes)]
+    return np.array(offsets, np.int64)
+
+
+def _offset(seeds: tuple[int, ...], size: int) -> int:
+    return int(np.random.default_rng(seeds).integers(size))

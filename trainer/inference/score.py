@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Split
-from trainer.data.rows import Span, make_segment
+from trainer.data.rows import Spans, make_segment
 from trainer.distributed import World, sum_floats
 from trainer.errors import InputError
 from trainer.protocol import Memory, Output, Segment
@@ -132,19 +133,22 @@ class ScorePlan:
         """Return the cost of all passes, in tokens of a row."""
         return self.n_forwards * (self.scoring.tgt_len + FORWARD_TOKENS)
 
-    def spans(self, index: int) -> list[Span]:
+    def spans(self, index: int) -> Spans:
         """Return each row's span in pass `index`; empty before the text and after the row's run."""
-        spans = []
-        first_row = self.rank * self.scoring.batch_size
-        for row in range(first_row, first_row + self.scoring.batch_size):
-            first = row * self.n_segments // self.n_rows
-            last = (row + 1) * self.n_segments // self.n_rows
-            segment = first - self.lead + index
-            begin = max(0, segment) * self.scoring.tgt_len
-            inside = 0 <= segment < last
-            length = min(self.scoring.tgt_len, self.n_pairs - begin) if inside else 0
-            spans.append(Span(begin, length, scored=segment >= first))
-        return spans
+        rows_B = self.rank * self.scoring.batch_size + np.arange(self.scoring.batch_size)
+        firsts_B = rows_B * self.n_segments // self.n_rows
+        lasts_B = (rows_B + 1) * self.n_segments // self.n_rows
+        segments_B = firsts_B - self.lead + index
+        begins_B = np.maximum(0, segments_B) * self.scoring.tgt_len
+        lengths_B = np.minimum(self.scoring.tgt_len, self.n_pairs - begins_B)
+        lengths_B[(segments_B < 0) | (segments_B >= lasts_B)] = 0
+        return Spans(
+            begins_B=begins_B,
+            lengths_B=lengths_B,
+            scored_B=segments_B >= firsts_B,
+            lows_B=np.zeros_like(rows_B),
+            highs_B=np.full_like(rows_B, self.n_pairs),
+        )
 
 
 def score(
@@ -256,7 +260,7 @@ def _passes(
     cutoffs: tuple[int, ...],
     cut_documents: bool,
     device: torch.device,
-) -> Iterator[tuple[list[Span], Output]]:
+) -> Iterator[tuple[Spans, Output]]:
     """Run every forward pass; yield its spans and its output."""
     scoring = plan.scoring
     for index in range(plan.n_forwards):
@@ -289,9 +293,10 @@ def _nats(output: Output) -> Tensor:
 
 
 def _tell(
-    on_tokens: Callable[[int, Tensor], None], spans: list[Span], nll_BT: Tensor, chunk: int | None
+    on_tokens: Callable[[int, Tensor], None], spans: Spans, nll_BT: Tensor, chunk: int | None
 ) -> None:
-    for row, span in enumerate(spans):
-        for i in range(0, span.length if span.scored else 0, chunk or nll_BT.shape[1]):
-            end = span.length if chunk is None else min(span.length, i + chunk - 1)
-            on_tokens(span.begin + i + 1, nll_BT[row, i:end])
+    for row in np.flatnonzero(spans.scored_B):
+        begin, length = int(spans.begins_B[row]), int(spans.lengths_B[row])
+        for i in range(0, length, chunk or nll_BT.shape[1]):
+            end = length if chunk is None else min(length, i + chunk - 1)
+            on_tokens(begin + i + 1, nll_BT[row, i:end])
