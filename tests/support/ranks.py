@@ -35,9 +35,11 @@ def _run(rank: int, n_ranks: int, port: str, work: Work, folder: Path) -> None:
     keys = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE")
     os.environ.update(zip(keys, launched, strict=True))
     os.environ.update(complete_environ(os.environ))
-    atexit.register(_refuse_gloo)  # runs after what `join` registers
+    n_threads: list[int] = []
+    atexit.register(_refuse_control, n_threads)  # runs after what `join` registers
     world = join(this_process(os.environ, device="cpu"), timeout_s=60)
     (folder / f"rank {rank}.json").write_text(json.dumps(work(world, folder)))
+    n_threads.append(len(gloo_threads()))
 
 
 def gloo_threads() -> list[str]:
@@ -49,7 +51,8 @@ def gloo_threads() -> list[str]:
     return [name for name in names if name.startswith("pt_gloo")]
 
 
-def _refuse_gloo() -> None:
-    if left := gloo_threads():
-        print("the process ends before its threads", left, flush=True)
+def _refuse_control(n_threads: list[int]) -> None:
+    """End with another code if the threads of the control plane are there still."""
+    if n_threads and n_threads[0] and len(gloo_threads()) == n_threads[0]:
+        print("the process ends before its threads", flush=True)
         os._exit(1)
