@@ -12,7 +12,7 @@ import pytest
 import training
 from claiming import HERE
 
-from trainer.distributed import RENDEZVOUS
+from trainer.launchers import RENDEZVOUS
 from trainer.train.opening.claim import Claim
 
 # A loaded machine is slow to draw examples; what is drawn is none the worse for it.

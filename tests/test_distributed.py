@@ -22,7 +22,6 @@ from trainer.distributed import (
     barrier,
     broadcast_object,
     choose_device,
-    complete_environ,
     gather_objects,
     join,
     largest,
@@ -33,6 +32,7 @@ from trainer.distributed import (
 )
 from trainer.errors import InputError
 from trainer.inference.score import Score, score
+from trainer.launchers import complete_environ
 from trainer.train.faults import FaultWatch
 from trainer.train.stopping import Wish
 

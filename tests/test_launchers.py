@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from trainer.distributed import RENDEZVOUS, complete_environ
 from trainer.errors import InputError
-from trainer.launchers import is_first_task
+from trainer.launchers import RENDEZVOUS, complete_environ, is_first_task
 
 MEETING = {"MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
 TORCHRUN = MEETING | {

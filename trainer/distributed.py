@@ -16,12 +16,8 @@ import torch.distributed as dist
 from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from trainer.errors import InputError
-from trainer.launchers import PYTORCH, Task, find_task, number_in
 
 T = TypeVar("T")
-
-#: The variables that a launcher sets for a worker; `complete_environ` adds those that are missing.
-RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Control:
@@ -69,55 +65,6 @@ class World:
     def group(self) -> Any:
         """Return the process group over gloo, if there is one."""
         return None if self.control is None else self.control.group
-
-
-def complete_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the rendezvous variables of this process: a launcher's, or those of a lone process.
-
-    If all ranks are on this host, gloo gets the loopback interface, unless the environment has one.
-
-    Raises:
-        InputError: several tasks cannot meet, or the variables contradict one another.
-    """
-    task = find_task(environ)
-    if task is None or (task.launcher != PYTORCH.name and task.size == 1):
-        variables = _alone(environ)
-    else:
-        local_size = 1 if task.local_size is None else task.local_size
-        numbers = (task.rank, task.size, task.local_rank, local_size)
-        variables = dict(
-            zip(RENDEZVOUS, (*map(str, numbers), *_meeting(environ, task)), strict=True)
-        )
-    loopback = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}
-    is_one_host = variables["LOCAL_SIZE"] == variables["WORLD_SIZE"]
-    if is_one_host and loopback and "GLOO_SOCKET_IFNAME" not in environ:
-        variables["GLOO_SOCKET_IFNAME"] = loopback.pop()
-    return variables
-
-
-def _meeting(environ: Mapping[str, str], task: Task) -> tuple[str, str]:
-    """Return the address and port at which the ranks meet."""
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
-    if missing and task.launcher == PYTORCH.name:
-        raise InputError(
-            f"RANK is set in the environment, but not {', '.join(missing)}: start under "
-            f"deepspeed, torchrun, srun or mpirun, or unset RANK to run alone"
-        )
-    if missing:
-        raise InputError(
-            f"{missing[0]} is missing for {task.size} tasks of {task.launcher}: export MASTER_ADDR "
-            f"(host of the first task) and MASTER_PORT (such as 29500), or start a single task"
-        )
-    if not 0 < number_in(environ, "MASTER_PORT") < 1 << 16:
-        raise InputError(f"MASTER_PORT is {environ['MASTER_PORT']}, which is no port: 1 to 65535")
-    return environ["MASTER_ADDR"], environ["MASTER_PORT"]
-
-
-def _alone(environ: Mapping[str, str]) -> dict[str, str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return dict(zip(RENDEZVOUS, ("0", "1", "0", "1", "127.0.0.1", str(port)), strict=True))
 
 
 def has_fast_bf16(device: torch.device) -> bool:

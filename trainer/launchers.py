@@ -1,14 +1,18 @@
-"""Finding this process's place among its peers, from the variables that its launcher sets.
+"""Finding this process's place among its peers, and where they meet, in its launcher's variables.
 
 deepspeed and torchrun set PyTorch's variables; Slurm and each MPI set their own.
 """
 
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trainer.errors import InputError
 from trainer.outside import printable
+
+#: The variables that a launcher sets for a worker; `complete_environ` adds those that are missing.
+RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ _PMI = _Launcher(
     local_rank=("MPI_LOCALRANKID", "PMI_LOCAL_RANK"),
     local_size=("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE"),
 )
-PYTORCH = _Launcher(
+_PYTORCH = _Launcher(
     name="RANK",
     rank="RANK",
     size="WORLD_SIZE",
@@ -96,7 +100,7 @@ def is_first_task(environ: Mapping[str, str]) -> bool:
 def find_task(environ: Mapping[str, str]) -> Task | None:
     """Return the task that the nearest launcher names; None for a process without a launcher."""
     if "RANK" in environ:
-        return _task(PYTORCH, environ)
+        return _task(_PYTORCH, environ)
     task = next((_task(mpi, environ) for mpi in _MPI if mpi.rank in environ), None)
     slurm = None if task else _slurm_task(environ)
     if task is None and _PMI.rank in environ:
@@ -207,3 +211,52 @@ def number_in(environ: Mapping[str, str], name: str) -> int:
             f"correct or unset it"
         )
     return int(text)
+
+
+def complete_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the rendezvous variables of this process: a launcher's, or those of a lone process.
+
+    If all ranks are on this host, gloo gets the loopback interface, unless the environment has one.
+
+    Raises:
+        InputError: several tasks cannot meet, or the variables contradict one another.
+    """
+    task = find_task(environ)
+    if task is None or (task.launcher != _PYTORCH.name and task.size == 1):
+        variables = _alone(environ)
+    else:
+        local_size = 1 if task.local_size is None else task.local_size
+        numbers = (task.rank, task.size, task.local_rank, local_size)
+        variables = dict(
+            zip(RENDEZVOUS, (*map(str, numbers), *_meeting(environ, task)), strict=True)
+        )
+    loopback = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}
+    is_one_host = variables["LOCAL_SIZE"] == variables["WORLD_SIZE"]
+    if is_one_host and loopback and "GLOO_SOCKET_IFNAME" not in environ:
+        variables["GLOO_SOCKET_IFNAME"] = loopback.pop()
+    return variables
+
+
+def _meeting(environ: Mapping[str, str], task: Task) -> tuple[str, str]:
+    """Return the address and port at which the ranks meet."""
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
+    if missing and task.launcher == _PYTORCH.name:
+        raise InputError(
+            f"RANK is set in the environment, but not {', '.join(missing)}: start under "
+            f"deepspeed, torchrun, srun or mpirun, or unset RANK to run alone"
+        )
+    if missing:
+        raise InputError(
+            f"{missing[0]} is missing for {task.size} tasks of {task.launcher}: export MASTER_ADDR "
+            f"(host of the first task) and MASTER_PORT (such as 29500), or start a single task"
+        )
+    if not 0 < number_in(environ, "MASTER_PORT") < 1 << 16:
+        raise InputError(f"MASTER_PORT is {environ['MASTER_PORT']}, which is no port: 1 to 65535")
+    return environ["MASTER_ADDR"], environ["MASTER_PORT"]
+
+
+def _alone(environ: Mapping[str, str]) -> dict[str, str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return dict(zip(RENDEZVOUS, ("0", "1", "0", "1", "127.0.0.1", str(port)), strict=True))

@@ -19,8 +19,9 @@ from ours import experiment_of, training
 from torch import Tensor
 from triton_model import taking
 
-from trainer.distributed import complete_environ, this_process
+from trainer.distributed import this_process
 from trainer.engine import deepspeed
+from trainer.launchers import complete_environ
 from trainer.model.choice import BackendName
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Segment

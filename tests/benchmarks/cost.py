@@ -30,9 +30,10 @@ import torch.distributed as dist
 from dims import Dims
 from ours import training
 
-from trainer.distributed import RENDEZVOUS, complete_environ, this_process
+from trainer.distributed import this_process
 from trainer.engine import deepspeed
 from trainer.host_cpu import use_cpu_well
+from trainer.launchers import RENDEZVOUS, complete_environ
 from trainer.train.loop import train_step
 
 BASE = Dims(

@@ -24,10 +24,10 @@ from ours import experiment_of, split_of
 
 from trainer.config.arguments import parse_train
 from trainer.data.streams import Streams
-from trainer.distributed import complete_environ
 from trainer.engine import deepspeed
 from trainer.engine.deepspeed import Engine
 from trainer.host_cpu import use_cpu_well
+from trainer.launchers import complete_environ
 from trainer.train import duties, loop, recovery, saving
 from trainer.train.faults import FaultWatch
 from trainer.train.opening.plan import make_plan

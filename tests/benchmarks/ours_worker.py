@@ -23,12 +23,13 @@ from worker import serve
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.rows import clusters_of
 from trainer.data.streams import Streams
-from trainer.distributed import World, complete_environ, this_process
+from trainer.distributed import World, this_process
 from trainer.engine import deepspeed
 from trainer.exchange.layouts import read_foreign
 from trainer.exchange.names import table_of, to_ours
 from trainer.host_cpu import use_cpu_well
 from trainer.inference.score import ScorePlan, fastest
+from trainer.launchers import complete_environ
 from trainer.model.memory import LayerInputs
 from trainer.protocol import IGNORED, Segment, reading_memory
 from trainer.train.loop import train_step

@@ -30,10 +30,11 @@ from torch.utils._pytree import tree_leaves
 
 from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
-from trainer.distributed import World, complete_environ, this_process
+from trainer.distributed import World, this_process
 from trainer.engine import deepspeed
 from trainer.engine.deepspeed import Engine
 from trainer.host_cpu import use_cpu_well
+from trainer.launchers import complete_environ
 from trainer.train.loop import train_step
 from trainer.train.run import Run
 

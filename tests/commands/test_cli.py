@@ -16,8 +16,8 @@ from txl_command import Ended, exit_code
 
 from trainer.commands.command_line import COMMANDS, parse_command
 from trainer.config.recipe import recipe_names
-from trainer.distributed import RENDEZVOUS, complete_environ
 from trainer.errors import Exit
+from trainer.launchers import RENDEZVOUS, complete_environ
 
 Txl = Callable[..., Ended]
 

@@ -12,8 +12,8 @@ import pytest
 from training import ROOT, environment
 from txl_command import said_in, unread
 
-from trainer.distributed import RENDEZVOUS, complete_environ
 from trainer.errors import Exit
+from trainer.launchers import RENDEZVOUS, complete_environ
 
 #: What is asked of the commands that print; RUN and CORPUS stand for a run and its corpus.
 COMMANDS = [

@@ -36,7 +36,7 @@ from training import (  # noqa: E402
     make_corpus,
 )
 
-from trainer.distributed import complete_environ  # noqa: E402
+from trainer.launchers import complete_environ  # noqa: E402
 from trainer.track.processes import read_holder  # noqa: E402
 from trainer.track.records import METRICS_FILE  # noqa: E402
 from trainer.track.status import read_status  # noqa: E402

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainer.distributed import World, complete_environ, join, this_process
+from trainer.distributed import World, join, this_process
+from trainer.launchers import complete_environ
 
 Work = Callable[[World, Path], Any]
 

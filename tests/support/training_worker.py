@@ -19,9 +19,10 @@ from deepspeed.accelerator import get_accelerator
 
 from trainer.checkpoint.folder import directory, newest_whole
 from trainer.config.arguments import parse_train
-from trainer.distributed import World, broadcast_object, complete_environ
+from trainer.distributed import World, broadcast_object
 from trainer.engine import deepspeed
 from trainer.errors import Exit, InputError
+from trainer.launchers import complete_environ
 from trainer.track.status import STATUS_FILE, read_status
 from trainer.train.opening.plan import make_plan
 from trainer.train.session import train_connected

@@ -17,17 +17,11 @@ from trainer.checkpoint.state import TrainState
 from trainer.checkpoint.tensors import load_engine
 from trainer.config.arguments import TrainArguments
 from trainer.data.read_ahead import AHEAD, SegmentReader
-from trainer.distributed import (
-    World,
-    barrier,
-    complete_environ,
-    gather_objects,
-    on_each,
-    on_main,
-)
+from trainer.distributed import World, barrier, gather_objects, on_each, on_main
 from trainer.engine import deepspeed
 from trainer.errors import Exit, NonFiniteError, ShortageError
 from trainer.host_cpu import use_cpu_well
+from trainer.launchers import complete_environ
 from trainer.model.build import build_model
 from trainer.track.console import close_logging, setup_logging
 from trainer.track.tracker import open_tracker

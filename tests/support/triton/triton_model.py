@@ -22,7 +22,8 @@ from builders import (
 from torch import Tensor
 from triton_processes import interpret
 
-from trainer.distributed import World, complete_environ
+from trainer.distributed import World
+from trainer.launchers import complete_environ
 from trainer.model.build import build_model
 from trainer.model.choice import BackendName
 from trainer.model.memory import LayerInputs

@@ -7,8 +7,8 @@ from saved_checkpoints import contents
 from training import Case
 
 from trainer.config.arguments import parse_train
-from trainer.distributed import complete_environ
 from trainer.errors import InputError
+from trainer.launchers import complete_environ
 from trainer.train.opening.dry_run import describe_start
 from trainer.train.opening.plan import make_plan
 

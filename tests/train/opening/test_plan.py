@@ -12,8 +12,8 @@ from trainer.config.deepspeed import load_ds_config, resolve
 from trainer.data.corpus import Corpus
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.data.streams import Streams
-from trainer.distributed import complete_environ
 from trainer.errors import InputError
+from trainer.launchers import complete_environ
 from trainer.train.opening.plan import check_segments, check_splits, make_plan
 
 
