@@ -112,8 +112,8 @@ def milliseconds(work: Callable[[], object], device: str, *, n: int = 20) -> flo
 
 
 def blocks(device: str, _: str) -> Iterator[Row]:
-    """Attention forward and backward, by how its work is cut."""
-    from trainer.model.triton.attention import Blocks, default_blocks, fused_attention
+    """Attention forward and backward, by how each kernel cuts its work."""
+    from trainer.model.triton.attention import Blocks, Cut, default_cut, fused_attention
 
     _, dims = dims_on(device)
     width, n_keys = -(-dims.d_head // 8) * 8, dims.tgt_len + dims.mem_len
@@ -125,30 +125,27 @@ def blocks(device: str, _: str) -> Iterator[Row]:
     leaves = [
         torch.randn(shape, device=device, dtype=torch.bfloat16).requires_grad_() for shape in shapes
     ]
-    default = default_blocks(width, torch.bfloat16)
-    cuts = [(q, k, warps) for q in (32, 64, 128) for k in (32, 64) for warps in (4, 8)]
-    choices = (
-        [default]
-        if device == "cpu"
-        else [
-            default,
-            *(Blocks(q, k, warps, stages) for q, k, warps in cuts for stages in (1, 2)),
-        ]
-    )
+    default = default_cut(width, torch.bfloat16)
+    sizes = [(q, k, warps) for q in (32, 64, 128) for k in (32, 64) for warps in (4, 8)]
+    tried = [Blocks(*size, stages) for size in sizes for stages in (1, 2)]
 
-    def attend(choice: Blocks) -> None:
-        out = fused_attention(*leaves, visible_from_BT=None, dropout=0.0, seed=None, blocks=choice)
+    def attend(cut: Cut) -> None:
+        out = fused_attention(*leaves, visible_from_BT=None, dropout=0.0, seed=None, cut=cut)
         torch.autograd.grad(out.sum(), leaves)
 
-    times = {}
-    for choice in choices:
-        try:
-            times[choice] = milliseconds(partial(attend, choice), device)
-        except Exception as error:  # too much shared memory is a result, too
-            yield row("blocks", str(choice), type(error).__name__)
-    for choice in sorted(times, key=lambda c: times[c])[:8]:
-        yield row("blocks", f"{choice}, ms", times[choice])
-    yield row("blocks", f"the default, {default}, ms", times[default])
+    for kernel in () if device == "cpu" else Cut._fields:
+        times = {}
+        for choice in tried:
+            try:
+                cut = default._replace(**{kernel: choice})
+                times[choice] = milliseconds(partial(attend, cut), device)
+            except Exception as error:  # too much shared memory is a result, too
+                yield row("blocks", f"{kernel}, {choice}", type(error).__name__)
+        for choice in sorted(times, key=lambda c: times[c])[:3]:
+            yield row("blocks", f"{kernel}, {choice}, ms of all", times[choice])
+    yield row(
+        "blocks", f"the default, {default}, ms", milliseconds(partial(attend, default), device)
+    )
 
 
 def products(device: str, _: str) -> Iterator[Row]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from fake_model import Hosts, Step, wt103_base
+from fake_model import Hosts, Step, step_of
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -45,9 +45,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def compiler() -> Iterator[Callable[..., Step]]:
-    """`wt103_base` in a process that compiles instead of launching."""
+    """`step_of` in a process that compiles instead of launching."""
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=compile_only) as pool:
-        yield lambda *args, **keywords: pool.submit(wt103_base, *args, **keywords).result()
+        yield lambda *args, **keywords: pool.submit(step_of, *args, **keywords).result()
 
 
 @pytest.mark.parametrize("backend", ["triton", "plain"])
@@ -55,11 +55,20 @@ def compiler() -> Iterator[Callable[..., Step]]:
 def test_a_step_asks_no_device_for_a_value_and_gives_it_none(
     compiler: Callable[..., Step], name: str, backend: BackendName
 ) -> None:
-    step = compiler(backend, **CASES[name])
+    step = compiler("wt103-base", backend, **CASES[name])
     assert step.from_host == []
     n_layers, n_passes = 2, 2
     wanted = n_layers * n_passes if backend == "triton" else 0
-    assert step.launches["backward_by_key"] == wanted
+    assert step.launches["attention_kernels.backward_by_key"] == wanted
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_kernel_runs_out_of_registers(compiler: Callable[..., Step], name: str) -> None:
+    step = compiler("wt103-base", "triton", **CASES[name])
+    on_a100 = 16 if CASES[name].get("attn_dropout") else 0  # dropout there: four registers' worth
+    wanted = {80: on_a100, 90: 0}
+    assert {kernel.capability for kernel in step.kernels} == set(wanted)
+    assert [k for k in step.kernels if k.stack > wanted[k.capability]] == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from builders import segment_of
+from kernel_report import Kernel
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
@@ -43,15 +44,17 @@ class Step(NamedTuple):
 
     launches: Counter[str]
     """Triton kernels by name, each compiled for the arguments it was given."""
+    kernels: set[Kernel]
+    """What became of these kernels on each card."""
     from_host: list[str]
     """See `Hosts`."""
 
 
-def wt103_base(
-    backend: BackendName, *, dtype: torch.dtype, documents: bool = False, **model: Any
+def step_of(
+    name: str, backend: BackendName, *, dtype: torch.dtype, documents: bool = False, **model: Any
 ) -> Step:
-    """Read segments of the recipe's sizes, with an empty memory and a full one, and go back."""
-    recipe = load_recipe("wt103-base")
+    """Read segments of a recipe's sizes, with an empty memory and a full one, and go back."""
+    recipe = load_recipe(name)
     config = recipe.model.model_copy(update={"n_layer": 2, **model})
     lengths, n_streams = recipe.train, recipe.train.train_batch_size
     segment = segment_of(
@@ -59,7 +62,7 @@ def wt103_base(
         cutoffs=config.cutoffs,
         starts_BT=torch.zeros(n_streams, lengths.tgt_len).long(),
     )
-    launches: Counter[str] = Counter()
+    launches: list[list[Kernel]] = []
     with FakeTensorMode() as fake, ExitStack() as stack:
         segment = segment.map(fake.from_tensor)
         segment = segment if documents else segment._replace(starts_BT=None)
@@ -80,17 +83,17 @@ def wt103_base(
                 output.memory, finite_rows(output, n_rows=n_streams), unread=unread
             )
         assert {p.grad.dtype for p in module.parameters() if p.grad is not None} == {dtype}
-    return Step(launches, hosts.seen)
+    counts = Counter(launch[0].name for launch in launches)
+    return Step(counts, {kernel for launch in launches for kernel in launch}, hosts.seen)
 
 
-def _as_on_a_gpu(backend: BackendName, launches: Counter[str]) -> list[Any]:
+def _as_on_a_gpu(backend: BackendName, launches: list[list[Kernel]]) -> list[Any]:
     """What a model takes there: these kernels, which are compiled, and PyTorch's dropout."""
     from triton.runtime import JITFunction
 
     def launch(kernel: Any, *args: Any, **keywords: Any) -> None:
-        launches[kernel.__name__] += 1
         with no_dispatch():
-            compile_launch(kernel, *args, **keywords)
+            launches.append(compile_launch(kernel, *args, **keywords))
 
     return [
         mock.patch("trainer.model.choice.backend_name", return_value=backend),

@@ -26,7 +26,7 @@ def fused(
     autocast: bool = False,
 ) -> list[Tensor]:
     """The output and, if its own is given, the gradients; what is not written is NaN."""
-    from trainer.model.triton.attention import Blocks, fused_attention
+    from trainer.model.triton.attention import Blocks, Cut, fused_attention
 
     torch.use_deterministic_algorithms(True)  # fills new memory with NaN
     device = inputs[0].device
@@ -38,7 +38,7 @@ def fused(
             dropout=dropout,
             visible_from_BT=visible_from_BT,
             seed=None if seed is None else torch.tensor([seed], device=device),
-            blocks=cut and Blocks(*cut, num_warps=4, num_stages=1),
+            cut=cut and Cut(*[Blocks(*cut, num_warps=4, num_stages=1)] * 3),
         )
 
     try:

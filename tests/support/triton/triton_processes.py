@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 import torch
+from kernel_report import Kernel, kernel_of
 from torch import Tensor
 
 NAMES = {
@@ -70,8 +71,11 @@ def compile_launch(
     num_warps: int = 4,
     num_stages: int = 3,
     **constants: Any,
-) -> None:
-    """As Triton does at a launch: types of the arguments, and what is known of their values."""
+) -> list[Kernel]:
+    """As Triton does at a launch: types of the arguments, and what is known of their values.
+
+    Returns what became of the kernel for each of `CAPABILITIES`.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -85,6 +89,8 @@ def compile_launch(
         if types[name][0] == "*" or (types[name] == "i32" and value % 16 == 0)
     }
     types |= dict.fromkeys(constants, "constexpr")
+    name = f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__}"
+    kernels = []
     for capability in CAPABILITIES:
         binary = triton.compile(
             ASTSource(kernel, types, constants, aligned),
@@ -93,6 +99,8 @@ def compile_launch(
         )
         assert binary.asm["cubin"]
         assert binary.metadata.shared <= MAX_SHARED
+        kernels.append(kernel_of(binary, name=name, capability=capability, num_warps=num_warps))
+    return kernels
 
 
 def type_of(value: Any) -> str:

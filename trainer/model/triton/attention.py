@@ -7,14 +7,17 @@ on data, so a pass can be captured in a CUDA graph.
 B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from trainer.model.triton import attention_kernels as kernels
+
+#: Elements by which rows must be aligned for loads of 16 bytes, of 16 bits each or wider.
+_ALIGN = 8
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,14 @@ class Blocks:
     num_stages: int
 
 
+class Cut(NamedTuple):
+    """How each kernel cuts its work, which changes no more than rounding."""
+
+    forward: Blocks
+    by_query: Blocks
+    by_key: Blocks
+
+
 def fused_attention(
     query_BTHE: Tensor,
     kv_BS2HE: Tensor,
@@ -35,7 +46,7 @@ def fused_attention(
     visible_from_BT: Tensor | None,
     dropout: float,
     seed: Tensor | None,
-    blocks: Blocks | None = None,
+    cut: Cut | None = None,
 ) -> Tensor:
     """Return softmax(query·key + rel_shift(position)) over the visible keys, times the values.
 
@@ -53,7 +64,7 @@ def fused_attention(
         dropout: probability of dropping an attention weight.
         seed: one int64 on the device; with a weight's place it decides whether the weight is
             dropped. The backward pass reads it again. None without dropout.
-        blocks: block sizes, which change no more than rounding.
+        cut: block sizes, `default_cut` if None.
 
     Returns:
         `[B, T, H, E]`, contiguous.
@@ -67,19 +78,24 @@ def fused_attention(
         visible_from_BT,
         seed if dropout > 0 else None,
         dropout,
-        blocks or default_blocks(query_BTHE.shape[-1], query_BTHE.dtype),
+        cut or default_cut(query_BTHE.shape[-1], query_BTHE.dtype),
     )
     return out_BTHE
 
 
-def default_blocks(d_head: int, dtype: torch.dtype) -> Blocks:
+def default_cut(d_head: int, dtype: torch.dtype) -> Cut:
     """Return blocks that compile for an A100 and an H100 with hardly a register spilled."""
-    wide_head = d_head > 128
     if dtype.itemsize > 2:
-        return Blocks(q=16 if wide_head else 32, k=16, num_warps=8, num_stages=1)
+        block = Blocks(q=16 if d_head > 128 else 32, k=16, num_warps=8, num_stages=1)
+        by_query = replace(block, num_warps=4) if 64 < d_head <= 128 else block
+        return Cut(block, by_query, block)
     if d_head <= 64:
-        return Blocks(q=64, k=32, num_warps=4, num_stages=2)
-    return Blocks(q=32 if wide_head else 64, k=32, num_warps=8, num_stages=1)
+        return Cut(
+            forward=Blocks(q=64, k=32, num_warps=4, num_stages=2),
+            by_query=Blocks(q=64, k=16, num_warps=4, num_stages=2),
+            by_key=Blocks(q=64, k=64, num_warps=4, num_stages=1),
+        )
+    return Cut(*[Blocks(q=32 if d_head > 128 else 64, k=32, num_warps=8, num_stages=1)] * 3)
 
 
 class _FusedAttention(torch.autograd.Function):
@@ -92,22 +108,22 @@ class _FusedAttention(torch.autograd.Function):
         visible_from_BT: Tensor | None,
         seed: Tensor | None,
         dropout: float,
-        blocks: Blocks,
+        cut: Cut,
     ) -> Tensor:
         """Attend; keep the logarithms of the softmax's sums, which give the weights again."""
         inputs = (query_BTHE, kv_BS2HE, position_BHTS, visible_from_BT, seed)
-        n_streams, tgt_len, n_head, d_head = query_BTHE.shape
+        n_streams, tgt_len, n_head, _ = query_BTHE.shape
         wide = torch.promote_types(query_BTHE.dtype, torch.float32)
         out_BTHE = query_BTHE.new_empty(query_BTHE.shape)
         log_sum_BHT = query_BTHE.new_empty((n_streams, n_head, tgt_len), dtype=wide)
-        kernels.forward[triton.cdiv(tgt_len, blocks.q), n_head, n_streams](
+        kernels.forward[triton.cdiv(tgt_len, cut.forward.q), n_head, n_streams](
             *_arguments(*inputs, dropout=dropout),
             log_sum_BHT,
             out_BTHE,
-            **_constants(blocks, d_head),
+            **_constants(cut.forward, query_BTHE, kv_BS2HE),
         )
         ctx.save_for_backward(*inputs, log_sum_BHT, out_BTHE)
-        ctx.dropout, ctx.blocks = dropout, blocks
+        ctx.dropout, ctx.cut = dropout, cut
         return out_BTHE
 
     @staticmethod
@@ -117,17 +133,16 @@ class _FusedAttention(torch.autograd.Function):
         The first also writes each query's `delta`, which the second reads.
         """
         *inputs, log_sum_BHT, out_BTHE = ctx.saved_tensors
-        _, kv_BS2HE, position_BHTS, _, _ = inputs
-        n_streams, tgt_len, n_head, d_head = out_BTHE.shape
-        blocks: Blocks = ctx.blocks
+        query_BTHE, kv_BS2HE, position_BHTS, _, _ = inputs
+        n_streams, tgt_len, n_head, _ = out_BTHE.shape
+        cut: Cut = ctx.cut
         arguments = (*_arguments(*inputs, dropout=ctx.dropout), log_sum_BHT)
-        constants = _constants(blocks, d_head)
         d_out_BTHE = grads[0].contiguous()
         delta_BHT, d_query_BTHE = torch.empty_like(log_sum_BHT), torch.empty_like(out_BTHE)
         d_position_BHTS = torch.empty_like(position_BHTS)
         d_position_BHTS[..., kv_BS2HE.shape[1] :].zero_()
         d_kv_BS2HE = kv_BS2HE.new_empty(kv_BS2HE.shape)
-        kernels.backward_by_query[triton.cdiv(tgt_len, blocks.q), n_head, n_streams](
+        kernels.backward_by_query[triton.cdiv(tgt_len, cut.by_query.q), n_head, n_streams](
             *arguments,
             out_BTHE,
             d_out_BTHE,
@@ -135,10 +150,14 @@ class _FusedAttention(torch.autograd.Function):
             d_query_BTHE,
             d_position_BHTS,
             *d_position_BHTS.stride()[:3],
-            **constants,
+            **_constants(cut.by_query, query_BTHE, kv_BS2HE),
         )
-        kernels.backward_by_key[triton.cdiv(kv_BS2HE.shape[1], blocks.k), n_head, n_streams](
-            *arguments, d_out_BTHE, delta_BHT, d_kv_BS2HE, **constants
+        kernels.backward_by_key[triton.cdiv(kv_BS2HE.shape[1], cut.by_key.k), n_head, n_streams](
+            *arguments,
+            d_out_BTHE,
+            delta_BHT,
+            d_kv_BS2HE,
+            **_constants(cut.by_key, query_BTHE, kv_BS2HE),
         )
         return d_query_BTHE, d_kv_BS2HE, d_position_BHTS, None, None, None, None
 
@@ -171,8 +190,11 @@ def _arguments(
     )
 
 
-def _constants(blocks: Blocks, d_head: int) -> dict[str, int]:
+def _constants(blocks: Blocks, query_BTHE: Tensor, kv_BS2HE: Tensor) -> dict[str, int]:
+    d_head = query_BTHE.shape[-1]
+    strides = (*query_BTHE.stride()[:3], *kv_BS2HE.stride()[:4], d_head)
     return {
+        "ALIGN": 1 if any(stride % _ALIGN for stride in strides) else _ALIGN,
         "BLOCK_Q": blocks.q,
         "BLOCK_K": blocks.k,
         "BLOCK_E": max(16, triton.next_power_of_2(d_head)),

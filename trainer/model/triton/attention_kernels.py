@@ -12,13 +12,15 @@ B streams · T tgt_len · S n_keys · H heads · E d_head · Q, K a block's quer
 import triton
 import triton.language as tl
 
+from trainer.model.triton.dropout import dropout_scale
+
 
 @triton.jit
 def forward(
     query_BTHE, query_b, query_t, query_h, kv_BS2HE, kv_b, kv_s, kv_2, kv_h,
     position_BHTS, position_b, position_h, position_t, visible_from_BT, visible_b, visible_t,
     seed, dropout, tgt_len, n_keys, d_head, log_sum_BHT, out_BTHE,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """Write `out` and the logarithm of the softmax's sum, for a block of queries."""
     head, stream = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
@@ -26,12 +28,14 @@ def forward(
     row = stream * n_head + head
     wide = log_sum_BHT.dtype.element_ty
     query_Q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    row_Q = row * tgt_len + query_Q
     from_Q = first_visible(visible_from_BT, stream * visible_b, visible_t, query_Q, tgt_len)
-    query_BTHE += stream * query_b + head * query_h
-    kv_BS2HE += stream * kv_b + head * kv_h
+    query_t, kv_s, kv_2 = aligned(query_t, ALIGN), aligned(kv_s, ALIGN), aligned(kv_2, ALIGN)
+    query_BTHE += aligned(stream * query_b + head * query_h, ALIGN)
+    kv_BS2HE += aligned(stream * kv_b + head * kv_h, ALIGN)
+    d_head = aligned(d_head, ALIGN)
     position_TS = position_BHTS + stream * position_b + head * position_h
     position_Q1 = shifted(position_TS, query_Q, position_t, tgt_len)
-    weight_Q1 = (row * tgt_len + query_Q[:, None]) * n_keys
     until_Q = query_Q + n_keys - tgt_len + 1
     query_QE = load_rows(query_BTHE, query_Q, query_t, tgt_len, d_head, BLOCK_E)
     # Finite, since exp(-inf - -inf) would be NaN for a query that sees no key of the first block.
@@ -50,13 +54,15 @@ def forward(
         shrink_Q = tl.exp(best_Q - better_Q)
         sum_Q = sum_Q * shrink_Q + tl.sum(weight_QK, axis=1)
         if seed is not None:
-            weight_QK *= kept(seed, weight_Q1, key_K, dropout)
+            weight_QK *= dropout_scale(
+                seed, dropout, row_Q[:, None], start, n_keys, BLOCK_Q, BLOCK_K
+            )
         out_QE = out_QE * shrink_Q[:, None]
         out_QE += tl.dot(weight_QK.to(value_KE.dtype), value_KE, input_precision="ieee")
         best_Q = better_Q
     # The best key alone adds 1: only rows past the segment have less, and they are not stored.
     sum_Q = tl.maximum(sum_Q, 1.0)
-    tl.store(log_sum_BHT + row * tgt_len + query_Q, best_Q + tl.log(sum_Q), query_Q < tgt_len)
+    tl.store(log_sum_BHT + row_Q, best_Q + tl.log(sum_Q), query_Q < tgt_len)
     out_BTHE += (stream * tgt_len * n_head + head) * d_head
     out_QE = out_QE / sum_Q[:, None]
     store_rows(out_BTHE, out_QE, query_Q, n_head * d_head, tgt_len, d_head, BLOCK_E)
@@ -68,7 +74,7 @@ def backward_by_query(
     position_BHTS, position_b, position_h, position_t, visible_from_BT, visible_b, visible_t,
     seed, dropout, tgt_len, n_keys, d_head, log_sum_BHT, out_BTHE, d_out_BTHE,
     delta_BHT, d_query_BTHE, d_position_BHTS, d_position_b, d_position_h, d_position_t,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """Write `delta`, `d_query` and all of `d_position`'s rows, for a block of queries."""
     head, stream = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
@@ -76,21 +82,23 @@ def backward_by_query(
     row = stream * n_head + head
     wide = log_sum_BHT.dtype.element_ty
     query_Q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    row_Q = row * tgt_len + query_Q
     real_Q = query_Q < tgt_len
     from_Q = first_visible(visible_from_BT, stream * visible_b, visible_t, query_Q, tgt_len)
-    query_BTHE += stream * query_b + head * query_h
-    kv_BS2HE += stream * kv_b + head * kv_h
+    query_t, kv_s, kv_2 = aligned(query_t, ALIGN), aligned(kv_s, ALIGN), aligned(kv_2, ALIGN)
+    query_BTHE += aligned(stream * query_b + head * query_h, ALIGN)
+    kv_BS2HE += aligned(stream * kv_b + head * kv_h, ALIGN)
+    d_head = aligned(d_head, ALIGN)
     position_TS = position_BHTS + stream * position_b + head * position_h
     position_Q1 = shifted(position_TS, query_Q, position_t, tgt_len)
-    weight_Q1 = (row * tgt_len + query_Q[:, None]) * n_keys
     until_Q = query_Q + n_keys - tgt_len + 1
     query_QE = load_rows(query_BTHE, query_Q, query_t, tgt_len, d_head, BLOCK_E)
     place, stride = (stream * tgt_len * n_head + head) * d_head, n_head * d_head
     out_QE = load_rows(out_BTHE + place, query_Q, stride, tgt_len, d_head, BLOCK_E)
     d_out_QE = load_rows(d_out_BTHE + place, query_Q, stride, tgt_len, d_head, BLOCK_E)
     delta_Q = tl.sum(out_QE.to(wide) * d_out_QE.to(wide), axis=1)
-    tl.store(delta_BHT + row * tgt_len + query_Q, delta_Q, real_Q)
-    log_sum_Q = tl.load(log_sum_BHT + row * tgt_len + query_Q, real_Q, other=0.0)
+    tl.store(delta_BHT + row_Q, delta_Q, real_Q)
+    log_sum_Q = tl.load(log_sum_BHT + row_Q, real_Q, other=0.0)
     d_query_QE = tl.zeros([BLOCK_Q, BLOCK_E], wide)
     d_position_TS = d_position_BHTS + stream * d_position_b + head * d_position_h
     d_position_Q1 = shifted(d_position_TS, query_Q, d_position_t, tgt_len)
@@ -109,7 +117,9 @@ def backward_by_query(
         score_QK = scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q)
         d_weight_QK = tl.dot(d_out_QE, tl.trans(value_KE), input_precision="ieee")
         if seed is not None:
-            d_weight_QK *= kept(seed, weight_Q1, key_K, dropout)
+            d_weight_QK *= dropout_scale(
+                seed, dropout, row_Q[:, None], start, n_keys, BLOCK_Q, BLOCK_K
+            )
         d_score_QK = tl.exp(score_QK - log_sum_Q[:, None]) * (d_weight_QK - delta_Q[:, None])
         d_score_QK = d_score_QK.to(key_KE.dtype)
         inside_QK = real_Q[:, None] & (key_K[None, :] < until_Q[:, None])
@@ -123,48 +133,55 @@ def backward_by_key(
     query_BTHE, query_b, query_t, query_h, kv_BS2HE, kv_b, kv_s, kv_2, kv_h,
     position_BHTS, position_b, position_h, position_t, visible_from_BT, visible_b, visible_t,
     seed, dropout, tgt_len, n_keys, d_head, log_sum_BHT, d_out_BTHE, delta_BHT, d_kv_BS2HE,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of keys and values for a block of keys, zero where no query sees one."""
     head, stream = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     n_head = tl.num_programs(1)
     row = stream * n_head + head
     wide = log_sum_BHT.dtype.element_ty
-    key_K = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-    query_BTHE += stream * query_b + head * query_h
-    kv_BS2HE += stream * kv_b + head * kv_h
+    first_key = tl.program_id(0) * BLOCK_K
+    key_K = first_key + tl.arange(0, BLOCK_K)
+    query_t, kv_s, kv_2 = aligned(query_t, ALIGN), aligned(kv_s, ALIGN), aligned(kv_2, ALIGN)
+    query_BTHE += aligned(stream * query_b + head * query_h, ALIGN)
+    kv_BS2HE += aligned(stream * kv_b + head * kv_h, ALIGN)
+    d_head = aligned(d_head, ALIGN)
     position_TS = position_BHTS + stream * position_b + head * position_h
     d_out_BTHE += (stream * tgt_len * n_head + head) * d_head
     key_KE = load_rows(kv_BS2HE, key_K, kv_s, n_keys, d_head, BLOCK_E)
     value_KE = load_rows(kv_BS2HE + kv_2, key_K, kv_s, n_keys, d_head, BLOCK_E)
     d_key_KE = tl.zeros([BLOCK_K, BLOCK_E], wide)
     d_value_KE = tl.zeros([BLOCK_K, BLOCK_E], wide)
-    first = tl.maximum(tl.program_id(0) * BLOCK_K + tgt_len - n_keys, 0) // BLOCK_Q * BLOCK_Q
+    first = tl.maximum(first_key + tgt_len - n_keys, 0) // BLOCK_Q * BLOCK_Q
     end = last_seeing(
         visible_from_BT, stream * visible_b, visible_t, first, tgt_len,
-        (tl.program_id(0) + 1) * BLOCK_K, BLOCK_Q,
+        first_key + BLOCK_K, BLOCK_Q,
     )  # fmt: skip
     for start in range(first, end, BLOCK_Q):
         query_Q = start + tl.arange(0, BLOCK_Q)
+        row_Q = row * tgt_len + query_Q
         from_Q = first_visible(visible_from_BT, stream * visible_b, visible_t, query_Q, tgt_len)
         query_QE = load_rows(query_BTHE, query_Q, query_t, tgt_len, d_head, BLOCK_E)
         d_out_QE = load_rows(d_out_BTHE, query_Q, n_head * d_head, tgt_len, d_head, BLOCK_E)
         position_Q1 = shifted(position_TS, query_Q, position_t, tgt_len)
-        weight_Q1 = (row * tgt_len + query_Q[:, None]) * n_keys
         until_Q = query_Q + n_keys - tgt_len + 1
-        log_sum_Q = tl.load(log_sum_BHT + row * tgt_len + query_Q, query_Q < tgt_len, other=0.0)
-        delta_Q = tl.load(delta_BHT + row * tgt_len + query_Q, query_Q < tgt_len, other=0.0)
+        log_sum_Q = tl.load(log_sum_BHT + row_Q, query_Q < tgt_len, other=0.0)
+        delta_Q = tl.load(delta_BHT + row_Q, query_Q < tgt_len, other=0.0)
         score_QK = scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q)
         weight_QK = tl.exp(score_QK - log_sum_Q[:, None])
         left_QK = weight_QK
-        d_weight_QK = tl.dot(d_out_QE, tl.trans(value_KE), input_precision="ieee")
         if seed is not None:
-            kept_QK = kept(seed, weight_Q1, key_K, dropout)
+            kept_QK = dropout_scale(
+                seed, dropout, row_Q[:, None], first_key, n_keys, BLOCK_Q, BLOCK_K
+            )
             left_QK = weight_QK * kept_QK
-            d_weight_QK *= kept_QK
         left_KQ = tl.trans(left_QK.to(d_out_QE.dtype))
         d_value_KE += tl.dot(left_KQ, d_out_QE, input_precision="ieee")
-        d_score_QK = weight_QK * (d_weight_QK - delta_Q[:, None])
+        d_weight_QK = tl.dot(d_out_QE, tl.trans(value_KE), input_precision="ieee")
+        if seed is None:
+            d_score_QK = weight_QK * (d_weight_QK - delta_Q[:, None])
+        else:
+            d_score_QK = left_QK * d_weight_QK - weight_QK * delta_Q[:, None]
         d_score_KQ = tl.trans(d_score_QK.to(query_QE.dtype))
         d_key_KE += tl.dot(d_score_KQ, query_QE, input_precision="ieee")
     d_kv_BS2HE += (stream * n_keys * 2 * n_head + head) * d_head
@@ -172,6 +189,12 @@ def backward_by_key(
     store_rows(d_kv_BS2HE, d_key_KE, key_K, stride, n_keys, d_head, BLOCK_E)
     d_kv_BS2HE += n_head * d_head
     store_rows(d_kv_BS2HE, d_value_KE, key_K, stride, n_keys, d_head, BLOCK_E)
+
+
+@triton.jit
+def aligned(offset, ALIGN: tl.constexpr):
+    """Return `offset`, a multiple of `ALIGN`, in a form that tells the compiler that it is one."""
+    return offset // ALIGN * ALIGN
 
 
 @triton.jit
@@ -212,13 +235,6 @@ def scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q):
     sees_QK = (key_K[None, :] >= from_Q[:, None]) & (key_K[None, :] < until_Q[:, None])
     position_QK = tl.load(position_Q1 + key_K[None, :], sees_QK, other=float("-inf"))
     return tl.dot(query_QE, tl.trans(key_KE), input_precision="ieee") + position_QK
-
-
-@triton.jit
-def kept(seed, weight_Q1, key_K, dropout):
-    """Return dropout's factors of weights, 0 or 1 / (1 - dropout); block sizes change none."""
-    keep_QK = tl.rand(tl.load(seed), weight_Q1 + key_K[None, :]) >= dropout
-    return tl.where(keep_QK, 1 / (1 - dropout), 0.0)
 
 
 @triton.jit

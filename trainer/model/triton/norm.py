@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from trainer.model.triton.dropout import dropout_scale
+
 #: Elements of a tile: as many as the threads of a program hold in registers.
 _TILE = 1024
 #: How many tiles a program of the backward pass adds to one partial sum.
@@ -273,22 +275,3 @@ def load_counted(tensor, at_RC, stored_RC, counts_1C, WIDE: tl.constexpr):
     """
     value_RC = tl.load(tensor + at_RC, mask=stored_RC, other=0.0).to(WIDE)
     return tl.where(counts_1C, value_RC, 0.0)
-
-
-@triton.jit
-def dropout_scale(
-    seed, dropout, row_R1, first_column, n_columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):
-    """Return 0 for the elements of a tile to drop, 1/(1-p) for others, `[ROWS, COLUMNS]` in fp32.
-
-    The result depends on seed, row and column, not on how rows are cut into tiles. One draw of
-    Philox decides on four neighbours, so `first_column` and `COLUMNS` are multiples of 4. With
-    7 rounds (Salmon et al. 2011: the fewest that pass every test of BigCrush) a draw is cheaper
-    than the loads around it.
-    """
-    group_1G = first_column // 4 + tl.arange(0, COLUMNS // 4)[None, :]
-    counter_RG = row_R1 * tl.cdiv(n_columns, 4) + group_1G
-    a_RG, b_RG, c_RG, d_RG = tl.rand4x(tl.load(seed), counter_RG, n_rounds=7)
-    draw_RG22 = tl.join(tl.join(a_RG, b_RG), tl.join(c_RG, d_RG))
-    draw_RC = tl.reshape(draw_RG22, (ROWS, COLUMNS))
-    return tl.where(draw_RC < dropout, 0.0, 1.0 / (1.0 - dropout))
