@@ -66,23 +66,27 @@ class _TiedLookup(torch.autograd.Function):
         if grad_VC is None:
             grad_VC = rows_NC.new_zeros(ctx.shape)
         if ctx.handoff.sums_first:
-            ids_N, rows_NC = summed_by_id(ids_N, rows_NC)
+            ids_N, rows_NC = summed_by_id(ids_N, rows_NC, n_words=len(grad_VC))
         grad_VC.index_add_(0, ids_N, rows_NC.to(grad_VC.dtype))
         return None, grad_VC, None, None
 
 
-def summed_by_id(ids_N: Tensor, rows_NC: Tensor) -> tuple[Tensor, Tensor]:
+def summed_by_id(ids_N: Tensor, rows_NC: Tensor, *, n_words: int) -> tuple[Tensor, Tensor]:
     """Return each different id once, and the sum of its rows in fp32 at least.
 
     A GPU adds rows of the same id to a table in any order, and in 16 bits the sum of hundreds of
     rows loses most of them. Only the device knows how many ids differ, so as many are returned as
-    were given: the rest are id 0 with a row of zeros.
+    were given: the rest have rows of zeros. They are spread over the `n_words` ids, because an A100
+    adds 16-bit rows of one id in turn.
     """
     sorted_N, order_N = ids_N.sort()
     rank_N = torch.zeros_like(ids_N)
     rank_N[1:] = (sorted_N[1:] != sorted_N[:-1]).cumsum(0)
     rank_of_row_N = torch.empty_like(ids_N).scatter_(0, order_N, rank_N)
-    unique_N = torch.zeros_like(ids_N).scatter_(0, rank_N, sorted_N)
+    spread_N = torch.arange(len(ids_N), device=ids_N.device)
+    if len(ids_N) > n_words:
+        spread_N %= n_words
+    unique_N = spread_N.scatter_(0, rank_N, sorted_N)
     exact_NC = rows_NC.to(torch.promote_types(rows_NC.dtype, torch.float32))
     # The only one of PyTorch's sums of rows by index that adds in the same order every time.
     sum_NC = torch.ops.aten.embedding_dense_backward(exact_NC, rank_of_row_N, len(ids_N), -1, False)

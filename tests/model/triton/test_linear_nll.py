@@ -81,18 +81,20 @@ def test_fp16_keeps_the_tiny_probabilities_of_many_words() -> None:
     torch.testing.assert_close(bias.grad[1:].float(), wanted, rtol=0.01, atol=0)
 
 
-@pytest.mark.parametrize("n_ids", [0, 1, 300])
-def test_rows_of_one_id_are_summed_in_fp32_before_they_are_added(n_ids: int) -> None:
+@pytest.mark.parametrize(("n_ids", "n_words"), [(0, 5), (1, 5), (300, 5), (300, 400)])
+def test_rows_of_one_id_are_summed_in_fp32_before_they_are_added(n_ids: int, n_words: int) -> None:
     torch.manual_seed(0)
     ids_N = torch.randint(5, (n_ids,), device=DEVICE)
     rows_NC = torch.rand(n_ids, 3, device=DEVICE).bfloat16()
-    unique_N, sum_NC = summed_by_id(ids_N, rows_NC)
+    unique_N, sum_NC = summed_by_id(ids_N, rows_NC, n_words=n_words)
     assert sum_NC.shape == rows_NC.shape
     n_different = len(ids_N.unique())
     assert unique_N[:n_different].tolist() == ids_N.unique().tolist()
     assert (sum_NC[n_different:] == 0).all()
-    table_VC = torch.zeros(5, 3, device=DEVICE).index_add_(0, unique_N, sum_NC)
-    wanted_VC = torch.zeros(5, 3, device=DEVICE).index_add_(0, ids_N, rows_NC.float())
+    surplus = unique_N[n_different:].bincount(minlength=n_words)
+    assert surplus.max() - surplus.min() <= 1, "they are spread over all ids"
+    table_VC = torch.zeros(n_words, 3, device=DEVICE).index_add_(0, unique_N, sum_NC)
+    wanted_VC = torch.zeros(n_words, 3, device=DEVICE).index_add_(0, ids_N, rows_NC.float())
     torch.testing.assert_close(table_VC, wanted_VC)
 
 
