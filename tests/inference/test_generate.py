@@ -13,7 +13,8 @@ from reference import NaiveStream
 
 from trainer.data.vocabulary.files import Vocabulary
 from trainer.errors import InputError
-from trainer.inference.generate import generate, probabilities
+from trainer.inference.drawing import probabilities
+from trainer.inference.generate import generate
 from trainer.inference.sampling_options import Sampling
 from trainer.model.transformer_xl import TransformerXL
 

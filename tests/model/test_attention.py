@@ -60,7 +60,7 @@ def test_attention_equals_a_loop_over_queries_and_keys(
     k, v = kv.unbind(2)
     ours_BTHE = attention(
         q,
-        [kv],
+        kv,
         r,
         content_bias_HE=content,
         position_bias_HE=position,
@@ -112,11 +112,12 @@ def test_reading_a_few_queries_at_a_time_gives_the_same(
         return weights(*args)
 
     monkeypatch.setattr(cpu, "_weights", spy)
-    for is_read, parts in ((False, [kv]), (True, [kv]), (True, kv.split([mem_len, tgt_len], 1))):
+    heads_first = kv.permute(2, 3, 0, 1, 4).contiguous().permute(2, 3, 0, 1, 4)
+    for is_read, given in ((False, kv), (True, kv), (True, heads_first)):
         with torch.set_grad_enabled(not is_read):
             mixed_BTHE = cpu_attention(
                 q,
-                parts,
+                given,
                 r,
                 content_bias_HE=content,
                 position_bias_HE=position,
@@ -188,7 +189,7 @@ def test_attention_weights_are_dropped_by_the_given_probability(
     hidden = torch.ones(64, 64).triu(1).bool()
     left = attention(
         q,
-        [torch.stack([k, v], dim=2)],
+        torch.stack([k, v], dim=2),
         r,
         content_bias_HE=zero,
         position_bias_HE=zero,
@@ -218,7 +219,7 @@ def test_both_implementations_drop_the_same_and_agree_also_in_gradients(
         torch.manual_seed(1)
         mixed = attention(
             q,
-            [kv],
+            kv,
             r,
             content_bias_HE=content,
             position_bias_HE=position,

@@ -19,7 +19,7 @@ from builders import (
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Split
 from trainer.inference.score import LONGEST, ScorePlan, fastest, score
-from trainer.model.memory import KeysAndValues
+from trainer.model.memory import KeysAndValues, Room, spare
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment, reading_memory
 
@@ -80,6 +80,67 @@ def test_keys_values_and_positions_are_projected_once() -> None:
             memory = model(segment_of(tokens_BT), memory).memory
     # Of the three segments the new tokens alone, and of the positions only the first time.
     assert rows == [("key_value", 4), ("position", 10), ("key_value", 4), ("key_value", 4)]
+
+
+def read(model: TransformerXL, texts: list[torch.Tensor], memory: KeysAndValues) -> torch.Tensor:
+    """The nats of all segments, read one after another."""
+    nats = []
+    with torch.no_grad():
+        for tokens_BT in texts:
+            output = model(segment_of(tokens_BT), memory)
+            memory = output.memory
+            nats.append(output.nll_BT)
+    return torch.cat(nats, dim=1)
+
+
+@pytest.mark.parametrize("mem_len", [0, 1, 6, 40])
+def test_of_one_memory_any_number_of_texts_can_go_on(mem_len: int) -> None:
+    """They share what was read before, and none sees what another reads."""
+    model = tiny_model(V, n_layer=2).eval()
+    torch.manual_seed(3)
+    begun = projected(model, 2, mem_len)
+    with torch.no_grad():
+        for tokens_BT in torch.randint(V, (2, 9)).split(3, dim=1):
+            begun = model(segment_of(tokens_BT), begun).memory
+    texts = [list(torch.randint(V, (2, n)).split(cut, dim=1)) for n, cut in ((8, 1), (12, 5))]
+    alone = [read(model, text, with_copied_room(begun)) for text in texts]
+    memories, found = [begun, begun], [[], []]  # type: ignore[var-annotated]
+    for turn in range(8):  # in turns, each from its own memory
+        for i in range(2):
+            if turn < len(texts[i]):
+                with torch.no_grad():
+                    output = model(segment_of(texts[i][turn]), memories[i])
+                memories[i] = output.memory
+                found[i].append(output.nll_BT)
+    for one, wanted in zip(found, alone, strict=True):
+        assert torch.equal(torch.cat(one, dim=1), wanted)
+
+
+def with_copied_room(memory: KeysAndValues) -> KeysAndValues:
+    rows = tuple(x.clone() for x in memory.room.layers)
+    return memory._replace(room=Room(rows, memory.room.n_written))
+
+
+def test_tokens_that_come_one_by_one_are_written_where_they_stay() -> None:
+    model = tiny_model(V, n_layer=1).eval()
+    memory, places = projected(model, 1, 40), set()
+    with torch.no_grad():
+        for tokens_BT in torch.randint(V, (1, 100)).split(1, dim=1):
+            memory = model(segment_of(tokens_BT), memory).memory
+            places.add(memory.room.layers[0].data_ptr())
+            assert memory.layers[0].shape[1] == 40
+    assert len(places) <= 1 + -(-100 // spare(40))
+
+
+def test_gradients_of_a_segment_go_through_its_own_keys_and_values() -> None:
+    model = tiny_model(V, n_layer=2).eval()
+    segment = segment_of(torch.randint(V, (2, 5)))
+    found = []
+    for memory in (empty(model, 2, 0), projected(model, 2, 0)):
+        loss = model(segment, memory).loss_sum
+        found.append(torch.autograd.grad(loss, list(model.parameters())))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 def test_training_refuses_a_memory_that_holds_as_long_as_the_weights_do() -> None:

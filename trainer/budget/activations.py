@@ -17,6 +17,7 @@ from trainer.config.precision import Precision
 from trainer.host_cpu import RETURNED_BYTES
 from trainer.model.choice import BackendName
 from trainer.model.cpu.word_runs import piece_words
+from trainer.model.memory import spare
 
 #: Rows at a time in `linear_nll`, and queries at a time in `cpu_attention`.
 _MADE_ROWS, _QUERIES = 256, 64
@@ -191,12 +192,12 @@ def validation(model: ModelConfig, size: PassSize, widths: Widths, backend: Back
     else:
         scores = size.scores(model) * (2 * a if backend == "triton" else 3 * a + 5)
     sight = size.n_positions * size.n_keys * (3 if backend != "triton" else 0)
-    remembered = model.n_layer * n * 2 * x * a
-    return scores + sight + 4 * k * x * a + remembered + n * (f * a + 3 * d * r)
+    return scores + sight + 4 * k * x * a + n * (f * a + 3 * d * r)
 
 
 def reading_memory(model: ModelConfig, size: PassSize, widths: Widths) -> int:
     """Return the bytes of a memory of keys, values and positions while the next one is made."""
     x = model.n_head * model.d_head
-    rows = size.n_rows * size.mem_len * 2 * x
+    room = size.mem_len + max(size.tgt_len, spare(size.mem_len))
+    rows = size.n_rows * room * 2 * x
     return model.n_layer * widths.compute * (2 * rows + size.n_keys * x)

@@ -7,18 +7,20 @@ the memory. V vocabulary · T tgt_len · M mem_len.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from trainer.config.recipe import ScoringConfig
 from trainer.data.rows import one_row
 from trainer.data.vocabulary.files import Vocabulary, encode_given
+from trainer.host_cpu import multiplying_few_rows
+from trainer.inference.drawing import draw, unclustered
 from trainer.inference.sampling_options import Sampling
+from trainer.model.adaptive import LogProbs
 from trainer.protocol import IGNORED, Memory, Segment, reading_memory
 
 #: How many tokens already written are decoded again with new ones, as their context.
@@ -58,38 +60,13 @@ def generate(
     return pieces if sampling.stop is None else _before(sampling.stop, pieces)
 
 
-def probabilities(log_probs_V: Tensor, sampling: Sampling) -> Tensor:
-    """Return the next token's distribution, `[V]` in fp64: temperature, then top-k, then top-p.
-
-    Top-k keeps the k likeliest tokens. Of those, top-p keeps the fewest that together reach the
-    share p of their probability, the likeliest first, and at least one. Of equally likely tokens
-    the lower id comes first. The probabilities kept are normalised again.
-    """
-    if sampling.temperature == 0:
-        return F.one_hot(log_probs_V.argmax(), len(log_probs_V)).double()
-    # The largest is taken off, so that no temperature, however small, sends all to -inf.
-    logits_V = (log_probs_V - log_probs_V.max()).double() / sampling.temperature
-    weights_V = logits_V.softmax(dim=0)
-    if sampling.top_k == 0 and sampling.top_p == 1:
-        return weights_V
-    order_V = log_probs_V.argsort(descending=True, stable=True)
-    ranked_V = weights_V[order_V]
-    if sampling.top_k:
-        ranked_V[sampling.top_k :] = 0
-    if sampling.top_p < 1:
-        reached_V = ranked_V.cumsum(dim=0)
-        ranked_V[1:][reached_V[:-1] >= sampling.top_p * reached_V[-1]] = 0
-    return torch.zeros_like(weights_V).index_copy(0, order_V, ranked_V / ranked_V.sum())
-
-
 def _sample(predictor: "_Predictor", prompt: list[int], sampling: Sampling) -> Iterator[int]:
     """Yield the token ids that continue `prompt`."""
     draws = torch.Generator().manual_seed(sampling.seed)
     predictor.take_in(prompt[:-1])
     token = prompt[-1]
     for _ in range(sampling.n_tokens):
-        weights_V = probabilities(predictor.log_probs_after(token), sampling)
-        token = int(torch.multinomial(weights_V, 1, generator=draws))
+        token = draw(predictor.log_probs_after(token), sampling, draws)
         yield token
 
 
@@ -111,12 +88,15 @@ class _Predictor:
             self.memory = self.model(segment, self.memory, **self._lengths).memory
 
     @torch.no_grad()
-    def log_probs_after(self, token: int) -> Tensor:
-        """Read `token` into memory; return log-probabilities of the next, `[V]` on the host."""
+    def log_probs_after(self, token: int) -> LogProbs:
+        """Read `token` into memory; return the log-probabilities of the next, `[1, V]`."""
         segment = self._segment([token])
-        log_probs_BTV: Tensor
-        log_probs_BTV, self.memory = self.model.predict(segment, self.memory, **self._lengths)
-        return log_probs_BTV[0, -1].cpu()
+        with multiplying_few_rows() if self.device.type == "cpu" else nullcontext():
+            if hasattr(self.model, "predict_next"):
+                found, self.memory = self.model.predict_next(segment, self.memory, **self._lengths)
+                return cast(LogProbs, found)
+            log_probs_BTV, self.memory = self.model.predict(segment, self.memory, **self._lengths)
+        return unclustered(log_probs_BTV[:, -1])
 
     @property
     def _lengths(self) -> dict[str, Any]:

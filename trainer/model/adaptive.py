@@ -10,7 +10,7 @@ N positions (B·T) · D d_model · C width of a cluster · V vocabulary.
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -127,6 +127,24 @@ def _wide(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+class LogProbs(NamedTuple):
+    """Log-probabilities in fp32 at least; those of a tail's words are computed when asked for."""
+
+    bounds: list[tuple[int, int]]
+    """See `cluster_bounds`."""
+    head_NV: Tensor
+    """Of the head's words."""
+    tails_NC: Tensor
+    """Of each tail, that is of all of its words together."""
+    of_tail: Callable[[int], Tensor]
+    """Returns those of the words of a cluster from 1 on, `[N, V]`."""
+
+    def of_all(self) -> Tensor:
+        """Return the log-probabilities of all words, `[N, V]`."""
+        tails = (self.of_tail(c) for c in range(1, len(self.bounds)))
+        return torch.cat([self.head_NV, *tails], dim=-1)
+
+
 class AdaptiveEmbedding(nn.Module):
     """Word embeddings projected to d_model; each rarer cluster is narrower by factor `div_val`."""
 
@@ -218,7 +236,7 @@ class AdaptiveSoftmax(nn.Module):
         Both are computed here because ZeRO-3 gathers a module's weights only in its `forward`.
         """
         if targets_N is None:
-            return self._log_probs(hidden_ND)
+            return self.log_probs(hidden_ND).of_all()
         return adaptive_nll(
             hidden_ND,
             targets_N,
@@ -232,22 +250,21 @@ class AdaptiveSoftmax(nn.Module):
             fill=fill,
         )
 
-    def _log_probs(self, hidden_ND: Tensor) -> Tensor:
-        """Return the log-probabilities of all words, `[N, V]` in fp32 at least."""
+    def log_probs(self, hidden_ND: Tensor) -> LogProbs:
+        """Return the log-probabilities of all words, those of a tail only when asked for."""
         projections = self._projections()
-        head = cluster_logits(hidden_ND, self.tables[0], self.biases[0], projections[0])
-        table = self._cluster_table()
-        if table is None:
-            return _wide(head).log_softmax(dim=-1)
-        n_head = head.shape[-1]
-        tails = cluster_logits(hidden_ND, *table, projections[0])
-        log_head = _wide(torch.cat([head, tails], dim=-1)).log_softmax(dim=-1)
-        parts = [log_head[:, :n_head]]
-        for c in range(1, len(self.bounds)):
+        logits = cluster_logits(hidden_ND, self.tables[0], self.biases[0], projections[0])
+        n_head, table = logits.shape[-1], self._cluster_table()
+        if table is not None:
+            tails = cluster_logits(hidden_ND, *table, projections[0])
+            logits = torch.cat([logits, tails], dim=-1)
+        joint = _wide(logits).log_softmax(dim=-1)
+
+        def of_tail(c: int) -> Tensor:
             logits = cluster_logits(hidden_ND, self.tables[c], self.biases[c], projections[c])
-            within = _wide(logits).log_softmax(dim=-1)
-            parts.append(log_head[:, n_head + c - 1, None] + within)
-        return torch.cat(parts, dim=-1)
+            return joint[:, n_head + c - 1, None] + _wide(logits).log_softmax(dim=-1)
+
+        return LogProbs(self.bounds, joint[:, :n_head], joint[:, n_head:], of_tail)
 
     def _projections(self) -> list[Tensor | None]:
         return list(self.projections) or [None] * len(self.bounds)

@@ -4,7 +4,7 @@ B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head · D d_mod
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,7 @@ def rel_shift(score_BHTS: Tensor) -> Tensor:
 
 def relative_attention(
     q_BTHE: Tensor,
-    kv_BS2HE: Sequence[Tensor],
+    kv_BS2HE: Tensor,
     r_SHE: Tensor,
     *,
     content_bias_HE: Tensor,
@@ -58,7 +58,7 @@ def relative_attention(
 
     Args:
         q_BTHE: queries of the segment.
-        kv_BS2HE: keys and values of memory and segment, in parts that follow one another.
+        kv_BS2HE: keys and values of memory and segment, with any strides.
         r_SHE: projected positions S-1 … 0.
         content_bias_HE: the paper's u.
         position_bias_HE: the paper's v.
@@ -73,16 +73,12 @@ def relative_attention(
     content_BHTE = (q_BTHE + content_bias_HE * scale).transpose(1, 2)
     position_BHTE = (q_BTHE + position_bias_HE * scale).transpose(1, 2)
     score_BHTS = rel_shift(position_BHTE @ r_SHE.permute(1, 2, 0))
-    k_BSHE, v_BSHE = _joined(kv_BS2HE).unbind(2)
+    k_BSHE, v_BSHE = kv_BS2HE.unbind(2)
     score_BHTS = score_BHTS + content_BHTE @ k_BSHE.permute(0, 2, 3, 1)
     hidden_keys = F.pad(hidden_keys, (k_BSHE.shape[1] - hidden_keys.shape[-1], 0))
     weight_BHTS = score_BHTS.masked_fill(hidden_keys, -torch.inf).softmax(dim=-1)
     weight_BHTS = drop(weight_BHTS.to(v_BSHE.dtype), dropout)
     return (weight_BHTS @ v_BSHE.transpose(1, 2)).transpose(1, 2)
-
-
-def _joined(parts_BS2HE: Sequence[Tensor]) -> Tensor:
-    return parts_BS2HE[0] if len(parts_BS2HE) == 1 else torch.cat(list(parts_BS2HE), dim=1)
 
 
 class RelativeAttention(nn.Module):
@@ -116,21 +112,22 @@ class RelativeAttention(nn.Module):
         hidden_keys: Tensor,
         shared_biases: tuple[Tensor, Tensor] | None,
         attend: Attend = relative_attention,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Attend from the segment to memory and segment; return the result, `[B, T, D]`.
 
-        If the past is projected, also return the segment's keys and values and the projected
-        positions, from which the next past is made; otherwise None.
+        If keys and values are written, also return the projected positions, `[S, H, E]`, which the
+        next past may take; otherwise None.
         """
-        q_BTX, *kv_BSX = self._projected(x_BTD, past)
-        r_SX = self.position(past.position_SD) if past.r_SX is None else past.r_SX
+        q_BTX, kv_BS2HE = self._projected(x_BTD, past)
+        r_SHE = past.r_SHE
+        if r_SHE is None:
+            r_SHE = torch.unflatten(self.position(past.position_SD), -1, (self.n_head, -1))
         biases = shared_biases if self.biases is None else self.biases()
         assert biases is not None, "biases are either shared or the layer's own"
-        heads = (self.n_head, -1)
         mixed_BTHE = attend(
-            torch.unflatten(q_BTX, -1, heads),
-            [torch.unflatten(part, -1, (2, *heads)) for part in kv_BSX],
-            torch.unflatten(r_SX, -1, heads),
+            torch.unflatten(q_BTX, -1, (self.n_head, -1)),
+            kv_BS2HE,
+            r_SHE,
             content_bias_HE=biases[0],
             position_bias_HE=biases[1],
             hidden_keys=hidden_keys,
@@ -139,20 +136,26 @@ class RelativeAttention(nn.Module):
         out_BTD = drop(self.out(mixed_BTHE.flatten(2)), self.dropout, training=self.training)
         out_BTD = x_BTD + out_BTD
         out_BTD = out_BTD if self.pre_norm else self.norm(out_BTD)
-        return out_BTD, (kv_BSX[-1], r_SX) if past.is_projected else None
+        return out_BTD, None if past.written is None else heads_first(r_SHE)
 
-    def _projected(self, x_BTD: Tensor, past: Past) -> tuple[Tensor, ...]:
-        """Return the segment's queries, then keys and values of memory and segment.
-
-        Keys and values come as one tensor, or, if the past is projected, as memory's and segment's.
-        """
-        x_BTD = x_BTD.to(past.memory_BMX.dtype)
-        if past.is_projected:
+    def _projected(self, x_BTD: Tensor, past: Past) -> tuple[Tensor, Tensor]:
+        """Return the segment's queries, and keys and values of memory and segment."""
+        heads = (2, self.n_head, -1)
+        if past.written is not None:
+            x_BTD = x_BTD.to(past.written.rows_2HBCE.dtype)
             x_BTD = self.norm(x_BTD) if self.pre_norm else x_BTD
-            return self.query(x_BTD), past.memory_BMX, self.key_value(x_BTD)
-        x_BSD = torch.cat([past.memory_BMX, x_BTD], dim=1)
+            kv_BT2HE = torch.unflatten(self.key_value(x_BTD), -1, heads)
+            return self.query(x_BTD), past.written.append(kv_BT2HE)
+        assert past.memory_BMD is not None
+        x_BSD = torch.cat([past.memory_BMD, x_BTD.to(past.memory_BMD.dtype)], dim=1)
         x_BSD = self.norm(x_BSD) if self.pre_norm else x_BSD
-        return self.query(x_BSD[:, -x_BTD.shape[1] :]), self.key_value(x_BSD)
+        q_BTX = self.query(x_BSD[:, -x_BTD.shape[1] :])
+        return q_BTX, torch.unflatten(self.key_value(x_BSD), -1, heads)
+
+
+def heads_first(r_SHE: Tensor) -> Tensor:
+    """Return the same tensor, of which each head's part lies in one piece."""
+    return r_SHE.transpose(0, 1).contiguous().transpose(0, 1)
 
 
 class PositionBiases(nn.Module):

@@ -38,13 +38,13 @@ class Backend:
         past: Past,
         sight: Tensor | None,
         biases: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Compute what `Layer.plain` does; rows of input and output may be padded beyond D."""
         assert sight is not None
         return layer.plain(x_BTD, past, sight, biases, self.attend)
 
     def head_width(self, d_head: int) -> int:
-        """Return the width of a head in the keys and values that `layer` returns for memory."""
+        """Return the width of a head in the keys and values that `layer` writes into memory."""
         return d_head
 
     def lookup(self, ids_N: Tensor, table_VC: Tensor, cluster: int) -> Tensor:

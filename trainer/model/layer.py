@@ -12,7 +12,7 @@ from trainer.model.attention import Attend, RelativeAttention
 from trainer.model.feed_forward import FeedForward
 from trainer.model.memory import Past
 
-Compute = Callable[..., tuple[Tensor, tuple[Tensor, Tensor] | None]]
+Compute = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 class Layer(nn.Module):
@@ -44,7 +44,7 @@ class Layer(nn.Module):
         sight: Tensor | None,
         shared_biases: tuple[Tensor, Tensor] | None,
         compute: Compute,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Return what `compute` returns for this layer: the result of `plain`, or a faster equal.
 
         `compute` is called in here because ZeRO-3 gathers the layer's weights only in `forward`.
@@ -58,7 +58,7 @@ class Layer(nn.Module):
         hidden_keys: Tensor,
         shared_biases: tuple[Tensor, Tensor] | None,
         attend: Attend,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the layer's output, `[B, T, D]`, and the second result of `RelativeAttention`."""
-        x_BTD, projected = self.attention(x_BTD, past, hidden_keys, shared_biases, attend)
-        return self.feed_forward(x_BTD), projected
+        x_BTD, r_SHE = self.attention(x_BTD, past, hidden_keys, shared_biases, attend)
+        return self.feed_forward(x_BTD), r_SHE

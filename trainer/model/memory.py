@@ -23,33 +23,70 @@ class LayerInputs(NamedTuple):
     """A lower bound of `valid_B`, known on the host; if it is M, nothing needs to be masked."""
 
 
+class Room:
+    """Where the keys and values of texts lie, heads first and in order, with room for more.
+
+    The memories after each segment of a text share it, so that only what is new is copied. Only the
+    newest of them may write: see `with_room`.
+    """
+
+    def __init__(self, layers: tuple[Tensor, ...], n_written: int) -> None:
+        """Take the tensors of all layers, `[2, H, B, C, E]`, and how many of C are written."""
+        self.layers, self.n_written = layers, n_written
+
+
 class KeysAndValues(NamedTuple):
     """The keys and values of every layer's last M inputs, for weights that do not change.
 
     Every segment read with one such memory takes the same `clamp_len`.
     """
 
-    layers: tuple[Tensor, ...]
-    """`[B, M, 2·H·E]` each: keys, then values."""
+    room: Room
+    end: int
+    """The number of positions in the room up to the newest of this memory."""
+    mem_len: int
     positions: tuple[Tensor, ...]
-    """`[S, H·E]` each, the layer's projection of the distances; () before the first segment."""
+    """`[S, H, E]` each, the layer's projection of the distances; () before the first segment."""
     valid_B: Tensor
     valid_min: int
+
+    @property
+    def layers(self) -> tuple[Tensor, ...]:
+        """Return each layer's keys and values, `[B, M, 2, H, E]`, newest last."""
+        begin = self.end - self.mem_len
+        return tuple(_positions(rows, begin, self.end) for rows in self.room.layers)
 
 
 M = TypeVar("M", bound=LayerInputs | KeysAndValues)
 
 
-class Past(NamedTuple):
-    """The keys before the segment that one layer attends to, and the distances to them."""
+class Written(NamedTuple):
+    """Keys and values before the segment, in a room that has place for the segment's."""
 
-    memory_BMX: Tensor
-    """Inputs of the layer, X = D; if `is_projected`, keys and values, X = 2·H·E."""
-    is_projected: bool
+    rows_2HBCE: Tensor
+    begin: int
+    end: int
+
+    def append(self, kv_BT2HE: Tensor) -> Tensor:
+        """Write a segment's keys and values; return them with those before, `[B, S, 2, H, E]`."""
+        last = self.end + kv_BT2HE.shape[1]
+        self.rows_2HBCE[..., self.end : last, :] = kv_BT2HE.detach().permute(2, 3, 0, 1, 4)
+        if kv_BT2HE.requires_grad:
+            before = _positions(self.rows_2HBCE, self.begin, self.end)
+            return torch.cat([before, kv_BT2HE], dim=1)
+        return _positions(self.rows_2HBCE, self.begin, last)
+
+
+class Past(NamedTuple):
+    """What one layer attends to besides the segment, and the distances to all keys."""
+
+    memory_BMD: Tensor | None
+    """Inputs of the layer; None where their keys and values are `written`."""
+    written: Written | None
     position_SD: Tensor | None
-    """Sinusoids of the distances S-1 … 0; None where `r_SX` is known."""
-    r_SX: Tensor | None = None
-    """The layer's projection of the distances, X = H·E."""
+    """Sinusoids of the distances S-1 … 0; None where `r_SHE` is known."""
+    r_SHE: Tensor | None = None
+    """The layer's projection of the distances."""
 
 
 def knows_positions(memory: LayerInputs | KeysAndValues, *, n_keys: int) -> bool:
@@ -61,12 +98,14 @@ def knows_positions(memory: LayerInputs | KeysAndValues, *, n_keys: int) -> bool
 
 def pasts(memory: LayerInputs | KeysAndValues, position_SD: Tensor | None) -> list[Past]:
     """Return the past of each layer; without `position_SD` the memory's own distances are used."""
-    if position_SD is None:
-        assert isinstance(memory, KeysAndValues)
-        pairs = zip(memory.layers, memory.positions, strict=True)
-        return [Past(rows_BMX, True, None, r_SX) for rows_BMX, r_SX in pairs]
-    is_projected = isinstance(memory, KeysAndValues)
-    return [Past(rows_BMX, is_projected, position_SD) for rows_BMX in memory.layers]
+    if isinstance(memory, LayerInputs):
+        return [Past(inputs_BMD, None, position_SD) for inputs_BMD in memory.layers]
+    ends = memory.end - memory.mem_len, memory.end
+    written = [Written(rows, *ends) for rows in memory.room.layers]
+    if position_SD is not None:
+        return [Past(None, rows, position_SD) for rows in written]
+    pairs = zip(written, memory.positions, strict=True)
+    return [Past(None, rows, None, r_SHE) for rows, r_SHE in pairs]
 
 
 def empty_memory(
@@ -87,16 +126,92 @@ def empty_memory(
     )
 
 
+def empty_keys_and_values(
+    n_layer: int,
+    n_streams: int,
+    mem_len: int,
+    n_head: int,
+    d_head: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> KeysAndValues:
+    """Return memory for reading, of streams that have read nothing."""
+    shape = (2, n_head, n_streams, mem_len, d_head)
+    rows = tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(n_layer))
+    valid_B = torch.zeros(n_streams, dtype=torch.int64, device=device)
+    return KeysAndValues(Room(rows, mem_len), mem_len, mem_len, (), valid_B, 0)
+
+
+def with_room(memory: KeysAndValues, n_new: int) -> KeysAndValues:
+    """Return a memory after whose newest position `n_new` more can be written.
+
+    That is the same one, unless its room is full, or another segment was read from it before.
+    """
+    room = memory.room
+    if memory.end == room.n_written and memory.end + n_new <= room.layers[0].shape[3]:
+        return memory
+    return _moved(memory, memory.layers, n_new)
+
+
+def spare(mem_len: int) -> int:
+    """Return for how many positions a room has place besides M, even if they come one by one.
+
+    So many tokens share the cost of moving M of them.
+    """
+    return max(16, mem_len // 16)
+
+
+def _moved(memory: KeysAndValues, layers: Sequence[Tensor], n_new: int) -> KeysAndValues:
+    """Return `memory` with other keys and values, `[B, M, 2, H, E]` each, in a new room."""
+    mem_len = memory.mem_len
+    n_spare = max(n_new, spare(mem_len))
+    rows = []
+    for kv_BM2HE in layers:
+        kv_2HBME = kv_BM2HE.permute(2, 3, 0, 1, 4)
+        rows.append(kv_2HBME.new_empty(*kv_2HBME.shape[:3], mem_len + n_spare, kv_2HBME.shape[4]))
+        rows[-1][..., :mem_len, :] = kv_2HBME
+    return memory._replace(room=Room(tuple(rows), mem_len), end=mem_len)
+
+
 @torch.no_grad()
-def remember(memory: M, segment: Segment, read_LBTX: Sequence[Tensor]) -> M:
+def remember(memory: LayerInputs, segment: Segment, read_LBTD: Sequence[Tensor]) -> LayerInputs:
     """Return the memory after a segment; padding never enters it.
 
     Args:
         memory: the memory before the segment.
         segment: the segment that was read.
-        read_LBTX: per layer, its inputs, or its keys and values, of the segment; what a row has
-            beyond the width of memory is left out.
+        read_LBTD: per layer, its inputs of the segment; what a row has beyond the width of memory
+            is left out.
     """
+    pairs = zip(memory.layers, read_LBTD, strict=True)
+    layers = tuple(_newest(old_BMD, x_BTD, segment) for old_BMD, x_BTD in pairs)
+    return _counted(memory, segment)._replace(layers=layers)
+
+
+@torch.no_grad()
+def remember_written(
+    memory: KeysAndValues, segment: Segment, positions: Sequence[Tensor]
+) -> KeysAndValues:
+    """Return the memory after a segment whose keys and values the layers have written after it."""
+    end = memory.end + segment.tokens_BT.shape[1]
+    memory.room.n_written = end
+    after = _counted(memory, segment)._replace(end=end, positions=tuple(positions))
+    if segment.whole:
+        return after
+    begin = memory.end - memory.mem_len
+    kept = _kept(segment, memory.mem_len)
+    layers = [_positions(rows, begin, end)[kept] for rows in memory.room.layers]
+    return _moved(after, layers, 0)
+
+
+def _positions(rows_2HBCE: Tensor, begin: int, end: int) -> Tensor:
+    """Return keys and values from one position of a room to another, `[B, n, 2, H, E]`."""
+    return rows_2HBCE[..., begin:end, :].permute(2, 3, 0, 1, 4)
+
+
+def _counted(memory: M, segment: Segment) -> M:
+    """Return the memory with what is valid of it after the segment."""
     mem_len, tgt_len = memory.layers[0].shape[1], segment.tokens_BT.shape[1]
     read_B = memory.valid_B + segment.lengths_B
     if segment.starts_BT is not None:
@@ -105,26 +220,25 @@ def remember(memory: M, segment: Segment, read_LBTX: Sequence[Tensor]) -> M:
         read_B = torch.where(began_B, segment.lengths_B - last_B, read_B)
     sure = segment.starts_BT is None and segment.whole
     n_read = memory.valid_min + tgt_len if sure else 0
-    pairs = zip(memory.layers, read_LBTX, strict=True)
-    after = memory._replace(
-        layers=tuple(_newest(old_BMX, x_BTX, segment) for old_BMX, x_BTX in pairs),
-        valid_B=read_B.clamp_max(mem_len),
-        valid_min=min(mem_len, n_read),
-    )
+    after = memory._replace(valid_B=read_B.clamp_max(mem_len), valid_min=min(mem_len, n_read))
     return cast(M, after)
 
 
-def _newest(old_BMX: Tensor, x_BTX: Tensor, segment: Segment) -> Tensor:
-    """Return the newest M positions of memory and segment together, `[B, M, X]`."""
-    n_streams, mem_len, _ = old_BMX.shape
-    x_BTX = x_BTX[..., : old_BMX.shape[2]].to(old_BMX.dtype)  # back ends may pad rows
+def _kept(segment: Segment, mem_len: int) -> tuple[Tensor, Tensor]:
+    """Return an index of each row's newest M positions, of those of memory and segment."""
+    device = segment.lengths_B.device
+    row_B1 = torch.arange(len(segment.lengths_B), device=device)[:, None]
+    return row_B1, segment.lengths_B[:, None] + torch.arange(mem_len, device=device)
+
+
+def _newest(old_BMD: Tensor, x_BTD: Tensor, segment: Segment) -> Tensor:
+    """Return the newest M positions of memory and segment together, `[B, M, D]`."""
+    mem_len = old_BMD.shape[1]
+    x_BTD = x_BTD[..., : old_BMD.shape[2]].to(old_BMD.dtype)  # back ends may pad rows
     if segment.whole:
-        n_new = min(mem_len, x_BTX.shape[1])
-        return torch.cat([old_BMX[:, n_new:], x_BTX[:, x_BTX.shape[1] - n_new :]], dim=1)
-    device = old_BMX.device
-    row_B1 = torch.arange(n_streams, device=device)[:, None]
-    kept_BM = segment.lengths_B[:, None] + torch.arange(mem_len, device=device)
-    return torch.cat([old_BMX, x_BTX], dim=1)[row_B1, kept_BM]
+        n_new = min(mem_len, x_BTD.shape[1])
+        return torch.cat([old_BMD[:, n_new:], x_BTD[:, x_BTD.shape[1] - n_new :]], dim=1)
+    return torch.cat([old_BMD, x_BTD], dim=1)[_kept(segment, mem_len)]
 
 
 def visible_from(

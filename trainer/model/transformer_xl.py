@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.config.recipe import ModelConfig
-from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax, LogProbs
 from trainer.model.attention import PositionBiases, position_embedding
 from trainer.model.backend import Backend
 from trainer.model.choice import choose_backend
@@ -20,10 +20,13 @@ from trainer.model.layer import Layer
 from trainer.model.memory import (
     KeysAndValues,
     LayerInputs,
+    empty_keys_and_values,
     empty_memory,
     knows_positions,
     pasts,
     remember,
+    remember_written,
+    with_room,
 )
 from trainer.protocol import Output, Segment
 
@@ -56,9 +59,8 @@ class TransformerXL(nn.Module):
         """Return empty memory of keys and values, for reading with weights that do not change."""
         backend = choose_backend(self.config, torch.empty((), dtype=dtype, device=device))
         n_layer, n_head = self.config.n_layer, self.config.n_head
-        width = 2 * n_head * backend.head_width(self.config.d_head)
-        empty = empty_memory(n_layer, n_streams, mem_len, width, dtype=dtype, device=device)
-        return KeysAndValues(empty.layers, (), empty.valid_B, empty.valid_min)
+        sizes = (n_layer, n_streams, mem_len, n_head, backend.head_width(self.config.d_head))
+        return empty_keys_and_values(*sizes, dtype=dtype, device=device)
 
     def forward(
         self,
@@ -93,6 +95,19 @@ class TransformerXL(nn.Module):
         log_probs_NV = self.softmax(hidden_BTD.flatten(0, 1), None, ())
         return log_probs_NV.view(*segment.tokens_BT.shape, -1), memory
 
+    def predict_next(
+        self,
+        segment: Segment,
+        memory: LayerInputs | KeysAndValues,
+        *,
+        clamp_len: int | None = None,
+        same_length: bool = False,
+    ) -> tuple[LogProbs, LayerInputs | KeysAndValues]:
+        """Return what `predict` does of the last tokens alone, tails only when asked for."""
+        backend = choose_backend(self.config, memory.layers[0])
+        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, backend)
+        return self.softmax.log_probs(hidden_BTD[:, -1]), memory
+
     def _read(
         self,
         segment: Segment,
@@ -101,43 +116,42 @@ class TransformerXL(nn.Module):
         same_length: bool,
         backend: Backend,
     ) -> tuple[Tensor, LayerInputs | KeysAndValues]:
-        is_projected = isinstance(memory, KeysAndValues)
-        assert not (is_projected and self.training), "weights do not stay as they are"
+        if isinstance(memory, KeysAndValues):
+            assert not self.training, "weights do not stay as they are"
+            memory = with_room(memory, segment.tokens_BT.shape[1])
         x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, backend.lookup)
         x_BTD = self._dropped(x_BTD)
         position_SD = self._positions(memory, x_BTD.shape[1], clamp_len)
         sight = backend.sight(memory, segment, same_length=same_length)
         biases = self.biases() if self.biases is not None else None
-        read, positions = [], []
+        inputs, positions = [], []
         for layer, past in zip(self.layers, pasts(memory, position_SD), strict=True):
-            read.append(x_BTD)
+            inputs.append(x_BTD)
             args = (x_BTD, past, sight, biases, backend.layer)
             if self.config.activation_checkpointing and self.training:
-                x_BTD, projected = checkpoint(layer, *args, use_reentrant=False)
+                x_BTD, r_SHE = checkpoint(layer, *args, use_reentrant=False)
             else:
-                x_BTD, projected = layer(*args)
-            if projected is not None:
-                read[-1], r_SX = projected
-                positions.append(r_SX)
-        memory = remember(memory, segment, read)
+                x_BTD, r_SHE = layer(*args)
+            positions.append(r_SHE)
+        hidden_BTD = self._dropped(x_BTD[..., : self.config.d_model])
         if isinstance(memory, KeysAndValues):
-            memory = memory._replace(positions=tuple(positions))
-        return self._dropped(x_BTD[..., : self.config.d_model]), memory
+            return hidden_BTD, remember_written(memory, segment, positions)
+        return hidden_BTD, remember(memory, segment, inputs)
 
     def _positions(
         self, memory: LayerInputs | KeysAndValues, tgt_len: int, clamp_len: int | None
     ) -> Tensor | None:
         """Return sinusoids of the distances, `[S, D]`; None where the memory has projected them."""
-        rows_BMX = memory.layers[0]
-        n_keys = rows_BMX.shape[1] + tgt_len
+        rows = memory.layers[0]
+        n_keys = rows.shape[1] + tgt_len
         if knows_positions(memory, n_keys=n_keys):
             return None
         position_SD = position_embedding(
             n_keys,
             self.config.d_model,
             clamp_len=clamp_len,
-            dtype=rows_BMX.dtype,
-            device=rows_BMX.device,
+            dtype=rows.dtype,
+            device=rows.device,
         )
         return self._dropped(position_SD)
 

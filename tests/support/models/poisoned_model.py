@@ -26,13 +26,15 @@ class PoisonedXL(TransformerXL):
         output = super().forward(segment, memory, clamp_len=clamp_len, same_length=same_length)
         assert output.nll_BT is not None
         poisoned_BT = segment.tokens_BT == self.poison
-        poisoned_B11 = poisoned_BT.any(dim=1)[:, None, None]
+        after = output.memory
+        if isinstance(after, LayerInputs):
+            poisoned_B11 = poisoned_BT.any(dim=1)[:, None, None]
+            layers = tuple(x * _nan_where(poisoned_B11, x) for x in after.layers)
+            after = after._replace(layers=layers)
         return Output(
             loss_sum=output.loss_sum * _nan_where(poisoned_BT.any(), output.loss_sum),
             nll_BT=output.nll_BT * _nan_where(poisoned_BT, output.nll_BT),
-            memory=output.memory._replace(
-                layers=tuple(x * _nan_where(poisoned_B11, x) for x in output.memory.layers)
-            ),
+            memory=after,
         )
 
 

@@ -81,7 +81,7 @@ class Problem:
         q_BTHE, kv_BS2HE, r_SHE, u_HE, v_HE = self.leaves
         out_BTHE = relative_attention(
             q_BTHE,
-            [kv_BS2HE],
+            kv_BS2HE,
             r_SHE,
             content_bias_HE=u_HE,
             position_bias_HE=v_HE,

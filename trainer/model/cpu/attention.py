@@ -12,7 +12,6 @@ B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head · N = H·
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,11 +22,13 @@ from trainer.model.dropout import Kept, kept_at_random
 
 #: Queries at a time: few enough that the scores of all heads stay in the cache, few of them hidden.
 _QUERIES = 64
+#: Queries so few that keys and values are not worth copying for them.
+_FEW_QUERIES = 4
 
 
 def cpu_attention(
     q_BTHE: Tensor,
-    kv_BS2HE: Sequence[Tensor],
+    kv_BS2HE: Tensor,
     r_SHE: Tensor,
     *,
     content_bias_HE: Tensor,
@@ -40,21 +41,22 @@ def cpu_attention(
         if not dropout and not torch.is_grad_enabled():
             return _reading(q_BTHE, kv_BS2HE, r_SHE, content_bias_HE, position_bias_HE, hidden_keys)
         mixed_BTHE: Tensor = _CpuAttention.apply(  # type: ignore[no-untyped-call]
-            q_BTHE, r_SHE, content_bias_HE, position_bias_HE, hidden_keys, dropout, *kv_BS2HE
+            q_BTHE, kv_BS2HE, r_SHE, content_bias_HE, position_bias_HE, hidden_keys, dropout
         )
     return mixed_BTHE
 
 
 def _reading(
     q_BTHE: Tensor,
-    kv_BS2HE: Sequence[Tensor],
+    kv_BS2HE: Tensor,
     r_SHE: Tensor,
     u_HE: Tensor,
     v_HE: Tensor,
     hidden_keys: Tensor,
 ) -> Tensor:
     """Attend with a few queries at a time; return `[B, T, H, E]`, without a backward pass."""
-    kv_2NSE, r_HSE = _heads_first(kv_BS2HE, r_SHE)
+    # Views, where keys and values are written heads first.
+    kv_2NSE, r_HSE = kv_BS2HE.permute(2, 3, 0, 1, 4).flatten(1, 2), r_SHE.transpose(0, 1)
     tgt_len, n_keys = q_BTHE.shape[1], r_HSE.shape[1]
     n_seen_by_all = n_keys - hidden_keys.shape[-1]
     buffers = _buffers(kv_2NSE.shape[1] * min(tgt_len, _QUERIES) * n_keys, like=q_BTHE)
@@ -65,18 +67,27 @@ def _reading(
         last = n_keys - tgt_len + rows.stop
         hidden = hidden_keys[..., rows, : last - n_seen_by_all]
         first = 0 if n_seen_by_all else _n_hidden_from_all(hidden)
-        # Contiguous copies: those that oneDNN would make itself take many times as long.
-        k_NSE, v_NSE = (kv_NSE[:, first:last].contiguous() for kv_NSE in kv_2NSE)
+        k_NSE, v_NSE = (_laid_out(kv_NSE[:, first:last], tgt_len) for kv_NSE in kv_2NSE)
         weight_NTS = _weights(
             _with_bias(q_BTHE[:, rows], v_HE),
             _with_bias(q_BTHE[:, rows], u_HE),
             k_NSE,
-            r_HSE[:, first - last :].contiguous(),
+            _laid_out(r_HSE[:, first - last :], tgt_len),
             hidden[..., first:],
             buffers,
         )
         mixed.append(torch.bmm(weight_NTS, v_NSE))
     return _streams_first(torch.cat(mixed, dim=1), q_BTHE.shape[2])
+
+
+def _laid_out(rows_NSE: Tensor, n_queries: int) -> Tensor:
+    """Return keys, values or positions as the products of so many queries take them fastest.
+
+    A contiguous copy is made for many queries, because the one that oneDNN would make itself takes
+    many times as long. A few queries in fp32 read the rows hardly more often than a copy would.
+    """
+    is_copied = n_queries > _FEW_QUERIES or rows_NSE.dtype.itemsize < 4
+    return rows_NSE.contiguous() if is_copied else rows_NSE
 
 
 def _n_hidden_from_all(hidden_keys: Tensor) -> int:
@@ -94,12 +105,12 @@ class _CpuAttention(torch.autograd.Function):
     def forward(
         ctx: Any,
         q_BTHE: Tensor,
+        kv_BS2HE: Tensor,
         r_SHE: Tensor,
         u_HE: Tensor,
         v_HE: Tensor,
         hidden_keys: Tensor,
         dropout: float,
-        *kv_BS2HE: Tensor,
     ) -> Tensor:
         """Return `[B, T, H, E]`; keep the weights, and copies of keys and values, heads first."""
         kv_2NSE, r_HSE = _heads_first(kv_BS2HE, r_SHE)
@@ -109,12 +120,12 @@ class _CpuAttention(torch.autograd.Function):
         kept = kept_at_random(weight_NTS.shape, dropout) if dropout else Kept(None, 1.0)
         mixed_NTE = torch.bmm(kept.of(weight_NTS), kv_2NSE[1])
         ctx.save_for_backward(q_BTHE, kv_2NSE, r_HSE, u_HE, v_HE, weight_NTS, kept.mask)
-        ctx.kept_scale, ctx.lengths = kept.scale, [part.shape[1] for part in kv_BS2HE]
+        ctx.kept_scale = kept.scale
         return _streams_first(mixed_NTE, q_BTHE.shape[2])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Return gradients of queries, positions, both biases, and keys with values."""
+        """Return gradients of queries, keys with values, positions, and both biases."""
         q_BTHE, kv_2NSE, r_HSE, u_HE, v_HE, weight_NTS, mask = ctx.saved_tensors
         kept = Kept(mask, ctx.kept_scale)
         n_streams, tgt_len, n_head, d_head = q_BTHE.shape
@@ -134,20 +145,13 @@ class _CpuAttention(torch.autograd.Function):
         u_grad_HE = content_NTE.view(n_head, -1, d_head).sum(1, dtype=u_HE.dtype)
         v_grad_HE = position_HNE.sum(1, dtype=v_HE.dtype)
         q_grad_BTHE = _streams_first(content_NTE.add_(position_HNE.view_as(content_NTE)), n_head)
-        of_parts = grad_kv.split(ctx.lengths, dim=1)
         of_r = r_grad_HSE.transpose(0, 1)
-        return q_grad_BTHE, of_r, u_grad_HE, v_grad_HE, None, None, *of_parts
+        return q_grad_BTHE, grad_kv, of_r, u_grad_HE, v_grad_HE, None, None
 
 
-def _heads_first(kv_BS2HE: Sequence[Tensor], r_SHE: Tensor) -> tuple[Tensor, Tensor]:
+def _heads_first(kv_BS2HE: Tensor, r_SHE: Tensor) -> tuple[Tensor, Tensor]:
     """Return copies of keys and values, `[2, H·B, S, E]`, and of positions, `[H, S, E]`."""
-    n_streams, _, _, n_head, d_head = kv_BS2HE[0].shape
-    kv_2HBSE = r_SHE.new_empty(2, n_head, n_streams, len(r_SHE), d_head)
-    first = 0
-    for part_BS2HE in kv_BS2HE:
-        last = first + part_BS2HE.shape[1]
-        kv_2HBSE[..., first:last, :] = part_BS2HE.permute(2, 3, 0, 1, 4)
-        first = last
+    kv_2HBSE = kv_BS2HE.permute(2, 3, 0, 1, 4).contiguous()
     return kv_2HBSE.flatten(1, 2), r_SHE.transpose(0, 1).contiguous()
 
 

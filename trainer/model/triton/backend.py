@@ -43,7 +43,7 @@ class TritonBackend(Backend):
         past: Past,
         sight: Tensor | None,
         biases: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Compute a layer in aligned rows."""
         if past.position_SD is not None and self._position_SP is None:
             self._position_SP = aligned(aligned(past.position_SD), dim=0)
@@ -57,7 +57,10 @@ class TritonBackend(Backend):
             layer.attention,
             layer.feed_forward,
             aligned(x_BTD),
-            past._replace(memory_BMX=aligned(past.memory_BMX), position_SD=self._position_SP),
+            past._replace(
+                memory_BMD=None if past.memory_BMD is None else aligned(past.memory_BMD),
+                position_SD=self._position_SP,
+            ),
             visible_from_BT=sight,
             shared_biases=biases,
             seeds_4=seeds_4,

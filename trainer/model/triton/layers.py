@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.model.attention import RelativeAttention
+from trainer.model.attention import RelativeAttention, heads_first
 from trainer.model.feed_forward import FeedForward
 from trainer.model.memory import Past
 from trainer.model.triton.alignment import aligned, aligned_weight
@@ -32,7 +32,7 @@ def fused_layer(
     visible_from_BT: Tensor | None,
     shared_biases: tuple[Tensor, Tensor] | None,
     seeds_4: Tensor,
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+) -> tuple[Tensor, Tensor | None]:
     """Return the layer's output, `[B, T, P]`, and what `RelativeAttention` returns besides.
 
     The weights of both halves are read here, not by the modules that own them: ZeRO-3 gathers all
@@ -47,12 +47,12 @@ def fused_layer(
         shared_biases: None if the layer has its own.
         seeds_4: int64 on the device, one per place of dropout; not used without dropout.
     """
-    branch_BTP, projected = _attended(
+    branch_BTP, r_SHX = _attended(
         attention, x_BTP, past, visible_from_BT, shared_biases, seeds_4[0]
     )
     x_BTP = _added(attention, x_BTP, branch_BTP, seeds_4[1])
     branch_BTP = _fed_forward(feed_forward, x_BTP, seeds_4[2])
-    return _added(feed_forward, x_BTP, branch_BTP, seeds_4[3]), projected
+    return _added(feed_forward, x_BTP, branch_BTP, seeds_4[3]), r_SHX
 
 
 def _attended(
@@ -62,16 +62,17 @@ def _attended(
     visible_from_BT: Tensor | None,
     shared_biases: tuple[Tensor, Tensor] | None,
     seed: Tensor,
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+) -> tuple[Tensor, Tensor | None]:
     n_streams, tgt_len, _ = x_BTP.shape
     heads = (module.n_head, -1)
-    q_BTX, kv_BSX = _projected(module, x_BTP, past)
-    if past.r_SX is None:
+    q_BTX, kv_BS2HX = _projected(module, x_BTP, past)
+    if past.r_SHE is None:
         assert past.position_SD is not None
         r_SX = _linear(module.position, past.position_SD, n_out=module.n_head)
+        r_SHX = torch.unflatten(r_SX, -1, heads)
     else:
-        r_SX = aligned(past.r_SX, dim=0)
-    q_BTHX, r_SHX = torch.unflatten(q_BTX, -1, heads), torch.unflatten(r_SX, -1, heads)
+        r_SHX = aligned(past.r_SHE, dim=0)
+    q_BTHX = torch.unflatten(q_BTX, -1, heads)
     biases = shared_biases if module.biases is None else module.biases()
     assert biases is not None, "biases are either shared or the layer's own"
     scale = 1 / math.sqrt(biases[0].shape[-1])
@@ -84,32 +85,33 @@ def _attended(
     position_HNS = position_HNX @ r_SHX.permute(1, 2, 0)
     mixed_BTHX = fused_attention(
         content_BTHX,
-        torch.unflatten(kv_BSX, -1, (2, *heads)),
+        kv_BS2HX,
         torch.unflatten(position_HNS, 1, (n_streams, tgt_len)).transpose(0, 1),
         visible_from_BT=visible_from_BT,
         dropout=module.attn_dropout if module.training else 0.0,
         seed=seed,
     )
     out_BTP = _linear(module.out, mixed_BTHX.flatten(2), n_in=module.n_head)
-    kept = (kv_BSX[:, -tgt_len:], r_SX[: kv_BSX.shape[1]]) if past.is_projected else None
-    return out_BTP, kept
+    return out_BTP, None if past.written is None else heads_first(r_SHX[: kv_BS2HX.shape[1]])
 
 
 def _projected(module: RelativeAttention, x_BTP: Tensor, past: Past) -> tuple[Tensor, Tensor]:
     """Return the segment's queries, and the keys and values of memory and segment."""
-    n_head = module.n_head
-    new_BTP = x_BTP.to(past.memory_BMX.dtype)
-    if past.is_projected:
+    n_head, heads = module.n_head, (2, module.n_head, -1)
+    if past.written is not None:
+        new_BTP = x_BTP.to(past.written.rows_2HBCE.dtype)
         new_BTP = _normalised(module.norm, new_BTP) if module.pre_norm else new_BTP
         kv_BTX = _linear(module.key_value, new_BTP, n_out=2 * n_head)
-        kv_BSX = torch.cat([past.memory_BMX, kv_BTX], dim=1)
-        return _linear(module.query, new_BTP, n_out=n_head), kv_BSX
-    x_BSP = torch.cat([past.memory_BMX, new_BTP], dim=1)
+        kv_BS2HX = past.written.append(torch.unflatten(kv_BTX, -1, heads))
+        return _linear(module.query, new_BTP, n_out=n_head), kv_BS2HX
+    assert past.memory_BMD is not None
+    new_BTP = x_BTP.to(past.memory_BMD.dtype)
+    x_BSP = torch.cat([past.memory_BMD, new_BTP], dim=1)
     if module.pre_norm:
         x_BSP = _normalised(module.norm, x_BSP)
         new_BTP = x_BSP[:, -new_BTP.shape[1] :]
     kv_BSX = _linear(module.key_value, x_BSP, n_out=2 * n_head)
-    return _linear(module.query, new_BTP, n_out=n_head), kv_BSX
+    return _linear(module.query, new_BTP, n_out=n_head), torch.unflatten(kv_BSX, -1, heads)
 
 
 def _fed_forward(module: FeedForward, x_BTP: Tensor, seed: Tensor) -> Tensor:

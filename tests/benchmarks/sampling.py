@@ -1,0 +1,92 @@
+"""What a sampled token costs as the memory grows, beside what reading everything once would cost.
+
+    .venv/bin/python tests/benchmarks/sampling.py [--mem-len 96 640 1600 3800] [--precision fp32]
+
+A model of wt103-base's sizes with random weights, whose tails are as likely as WikiText-103's, on
+one thread of a CPU. Every token reads the layers, the softmax's head, and the keys, values and
+projected distances of its memory; one in `TAILS` reads the tails too. The limit is the bytes of all
+this over the rate at which this machine sums a large tensor. Times are means over tokens.
+"""
+
+import argparse
+import math
+import statistics
+import time
+
+import torch
+from dims import CONFIGS
+from ours import experiment_of
+
+from trainer.config.recipe import ScoringConfig
+from trainer.host_cpu import use_cpu_well
+from trainer.inference.generate import _Predictor, _sample
+from trainer.inference.sampling_options import Sampling
+from trainer.model.transformer_xl import TransformerXL
+from trainer.protocol import reading_memory
+
+CPU = torch.device("cpu")
+N_TOKENS, N_WARM = 100, 4
+#: The share of WikiText-103's tokens that lie in the tails.
+TAILS = 0.057
+READ_BYTES = 1 << 30
+
+
+def bytes_per_second() -> float:
+    """The rate at which a tensor is read that fits into no cache."""
+    x = torch.ones(READ_BYTES // 4)
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        x.sum()
+        times.append(time.perf_counter() - begin)
+    return READ_BYTES / statistics.median(times)
+
+
+def milliseconds(model: TransformerXL, mem_len: int, dtype: torch.dtype) -> float:
+    """Time of a token after a text that fills the memory."""
+    scoring = ScoringConfig(tgt_len=64, mem_len=mem_len, batch_size=1, same_length=True)
+    memory = reading_memory(model, 1, mem_len=mem_len, dtype=dtype, device=CPU)
+    predictor = _Predictor(model, memory, scoring, model.config.cutoffs, CPU)
+    tokens = _sample(predictor, [7] * mem_len, Sampling(n_tokens=N_WARM + N_TOKENS))
+    for _ in range(N_WARM):
+        next(tokens)
+    begin = time.perf_counter()
+    for _ in range(N_TOKENS):
+        next(tokens)
+    return 1e3 * (time.perf_counter() - begin) / N_TOKENS
+
+
+def with_likely_tails(model: TransformerXL) -> TransformerXL:
+    """Give all tails together the share `TAILS` of the targets."""
+    n_head, n_tails = model.config.cutoffs[0], len(model.config.cutoffs)
+    with torch.no_grad():
+        model.softmax.cluster_bias.fill_(math.log(TAILS / (1 - TAILS) * n_head / n_tails))
+    return model
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--mem-len", type=int, nargs="+", default=[96, 640, 1600, 3800])
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    options = parser.parse_args()
+    dtype = torch.float32 if options.precision == "fp32" else torch.bfloat16
+    torch.set_num_threads(1)
+    use_cpu_well()
+    dims = CONFIGS["wt103-base"]
+    model = TransformerXL(experiment_of(dims, 0.0).model, dims.vocab_size).to(dtype).eval()
+    model, rate = with_likely_tails(model), bytes_per_second()
+    tails = sum(table.numel() for table in model.embedding.tables[1:])
+    weights = sum(p.numel() for p in model.parameters()) - (1 - TAILS) * tails
+    print(f"{options.precision}, {rate / 1e9:.1f} GB/s")
+    print("| mem_len | ms per token | limit, ms | times the limit |")
+    print("|---|---|---|---|")
+    for mem_len in options.mem_len:
+        took = milliseconds(model, mem_len, dtype)
+        remembered = 3 * mem_len * dims.n_layer * dims.n_head * dims.d_head
+        limit = 1e3 * (weights + remembered) * dtype.itemsize / rate
+        print(f"| {mem_len:,} | {took:.1f} | {limit:.1f} | {took / limit:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Drawing the next token, with the tails of an adaptive softmax computed only where they matter.
+
+In most models the tails hold nearly all words, and few of the tokens. V vocabulary.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.inference.sampling_options import Sampling
+from trainer.model.adaptive import LogProbs
+
+
+def probabilities(log_probs_V: Tensor, sampling: Sampling) -> Tensor:
+    """Return the next token's distribution, `[V]` in fp64: temperature, then top-k, then top-p.
+
+    Top-k keeps the k likeliest tokens. Of those, top-p keeps the fewest that together reach the
+    share p of their probability, the likeliest first, and at least one. Of equally likely tokens
+    the lower id comes first. The probabilities kept are normalised again.
+    """
+    if sampling.temperature == 0:
+        return F.one_hot(log_probs_V.argmax(), len(log_probs_V)).double()
+    # The largest is taken off, so that no temperature, however small, sends all to -inf.
+    logits_V = (log_probs_V - log_probs_V.max()).double() / sampling.temperature
+    weights_V = logits_V.softmax(dim=0)
+    if sampling.top_k == 0 and sampling.top_p == 1:
+        return weights_V
+    order_V = log_probs_V.argsort(descending=True, stable=True)
+    ranked_V = weights_V[order_V]
+    if sampling.top_k:
+        ranked_V[sampling.top_k :] = 0
+    if sampling.top_p < 1:
+        reached_V = ranked_V.cumsum(dim=0)
+        ranked_V[1:][reached_V[:-1] >= sampling.top_p * reached_V[-1]] = 0
+    return torch.zeros_like(weights_V).index_copy(0, order_V, ranked_V / ranked_V.sum())
+
+
+def unclustered(log_probs_NV: Tensor) -> LogProbs:
+    """Return log-probabilities that are all known."""
+    n_words = log_probs_NV.shape[-1]
+    return LogProbs([(0, n_words)], log_probs_NV, log_probs_NV[:, :0], lambda c: log_probs_NV)
+
+
+def draw(words: LogProbs, sampling: Sampling, draws: torch.Generator) -> int:
+    """Draw a token from `probabilities` of `words`, `[1, V]`, on the host."""
+    is_cut = 0 < sampling.top_k < words.bounds[-1][1] or sampling.top_p < 1
+    if sampling.temperature > 0 and not is_cut:
+        return _draw_from_all(words, sampling.temperature, draws)
+    head_V, tails_C = words.head_NV[0].cpu(), words.tails_NC[0].tolist()
+    least = -math.inf  # a tail no likelier than this holds no word that can be drawn
+    if sampling.temperature == 0:
+        least = float(head_V.max())
+    elif 0 < sampling.top_k <= len(head_V):
+        least = float(head_V.topk(sampling.top_k).values[-1])
+    parts, ids = [head_V], [torch.arange(len(head_V))]
+    for c, tail in enumerate(tails_C, start=1):
+        if tail > least:
+            parts.append(words.of_tail(c)[0].cpu())
+            ids.append(torch.arange(*words.bounds[c]))
+    weights_V = probabilities(torch.cat(parts), sampling)
+    return int(torch.cat(ids)[torch.multinomial(weights_V, 1, generator=draws)])
+
+
+def _draw_from_all(words: LogProbs, temperature: float, draws: torch.Generator) -> int:
+    """Draw from all words: cluster first, and a tail's words only if the tail is drawn.
+
+    The weight of a word is p^(1/temperature). That of a whole tail is not known before its words
+    are, but is at most what it is with equally likely words, or with a single one. A tail is drawn
+    by this bound. Then its weight is computed, and the draw counts with probability weight / bound;
+    otherwise there is another, in which this tail has its weight. So whatever the bounds, the
+    draw that counts follows the weights.
+    """
+    head_V, tails_C = words.head_NV[0].cpu().double(), words.tails_NC[0].cpu().double()
+    best_C, n_head = tails_C.clone(), len(head_V)
+    sizes_C = torch.tensor([high - low for low, high in words.bounds[1:]], dtype=torch.float64)
+    bounds_C = max(0.0, 1 - 1 / temperature) * sizes_C.log()
+    known: dict[int, Tensor] = {}
+    while True:
+        # The largest is taken off, so that no temperature, however small, sends all to -inf.
+        top = torch.cat([head_V, best_C]).max()
+        logits_C = (tails_C - top) / temperature + bounds_C
+        for c, words_V in known.items():
+            logits_C[c] = ((words_V - top) / temperature).logsumexp(0)
+        weights = torch.cat([(head_V - top) / temperature, logits_C]).softmax(0)
+        drawn = int(torch.multinomial(weights, 1, generator=draws))
+        if drawn < n_head:
+            return drawn
+        c, counts = drawn - n_head, drawn - n_head in known
+        if not counts:
+            known[c] = words.of_tail(c + 1)[0].cpu().double()
+            best_C[c] = known[c].max()
+            share = (((known[c] - top) / temperature).logsumexp(0) - logits_C[c]).exp()
+            counts = bool(torch.rand((), generator=draws, dtype=torch.float64) < share)
+        if counts:
+            words_V = ((known[c] - best_C[c]) / temperature).softmax(0)
+            return words.bounds[c + 1][0] + int(torch.multinomial(words_V, 1, generator=draws))
