@@ -119,7 +119,10 @@ class RecurrentModel(Protocol):
         clamp_len: int | None = None,
         same_length: bool = False,
     ) -> tuple[Tensor, Memory]:
-        """Return log-probabilities `[B, T, V]` of each next token, in fp32 at least, and memory."""
+        """Return log-probabilities `[B, T, V]` of each next token, in fp32 at least, and memory.
+
+        Sampling calls a model's `predict_next` instead, if it has one: see `TransformerXL`.
+        """
         ...
 
     def train(self, mode: bool = True) -> Self:

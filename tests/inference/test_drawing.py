@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.inference.drawing import draw, probabilities, unclustered
+from trainer.inference.drawing import all_known, draw, probabilities
 from trainer.inference.sampling_options import Sampling
 from trainer.model.adaptive import LogProbs
 
@@ -74,7 +74,17 @@ def test_words_that_are_all_known_are_drawn_as_from_one_list(choice: dict[str, A
     generators = [torch.Generator().manual_seed(3) for _ in range(2)]
     for _ in range(50):
         plain = torch.multinomial(probabilities(log_probs[0], sampling), 1, generator=generators[0])
-        assert draw(unclustered(log_probs), sampling, generators[1]) == int(plain)
+        assert draw(all_known(log_probs, ()), sampling, generators[1]) == int(plain)
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_it_does_not_matter_who_knows_the_tails(choice: dict[str, Any]) -> None:
+    given, sampling = words(tails=(1.0, 0.0)), Sampling(n_tokens=1, **choice)
+    known = all_known(given.of_all(), (4, 7, 99))
+    assert known.bounds == given.bounds
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    for _ in range(50):
+        assert draw(known, sampling, generators[0]) == draw(given, sampling, generators[1])
 
 
 @pytest.mark.parametrize("choice", [{"temperature": 0.0}, {"top_k": 1}, {"temperature": 1e-310}])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.inference.sampling_options import Sampling
-from trainer.model.adaptive import LogProbs
+from trainer.model.adaptive import LogProbs, cluster_bounds
 
 
 def probabilities(log_probs_V: Tensor, sampling: Sampling) -> Tensor:
@@ -37,10 +37,17 @@ def probabilities(log_probs_V: Tensor, sampling: Sampling) -> Tensor:
     return torch.zeros_like(weights_V).index_copy(0, order_V, ranked_V / ranked_V.sum())
 
 
-def unclustered(log_probs_NV: Tensor) -> LogProbs:
-    """Return log-probabilities that are all known."""
+def all_known(log_probs_NV: Tensor, cutoffs: tuple[int, ...]) -> LogProbs:
+    """Return the log-probabilities of all words by cluster, so that they are drawn in the same way.
+
+    Cutoffs that lie beyond the words, as of a model without clusters, are left out.
+    """
     n_words = log_probs_NV.shape[-1]
-    return LogProbs([(0, n_words)], log_probs_NV, log_probs_NV[:, :0], lambda c: log_probs_NV)
+    bounds = cluster_bounds(tuple(c for c in cutoffs if c < n_words), n_words)
+    head_NV, *tails = (log_probs_NV[:, low:high] for low, high in bounds)
+    of_tails = [tail_NV.logsumexp(-1, keepdim=True) for tail_NV in tails]
+    tails_NC = torch.cat([head_NV[:, :0], *of_tails], dim=-1)
+    return LogProbs(bounds, head_NV, tails_NC, lambda c: tails[c - 1])
 
 
 def draw(words: LogProbs, sampling: Sampling, draws: torch.Generator) -> int:

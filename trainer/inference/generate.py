@@ -18,7 +18,7 @@ from trainer.config.recipe import ScoringConfig
 from trainer.data.rows import one_row
 from trainer.data.vocabulary.files import Vocabulary, encode_given
 from trainer.host_cpu import multiplying_few_rows
-from trainer.inference.drawing import draw, unclustered
+from trainer.inference.drawing import all_known, draw
 from trainer.inference.sampling_options import Sampling
 from trainer.model.adaptive import LogProbs
 from trainer.protocol import IGNORED, Memory, Segment, reading_memory
@@ -55,7 +55,8 @@ def generate(
     """
     ids = encode_given(vocabulary, prompt, what="the prompt") or [vocabulary.eos_id or 0]
     memory = reading_memory(model, 1, mem_len=scoring.mem_len, dtype=dtype, device=device)
-    predictor = _Predictor(model, memory, scoring, cutoffs, device)
+    has_weights = all(weight.numel() for weight in model.parameters())
+    predictor = _Predictor(model, memory, scoring, cutoffs, device, has_weights)
     pieces = _whole_characters(vocabulary, ids, _sample(predictor, ids, sampling))
     return pieces if sampling.stop is None else _before(sampling.stop, pieces)
 
@@ -79,6 +80,8 @@ class _Predictor:
     scoring: ScoringConfig
     cutoffs: tuple[int, ...]
     device: torch.device
+    has_weights: bool
+    """False at ZeRO-3, where weights are there only while a module is called."""
 
     @torch.no_grad()
     def take_in(self, ids: list[int]) -> None:
@@ -91,12 +94,13 @@ class _Predictor:
     def log_probs_after(self, token: int) -> LogProbs:
         """Read `token` into memory; return the log-probabilities of the next, `[1, V]`."""
         segment = self._segment([token])
+        predict_next = getattr(self.model, "predict_next", None)
         with multiplying_few_rows() if self.device.type == "cpu" else nullcontext():
-            if hasattr(self.model, "predict_next"):
-                found, self.memory = self.model.predict_next(segment, self.memory, **self._lengths)
+            if predict_next is not None and self.has_weights:
+                found, self.memory = predict_next(segment, self.memory, **self._lengths)
                 return cast(LogProbs, found)
             log_probs_BTV, self.memory = self.model.predict(segment, self.memory, **self._lengths)
-        return unclustered(log_probs_BTV[:, -1])
+        return all_known(log_probs_BTV[:, -1], self.cutoffs)
 
     @property
     def _lengths(self) -> dict[str, Any]:
