@@ -46,7 +46,7 @@ def milliseconds(model: TransformerXL, mem_len: int, dtype: torch.dtype) -> floa
     """Time of a token after a text that fills the memory."""
     scoring = ScoringConfig(tgt_len=64, mem_len=mem_len, batch_size=1, same_length=True)
     memory = reading_memory(model, 1, mem_len=mem_len, dtype=dtype, device=CPU)
-    predictor = _Predictor(model, memory, scoring, model.config.cutoffs, CPU, has_weights=True)
+    predictor = _Predictor(model, memory, scoring, model.config.cutoffs, CPU)
     tokens = _sample(predictor, [7] * mem_len, Sampling(n_tokens=N_WARM + N_TOKENS))
     for _ in range(N_WARM):
         next(tokens)

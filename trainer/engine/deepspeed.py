@@ -30,7 +30,7 @@ from trainer.engine.full_state import FullState
 from trainer.engine.lamb import Lamb, matrices
 from trainer.engine.schedules import Schedule, cosine_of
 from trainer.engine.whole_gradients import WholeGradients
-from trainer.engine.zero import layers_are_called_once, refuse_frozen
+from trainer.engine.zero import decide_by_norm, layers_are_called_once, refuse_frozen
 from trainer.errors import InputError
 from trainer.memory_tree import check_made, check_returned
 from trainer.model.layer import Layer
@@ -112,6 +112,7 @@ def build(
         lr_scheduler=cosine_of(optim, max_steps=max_steps) if is_cosine else None,
         dist_init_required=False,
     )
+    decide_by_norm(ds.optimizer)
     engine = Engine(ds, names=names, optim=optim, resolved=resolved, world=world)
     if resolved.zero_stage == 0:
         # Moments last as long as the run. If they were made in the first step, they would lie

@@ -55,8 +55,7 @@ def generate(
     """
     ids = encode_given(vocabulary, prompt, what="the prompt") or [vocabulary.eos_id or 0]
     memory = reading_memory(model, 1, mem_len=scoring.mem_len, dtype=dtype, device=device)
-    has_weights = all(weight.numel() for weight in model.parameters())
-    predictor = _Predictor(model, memory, scoring, cutoffs, device, has_weights)
+    predictor = _Predictor(model, memory, scoring, cutoffs, device)
     pieces = _whole_characters(vocabulary, ids, _sample(predictor, ids, sampling))
     return pieces if sampling.stop is None else _before(sampling.stop, pieces)
 
@@ -80,8 +79,12 @@ class _Predictor:
     scoring: ScoringConfig
     cutoffs: tuple[int, ...]
     device: torch.device
-    has_weights: bool
-    """False at ZeRO-3, where weights are there only while a module is called."""
+
+    def __post_init__(self) -> None:
+        """Find out how the next token is asked for."""
+        self._predict_next = getattr(self.model, "predict_next", None)
+        if self._predict_next is not None and not all(p.numel() for p in self.model.parameters()):
+            self._predict_next = None  # ZeRO-3 has the weights only while it calls a module
 
     @torch.no_grad()
     def take_in(self, ids: list[int]) -> None:
@@ -94,10 +97,9 @@ class _Predictor:
     def log_probs_after(self, token: int) -> LogProbs:
         """Read `token` into memory; return the log-probabilities of the next, `[1, V]`."""
         segment = self._segment([token])
-        predict_next = getattr(self.model, "predict_next", None)
         with multiplying_few_rows() if self.device.type == "cpu" else nullcontext():
-            if predict_next is not None and self.has_weights:
-                found, self.memory = predict_next(segment, self.memory, **self._lengths)
+            if self._predict_next is not None:
+                found, self.memory = self._predict_next(segment, self.memory, **self._lengths)
                 return cast(LogProbs, found)
             log_probs_BTV, self.memory = self.model.predict(segment, self.memory, **self._lengths)
         return all_known(log_probs_BTV[:, -1], self.cutoffs)

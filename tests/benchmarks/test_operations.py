@@ -1,0 +1,28 @@
+"""Beyond its passes a step asks little of the host, however many parameters there are."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from training import ROOT, environment
+
+SCRIPT = ROOT / "tests" / "benchmarks" / "operations.py"
+
+
+def test_an_update_takes_as_many_operations_as_there_are_groups_of_parameters(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, SCRIPT, "--out", tmp_path / "counts.json"]
+    done = subprocess.run(
+        list(map(str, command)), env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "counts.json").read_text())
+    assert set(found) == {"zero0_bf16_autocast", "zero1_bf16", "zero2_bf16"}
+    totals = {file: {part: sum(n.values()) for part, n in found[file].items()} for file in found}
+    passes = totals["zero0_bf16_autocast"]["forward and backward"]
+    assert passes > 1000, "something is counted"
+    for file, parts in totals.items():
+        assert parts["reduction, norm, update"] <= 80, file
+        assert parts["forward and backward"] <= 1.05 * passes, file
