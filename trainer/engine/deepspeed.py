@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, nn
 
 from trainer.config.deepspeed import ResolvedDs
@@ -112,7 +113,8 @@ def build(
         lr_scheduler=cosine_of(optim, max_steps=max_steps) if is_cosine else None,
         dist_init_required=False,
     )
-    decide_by_norm(ds.optimizer)
+    if isinstance(ds.optimizer, DeepSpeedZeroOptimizer) and not ds.optimizer.cpu_offload:
+        decide_by_norm(ds.optimizer)  # with offload DeepSpeed does neither by parameter
     engine = Engine(ds, names=names, optim=optim, resolved=resolved, world=world)
     if resolved.zero_stage == 0:
         # Moments last as long as the run. If they were made in the first step, they would lie

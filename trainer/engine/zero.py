@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, nn
 
 from trainer.errors import InputError, first_few
@@ -39,17 +38,16 @@ def layers_are_called_once(model: nn.Module) -> bool:
 
 
 def decide_by_norm(optimizer: Any) -> None:
-    """Let the norm of the gradients decide whether an update is skipped, at ZeRO-1 and 2.
+    """Let the norm of the gradients decide whether an update of ZeRO-1 or 2 is skipped.
 
     The norm is taken anyway, and is not finite if any gradient is not. DeepSpeed looks at each
     parameter's gradient before, in eleven operations, and then takes its norm in fp64: with 205
-    parameters that is most of what a step asks of the host. With offload it does neither.
+    parameters that is most of what a step asks of the host.
     """
-    if isinstance(optimizer, DeepSpeedZeroOptimizer) and not optimizer.cpu_offload:
-        optimizer.check_overflow = lambda partition_gradients=True: None
-        optimizer.get_grad_norm_direct = partial(
-            _norm, group=optimizer.dp_process_group, device=optimizer.device
-        )
+    optimizer.check_overflow = lambda partition_gradients=True: None
+    optimizer.get_grad_norm_direct = partial(
+        _norm, group=optimizer.dp_process_group, device=optimizer.device
+    )
 
 
 def _norm(
