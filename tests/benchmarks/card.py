@@ -23,14 +23,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from card_rows import Row, last_line, row
 from compare import ROOT, Variant, peer_variants, python_path
+from on_card.rows import Row, last_line, row
 
 HERE = Path(__file__).parent
-SUPPORT = (HERE.parent / "support", HERE.parent / "support" / "triton")
+SUPPORT = tuple(HERE.parent / "support" / room for room in (".", "runs", "triton"))
 #: Seconds that all parts have, and each at most.
 BUDGET_S, LIMIT_S = 460, 150
-#: Parts of `card_parts` before what is trained, and after it.
+#: Parts of `on_card.parts` before what is trained, and after it.
 FIRST, THEN = ("environment", "model"), ("waits", "profile", "blocks", "products")
 TESTS = {
     "attention": ["tests/model/triton/test_attention.py", "-m", "gpu"],
@@ -68,8 +68,16 @@ def run(command: list[Any], *, device: str, limit_s: float) -> tuple[int, str, s
 
 
 def part(name: str, argument: str, device: str, limit_s: float) -> list[Row]:
-    """The rows of a part of `card_parts`, and one more if it failed."""
-    command = [sys.executable, "-W", "ignore", HERE / "card_parts.py", name, device, argument]
+    """The rows of a part of `on_card.parts`, and one more if it failed."""
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        HERE / "on_card" / "parts.py",
+        name,
+        device,
+        argument,
+    ]
     code, out, err = run(command, device=device, limit_s=limit_s)
     rows = [Row(**json.loads(line)) for line in out.splitlines() if line.startswith('{"part"')]
     if code != 0:

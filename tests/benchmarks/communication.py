@@ -15,8 +15,8 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import cost_model
-from dims import CONFIGS, Dims
+from measured import cost_model
+from measured.dims import CONFIGS, Dims
 
 RANKS = (2, 4, 8, 16, 32, 64)
 #: Bytes that a rank can send in a second.

@@ -29,7 +29,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dims import COMPARED, CONFIGS
+from measured.dims import COMPARED, CONFIGS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -59,9 +59,9 @@ def peer_variants(told: str) -> tuple[Variant, ...]:
     if name == "earlier" and path:
         return (Variant(name=name, script=OURS_WORKER, checkout=str(Path(path).resolve())),)
     scripts = (
-        {"huggingface": "huggingface_worker.py"}
+        {"huggingface": "peers/huggingface_worker.py"}
         if not path
-        else dict.fromkeys(("kimiyoung", "nvidia"), "mem_transformer_worker.py")
+        else dict.fromkeys(("kimiyoung", "nvidia"), "peers/mem_transformer_worker.py")
     )
     if name not in scripts:
         raise argparse.ArgumentTypeError(
@@ -100,7 +100,7 @@ class Worker:
         device = str(task["device"])
         is_earlier = variant.script == OURS_WORKER and variant.checkout
         root = Path(variant.checkout) if is_earlier else ROOT
-        paths = python_path(ROOT / ".peer", root)
+        paths = python_path(ROOT / ".peer", root, root / HERE.relative_to(ROOT))
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
         if device == "cpu":
             environment["DS_ACCELERATOR"] = "cpu"

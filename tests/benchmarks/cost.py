@@ -24,11 +24,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import cost_model
 import torch
 import torch.distributed as dist
-from dims import Dims
-from ours import training
+from measured import cost_model
+from measured.dims import Dims
+from measured.ours import training
 
 from trainer.distributed import this_process
 from trainer.engine import deepspeed

@@ -21,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 SUPPORT = ROOT / "tests" / "support"
-sys.path[:0] = [str(ROOT), str(SUPPORT), str(SUPPORT / "texts")]
+sys.path[:0] = [str(ROOT), *(str(SUPPORT / room) for room in (".", "runs", "texts"))]
 
 from training import (  # noqa: E402
     KINDS,

@@ -7,6 +7,7 @@ fit into them, shared memory, the share of warps that fit on a multiprocessor, i
 kernel and of its longest loop. A block of attention's loop is `q` × `k` weights, see `default_cut`.
 """
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -16,19 +17,23 @@ sys.path[:0] = [str(ROOT), *(str(ROOT / "tests/support" / room) for room in ("."
 
 from triton_processes import compile_only  # noqa: E402
 
+RECIPES = ("wt103-base", "wt103-large", "enwik8-large")
 
-def main(recipes: list[str]) -> None:
+
+def main() -> None:
     """Print a table per recipe."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("recipes", nargs="*", default=RECIPES)
+    options = parser.parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     compile_only()
     import torch
     from fake_model import step_of
 
-    for recipe in recipes:
+    for recipe in options.recipes:
         step = step_of(recipe, "triton", dtype=torch.bfloat16)
-        print(
-            f"\n{recipe}\n\n| kernel | card | registers | spilled | shared | warps | code, loop |"
-        )
+        print(f"\n{recipe}\n")
+        print("| kernel | card | registers | spilled | shared | warps | code, loop |")
         print("|---|---|---|---|---|---|---|")
         for kernel in sorted(step.kernels):
             print(
@@ -39,4 +44,4 @@ def main(recipes: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["wt103-base", "wt103-large", "enwik8-large"])
+    main()

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from dims import CONFIGS
-from ours import experiment_of, split_of
+from measured.dims import CONFIGS
+from measured.ours import experiment_of, split_of
 
 from trainer.config.arguments import parse_train
 from trainer.data.streams import Streams

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from dims import CONFIGS
-from ours import training
+from measured.dims import CONFIGS
+from measured.ours import training
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.distributed import World, this_process

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dims import CONFIGS, Dims
-from ours import experiment_of, model_of, split_of, training
+from measured.dims import CONFIGS, Dims
+from measured.ours import experiment_of, model_of, split_of, training
+from measured.worker import serve
 from torch import nn
-from worker import serve
 
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.rows import clusters_of

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from dims import CONFIGS
-from ours import training
+from measured.dims import CONFIGS
+from measured.ours import training
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves

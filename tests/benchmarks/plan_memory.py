@@ -8,6 +8,7 @@ the same run of a model of nearly no size: the same ranks, DeepSpeed file and li
 left is what the sizes ask for. Planned is the sum that `--dry-run` prints for the same command.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -179,7 +180,10 @@ def compare(setting: Setting, folder: Path, bases: dict[Setting, float]) -> tupl
 
 
 def main() -> None:
-    names = sys.argv[1:] or list(SETTINGS)
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(SETTINGS))
+    names = parser.parse_args().names or list(SETTINGS)
     bases: dict[Setting, float] = {}
     print(f"{'setting':16} {'planned':>9} {'measured':>9}  ratio   (MiB per rank)")
     with tempfile.TemporaryDirectory() as folder:

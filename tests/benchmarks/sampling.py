@@ -14,8 +14,8 @@ import statistics
 import time
 
 import torch
-from dims import CONFIGS
-from ours import experiment_of
+from measured.dims import CONFIGS
+from measured.ours import experiment_of
 
 from trainer.config.recipe import ScoringConfig
 from trainer.host_cpu import use_cpu_well

@@ -15,7 +15,7 @@ from trainer.budget import shortage
 from trainer.errors import Exit, ShortageError
 from trainer.track.status import read_status
 
-SCRIPT = ROOT / "tests" / "support" / "short_of_memory.py"
+SCRIPT = ROOT / "tests" / "support" / "faults" / "short_of_memory.py"
 #: Attention scores of a GiB and more, and of none.
 LARGE = ["--model.n-head", "16", "--train.mem-len", "9000", "--train.tgt-len", "200"]
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 SUPPORT = Path(__file__).parents[1] / "support"
-sys.path[:0] = [str(SUPPORT.parents[1]), str(SUPPORT), str(SUPPORT / "texts")]
+sys.path[:0] = [str(SUPPORT.parents[1]), *(str(SUPPORT / room) for room in ("runs", "texts"))]
 
 from training import (  # noqa: E402
     ROOT,

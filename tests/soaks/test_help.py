@@ -3,18 +3,25 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from training import ROOT
 
-COMMANDS = ("soaks/claims", "benchmarks/golden", "benchmarks/compare", "benchmarks/card")
+FOLDERS = (ROOT / "tests" / "soaks", ROOT / "tests" / "benchmarks")
+COMMANDS = [
+    path.relative_to(ROOT)
+    for folder in FOLDERS
+    for path in sorted(folder.glob("*.py"))
+    if "ArgumentParser" in path.read_text() and not path.name.startswith("test_")
+]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_it_says_its_help(name: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda path: path.stem)
+def test_it_says_its_help(command: Path) -> None:
     environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, f"tests/{name}.py", "--help"],
+        [sys.executable, str(command), "--help"],
         cwd=ROOT,
         env=environ,
         capture_output=True,
@@ -22,4 +29,4 @@ def test_it_says_its_help(name: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("usage:")
+    assert "usage:" in done.stdout  # DeepSpeed may warn before

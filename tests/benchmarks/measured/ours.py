@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from dims import Dims, text
+from measured.dims import Dims, text
 from torch import Tensor, nn
 
 from trainer.checkpoint.state import TrainState

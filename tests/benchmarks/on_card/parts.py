@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from card_checks import dims_on, model, our_step, waits
-from card_rows import Row, row
 from compare import Variant, Worker
+from on_card.checks import dims_on, model, our_step, waits
+from on_card.rows import Row, row
 from torch import Tensor
 from triton_model import prepare
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from dims import Dims, frequencies
+from measured.dims import Dims, frequencies
 
 #: A backward pass multiplies twice what the forward pass does: for the input and for the weight.
 _FORWARD_AND_BACKWARD = 3

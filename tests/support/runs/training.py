@@ -16,9 +16,9 @@ from trainer import read_metrics
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.errors import Exit
 
-ROOT = Path(__file__).parents[2]
-SUPPORT = Path(__file__).parent
-WORKER = SUPPORT / "training_worker.py"
+ROOT = Path(__file__).parents[3]
+SUPPORT = Path(__file__).parents[1]
+WORKER = Path(__file__).with_name("training_worker.py")
 
 #: Titles and numbers of lines of the stories that the tests train on, and of the one to validate.
 STORIES = {"the mill": 240, "the harbour": 180, "the long road": 300}
@@ -204,7 +204,7 @@ def environment(**changes: str) -> dict[str, str]:
     """One thread per process: two that spin on two cores wait for each other."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     before = os.environ.get("PYTHONPATH", "")
-    rooms = [SUPPORT, *(SUPPORT / room for room in ("fuzz", "models", "peers", "texts", "triton"))]
+    rooms = [SUPPORT, *(room for room in sorted(SUPPORT.iterdir()) if room.is_dir())]
     paths = os.pathsep.join(filter(None, [str(ROOT), *map(str, rooms), before]))
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths} | changes
 

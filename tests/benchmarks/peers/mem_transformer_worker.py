@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from dims import CONFIGS, Dims, text
+from measured.dims import CONFIGS, Dims, text
+from measured.worker import serve
 from torch import Tensor
-from worker import serve
 
 
 def model_class(style: str, checkout: Path) -> Any:

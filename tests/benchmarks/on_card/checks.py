@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from builders import segment_of
-from card_rows import Row, row
 from compare import ROOT
-from dims import CONFIGS, Dims
-from ours import experiment_of, training
+from measured.dims import CONFIGS, Dims
+from measured.ours import experiment_of, training
+from on_card.rows import Row, row
 from torch import Tensor
 from triton_model import taking
 

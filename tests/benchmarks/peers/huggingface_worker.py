@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import torch
-from dims import CONFIGS, text
+from measured.dims import CONFIGS, text
+from measured.worker import serve
 from transformers import TransfoXLConfig, TransfoXLLMHeadModel
-from worker import serve
 
 
 def main(task: dict[str, object]) -> None:
