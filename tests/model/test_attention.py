@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import CPU, segment_of
+from builders import segment_of
 from reference import attend, sinusoid
 from torch import Tensor
 
@@ -166,7 +166,7 @@ def test_rel_shift_moves_every_distance_to_its_key() -> None:
 @pytest.mark.parametrize("clamp_len", [None, 5, 1000])
 def test_positions_are_sinusoids_of_the_distance(clamp_len: int | None) -> None:
     n_keys, d_model = 60, 8
-    ours = position_embedding(n_keys, d_model, clamp_len=clamp_len, dtype=torch.float32, device=CPU)
+    ours = position_embedding(n_keys, d_model, clamp_len=clamp_len, like=torch.zeros(1))
     assert ours.dtype == torch.float32
     for row, distance in enumerate(range(n_keys - 1, -1, -1)):
         expected = sinusoid(min(distance, clamp_len or distance), d_model).float()
@@ -174,7 +174,7 @@ def test_positions_are_sinusoids_of_the_distance(clamp_len: int | None) -> None:
 
 
 def test_far_positions_differ_from_their_neighbours() -> None:
-    far = position_embedding(4001, 410, clamp_len=None, dtype=torch.float32, device=CPU)[:2]
+    far = position_embedding(4001, 410, clamp_len=None, like=torch.zeros(1))[:2]
     assert (far[0] - far[1]).abs().max() > 0.5
 
 

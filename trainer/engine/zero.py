@@ -1,4 +1,4 @@
-"""What ZeRO asks of a model before it is cut into partitions, and how it measures gradients."""
+"""Where DeepSpeed's ZeRO is helped: refusals before it cuts a model, and the norm of gradients."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -133,9 +133,9 @@ class LogProbs(NamedTuple):
     bounds: list[tuple[int, int]]
     """See `cluster_bounds`."""
     head_NV: Tensor
-    """Of the head's words."""
+    """Log-probabilities of the head's words."""
     tails_NC: Tensor
-    """Of each tail, that is of all of its words together."""
+    """Log-probability of each tail, which is that of all of its words together."""
     of_tail: Callable[[int], Tensor]
     """Returns those of the words of a cluster from 1 on, `[N, V]`."""
 

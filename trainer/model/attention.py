@@ -17,20 +17,19 @@ Attend = Callable[..., Tensor]
 """A function with the arguments and the result of `relative_attention`."""
 
 
-def position_embedding(
-    n_keys: int, d_model: int, *, clamp_len: int | None, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Return sinusoids of the distances S-1 … 0, `[S, D]` in `dtype`: sines, then cosines.
+def position_embedding(n_keys: int, d_model: int, *, clamp_len: int | None, like: Tensor) -> Tensor:
+    """Return sinusoids of the distances S-1 … 0, `[S, D]`: sines, then cosines.
 
-    They are computed in fp32 at least: 16 bits cannot tell distance 2047 from 2048.
+    Dtype and device are those of `like`. They are computed in fp32 at least: 16 bits cannot tell
+    distance 2047 from 2048.
     """
-    wide = torch.promote_types(dtype, torch.float32)
-    distance_S = torch.arange(n_keys - 1, -1, -1, dtype=wide, device=device)
+    wide = torch.promote_types(like.dtype, torch.float32)
+    distance_S = torch.arange(n_keys - 1, -1, -1, dtype=wide, device=like.device)
     if clamp_len is not None:
         distance_S = distance_S.clamp_max(clamp_len)
-    frequency = 10000 ** -(torch.arange(0, d_model, 2, dtype=wide, device=device) / d_model)
+    frequency = 10000 ** -(torch.arange(0, d_model, 2, dtype=wide, device=like.device) / d_model)
     angle = distance_S[:, None] * frequency
-    return torch.cat([angle.sin(), angle.cos()], dim=-1).to(dtype)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).to(like.dtype)
 
 
 def rel_shift(score_BHTS: Tensor) -> Tensor:

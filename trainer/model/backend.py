@@ -23,7 +23,7 @@ class Backend:
     """
 
     attend: Attend = staticmethod(relative_attention)
-    """What the attention of `Layer.plain` computes."""
+    """The function with which the attention of `Layer.plain` computes."""
 
     def sight(
         self, memory: LayerInputs | KeysAndValues, segment: Segment, *, same_length: bool

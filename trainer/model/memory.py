@@ -78,7 +78,7 @@ class Written(NamedTuple):
 
 
 class Past(NamedTuple):
-    """What one layer attends to besides the segment, and the distances to all keys."""
+    """The part of memory that one layer attends to, and the distances to all keys."""
 
     memory_BMD: Tensor | None
     """Inputs of the layer; None where their keys and values are `written`."""

@@ -121,7 +121,12 @@ class TransformerXL(nn.Module):
             memory = with_room(memory, segment.tokens_BT.shape[1])
         x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, backend.lookup)
         x_BTD = self._dropped(x_BTD)
-        position_SD = self._positions(memory, x_BTD.shape[1], clamp_len)
+        rows = memory.layers[0]
+        n_keys, position_SD = rows.shape[1] + x_BTD.shape[1], None
+        if not knows_positions(memory, n_keys=n_keys):
+            width = self.config.d_model
+            position_SD = position_embedding(n_keys, width, clamp_len=clamp_len, like=rows)
+            position_SD = self._dropped(position_SD)
         sight = backend.sight(memory, segment, same_length=same_length)
         biases = self.biases() if self.biases is not None else None
         inputs, positions = [], []
@@ -137,23 +142,6 @@ class TransformerXL(nn.Module):
         if isinstance(memory, KeysAndValues):
             return hidden_BTD, remember_written(memory, segment, positions)
         return hidden_BTD, remember(memory, segment, inputs)
-
-    def _positions(
-        self, memory: LayerInputs | KeysAndValues, tgt_len: int, clamp_len: int | None
-    ) -> Tensor | None:
-        """Return sinusoids of the distances, `[S, D]`; None where the memory has projected them."""
-        rows = memory.layers[0]
-        n_keys = rows.shape[1] + tgt_len
-        if knows_positions(memory, n_keys=n_keys):
-            return None
-        position_SD = position_embedding(
-            n_keys,
-            self.config.d_model,
-            clamp_len=clamp_len,
-            dtype=rows.dtype,
-            device=rows.device,
-        )
-        return self._dropped(position_SD)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return dropout(x, self.config.dropout, training=self.training)
