@@ -69,6 +69,13 @@ def test_the_command_of_an_installed_package_is_its_own(elsewhere: Path, install
         assert "train_micro_batch_size_per_gpu" in shown.stdout
 
 
+def test_all_of_the_package_is_installed(installed: Path) -> None:
+    for package in ("trainer", "ds_configs"):
+        for file in (ROOT / package).rglob("*"):
+            if file.suffix in (".py", ".json"):
+                assert (installed / file.relative_to(ROOT)).is_file()
+
+
 def test_the_training_command_of_a_checkout_is_its_own(elsewhere: Path) -> None:
     shown = run([str(ROOT / "launch" / "train.py"), "quickstart", "--help"], elsewhere)
     assert shown.returncode == Exit.DONE, shown.stderr
