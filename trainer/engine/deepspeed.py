@@ -142,7 +142,7 @@ def _optimizer(
     }
     if optim.type == "Lamb":
         return Lamb(parameters, **settings)
-    decoupled = optim.type == "AdamW"
+    decoupled = {"Adam": False, "AdamW": True}[optim.type]
     if choice.offload:
         offloaded: torch.optim.Optimizer = DeepSpeedCPUAdam(
             parameters, adamw_mode=decoupled, **settings
