@@ -23,22 +23,32 @@ T = TypeVar("T")
 class Control:
     """The process group over gloo for flags and objects, which ends before the interpreter does.
 
-    A thread of gloo that lets go of a tensor asks for the interpreter. If that is ending, the
-    process aborts in place of its exit code.
+    A thread of gloo that frees a tensor needs the interpreter. If the interpreter is ending, the
+    process aborts, and its exit code is lost.
     """
 
     def __init__(self, group: Any) -> None:
-        """Take `group`, to which only this object refers."""
+        """Take `group`; nothing else of ours may keep it."""
         self.group = group
-        self.awaited: set[Any] = set()
-        """The exchanges that are under way."""
+        self._under_way: set[Any] = set()
         atexit.register(self.end)
 
+    def start_largest(self, flags: torch.Tensor) -> Any:
+        """Start to replace `flags` by their maximum over ranks; `finish` what this returns."""
+        work = dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.group, async_op=True)
+        self._under_way.add(work)
+        return work
+
+    def finish(self, work: Any) -> None:
+        """Wait for the result of `start_largest`."""
+        work.wait()
+        self._under_way.discard(work)
+
     def end(self) -> None:
-        """End the group and its threads; if peers have yet to answer, leave them to the system."""
+        """End the group and its threads; leave both to the system if an exchange is under way."""
         atexit.unregister(self.end)
         group, self.group = self.group, None
-        is_idle = all(work.is_completed() for work in self.awaited)
+        is_idle = all(work.is_completed() for work in self._under_way)
         if group is not None and dist.is_initialized() and is_idle:
             dist.destroy_process_group(group)
 
@@ -52,7 +62,8 @@ class World:
     local_rank: int
     device: torch.device
     port: int | None = None
-    """The port at which rank 0 opens the store, if all ranks are on this host; otherwise None."""
+    """The port at which rank 0 opens the store; None if the ranks are on several hosts, or if
+    torchrun has opened one."""
     control: Control | None = None
     """None for a lone rank that needs no group, and before `trainer.engine.deepspeed.connect`."""
 
@@ -76,12 +87,13 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def choose_device(wanted: str, *, local_rank: int) -> torch.device:
-    """Return a CUDA device if there is one and `wanted` allows it, else the CPU.
+    """Choose a CUDA device and make it current, if `wanted` allows one; otherwise the CPU.
 
     A task that sees only one device, as with Slurm's ``--gpus-per-task=1``, computes on that one.
 
     Raises:
-        InputError: `wanted` is ``cuda`` without a device, or there are fewer devices than ranks.
+        InputError: `wanted` is ``cuda`` without a device, or this task sees several devices, but
+            none for `local_rank`.
     """
     has_cuda = torch.cuda.is_available()
     if wanted == "cuda" and not has_cuda:
@@ -100,7 +112,10 @@ def choose_device(wanted: str, *, local_rank: int) -> torch.device:
 
 
 def this_process(environ: Mapping[str, str], *, device: str) -> World:
-    """Return this process's place by a completed `environ`; `device` as for `choose_device`."""
+    """Return this process's `World` by an environment that `complete_environ` completed.
+
+    `device` is what `choose_device` wants.
+    """
     local_rank, world_size = int(environ["LOCAL_RANK"]), int(environ["WORLD_SIZE"])
     has_agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun holds the store
     is_one_host = environ["LOCAL_SIZE"] == environ["WORLD_SIZE"]
@@ -117,7 +132,7 @@ def meet(world: World, *, backend: str, timeout: timedelta) -> None:
     """Make the process group of all ranks; on a single host nothing listens beyond the host.
 
     A lone rank opens no port, and several ranks on one host use a port of the loopback interface.
-    On several hosts the store is where the environment says, and listens on all interfaces.
+    Under torchrun, or on several hosts, the store is where the environment says.
 
     Raises:
         InputError: rank 0 finds the port taken.
@@ -210,7 +225,7 @@ def on_each(work: Callable[[], T], world: World) -> T:
 
 
 def broadcast_object(value: T, world: World) -> T:
-    """Return rank 0's `value` on every rank. It is pickled, so only for processes of one job."""
+    """Return rank 0's `value` on every rank, all of one job: the value is pickled."""
     if world.world_size == 1:
         return value
     box = [value]
@@ -260,18 +275,19 @@ class Agreement:
     def post(self, flags: list[int]) -> None:
         """Start the exchange with this rank's flags."""
         self._flags = torch.tensor(flags, dtype=torch.int32)
-        if self.world.control is not None and self.world.world_size > 1:
-            self._work = dist.all_reduce(
-                self._flags, dist.ReduceOp.MAX, group=self.world.group, async_op=True
-            )
-            self.world.control.awaited.add(self._work)
+        if self.world.world_size > 1:
+            self._work = self._control.start_largest(self._flags)
 
     def take(self) -> list[int]:
-        """Wait for the last `post` and return the agreed flags; zeros before the first."""
+        """Wait for the last `post`; return the agreed flags, zeros if nothing was posted since."""
         if self._flags is None:
             return [0] * self.n_flags
-        if self.world.control is not None and self._work is not None:
-            self._work.wait()
-            self.world.control.awaited.discard(self._work)
+        if self._work is not None:
+            self._control.finish(self._work)
         flags, self._flags, self._work = self._flags.tolist(), None, None
         return flags
+
+    @property
+    def _control(self) -> Control:
+        assert self.world.control is not None, "several ranks are connected first"
+        return self.world.control

@@ -37,7 +37,7 @@ def use_cpu_well() -> None:
 
 @contextmanager
 def multiplying_few_rows() -> Iterator[None]:
-    """Let PyTorch choose who multiplies in fp32: of a single row oneDNN takes up to 1.5 times."""
+    """Let PyTorch choose who multiplies in fp32: oneDNN is up to 1.5 times slower for one row."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

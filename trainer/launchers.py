@@ -6,7 +6,7 @@ deepspeed and torchrun set PyTorch's variables; Slurm and each MPI set their own
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer.errors import InputError
 from trainer.outside import printable
@@ -65,7 +65,7 @@ _PMI = _Launcher(
     local_size=("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE"),
 )
 _PYTORCH = _Launcher(
-    name="RANK",
+    name="PyTorch",
     rank="RANK",
     size="WORLD_SIZE",
     local_rank=("LOCAL_RANK",),
@@ -131,10 +131,9 @@ def _slurm_task(environ: Mapping[str, str]) -> Task | None:
     """
     if "SLURM_PROCID" not in environ:
         return None
-    rank = number_in(environ, "SLURM_PROCID")
-    if "SLURM_STEP_NUM_TASKS" not in environ and rank == 0:
-        return None
     in_step = "SLURM_STEP_NUM_TASKS" in environ
+    if not in_step and number_in(environ, "SLURM_PROCID") == 0:
+        return None  # another rank is one of several tasks, which must not train alone
     launcher = _Launcher(
         name="Slurm",
         rank="SLURM_PROCID",
@@ -144,13 +143,7 @@ def _slurm_task(environ: Mapping[str, str]) -> Task | None:
     task = _task(launcher, environ)
     n_nodes = environ.get("SLURM_STEP_NUM_NODES")
     local_size = task.size if n_nodes == "1" else _slurm_local_size(environ)
-    return Task(
-        launcher="Slurm",
-        rank=task.rank,
-        size=task.size,
-        local_rank=task.local_rank,
-        local_size=local_size,
-    )
+    return replace(task, local_size=local_size)
 
 
 def _slurm_local_size(environ: Mapping[str, str]) -> int | None:
@@ -225,6 +218,7 @@ def complete_environ(environ: Mapping[str, str]) -> dict[str, str]:
     if task is None or (task.launcher != _PYTORCH.name and task.size == 1):
         variables = _alone(environ)
     else:
+        # Unknown is counted as one task per host, so that the ranks meet as on several hosts.
         local_size = 1 if task.local_size is None else task.local_size
         numbers = (task.rank, task.size, task.local_rank, local_size)
         variables = dict(

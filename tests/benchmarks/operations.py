@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed chooses when it is imported
+
 from measured.dims import CONFIGS
 from measured.ours import training
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,7 +30,7 @@ from trainer.engine import deepspeed
 from trainer.launchers import complete_environ
 from trainer.train.loop import train_step
 
-#: What the default was, and what it is to be; and DeepSpeed's shared-out optimizers.
+#: The default of a CPU, that of a GPU, and ZeRO-2.
 FILES = ("zero0_bf16_autocast", "zero1_bf16", "zero2_bf16")
 DIMS = replace(
     CONFIGS["wt103-base"],
@@ -99,7 +101,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", default=FILES)
     parser.add_argument("--out", type=Path, help="also write the counts there, as JSON")
     options = parser.parse_args()
-    os.environ.update(complete_environ(os.environ) | {"DS_ACCELERATOR": "cpu"})
+    os.environ.update(complete_environ(os.environ))
     logging.disable(logging.WARNING)
     world = deepspeed.connect(this_process(os.environ, device="cpu"), timeout_s=600)
     print("| DeepSpeed file | forward and backward | reduction, norm, update | most of these |")

@@ -53,7 +53,7 @@ class PeersTargets(Streams):
         """Targets that are left."""
         return super().n_tokens(data_step) - self.train_batch_size
 
-    def begins_epoch(self, data_step: int) -> bool:
+    def forgets_memory(self, data_step: int) -> bool:
         """The first memory is made here, not by the loop."""
         return False
 

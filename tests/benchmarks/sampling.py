@@ -4,8 +4,8 @@
 
 A model of wt103-base's sizes with random weights, whose tails are as likely as WikiText-103's, on
 one thread of a CPU. Every token reads the layers, the softmax's head, and the keys, values and
-projected distances of its memory; one in `TAILS` reads the tails too. The limit is the bytes of all
-this over the rate at which this machine sums a large tensor. Times are means over tokens.
+projected distances of its memory; a share `TAILS` of the tokens reads one tail, too. The limit is
+the bytes of all this over the rate at which this machine sums a large tensor. Times are means.
 """
 
 import argparse
@@ -77,7 +77,8 @@ def main() -> None:
     model = TransformerXL(experiment_of(dims, 0.0).model, dims.vocab_size).to(dtype).eval()
     model, rate = with_likely_tails(model), bytes_per_second()
     tails = sum(table.numel() for table in model.embedding.tables[1:])
-    weights = sum(p.numel() for p in model.parameters()) - (1 - TAILS) * tails
+    read = TAILS / len(dims.cutoffs)  # of all tails, which are equally likely
+    weights = sum(p.numel() for p in model.parameters()) - (1 - read) * tails
     print(f"{options.precision}, {rate / 1e9:.1f} GB/s")
     print("| mem_len | ms per token | limit, ms | times the limit |")
     print("|---|---|---|---|")

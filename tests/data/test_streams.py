@@ -237,7 +237,7 @@ def test_memory_is_forgotten_when_an_epoch_begins(
     text: Split, memory_reset: str, forgets: bool
 ) -> None:
     (streams,) = all_ranks(text, slots=1, train_batch_size=2, tgt_len=8, memory_reset=memory_reset)
-    begins = [step for step in range(3 * streams.steps_per_epoch) if streams.begins_epoch(step)]
+    begins = [step for step in range(3 * streams.steps_per_epoch) if streams.forgets_memory(step)]
     assert begins == ([i * streams.steps_per_epoch for i in range(3)] if forgets else [])
 
 

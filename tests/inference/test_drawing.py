@@ -16,7 +16,7 @@ BOUNDS = [(0, 4), (4, 7), (7, 15)]
 def words(
     *, seed: int = 0, spread: float = 1.0, tails: tuple[float, float] = (0.0, 0.0)
 ) -> LogProbs:
-    """Words of two tails whose logits are raised by `tails`; what is asked for is in `asked`."""
+    """Return log-probabilities of a head and two tails, whose logits are raised by `tails`."""
     generator = torch.Generator().manual_seed(seed)
     logits = spread * torch.randn(1, BOUNDS[-1][1], generator=generator, dtype=torch.float64)
     for (low, high), raised in zip(BOUNDS[1:], tails, strict=True):
@@ -100,7 +100,7 @@ def test_of_equally_likely_words_the_heads_comes_before_a_tails() -> None:
     same = torch.full((1, 15), -1.0).log_softmax(-1)
     given = words()._replace(
         head_NV=same[:, :4],
-        tails_NC=torch.stack([same[:, 4:7].logsumexp(-1), same[:, 7:].logsumexp(-1)], dim=-1),
+        tails_NK=torch.stack([same[:, 4:7].logsumexp(-1), same[:, 7:].logsumexp(-1)], dim=-1),
         of_tail=lambda c: same[:, slice(*BOUNDS[c])],
     )
     assert draw(given, Sampling(n_tokens=1, temperature=0.0), torch.Generator()) == 0
@@ -119,5 +119,5 @@ def test_a_tail_is_computed_about_as_often_as_it_is_drawn() -> None:
     for _ in range(n_draws):
         draw(given, Sampling(n_tokens=1), draws)
     for c in (1, 2):
-        share = float(given.tails_NC[0, c - 1].exp())
+        share = float(given.tails_NK[0, c - 1].exp())
         assert asked[c] / n_draws == pytest.approx(share, rel=0.2)

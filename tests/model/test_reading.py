@@ -1,8 +1,8 @@
 """Reading with weights that stay as they are: less is computed, and the nats are the same."""
 
-import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from builders import (
@@ -18,8 +18,9 @@ from builders import (
 
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Split
+from trainer.data.rows import Spans, make_segment
 from trainer.inference.score import LONGEST, ScorePlan, fastest, score
-from trainer.model.memory import KeysAndValues, Room, spare
+from trainer.model.memory import KeysAndValues, Room, spare_positions
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment, reading_memory
 
@@ -123,13 +124,14 @@ def with_copied_room(memory: KeysAndValues) -> KeysAndValues:
 
 def test_tokens_that_come_one_by_one_are_written_where_they_stay() -> None:
     model = tiny_model(V, n_layer=1).eval()
-    memory, places = projected(model, 1, 40), set()
+    memory, rooms = projected(model, 1, 40), list[Room]()
     with torch.no_grad():
         for tokens_BT in torch.randint(V, (1, 100)).split(1, dim=1):
             memory = model(segment_of(tokens_BT), memory).memory
-            places.add(memory.room.layers[0].data_ptr())
+            if memory.room not in rooms:
+                rooms.append(memory.room)  # which keeps its place from being used again
             assert memory.layers[0].shape[1] == 40
-    assert len(places) <= 1 + -(-100 // spare(40))
+    assert len(rooms) == -(-100 // spare_positions(40))
 
 
 def test_gradients_of_a_segment_go_through_its_own_keys_and_values() -> None:
@@ -150,7 +152,7 @@ def test_training_refuses_a_memory_that_holds_as_long_as_the_weights_do() -> Non
 
 
 def plan(n_pairs: int, **settings: Any) -> ScorePlan:
-    """Of a model as deep as wt103's, on one rank."""
+    """Return the plan for a model as deep as wt103's, on one rank."""
     settings = {"batch_size": 1, **settings}
     return ScorePlan(n_pairs=n_pairs, scoring=scoring(**settings), n_layer=16, rank=0, world_size=1)
 
@@ -186,7 +188,7 @@ def test_segments_of_long_rows_are_lengthened_under_same_length_alone(
 @pytest.mark.parametrize("batch_size", [1, 8, 32, 200])
 @pytest.mark.parametrize("n_pairs", [1, 100, 20_000, 245_568])
 @pytest.mark.parametrize("warm", ["exact", "near"])
-def test_what_is_read_ahead_of_rows_decides_how_long_segments_are(
+def test_the_cheapest_of_all_allowed_lengths_is_taken(
     n_pairs: int, batch_size: int, warm: str
 ) -> None:
     sizes = {"mem_len": 640, "same_length": True, "batch_size": batch_size, "warm": warm}
@@ -197,8 +199,8 @@ def test_what_is_read_ahead_of_rows_decides_how_long_segments_are(
     assert found.cost == min(plan(n_pairs, tgt_len=n, **sizes).cost for n in lengths)
 
 
-def test_the_validation_of_wt103_is_read_by_halves_of_the_memory() -> None:
-    """Two of them fill it; a longer segment would be read ahead by as many."""
+def test_the_validation_of_wt103_is_read_by_320_in_32_rows_and_by_512_in_one() -> None:
+    """Two segments of 320 fill its memory of 640; longer ones would be read ahead by as many."""
     sizes = {"tgt_len": 64, "mem_len": 640, "same_length": True}
     assert fastest(plan(245_568, **sizes, batch_size=32)).scoring.tgt_len == 320
     assert fastest(plan(245_568, **sizes, batch_size=1)).scoring.tgt_len == 512
@@ -238,12 +240,31 @@ def test_lengthened_segments_and_projected_memories_give_the_nats_of_a_token_at_
         return found_N[1:]
 
     kept = {"mem_len": 16, "same_length": True, "batch_size": batch_size}
-    lengths = [1, 4, 8, 9, 64]
-    found = [nats(scoring(tgt_len=tgt_len, **kept)) for tgt_len in lengths]
+    wanted_N = one_by_one(model, split, cut_documents=cut_documents)
+    for tgt_len in (1, 4, 8, 9, 64):
+        found_N = nats(scoring(tgt_len=tgt_len, **kept))
+        torch.testing.assert_close(found_N, wanted_N, rtol=1e-10, atol=1e-10)
     assert widths > {9, 64}
-    assert min(widths) > 1
-    for one, other in itertools.pairwise(found):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    assert min(widths) > 1, "short segments are lengthened"
+
+
+def one_by_one(model: TransformerXL, split: Split, *, cut_documents: bool) -> torch.Tensor:
+    """Nats of all targets, read a token at a time with a memory of inputs."""
+    memory, nats = empty(model, 1, 16), []
+    for pair in range(split.n_tokens - 1):
+        begin, one, end = (np.array([n]) for n in (pair, 1, split.n_tokens - 1))
+        segment = make_segment(
+            split,
+            Spans(begin, one, one > 0, 0 * one, end),
+            tgt_len=1,
+            cutoffs=(6, 12),
+            cut_documents=cut_documents,
+        )
+        with torch.no_grad():
+            output = model(segment, memory, same_length=True)
+        memory = output.memory
+        nats.append(output.nll_BT[0])
+    return torch.cat(nats)
 
 
 def test_a_model_with_a_memory_of_its_own_is_read_with_that() -> None:

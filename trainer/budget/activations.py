@@ -17,7 +17,7 @@ from trainer.config.precision import Precision
 from trainer.host_cpu import RETURNED_BYTES
 from trainer.model.choice import BackendName
 from trainer.model.cpu.word_runs import piece_words
-from trainer.model.memory import spare
+from trainer.model.memory import spare_positions
 
 #: Rows at a time in `linear_nll`, and queries at a time in `cpu_attention`.
 _MADE_ROWS, _QUERIES = 256, 64
@@ -198,6 +198,6 @@ def validation(model: ModelConfig, size: PassSize, widths: Widths, backend: Back
 def reading_memory(model: ModelConfig, size: PassSize, widths: Widths) -> int:
     """Return the bytes of a memory of keys, values and positions while the next one is made."""
     x = model.n_head * model.d_head
-    room = size.mem_len + max(size.tgt_len, spare(size.mem_len))
+    room = size.mem_len + max(size.tgt_len, spare_positions(size.mem_len))
     rows = size.n_rows * room * 2 * x
     return model.n_layer * widths.compute * (2 * rows + size.n_keys * x)

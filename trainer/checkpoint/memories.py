@@ -42,8 +42,8 @@ def read_memories(path: Path, stream_ids: list[list[int]], *, unread: list[Memor
     Args:
         path: a verified checkpoint.
         stream_ids: per slot, the stream ids of its rows.
-        unread: per slot, memory of as many streams that have read nothing. The result has its
-            nesting, shapes, dtypes and device.
+        unread: per slot, memory of as many streams that have read nothing; the result has the
+            nesting, shapes, dtypes and device of `unread`.
 
     Raises:
         InputError: the saved memory has other names or shapes.

@@ -36,15 +36,16 @@ def open_tensors(path: Path) -> Iterator[Any]:
     """Open a file of tensors with safetensors' `safe_open`, which reads each only when asked for.
 
     Raises:
-        InputError: the file cannot be read, or holds no tensors.
+        InputError: the file cannot be opened, or holds no tensors.
     """
     try:
-        with safe_open(path, framework="pt") as tensors:
-            yield tensors
+        opened = safe_open(path, framework="pt")
     except SafetensorError as error:
         raise InputError(f"{path} holds no tensors: {error}; use another checkpoint") from None
     except OSError as error:  # some file systems cannot map files into memory
         raise InputError(f"{path} cannot be read: {error}; copy it to another disk") from None
+    with opened as tensors:
+        yield tensors
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -56,7 +57,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 def refuse_misfit(
     found: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], *, where: Path
 ) -> None:
-    """Refuse weights whose names or shapes are not the model's.
+    """Refuse tensors whose names or shapes are not the model's.
 
     Raises:
         InputError: lists the differences.

@@ -3,7 +3,6 @@
 B rows · T tgt_len.
 """
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -35,22 +34,6 @@ class Spans(NamedTuple):
     """The pair after the last of each range."""
 
 
-class _Pieces(NamedTuple):
-    """A part of each span that is contiguous in the split, with its place in the row."""
-
-    begins_B: Ints
-    lengths_B: Ints
-    places_B: Ints
-
-
-def _pieces(spans: Spans) -> Iterator[_Pieces]:
-    begins_B, left_B, places_B = spans.begins_B, spans.lengths_B, np.zeros_like(spans.begins_B)
-    while left_B.any():
-        lengths_B = np.minimum(left_B, spans.highs_B - begins_B)
-        yield _Pieces(begins_B, lengths_B, places_B)
-        begins_B, left_B, places_B = spans.lows_B, left_B - lengths_B, places_B + lengths_B
-
-
 def make_segment(
     split: Split,
     spans: Spans,
@@ -60,7 +43,9 @@ def make_segment(
     cut_documents: bool,
     cut_seam: bool = False,
 ) -> Segment:
-    """Return a segment with a span per row, padded on the right to `tgt_len`, targets ignored.
+    """Return a segment with a span per row.
+
+    Rows are padded on the right to `tgt_len`; the target of a pad is `IGNORED`.
 
     Args:
         split: the tokens.
@@ -75,6 +60,7 @@ def make_segment(
     if wraps_B.any():
         low_W1, high_W1 = spans.lows_B[wraps_B, None], spans.highs_B[wraps_B, None]
         pairs_BT[wraps_B] = low_W1 + (pairs_BT[wraps_B] - low_W1) % (high_W1 - low_W1)
+    starts_BT = _starts(split, spans, pairs_BT, cut_documents=cut_documents, cut_seam=cut_seam)
     is_pad_BT = np.arange(tgt_len) >= spans.lengths_B[:, None]
     pairs_BT[is_pad_BT] = 0
     tokens_BT = np.take(split.tokens, pairs_BT).astype(np.int64)
@@ -85,7 +71,7 @@ def make_segment(
         tokens_BT=torch.from_numpy(tokens_BT),
         targets_BT=torch.from_numpy(targets_BT),
         lengths_B=torch.from_numpy(spans.lengths_B),
-        starts_BT=_starts(split, spans, tgt_len, cut_documents=cut_documents, cut_seam=cut_seam),
+        starts_BT=starts_BT,
         token_clusters=clusters_of(tokens_BT, cutoffs),
         target_clusters=clusters_of(targets_BT, cutoffs),
         n_tokens=int(spans.lengths_B[spans.scored_B].sum()),
@@ -119,27 +105,18 @@ def clusters_of(ids_BT: np.ndarray, cutoffs: tuple[int, ...]) -> tuple[torch.Ten
 
 
 def _starts(
-    split: Split, spans: Spans, tgt_len: int, *, cut_documents: bool, cut_seam: bool
+    split: Split, spans: Spans, pairs_BT: Ints, *, cut_documents: bool, cut_seam: bool
 ) -> torch.Tensor | None:
     """Return `Segment.starts_BT`; None if no span has a start at which memory is cut."""
-    marks_BT = np.full((len(spans.begins_B), tgt_len), -1, np.int64)
-    for begins_B, lengths_B, places_B in _pieces(spans):
-        if cut_documents:
-            rows, starts = _starts_between(split.document_starts, begins_B, begins_B + lengths_B)
-            places = starts - begins_B[rows] + places_B[rows]
-            marks_BT[rows, places] = places
-        if cut_seam:
-            rows = np.flatnonzero((begins_B == spans.lows_B) & (lengths_B > 0))
-            marks_BT[rows, places_B[rows]] = places_B[rows]
-    if (marks_BT < 0).all():
+    places_T = np.arange(pairs_BT.shape[1])
+    is_start_BT = np.zeros(pairs_BT.shape, bool)
+    if cut_documents:
+        newest_BT = np.searchsorted(split.document_starts, pairs_BT, side="right") - 1
+        is_start_BT |= split.document_starts[newest_BT] == pairs_BT
+    if cut_seam:
+        is_start_BT |= pairs_BT == spans.lows_B[:, None]
+    is_start_BT &= places_T < spans.lengths_B[:, None]
+    if not is_start_BT.any():
         return None
+    marks_BT = np.where(is_start_BT, places_T, -1)
     return torch.from_numpy(np.maximum.accumulate(marks_BT, axis=1))
-
-
-def _starts_between(starts: Ints, begins_B: Ints, ends_B: Ints) -> tuple[Ints, Ints]:
-    """Return the starts from each begin up to each end, and the row that each belongs to."""
-    firsts_B, lasts_B = np.searchsorted(starts, (begins_B, ends_B))
-    counts_B = lasts_B - firsts_B
-    rows = np.repeat(np.arange(len(counts_B)), counts_B)
-    nth = np.arange(len(rows)) - (np.cumsum(counts_B) - counts_B)[rows]
-    return rows, starts[firsts_B[rows] + nth]

@@ -86,8 +86,8 @@ class Streams:
         """Return the epoch of `data_step`, counted from 0."""
         return data_step // self.steps_per_epoch
 
-    def begins_epoch(self, data_step: int) -> bool:
-        """Return whether memory is forgotten before this step, because an epoch begins."""
+    def forgets_memory(self, data_step: int) -> bool:
+        """Return whether all memory is forgotten before this step."""
         return self.memory_reset != "never" and data_step % self.steps_per_epoch == 0
 
     def n_tokens(self, data_step: int) -> int:

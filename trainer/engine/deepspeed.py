@@ -2,12 +2,13 @@
 
 All functions are called by all ranks.
 
-At ZeRO stages 1 to 3 DeepSpeed waits for the GPU up to three times a step: it asks whether a
-gradient is infinite (in 16 bits), and twice whether their norm is. At stage 0 DeepSpeed asks for
-nothing, and `Engine.step` waits once, for the norm.
+At ZeRO stages 1 to 3 DeepSpeed waits for the GPU twice a step, for the norm of the gradients, and
+once more at stage 3 in fp16, to look for infinite ones. At stage 0 DeepSpeed asks for nothing, and
+`Engine.step` waits once, for the norm.
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,18 +94,22 @@ def check_device(resolved: ResolvedDs, device: torch.device) -> None:
 def build(
     model: nn.Module, *, optim: OptimConfig, max_steps: int, resolved: ResolvedDs, world: World
 ) -> "Engine":
-    """Wrap `model` for training, and move it to `world.device` in the configured precision."""
-    groups = list(model.parameters())
-    optimizer = _optimizer(groups, optim, resolved)
+    """Wrap `model` for training, and move it to `world.device` in the configured precision.
+
+    Raises:
+        InputError: ZeRO could not save all of the model's weights.
+    """
+    optimizer = _optimizer(list(model.parameters()), optim, resolved)
     is_cosine = resolved.schedule.type == "cosine"
     config = dict(resolved.for_deepspeed)
     if resolved.zero_stage == 0:
         config["gradient_clipping"] = 0.0  # Engine.step clips, after looking for a NaN
     names = {id(p): name for name, p in model.named_parameters()}
-    parts = matrices(model)
+    lamb_matrices = matrices(model)
     if resolved.zero_stage > 0:
         refuse_frozen(model, stage=resolved.zero_stage)
-    if resolved.zero_stage == 3 and layers_are_called_once(model):  # back ends call no part of one
+    if resolved.zero_stage == 3 and layers_are_called_once(model):
+        # A back end reads a layer's weights itself, so they are gathered together.
         deepspeed.utils.set_z3_leaf_modules(model, [Layer])
     ds, *_ = deepspeed.initialize(
         model=model,
@@ -114,7 +119,7 @@ def build(
         dist_init_required=False,
     )
     if isinstance(ds.optimizer, DeepSpeedZeroOptimizer) and not ds.optimizer.cpu_offload:
-        decide_by_norm(ds.optimizer)  # with offload DeepSpeed does neither by parameter
+        decide_by_norm(ds.optimizer)  # with offload DeepSpeed looks at no parameter by itself
     engine = Engine(ds, names=names, optim=optim, resolved=resolved, world=world)
     if resolved.zero_stage == 0:
         # Moments last as long as the run. If they were made in the first step, they would lie
@@ -124,7 +129,7 @@ def build(
         is_shared_out = resolved.zero_stage > 0 and world.world_size > 1
         optimizer.cut(
             engine.full_state.fragments(),
-            matrices=parts,
+            matrices=lamb_matrices,
             sum_over_ranks=dist.all_reduce if is_shared_out else None,
         )
     return engine
@@ -263,7 +268,11 @@ class Engine:
         self.ds.backward(loss)
 
     def step(self) -> bool | None:
-        """End a micro step, the last with an update; return whether one was applied, else None."""
+        """End a micro step; the last of a step with an update.
+
+        Returns:
+            Whether the update was applied, or None if none was due.
+        """
         if not self.ds.is_gradient_accumulation_boundary():
             self.ds.step()
             return None
@@ -272,12 +281,12 @@ class Engine:
             self.grad_norm = self.ds.get_global_grad_norm()
             return bool(self.ds.was_step_applied())
         norm = self._gradients.norm()
-        self.grad_norm = float(norm)  # waits for the device once per step, as ZeRO's stages do
-        applied = bool(torch.isfinite(norm))
+        self.grad_norm = float(norm)  # the only wait for the device
+        applied = math.isfinite(self.grad_norm)
         scheduler = self.ds.lr_scheduler
         if applied:
-            self._gradients.clip(norm)
-        else:
+            self._gradients.clip(norm, value=self.grad_norm)
+        else:  # without gradients the update changes nothing, and the schedule stays where it is
             self.ds.lr_scheduler = None
             self._gradients.forget()
         self.ds.step()

@@ -46,10 +46,10 @@ class WholeGradients:
             average_gradients(self._parameters, world_size=self._world_size)
         return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
 
-    def clip(self, norm: Tensor) -> None:
-        """Clip the gradients, whose norm is `norm`, by the time of the update."""
+    def clip(self, norm: Tensor, *, value: float) -> None:
+        """Clip the gradients by the time of the update; `value` is their `norm` on the host."""
         if self._fused_adam is not None:  # it scales while it reads: no pass of its own
-            exceeds = 0 < self._clip < float(norm) + CLIP_EPS
+            exceeds = 0 < self._clip < value + CLIP_EPS
             self._fused_adam.grad_scale = (norm + CLIP_EPS) / self._clip if exceeds else None
         elif self._clip > 0:
             nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)

@@ -41,8 +41,8 @@ def decide_by_norm(optimizer: Any) -> None:
     """Let the norm of the gradients decide whether an update of ZeRO-1 or 2 is skipped.
 
     The norm is taken anyway, and is not finite if any gradient is not. DeepSpeed looks at each
-    parameter's gradient before, in eleven operations, and then takes its norm in fp64: with 205
-    parameters that is most of what a step asks of the host.
+    parameter's gradient first, and then takes each one's norm in fp64. These fifteen operations per
+    parameter are most of what an update asks of the host.
     """
     optimizer.check_overflow = lambda partition_gradients=True: None
     optimizer.get_grad_norm_direct = partial(
@@ -58,7 +58,10 @@ def _norm(
     group: Any,
     device: torch.device,
 ) -> Tensor:
-    """Return the norm of all ranks' gradients, a scalar in fp32. Collective in `group`."""
+    """Return the norm of all ranks' gradients, a scalar in fp32. Collective in `group`.
+
+    The signature is that of DeepSpeed's `get_grad_norm_direct`, which calls only for norm 2.
+    """
     total = torch.zeros((), device=device)
     if real := [grad for grad in gradients if not getattr(grad, "_zero_padding", False)]:
         norms = torch._foreach_norm(real, norm_type, dtype=torch.float32)

@@ -1,6 +1,8 @@
 """Drawing the next token, with the tails of an adaptive softmax computed only where they matter.
 
-In most models the tails hold nearly all words, and few of the tokens. V vocabulary.
+In most models the tails hold nearly all words, and few of the tokens.
+
+N rows · V vocabulary · K tails.
 """
 
 import math
@@ -38,7 +40,7 @@ def probabilities(log_probs_V: Tensor, sampling: Sampling) -> Tensor:
 
 
 def all_known(log_probs_NV: Tensor, cutoffs: tuple[int, ...]) -> LogProbs:
-    """Return the log-probabilities of all words by cluster, so that they are drawn in the same way.
+    """Return known log-probabilities as `LogProbs`, for which `draw` takes the same draws.
 
     Cutoffs that lie beyond the words, as of a model without clusters, are left out.
     """
@@ -46,8 +48,8 @@ def all_known(log_probs_NV: Tensor, cutoffs: tuple[int, ...]) -> LogProbs:
     bounds = cluster_bounds(tuple(c for c in cutoffs if c < n_words), n_words)
     head_NV, *tails = (log_probs_NV[:, low:high] for low, high in bounds)
     of_tails = [tail_NV.logsumexp(-1, keepdim=True) for tail_NV in tails]
-    tails_NC = torch.cat([head_NV[:, :0], *of_tails], dim=-1)
-    return LogProbs(bounds, head_NV, tails_NC, lambda c: tails[c - 1])
+    tails_NK = torch.cat([head_NV[:, :0], *of_tails], dim=-1)
+    return LogProbs(bounds, head_NV, tails_NK, lambda c: tails[c - 1])
 
 
 def draw(words: LogProbs, sampling: Sampling, draws: torch.Generator) -> int:
@@ -55,14 +57,14 @@ def draw(words: LogProbs, sampling: Sampling, draws: torch.Generator) -> int:
     is_cut = 0 < sampling.top_k < words.bounds[-1][1] or sampling.top_p < 1
     if sampling.temperature > 0 and not is_cut:
         return _draw_from_all(words, sampling.temperature, draws)
-    head_V, tails_C = words.head_NV[0].cpu(), words.tails_NC[0].tolist()
+    head_V, tails_K = words.head_NV[0].cpu(), words.tails_NK[0].tolist()
     least = -math.inf  # a tail no likelier than this holds no word that can be drawn
     if sampling.temperature == 0:
         least = float(head_V.max())
     elif 0 < sampling.top_k <= len(head_V):
         least = float(head_V.topk(sampling.top_k).values[-1])
     parts, ids = [head_V], [torch.arange(len(head_V))]
-    for c, tail in enumerate(tails_C, start=1):
+    for c, tail in enumerate(tails_K, start=1):
         if tail > least:
             parts.append(words.of_tail(c)[0].cpu())
             ids.append(torch.arange(*words.bounds[c]))
@@ -73,33 +75,33 @@ def draw(words: LogProbs, sampling: Sampling, draws: torch.Generator) -> int:
 def _draw_from_all(words: LogProbs, temperature: float, draws: torch.Generator) -> int:
     """Draw from all words: cluster first, and a tail's words only if the tail is drawn.
 
-    The weight of a word is p^(1/temperature). That of a whole tail is not known before its words
-    are, but is at most what it is with equally likely words, or with a single one. A tail is drawn
-    by this bound. Then its weight is computed, and the draw counts with probability weight / bound;
-    otherwise there is another, in which this tail has its weight. So whatever the bounds, the
-    draw that counts follows the weights.
+    The weight of a word is p^(1/temperature); a tail's is the sum over its words. Before the words
+    are computed only a bound of the sum is known: the weight if all were equally likely, or if one
+    had all. A tail is drawn by its bound. Then its weight is computed, and the draw counts with
+    probability weight / bound; otherwise another follows, in which the tail has its weight. So the
+    draw that counts follows the weights, whatever the bounds are.
     """
-    head_V, tails_C = words.head_NV[0].cpu().double(), words.tails_NC[0].cpu().double()
-    best_C, n_head = tails_C.clone(), len(head_V)
-    sizes_C = torch.tensor([high - low for low, high in words.bounds[1:]], dtype=torch.float64)
-    bounds_C = max(0.0, 1 - 1 / temperature) * sizes_C.log()
+    head_V, tails_K = words.head_NV[0].cpu().double(), words.tails_NK[0].cpu().double()
+    best_K, n_head = tails_K.clone(), len(head_V)
+    sizes_K = torch.tensor([high - low for low, high in words.bounds[1:]], dtype=torch.float64)
+    bounds_K = max(0.0, 1 - 1 / temperature) * sizes_K.log()
     known: dict[int, Tensor] = {}
     while True:
         # The largest is taken off, so that no temperature, however small, sends all to -inf.
-        top = torch.cat([head_V, best_C]).max()
-        logits_C = (tails_C - top) / temperature + bounds_C
+        top = torch.cat([head_V, best_K]).max()
+        logits_K = (tails_K - top) / temperature + bounds_K
         for c, words_V in known.items():
-            logits_C[c] = ((words_V - top) / temperature).logsumexp(0)
-        weights = torch.cat([(head_V - top) / temperature, logits_C]).softmax(0)
+            logits_K[c] = ((words_V - top) / temperature).logsumexp(0)
+        weights = torch.cat([(head_V - top) / temperature, logits_K]).softmax(0)
         drawn = int(torch.multinomial(weights, 1, generator=draws))
         if drawn < n_head:
             return drawn
         c, counts = drawn - n_head, drawn - n_head in known
         if not counts:
             known[c] = words.of_tail(c + 1)[0].cpu().double()
-            best_C[c] = known[c].max()
-            share = (((known[c] - top) / temperature).logsumexp(0) - logits_C[c]).exp()
+            best_K[c] = known[c].max()
+            share = (((known[c] - top) / temperature).logsumexp(0) - logits_K[c]).exp()
             counts = bool(torch.rand((), generator=draws, dtype=torch.float64) < share)
         if counts:
-            words_V = ((known[c] - best_C[c]) / temperature).softmax(0)
+            words_V = ((known[c] - best_K[c]) / temperature).softmax(0)
             return words.bounds[c + 1][0] + int(torch.multinomial(words_V, 1, generator=draws))

@@ -1,9 +1,9 @@
 """Sampling text with the memory as the only cache: constant cost per token, at any length.
 
-A prompt is read in pieces of tgt_len, then every token by itself. A token sees the M tokens before
-it and itself, or with `same_length` M tokens including itself. So with `same_length` the text at
-temperature 0 does not depend on how it is cut into segments; without it, as long as the text fits
-the memory. V vocabulary · T tgt_len · M mem_len.
+A prompt is read in pieces of tgt_len, then every token by itself. With `same_length` a token sees M
+tokens including itself; without it, itself, those before it in its piece, and the M before that. So
+with `same_length` the text at temperature 0 does not depend on how it is cut into segments; without
+it, as long as the text fits the memory. V vocabulary · T tgt_len · M mem_len.
 """
 
 from collections.abc import Iterable, Iterator

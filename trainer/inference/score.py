@@ -177,8 +177,8 @@ def score(
         cut_documents: whether memory ends at a document's start.
         world: this process among its peers.
         should_stop: called now and then, on all ranks at the same pass; true ends the scoring.
-        on_tokens: called for each scored row with the position of its first target in the split,
-            and its nats on the host.
+        on_tokens: called for each run of neighbouring scored targets, with the position of the
+            first in the split, and their nats on the host.
         as_fairseq: whether to count as fairseq does: see the module's docstring.
 
     Raises:
@@ -295,8 +295,9 @@ def _nats(output: Output) -> Tensor:
 def _tell(
     on_tokens: Callable[[int, Tensor], None], spans: Spans, nll_BT: Tensor, chunk: int | None
 ) -> None:
+    """Call `on_tokens` for each run of scored targets, which are all of a chunk but its last."""
     for row in np.flatnonzero(spans.scored_B):
         begin, length = int(spans.begins_B[row]), int(spans.lengths_B[row])
-        for i in range(0, length, chunk or nll_BT.shape[1]):
+        for i in range(0, length, chunk or length or 1):
             end = length if chunk is None else min(length, i + chunk - 1)
             on_tokens(begin + i + 1, nll_BT[row, i:end])

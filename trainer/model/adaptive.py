@@ -4,7 +4,7 @@ Cluster 0 is the head: the most frequent words. Every cluster has a table of its
 clusters are equally wide. The gradient of a slice of one large table would fill the whole table
 with zeros at each use.
 
-N positions (B·T) · D d_model · C width of a cluster · V vocabulary.
+N positions (B·T) · D d_model · C width of a cluster · V vocabulary · K tails.
 """
 
 import math
@@ -134,7 +134,7 @@ class LogProbs(NamedTuple):
     """See `cluster_bounds`."""
     head_NV: Tensor
     """Log-probabilities of the head's words."""
-    tails_NC: Tensor
+    tails_NK: Tensor
     """Log-probability of each tail, which is that of all of its words together."""
     of_tail: Callable[[int], Tensor]
     """Returns those of the words of a cluster from 1 on, `[N, V]`."""
@@ -253,11 +253,10 @@ class AdaptiveSoftmax(nn.Module):
     def log_probs(self, hidden_ND: Tensor) -> LogProbs:
         """Return the log-probabilities of all words, those of a tail only when asked for."""
         projections = self._projections()
-        logits = cluster_logits(hidden_ND, self.tables[0], self.biases[0], projections[0])
-        n_head, table = logits.shape[-1], self._cluster_table()
+        hidden_NC, table = _projected(hidden_ND, projections[0]), self._cluster_table()
+        logits, n_head = F.linear(hidden_NC, self.tables[0], self.biases[0]), len(self.biases[0])
         if table is not None:
-            tails = cluster_logits(hidden_ND, *table, projections[0])
-            logits = torch.cat([logits, tails], dim=-1)
+            logits = torch.cat([logits, F.linear(hidden_NC, *table)], dim=-1)
         joint = _wide(logits).log_softmax(dim=-1)
 
         def of_tail(c: int) -> Tensor:

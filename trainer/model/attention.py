@@ -20,8 +20,8 @@ Attend = Callable[..., Tensor]
 def position_embedding(n_keys: int, d_model: int, *, clamp_len: int | None, like: Tensor) -> Tensor:
     """Return sinusoids of the distances S-1 … 0, `[S, D]`: sines, then cosines.
 
-    Dtype and device are those of `like`. They are computed in fp32 at least: 16 bits cannot tell
-    distance 2047 from 2048.
+    The result has the dtype and device of `like`. Angles are computed in fp32 at least: 16 bits
+    cannot tell distance 2048 from 2049.
     """
     wide = torch.promote_types(like.dtype, torch.float32)
     distance_S = torch.arange(n_keys - 1, -1, -1, dtype=wide, device=like.device)

@@ -1,6 +1,7 @@
 """Transformer-XL's memory: what it keeps of a segment, and which keys a query may see.
 
-B streams · T tgt_len · M mem_len · S = M+T · L layers · D d_model · H heads · E d_head.
+B streams · T tgt_len · M mem_len · S = M+T · L layers · D d_model · H heads · E d_head ·
+C positions of a room.
 """
 
 from collections.abc import Sequence
@@ -22,16 +23,26 @@ class LayerInputs(NamedTuple):
     valid_min: int
     """A lower bound of `valid_B`, known on the host; if it is M, nothing needs to be masked."""
 
+    @property
+    def mem_len(self) -> int:
+        """Return M."""
+        return self.layers[0].shape[1]
+
+    @property
+    def like(self) -> Tensor:
+        """Return a tensor of the memory's dtype and device."""
+        return self.layers[0]
+
 
 class Room:
     """Where the keys and values of texts lie, heads first and in order, with room for more.
 
-    The memories after each segment of a text share it, so that only what is new is copied. Only the
-    newest of them may write: see `with_room`.
+    Memories after neighbouring segments share a room until it is full, so that a short segment is
+    all that is copied. Only the newest memory of a room may write: see `with_room`.
     """
 
     def __init__(self, layers: tuple[Tensor, ...], n_written: int) -> None:
-        """Take the tensors of all layers, `[2, H, B, C, E]`, and how many of C are written."""
+        """Take the tensors of all layers, `[2, H, B, C, E]`, with `n_written` of C positions."""
         self.layers, self.n_written = layers, n_written
 
 
@@ -55,6 +66,11 @@ class KeysAndValues(NamedTuple):
         """Return each layer's keys and values, `[B, M, 2, H, E]`, newest last."""
         begin = self.end - self.mem_len
         return tuple(_positions(rows, begin, self.end) for rows in self.room.layers)
+
+    @property
+    def like(self) -> Tensor:
+        """Return a tensor of the memory's dtype and device."""
+        return self.room.layers[0]
 
 
 M = TypeVar("M", bound=LayerInputs | KeysAndValues)
@@ -154,10 +170,10 @@ def with_room(memory: KeysAndValues, n_new: int) -> KeysAndValues:
     return _moved(memory, memory.layers, n_new)
 
 
-def spare(mem_len: int) -> int:
-    """Return for how many positions a room has place besides M, even if they come one by one.
+def spare_positions(mem_len: int) -> int:
+    """Return how many positions beyond M a new room has at least.
 
-    So many tokens share the cost of moving M of them.
+    Tokens that come one by one move the M positions once in so many of them.
     """
     return max(16, mem_len // 16)
 
@@ -165,7 +181,7 @@ def spare(mem_len: int) -> int:
 def _moved(memory: KeysAndValues, layers: Sequence[Tensor], n_new: int) -> KeysAndValues:
     """Return `memory` with other keys and values, `[B, M, 2, H, E]` each, in a new room."""
     mem_len = memory.mem_len
-    n_spare = max(n_new, spare(mem_len))
+    n_spare = max(n_new, spare_positions(mem_len))
     rows = []
     for kv_BM2HE in layers:
         kv_2HBME = kv_BM2HE.permute(2, 3, 0, 1, 4)
@@ -211,8 +227,8 @@ def _positions(rows_2HBCE: Tensor, begin: int, end: int) -> Tensor:
 
 
 def _counted(memory: M, segment: Segment) -> M:
-    """Return the memory with what is valid of it after the segment."""
-    mem_len, tgt_len = memory.layers[0].shape[1], segment.tokens_BT.shape[1]
+    """Return `memory` with `valid_B` and `valid_min` as they are after the segment."""
+    mem_len, tgt_len = memory.mem_len, segment.tokens_BT.shape[1]
     read_B = memory.valid_B + segment.lengths_B
     if segment.starts_BT is not None:
         last_B = segment.starts_BT.gather(1, (segment.lengths_B - 1).clamp_min(0)[:, None])[:, 0]
@@ -249,7 +265,7 @@ def visible_from(
     Query i sees key j of S iff visible_from <= j <= i + M. Here visible_from is the largest of
     M - valid, the key at which the query's document starts, and, with `same_length`, i + 1.
     """
-    mem_len, tgt_len = memory.layers[0].shape[1], segment.tokens_BT.shape[1]
+    mem_len, tgt_len = memory.mem_len, segment.tokens_BT.shape[1]
     first_1T = None
     if same_length:
         first_1T = torch.arange(1, tgt_len + 1, device=memory.valid_B.device)[None]
@@ -270,7 +286,7 @@ def hidden_keys(
     n is T, the segment's own keys, where every query sees all of memory; otherwise n is S.
     """
     first_BT = visible_from(memory, segment, same_length=same_length)
-    mem_len, tgt_len = memory.layers[0].shape[1], segment.tokens_BT.shape[1]
+    mem_len, tgt_len = memory.mem_len, segment.tokens_BT.shape[1]
     device = memory.valid_B.device
     query_T1 = torch.arange(mem_len, mem_len + tgt_len, device=device)[:, None]
     oldest = mem_len if first_BT is None else 0

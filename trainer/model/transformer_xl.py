@@ -71,7 +71,7 @@ class TransformerXL(nn.Module):
         same_length: bool = False,
     ) -> Output:
         """Read a segment, predict its targets and update the memory."""
-        backend = choose_backend(self.config, memory.layers[0])
+        backend = choose_backend(self.config, memory.like)
         hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, backend)
         hidden_ND, targets_N = hidden_BTD.flatten(0, 1), segment.targets_BT.reshape(-1)
         fast = (backend.nats, backend.filled)
@@ -90,7 +90,7 @@ class TransformerXL(nn.Module):
 
         The memory after the segment is the second result.
         """
-        backend = choose_backend(self.config, memory.layers[0])
+        backend = choose_backend(self.config, memory.like)
         hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, backend)
         log_probs_NV = self.softmax(hidden_BTD.flatten(0, 1), None, ())
         return log_probs_NV.view(*segment.tokens_BT.shape, -1), memory
@@ -103,8 +103,11 @@ class TransformerXL(nn.Module):
         clamp_len: int | None = None,
         same_length: bool = False,
     ) -> tuple[LogProbs, LayerInputs | KeysAndValues]:
-        """Return what `predict` does of the last tokens alone, tails only when asked for."""
-        backend = choose_backend(self.config, memory.layers[0])
+        """Read a segment; return the log-probabilities after each row's last token, and the memory.
+
+        The words of a tail are computed when they are asked for.
+        """
+        backend = choose_backend(self.config, memory.like)
         hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, backend)
         return self.softmax.log_probs(hidden_BTD[:, -1]), memory
 
@@ -116,22 +119,23 @@ class TransformerXL(nn.Module):
         same_length: bool,
         backend: Backend,
     ) -> tuple[Tensor, LayerInputs | KeysAndValues]:
+        """Return the hidden states after the last layer, `[B, T, D]`, and the memory after."""
         if isinstance(memory, KeysAndValues):
             assert not self.training, "weights do not stay as they are"
             memory = with_room(memory, segment.tokens_BT.shape[1])
         x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, backend.lookup)
         x_BTD = self._dropped(x_BTD)
-        rows = memory.layers[0]
-        n_keys, position_SD = rows.shape[1] + x_BTD.shape[1], None
+        n_keys, position_SD = memory.mem_len + x_BTD.shape[1], None
         if not knows_positions(memory, n_keys=n_keys):
             width = self.config.d_model
-            position_SD = position_embedding(n_keys, width, clamp_len=clamp_len, like=rows)
+            position_SD = position_embedding(n_keys, width, clamp_len=clamp_len, like=memory.like)
             position_SD = self._dropped(position_SD)
         sight = backend.sight(memory, segment, same_length=same_length)
         biases = self.biases() if self.biases is not None else None
         inputs, positions = [], []
         for layer, past in zip(self.layers, pasts(memory, position_SD), strict=True):
-            inputs.append(x_BTD)
+            if past.written is None:
+                inputs.append(x_BTD)
             args = (x_BTD, past, sight, biases, backend.layer)
             if self.config.activation_checkpointing and self.training:
                 x_BTD, r_SHE = checkpoint(layer, *args, use_reentrant=False)

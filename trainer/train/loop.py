@@ -58,7 +58,7 @@ def train_step(run: Run, state: TrainState) -> StepStats:
     began = time.perf_counter()
     streams, engine, world, config = run.streams, run.engine, run.world, run.experiment.train
     engine.train(True)
-    if streams.begins_epoch(state.data_step) or not state.memories:
+    if streams.forgets_memory(state.data_step) or not state.memories:
         state.memories = run.empty_memories()
     n_tokens = streams.n_tokens(state.data_step)
     lr, applied, finite = engine.lr, None, []

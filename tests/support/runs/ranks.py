@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from trainer.distributed import World, join, this_process
-from trainer.launchers import complete_environ
+from trainer.launchers import RENDEZVOUS, complete_environ
 
 Work = Callable[[World, Path], Any]
 
 
 def told_by_ranks(work: Work, folder: Path, *, n_ranks: int = 2) -> list[Any]:
-    """What `work`, a function of a module, gave on each of the ranks, as JSON keeps it."""
+    """Run `work`, a function of a module, on each rank; return what each gave, as JSON keeps it."""
     context = multiprocessing.get_context("spawn")
     port = complete_environ({})["MASTER_PORT"]
     ranks = [
-        context.Process(target=_run, args=(rank, n_ranks, port, work, folder))
+        context.Process(target=_run, args=(rank, n_ranks, port, work, folder), daemon=True)
         for rank in range(n_ranks)
     ]
     for process in ranks:
@@ -32,12 +32,11 @@ def told_by_ranks(work: Work, folder: Path, *, n_ranks: int = 2) -> list[Any]:
 
 
 def _run(rank: int, n_ranks: int, port: str, work: Work, folder: Path) -> None:
-    launched = ("127.0.0.1", port, *2 * (str(rank), str(n_ranks)))
-    keys = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE")
-    os.environ.update(zip(keys, launched, strict=True))
+    launched = (*2 * (str(rank), str(n_ranks)), "127.0.0.1", port)
+    os.environ.update(zip(RENDEZVOUS, launched, strict=True))
     os.environ.update(complete_environ(os.environ))
     n_threads: list[int] = []
-    atexit.register(_refuse_control, n_threads)  # runs after what `join` registers
+    atexit.register(_fail_if_threads_remain, n_threads)  # runs after what `join` registers
     world = join(this_process(os.environ, device="cpu"), timeout_s=60)
     (folder / f"rank {rank}.json").write_text(json.dumps(work(world, folder)))
     n_threads.append(len(gloo_threads()))
@@ -52,7 +51,7 @@ def gloo_threads() -> list[str]:
     return [name for name in names if name.startswith("pt_gloo")]
 
 
-def _refuse_control(n_threads: list[int]) -> None:
+def _fail_if_threads_remain(n_threads: list[int]) -> None:
     """End with another code if the threads of the control plane are there still."""
     if n_threads and n_threads[0] and len(gloo_threads()) == n_threads[0]:
         print("the process ends before its threads", flush=True)

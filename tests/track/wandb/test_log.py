@@ -17,7 +17,7 @@ from trainer.config.recipe import load_recipe
 from trainer.errors import Exit
 from trainer.track.measure import Lengths
 from trainer.track.metrics import read_metrics
-from trainer.track.results import EvalResult, file_result
+from trainer.track.results import FOLDER, EvalResult, file_result
 from trainer.track.status import Status, write_status
 from trainer.track.tracker import track_evaluations
 from trainer.track.wandb.log import choose_id, stored_id
@@ -261,6 +261,25 @@ def test_evaluations_reach_the_wandb_run_once_whoever_was_there(tmp_path):
     file_result(tmp_path, result(mem_len=9, loss=4.0))
     track_evaluations(tmp_path, environ=os.environ)
     assert len(read_offline(tmp_path).ids) == 3
+
+
+def test_an_evaluation_that_wandb_may_not_have_comes_with_the_next_attempt(tmp_path):
+    """Nor does a file of names that is no file end an attempt: its evaluations come again."""
+    file_result(tmp_path, result(mem_len=64, loss=2.0))
+    (tmp_path / FOLDER).rename(tmp_path / "later")
+    filed = f"Path(sys.argv[1], 'later').rename(Path(sys.argv[1], {FOLDER!r}))\n"
+    run_code(
+        "kills = {10, 30}" + SERVICE_KILLED.replace("tracker.close", f"{filed}tracker.close"),
+        tmp_path,
+    )
+    assert not (tmp_path / "wandb/evaluations.txt").exists()
+    start(tmp_path, attempt=2).close(Exit.DONE)
+    (tmp_path / "wandb/evaluations.txt").unlink()
+    (tmp_path / "wandb/evaluations.txt").mkdir()
+    start(tmp_path, attempt=3).close(Exit.DONE)
+    rows = [row for row in read_offline(tmp_path).rows if any("eval/" in key for key in row)]
+    assert {row["train/step"] for row in rows} == {7}
+    assert len(rows) == 3  # once for attempt 2; at both ends of attempt 3
 
 
 def result(*, mem_len: int, loss: float) -> EvalResult:

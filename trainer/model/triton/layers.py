@@ -1,8 +1,8 @@
 """A layer of Transformer-XL on a GPU: aligned rows, fused kernels, and no mask.
 
 Results equal the plain layer's, except for rounding and the draws of dropout. Nothing waits for the
-device, and no shape depends on data. The seeds of dropout are arguments, so a layer that is
-computed again in the backward pass drops the same elements.
+device, and no shape depends on data. A layer that is computed again in the backward pass draws the
+same seeds of dropout, because `torch.utils.checkpoint` restores the generator.
 
 B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head · D d_model · F d_inner; P, X and G
 are D, E and F with their pads, see `alignment`.

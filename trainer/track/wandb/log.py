@@ -151,11 +151,9 @@ class WandbLog:
 
     def log_evaluations(self) -> None:
         """Log the results of `txl eval` that the wandb run lacks, each at its step."""
-        noted = self._folder / EVALUATIONS_FILE
-        known = set(noted.read_text(encoding="utf-8").split()) if noted.is_file() else set()
         for result in read_results(self._run_dir).results:
             name = canonical_hash([list(map(str, result.identity)), result.date])
-            if name in known or self._run is None:
+            if name in self._noted():
                 continue
             key = f"eval/{result.series}"
             values = {
@@ -164,8 +162,23 @@ class WandbLog:
             }
             measure = {f"{key}/of": str(result)}
             self.log(values | measure | {"train/step": result.step or 0})
-            with noted.open("a", encoding="utf-8") as file:
+            if self._run is None:
+                return  # it may not have arrived: the next attempt logs it
+            self._note(name)
+
+    def _noted(self) -> set[str]:
+        """Return the names of evaluations that wandb has; none if that cannot be read."""
+        try:
+            return set((self._folder / EVALUATIONS_FILE).read_text(encoding="utf-8").split())
+        except (OSError, UnicodeDecodeError):
+            return set()  # they are logged again, at the same steps
+
+    def _note(self, name: str) -> None:
+        try:
+            with (self._folder / EVALUATIONS_FILE).open("a", encoding="utf-8") as file:
                 file.write(f"{name}\n")
+        except OSError as error:
+            _log.warning("the evaluations that wandb has cannot be noted: %s", error)
 
     def _try(self, act: Callable[["wandb.Run"], None]) -> None:
         while self._run is not None:

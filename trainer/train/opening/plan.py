@@ -93,7 +93,7 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
         resolved=resolved,
         streams=streams,
         budget=Budget(experiment, corpus, resolved, world) if is_ours else None,
-        n_sharing=int(environ.get("LOCAL_SIZE") or environ.get("LOCAL_WORLD_SIZE") or 1),
+        n_sharing=int(environ["LOCAL_SIZE"]),
     )
 
 
