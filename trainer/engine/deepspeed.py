@@ -27,15 +27,16 @@ from torch import Tensor, nn
 from trainer.config.deepspeed import ResolvedDs
 from trainer.config.experiment import OptimConfig
 from trainer.distributed import Control, World, meet, refuse_shared_gpus
-from trainer.engine.adam import Adam
 from trainer.engine.full_state import FullState
 from trainer.engine.lamb import Lamb, matrices
+from trainer.engine.optimizers import optimizer_of
 from trainer.engine.schedules import Schedule, cosine_of
 from trainer.engine.whole_gradients import WholeGradients
 from trainer.engine.zero import decide_by_norm, layers_are_called_once, refuse_frozen
 from trainer.errors import InputError
 from trainer.memory_tree import check_made, check_returned
 from trainer.model.layer import Layer
+from trainer.model.triton.storage import store_for
 from trainer.protocol import Memory, Output, Segment, reading_memory
 
 
@@ -99,13 +100,15 @@ def build(
     Raises:
         InputError: ZeRO could not save all of the model's weights.
     """
-    optimizer = _optimizer(list(model.parameters()), optim, resolved)
+    optimizer = optimizer_of(list(model.parameters()), optim, resolved, offloaded=DeepSpeedCPUAdam)
     is_cosine = resolved.schedule.type == "cosine"
     config = dict(resolved.for_deepspeed)
     if resolved.zero_stage == 0:
         config["gradient_clipping"] = 0.0  # Engine.step clips, after looking for a NaN
     names = {id(p): name for name, p in model.named_parameters()}
     lamb_matrices = matrices(model)
+    if resolved.zero_stage < 3:  # which takes a model apart as it was built
+        store_for(model, world.device, _dtype(resolved))
     if resolved.zero_stage > 0:
         refuse_frozen(model, stage=resolved.zero_stage)
     if resolved.zero_stage == 3 and layers_are_called_once(model):
@@ -135,30 +138,10 @@ def build(
     return engine
 
 
-def _optimizer(
-    parameters: list[nn.Parameter], optim: OptimConfig, resolved: ResolvedDs
-) -> torch.optim.Optimizer:
-    choice = resolved.optimizer
-    settings: dict[str, Any] = {
-        "lr": optim.lr,
-        "betas": optim.betas,
-        "eps": optim.eps,
-        "weight_decay": optim.weight_decay,
-    }
-    if optim.type == "Lamb":
-        return Lamb(parameters, **settings)
-    decoupled = {"Adam": False, "AdamW": True}[optim.type]
-    if choice.offload:
-        offloaded: torch.optim.Optimizer = DeepSpeedCPUAdam(
-            parameters, adamw_mode=decoupled, **settings
-        )
-        return offloaded
-    fused = True if choice.fused is None else choice.fused
-    if resolved.zero_stage == 0:
-        return Adam(parameters, fused=fused, decoupled_weight_decay=decoupled, **settings)
-    # DeepSpeed's ZeRO accepts only PyTorch's own class, and imports the compiler anyway.
-    adam = torch.optim.AdamW if decoupled else torch.optim.Adam
-    return adam(parameters, fused=fused, **settings)
+def _dtype(resolved: ResolvedDs) -> torch.dtype:
+    """Return the compute dtype."""
+    dtypes = {"fp32": torch.float32, "fp16": torch.float16}
+    return dtypes.get(resolved.precision, torch.bfloat16)
 
 
 class Engine:
@@ -200,9 +183,7 @@ class Engine:
     @property
     def dtype(self) -> torch.dtype:
         """Return the compute dtype, in which memory is kept."""
-        return {"fp32": torch.float32, "fp16": torch.float16}.get(
-            self.resolved.precision, torch.bfloat16
-        )
+        return _dtype(self.resolved)
 
     @property
     def slots(self) -> int:

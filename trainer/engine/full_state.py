@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from trainer.model.triton.alignment import pads_of
+
 #: The optimizer's moments, as every implementation of Adam names them.
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Fragment(NamedTuple):
-    """A part of a parameter, and its place in one of the optimizer's tensors."""
+    """A part of a parameter, with its pads, and its place in one of the optimizer's tensors."""
 
     name: str
     start: int
@@ -44,7 +46,12 @@ class FullState:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return every parameter's shape by name, in a fixed order."""
-        return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in self._named}
+        return {name: self._shape(p) for name, p in self._named}
+
+    @staticmethod
+    def _shape(p: Any) -> tuple[int, ...]:
+        pads = pads_of(p)
+        return tuple(getattr(p, "ds_shape", p.shape)) if pads is None else pads.shape
 
     def read(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Yield each parameter's name with its ``weight``, and its moments after a first update.
@@ -67,7 +74,9 @@ class FullState:
             self.create_moments(optimizer_step)
         for name, p in self._named:
             for key, value in item(name).items():
-                self._set(p, None if key == "weight" else key, value.to(p.device))
+                pads = pads_of(p)
+                stored = value if pads is None else pads.added(value)
+                self._set(p, None if key == "weight" else key, stored.to(p.device))
 
     def create_moments(self, optimizer_step: int) -> None:
         """Make zero moments before the optimizer's first step; count `optimizer_step` as done."""
@@ -116,6 +125,7 @@ class FullState:
         return [p for _, p in self._named]
 
     def _get(self, p: Any, key: str | None) -> Tensor:
+        """Return a parameter's weight or a moment of it, without pads."""
         found: Tensor
         if self._stage == 0:
             found = p.detach() if key is None else self._ds.basic_optimizer.state[p][key]
@@ -123,7 +133,8 @@ class FullState:
             found = self._api.safe_get_full_fp32_param(p)
         else:
             found = self._api.safe_get_full_optimizer_state(p, key)
-        return found
+        pads = pads_of(p)
+        return found if pads is None else pads.removed(found)
 
     def _set(self, p: Any, key: str | None, value: Tensor) -> None:
         if self._stage == 3:

@@ -174,7 +174,10 @@ class AdaptiveEmbedding(nn.Module):
     def forward(
         self, tokens_BT: Tensor, clusters: tuple[Tensor, ...], lookup: Lookup = lookup
     ) -> Tensor:
-        """Return embeddings times √D, `[B, T, D]`; `clusters` as in `Segment.token_clusters`."""
+        """Return embeddings times √D, `[B, T, D]`; `clusters` as in `Segment.token_clusters`.
+
+        Weights that are stored with pads make rows with pads: see `trainer.model.triton.storage`.
+        """
         tokens_N = tokens_BT.reshape(-1)
         if len(self.bounds) == 1:
             embedded_ND = self._embed(tokens_N, 0, lookup)
@@ -186,9 +189,9 @@ class AdaptiveEmbedding(nn.Module):
                 self._embed(tokens_N.index_select(0, clusters[c]) - self.bounds[c][0], c, lookup)
                 for c in order
             ]
-            embedded_ND = parts[0].new_zeros(tokens_N.numel(), self.d_model)
+            embedded_ND = parts[0].new_zeros(tokens_N.numel(), parts[0].shape[1])
             embedded_ND = embedded_ND.index_copy(0, torch.cat(rows), torch.cat(parts))
-        return (embedded_ND * math.sqrt(self.d_model)).view(*tokens_BT.shape, self.d_model)
+        return (embedded_ND * math.sqrt(self.d_model)).view(*tokens_BT.shape, -1)
 
     def _embed(self, ids_N: Tensor, cluster: int, lookup: Lookup) -> Tensor:
         embedded = lookup(ids_N, self.tables[cluster], cluster)
@@ -222,6 +225,11 @@ class AdaptiveSoftmax(nn.Module):
             for c, p in enumerate(projections)
             if p is not None
         )
+
+    @property
+    def n_columns(self) -> int:
+        """Return how many columns of a hidden state it reads: D, or more if weights have pads."""
+        return len(self.projections[0]) if len(self.projections) else self.tables[0].shape[1]
 
     def forward(
         self,

@@ -95,7 +95,7 @@ class RelativeAttention(nn.Module):
         own_biases: bool,
     ) -> None:
         super().__init__()
-        self.n_head, self.pre_norm = n_head, pre_norm
+        self.n_head, self.d_head, self.pre_norm = n_head, d_head, pre_norm
         self.dropout, self.attn_dropout = dropout, attn_dropout
         self.query = nn.Linear(d_model, n_head * d_head, bias=False)
         self.key_value = nn.Linear(d_model, 2 * n_head * d_head, bias=False)

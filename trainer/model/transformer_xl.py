@@ -142,7 +142,7 @@ class TransformerXL(nn.Module):
             else:
                 x_BTD, r_SHE = layer(*args)
             positions.append(r_SHE)
-        hidden_BTD = self._dropped(x_BTD[..., : self.config.d_model])
+        hidden_BTD = self._dropped(x_BTD[..., : self.softmax.n_columns])
         if isinstance(memory, KeysAndValues):
             return hidden_BTD, remember_written(memory, segment, positions)
         return hidden_BTD, remember(memory, segment, inputs)

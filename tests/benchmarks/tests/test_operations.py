@@ -21,8 +21,7 @@ def test_an_update_takes_as_many_operations_as_there_are_groups_of_parameters(
     found = json.loads((tmp_path / "counts.json").read_text())
     assert set(found) == {"zero0_bf16_autocast", "zero1_bf16", "zero2_bf16"}
     totals = {file: {part: sum(n.values()) for part, n in found[file].items()} for file in found}
-    passes = totals["zero0_bf16_autocast"]["forward and backward"]
-    assert passes > 1000, "something is counted"
     for file, parts in totals.items():
+        assert 200 < parts["forward"] < parts["backward"], "something is counted"
         assert parts["reduction, norm, update"] <= 80, file
-        assert parts["forward and backward"] <= 1.05 * passes, file
+    assert sum(totals["zero1_bf16"].values()) <= 1800

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from triton_model import ODD, Reading, prepare, read, scored, trained
+from triton_model import ODD, Reading, carried_over, prepare, read, scored, trained
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
@@ -71,6 +71,15 @@ def test_losses_memory_and_all_gradients_equal_the_plain_models(run: Submit, nam
     assert ours.launches["_softmax_error_kernel"] == n_clusters * len(ours.nats)
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_weights_that_are_stored_aligned_change_nothing(run: Submit, name: str) -> None:
+    ours, plain = (
+        run(read, backend, stored_aligned=backend == "triton", **VARIANTS[name])
+        for backend in BACKENDS
+    )
+    assert_same(ours, plain)
+
+
 @pytest.mark.parametrize("norm", ["post", "pre"])
 def test_reading_with_weights_that_stay_equals_the_plain_models(run: Submit, norm: str) -> None:
     case = {"model": {**ODD, "norm": norm}, "clamp_len": 6}
@@ -120,3 +129,10 @@ def test_steps_through_deepspeed_equal_the_plain_ones(run: Submit, ds_file: str)
     assert launches["backward_by_key"] == 4
     torch.testing.assert_close(losses, plain_losses, rtol=1e-5, atol=0)
     torch.testing.assert_close(weights, plain_weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ds_file", ["zero0_fp32", "zero1_fp32", "zero2_fp32"])
+def test_pads_are_not_in_what_a_checkpoint_keeps(run: Submit, ds_file: str) -> None:
+    ours, plain, again = run(carried_over, ds_file, model={**ODD, **CLUSTERS})
+    torch.testing.assert_close(plain, ours, rtol=0, atol=0)
+    torch.testing.assert_close(again, ours, rtol=0, atol=0)

@@ -3,13 +3,11 @@
 from collections import Counter
 from contextlib import ExitStack
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
-import torch.nn.functional as F
+from as_on_a_gpu import as_on_a_gpu
 from builders import segment_of
 from kernel_report import Kernel
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,8 +20,6 @@ from trainer.model.transformer_xl import TransformerXL
 from trainer.train.loop import finite_rows
 
 V = 267_735
-#: Modules that hold a dropout which takes a way of its own on a CPU.
-DROPOUTS = ("transformer_xl.dropout", "attention.drop", "feed_forward.dropout")
 
 
 class Hosts(TorchDispatchMode):
@@ -63,6 +59,11 @@ def step_of(
         starts_BT=torch.zeros(n_streams, lengths.tgt_len).long(),
     )
     launches: list[list[Kernel]] = []
+
+    def compiled(kernel: Any, *args: Any, **keywords: Any) -> None:
+        with no_dispatch():
+            launches.append(compile_launch(kernel, *args, **keywords))
+
     with FakeTensorMode() as fake, ExitStack() as stack:
         segment = segment.map(fake.from_tensor)
         segment = segment if documents else segment._replace(starts_BT=None)
@@ -73,8 +74,7 @@ def step_of(
             module.empty_memory(n, mem_len=lengths.mem_len, dtype=dtype, device=torch.device("cpu"))
             for n in (n_streams, 1)
         )
-        for patch in _as_on_a_gpu(backend, launches):
-            stack.enter_context(patch)
+        stack.enter_context(as_on_a_gpu(backend, compiled))
         hosts = stack.enter_context(Hosts())
         for _ in range(2):
             output = module(segment, memory, same_length=documents)
@@ -85,23 +85,3 @@ def step_of(
         assert {p.grad.dtype for p in module.parameters() if p.grad is not None} == {dtype}
     counts = Counter(launch[0].name for launch in launches)
     return Step(counts, {kernel for launch in launches for kernel in launch}, hosts.seen)
-
-
-def _as_on_a_gpu(backend: BackendName, launches: list[list[Kernel]]) -> list[Any]:
-    """What a model takes there: these kernels, which are compiled, and PyTorch's dropout."""
-    from triton.runtime import JITFunction
-
-    def launch(kernel: Any, *args: Any, **keywords: Any) -> None:
-        with no_dispatch():
-            launches.append(compile_launch(kernel, *args, **keywords))
-
-    return [
-        mock.patch("trainer.model.choice.backend_name", return_value=backend),
-        mock.patch.object(JITFunction, "run", launch),
-        *(mock.patch(f"trainer.model.{name}", F.dropout) for name in DROPOUTS),
-        mock.patch("trainer.model.feed_forward.relu_dropout", _relu_dropout),
-    ]
-
-
-def _relu_dropout(x: Tensor, probability: float, *, training: bool) -> Tensor:
-    return F.dropout(x.relu(), probability, training=training)

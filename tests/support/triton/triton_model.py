@@ -4,12 +4,13 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
+from as_on_a_gpu import CHOOSERS
 from builders import (
     CPU,
     empty,
@@ -28,6 +29,8 @@ from trainer.model.build import build_model
 from trainer.model.choice import BackendName
 from trainer.model.memory import LayerInputs
 from trainer.model.transformer_xl import TransformerXL
+from trainer.model.triton.alignment import pads_of
+from trainer.model.triton.storage import store_aligned
 from trainer.protocol import Segment
 
 V, TGT_LEN = 20, 5
@@ -80,7 +83,10 @@ def text(cutoffs: tuple[int, ...], *, documents: bool) -> list[Segment]:
 @contextmanager
 def taking(backend: BackendName) -> Iterator[None]:
     """Has models take this back end, on whatever device."""
-    with mock.patch("trainer.model.choice.backend_name", return_value=backend):
+    with ExitStack() as stack:
+        for room in CHOOSERS:
+            patch = mock.patch(f"trainer.model.{room}.backend_name", return_value=backend)
+            stack.enter_context(patch)
         yield
 
 
@@ -109,10 +115,13 @@ def read(
     dtype: torch.dtype = torch.float64,
     autocast: bool = False,
     seed: int = 0,
+    stored_aligned: bool = False,
     **options: Any,
 ) -> Reading:
     """Read `text` segment by segment with one backward pass for all of it."""
     module = tiny_model(V, **model).to(dtype)
+    if stored_aligned:
+        store_aligned(module)
     memory = empty(module, 2, mem_len)
     if autocast:
         memory = memory._replace(layers=tuple(x.bfloat16() for x in memory.layers))
@@ -146,7 +155,16 @@ def scored(backend: BackendName, *, model: dict[str, Any], **options: Any) -> li
 
 
 def grads_of(module: TransformerXL) -> dict[str, Tensor]:
-    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    """Without pads, whose gradients are zero."""
+    grads = {}
+    for name, p in module.named_parameters():
+        if p.grad is None:
+            continue
+        pads = pads_of(p)
+        grads[name] = p.grad if pads is None else pads.removed(p.grad)
+        if pads is not None:
+            assert torch.equal(pads.added(grads[name]), p.grad), name
+    return grads
 
 
 @cache
@@ -158,13 +176,8 @@ def world() -> World:
     return deepspeed.connect(lone_world(), timeout_s=60)
 
 
-def trained(
-    backend: BackendName, ds_file: str, *, model: dict[str, Any], n_steps: int = 2
-) -> tuple[list[float], dict[str, Tensor], Counter[str]]:
-    """Losses, and weights in the end, of steps through DeepSpeed's engine on one rank.
-
-    Adam's eps is so large that a step is one along the gradient.
-    """
+def engine_of(backend: BackendName, ds_file: str, *, model: dict[str, Any]) -> Any:
+    """DeepSpeed's engine on one rank, its weights stored for a back end."""
     warnings.simplefilter("ignore")  # DeepSpeed's own
     from trainer.config.deepspeed import load_ds_config, resolve
     from trainer.engine import deepspeed
@@ -178,22 +191,57 @@ def trained(
     if raw["zero_optimization"]["stage"] == 3:
         raw["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     resolved = resolve(raw, experiment, world_size=1, where="test")
-    built = deepspeed.build(
-        build_model(experiment.model, vocabulary_size=V, seed=0),
-        optim=experiment.optim,
-        max_steps=9,
-        resolved=resolved,
-        world=world(),
-    )
-    built.train(True)
-    memory, losses = built.empty_memory(2, mem_len=7), []
+    with taking(backend):
+        return deepspeed.build(
+            build_model(experiment.model, vocabulary_size=V, seed=0),
+            optim=experiment.optim,
+            max_steps=9,
+            resolved=resolved,
+            world=world(),
+        )
+
+
+def trained(
+    backend: BackendName, ds_file: str, *, model: dict[str, Any], n_steps: int = 2
+) -> tuple[list[float], dict[str, Tensor], Counter[str]]:
+    """Losses, and weights in the end, of steps through DeepSpeed's engine on one rank.
+
+    Adam's eps is so large that a step is one along the gradient.
+    """
+    built = engine_of(backend, ds_file, model=model)
     with taking(backend), counted() as launches:
-        for segment in text(experiment.model.cutoffs, documents=True)[:n_steps]:
-            output = built(segment, memory, clamp_len=None, same_length=False)
-            built.backward(output.loss_sum / segment.n_tokens)
-            built.step()
-            memory = output.memory
-            losses.append(float(output.loss_sum.detach()))
+        losses = steps_of(built, model, n_steps)
     weights = {name: values["weight"].clone() for name, values in built.full_state.read()}
     built.destroy()
     return losses, weights, launches
+
+
+def steps_of(built: Any, model: dict[str, Any], n_steps: int) -> list[float]:
+    built.train(True)
+    memory, losses = built.empty_memory(2, mem_len=7), []
+    for segment in text(model.get("cutoffs", ()), documents=True)[:n_steps]:
+        output = built(segment, memory, clamp_len=None, same_length=False)
+        built.backward(output.loss_sum / segment.n_tokens)
+        built.step()
+        memory = output.memory
+        losses.append(float(output.loss_sum.detach()))
+    return losses
+
+
+def carried_over(ds_file: str, *, model: dict[str, Any]) -> list[dict[str, dict[str, Tensor]]]:
+    """Weights and moments after steps on the kernels, then as other engines have taken them."""
+    states: list[dict[str, dict[str, Tensor]]] = []
+    for backend in ("triton", "plain", "triton"):
+        built = engine_of(backend, ds_file, model=model)
+        assert any(map(pads_of, built.ds.module.parameters())) == (backend == "triton")
+        if states:
+            built.full_state.write(states[-1].__getitem__, optimizer_step=2)
+        else:
+            with taking(backend):
+                steps_of(built, model, 2)
+        read = built.full_state.read()
+        states.append({name: {k: x.clone() for k, x in found.items()} for name, found in read})
+        shapes = {name: tuple(found["weight"].shape) for name, found in states[-1].items()}
+        assert shapes == built.full_state.shapes()
+        built.destroy()
+    return states

@@ -1,16 +1,72 @@
-"""Padding rows to widths that a GPU computes fast.
+"""Rows of widths that a GPU computes fast.
 
 A GPU's matrix units read rows fast that begin at multiples of 16 bytes, so a width of 410 or 41 is
-stored as 416 or 48. Weights are padded with zeros where they are used, so all results are padded
-with zeros too. No result changes, and the gradients of pads are dropped. Parameters and checkpoints
-keep their widths, and so does the memory of layer inputs.
+stored as 416 or 48. Pads are zero, in weights and in all that is computed with them, so no result
+changes; the gradients of pads are zero too, and so no update changes them.
+
+The weights of a model that trains are stored with their pads: see `store_aligned`. Checkpoints,
+exports and the memory of layer inputs keep the logical widths. The weights of any other model are
+padded where they are used.
 """
+
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
 #: The length of a row is a multiple of so many elements: 16 bytes in 16-bit types, 32 in fp32.
 ALIGNMENT = 8
+
+
+class Pads(NamedTuple):
+    """The place of a weight among its pads: each dimension of `blocks` is padded at its end."""
+
+    shape: tuple[int, ...]
+    """The logical shape."""
+    blocks: tuple[int, ...]
+    """The same elements, in as many dimensions as have pads or are divided by them."""
+    stored_blocks: tuple[int, ...]
+    """`blocks` with pads."""
+    stored_shape: tuple[int, ...]
+
+    def added(self, x: Tensor) -> Tensor:
+        """Return a tensor of the logical shape with its pads."""
+        sizes = zip(reversed(self.blocks), reversed(self.stored_blocks), strict=True)
+        widths = [width for size, stored_size in sizes for width in (0, stored_size - size)]
+        return F.pad(x.reshape(self.blocks), widths).view(self.stored_shape)
+
+    def removed(self, x: Tensor) -> Tensor:
+        """Return a tensor of the stored shape without its pads."""
+        kept = tuple(slice(size) for size in self.blocks)
+        return x.reshape(self.stored_blocks)[kept].reshape(self.shape)
+
+
+def pads_of(parameter: Tensor) -> Pads | None:
+    """Return the pads with which a parameter is stored; None if it has none."""
+    return getattr(parameter, "pads", None)
+
+
+def store_rows(parameter: Tensor) -> None:
+    """Store a parameter, `[…, width]`, with rows that are aligned, in place."""
+    *first, width = parameter.shape
+    shape = (*first, stored(width))
+    _store(parameter, Pads(tuple(parameter.shape), tuple(parameter.shape), shape, shape))
+
+
+def store_weight(parameter: Tensor, *, n_in: int = 1, n_out: int = 1) -> None:
+    """Store a linear layer's weight as `aligned_weight` pads it, in place; arguments as there."""
+    n_rows, n_columns = parameter.shape
+    blocks = (n_out, n_rows // n_out, n_in, n_columns // n_in)
+    stored_blocks = (n_out, stored(blocks[1]), n_in, stored(blocks[3]))
+    shape = (n_out * stored_blocks[1], n_in * stored_blocks[3])
+    _store(parameter, Pads(tuple(parameter.shape), blocks, stored_blocks, shape))
+
+
+def _store(parameter: Tensor, pads: Pads) -> None:
+    if pads.stored_shape == pads.shape or pads_of(parameter) is not None:
+        return  # aligned as it is, or met before: weights may be tied
+    parameter.data = pads.added(parameter.data)
+    parameter.pads = pads  # type: ignore[attr-defined]
 
 
 def stored(width: int) -> int:

@@ -75,7 +75,7 @@ def _attended(
     q_BTHX = torch.unflatten(q_BTX, -1, heads)
     biases = shared_biases if module.biases is None else module.biases()
     assert biases is not None, "biases are either shared or the layer's own"
-    scale = 1 / math.sqrt(biases[0].shape[-1])
+    scale = 1 / math.sqrt(module.d_head)
     content_BTHX, position_BTHX = (
         torch.add(aligned(bias_HE).to(q_BTHX.dtype) * scale, q_BTHX, alpha=scale)
         for bias_HE in biases

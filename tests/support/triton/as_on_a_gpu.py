@@ -1,0 +1,42 @@
+"""A model on a CPU that takes the operations of a GPU, whose kernels are told instead of run."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.model.choice import BackendName
+
+#: Modules that ask for the name of a back end.
+CHOOSERS = ("choice", "triton.storage")
+#: Modules that hold a dropout which takes a way of its own on a CPU.
+DROPOUTS = ("transformer_xl.dropout", "attention.drop", "feed_forward.dropout")
+
+
+@contextmanager
+def as_on_a_gpu(backend: BackendName, launch: Callable[..., None]) -> Iterator[None]:
+    """Have models take this back end and PyTorch's dropout; `launch` gets what Triton would run."""
+    from triton.runtime import JITFunction
+
+    def run(kernel: Any, *args: Any, **keywords: Any) -> None:
+        launch(kernel, *args, **keywords)
+
+    with ExitStack() as stack:
+        for patch in (
+            *(
+                mock.patch(f"trainer.model.{room}.backend_name", return_value=backend)
+                for room in CHOOSERS
+            ),
+            mock.patch.object(JITFunction, "run", run),
+            *(mock.patch(f"trainer.model.{name}", F.dropout) for name in DROPOUTS),
+            mock.patch("trainer.model.feed_forward.relu_dropout", _relu_dropout),
+        ):
+            stack.enter_context(patch)
+        yield
+
+
+def _relu_dropout(x: Tensor, probability: float, *, training: bool) -> Tensor:
+    return F.dropout(x.relu(), probability, training=training)
