@@ -21,6 +21,7 @@ from trainer.model.triton.alignment import aligned, aligned_weight
 from trainer.model.triton.attention import fused_attention
 from trainer.model.triton.feed_forward import bias_relu_dropout
 from trainer.model.triton.norm import norm, residual, residual_norm
+from trainer.model.triton.queries import biased_queries
 
 
 def fused_layer(
@@ -72,16 +73,12 @@ def _attended(
         r_SHX = torch.unflatten(r_SX, -1, heads)
     else:
         r_SHX = aligned(past.r_SHE, dim=0)
-    q_BTHX = torch.unflatten(q_BTX, -1, heads)
     biases = shared_biases if module.biases is None else module.biases()
     assert biases is not None, "biases are either shared or the layer's own"
-    scale = 1 / math.sqrt(module.d_head)
-    content_BTHX, position_BTHX = (
-        torch.add(aligned(bias_HE).to(q_BTHX.dtype) * scale, q_BTHX, alpha=scale)
-        for bias_HE in biases
-    )
     # Heads come first, so that one product serves the positions of all streams.
-    position_HNX = position_BTHX.flatten(0, 1).transpose(0, 1)
+    content_BTHX, position_HNX = biased_queries(
+        q_BTX, *map(aligned, biases), scale=1 / math.sqrt(module.d_head)
+    )
     position_HNS = position_HNX @ r_SHX.permute(1, 2, 0)
     mixed_BTHX = fused_attention(
         content_BTHX,
