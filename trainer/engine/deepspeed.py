@@ -36,7 +36,8 @@ from trainer.engine.zero import decide_by_norm, layers_are_called_once, refuse_f
 from trainer.errors import InputError
 from trainer.memory_tree import check_made, check_returned
 from trainer.model.layer import Layer
-from trainer.model.triton.storage import store_for
+from trainer.model.triton.copies import Copies
+from trainer.model.triton.storage import copies_of, on_kernels, store_aligned
 from trainer.protocol import Memory, Output, Segment, reading_memory
 
 
@@ -107,8 +108,11 @@ def build(
         config["gradient_clipping"] = 0.0  # Engine.step clips, after looking for a NaN
     names = {id(p): name for name, p in model.named_parameters()}
     lamb_matrices = matrices(model)
-    if resolved.zero_stage < 3:  # which takes a model apart as it was built
-        store_for(model, world.device, _dtype(resolved))
+    copies, stage = None, resolved.zero_stage
+    autocasts = resolved.precision == "bf16_autocast"
+    # ZeRO-3 takes a model apart as it was built.
+    if stage < 3 and on_kernels(model, world.device, _dtype(resolved)):
+        store_aligned(model)
     if resolved.zero_stage > 0:
         refuse_frozen(model, stage=resolved.zero_stage)
     if resolved.zero_stage == 3 and layers_are_called_once(model):
@@ -123,7 +127,9 @@ def build(
     )
     if isinstance(ds.optimizer, DeepSpeedZeroOptimizer) and not ds.optimizer.cpu_offload:
         decide_by_norm(ds.optimizer)  # with offload DeepSpeed looks at no parameter by itself
-    engine = Engine(ds, names=names, optim=optim, resolved=resolved, world=world)
+    if stage == 0 and autocasts and on_kernels(model, world.device, torch.bfloat16):
+        copies = copies_of(model, torch.bfloat16)
+    engine = Engine(ds, names=names, optim=optim, resolved=resolved, world=world, copies=copies)
     if resolved.zero_stage == 0:
         # Moments last as long as the run. If they were made in the first step, they would lie
         # between tensors that come and go, and the heap would grow by the size of all gradients.
@@ -155,6 +161,7 @@ class Engine:
         optim: OptimConfig,
         resolved: ResolvedDs,
         world: World,
+        copies: Copies | None = None,
     ) -> None:
         self.ds, self.world, self.resolved = ds, world, resolved
         self._gradients: WholeGradients | None = None
@@ -168,6 +175,7 @@ class Engine:
                 clip=optim.gradient_clipping,
                 averages=averages,
                 world_size=world.world_size,
+                copies=copies,
             )
         self.full_state = FullState(
             ds,
@@ -176,6 +184,7 @@ class Engine:
             stage=resolved.zero_stage,
             rank=world.rank,
             world_size=world.world_size,
+            when_written=None if copies is None else copies.refresh,
         )
         self.grad_norm: float | Tensor | None = None
         self._has_checked_memory = False
@@ -247,6 +256,8 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients of `loss` / `slots`; average them over ranks at the last slot."""
         self.ds.backward(loss)
+        if self._gradients is not None:
+            self._gradients.arrive()
 
     def step(self) -> bool | None:
         """End a micro step; the last of a step with an update.
@@ -272,6 +283,7 @@ class Engine:
             self._gradients.forget()
         self.ds.step()
         self.ds.lr_scheduler = scheduler
+        self._gradients.used()
         return applied
 
     def destroy(self) -> None:

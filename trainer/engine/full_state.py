@@ -28,7 +28,15 @@ class FullState:
     """The weights and moments of one DeepSpeed engine, to read and to write."""
 
     def __init__(
-        self, ds: Any, *, api: Any, names: dict[int, str], stage: int, rank: int, world_size: int
+        self,
+        ds: Any,
+        *,
+        api: Any,
+        names: dict[int, str],
+        stage: int,
+        rank: int,
+        world_size: int,
+        when_written: Callable[[], None] | None = None,
     ) -> None:
         """Give access to an engine.
 
@@ -39,7 +47,9 @@ class FullState:
             stage: the ZeRO stage.
             rank: the rank of this process.
             world_size: the number of ranks.
+            when_written: is called after `write`.
         """
+        self._when_written = when_written
         self._ds, self._api, self._stage = ds, api, stage
         self._rank, self._world_size = rank, world_size
         self._named: list[tuple[str, Any]] = [(names[id(p)], p) for p in ds.module.parameters()]
@@ -77,6 +87,8 @@ class FullState:
                 pads = pads_of(p)
                 stored = value if pads is None else pads.added(value)
                 self._set(p, None if key == "weight" else key, stored.to(p.device))
+        if self._when_written is not None:
+            self._when_written()
 
     def create_moments(self, optimizer_step: int) -> None:
         """Make zero moments before the optimizer's first step; count `optimizer_step` as done."""

@@ -31,7 +31,7 @@ def choose_backend(config: ModelConfig, like: Tensor) -> Backend:
     if name == "triton":  # imported here: not all machines have Triton
         from trainer.model.triton.backend import TritonBackend
 
-        return TritonBackend(is_tied=config.tie_embedding)
+        return TritonBackend(is_tied=config.tie_embedding, n_layer=config.n_layer)
     return Backend()
 
 

@@ -25,3 +25,5 @@ def test_an_update_takes_as_many_operations_as_there_are_groups_of_parameters(
         assert 200 < parts["forward"] < parts["backward"], "something is counted"
         assert parts["reduction, norm, update"] <= 80, file
     assert sum(totals["zero1_bf16"].values()) <= 1800
+    passes = totals["zero0_bf16_autocast"]
+    assert passes["forward"] + passes["backward"] <= 1000

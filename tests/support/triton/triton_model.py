@@ -4,7 +4,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple
 from unittest import mock
@@ -202,13 +202,21 @@ def engine_of(backend: BackendName, ds_file: str, *, model: dict[str, Any]) -> A
 
 
 def trained(
-    backend: BackendName, ds_file: str, *, model: dict[str, Any], n_steps: int = 2
+    backend: BackendName,
+    ds_file: str,
+    *,
+    model: dict[str, Any],
+    n_steps: int = 2,
+    copies: bool = True,
 ) -> tuple[list[float], dict[str, Tensor], Counter[str]]:
     """Losses, and weights in the end, of steps through DeepSpeed's engine on one rank.
 
-    Adam's eps is so large that a step is one along the gradient.
+    Adam's eps is so large that a step is one along the gradient. Without `copies` autocast casts.
     """
-    built = engine_of(backend, ds_file, model=model)
+    from trainer.engine import deepspeed
+
+    with nullcontext() if copies else mock.patch.object(deepspeed, "copies_of", return_value=None):
+        built = engine_of(backend, ds_file, model=model)
     with taking(backend), counted() as launches:
         losses = steps_of(built, model, n_steps)
     weights = {name: values["weight"].clone() for name, values in built.full_state.read()}
@@ -228,9 +236,15 @@ def steps_of(built: Any, model: dict[str, Any], n_steps: int) -> list[float]:
     return losses
 
 
-def carried_over(ds_file: str, *, model: dict[str, Any]) -> list[dict[str, dict[str, Tensor]]]:
-    """Weights and moments after steps on the kernels, then as other engines have taken them."""
+def carried_over(
+    ds_file: str, *, model: dict[str, Any]
+) -> tuple[list[dict[str, dict[str, Tensor]]], list[float]]:
+    """Weights and moments after steps on the kernels, then as other engines have taken them.
+
+    And the loss that each then has.
+    """
     states: list[dict[str, dict[str, Tensor]]] = []
+    losses = []
     for backend in ("triton", "plain", "triton"):
         built = engine_of(backend, ds_file, model=model)
         assert any(map(pads_of, built.ds.module.parameters())) == (backend == "triton")
@@ -243,5 +257,7 @@ def carried_over(ds_file: str, *, model: dict[str, Any]) -> list[dict[str, dict[
         states.append({name: {k: x.clone() for k, x in found.items()} for name, found in read})
         shapes = {name: tuple(found["weight"].shape) for name, found in states[-1].items()}
         assert shapes == built.full_state.shapes()
+        with taking(backend):
+            losses += steps_of(built, model, 1)
         built.destroy()
-    return states
+    return states, losses

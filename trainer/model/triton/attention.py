@@ -140,7 +140,6 @@ class _FusedAttention(torch.autograd.Function):
         d_out_BTHE = grads[0].contiguous()
         delta_BHT, d_query_BTHE = torch.empty_like(log_sum_BHT), torch.empty_like(out_BTHE)
         d_position_BHTS = torch.empty_like(position_BHTS)
-        d_position_BHTS[..., kv_BS2HE.shape[1] :].zero_()
         d_kv_BS2HE = kv_BS2HE.new_empty(kv_BS2HE.shape)
         kernels.backward_by_query[triton.cdiv(tgt_len, cut.by_query.q), n_head, n_streams](
             *arguments,
@@ -150,6 +149,7 @@ class _FusedAttention(torch.autograd.Function):
             d_query_BTHE,
             d_position_BHTS,
             *d_position_BHTS.stride()[:3],
+            d_position_BHTS.shape[-1],
             **_constants(cut.by_query, query_BTHE, kv_BS2HE),
         )
         kernels.backward_by_key[triton.cdiv(kv_BS2HE.shape[1], cut.by_key.k), n_head, n_streams](

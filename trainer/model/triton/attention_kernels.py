@@ -73,7 +73,7 @@ def backward_by_query(
     query_BTHE, query_b, query_t, query_h, kv_BS2HE, kv_b, kv_s, kv_2, kv_h,
     position_BHTS, position_b, position_h, position_t, visible_from_BT, visible_b, visible_t,
     seed, dropout, tgt_len, n_keys, d_head, log_sum_BHT, out_BTHE, d_out_BTHE,
-    delta_BHT, d_query_BTHE, d_position_BHTS, d_position_b, d_position_h, d_position_t,
+    delta_BHT, d_query_BTHE, d_position_BHTS, d_position_b, d_position_h, d_position_t, n_columns,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """Write `delta`, `d_query` and all of `d_position`'s rows, for a block of queries."""
@@ -102,6 +102,12 @@ def backward_by_query(
     d_query_QE = tl.zeros([BLOCK_Q, BLOCK_E], wide)
     d_position_TS = d_position_BHTS + stream * d_position_b + head * d_position_h
     d_position_Q1 = shifted(d_position_TS, query_Q, d_position_t, tgt_len)
+    for column in range(n_keys, n_columns, BLOCK_K):  # of a row's pads
+        at_QK = (
+            query_Q[:, None].to(tl.int64) * d_position_t + column + tl.arange(0, BLOCK_K)[None, :]
+        )
+        inside_QK = real_Q[:, None] & (column + tl.arange(0, BLOCK_K)[None, :] < n_columns)
+        tl.store(d_position_TS + at_QK, 0.0, inside_QK)
     first = tl.min(from_Q, axis=0) // BLOCK_K * BLOCK_K
     end = tl.minimum((tl.program_id(0) + 1) * BLOCK_Q, tgt_len) + n_keys - tgt_len
     # The gradients of keys that none of these queries sees, and of columns that belong to no key

@@ -25,8 +25,11 @@ _BUCKET = 256
 class TritonBackend(Backend):
     """Layers with aligned rows, and a softmax that overwrites the logits with their gradient."""
 
-    def __init__(self, *, is_tied: bool) -> None:
-        """Serve one pass; `is_tied` says whether embedding and softmax share tables."""
+    def __init__(self, *, is_tied: bool, n_layer: int) -> None:
+        """Serve one pass of `n_layer` layers; `is_tied`: embedding and softmax share tables."""
+        self._n_layer = n_layer
+        self._seeds_L4: Tensor | None = None
+        self._places: dict[Layer, int] = {}
         self._handoff = Handoff(is_tied=is_tied, sums_first=True)
         self._position_SP: Tensor | None = None
 
@@ -47,12 +50,6 @@ class TritonBackend(Backend):
         """Compute a layer in aligned rows."""
         if past.position_SD is not None and self._position_SP is None:
             self._position_SP = aligned(aligned(past.position_SD), dim=0)
-        device = x_BTD.device
-        seeds_4 = (
-            torch.randint(2**62, (4,), device=device)
-            if layer.training
-            else torch.zeros(4, dtype=torch.int64, device=device)
-        )
         return fused_layer(
             layer.attention,
             layer.feed_forward,
@@ -63,8 +60,16 @@ class TritonBackend(Backend):
             ),
             visible_from_BT=sight,
             shared_biases=biases,
-            seeds_4=seeds_4,
+            seeds_4=self._seeds_of(layer, x_BTD.device),
         )
+
+    def _seeds_of(self, layer: Layer, device: torch.device) -> Tensor | None:
+        """Return a layer's own seeds, the same when it is computed again; None in evaluation."""
+        if not layer.training:
+            return None
+        if self._seeds_L4 is None:
+            self._seeds_L4 = torch.randint(2**62, (self._n_layer, 4), device=device)
+        return self._seeds_L4[self._places.setdefault(layer, len(self._places))]
 
     def head_width(self, d_head: int) -> int:
         """Return the width of a head with its pad."""

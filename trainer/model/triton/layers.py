@@ -19,6 +19,7 @@ from trainer.model.feed_forward import FeedForward
 from trainer.model.memory import Past
 from trainer.model.triton.alignment import aligned, aligned_weight
 from trainer.model.triton.attention import fused_attention
+from trainer.model.triton.copies import computed
 from trainer.model.triton.feed_forward import bias_relu_dropout
 from trainer.model.triton.norm import norm, residual, residual_norm
 from trainer.model.triton.queries import biased_queries
@@ -32,7 +33,7 @@ def fused_layer(
     *,
     visible_from_BT: Tensor | None,
     shared_biases: tuple[Tensor, Tensor] | None,
-    seeds_4: Tensor,
+    seeds_4: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the layer's output, `[B, T, P]`, and what `RelativeAttention` returns besides.
 
@@ -46,14 +47,13 @@ def fused_layer(
         past: aligned rows; the number of distances is aligned too.
         visible_from_BT: the result of `trainer.model.memory.visible_from`.
         shared_biases: None if the layer has its own.
-        seeds_4: int64 on the device, one per place of dropout; not used without dropout.
+        seeds_4: int64 on the device, one per place of dropout; None in evaluation.
     """
-    branch_BTP, r_SHX = _attended(
-        attention, x_BTP, past, visible_from_BT, shared_biases, seeds_4[0]
-    )
-    x_BTP = _added(attention, x_BTP, branch_BTP, seeds_4[1])
-    branch_BTP = _fed_forward(feed_forward, x_BTP, seeds_4[2])
-    return _added(feed_forward, x_BTP, branch_BTP, seeds_4[3]), r_SHX
+    seeds = [None] * 4 if seeds_4 is None else seeds_4.unbind()
+    branch_BTP, r_SHX = _attended(attention, x_BTP, past, visible_from_BT, shared_biases, seeds[0])
+    x_BTP = _added(attention, x_BTP, branch_BTP, seeds[1])
+    branch_BTP = _fed_forward(feed_forward, x_BTP, seeds[2])
+    return _added(feed_forward, x_BTP, branch_BTP, seeds[3]), r_SHX
 
 
 def _attended(
@@ -62,7 +62,7 @@ def _attended(
     past: Past,
     visible_from_BT: Tensor | None,
     shared_biases: tuple[Tensor, Tensor] | None,
-    seed: Tensor,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     n_streams, tgt_len, _ = x_BTP.shape
     heads = (module.n_head, -1)
@@ -111,11 +111,11 @@ def _projected(module: RelativeAttention, x_BTP: Tensor, past: Past) -> tuple[Te
     return _linear(module.query, new_BTP, n_out=n_head), torch.unflatten(kv_BSX, -1, heads)
 
 
-def _fed_forward(module: FeedForward, x_BTP: Tensor, seed: Tensor) -> Tensor:
+def _fed_forward(module: FeedForward, x_BTP: Tensor, seed: Tensor | None) -> Tensor:
     if module.pre_norm:
         x_BTP = _normalised(module.norm, x_BTP)
     dropout = module.dropout if module.training else 0.0
-    product_BTG = F.linear(x_BTP, aligned_weight(module.inner.weight))
+    product_BTG = F.linear(x_BTP, aligned_weight(computed(module.inner.weight)))
     bias_F = module.inner.bias
     inner_BTG = bias_relu_dropout(
         product_BTG, bias_F, width=len(bias_F), dropout=dropout, seed=seed
@@ -124,7 +124,7 @@ def _fed_forward(module: FeedForward, x_BTP: Tensor, seed: Tensor) -> Tensor:
 
 
 def _added(
-    module: RelativeAttention | FeedForward, x_BTP: Tensor, branch_BTP: Tensor, seed: Tensor
+    module: RelativeAttention | FeedForward, x_BTP: Tensor, branch_BTP: Tensor, seed: Tensor | None
 ) -> Tensor:
     """Return input plus dropped-out branch, normalised unless the layer normalises its input."""
     dropout = module.dropout if module.training else 0.0
@@ -137,8 +137,8 @@ def _added(
 
 
 def _linear(module: nn.Linear, x: Tensor, *, n_in: int = 1, n_out: int = 1) -> Tensor:
-    bias = None if module.bias is None else aligned(module.bias)
-    return F.linear(x, aligned_weight(module.weight, n_in=n_in, n_out=n_out), bias)
+    bias = None if module.bias is None else aligned(computed(module.bias))
+    return F.linear(x, aligned_weight(computed(module.weight), n_in=n_in, n_out=n_out), bias)
 
 
 def _normalised(module: nn.LayerNorm, x: Tensor) -> Tensor:

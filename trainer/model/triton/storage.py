@@ -1,21 +1,25 @@
-"""Storing the weights of a Transformer-XL in aligned rows, in which its layers on a GPU compute."""
+"""How the weights of a Transformer-XL are stored for a GPU: in aligned rows, and as copies."""
+
+from typing import TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.model.attention import PositionBiases
 from trainer.model.choice import backend_name
 from trainer.model.layer import Layer
 from trainer.model.transformer_xl import TransformerXL
 from trainer.model.triton.alignment import store_rows, store_weight
+from trainer.model.triton.copies import Copies
 
 
-def store_for(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Store a model's weights as its back end on `device` reads them fastest, in place."""
+def on_kernels(
+    model: nn.Module, device: torch.device, dtype: torch.dtype
+) -> TypeGuard[TransformerXL]:
+    """Return whether a model computes with the kernels of this room."""
     if not isinstance(model, TransformerXL):
-        return
-    if backend_name(model.config.kernels, device, dtype) == "triton":
-        store_aligned(model)
+        return False
+    return backend_name(model.config.kernels, device, dtype) == "triton"
 
 
 def store_aligned(model: TransformerXL) -> None:
@@ -35,6 +39,27 @@ def store_aligned(model: TransformerXL) -> None:
             store_rows(module.position_HE)
         elif isinstance(module, Layer):
             _store_layer(module)
+
+
+def copies_of(model: TransformerXL, dtype: torch.dtype) -> Copies:
+    """Return copies of the layers' matrices, with the biases added in a product, and of tables.
+
+    A table's gradient is the embedding's too, and so it is not its copy that takes it.
+    """
+    weights: list[Tensor] = []
+    for layer in model.layers:
+        assert isinstance(layer, Layer)
+        attention, feed_forward = layer.attention, layer.feed_forward
+        weights += [
+            attention.query.weight,
+            attention.key_value.weight,
+            attention.position.weight,
+            attention.out.weight,
+            feed_forward.inner.weight,
+            feed_forward.outer.weight,
+            feed_forward.outer.bias,
+        ]
+    return Copies(weights, list(model.softmax.tables), dtype)
 
 
 def _store_layer(layer: Layer) -> None:
