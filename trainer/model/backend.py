@@ -62,12 +62,12 @@ class Backend:
         return rows, targets
 
 
-def compute_dtype(hidden_NC: Tensor) -> torch.dtype:
+def compute_dtype(hidden: Tensor) -> torch.dtype:
     """Return the type in which a product with the hidden states is computed."""
-    device = hidden_NC.device.type
-    if torch.is_autocast_enabled(device) and hidden_NC.dtype != torch.float64:
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
-    return hidden_NC.dtype
+    return hidden.dtype
 
 
 def fill_up(rows: Tensor, targets: Tensor, *, to: int, least: int = 0) -> tuple[Tensor, Tensor]:
@@ -83,4 +83,6 @@ def fill_up(rows: Tensor, targets: Tensor, *, to: int, least: int = 0) -> tuple[
         least: the smallest number that is returned.
     """
     n_more = max(least, -(-len(rows) // to) * to) - len(rows)
+    if n_more == 0:
+        return rows, targets
     return F.pad(rows, (0, n_more)), F.pad(targets, (0, n_more), value=IGNORED)

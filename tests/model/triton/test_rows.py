@@ -90,7 +90,7 @@ def test_norm_and_residual_equal_pytorch(n_rows: int, width: int, dtype: torch.d
 
     close = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
     assert_equal_and_zero_in_pads(
-        lambda: residual_norm(x, branch, *affine, width=width),
+        lambda: residual_norm(x, branch, *affine, width=width)[0],
         lambda: normalised(x + branch),
         width,
         [x, branch, *affine],
@@ -141,12 +141,12 @@ def test_16_bits_are_computed_in_32(dtype: torch.dtype) -> None:
     for stream, parameter in ((dtype, torch.float32), (dtype, dtype), (torch.float32, dtype)):
         x, branch = rows(9, 41, stream), rows(9, 41, dtype)
         affine = vector(41, parameter), vector(41, parameter)
-        out = residual_norm(x, branch, *affine, width=41, dropout=0.5, seed=seed(1))
+        out, _ = residual_norm(x, branch, *affine, width=41, dropout=0.5, seed=seed(1))
         hidden = bias_relu_dropout(branch, affine[1], width=41, dropout=0.5, seed=seed(1))
         assert (out.dtype, hidden.dtype) == (stream, dtype)
         leaves = [x, branch, *affine]
         wide = [leaf.detach().float().requires_grad_() for leaf in leaves]
-        plain = residual_norm(*wide, width=41, dropout=0.5, seed=seed(1))
+        plain, _ = residual_norm(*wide, width=41, dropout=0.5, seed=seed(1))
         torch.testing.assert_close(out.float(), plain, **tolerance)
         fused = gradients(out, 41, leaves) + gradients(hidden, 41, [branch, affine[1]])
         plain_hidden = bias_relu_dropout(wide[1], wide[3], width=41, dropout=0.5, seed=seed(1))
@@ -160,6 +160,27 @@ def kept_scale(n_rows: int, width: int, *, dropout: float, at: int) -> Tensor:
     """What every element of a branch is multiplied by, `[N, width]`."""
     ones = torch.ones_like(rows(n_rows, width, torch.float32))
     return residual(0 * ones, ones, width=width, dropout=dropout, seed=seed(at))[:, :width]
+
+
+@pytest.mark.parametrize("uses", ["both", "wide", "narrow"])
+def test_the_narrow_result_is_the_wide_one_rounded(uses: str) -> None:
+    """And the gradient of either reaches all that it is made of."""
+    torch.manual_seed(0)
+    x, branch = rows(9, 41, torch.float32), rows(9, 41, torch.bfloat16)
+    leaves = [x, branch, vector(41, torch.float32), vector(41, torch.float32)]
+    settings = {"width": 41, "dropout": 0.5, "seed": seed(1)}
+    made = residual_norm(*leaves, **settings, narrow=torch.bfloat16)
+    plain, _ = residual_norm(*leaves, **settings)
+    assert torch.equal(made[0], plain)
+    torch.testing.assert_close(made[1].float(), plain, rtol=0.01, atol=0)  # rounded or cut off
+    used = {"both": (0, 1), "wide": (0,), "narrow": (1,)}[uses]
+    outputs = [made[i] for i in used]
+    grads = [torch.randn(9, 48, device=DEVICE).bfloat16() for _ in used]
+    pairs = zip(grads, outputs, strict=True)
+    got = torch.autograd.grad(outputs, leaves, [grad.to(out) for grad, out in pairs])
+    total = torch.stack([grad.float() for grad in grads]).sum(0)
+    for grad, wanted in zip(got, torch.autograd.grad(plain, leaves, total), strict=True):
+        torch.testing.assert_close(grad.float(), wanted.float(), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize(("n_rows", "width"), [(7, 41), (33, 410)])
@@ -178,7 +199,7 @@ def test_the_gradients_of_dropout_are_those_of_the_masked_computation(
         lambda: residual(x, branch, **settings, seed=seed(5)), total, width, [x, branch]
     )
     assert_equal_and_zero_in_pads(
-        lambda: residual_norm(x, branch, weight, bias, **settings, seed=seed(5)),
+        lambda: residual_norm(x, branch, weight, bias, **settings, seed=seed(5))[0],
         lambda: F.layer_norm(total(), (width,), weight, bias),
         width,
         [x, branch, weight, bias],
@@ -232,7 +253,7 @@ def test_two_runs_are_equal_bit_by_bit() -> None:
     weight, bias = vector(41, torch.float32), vector(41, torch.float32)
 
     def run() -> list[Tensor]:
-        normal = residual_norm(x, branch, weight, bias, width=41, dropout=0.1, seed=seed(3))
+        normal, _ = residual_norm(x, branch, weight, bias, width=41, dropout=0.1, seed=seed(3))
         out = bias_relu_dropout(normal, bias, width=41, dropout=0.1, seed=seed(4))
         return [out, *gradients(out, 41, [x, branch, weight, bias])]
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.model.attention import RelativeAttention, heads_first
+from trainer.model.backend import compute_dtype
 from trainer.model.feed_forward import FeedForward
 from trainer.model.memory import Past
 from trainer.model.triton.alignment import aligned, aligned_weight
@@ -51,9 +52,10 @@ def fused_layer(
     """
     seeds = [None] * 4 if seeds_4 is None else seeds_4.unbind()
     branch_BTP, r_SHX = _attended(attention, x_BTP, past, visible_from_BT, shared_biases, seeds[0])
-    x_BTP = _added(attention, x_BTP, branch_BTP, seeds[1])
-    branch_BTP = _fed_forward(feed_forward, x_BTP, seeds[2])
-    return _added(feed_forward, x_BTP, branch_BTP, seeds[3]), r_SHX
+    x_BTP, narrow_BTP = _added(attention, x_BTP, branch_BTP, seeds[1], compute_dtype(x_BTP))
+    branch_BTP = _fed_forward(feed_forward, narrow_BTP, seeds[2])
+    x_BTP, _ = _added(feed_forward, x_BTP, branch_BTP, seeds[3])
+    return x_BTP, r_SHX
 
 
 def _attended(
@@ -124,15 +126,30 @@ def _fed_forward(module: FeedForward, x_BTP: Tensor, seed: Tensor | None) -> Ten
 
 
 def _added(
-    module: RelativeAttention | FeedForward, x_BTP: Tensor, branch_BTP: Tensor, seed: Tensor | None
-) -> Tensor:
-    """Return input plus dropped-out branch, normalised unless the layer normalises its input."""
+    module: RelativeAttention | FeedForward,
+    x_BTP: Tensor,
+    branch_BTP: Tensor,
+    seed: Tensor | None,
+    narrow: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return input plus dropped-out branch, normalised unless the layer normalises its input.
+
+    The second result is the sum as the next product takes it: in the dtype `narrow` if normalised.
+    """
     dropout = module.dropout if module.training else 0.0
     weight_D, bias_D, width = module.norm.weight, module.norm.bias, len(module.norm.weight)
     if module.pre_norm:
-        return residual(x_BTP, branch_BTP, width=width, dropout=dropout, seed=seed)
+        x_BTP = residual(x_BTP, branch_BTP, width=width, dropout=dropout, seed=seed)
+        return x_BTP, x_BTP
     return residual_norm(
-        x_BTP, branch_BTP, weight_D, bias_D, width=width, dropout=dropout, seed=seed
+        x_BTP,
+        branch_BTP,
+        weight_D,
+        bias_D,
+        width=width,
+        dropout=dropout,
+        seed=seed,
+        narrow=narrow,
     )
 
 

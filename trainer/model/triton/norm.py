@@ -33,8 +33,11 @@ def residual_norm(
     dropout: float = 0.0,
     seed: Tensor | None = None,
     eps: float = 1e-5,
-) -> Tensor:
+    narrow: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
     """Return LayerNorm of `x + dropout(branch)` over the first `width` columns, `[..., P]`.
+
+    The second result is the first in the dtype `narrow`, in which products are computed.
 
     Args:
         x: `[..., P]`; the result has the same dtype.
@@ -46,20 +49,26 @@ def residual_norm(
         seed: one int64 on the device, of this place and step alone; None without dropout. The
             backward pass reads it again.
         eps: added to the variance.
+        narrow: None is the dtype of `x`: both results are the same tensor then.
     """
-    return _apply(x, branch, weight_D, bias_D, seed, width, dropout, eps)
+    if narrow in (None, x.dtype):
+        out, _ = _apply(x, branch, weight_D, bias_D, seed, width, dropout, eps)
+        return out, out
+    out, narrow_out = _apply(x, branch, weight_D, bias_D, seed, width, dropout, eps, narrow)
+    assert narrow_out is not None
+    return out, narrow_out
 
 
 def norm(x: Tensor, weight_D: Tensor, bias_D: Tensor, *, width: int, eps: float = 1e-5) -> Tensor:
     """Return LayerNorm of `x` over the first `width` columns; arguments as in `residual_norm`."""
-    return _apply(x, None, weight_D, bias_D, None, width, 0.0, eps)
+    return _apply(x, None, weight_D, bias_D, None, width, 0.0, eps)[0]
 
 
 def residual(
     x: Tensor, branch: Tensor, *, width: int, dropout: float = 0.0, seed: Tensor | None = None
 ) -> Tensor:
     """Return `x + dropout(branch)` in the first `width` columns; arguments as `residual_norm`'s."""
-    return _apply(x, branch, None, None, seed, width, dropout, 0.0)
+    return _apply(x, branch, None, None, seed, width, dropout, 0.0)[0]
 
 
 def _apply(
@@ -71,12 +80,13 @@ def _apply(
     width: int,
     dropout: float,
     eps: float,
-) -> Tensor:
+    narrow: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor | None]:
     assert dropout == 0 or seed is not None, "dropout takes a seed"
-    out: Tensor = _ResidualNorm.apply(
-        x, branch, weight_D, bias_D, seed if dropout > 0 else None, width, dropout, eps
+    made: tuple[Tensor, Tensor | None] = _ResidualNorm.apply(
+        x, branch, weight_D, bias_D, seed if dropout > 0 else None, width, dropout, eps, narrow
     )
-    return out
+    return made
 
 
 class _ResidualNorm(torch.autograd.Function):
@@ -93,26 +103,30 @@ class _ResidualNorm(torch.autograd.Function):
         width: int,
         dropout: float,
         eps: float,
-    ) -> Tensor:
-        """Return `[..., P]`, as `x` is."""
+        narrow: torch.dtype | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return `[..., P]`, as `x` is, and the same in the dtype `narrow`."""
+        ctx.set_materialize_grads(False)
         x = x.contiguous()
         branch = None if branch is None else branch.contiguous()
         out = torch.empty_like(x)
+        narrow_out = None if narrow is None else torch.empty_like(x, dtype=narrow)
         sizes = _sizes(x)
         _forward_kernel[(triton.cdiv(sizes["n_rows"], sizes["ROWS"]),)](
-            x, branch, weight_D, bias_D, seed, out, width, dropout, eps, **sizes
+            x, branch, weight_D, bias_D, seed, out, narrow_out, width, dropout, eps, **sizes
         )
         inputs = (x, branch) if weight_D is not None else (None, None)
         ctx.save_for_backward(*inputs, weight_D, seed)
         ctx.settings = width, dropout, eps
         ctx.branch_dtype = None if branch is None else branch.dtype
-        return out
+        return out, narrow_out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return gradients of `x`, the branch, the weight and the bias."""
         x, branch, weight_D, seed = ctx.saved_tensors
-        d_out = grads[0].contiguous()
+        arrived = [grad.contiguous() for grad in grads if grad is not None]
+        d_out, d_narrow = arrived[0], arrived[1] if len(arrived) == 2 else None
         d_x = torch.empty_like(d_out)
         d_branch = None if seed is None else torch.empty_like(d_out, dtype=ctx.branch_dtype)
         sizes = _sizes(d_out)
@@ -128,6 +142,7 @@ class _ResidualNorm(torch.autograd.Function):
             weight_D,
             seed,
             d_out,
+            d_narrow,
             d_x,
             d_branch,
             partial,
@@ -139,7 +154,7 @@ class _ResidualNorm(torch.autograd.Function):
         if d_branch is None and ctx.branch_dtype is not None:
             d_branch = d_x
         d_affine = (None, None) if partial is None else partial.sum(1)
-        return d_x, d_branch, *d_affine, None, None, None, None
+        return d_x, d_branch, *d_affine, *[None] * 5
 
 
 def _sizes(x: Tensor) -> dict[str, Any]:
@@ -169,6 +184,7 @@ def _forward_kernel(
     bias_D,
     seed,
     out,
+    narrow_out,
     width,
     dropout,
     eps,
@@ -193,6 +209,8 @@ def _forward_kernel(
         value_RC = value_RC * weight_1C.to(WIDE) + bias_1C.to(WIDE)
         value_RC = tl.where(column_1C < width, value_RC, 0.0)
     tl.store(out + at_RC, value_RC, mask=stored_RC)
+    if narrow_out is not None:
+        tl.store(narrow_out + at_RC, value_RC, mask=stored_RC)
 
 
 @triton.jit
@@ -202,6 +220,7 @@ def _backward_kernel(
     weight_D,
     seed,
     d_out,
+    d_narrow,
     d_x,
     d_branch,
     partial,
@@ -226,6 +245,8 @@ def _backward_kernel(
         at_RC = row_R1 * PITCH + column_1C
         stored_RC = (row_R1 < n_rows) & (column_1C < PITCH)
         d_RC = load_counted(d_out, at_RC, stored_RC, column_1C < width, WIDE)
+        if d_narrow is not None:
+            d_RC += load_counted(d_narrow, at_RC, stored_RC, column_1C < width, WIDE)
         scale_RC = 1.0
         if seed is not None:
             scale_RC = dropout_scale(seed, dropout, row_R1, 0, PITCH, ROWS, COLUMNS)
