@@ -111,7 +111,7 @@ CONFIGS = {
         d_inner=21,
         tgt_len=6,
         mem_len=7,
-        n_streams=3,
+        n_streams=13,  # whose segments are whole rows of tgt_len + mem_len, too
     ),
     "eval-64/640": Dims(
         vocab_size=267_735,
