@@ -23,7 +23,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compare import ROOT, Variant, peer_variants, python_path
+from measured.processes import ROOT, python_path
+from measured.variants import Variant, peer_variants
 from on_card.rows import Row, last_line, row
 
 HERE = Path(__file__).parent
@@ -94,7 +95,7 @@ def tests(name: str, _: str, device: str, limit_s: float) -> list[Row]:
     return [row("tests", name, found, ok=code == 0)]
 
 
-def variants(device: str, peers: list[tuple[Variant, Variant]]) -> list[Variant]:
+def variants(device: str, peers: list[tuple[Variant, ...]]) -> list[Variant]:
     """What is trained: ours by precision and kernels, and the peers that are here."""
     names = ["zero0_fp32"] if device == "cpu" else ["zero1_bf16", "zero1_fp16"]
     found = [

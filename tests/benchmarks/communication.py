@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from measured import cost_model
-from measured.dims import CONFIGS, Dims
+from measured.dims import CONFIGS, Dims, clusters
 
 RANKS = (2, 4, 8, 16, 32, 64)
 #: Bytes that a rank can send in a second.
@@ -59,7 +59,7 @@ class Setting:
         """All of a step's messages; the backward pass after the softmax's is at 0 … layers_s."""
         tokens, width = self.dims.n_streams * self.dims.tgt_len, self.dims.d_model
         tables, early, rows = width * self.dims.vocab_size, 0, 0.0
-        for n_words, share in cost_model.clusters(self.dims) if tables_first else ():
+        for n_words, share in clusters(self.dims) if tables_first else ():
             if tokens * self.n_ranks <= n_words:  # the rows of all ranks are less
                 early, rows = early + width * n_words, rows + tokens * share
         yield Message(0.0, self.reduced(early))

@@ -1,151 +1,78 @@
 """Ours against Hugging Face's TransfoXL 4.35.2, side by side: one command, one table.
 
     bash tests/peer.sh && .venv/bin/python tests/benchmarks/compare.py tiny small
+    .venv/bin/python tests/benchmarks/compare.py tiny --peer gpt --peer gpt-adaptive
     .venv/bin/python tests/benchmarks/compare.py tiny --peer kimiyoung=CHECKOUT/pytorch
     .venv/bin/python tests/benchmarks/compare.py tiny --peer earlier=CHECKOUT
 
-Other peers are kimiyoung/transformer-xl and NVIDIA's example, by the folder of a checkout that has
-their mem_transformer.py, and this project as it was, by the root of a checkout: each of our
-variants against itself.
+Other peers are a plain GPT of equal sizes, with its own full softmax or with our adaptive one (see
+peers/gpt_worker.py); kimiyoung/transformer-xl and NVIDIA's example, by the folder of a checkout
+that has their mem_transformer.py; and this project as it was, by the root of a checkout: each of
+our variants against itself, as far back as `measured.dims` made the same text.
 
 Every implementation is a worker of its own, warm, with the same sizes, text, precision rules and
-work: forward, backward, clipping at 0.25 and Adam; or a scoring forward. The workers are timed in
-turns, A B B A, by processor time at one thread (by device events on a GPU), so that what else the
-machine does falls on both. Before that a guard compares the losses of the first steps from the
-same weights without dropout. Ours runs through DeepSpeed's engine and `loop.train_step`.
+work: forward, backward, clipping and Adam; or a scoring forward. The workers are timed in turns,
+A B B A, by processor time at one thread (by device events on a GPU), so that what else the machine
+does falls on both. Before that a guard compares the losses of the first steps from the same weights
+without dropout; of a GPT, which is another model, it asks that it learns. Ours runs through
+DeepSpeed's engine and `loop.train_step`.
+
+A row shows the median of the rounds and the range that they lie in: what was measured once, on the
+processor that is printed first. None of them is a floor.
 """
 
 import argparse
 import importlib.util
 import json
-import os
-import platform
+import math
 import statistics
-import subprocess
-import sys
 import tempfile
-from dataclasses import asdict, dataclass, replace
-from importlib import metadata
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from measured.dims import COMPARED, CONFIGS
+from measured.dims import COMPARED, CONFIGS, Dims, clusters
+from measured.processes import Worker, machine
+from measured.variants import Variant, pairs, peer_variants
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 GUARD_STEPS = 4
-OURS_WORKER = "ours_worker.py"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """An implementation, and how it is run."""
-
-    name: str
-    script: str
-    matmul: str = "highest"
-    ds_config: str = ""
-    checkout: str = ""
-    """Whose code it is, if not this one's."""
-    kernels: str = "auto"
-
-
-def peer_variants(told: str) -> tuple[Variant, ...]:
-    """Of what `--peer` says, ``huggingface`` or ``NAME=PATH``: as shipped, and as fast as ours.
-
-    Of an earlier state of this project, where it is.
-    """
-    name, _, path = told.partition("=")
-    if name == "earlier" and path:
-        return (Variant(name=name, script=OURS_WORKER, checkout=str(Path(path).resolve())),)
-    scripts = (
-        {"huggingface": "peers/huggingface_worker.py"}
-        if not path
-        else dict.fromkeys(("kimiyoung", "nvidia"), "peers/mem_transformer_worker.py")
-    )
-    if name not in scripts:
-        raise argparse.ArgumentTypeError(
-            "is huggingface, kimiyoung=PATH, nvidia=PATH or earlier=PATH"
-        )
-    script, checkout = scripts[name], str(Path(path).resolve()) if path else ""
-    return (
-        Variant(name=f"{name}, as shipped", script=script, checkout=checkout),
-        Variant(name=f"{name}, medium matmul", script=script, checkout=checkout, matmul="medium"),
-    )
-
-
-OURS = {
-    "cpu": (
-        Variant(name="ours, fp32", script=OURS_WORKER, ds_config="zero0_fp32"),
-        Variant(name="ours, bf16 autocast", script=OURS_WORKER, ds_config="zero0_bf16_autocast"),
-    ),
-    "cuda": (
-        Variant(name="ours, bf16", script=OURS_WORKER, ds_config="zero1_bf16"),
-        Variant(name="ours, fp16", script=OURS_WORKER, ds_config="zero1_fp16"),
-    ),
-}
-
-
-def python_path(*first: Path) -> str:
-    """PYTHONPATH: these, and then what is on it."""
-    return os.pathsep.join(filter(None, [*map(str, first), os.environ.get("PYTHONPATH", "")]))
-
-
-class Worker:
-    """A process that does steps when it is told to."""
-
-    def __init__(self, variant: Variant, task: dict[str, Any], folder: Path) -> None:
-        file = folder / f"{variant.name.replace(' ', '-')}.json"
-        file.write_text(json.dumps(task | asdict(variant)))
-        device = str(task["device"])
-        is_earlier = variant.script == OURS_WORKER and variant.checkout
-        root = Path(variant.checkout) if is_earlier else ROOT
-        paths = python_path(ROOT / ".peer", root, root / HERE.relative_to(ROOT))
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-        if device == "cpu":
-            environment["DS_ACCELERATOR"] = "cpu"
-        self._log = (folder / f"{file.stem}.log").open("w+")
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", root / HERE.relative_to(ROOT) / variant.script, file],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
-        self._read()
-
-    def steps(self, n_steps: int) -> dict[str, Any]:
-        """Do steps; gives seconds, losses and the peak of memory."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"steps": n_steps}) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                answer: dict[str, Any] = json.loads(line)
-                return answer
-        self._log.seek(0)
-        raise SystemExit(f"a worker ended:\n{self._log.read()[-4000:]}")
+#: How far from a guess the first loss of a model may be: a batch has more or less of rare words.
+NEAR_FRAC = 0.1
 
 
 def guard(ours: Variant, peer: Variant, task: dict[str, Any], folder: Path) -> float:
     """Largest relative difference of the losses of the first steps, without dropout."""
-    found = []
-    for variant in (peer, ours):
-        worker = Worker(variant, task | {"dropout": 0.0}, folder)
-        found.append(worker.steps(GUARD_STEPS)["losses"])
-        worker.close()
-    return max(abs(a - b) / b for a, b in zip(*found, strict=True))
+    theirs, mine = (first_losses(variant, task, folder) for variant in (peer, ours))
+    return max(abs(a - b) / b for a, b in zip(theirs, mine, strict=True))
+
+
+def first_losses(variant: Variant, task: dict[str, Any], folder: Path) -> list[float]:
+    """Losses of the first steps without dropout, nats per target."""
+    worker = Worker(variant, task | {"dropout": 0.0}, folder)
+    losses: list[float] = worker.steps(GUARD_STEPS)["losses"]
+    worker.close()
+    return losses
+
+
+def guess(dims: Dims, softmax: str) -> float:
+    """Return the mean nats of a target where all words of each softmax are as likely."""
+    if softmax == "full":
+        return math.log(dims.vocab_size)
+    (n_head, _), *tails = clusters(dims)
+    return math.log(n_head + len(tails)) + sum(share * math.log(n) for n, share in tails)
+
+
+def learning(losses: list[float], *, guess: float, trains: bool) -> list[float]:
+    """Return another model's losses on one batch, if they are of one that learns.
+
+    Raises:
+        SystemExit: if the first is not that of a guess, or training does not lower it.
+    """
+    if not all(map(math.isfinite, losses)) or abs(losses[0] - guess) > NEAR_FRAC * guess:
+        raise SystemExit(f"the peer's losses {losses} do not begin near a guess, {guess:.2f}")
+    if trains and losses[-1] >= losses[0]:
+        raise SystemExit(f"the peer's losses {losses} do not fall")
+    return losses
 
 
 def rounds(
@@ -175,8 +102,7 @@ def rounds(
     n_tokens = dims.n_streams * dims.tgt_len
     return {
         "ratio": statistics.median(ratios),
-        "least": min(ratios),
-        "spread": statistics.pstdev(ratios),
+        "range": [min(ratios), max(ratios)],
         "seconds": seconds,
         "tokens_per_s": {k: n_tokens / statistics.median(v) for k, v in seconds.items()},
         "peak_mib": peaks,
@@ -186,11 +112,13 @@ def rounds(
 def compare(
     config: str, device: str, peers: tuple[Variant, ...], *, n_rounds: int, only: str
 ) -> list[dict[str, Any]]:
-    """All our variants against a peer as shipped, and one against it at medium precision."""
+    """Measure and print every pair of ours and a peer; see `pairs`."""
     dims = CONFIGS[config]
     n_warm = 2 + dims.mem_len // dims.tgt_len  # until every peer's memory is full
-    is_earlier = peers[0].script == OURS_WORKER
-    writer_of_weights = peer_variants("huggingface")[0] if is_earlier else peers[0]
+    # Another model and our earlier state say nothing of how a memory of ours has to begin.
+    same_model = not (peers[0].is_another_model or peers[0].is_earlier)
+    writer = peers[0] if same_model else peer_variants("huggingface")[0]
+    scores = config.startswith("eval")
     results = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -198,60 +126,54 @@ def compare(
             "config": config,
             "device": device,
             "dropout": 0.1,
-            "weights": str(folder / "weights"),
-            "mode": "evaluate" if config.startswith("eval") else "train",
+            "mode": "evaluate" if scores else "train",
             "n_warm": n_warm,
             "n_segments": GUARD_STEPS + n_warm + n_rounds * dims.n_steps,
-            "style": writer_of_weights.name.partition(",")[0],
+            "style": "" if peers[0].is_another_model else writer.name.partition(",")[0],
         }
-        writer = Worker(writer_of_weights, task | {"save_weights": task["weights"]}, folder)
-        writer.close()
-        root = peers[0].checkout
-        pairs = [
-            (ours, replace(ours, name=f"earlier {ours.name}", checkout=root))
-            if is_earlier
-            else (ours, peers[0])
-            for ours in OURS[device]
-            if only in ours.name
-        ]
-        if device == "cpu" and not only and not is_earlier:
-            pairs.append((OURS[device][0], peers[1]))
-        for ours, peer in pairs:
-            difference = guard(ours, peer, task, folder)
-            found = rounds(ours, peer, task, n_rounds=n_rounds, folder=folder)
-            results.append(
-                {
-                    "config": config,
-                    "ours": asdict(ours),
-                    "peer": asdict(peer),
-                    "loss_difference": difference,
-                    **found,
-                }
-            )
+        if not peers[0].is_another_model:
+            task["weights"] = str(folder / "weights")
+            Worker(writer, task | {"save_weights": task["weights"]}, folder).close()
+        for ours, peer in pairs(peers, device=device, scores=scores, only=only):
+            found: dict[str, Any] = {"ours": asdict(ours), "peer": asdict(peer)}
+            if peer.is_another_model:
+                losses = first_losses(peer, task | {"n_segments": 1}, folder)
+                begin = guess(dims, peer.softmax)
+                found["peer_losses"] = learning(losses, guess=begin, trains=not scores)
+            else:
+                found["loss_difference"] = guard(ours, peer, task, folder)
+            found |= rounds(ours, peer, task, n_rounds=n_rounds, folder=folder)
+            results.append({"config": config, **found})
             print(line(results[-1]), flush=True)
     return results
 
 
 def line(result: dict[str, Any]) -> str:
     """A row of the table."""
-    speed, peak = result["tokens_per_s"], result["peak_mib"]
+    speed, peak, (low, high) = result["tokens_per_s"], result["peak_mib"], result["range"]
+    if "loss_difference" in result:
+        losses = f"loss differs by {result['loss_difference']:.1e}"
+    else:
+        first, *_, last = result["peer_losses"]
+        losses = f"another model, losses not compared: its own {first:.3f} to {last:.3f}"
     return (
-        f"{result['config']:12} {result['ours']['name']:28} vs {result['peer']['name']:26} "
-        f"{result['ratio']:5.2f}x (least {result['least']:.2f}, spread {result['spread']:.2f})  "
+        f"{result['config']:12} {result['ours']['name']:20} vs {result['peer']['name']:26} "
+        f"{result['ratio']:5.2f}x (median; rounds {low:.2f} to {high:.2f})  "
         f"{speed['ours']:8,.0f} vs {speed['peer']:8,.0f} tok/s  "
-        f"memory {peak['ours'] / peak['peer']:.2f}x ({peak['ours']:,.0f} MiB)  "
-        f"loss differs by {result['loss_difference']:.1e}"
+        f"memory {peak['ours'] / peak['peer']:.2f}x ({peak['ours']:,.0f} MiB)  {losses}"
     )
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Ratios as bars, their spread as whiskers."""
+    """Ratios as bars, the range of their rounds as whiskers."""
     from matplotlib.figure import Figure
 
     labels = [f"{r['config']}\n{r['ours']['name']}\nvs {r['peer']['name']}" for r in results]
     figure = Figure(figsize=(1.7 * len(results) + 2, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.bar(labels, [r["ratio"] for r in results], yerr=[r["spread"] for r in results])
+    ratios = [r["ratio"] for r in results]
+    whiskers = [[abs(r["ratio"] - r["range"][end]) for r in results] for end in (0, 1)]
+    axes.bar(labels, ratios, yerr=whiskers)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_ylabel("times as fast")
     axes.tick_params(axis="x", labelsize=6)
@@ -263,7 +185,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("configs", nargs="*", default="all", choices=["all", *CONFIGS])
     parser.add_argument(
-        "--peer", action="append", type=peer_variants, help="huggingface (default) or NAME=PATH"
+        "--peer",
+        action="append",
+        type=peer_variants,
+        help="huggingface (default), gpt, gpt-adaptive or NAME=PATH",
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=10)
@@ -273,15 +198,16 @@ def main() -> None:
     told = parser.parse_args()
     if told.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib: .venv/bin/pip install -e '.[plots]'")
+    made_on = machine(told.device)
+    print(", ".join(f"{name} {value}" for name, value in made_on.items()), flush=True)
     results = [
         result
         for config in (COMPARED if "all" in told.configs else told.configs)
         for peers in told.peer or [peer_variants("huggingface")]
         for result in compare(config, told.device, peers, n_rounds=told.rounds, only=told.only)
     ]
-    versions = {name: metadata.version(name) for name in ("torch", "deepspeed", "numpy")}
     if told.out:
-        made = {"machine": platform.processor(), "versions": versions, "results": results}
+        made = {"machine": made_on, "n_rounds": told.rounds, "results": results}
         told.out.write_text(json.dumps(made, indent=1) + "\n")
     if told.plot:
         plot(results, told.plot)

@@ -4,8 +4,8 @@
 
 A model of wt103-base's sizes with random weights, whose tails are as likely as WikiText-103's, on
 one thread of a CPU. Every token reads the layers, the softmax's head, and the keys, values and
-projected distances of its memory; a share `TAILS` of the tokens reads one tail, too. The limit is
-the bytes of all this over the rate at which this machine sums a large tensor. Times are means.
+projected distances of its memory; a token of a tail reads that tail, too. The limit is the bytes of
+all this over the rate at which this machine sums a large tensor. Times are means.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import statistics
 import time
 
 import torch
-from measured.dims import CONFIGS
+from measured.dims import CONFIGS, clusters
 from measured.ours import experiment_of
 
 from trainer.config.recipe import ScoringConfig
@@ -26,8 +26,6 @@ from trainer.protocol import reading_memory
 
 CPU = torch.device("cpu")
 N_TOKENS, N_WARM = 100, 4
-#: The share of WikiText-103's tokens that lie in the tails.
-TAILS = 0.057
 READ_BYTES = 1 << 30
 
 
@@ -56,11 +54,11 @@ def milliseconds(model: TransformerXL, mem_len: int, dtype: torch.dtype) -> floa
     return 1e3 * (time.perf_counter() - begin) / N_TOKENS
 
 
-def with_likely_tails(model: TransformerXL) -> TransformerXL:
-    """Give all tails together the share `TAILS` of the targets."""
+def with_likely_tails(model: TransformerXL, share: float) -> TransformerXL:
+    """Give all tails together this share of the targets."""
     n_head, n_tails = model.config.cutoffs[0], len(model.config.cutoffs)
     with torch.no_grad():
-        model.softmax.cluster_bias.fill_(math.log(TAILS / (1 - TAILS) * n_head / n_tails))
+        model.softmax.cluster_bias.fill_(math.log(share / (1 - share) * n_head / n_tails))
     return model
 
 
@@ -75,9 +73,10 @@ def main() -> None:
     use_cpu_well()
     dims = CONFIGS["wt103-base"]
     model = TransformerXL(experiment_of(dims, 0.0).model, dims.vocab_size).to(dtype).eval()
-    model, rate = with_likely_tails(model), bytes_per_second()
+    in_tails = sum(share for _, share in clusters(dims)[1:])
+    model, rate = with_likely_tails(model, in_tails), bytes_per_second()
     tails = sum(table.numel() for table in model.embedding.tables[1:])
-    read = TAILS / len(dims.cutoffs)  # of all tails, which are equally likely
+    read = in_tails / len(dims.cutoffs)  # of all tails, which are equally likely
     weights = sum(p.numel() for p in model.parameters()) - (1 - read) * tails
     print(f"{options.precision}, {rate / 1e9:.1f} GB/s")
     print("| mem_len | ms per token | limit, ms | times the limit |")

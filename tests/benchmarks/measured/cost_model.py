@@ -5,10 +5,9 @@ A = n_head·d_head, D = d_model, F = d_inner.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
-from measured.dims import Dims, frequencies
+from measured.dims import Dims, clusters
 
 #: A backward pass multiplies twice what the forward pass does: for the input and for the weight.
 _FORWARD_AND_BACKWARD = 3
@@ -33,13 +32,6 @@ class Work:
     def seconds(self, *, flops_per_s: float, bytes_per_s: float) -> float:
         """One after the other, at these rates."""
         return self.flops / flops_per_s + self.n_bytes / bytes_per_s
-
-
-def clusters(dims: Dims) -> list[tuple[int, float]]:
-    """Words of each cluster, the head first, and the share of all tokens that are in it."""
-    share = frequencies(dims)
-    bounds = pairwise((0, *dims.cutoffs, dims.vocab_size))
-    return [(high - low, float(share[low:high].sum())) for low, high in bounds]
 
 
 def n_parameters(dims: Dims) -> int:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from builders import segment_of
-from compare import ROOT
 from measured.dims import CONFIGS, Dims
 from measured.ours import experiment_of, training
+from measured.processes import ROOT
 from on_card.rows import Row, row
 from torch import Tensor
 from triton_model import taking

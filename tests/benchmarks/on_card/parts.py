@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from compare import Variant, Worker
+from measured.processes import Worker
+from measured.variants import Variant
 from on_card.checks import dims_on, model, our_step, waits
 from on_card.rows import Row, row
 from torch import Tensor
