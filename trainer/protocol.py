@@ -37,6 +37,9 @@ class Segment(NamedTuple):
     """The number of targets in the segment, counted on the host."""
     whole: bool
     """True if every row has T tokens."""
+    filled: bool = False
+    """True if the lists of clusters are filled up at their ends with B·T, which is no position:
+    only in a step that is captured, see `RecurrentModel`."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Segment":
         """Return the segment with `change` applied to each of its tensors."""
@@ -92,7 +95,12 @@ def reading_memory(
 
 
 class RecurrentModel(Protocol):
-    """The methods that the loop calls of a recurrent model, which is an `nn.Module` as well."""
+    """The methods that the loop calls of a recurrent model, which is an `nn.Module` as well.
+
+    A model may have an attribute `is_static`. If it is true, no pass waits for the device, all
+    shapes follow from those of the segment and the memory, and the model reads clusters that are
+    `filled`. Then a step may be captured: see `trainer.engine.captured`.
+    """
 
     def empty_memory(
         self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device

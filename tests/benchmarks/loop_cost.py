@@ -24,8 +24,9 @@ from measured.ours import experiment_of, split_of
 
 from trainer.config.arguments import parse_train
 from trainer.data.streams import Streams
-from trainer.engine import deepspeed
+from trainer.engine import deepspeed, passes
 from trainer.engine.deepspeed import Engine
+from trainer.engine.passes import Passes
 from trainer.host_cpu import use_cpu_well
 from trainer.launchers import complete_environ
 from trainer.train import duties, loop, recovery, saving
@@ -42,7 +43,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     ENGINE: [(Engine, "__call__"), (Engine, "backward"), (Engine, "step")],
     "read segments": [(Streams, "segment"), (Streams, "n_tokens")],
     "seed dropout": [(loop, "dropout_seed"), (torch, "manual_seed")],
-    "look for rows that are not finite": [(loop, "finite_rows"), (loop, "keep_finite")],
+    "look for rows that are not finite": [(passes, "finite_rows"), (Passes, "_keep_finite")],
     "exchange flags": [(FaultWatch, "exchange"), (recovery, "handle_nonfinite")],
     "poll for a stop": [(StopRequests, "poll")],
     "profiler's hooks": [(Profiler, "before_step"), (Profiler, "after_step")],

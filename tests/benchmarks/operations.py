@@ -31,11 +31,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.distributed import World, this_process
 from trainer.engine import deepspeed
+from trainer.engine.captured import CapturedPasses
+from trainer.engine.graphs import Emulated
 from trainer.launchers import complete_environ
 from trainer.train.loop import train_step
 
-#: The default of a CPU, that of a GPU, and ZeRO-2.
 FILES = ("zero0_bf16_autocast", "zero1_bf16", "zero2_bf16")
+#: What is added to the name of a file whose micro steps are captured.
+CAPTURED = ", captured"
 DIMS = replace(
     CONFIGS["wt103-base"],
     vocab_size=400,
@@ -56,7 +59,14 @@ FREE = {
 }  # fmt: skip
 
 
-PARTS = {"__call__": "forward", "backward": "backward", "step": "reduction, norm, update"}
+PARTS = {
+    (deepspeed.Engine, "__call__"): "forward",
+    (deepspeed.Engine, "backward"): "backward",
+    (deepspeed.Engine, "step"): "reduction, norm, update",
+    (CapturedPasses, "_work"): "beside, in the graph",
+    (Emulated, "run"): "what a graph does without being asked",
+}
+COLUMNS = ("forward", "backward", "beside, in the graph", "reduction, norm, update", "beside")
 
 
 class Operations(TorchDispatchMode):
@@ -96,26 +106,27 @@ def parts_of(operations: Operations) -> Iterator[None]:
         return call
 
     with ExitStack() as stack:
-        for name, part in PARTS.items():
-            method = getattr(deepspeed.Engine, name)
-            stack.enter_context(mock.patch.object(deepspeed.Engine, name, counted(method, part)))
+        for (owner, name), part in PARTS.items():
+            method = counted(getattr(owner, name), part)
+            stack.enter_context(mock.patch.object(owner, name, method))
         yield
 
 
-def count(ds_file: str, world: World) -> dict[str, Counter[str]]:
-    """Operations of the third step, by part and name."""
+def count(ds_file: str, world: World, *, cuda_graph: str) -> dict[str, Counter[str]]:
+    """Operations of a step of many, by part and name."""
     operations = Operations()
     with (
         as_on_a_gpu("triton", operations.launch),
-        training(DIMS, ds_file=ds_file, world=world, n_segments=8) as (run, state),
+        training(DIMS, ds_file=ds_file, world=world, n_segments=8, cuda_graph=cuda_graph) as (
+            run,
+            state,
+        ),
     ):
-        with operations:
-            for _ in range(2):
-                train_step(run, state)
-        for counts in operations.counts.values():
-            counts.clear()
         with parts_of(operations), operations:
-            train_step(run, state)
+            for _ in range(4):
+                for counts in operations.counts.values():
+                    counts.clear()
+                train_step(run, state)
         run.engine.destroy()
     return operations.counts
 
@@ -123,24 +134,24 @@ def count(ds_file: str, world: World) -> dict[str, Counter[str]]:
 def main() -> None:
     """Print a table, and what most operations of each file are."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("files", nargs="*", default=FILES)
+    parser.add_argument("files", nargs="*", default=(FILES[0] + CAPTURED, *FILES))
     parser.add_argument("--out", type=Path, help="also write the counts there, as JSON")
     options = parser.parse_args()
     os.environ.update(complete_environ(os.environ))
     logging.disable(logging.WARNING)
     world = deepspeed.connect(this_process(os.environ, device="cpu"), timeout_s=600)
-    print(
-        "| DeepSpeed file | forward | backward | reduction, norm, update | beside | most of these |"
-    )
-    print("|---|---|---|---|---|---|")
+    print(f"| DeepSpeed file | {' | '.join(COLUMNS)} | most of these |")
+    print(f"|---|{'---|' * len(COLUMNS)}---|")
     found = {}
-    for ds_file in options.files:
-        counts = found[ds_file] = count(ds_file, world)
+    for name in options.files:
+        ds_file = name.removesuffix(CAPTURED)
+        counts = count(ds_file, world, cuda_graph="off" if name == ds_file else "on")
+        found[name] = {column: counts[column] for column in COLUMNS}
         most = ", ".join(
-            f"{n} {name}" for name, n in sum(counts.values(), Counter()).most_common(6)
+            f"{n} {op}" for op, n in sum(found[name].values(), Counter()).most_common(5)
         )
-        totals = " | ".join(f"{counts[part].total():,}" for part in (*PARTS.values(), "beside"))
-        print(f"| `{ds_file}` | {totals} | {most} |", flush=True)
+        totals = " | ".join(f"{counts[column].total():,}" for column in COLUMNS)
+        print(f"| `{ds_file}`{name.removeprefix(ds_file)} | {totals} | {most} |", flush=True)
     if options.out is not None:
         options.out.write_text(json.dumps(found))
 

@@ -104,6 +104,11 @@ class TrainConfig(Section):
     )
     same_length: bool = refused(False, "every query sees exactly mem_len keys")
     max_steps: int = announced(..., "updates after which training ends", ge=1)
+    cuda_graph: Literal["auto", "on", "off"] = free(
+        "auto",
+        "launch a micro step as one CUDA graph: auto is wherever it can be; on a CPU `on`"
+        " does the same without a graph",
+    )
 
     _memory = model_validator(mode="after")(_same_length_has_memory)
 

@@ -24,5 +24,7 @@ class Adam(torch.optim.Adam):
 
     grad_scale: Tensor | None = None
     """The next step divides all gradients by this; None is 1. Only used where `fused`."""
+    found_inf: Tensor | None = None
+    """If this is 1, the next step changes nothing; None is 0. Only used where `fused`."""
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))

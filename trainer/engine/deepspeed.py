@@ -3,8 +3,8 @@
 All functions are called by all ranks.
 
 At ZeRO stages 1 to 3 DeepSpeed waits for the GPU twice a step, for the norm of the gradients, and
-once more at stage 3 in fp16, to look for infinite ones. At stage 0 DeepSpeed asks for nothing, and
-`Engine.step` waits once, for the norm.
+once more at stage 3 in fp16, to look for infinite ones. At stage 0 DeepSpeed asks for nothing.
+`Engine.step` waits once, for the norm; not if the engine `learns_late`.
 """
 
 import logging
@@ -102,40 +102,36 @@ def build(
         InputError: ZeRO could not save all of the model's weights.
     """
     optimizer = optimizer_of(list(model.parameters()), optim, resolved, offloaded=DeepSpeedCPUAdam)
-    is_cosine = resolved.schedule.type == "cosine"
     config = dict(resolved.for_deepspeed)
     if resolved.zero_stage == 0:
         config["gradient_clipping"] = 0.0  # Engine.step clips, after looking for a NaN
     names = {id(p): name for name, p in model.named_parameters()}
     lamb_matrices = matrices(model)
-    copies, stage = None, resolved.zero_stage
-    autocasts = resolved.precision == "bf16_autocast"
-    # ZeRO-3 takes a model apart as it was built.
-    if stage < 3 and on_kernels(model, world.device, _dtype(resolved)):
+    stage, dtype = resolved.zero_stage, _dtype(resolved)
+    on_a_gpu = on_kernels(model, world.device, dtype)
+    if on_a_gpu and stage < 3:
         store_aligned(model)
-    if resolved.zero_stage > 0:
-        refuse_frozen(model, stage=resolved.zero_stage)
-    if resolved.zero_stage == 3 and layers_are_called_once(model):
+    if stage > 0:
+        refuse_frozen(model, stage=stage)
+    if stage == 3 and layers_are_called_once(model):
         # A back end reads a layer's weights itself, so they are gathered together.
         deepspeed.utils.set_z3_leaf_modules(model, [Layer])
-    ds, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=optimizer,
-        config=config,
-        lr_scheduler=cosine_of(optim, max_steps=max_steps) if is_cosine else None,
-        dist_init_required=False,
-    )
+    is_ours = resolved.schedule.type == "cosine"
+    schedule = cosine_of(optim, max_steps=max_steps) if is_ours else None
+    given = {"model": model, "optimizer": optimizer, "lr_scheduler": schedule}
+    ds, *_ = deepspeed.initialize(**given, config=config, dist_init_required=False)
     if isinstance(ds.optimizer, DeepSpeedZeroOptimizer) and not ds.optimizer.cpu_offload:
         decide_by_norm(ds.optimizer)  # with offload DeepSpeed looks at no parameter by itself
-    if stage == 0 and autocasts and on_kernels(model, world.device, torch.bfloat16):
-        copies = copies_of(model, torch.bfloat16)
+    copies = None
+    if on_a_gpu and stage == 0 and resolved.precision == "bf16_autocast":
+        copies = copies_of(model, dtype)
     engine = Engine(ds, names=names, optim=optim, resolved=resolved, world=world, copies=copies)
-    if resolved.zero_stage == 0:
+    if stage == 0:
         # Moments last as long as the run. If they were made in the first step, they would lie
         # between tensors that come and go, and the heap would grow by the size of all gradients.
         engine.full_state.create_moments(0)
     if isinstance(optimizer, Lamb):
-        is_shared_out = resolved.zero_stage > 0 and world.world_size > 1
+        is_shared_out = stage > 0 and world.world_size > 1
         optimizer.cut(
             engine.full_state.fragments(),
             matrices=lamb_matrices,
@@ -146,8 +142,7 @@ def build(
 
 def _dtype(resolved: ResolvedDs) -> torch.dtype:
     """Return the compute dtype."""
-    dtypes = {"fp32": torch.float32, "fp16": torch.float16}
-    return dtypes.get(resolved.precision, torch.bfloat16)
+    return {"fp32": torch.float32, "fp16": torch.float16}.get(resolved.precision, torch.bfloat16)
 
 
 class Engine:
@@ -164,12 +159,12 @@ class Engine:
         copies: Copies | None = None,
     ) -> None:
         self.ds, self.world, self.resolved = ds, world, resolved
-        self._gradients: WholeGradients | None = None
+        self.gradients: WholeGradients | None = None  # at stage 0
         if resolved.zero_stage == 0:
             # DeepSpeed's average copies all gradients twice, but ours cannot change their dtype.
             averages = not resolved.values.get("communication_data_type")
             ds.enable_backward_allreduce = not averages
-            self._gradients = WholeGradients(
+            self.gradients = WholeGradients(
                 ds.module,
                 self._base,
                 clip=optim.gradient_clipping,
@@ -187,6 +182,7 @@ class Engine:
             when_written=None if copies is None else copies.refresh,
         )
         self.grad_norm: float | Tensor | None = None
+        self._applied: bool | None = None
         self._has_checked_memory = False
 
     @property
@@ -256,35 +252,42 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients of `loss` / `slots`; average them over ranks at the last slot."""
         self.ds.backward(loss)
-        if self._gradients is not None:
-            self._gradients.arrive()
+        if self.gradients is not None:
+            self.gradients.arrive()
 
-    def step(self) -> bool | None:
-        """End a micro step; the last of a step with an update.
-
-        Returns:
-            Whether the update was applied, or None if none was due.
-        """
+    def step(self) -> None:
+        """End a micro step; the last of a step with an update. See `learned`."""
         if not self.ds.is_gradient_accumulation_boundary():
             self.ds.step()
-            return None
-        if self._gradients is None:
+            return
+        if self.gradients is None:
             self.ds.step()
             self.grad_norm = self.ds.get_global_grad_norm()
-            return bool(self.ds.was_step_applied())
-        norm = self._gradients.norm()
-        self.grad_norm = float(norm)  # the only wait for the device
-        applied = math.isfinite(self.grad_norm)
-        scheduler = self.ds.lr_scheduler
-        if applied:
-            self._gradients.clip(norm, value=self.grad_norm)
-        else:  # without gradients the update changes nothing, and the schedule stays where it is
-            self.ds.lr_scheduler = None
-            self._gradients.forget()
-        self.ds.step()
+            self._applied = bool(self.ds.was_step_applied())
+            return
+        # The schedule goes on when it is known that the update was applied.
+        scheduler, self.ds.lr_scheduler = self.ds.lr_scheduler, None
+        self.gradients.update(self.ds.step)
         self.ds.lr_scheduler = scheduler
-        self._gradients.used()
+
+    def learned(self) -> bool | None:
+        """Return whether the last update was applied; None if that was asked before.
+
+        To be asked after `step` before the next one, and before the rate or the norm are. If
+        `learns_late`, the device has long known when the next step's passes are on their way.
+        """
+        norm = None if self.gradients is None else self.gradients.learned()
+        if norm is not None:
+            self.grad_norm, self._applied = norm, math.isfinite(norm)
+            if self._applied and self.ds.lr_scheduler is not None:
+                self.ds.lr_scheduler.step()
+        applied, self._applied = self._applied, None
         return applied
+
+    @property
+    def learns_late(self) -> bool:
+        """Return whether `learned` would wait right after `step`."""
+        return self.gradients is not None and self.gradients.learns_late
 
     def destroy(self) -> None:
         """Release DeepSpeed's buffers; the engine cannot be used afterwards."""
@@ -301,6 +304,9 @@ class Engine:
 
     def load_scalars(self, scalars: dict[str, Any], *, step: int, skipped_steps: int) -> None:
         """Continue from `scalars`; this configuration's rates and limits are kept."""
+        self._applied = None
+        if self.gradients is not None:
+            self.gradients.drop()
         schedule, update = self.ds.lr_scheduler, step - skipped_steps
         if isinstance(schedule, Schedule):
             schedule.load_state_dict({"updates": update})

@@ -67,6 +67,7 @@ def adaptive_nll(
     cluster_table: Table | None,
     nats: Nats = linear_nats,
     fill: Fill | None = None,
+    filled: bool = False,
 ) -> Tensor:
     """Return the nats of every target, `[N]` in fp32 at least; 0 where it is `IGNORED`.
 
@@ -83,11 +84,11 @@ def adaptive_nll(
         cluster_table: weight and bias of the tails' logits in the head; None without tails.
         nats: computes the nats under one softmax.
         fill: brings the number of a tail's targets up to one that the device is fast with.
+        filled: see `trainer.protocol.Segment`.
     """
     of_tails = []
     for c in range(1, len(bounds)):
-        rows = clusters[c]
-        local = targets_N.index_select(0, rows) - bounds[c][0]
+        rows, local = _members(targets_N, clusters[c], bounds[c][0], filled=filled, other=IGNORED)
         if fill is not None:
             rows, local = fill(rows, local)
         hidden_NC = _projected(hidden_ND.index_select(0, rows), projections_DC[c])
@@ -100,6 +101,21 @@ def adaptive_nll(
     for rows, tail in of_tails:
         nll_N = nll_N.index_add(0, rows, tail)
     return nll_N
+
+
+def _members(
+    ids_N: Tensor, rows: Tensor, first: int, *, filled: bool, other: int
+) -> tuple[Tensor, Tensor]:
+    """Return the positions of a cluster's words, and the words counted from its `first`.
+
+    Of what is no position, the position is the last, and the word is `other`.
+    """
+    if not filled:
+        return rows, ids_N.index_select(0, rows) - first
+    n_positions = len(ids_N)
+    near = rows.clamp_max(n_positions - 1)
+    local = ids_N.index_select(0, near) - first
+    return near, torch.where(rows < n_positions, local, other)
 
 
 def _head_targets(targets_N: Tensor, bounds: list[tuple[int, int]]) -> Tensor:
@@ -172,7 +188,11 @@ class AdaptiveEmbedding(nn.Module):
         return cast(Tensor, self.projections[cluster if len(self.projections) > 1 else 0])
 
     def forward(
-        self, tokens_BT: Tensor, clusters: tuple[Tensor, ...], lookup: Lookup = lookup
+        self,
+        tokens_BT: Tensor,
+        clusters: tuple[Tensor, ...],
+        lookup: Lookup = lookup,
+        filled: bool = False,
     ) -> Tensor:
         """Return embeddings times √D, `[B, T, D]`; `clusters` as in `Segment.token_clusters`.
 
@@ -185,12 +205,15 @@ class AdaptiveEmbedding(nn.Module):
             # The head comes last here and so first in the backward pass: it frees the most memory.
             order = range(len(self.bounds) - 1, -1, -1)
             rows = [clusters[c] for c in order]
-            parts = [
-                self._embed(tokens_N.index_select(0, clusters[c]) - self.bounds[c][0], c, lookup)
-                for c in order
-            ]
-            embedded_ND = parts[0].new_zeros(tokens_N.numel(), parts[0].shape[1])
+            parts = []
+            for c in order:
+                low = self.bounds[c][0]
+                _, ids = _members(tokens_N, clusters[c], low, filled=filled, other=0)
+                parts.append(self._embed(ids, c, lookup))
+            n_rows = len(tokens_N) + filled  # one more for what is no position
+            embedded_ND = parts[0].new_zeros(n_rows, parts[0].shape[1])
             embedded_ND = embedded_ND.index_copy(0, torch.cat(rows), torch.cat(parts))
+            embedded_ND = embedded_ND[: len(tokens_N)]
         return (embedded_ND * math.sqrt(self.d_model)).view(*tokens_BT.shape, -1)
 
     def _embed(self, ids_N: Tensor, cluster: int, lookup: Lookup) -> Tensor:
@@ -205,6 +228,8 @@ class AdaptiveSoftmax(nn.Module):
     def __init__(self, config: ModelConfig, embedding: AdaptiveEmbedding) -> None:
         super().__init__()
         self.bounds = embedding.bounds
+        self.n_columns = config.d_model
+        """Columns of a hidden state that are read: D, or more where weights have pads."""
         n_tails = len(self.bounds) - 1
         if config.tie_embedding:
             self.tables = embedding.tables
@@ -226,11 +251,6 @@ class AdaptiveSoftmax(nn.Module):
             if p is not None
         )
 
-    @property
-    def n_columns(self) -> int:
-        """Return how many columns of a hidden state it reads: D, or more if weights have pads."""
-        return len(self.projections[0]) if len(self.projections) else self.tables[0].shape[1]
-
     def forward(
         self,
         hidden_ND: Tensor,
@@ -238,6 +258,7 @@ class AdaptiveSoftmax(nn.Module):
         clusters: tuple[Tensor, ...],
         nats: Nats = linear_nats,
         fill: Fill | None = None,
+        filled: bool = False,
     ) -> Tensor:
         """Return nats per target, `[N]`, see `adaptive_nll`; without targets log-probabilities.
 
@@ -256,6 +277,7 @@ class AdaptiveSoftmax(nn.Module):
             cluster_table=self._cluster_table(),
             nats=nats,
             fill=fill,
+            filled=filled,
         )
 
     def log_probs(self, hidden_ND: Tensor) -> LogProbs:

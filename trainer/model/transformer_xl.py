@@ -46,6 +46,14 @@ class TransformerXL(nn.Module):
         projections = (*self.embedding.projections, *self.softmax.projections)
         initialise(self, config, projections=projections)
 
+    @property
+    def is_static(self) -> bool:
+        """Return whether a pass may be captured, see `trainer.protocol.RecurrentModel`.
+
+        Where layers are computed again, the host asks for the generator's state.
+        """
+        return not self.config.activation_checkpointing
+
     def empty_memory(
         self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device
     ) -> LayerInputs:
@@ -74,8 +82,8 @@ class TransformerXL(nn.Module):
         backend = choose_backend(self.config, memory.like)
         hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, backend)
         hidden_ND, targets_N = hidden_BTD.flatten(0, 1), segment.targets_BT.reshape(-1)
-        fast = (backend.nats, backend.filled)
-        nll_N = self.softmax(hidden_ND, targets_N, segment.target_clusters, *fast)
+        how = (backend.nats, backend.filled, segment.filled)
+        nll_N = self.softmax(hidden_ND, targets_N, segment.target_clusters, *how)
         return Output(nll_N.sum(), nll_N.detach().view_as(segment.targets_BT), memory)
 
     def predict(
@@ -123,7 +131,8 @@ class TransformerXL(nn.Module):
         if isinstance(memory, KeysAndValues):
             assert not self.training, "weights do not stay as they are"
             memory = with_room(memory, segment.tokens_BT.shape[1])
-        x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, backend.lookup)
+        how = (backend.lookup, segment.filled)
+        x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, *how)
         x_BTD = self._dropped(x_BTD)
         n_keys, position_SD = memory.mem_len + x_BTD.shape[1], None
         if not knows_positions(memory, n_keys=n_keys):

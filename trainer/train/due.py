@@ -17,6 +17,17 @@ def is_done(experiment: ExperimentConfig, state: TrainState) -> bool:
     return out_of_patience or state.update >= experiment.train.max_steps
 
 
+def anything_is_due(experiment: ExperimentConfig, state: TrainState) -> bool:
+    """Return whether something is due that looks at what became of the last update."""
+    return (
+        record_is_due(experiment, state)
+        or sample_is_due(experiment, state)
+        or validation_is_due(experiment, state)
+        or checkpoint_is_due(experiment, state)
+        or is_done(experiment, state)
+    )
+
+
 def record_is_due(experiment: ExperimentConfig, state: TrainState) -> bool:
     """Return whether the window of steps that one record describes ends."""
     return _ends_interval(state, experiment.tracking.log_interval_steps)

@@ -37,8 +37,6 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
     state.window_tokens += stats.n_tokens
     state.window_seconds += stats.seconds
     state.seconds += stats.seconds
-    if not stats.applied:
-        event(run, state, "skip", loss_scale=run.engine.loss_scale)
     if not due.record_is_due(run.experiment, state):
         return
     (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
@@ -61,6 +59,13 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
     state.last_loss = loss
     clear_window(state)
     set_status(run, state, "running")
+
+
+def learn(run: Run, state: TrainState) -> None:
+    """Count what became of the last update, if that is not known yet."""
+    if run.engine.learned() is False:
+        state.skipped_steps += 1
+        event(run, state, "skip", loss_scale=run.engine.loss_scale)
 
 
 def asked(run: Run) -> Wish:

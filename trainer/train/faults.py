@@ -6,11 +6,11 @@ device during the next step, and exchanged over gloo during the step after it, w
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from trainer.data.streams import Streams
 from trainer.distributed import Agreement, World
+from trainer.engine.host_copy import HostCopy
 from trainer.train.stopping import Wish
 
 #: After so many steps all ranks know of a loss that was not finite.
@@ -34,17 +34,17 @@ class FaultWatch:
         self._streams, self._world = streams, world
         self._ids = [int(s) for slot in range(streams.slots) for s in streams.stream_ids(slot)]
         self._agreement = Agreement(world, 1 + streams.train_batch_size)
-        self._copy: Tensor | None = None
-        self._copied: torch.cuda.Event | None = None
+        self._copy: HostCopy | None = None
 
     def exchange(self, wish: Wish, finite_S: Tensor) -> Verdict:
         """Post this step's flags, and return what was agreed on for earlier steps. Collective."""
         agreed = self._agreement.take()
         flags = [int(wish)] + [0] * self._streams.train_batch_size
-        for stream, finite in zip(self._ids, self._take_copy(), strict=False):
+        known = [] if self._copy is None else self._copy.read().tolist()  # begun a step ago
+        for stream, finite in zip(self._ids, known, strict=False):
             flags[1 + stream] = int(not finite)
         self._agreement.post(flags)
-        self._start_copy(finite_S)
+        self._copy = HostCopy(finite_S)
         return Verdict(
             wish=Wish(agreed[0]), bad_streams=[s for s, bad in enumerate(agreed[1:]) if bad]
         )
@@ -52,26 +52,9 @@ class FaultWatch:
     def drain(self) -> None:
         """Wait for flags under way, and forget them. Collective."""
         self._agreement.take()
-        self._copy = self._copied = None
+        self._copy = None
 
     def ranks_of(self, streams: list[int]) -> list[int]:
         """Return the ranks that read these streams."""
         per_slot = self._world.world_size * self._streams.micro
         return sorted({stream % per_slot // self._streams.micro for stream in streams})
-
-    def _start_copy(self, finite_S: Tensor) -> None:
-        if finite_S.device.type == "cpu":
-            self._copy = finite_S
-            return
-        self._copy = torch.empty(finite_S.shape, dtype=finite_S.dtype, pin_memory=True)
-        self._copy.copy_(finite_S, non_blocking=True)
-        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's stub
-        self._copied.record()
-
-    def _take_copy(self) -> list[bool]:
-        if self._copy is None:
-            return []
-        if self._copied is not None:
-            self._copied.synchronize()  # recorded a step ago: hardly a wait
-        finite: list[bool] = self._copy.tolist()
-        return finite

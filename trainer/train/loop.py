@@ -1,7 +1,8 @@
 """The training loop: run, step, micro step.
 
 Nothing of ours waits for the device inside a step: losses are summed on the device and read once
-per record. `trainer.engine.deepspeed` says where DeepSpeed waits.
+per record. `trainer.engine.deepspeed` says where a step waits, and where what became of an update
+is only learned in the next step.
 """
 
 import time
@@ -10,10 +11,9 @@ import numpy as np
 import torch
 
 from trainer.checkpoint.state import TrainState
+from trainer.engine.passes import How
 from trainer.errors import Exit
-from trainer.memory_tree import forget_streams
-from trainer.protocol import Memory, Output
-from trainer.train import duties, recovery, saving
+from trainer.train import due, duties, recovery, saving
 from trainer.train.due import is_done
 from trainer.train.run import Run, StepStats
 from trainer.train.stopping import Wish
@@ -44,6 +44,8 @@ def train(run: Run, state: TrainState) -> Exit:
         if recovery.handle_nonfinite(run, state, verdict):
             continue
         wish = verdict.wish
+        if wish is not Wish.NONE or due.anything_is_due(run.experiment, state):
+            duties.learn(run, state)
         duties.record(run, state, stats)
         duties.sample_if_due(run, state)
         if wish is Wish.NONE:
@@ -61,28 +63,30 @@ def train_step(run: Run, state: TrainState) -> StepStats:
     if streams.forgets_memory(state.data_step) or not state.memories:
         state.memories = run.empty_memories()
     n_tokens = streams.n_tokens(state.data_step)
-    lr, applied, finite = engine.lr, None, []
+    # The engine divides by slots and averages over ranks: the result is the mean per token.
+    weight = world.world_size * engine.slots / n_tokens
+    how = How(weight, config.clamp_len, config.same_length)
+    lr, finite = 0.0, []
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
     for slot, memory in enumerate(state.memories):
         torch.manual_seed(dropout_seed(run.experiment.seed, state.step, slot, world.rank))
         segment = run.reader.segment(state.data_step, slot)
-        output = engine(segment, memory, clamp_len=config.clamp_len, same_length=config.same_length)
-        # The engine divides by slots and averages over ranks: the result is the mean per token.
-        engine.backward(output.loss_sum * (world.world_size * engine.slots / n_tokens))
-        applied = engine.step()
-        loss_sum += output.loss_sum.detach().double()
-        finite_B = finite_rows(output, n_rows=streams.micro)
-        state.memories[slot] = keep_finite(run, output.memory, finite_B)
-        finite.append(finite_B)
-    assert applied is not None, "the last slot is the accumulation boundary"
+        passed = run.passes(segment, memory, how)
+        if slot == engine.slots - 1:
+            duties.learn(run, state)  # of the step before, whose rate follows
+            lr = engine.lr
+        engine.step()
+        loss_sum += passed.loss_sum.double()
+        state.memories[slot] = passed.memory
+        finite.append(passed.finite_B)
     state.step += 1
     state.data_step += 1
-    state.skipped_steps += not applied
     state.n_tokens += n_tokens
+    if not engine.learns_late:
+        duties.learn(run, state)
     return StepStats(
         loss_sum=loss_sum,
         n_tokens=n_tokens,
-        applied=applied,
         lr=lr,
         finite_S=torch.cat(finite),
         seconds=time.perf_counter() - began,
@@ -92,21 +96,3 @@ def train_step(run: Run, state: TrainState) -> StepStats:
 def dropout_seed(seed: int, step: int, slot: int, rank: int) -> int:
     """Return a seed for this micro step of this rank alone: a resumed run drops the same."""
     return int(np.random.SeedSequence((seed, step, slot, rank)).generate_state(1, np.uint64)[0])
-
-
-def finite_rows(output: Output, *, n_rows: int) -> torch.Tensor:
-    """Return whether each row's loss is finite, `[B]`; without losses by row the sum decides."""
-    if output.nll_BT is None:
-        return output.loss_sum.isfinite().expand(n_rows)
-    return output.nll_BT.isfinite().all(dim=1)
-
-
-def keep_finite(run: Run, memory: Memory, finite_B: torch.Tensor) -> Memory:
-    """Return the memory, with the streams forgotten whose loss was not finite.
-
-    On a GPU nothing asks first whether there are such streams: the answer would cost a wait.
-    """
-    if finite_B.device.type == "cpu" and bool(finite_B.all()):
-        return memory
-    unread = run.engine.empty_memory(1, mem_len=run.experiment.train.mem_len)
-    return forget_streams(memory, finite_B, unread=unread)

@@ -11,7 +11,9 @@ from trainer.data.corpus import Corpus
 from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
 from trainer.distributed import World
+from trainer.engine.captured import CapturedPasses
 from trainer.engine.deepspeed import Engine
+from trainer.engine.passes import Passes
 from trainer.protocol import Memory
 from trainer.track.measure import Measure
 from trainer.track.tracker import Tracker
@@ -31,6 +33,7 @@ class Run:
     streams: Streams
     reader: SegmentReader
     engine: Engine
+    passes: Passes | CapturedPasses
     tracker: Tracker
     stops: StopRequests
     watch: FaultWatch
@@ -57,8 +60,6 @@ class StepStats:
     """This rank's nats, fp64."""
     n_tokens: int
     """Targets over all ranks."""
-    applied: bool
-    """True if the weights were updated."""
     lr: float
     """The rate of the update, also if it was not applied."""
     finite_S: Tensor

@@ -19,6 +19,7 @@ from trainer.config.arguments import TrainArguments
 from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.distributed import World, barrier, gather_objects, on_each, on_main
 from trainer.engine import deepspeed
+from trainer.engine.captured import passes_of
 from trainer.errors import Exit, NonFiniteError, ShortageError
 from trainer.host_cpu import use_cpu_well
 from trainer.launchers import complete_environ
@@ -173,6 +174,7 @@ def _open(
         tracker=on_each(rundir.writing(opened), world),
         reader=SegmentReader(plan.streams, world.device, n_ahead=AHEAD[world.device.type]),
         engine=engine,
+        passes=passes_of(engine, experiment.train),
         stops=stops,
         watch=FaultWatch(plan.streams, world),
         profiler=Profiler(plan.arguments.profile, run_dir=run_dir, world=world),

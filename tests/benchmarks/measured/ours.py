@@ -22,6 +22,7 @@ from trainer.data.streams import Streams
 from trainer.data.vocabulary.files import VOCABULARY_FILE, WordVocabulary, save_vocabulary
 from trainer.distributed import World
 from trainer.engine import deepspeed
+from trainer.engine.captured import passes_of
 from trainer.model.build import build_model
 from trainer.train.run import Run
 
@@ -82,6 +83,7 @@ def training(
     weights: dict[str, Tensor] | None = None,
     streams_type: type[Streams] = Streams,
     kernels: str = "auto",
+    cuda_graph: str = "auto",
 ) -> Iterator[tuple[Run, TrainState]]:
     """A run that is ready for `train_step`, its memory empty, in a connected `world`.
 
@@ -94,8 +96,11 @@ def training(
         weights: the parameters by name, which are taken out of it; None are fresh ones.
         streams_type: what reads the text.
         kernels: the model's setting.
+        cuda_graph: the experiment's setting.
     """
     experiment = experiment_of(dims, dropout, kernels=kernels)
+    train = experiment.train.model_copy(update={"cuda_graph": cuda_graph})
+    experiment = experiment.model_copy(update={"train": train})
     model = model_of(dims, experiment, weights)
     raw = load_ds_config(ds_file)
     resolved = resolve(raw, experiment, world_size=world.world_size, where="benchmark")
@@ -116,6 +121,7 @@ def training(
             "experiment": experiment,
             "streams": streams,
             "engine": built,
+            "passes": passes_of(built, experiment.train),
             "world": world,
             "reader": SegmentReader(streams, world.device, n_ahead=AHEAD[world.device.type]),
         }

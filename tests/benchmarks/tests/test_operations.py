@@ -19,11 +19,12 @@ def test_an_update_takes_as_many_operations_as_there_are_groups_of_parameters(
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "counts.json").read_text())
-    assert set(found) == {"zero0_bf16_autocast", "zero1_bf16", "zero2_bf16"}
     totals = {file: {part: sum(n.values()) for part, n in found[file].items()} for file in found}
+    captured = totals.pop("zero0_bf16_autocast, captured")
     for file, parts in totals.items():
         assert 200 < parts["forward"] < parts["backward"], "something is counted"
         assert parts["reduction, norm, update"] <= 80, file
     assert sum(totals["zero1_bf16"].values()) <= 1800
-    passes = totals["zero0_bf16_autocast"]
-    assert passes["forward"] + passes["backward"] <= 1000
+    outside = captured["reduction, norm, update"] + captured["beside"]
+    assert 10 < outside <= 60
+    assert 500 < sum(captured.values()) - outside <= 1000

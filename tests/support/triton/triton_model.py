@@ -231,6 +231,7 @@ def steps_of(built: Any, model: dict[str, Any], n_steps: int) -> list[float]:
         output = built(segment, memory, clamp_len=None, same_length=False)
         built.backward(output.loss_sum / segment.n_tokens)
         built.step()
+        built.learned()
         memory = output.memory
         losses.append(float(output.loss_sum.detach()))
     return losses

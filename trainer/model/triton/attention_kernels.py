@@ -102,12 +102,7 @@ def backward_by_query(
     d_query_QE = tl.zeros([BLOCK_Q, BLOCK_E], wide)
     d_position_TS = d_position_BHTS + stream * d_position_b + head * d_position_h
     d_position_Q1 = shifted(d_position_TS, query_Q, d_position_t, tgt_len)
-    for column in range(n_keys, n_columns, BLOCK_K):  # of a row's pads
-        at_QK = (
-            query_Q[:, None].to(tl.int64) * d_position_t + column + tl.arange(0, BLOCK_K)[None, :]
-        )
-        inside_QK = real_Q[:, None] & (column + tl.arange(0, BLOCK_K)[None, :] < n_columns)
-        tl.store(d_position_TS + at_QK, 0.0, inside_QK)
+    zero_columns(d_position_TS, query_Q, d_position_t, tgt_len, n_keys, n_columns, BLOCK_K)
     first = tl.min(from_Q, axis=0) // BLOCK_K * BLOCK_K
     end = tl.minimum((tl.program_id(0) + 1) * BLOCK_Q, tgt_len) + n_keys - tgt_len
     # The gradients of keys that none of these queries sees, and of columns that belong to no key
@@ -233,6 +228,15 @@ def shifted(matrix_TS, query_Q, stride, tgt_len):
     """Return offsets, `[Q, 1]`: a key's score for a query lies at offset plus key (rel_shift)."""
     query_Q1 = query_Q[:, None].to(tl.int64)
     return matrix_TS + query_Q1 * stride + (tgt_len - 1 - query_Q1)
+
+
+@triton.jit
+def zero_columns(matrix, row_R, stride, n_rows, first, end, BLOCK: tl.constexpr):
+    """Store zeros in the columns from `first` to `end` of some rows: in the pads of rows."""
+    for column in range(first, end, BLOCK):
+        column_1C = column + tl.arange(0, BLOCK)[None, :]
+        place_RC = row_R[:, None].to(tl.int64) * stride + column_1C
+        tl.store(matrix + place_RC, 0.0, (row_R[:, None] < n_rows) & (column_1C < end))
 
 
 @triton.jit

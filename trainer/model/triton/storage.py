@@ -1,7 +1,5 @@
 """How the weights of a Transformer-XL are stored for a GPU: in aligned rows, and as copies."""
 
-from typing import TypeGuard
-
 import torch
 from torch import Tensor, nn
 
@@ -9,24 +7,23 @@ from trainer.model.attention import PositionBiases
 from trainer.model.choice import backend_name
 from trainer.model.layer import Layer
 from trainer.model.transformer_xl import TransformerXL
-from trainer.model.triton.alignment import store_rows, store_weight
+from trainer.model.triton.alignment import store_rows, store_weight, stored
 from trainer.model.triton.copies import Copies
 
 
-def on_kernels(
-    model: nn.Module, device: torch.device, dtype: torch.dtype
-) -> TypeGuard[TransformerXL]:
+def on_kernels(model: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether a model computes with the kernels of this room."""
     if not isinstance(model, TransformerXL):
         return False
     return backend_name(model.config.kernels, device, dtype) == "triton"
 
 
-def store_aligned(model: TransformerXL) -> None:
+def store_aligned(model: nn.Module) -> None:
     """Give weights the pads that a GPU's back end would add in every pass, in place.
 
     Parameters stay the same objects under the same names: `pads_of` knows their logical shapes.
     """
+    assert isinstance(model, TransformerXL), "see `on_kernels`"
     for table in (*model.embedding.tables, *model.softmax.tables):
         store_rows(table)
     if model.softmax.cluster_weight is not None:
@@ -39,13 +36,15 @@ def store_aligned(model: TransformerXL) -> None:
             store_rows(module.position_HE)
         elif isinstance(module, Layer):
             _store_layer(module)
+    model.softmax.n_columns = stored(model.config.d_model)
 
 
-def copies_of(model: TransformerXL, dtype: torch.dtype) -> Copies:
+def copies_of(model: nn.Module, dtype: torch.dtype) -> Copies:
     """Return copies of the layers' matrices, with the biases added in a product, and of tables.
 
     A table's gradient is the embedding's too, and so it is not its copy that takes it.
     """
+    assert isinstance(model, TransformerXL), "see `on_kernels`"
     weights: list[Tensor] = []
     for layer in model.layers:
         assert isinstance(layer, Layer)

@@ -1,0 +1,109 @@
+"""Work that is done again and again on the same tensors: as CUDA graphs, or anew on a CPU."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Work = Callable[[], tuple[Tensor, Tensor]]
+"""Both passes, on static tensors; returns the sum of nats, and which streams are finite."""
+
+
+class Graphs(ABC):
+    """Work that can be done again and again, on the same tensors."""
+
+    def __init__(self, work: Work, parameters: list[nn.Parameter], *, slots: int) -> None:
+        self.parameters = parameters
+        self.gradients: list[Tensor | None] = []
+
+    def run(self) -> tuple[Tensor, Tensor]:
+        """Do the work; where parameters have gradients, which `holds` must know, add to them.
+
+        Returns:
+            The results of the work, in tensors that the next run may overwrite.
+        """
+        return self._first() if self.parameters[0].grad is None else self._later()
+
+    def holds(self, gradient: Tensor) -> bool:
+        """Return whether the first parameter's gradient lies where a run would have left it."""
+        return bool(self.gradients) and gradient is self.gradients[0]
+
+    @abstractmethod
+    def _first(self) -> tuple[Tensor, Tensor]: ...
+
+    @abstractmethod
+    def _later(self) -> tuple[Tensor, Tensor]: ...
+
+
+class CudaGraphs(Graphs):
+    """The work as CUDA graphs: of the first micro step of a step, and of a later one."""
+
+    def __init__(self, work: Work, parameters: list[nn.Parameter], *, slots: int) -> None:
+        """Capture the work, which is done before, so that all kernels are there."""
+        super().__init__(work, parameters, slots=slots)
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's stub
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(min(slots, 2)):
+                work()
+        torch.cuda.current_stream().wait_stream(side)
+        _drop_gradients(parameters)
+        self._graph_of_first, self._results = _captured(work, side, None)
+        self.gradients = [p.grad for p in parameters]
+        if slots > 1:
+            pool = self._graph_of_first.pool()
+            self._graph_of_later, self._later_results = _captured(work, side, pool)
+        _drop_gradients(parameters)
+
+    def _first(self) -> tuple[Tensor, Tensor]:
+        self._graph_of_first.replay()
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+        return self._results
+
+    def _later(self) -> tuple[Tensor, Tensor]:
+        self._graph_of_later.replay()
+        return self._later_results
+
+
+def _captured(
+    work: Work, side: torch.cuda.Stream, pool: Any
+) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
+    graph = torch.cuda.CUDAGraph()
+    # Other threads copy segments meanwhile.
+    with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+        results = work()
+    return graph, results
+
+
+class Emulated(Graphs):
+    """The same on a CPU: static tensors, and the work done anew."""
+
+    def __init__(self, work: Work, parameters: list[nn.Parameter], *, slots: int) -> None:
+        super().__init__(work, parameters, slots=slots)
+        self._work = work
+        self._results: tuple[Tensor, Tensor] | None = None
+
+    def _first(self) -> tuple[Tensor, Tensor]:
+        results = self._later()
+        if not self.gradients:
+            self.gradients = [p.grad for p in self.parameters]
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            if gradient is not None and parameter.grad is not None:
+                gradient.copy_(parameter.grad)
+            parameter.grad = gradient
+        return results
+
+    def _later(self) -> tuple[Tensor, Tensor]:
+        results = self._work()
+        self._results = self._results or results
+        for kept, new in zip(self._results, results, strict=True):
+            kept.copy_(new)
+        return self._results
+
+
+def _drop_gradients(parameters: list[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None

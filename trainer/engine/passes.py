@@ -1,0 +1,75 @@
+"""The forward and the backward pass of a micro step, and the memory after it."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+from trainer.memory_tree import forget_streams
+from trainer.protocol import Memory, Output, Segment
+
+if TYPE_CHECKING:
+    from trainer.engine.deepspeed import Engine
+
+
+class How(NamedTuple):
+    """What a pass is told beside its segment and its memory; the same in nearly every step."""
+
+    loss_weight: float
+    """The factor of the sum of nats, of which the gradient is taken."""
+    clamp_len: int | None
+    same_length: bool
+
+
+class Passed(NamedTuple):
+    """What both passes of a micro step leave, besides gradients; tensors stay on the device."""
+
+    loss_sum: Tensor
+    """Sum of nats over the segment's targets, a scalar in fp32 at least."""
+    finite_B: Tensor
+    """bool, whether each stream's loss was finite."""
+    memory: Memory
+    """After the segment; forgotten where the loss was not finite."""
+
+
+class Passes:
+    """Passes computed one operation after another."""
+
+    def __init__(self, engine: "Engine", *, mem_len: int, asks: bool) -> None:
+        """Compute an engine's passes.
+
+        Args:
+            engine: the engine.
+            mem_len: M.
+            asks: whether to ask the device if a loss was not finite. Where that costs no wait, it
+                spares most steps the selection of streams, and the mask of memory that follows.
+        """
+        self._engine, self._mem_len, self._asks = engine, mem_len, asks
+        self._unread: Memory | None = None
+
+    def __call__(self, segment: Segment, memory: Memory, how: How) -> Passed:
+        """Read a segment, and add its gradients to those of the step so far.
+
+        Raises:
+            InputError: see `Engine.__call__`.
+        """
+        engine = self._engine
+        output = engine(segment, memory, clamp_len=how.clamp_len, same_length=how.same_length)
+        engine.backward(output.loss_sum * how.loss_weight)
+        finite_B = finite_rows(output, n_rows=len(segment.lengths_B))
+        after = self._keep_finite(output.memory, finite_B)
+        return Passed(output.loss_sum.detach(), finite_B, after)
+
+    def _keep_finite(self, memory: Memory, finite_B: Tensor) -> Memory:
+        """Return the memory, with the streams forgotten whose loss was not finite."""
+        if self._asks and bool(finite_B.all()):
+            return memory
+        if self._unread is None:
+            self._unread = self._engine.empty_memory(1, mem_len=self._mem_len)
+        return forget_streams(memory, finite_B, unread=self._unread)
+
+
+def finite_rows(output: Output, *, n_rows: int) -> Tensor:
+    """Return whether each row's loss is finite, `[B]`; without losses by row the sum decides."""
+    if output.nll_BT is None:
+        return output.loss_sum.isfinite().expand(n_rows)
+    return output.nll_BT.isfinite().all(dim=1)
