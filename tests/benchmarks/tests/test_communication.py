@@ -16,6 +16,7 @@ from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
 from trainer.distributed import World
 from trainer.engine import deepspeed
+from trainer.engine.captured import passes_of
 from trainer.model.build import build_model
 from trainer.train.loop import train_step
 from trainer.train.run import Run
@@ -124,6 +125,7 @@ def second_step(world: World, corpus: Path, raw: dict[str, Any], *, slots: int) 
         "experiment": experiment,
         "streams": streams,
         "engine": built,
+        "passes": passes_of(built, experiment.train),
         "world": world,
         "reader": SegmentReader(streams, world.device, n_ahead=0),
     }
