@@ -60,6 +60,9 @@ KINDS = {
     "not finite": Kind(text="poisoned", flags=(*POISONED, *SELDOM)),
     "not finite, two slots": Kind(slots=2, text="poisoned", flags=(*POISONED,)),
     "documents": Kind(flags=("--data.memory-reset", "document", "--train.mem-len", "12")),
+    "documents, two slots": Kind(
+        slots=2, flags=("--data.memory-reset", "document", "--train.mem-len", "12")
+    ),
     "Lamb": Kind(flags=("--optim.type", "Lamb", *SELDOM)),
 }
 

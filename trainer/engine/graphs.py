@@ -24,7 +24,11 @@ class Graphs(ABC):
         Returns:
             The results of the work, in tensors that the next run may overwrite.
         """
-        return self._first() if self.parameters[0].grad is None else self._later()
+        there = self.parameters[0].grad
+        if there is None:
+            return self._first()
+        assert self.holds(there), "a graph adds to gradients where it has left some before"
+        return self._later()
 
     def holds(self, gradient: Tensor) -> bool:
         """Return whether the first parameter's gradient lies where a run would have left it."""
