@@ -10,13 +10,17 @@ import torch
 from builders import CPU, lone_world
 
 from trainer.checkpoint import pointers, tensors
-from trainer.checkpoint.folder import fingerprint, resolve
+from trainer.checkpoint.folder import resolve
+from trainer.checkpoint.hashing import fingerprint
 from trainer.checkpoint.tensor_files import load_tensors
 from trainer.distributed import World
+from trainer.engine.full_state import Part
 from trainer.model.memory import LayerInputs, empty_memory
 
 KINDS = ("weights", "optimizer", "memory")
 TENSOR_FILES = [f"{kind}-00000.safetensors" for kind in KINDS]
+#: All files of a checkpoint of one rank that its manifest lists.
+LISTED = [*TENSOR_FILES, "index.json", "state.json"]
 
 
 class Trained:
@@ -43,11 +47,19 @@ class Trained:
         for tensor in [*items, *self.memory.layers, self.memory.valid_B]:
             tensor.add_(1)
 
+    def parts(self, world: World) -> list[Part]:
+        """What the rank owns: of all parameters the same share."""
+        low, high = (300 * i // world.world_size for i in (world.rank, world.rank + 1))
+        return [
+            Part(name, low, {key: value.flatten()[low:high] for key, value in item.items()})
+            for name, item in self.items.items()
+        ]
+
     def saving(self, folder: Path, world: World) -> Iterator[Callable[[], None]]:
         """The job that saves them."""
         full_state = SimpleNamespace(
             shapes=lambda: {name: tuple(item["weight"].shape) for name, item in self.items.items()},
-            read=lambda: iter(self.items.items()),
+            parts=lambda: iter(self.parts(world)),
         )
         engine: Any = SimpleNamespace(full_state=full_state)
         return tensors.save(

@@ -118,7 +118,7 @@ def build(
     if resolved.zero_stage > 0:
         refuse_frozen(model, stage=resolved.zero_stage)
     if fills is not None:
-        cut(fills, zero_init=deepspeed.zero.Init, resolved=resolved, device=world.device)
+        cut(fills, zero_init=deepspeed.zero.Init, resolved=resolved, world=world)
     optimizer = _optimizer(list(model.parameters()), optim, resolved)
     if resolved.zero_stage == 3 and layers_are_called_once(model):
         # A back end reads a layer's weights itself, so they are gathered together.
@@ -200,7 +200,6 @@ class Engine:
             )
         self.full_state = FullState(
             ds,
-            api=deepspeed.utils,
             names=names,
             stage=resolved.zero_stage,
             rank=world.rank,

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.config.deepspeed import ResolvedDs
+from trainer.distributed import World
 from trainer.errors import InputError, first_few
 from trainer.model.initialise import Fills
 from trainer.model.layer import Layer
@@ -39,7 +40,7 @@ def layers_are_called_once(model: nn.Module) -> bool:
     return bool(layers) and len(layers) == len(set(layers))
 
 
-def cut(fills: Fills, *, zero_init: type, resolved: ResolvedDs, device: torch.device) -> None:
+def cut(fills: Fills, *, zero_init: type, resolved: ResolvedDs, world: World) -> None:
     """Cut the parameters of a model on `meta` for stage 3, and fill this rank's part of each.
 
     Nothing is sent: `deepspeed.zero.Init` would broadcast every parameter from rank 0, but all
@@ -50,19 +51,20 @@ def cut(fills: Fills, *, zero_init: type, resolved: ResolvedDs, device: torch.de
         fills: what fills the model.
         zero_init: `deepspeed.zero.Init`, passed in since only one module imports DeepSpeed.
         resolved: the DeepSpeed configuration.
-        device: the device that computes.
+        world: this process among its peers.
     """
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(resolved.precision, torch.float32)
     # With any module, DeepSpeed takes its linear layers of less memory; this one has no parameters.
     init = zero_init(nn.Module(), config_dict_or_path=dict(resolved.for_deepspeed), dtype=dtype)
     for parameter, fill in fills:
-        whole = nn.Parameter(torch.empty(parameter.shape, dtype=dtype, device=device))
+        whole = nn.Parameter(torch.empty(parameter.shape, dtype=dtype, device=world.device))
         # The parameter stays the same object, and so what is tied to it stays tied.
         torch.utils.swap_tensors(parameter, whole)  # type: ignore[no-untyped-call]
         zero: Any = parameter
         init._convert_to_deepspeed_param(zero)
         zero.partition()
-        part_N, begin = zero.ds_tensor, zero.ds_zero_partition_rank * zero.ds_tensor.ds_numel
+        part_N = zero.ds_tensor
+        begin = part_N.numel() * world.rank
         n_own = max(0, min(part_N.numel(), zero.ds_numel - begin))
         part_N[n_own:].zero_()
         fill(part_N[:n_own], begin)

@@ -65,8 +65,9 @@ def initialise(model: nn.Module, config: ModelConfig, *, projections: Iterable[T
 def fills(model: nn.Module, config: ModelConfig, *, projections: Iterable[Tensor]) -> Fills:
     """Yield what fills a model on `meta`, from torch's global generator."""
     _draw_as_constructors(model)
+    piece_N = torch.empty(PIECE + _DRAWN_TOGETHER)
     for parameter, normal in beginnings(model, config, projections=projections):
-        yield parameter, _fill_of(parameter.numel(), normal)
+        yield parameter, _fill_of(parameter.numel(), normal, piece_N)
 
 
 def _draw_as_constructors(model: nn.Module) -> None:
@@ -78,17 +79,17 @@ def _draw_as_constructors(model: nn.Module) -> None:
         n_left -= piece[:n_left].uniform_().numel()
 
 
-def _fill_of(n_elements: int, normal: Normal | None) -> Fill:
+def _fill_of(n_elements: int, normal: Normal | None, piece_N: Tensor) -> Fill:
     def fill(part_N: Tensor, begin: int) -> None:
         """Fill a part with the elements from `begin` on of the parameter's `n_elements`."""
         if normal is None:
             part_N.zero_()
             return
         for low, high in pieces(n_elements):
-            piece = torch.empty(high - low).normal_(*normal)
+            drawn_N = piece_N[: high - low].normal_(*normal)
             first, last = max(low, begin), min(high, begin + part_N.numel())
             if first < last:
-                part_N[first - begin : last - begin].copy_(piece[first - low : last - low])
+                part_N[first - begin : last - begin].copy_(drawn_N[first - low : last - low])
 
     return fill
 

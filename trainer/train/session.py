@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import MutableMapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from trainer.budget.shortage import explained
+from trainer.checkpoint.hashing import led_with_hashes
 from trainer.checkpoint.state import TrainState
 from trainer.checkpoint.tensors import load_engine
 from trainer.config.arguments import TrainArguments
@@ -20,7 +22,7 @@ from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.distributed import World, barrier, gather_objects, on_each, on_main
 from trainer.engine import deepspeed
 from trainer.errors import Exit, NonFiniteError, ShortageError
-from trainer.host_cpu import use_cpu_well
+from trainer.host_cpu import returning_freed, use_cpu_well
 from trainer.launchers import complete_environ
 from trainer.model.build import build_in_parts, build_model
 from trainer.model.initialise import Fills
@@ -98,7 +100,7 @@ def _train_claimed(
     stops.hold(run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main)
     refuse_without_memory(plan, run_dir, world)
     model, fills = _built(plan)
-    start = on_main(lambda: find_start(plan, run_dir, model), world)
+    start = led_with_hashes(partial(find_start, plan, run_dir, model), world)
     log_file = run_dir / "logs" / f"rank-{world.rank:05d}.log"
     on_each(rundir.writing(lambda: setup_logging(world.rank, log_file=log_file)), world)
     if start.done is not None:
@@ -110,14 +112,7 @@ def _train_claimed(
     try:
         with explained(world, plan.situation):
             n_parameters = sum(p.numel() for p in model.parameters())
-            engine = deepspeed.build(
-                model,
-                optim=experiment.optim,
-                max_steps=experiment.train.max_steps,
-                resolved=plan.resolved,
-                world=world,
-                fills=fills,
-            )
+            engine = _engine(plan, world, model, fills)
             run = _open(plan, world, run_dir, start, attempt, engine, n_parameters, environ, stops)
             state = _begin(run, plan, start, attempt, n_parameters)
     except BaseException as error:
@@ -146,6 +141,21 @@ def _built(plan: Plan) -> tuple[nn.Module, Fills | None]:
         return build_in_parts(experiment.model, vocabulary_size=n_words, seed=experiment.seed)
     model = build_model(experiment.model, vocabulary_size=n_words, seed=experiment.seed)
     return model, None
+
+
+def _engine(plan: Plan, world: World, model: nn.Module, fills: Fills | None) -> deepspeed.Engine:
+    """Build the engine; a model in parts leaves no more than its parts in memory. Collective."""
+    experiment = plan.arguments.experiment
+    in_parts = fills is not None and world.device.type == "cpu"
+    with returning_freed() if in_parts else nullcontext():
+        return deepspeed.build(
+            model,
+            optim=experiment.optim,
+            max_steps=experiment.train.max_steps,
+            resolved=plan.resolved,
+            world=world,
+            fills=fills,
+        )
 
 
 def _open(

@@ -194,6 +194,6 @@ def trained(
             built.step()
             memory = output.memory
             losses.append(float(output.loss_sum.detach()))
-    weights = {name: values["weight"].clone() for name, values in built.full_state.read()}
+    weights = {part.name: part.tensors["weight"].clone() for part in built.full_state.parts()}
     built.destroy()
     return losses, weights, launches
