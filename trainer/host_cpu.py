@@ -25,14 +25,33 @@ def use_cpu_well() -> None:
     oneDNN multiplies in fp32, and is faster where rows are no multiple of 16 bytes. On processors
     with AMX it would compute in bfloat16, so PyTorch's own choice stays there.
     """
+    _set(_MMAP_THRESHOLD, RETURNED_BYTES)
+    _set(_TRIM_THRESHOLD, -1)
+    _set(_TOP_PAD, 64 << 20)
+    if not torch.cpu.get_capabilities().get("amx_bf16"):
+        torch.set_float32_matmul_precision("medium")
+
+
+@contextmanager
+def returning_freed() -> Iterator[None]:
+    """Return freed memory from 1 MiB on to the system, as `use_cpu_well` does for larger blocks.
+
+    What takes and frees many parameters one after another, and what lasts between them, would leave
+    a heap of holes as large as all of them.
+    """
+    _set(_MMAP_THRESHOLD, 1 << 20)
+    try:
+        yield
+    finally:
+        _set(_MMAP_THRESHOLD, RETURNED_BYTES)
+
+
+def _set(parameter: int, value: int) -> None:
+    """Set a parameter of glibc's memory allocator, where there is one."""
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:  # musl has no mallopt
-            mallopt(_MMAP_THRESHOLD, RETURNED_BYTES)
-            mallopt(_TRIM_THRESHOLD, -1)
-            mallopt(_TOP_PAD, 64 << 20)
-    if not torch.cpu.get_capabilities().get("amx_bf16"):
-        torch.set_float32_matmul_precision("medium")
+            mallopt(parameter, value)
 
 
 @contextmanager

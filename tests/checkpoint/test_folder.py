@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from odd_machine import refusing
 from pointer_faults import FAULTS
-from saved_checkpoints import TENSOR_FILES, flip_a_bit, save
+from saved_checkpoints import LISTED, flip_a_bit, save
 
 from trainer.checkpoint import folder as files
 from trainer.checkpoint import pointers
+from trainer.checkpoint.hashing import fingerprint
 from trainer.errors import InputError
 
 
@@ -35,10 +36,10 @@ def plant(file: Path) -> None:
 
 
 CORRUPTIONS: list[tuple[str, Callable[[Path], None], str]] = [
-    *((name, flip_a_bit, "corrupt") for name in [*TENSOR_FILES, "state.json"]),
-    *((name, truncate, "corrupt") for name in [*TENSOR_FILES, "state.json", "manifest.json"]),
-    *((name, Path.unlink, "missing") for name in [*TENSOR_FILES, "state.json", "manifest.json"]),
-    ("manifest.json", say_format(3), "format 3, newer than the 2 .* update"),
+    *((name, flip_a_bit, "corrupt") for name in LISTED),
+    *((name, truncate, "corrupt") for name in [*LISTED, "manifest.json"]),
+    *((name, Path.unlink, "missing") for name in [*LISTED, "manifest.json"]),
+    ("manifest.json", say_format(4), "format 4, newer than the 3 .* update"),
     ("manifest.json", say_format(0), "corrupt"),
     ("optimizer-00001.pt", plant, "not in the manifest"),
     ("weights-00001.safetensors", plant, "not in the manifest"),
@@ -64,7 +65,7 @@ def test_corruption_is_refused_by_name_and_the_one_before_is_found(
     assert found.skipped == [str(refusal.value)]
 
 
-@pytest.mark.parametrize("name", [*TENSOR_FILES, "state.json", "manifest.json"])
+@pytest.mark.parametrize("name", [*LISTED, "manifest.json"])
 def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, name: str) -> None:
     path = save(tmp_path, 1)
     whole, draws = (path / name).read_bytes(), random.Random(0)
@@ -81,7 +82,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     manifest = path / "manifest.json"
     values = json.loads(manifest.read_text())
     (tmp_path / "outside").write_text("")
-    values["files"]["../../outside"] = files.fingerprint(tmp_path / "outside")
+    values["files"]["../../outside"] = fingerprint(tmp_path / "outside")
     manifest.write_text(json.dumps(values))
     with pytest.raises(InputError, match=r"manifest\.json is corrupt"):
         files.verify(path)
@@ -220,7 +221,7 @@ def test_the_folder_itself_may_be_a_link_as_to_a_larger_disk(tmp_path: Path) -> 
     assert files.verify(files.resolve(tmp_path / "run", "last"))["train"] == {"step": 3}
 
 
-@pytest.mark.parametrize("name", [*TENSOR_FILES, "state.json", "manifest.json"])
+@pytest.mark.parametrize("name", [*LISTED, "manifest.json"])
 def test_no_file_of_a_checkpoint_is_a_link(tmp_path: Path, name: str) -> None:
     path = save(tmp_path, 1)
     (path / name).rename(tmp_path / name)
@@ -266,7 +267,16 @@ def break_(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["empty", "a file", "cut", "state.json", "manifest.json", "memory-00000.safetensors"]
+    "how",
+    [
+        "empty",
+        "a file",
+        "cut",
+        "state.json",
+        "manifest.json",
+        "index.json",
+        "memory-00000.safetensors",
+    ],
 )
 def test_what_is_not_whole_takes_no_place_of_what_is(tmp_path: Path, how: str) -> None:
     for step in (1, 2, 3, 4):

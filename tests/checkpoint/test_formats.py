@@ -1,10 +1,15 @@
 """A run of every older format of checkpoints goes on as it would have then."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from training import Case, losses, run_cases
+
+from trainer.checkpoint.tensors import read_weights
 
 HERE = Path(__file__).parent
 FLAGS = [
@@ -34,21 +39,69 @@ FLAGS = [
     "--optim.gradient-clipping",
     "1",
 ]
-#: What the run that made the fixture of format 1 logged after its checkpoint, undisturbed.
+#: Per format, ranks of the run that made the fixture, and what it logged after its checkpoint,
+#: undisturbed.
 LOSSES = {
-    7: 3.0787453651428223,
-    8: 3.0712682406107583,
-    9: 3.0701492627461753,
-    10: 3.0796154340108237,
-    11: 3.084717114766439,
-    12: 3.0631814002990723,
+    "format_1": (
+        1,
+        {
+            7: 3.0787453651428223,
+            8: 3.0712682406107583,
+            9: 3.0701492627461753,
+            10: 3.0796154340108237,
+            11: 3.084717114766439,
+            12: 3.0631814002990723,
+        },
+    ),
+    "format_2": (
+        2,
+        {
+            7: 3.0771621068318686,
+            8: 3.074260711669922,
+            9: 3.071633497873942,
+            10: 3.082709312438965,
+            11: 3.0873700777689614,
+            12: 3.0638813972473145,
+        },
+    ),
 }
 
 
-@pytest.mark.parametrize("format_", ["format_1"])
-def test_a_checkpoint_of_an_older_format_is_resumed(tmp_path: Path, format_: str) -> None:
+@pytest.mark.parametrize("kind", ["zero0_fp32", "zero3_fp32"])
+@pytest.mark.parametrize("format_", LOSSES)
+def test_a_checkpoint_of_an_older_format_is_resumed(
+    tmp_path: Path, format_: str, kind: str
+) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(HERE / format_ / "step-00000006", run_dir / "checkpoints" / "step-00000006")
-    case = Case(run_dir, "zero0_fp32", FLAGS, corpus=HERE / format_ / "corpus")
-    run_cases([case], corpus=HERE / format_ / "corpus", n_ranks=1)
-    assert losses(run_dir) == pytest.approx(LOSSES, rel=1e-5)
+    corpus, (n_ranks, expected) = HERE / "format_1" / "corpus", LOSSES[format_]
+    run_cases([Case(run_dir, kind, FLAGS)], corpus=corpus, n_ranks=n_ranks)
+    assert losses(run_dir) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("format_", LOSSES)
+def test_weights_of_an_older_format_are_those_of_its_files(format_: str) -> None:
+    path = HERE / format_ / "step-00000006"
+    expected = {
+        name: weight
+        for file in path.glob("weights-*.safetensors")
+        for name, weight in load_file(file).items()
+    }
+    found = read_weights(path)
+    assert {name: weight.shape for name, weight in found.items()} == {
+        name: weight.shape for name, weight in expected.items()
+    }
+    assert [name for name, weight in found.items() if not torch.equal(weight, expected[name])] == []
+
+
+def test_a_resumed_run_writes_the_newest_format(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(HERE / "format_2" / "step-00000006", run_dir / "checkpoints" / "step-00000006")
+    corpus = HERE / "format_1" / "corpus"
+    case = Case(run_dir, "zero2_fp32", [*FLAGS, "--checkpoint.keep-last", "9"])
+    run_cases([case], corpus=corpus, n_ranks=1)
+    formats = {
+        path.parent.name: json.loads(path.read_text())["format"]
+        for path in (run_dir / "checkpoints").glob("step-*/manifest.json")
+    }
+    assert formats == {"step-00000006": 2, "step-00000012": 3}

@@ -119,11 +119,11 @@ def _two_read(world: World, folder: Path) -> list[Any]:
     read_source = source.read_source
     tried: list[str] = []
 
-    def read(path: Path, which: str) -> source.Source:
+    def read(path: Path, which: str, **hashed: Any) -> source.Source:
         tried.append(which)
         if world.rank == 1 and len(tried) == 1:
             go_on(path, 6, delete=4)
-        return read_source(path, which)
+        return read_source(path, which, **hashed)
 
     source.read_source = read
     found = source.read_together(folder / "run", "last", world)

@@ -16,11 +16,13 @@ import pytest
 import torch
 from builders import lone_world
 from file_changes import killed_before_change
-from saved_checkpoints import TENSOR_FILES, Trained, contents, save
+from saved_checkpoints import LISTED, Trained, contents, save
 
 from trainer.checkpoint import folder as files
 from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint.hashing import fingerprint
 from trainer.checkpoint.memories import read_memories
+from trainer.engine.full_state import MOMENTS, Read
 from trainer.errors import InputError
 from trainer.train.background import Background
 
@@ -41,12 +43,12 @@ def test_nothing_in_a_checkpoint_is_ever_unpickled(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "poisoned"),)
 
     poison = pickle.dumps(Poison())
-    for name in [*TENSOR_FILES, "state.json", "manifest.json"]:
+    for name in [*LISTED, "manifest.json"]:
         path = save(tmp_path / name, 1)
         (path / name).write_bytes(poison)
-        if name in TENSOR_FILES:  # whose planter has also written a manifest that fits
+        if name.endswith("tensors") or name == "index.json":  # with a manifest that fits
             values = json.loads((path / "manifest.json").read_text())
-            values["files"][name] = files.fingerprint(path / name)
+            values["files"][name] = fingerprint(path / name)
             (path / "manifest.json").write_text(json.dumps(values))
         with pickles_watched() as seen, pytest.raises(InputError, match=name):
             read_whole(path)
@@ -64,9 +66,10 @@ def read_whole(path: Path) -> None:
     read_memories(path, [[0]], unread=[Trained(0).unread(1)])
     shapes = {"a": (30, 10), "b.c": (30, 10)}
 
-    def write(item: Callable[[str], object], *, optimizer_step: int) -> None:
+    def write(read: Read, *, optimizer_step: int) -> None:
         for name in shapes:
-            item(name)
+            for key in ("weight", *MOMENTS):
+                read(name, key, 0, torch.empty(300))
 
     full_state = SimpleNamespace(shapes=lambda: shapes, write=write)
     engine: Any = SimpleNamespace(full_state=full_state)

@@ -1,16 +1,19 @@
 """Weights, moments and memory keep every bit, whatever stage, precision and number of ranks."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from saved_checkpoints import memory_by_stream
 from training import ROOT, Case, run_cases
 
 from trainer.checkpoint import folder as files
+from trainer.checkpoint.index import read_index
+from trainer.checkpoint.parts import Parts
+from trainer.engine.full_state import MOMENTS
 
 #: Every stage in fp32, and the others that keep their weights in fp32 beside those they train.
 ENGINES = (
@@ -85,8 +88,11 @@ def test_every_engine_gives_back_the_memory_it_was_given_in_its_own_precision(
 
 
 def tensors(path: Path, part: str) -> dict[str, torch.Tensor]:
-    """All tensors of a part, from every rank's file."""
-    found: dict[str, torch.Tensor] = {}
-    for file in path.glob(f"{part}-*.safetensors"):
-        found |= load_file(file)
+    """All tensors of a part, each put together from every rank's file."""
+    index = read_index(path)
+    parts, found = Parts(path, index), {}
+    for name, (shape, _) in index.items():
+        for key in ("weight",) if part == "weights" else MOMENTS:
+            found[f"{name}|{key}"] = torch.full((math.prod(shape),), torch.nan)
+            parts.read(name, key, 0, found[f"{name}|{key}"])
     return found

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from saved_checkpoints import contents
 
 from trainer.checkpoint.folder import resolve
+from trainer.checkpoint.hashing import fingerprints
 from trainer.checkpoint.tensors import read_weights
 from trainer.config.recipe import load_recipe, parse_experiment
 from trainer.data.vocabulary.files import load_vocabulary, save_vocabulary
@@ -269,7 +270,16 @@ def test_an_imported_run_gives_its_weights_but_is_not_resumed(tmp_path: Path) ->
     corpus = write_corpus(tmp_path / "corpus", vocabulary_size=V, train=[range(V)])
     save_vocabulary(load_vocabulary(run), corpus.path / "vocabulary.json")
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    assert rundir.find_weights(run, corpus, shapes=shapes).parent.parent == run
+    found = rundir.find_weights(run, corpus, shapes=shapes, hashed=fingerprints)
+    assert found.parent.parent == run
     experiment = parse_experiment((run / "config.json").read_bytes(), where="run")
     with pytest.raises(InputError, match="was imported, weights alone: begin a new run with"):
-        rundir.find_origin(run, experiment, corpus, resume="auto", resume_from=None, allowed=())
+        rundir.find_origin(
+            run,
+            experiment,
+            corpus,
+            resume="auto",
+            resume_from=None,
+            allowed=(),
+            hashed=fingerprints,
+        )

@@ -10,19 +10,23 @@ import torch
 from builders import CPU, lone_world
 
 from trainer.checkpoint import pointers, tensors
-from trainer.checkpoint.folder import fingerprint, resolve
+from trainer.checkpoint.folder import resolve
+from trainer.checkpoint.hashing import fingerprint
 from trainer.checkpoint.tensor_files import load_tensors
 from trainer.distributed import World
+from trainer.engine.full_state import Part
 from trainer.model.memory import LayerInputs, empty_memory
 
 KINDS = ("weights", "optimizer", "memory")
 TENSOR_FILES = [f"{kind}-00000.safetensors" for kind in KINDS]
+#: All files of a checkpoint of one rank that its manifest lists.
+LISTED = [*TENSOR_FILES, "index.json", "state.json"]
 
 
 class Trained:
     """Tensors that a run would have after a step: random ones, seeded by the step."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, *, uncopied: bool = False) -> None:
         draws = torch.Generator().manual_seed(step)
         weights = {name: torch.randn(30, 10, generator=draws) for name in ("a", "b.c")}
         self.items = {
@@ -30,6 +34,7 @@ class Trained:
             for name, weight in weights.items()
         }
         layers = tuple(torch.randn(2, 4, 3, 5, generator=draws))
+        self.uncopied = uncopied
         self.step, self.memory = step, LayerInputs(layers, torch.arange(4) % 4, 0)
 
     @staticmethod
@@ -43,11 +48,20 @@ class Trained:
         for tensor in [*items, *self.memory.layers, self.memory.valid_B]:
             tensor.add_(1)
 
+    def parts(self, world: World) -> list[Part]:
+        """What the rank owns: of all parameters the same share."""
+        low, high = (300 * i // world.world_size for i in (world.rank, world.rank + 1))
+        return [
+            Part(name, low, {key: value.flatten()[low:high] for key, value in item.items()})
+            for name, item in self.items.items()
+        ]
+
     def saving(self, folder: Path, world: World) -> Iterator[Callable[[], None]]:
         """The job that saves them."""
         full_state = SimpleNamespace(
             shapes=lambda: {name: tuple(item["weight"].shape) for name, item in self.items.items()},
-            read=lambda: iter(self.items.items()),
+            parts=lambda: iter(self.parts(world)),
+            saves_uncopied=self.uncopied,
         )
         engine: Any = SimpleNamespace(full_state=full_state)
         return tensors.save(

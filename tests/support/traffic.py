@@ -14,6 +14,8 @@ PASSES = {
     "_allgather_base_": 1,
     "allgather_": 1,
     "broadcast_": 1,
+    "gather_": 1,
+    "barrier": 0,
 }
 
 

@@ -37,12 +37,13 @@ TORCHRUN = [
 ]
 
 
+@pytest.mark.parametrize("uncopied", [False, True])
 @pytest.mark.parametrize("n_works_before", [0, 1, 2])
 def test_a_checkpoint_is_of_the_step_at_which_saving_it_began(
-    tmp_path: Path, n_works_before: int
+    tmp_path: Path, n_works_before: int, uncopied: bool
 ) -> None:
     at_once = save(tmp_path / "at once", 7)
-    trained = Trained(7)
+    trained = Trained(7, uncopied=uncopied)
     for number, work in enumerate(trained.saving(tmp_path / "beside steps", lone_world())):
         if number >= n_works_before:
             trained.train_on()

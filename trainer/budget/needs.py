@@ -81,13 +81,15 @@ def _memory_bytes(experiment: ExperimentConfig, how: How, widths: Widths) -> int
 
 
 def _saved(experiment: ExperimentConfig, weights: Weights, how: How, widths: Widths) -> int:
-    """Return the bytes that a checkpoint copies: parameters and moments in fp32, and memories."""
+    """Return the bytes that a checkpoint copies: memories, and a rank's share of the fp32 state.
+
+    At stage 3 what lies in the host's memory is written to its file as it is.
+    """
     if not (experiment.checkpoint.interval_steps or experiment.valid.interval_steps):
         return 0  # only the last one, when the space of a step is free
-    n_own = max(weights.largest, weights.total // how.world_size)
-    if how.stage > 0 and not how.on_gpu and 4 * weights.largest < RETURNED_BYTES:
-        n_own += weights.largest  # gathered before it is copied, and kept in the heap
-    return 12 * n_own + how.slots * _memory_bytes(experiment, how, widths)
+    is_written = how.stage == 3 and (how.offload or not how.on_gpu)
+    n_copied = 0 if is_written else weights.total // how.world_size
+    return 12 * n_copied + how.slots * _memory_bytes(experiment, how, widths)
 
 
 def _lasting(
@@ -113,13 +115,13 @@ def _offloaded(weights: Weights, how: How) -> dict[str, int]:
 
 
 def _built(weights: Weights, how: How, widths: Widths) -> int:
-    """Return the bytes in the heap of the model as first built, of which ZeRO keeps copies."""
-    large = weights.largest
-    whole = 4 * weights.total
-    if widths.weight == 4 and 4 * large >= RETURNED_BYTES:
-        whole -= 4 * large
+    """Return the bytes in the heap of the model as first built, of which ZeRO keeps copies.
+
+    At stage 3 each rank builds its parts alone, but DeepSpeed gathers each parameter once.
+    """
     if how.stage == 3:
-        part = widths.weight * how.share
-        n_small = weights.total - (large if large * part >= RETURNED_BYTES else 0)
-        whole += int(n_small * part)
+        return widths.weight * weights.total
+    whole = 4 * weights.total
+    if widths.weight == 4 and 4 * weights.largest >= RETURNED_BYTES:
+        whole -= 4 * weights.largest
     return whole

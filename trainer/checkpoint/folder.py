@@ -16,13 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
+from trainer.checkpoint.hashing import Fingerprints, fingerprint, fingerprints
 from trainer.checkpoint.pointers import MAX_DIGITS, name_of, point, pointed, step_of
 from trainer.checkpoint.saved_state import FORMAT, read_manifest, read_state
 from trainer.errors import InputError, first_few
-from trainer.files import REPLACED, WRITING, remove, replace, sync_directory, sync_file
-from trainer.outside import open_file
+from trainer.files import REPLACED, WRITING, remove, replace, sync_directory
 from trainer.shell import typed_path
 
 MANIFEST = "manifest.json"
@@ -77,7 +75,7 @@ def seal(draft: Path, final: Path, *, state: Mapping[str, Any], files: Mapping[s
         draft: the folder that holds `files`, synced.
         final: the checkpoint's path; a checkpoint that exists there is replaced.
         state: JSON values, written to a file of their own.
-        files: the `fingerprint` of each file by name.
+        files: the `fingerprint` of each file by name, the index among them.
 
     Raises:
         OSError: the draft did not become a checkpoint; later errors are only logged.
@@ -122,8 +120,12 @@ def _or_log(action: Callable[[], None], told: str) -> None:
         log.error("%s: %s", told, error)
 
 
-def verify(path: Path) -> dict[str, Any]:
+def verify(path: Path, *, hashed: Fingerprints = fingerprints) -> dict[str, Any]:
     """Check every file against the manifest, and return the checkpoint's state.
+
+    Args:
+        path: the checkpoint's folder.
+        hashed: returns size and hash of its files.
 
     Raises:
         InputError: a file is missing, differs or should not be there; or the checkpoint is a link,
@@ -139,17 +141,16 @@ def verify(path: Path) -> dict[str, Any]:
                 f"{part} is a link to {os.readlink(part)}, which no part of a checkpoint is: "
                 "use another checkpoint, or name the one it links to"
             )
+    for name in listed:
+        if not (path / name).is_file():
+            raise InputError(f"{path / name} is missing: use another checkpoint")
+    found = hashed(path, list(listed))
     for name, expected in listed.items():
-        file = path / name
-        if not file.is_file():
-            raise InputError(f"{file} is missing: use another checkpoint")
-        try:
-            same = file.stat().st_size == expected["bytes"] and fingerprint(file) == expected
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror}") from None
-        if not same:
+        if isinstance(found[name], str):
+            raise InputError(f"{path / name} cannot be read: {found[name]}")
+        if found[name] != expected:
             raise InputError(
-                f"{file} is corrupt (size or hash differ from the manifest's): "
+                f"{path / name} is corrupt (size or hash differ from the manifest's): "
                 f"use another checkpoint"
             )
     for file in sorted(path.iterdir()):
@@ -225,28 +226,25 @@ def _last(folder: Path) -> Path | None:
     return next(filter(seems_whole, _by_step(folder).values()), None)
 
 
-def newest_whole(folder: Path, *, before_step: int | None = None) -> Newest:
-    """Return the newest checkpoint saved before `before_step` that passes `verify`."""
+def newest_whole(
+    folder: Path, hashed: Fingerprints = fingerprints, *, before_step: int | None = None
+) -> Newest:
+    """Return the newest checkpoint saved before `before_step` that passes `verify`.
+
+    Args:
+        folder: the folder of a run's checkpoints.
+        hashed: returns size and hash of a checkpoint's files.
+        before_step: None takes the newest of all.
+    """
     skipped: list[str] = []
     for step, path in _by_step(folder).items():
         if before_step is not None and step >= before_step:
             continue
         try:
-            return Newest(path=path, state=verify(path), skipped=skipped)
+            return Newest(path=path, state=verify(path, hashed=hashed), skipped=skipped)
         except InputError as error:
             skipped.append(str(error))
     return Newest(path=None, state={}, skipped=skipped)
-
-
-def fingerprint(path: Path, *, sync: bool = False) -> dict[str, Any]:
-    """Return the size and hash of a file; with `sync`, bring it to the disk first."""
-    if sync:
-        sync_file(path)
-    digest = xxhash.xxh3_128()
-    with open_file(path) as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return {"bytes": path.stat().st_size, "xxh3_128": digest.hexdigest()}
 
 
 def _by_step(folder: Path) -> dict[int, Path]:

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from trainer.checkpoint.index import INDEX
 from trainer.checkpoint.state import TrainState
 from trainer.config.precision import Precision
 from trainer.config.strict import checked
 from trainer.errors import InputError
 from trainer.outside import read_json
 
-FORMAT = 2
+FORMAT = 3
 #: The most bytes of either file: a state is mostly configurations, a manifest mostly file names.
 _MAX_BYTES = 16 << 20
 
@@ -38,7 +39,7 @@ class _FileEntry(_Strict):
 class _Manifest(_Strict):
     """The files of a checkpoint, by name."""
 
-    format: Literal[1, 2]
+    format: Literal[1, 2, 3]
     files: dict[str, _FileEntry]
 
 
@@ -154,6 +155,8 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     manifest = checked(_Manifest, values, where=str(path), fix=_FIX)
     if not all(map(_NAME.fullmatch, manifest.files)):
         raise InputError(f"{path} is corrupt, it lists no files of a checkpoint: use another one")
+    if manifest.format > 2 and INDEX not in manifest.files:
+        raise InputError(f"{path} does not list {INDEX}, so it is corrupt: use another checkpoint")
     return {name: entry.model_dump() for name, entry in manifest.files.items()}
 
 

@@ -2,40 +2,50 @@
 
 A checkpoint is a directory ``step-00000040`` of safetensors and JSON:
 
-- ``weights-R.safetensors`` and ``optimizer-R.safetensors`` of rank R: full fp32 tensors by
-  parameter name, each parameter in one rank's file. The form does not depend on ZeRO stage,
-  precision or number of ranks, so a run may resume with any other.
+- ``weights-R.safetensors`` and ``optimizer-R.safetensors`` of rank R: the parts of parameters that
+  the rank owns, flat in fp32 by parameter name, and of the moments by ``NAME|exp_avg``.
+- ``index.json``: each parameter's shape, and which ranks hold which part of it. The parts are the
+  same whatever the ZeRO stage and precision that cut them, so a run may resume with any other, on
+  any number of ranks: see `trainer.checkpoint.index`.
 - ``memory-R.safetensors``: each rank's memory, by stream id: see `trainer.checkpoint.memories`.
 - ``state.json``: the run's state, both configurations, hashes of corpus and vocabulary.
 - ``manifest.json``: format version, size and hash of every file.
 
 The directory is written under a temporary name, synced and renamed; then the pointer ``latest`` is
-replaced. Training waits only until everything is copied to the host's memory: see `save`.
+replaced. No rank sends weights or moments to another. Training waits only until all of them are
+copied: see `save`.
 """
 
-import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from trainer.checkpoint import folder as files
-from trainer.checkpoint.memories import memory_tensors
-from trainer.checkpoint.pointers import name_of
-from trainer.checkpoint.tensor_files import (
-    load_tensors,
-    open_tensors,
-    refuse_misfit,
-    save_tensors,
+from trainer.checkpoint.hashing import fingerprint
+from trainer.checkpoint.index import (
+    INDEX,
+    index_of,
+    optimizer_file,
+    read_index,
+    weights_file,
+    write_index,
 )
+from trainer.checkpoint.memories import memory_tensors
+from trainer.checkpoint.parts import Parts
+from trainer.checkpoint.pointers import name_of
+from trainer.checkpoint.tensor_files import refuse_misfit, save_tensors
 from trainer.distributed import World, gather_objects
 from trainer.protocol import Memory
 
 if TYPE_CHECKING:
     from trainer.engine.deepspeed import Engine
+
+T = TypeVar("T")
 
 
 def save(
@@ -49,8 +59,10 @@ def save(
 ) -> Iterator[Callable[[], None]]:
     """Write a checkpoint and point ``latest`` at it, as a background job. Collective.
 
-    Everything is copied to the host's memory before the first yield, so training can go on then.
-    The copy takes 12 bytes per parameter, divided among the ranks, and each rank's own memories.
+    All that steps change is copied before the first yield, so training can go on then: 12 bytes
+    per parameter, divided among the ranks, in the host's memory, page-locked on the way from a
+    GPU. Only where the state `saves_uncopied` are tensors written to their files at once, for
+    which steps wait; files are brought to the disk, and hashed, while training goes on.
 
     Args:
         folder: see `trainer.checkpoint.folder.directory`.
@@ -70,26 +82,83 @@ def save(
     problems: list[str] = []
     written: dict[str, Any] = {}
 
-    def write() -> None:
-        for kind, values in tensors.items():
-            path = draft / f"{kind}-{world.rank:05d}.safetensors"
-            save_tensors(values, path)
-            written[path.name] = files.fingerprint(path, sync=True)
+    def finish() -> None:
+        if problems:
+            return
+        _write(held, draft)
+        for name in (*at_once, *held):
+            written[name] = fingerprint(draft / name, sync=True)
 
     def seal() -> None:
         if world.is_main:
-            listed = {name: entry for part in everyones for name, entry in part.items()}
-            files.seal(draft, final, state=state, files=listed)
+            files.seal(draft, final, state=state, files=_listed(draft, shapes, told))
 
     if world.is_main:
         _try(lambda: files.begin(draft), problems)
     _raise_together(problems, draft, world)
-    tensors = _gather_tensors(engine, world) | {"memory": memory_tensors(memories)}
-    yield lambda: _try(write, problems)
+    shapes = engine.full_state.shapes()
+    owned, places = _owned(engine, world.rank)
+    at_once = owned if engine.full_state.saves_uncopied else {}
+    held = {name: _copied(values) for name, values in owned.items() if name not in at_once}
+    held[f"memory-{world.rank:05d}.safetensors"] = memory_tensors(memories)
+    _try(lambda: _write(at_once, draft), problems)
+    yield lambda: _try(finish, problems)
     _raise_together(problems, draft, world)
-    everyones = gather_objects(written, world)
+    told = _gathered_on_main((places, written), world)
     yield lambda: _try(seal, problems)
     _raise_together(problems, draft, world)
+
+
+def _listed(
+    draft: Path,
+    shapes: dict[str, tuple[int, ...]],
+    told: list[tuple[list[tuple[str, int, int]], dict[str, Any]]],
+) -> dict[str, Any]:
+    """Write the index of the parts that ranks have told; return what the manifest lists."""
+    write_index(index_of(shapes, {rank: parts for rank, (parts, _) in enumerate(told)}), draft)
+    listed = {name: entry for _, found in told for name, entry in found.items()}
+    return listed | {INDEX: fingerprint(draft / INDEX, sync=True)}
+
+
+def _owned(
+    engine: "Engine", rank: int
+) -> tuple[dict[str, dict[str, Tensor]], list[tuple[str, int, int]]]:
+    """Return the rank's tensors by file and name, and name, first element and size of each part."""
+    weights, moments, places = {}, {}, []
+    for name, begin, tensors in engine.full_state.parts():
+        places.append((name, begin, tensors["weight"].numel()))
+        for key, value in tensors.items():
+            if key == "weight":
+                weights[name] = value
+            else:
+                moments[f"{name}|{key}"] = value
+    return {weights_file(rank): weights, optimizer_file(rank): moments}, places
+
+
+def _gathered_on_main(value: T, world: World) -> list[T]:
+    """Return all ranks' values in order of rank on rank 0, and nothing elsewhere."""
+    if world.world_size == 1:
+        return [value]
+    boxes: list[Any] | None = [None] * world.world_size if world.is_main else None
+    dist.gather_object(value, boxes, dst=0, group=world.group)
+    return boxes or []
+
+
+def _copied(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies in the host's memory; those of a GPU's tensors are under way together."""
+    copies = {}
+    for name, value in values.items():
+        on_gpu = value.device.type == "cuda"
+        copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=on_gpu)
+        copies[name] = copy.copy_(value, non_blocking=on_gpu)
+    if any(value.device.type == "cuda" for value in values.values()):
+        torch.cuda.synchronize()
+    return copies
+
+
+def _write(tensors: dict[str, dict[str, Tensor]], folder: Path) -> None:
+    for name, values in tensors.items():
+        save_tensors(values, folder / name)
 
 
 def _try(action: Callable[[], None], problems: list[str]) -> None:
@@ -117,67 +186,30 @@ def _raise_together(problems: list[str], draft: Path, world: World) -> None:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return a verified checkpoint's full fp32 weights by parameter name, on the CPU."""
-    weights: dict[str, Tensor] = {}
-    for file in sorted(path.glob("weights-*.safetensors")):
-        weights |= load_tensors(file)
+    index = read_index(path)
+    parts, weights = Parts(path, index), {}
+    parts.check()  # before memory is taken for what the index says
+    for name, (shape, _) in index.items():
+        weights[name] = torch.empty(shape)
+        parts.read(name, "weight", 0, weights[name].view(-1))
     return weights
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a verified checkpoint's weights by parameter name."""
-    found: dict[str, tuple[int, ...]] = {}
-    for file in sorted(path.glob("weights-*.safetensors")):
-        with open_tensors(file) as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                found[name] = tuple(tensors.get_slice(name).get_shape())
-    return found
+    return {name: entry.shape for name, entry in read_index(path).items()}
 
 
 def load_engine(path: Path, engine: "Engine", *, optimizer_step: int) -> None:
     """Load a verified checkpoint's weights into `engine`, and its moments if there are any.
 
     There are moments if `optimizer_step`, the number of updates that they have seen, is not 0.
+    A rank reads only what it owns, and what it has a copy of.
 
     Raises:
         InputError: see `refuse_misfit`.
     """
-    refuse_misfit(read_shapes(path), engine.full_state.shapes(), where=path)
-    index: dict[str, dict[str, Path]] = {}
-    for kind in ("weights", "optimizer") if optimizer_step > 0 else ("weights",):
-        for file in sorted(path.glob(f"{kind}-*.safetensors")):
-            with open_tensors(file) as tensors:
-                for key in tensors.keys():  # noqa: SIM118
-                    index.setdefault(key.partition("|")[0], {})[key] = file
-
-    def read(name: str) -> dict[str, Tensor]:
-        values = {}
-        for key, file in index[name].items():
-            with open_tensors(file) as tensors:
-                values[key.partition("|")[2] or "weight"] = tensors.get_tensor(key)
-        return values
-
-    engine.full_state.write(read, optimizer_step=optimizer_step)
-
-
-def _gather_tensors(engine: "Engine", world: World) -> dict[str, dict[str, Tensor]]:
-    """Return copies of the parameters' state that this rank saves.
-
-    Parameters are shared out from the largest down, each to the rank that has the least so far.
-    """
-    load = [0] * world.world_size
-    owner = {}
-    sizes = {name: math.prod(shape) for name, shape in engine.full_state.shapes().items()}
-    for name in sorted(sizes, key=lambda name: -sizes[name]):
-        owner[name] = load.index(min(load))
-        load[owner[name]] += sizes[name]
-    weights, moments = {}, {}
-    for name, values in engine.full_state.read():
-        if owner[name] != world.rank:
-            continue
-        for key, value in values.items():
-            kept = value.detach().to("cpu", torch.float32, copy=True).contiguous()
-            if key == "weight":
-                weights[name] = kept
-            else:
-                moments[f"{name}|{key}"] = kept
-    return {"weights": weights, "optimizer": moments}
+    index = read_index(path)
+    shapes = {name: entry.shape for name, entry in index.items()}
+    refuse_misfit(shapes, engine.full_state.shapes(), where=path)
+    engine.full_state.write(Parts(path, index).read, optimizer_step=optimizer_step)

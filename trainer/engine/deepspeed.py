@@ -27,14 +27,16 @@ from torch import Tensor, nn
 from trainer.config.deepspeed import ResolvedDs
 from trainer.config.experiment import OptimConfig
 from trainer.distributed import Control, World, meet, refuse_shared_gpus
+from trainer.engine import counters
 from trainer.engine.full_state import FullState
 from trainer.engine.lamb import Lamb, matrices
 from trainer.engine.optimizers import optimizer_of
-from trainer.engine.schedules import Schedule, cosine_of
+from trainer.engine.schedules import cosine_of
 from trainer.engine.whole_gradients import WholeGradients
-from trainer.engine.zero import decide_by_norm, layers_are_called_once, refuse_frozen
+from trainer.engine.zero import cut, decide_by_norm, layers_are_called_once, refuse_frozen
 from trainer.errors import InputError
 from trainer.memory_tree import check_made, check_returned
+from trainer.model.initialise import Fills
 from trainer.model.layer import Layer
 from trainer.model.triton.copies import Copies
 from trainer.model.triton.storage import copies_of, on_kernels, store_aligned
@@ -94,14 +96,21 @@ def check_device(resolved: ResolvedDs, device: torch.device) -> None:
 
 
 def build(
-    model: nn.Module, *, optim: OptimConfig, max_steps: int, resolved: ResolvedDs, world: World
+    model: nn.Module,
+    *,
+    optim: OptimConfig,
+    max_steps: int,
+    resolved: ResolvedDs,
+    world: World,
+    fills: Fills | None = None,
 ) -> "Engine":
     """Wrap `model` for training, and move it to `world.device` in the configured precision.
+
+    At stage 3 the model may be on `meta`; `fills` then fills the parts that this rank keeps.
 
     Raises:
         InputError: ZeRO could not save all of the model's weights.
     """
-    optimizer = optimizer_of(list(model.parameters()), optim, resolved, offloaded=DeepSpeedCPUAdam)
     config = dict(resolved.for_deepspeed)
     if resolved.zero_stage == 0:
         config["gradient_clipping"] = 0.0  # Engine.step clips, after looking for a NaN
@@ -113,6 +122,9 @@ def build(
         store_aligned(model)
     if stage > 0:
         refuse_frozen(model, stage=stage)
+    if fills is not None:
+        cut(fills, zero_init=deepspeed.zero.Init, resolved=resolved, world=world)
+    optimizer = optimizer_of(list(model.parameters()), optim, resolved, offloaded=DeepSpeedCPUAdam)
     if stage == 3 and layers_are_called_once(model):
         # A back end reads a layer's weights itself, so they are gathered together.
         deepspeed.utils.set_z3_leaf_modules(model, [Layer])
@@ -174,7 +186,6 @@ class Engine:
             )
         self.full_state = FullState(
             ds,
-            api=deepspeed.utils,
             names=names,
             stage=resolved.zero_stage,
             rank=world.rank,
@@ -295,28 +306,14 @@ class Engine:
 
     def scalars(self) -> dict[str, Any]:
         """Return the engine's counters as plain values; see `load_scalars`."""
-        keys = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-        scaler = self.ds.optimizer.loss_scaler if self.resolved.precision == "fp16" else None
-        return {
-            "optimizer_step": self.full_state.optimizer_step(),
-            "loss_scaler": {key: getattr(scaler, key) for key in keys if hasattr(scaler, key)},
-        }
+        return {"optimizer_step": self.full_state.optimizer_step()} | counters.of(self.ds)
 
     def load_scalars(self, scalars: dict[str, Any], *, step: int, skipped_steps: int) -> None:
         """Continue from `scalars`; this configuration's rates and limits are kept."""
         self._applied = None
         if self.gradients is not None:
             self.gradients.drop()
-        schedule, update = self.ds.lr_scheduler, step - skipped_steps
-        if isinstance(schedule, Schedule):
-            schedule.load_state_dict({"updates": update})
-        elif update > 0:
-            schedule.step(update - 1)  # DeepSpeed's own count from the second rate
-        if self.resolved.precision == "fp16":
-            for key, value in scalars["loss_scaler"].items():
-                setattr(self.ds.optimizer.loss_scaler, key, value)
-        self.ds.global_steps, self.ds.skipped_steps = step, skipped_steps
-        self.ds.global_samples = step * self.ds.train_batch_size()
+        counters.set_to(scalars, self.ds, step=step, skipped_steps=skipped_steps)
 
     @property
     def _base(self) -> torch.optim.Optimizer:

@@ -1,16 +1,17 @@
-"""Weights and moments as full fp32 tensors by parameter name, whatever the ZeRO stage.
+"""Weights and moments in fp32 by parameter name, in the parts that ranks own at any ZeRO stage.
 
-This form is the same for every stage, precision and number of ranks. All methods are called by all
-ranks, since each rank may own a part of a parameter.
+A parameter is flat here. Its parts on all ranks together are the whole, so what is read at one
+stage, precision and number of ranks can be written at any other. Nothing is sent between ranks.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from trainer.model.triton.alignment import pads_of
+from trainer.model.triton.alignment import Pads, pads_of
 
 #: The optimizer's moments, as every implementation of Adam names them.
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -21,7 +22,28 @@ class Fragment(NamedTuple):
 
     name: str
     start: int
+    """The place of its first element in the optimizer's tensor."""
     numel: int
+    begin: int = 0
+    """The place of its first element in the flat parameter, with its pads."""
+
+
+class Part(NamedTuple):
+    """A part of a parameter that this rank owns."""
+
+    name: str
+    begin: int
+    """The place of its first element in the flat parameter."""
+    tensors: dict[str, Tensor]
+    """``weight``, and the moments after a first update, each of N elements in fp32, in the order of
+    the flat parameter; mostly not copied."""
+
+
+Read = Callable[[str, str, int, Tensor], None]
+"""A function that fills a tensor, `[N]`: of a parameter's ``weight`` or moment, from an element on.
+
+Its arguments are the parameter's name, the key, the first element and the tensor.
+"""
 
 
 class FullState:
@@ -31,7 +53,6 @@ class FullState:
         self,
         ds: Any,
         *,
-        api: Any,
         names: dict[int, str],
         stage: int,
         rank: int,
@@ -42,7 +63,6 @@ class FullState:
 
         Args:
             ds: DeepSpeed's engine.
-            api: `deepspeed.utils`, passed in since only one module imports DeepSpeed.
             names: parameter names by id.
             stage: the ZeRO stage.
             rank: the rank of this process.
@@ -50,7 +70,7 @@ class FullState:
             when_written: is called after `write`.
         """
         self._when_written = when_written
-        self._ds, self._api, self._stage = ds, api, stage
+        self._ds, self._stage = ds, stage
         self._rank, self._world_size = rank, world_size
         self._named: list[tuple[str, Any]] = [(names[id(p)], p) for p in ds.module.parameters()]
 
@@ -63,30 +83,61 @@ class FullState:
         pads = pads_of(p)
         return tuple(getattr(p, "ds_shape", p.shape)) if pads is None else pads.shape
 
-    def read(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Yield each parameter's name with its ``weight``, and its moments after a first update.
+    @property
+    def saves_uncopied(self) -> bool:
+        """Return whether a checkpoint writes the parts as they lie: a copy might not fit.
 
-        A parameter is gathered only when the iterator reaches it.
+        That is so at stage 3 in the host's memory.
         """
-        keys = MOMENTS if self.optimizer_step() > 0 else ()
-        for name, p in self._named:
-            yield name, {"weight": self._get(p, None)} | {key: self._get(p, key) for key in keys}
+        return self._stage == 3 and self._flat()[0].device.type == "cpu"
 
-    def write(self, item: Callable[[str], dict[str, Tensor]], *, optimizer_step: int) -> None:
-        """Set weights and moments to those that `read` yielded.
+    def parts(self) -> Iterator[Part]:
+        """Yield what this rank owns; at stage 0, where all ranks have all, an equal share of it."""
+        state, keys = self._ds.basic_optimizer.state, MOMENTS if self.optimizer_step() > 0 else ()
+        total, passed = sum(p.numel() for p in self._flat()), 0
+        low, high = (total * i // self._world_size for i in (self._rank, self._rank + 1))
+        named = dict(self._named)
+        for flat, fragments in self.fragments().items():
+            for name, start, numel, begin in fragments:
+                first, last = 0, numel
+                if self._stage == 0:
+                    first, last = (min(max(at - passed, 0), numel) for at in (low, high))
+                passed += numel
+                if first < last:
+                    tensors = {"weight": flat.detach()} | {key: state[flat][key] for key in keys}
+                    place = slice(start + first, start + last)
+                    own = {key: x.flatten()[place].float() for key, x in tensors.items()}
+                    yield _without_pads(Part(name, begin + first, own), pads_of(named[name]))
+
+    def write(self, read: Read, *, optimizer_step: int) -> None:
+        """Set weights and moments to those that `parts` yielded, on all ranks together.
 
         Args:
-            item: returns a parameter's tensors by name; those it lacks stay as they are.
+            read: gives the values, each rank those that it owns or has a copy of.
             optimizer_step: the number of updates that the moments have seen, for Adam's bias
-                correction.
+                correction; without any, moments are zeros and are not read.
         """
         if optimizer_step > 0 or self.optimizer_step() > 0:
             self.create_moments(optimizer_step)
+        state, keys = self._ds.basic_optimizer.state, MOMENTS if optimizer_step > 0 else ()
+        named = dict(self._named)
+        for flat, fragments in self.fragments().items():
+            for name, start, numel, begin in fragments:
+                place = slice(start, start + numel)
+                for key, tensor in {
+                    "weight": flat,
+                    **{key: state[flat][key] for key in keys},
+                }.items():
+                    with _flattened(tensor) as all_N:
+                        _read(read, name, key, begin, all_N[place], pads_of(named[name]))
+                if self._stage == 3:
+                    named[name].ds_tensor.data[:numel].copy_(flat.detach()[place])
         for name, p in self._named:
-            for key, value in item(name).items():
-                pads = pads_of(p)
-                stored = value if pads is None else pads.added(value)
-                self._set(p, None if key == "weight" else key, stored.to(p.device))
+            # At stage 0 these are the optimizer's own. At stage 3 every rank keeps small parameters
+            # whole between steps.
+            if self._stage in (1, 2) or (self._stage == 3 and p.numel() == p.ds_numel):
+                with _flattened(p) as all_N:
+                    _read(read, name, "weight", 0, all_N, pads_of(p))
         if self._when_written is not None:
             self._when_written()
 
@@ -118,13 +169,14 @@ class FullState:
                 found[flats[i]] = [Fragment(name, 0, p.numel())]
             elif self._stage == 3:
                 group, start, n_local = self._ds.optimizer.grad_position[p.ds_id]
-                numel = min(n_local, p.ds_numel - n_local * self._rank)
+                begin = n_local * self._rank
+                numel = min(n_local, p.ds_numel - begin)
                 if numel > 0:
-                    found[flats[group]].append(Fragment(name, start, numel))
+                    found[flats[group]].append(Fragment(name, start, numel, begin))
             elif p._hp_mapping is not None:  # this rank owns a part
-                address = p._hp_mapping.hp_fragment_address
+                address, own = p._hp_mapping.hp_fragment_address, p._hp_mapping.lp_fragment_address
                 flat = flats[p._hp_mapping.param_group_index]
-                found[flat].append(Fragment(name, address.start, address.numel))
+                found[flat].append(Fragment(name, address.start, address.numel, own.start))
         return found
 
     def _flat(self) -> list[Tensor]:
@@ -136,39 +188,29 @@ class FullState:
             return list(optimizer.single_partition_of_fp32_groups)
         return [p for _, p in self._named]
 
-    def _get(self, p: Any, key: str | None) -> Tensor:
-        """Return a parameter's weight or a moment of it, without pads."""
-        found: Tensor
-        if self._stage == 0:
-            found = p.detach() if key is None else self._ds.basic_optimizer.state[p][key]
-        elif key is None:
-            found = self._api.safe_get_full_fp32_param(p)
-        else:
-            found = self._api.safe_get_full_optimizer_state(p, key)
-        pads = pads_of(p)
-        return found if pads is None else pads.removed(found)
 
-    def _set(self, p: Any, key: str | None, value: Tensor) -> None:
-        if self._stage == 3:
-            self._set_partition(p, key, value)
-        elif self._stage == 0:
-            (p.data if key is None else self._ds.basic_optimizer.state[p][key]).copy_(value)
-        elif key is None:
-            p.data.copy_(value)
-            self._api.safe_set_full_fp32_param(p, value)
-        else:
-            self._api.safe_set_full_optimizer_state(p, value, key)
+def _without_pads(part: Part, pads: Pads | None) -> Part:
+    if pads is None:
+        return part
+    tensors = {key: pads.taken(x_N, part.begin) for key, x_N in part.tensors.items()}
+    return Part(part.name, pads.n_before(part.begin), tensors)
 
-    def _set_partition(self, p: Any, key: str | None, value: Tensor) -> None:
-        """Set a parameter at stage 3, whose setters for whole tensors forget the last pad."""
-        n_local = p.ds_tensor.ds_numel
-        padded = value.new_zeros(n_local * self._world_size)
-        padded[: value.numel()] = value.flatten()
-        local = padded.narrow(0, n_local * self._rank, n_local)
-        if key is not None:
-            self._api.safe_set_local_optimizer_state(p, local, key)
-            return
-        self._api.safe_set_local_fp32_param(p, local)
-        p.ds_tensor.data.copy_(local)
-        if p.data.numel() == value.numel():  # every rank keeps small parameters whole
-            p.data.copy_(value)
+
+def _read(read: Read, name: str, key: str, begin: int, into_N: Tensor, pads: Pads | None) -> None:
+    """Fill a part of a parameter, whose pads stay as they are."""
+    if pads is None:
+        read(name, key, begin, into_N)
+        return
+    first, last = pads.n_before(begin), pads.n_before(begin + len(into_N))
+    values_N = into_N.new_empty(last - first)
+    read(name, key, first, values_N)
+    pads.put(into_N, begin, values_N)
+
+
+@contextmanager
+def _flattened(tensor: Tensor) -> Iterator[Tensor]:
+    """Lend the flat elements of a tensor, `[N]` in the order of indexing, to be changed."""
+    flat_N = tensor.detach().flatten()
+    yield flat_N
+    if flat_N.data_ptr() != tensor.data_ptr():  # the tensor does not lie in this order
+        tensor.detach().copy_(flat_N.view_as(tensor))

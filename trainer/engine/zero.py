@@ -1,4 +1,4 @@
-"""Where DeepSpeed's ZeRO is helped: refusals before it cuts a model, and the norm of gradients."""
+"""Where DeepSpeed's ZeRO is helped: refusals, cutting a model on `meta`, the norm of gradients."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,7 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainer.config.deepspeed import ResolvedDs
+from trainer.distributed import World
 from trainer.errors import InputError, first_few
+from trainer.model.initialise import Fills
 from trainer.model.layer import Layer
 
 
@@ -35,6 +38,36 @@ def layers_are_called_once(model: nn.Module) -> bool:
     named = model.named_modules(remove_duplicate=False)
     layers = [module for _, module in named if isinstance(module, Layer)]
     return bool(layers) and len(layers) == len(set(layers))
+
+
+def cut(fills: Fills, *, zero_init: type, resolved: ResolvedDs, world: World) -> None:
+    """Cut the parameters of a model on `meta` for stage 3, and fill this rank's part of each.
+
+    Nothing is sent: `deepspeed.zero.Init` would broadcast every parameter from rank 0, but all
+    ranks fill in the same values. DeepSpeed cuts a whole parameter, so one at a time has memory,
+    which is never written to and so on a CPU never taken.
+
+    Args:
+        fills: what fills the model.
+        zero_init: `deepspeed.zero.Init`, passed in since only one module imports DeepSpeed.
+        resolved: the DeepSpeed configuration.
+        world: this process among its peers.
+    """
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(resolved.precision, torch.float32)
+    # With any module, DeepSpeed takes its linear layers of less memory; this one has no parameters.
+    init = zero_init(nn.Module(), config_dict_or_path=dict(resolved.for_deepspeed), dtype=dtype)
+    for parameter, fill in fills:
+        whole = nn.Parameter(torch.empty(parameter.shape, dtype=dtype, device=world.device))
+        # The parameter stays the same object, and so what is tied to it stays tied.
+        torch.utils.swap_tensors(parameter, whole)  # type: ignore[no-untyped-call]
+        zero: Any = parameter
+        init._convert_to_deepspeed_param(zero)
+        zero.partition()
+        part_N = zero.ds_tensor
+        begin = part_N.numel() * world.rank
+        n_own = max(0, min(part_N.numel(), zero.ds_numel - begin))
+        part_N[n_own:].zero_()
+        fill(part_N[:n_own], begin)
 
 
 def decide_by_norm(optimizer: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from trainer.checkpoint.folder import fingerprint
+from trainer.checkpoint.hashing import fingerprint
 from trainer.checkpoint.tensor_files import save_tensors
 from trainer.config.recipe import ModelConfig, ScoringConfig
 from trainer.data.vocabulary.files import (

@@ -13,7 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from trainer.checkpoint import pointers
-from trainer.checkpoint.folder import directory, draft_of, fingerprint, seal
+from trainer.checkpoint.folder import directory, draft_of, seal
+from trainer.checkpoint.hashing import fingerprint
+from trainer.checkpoint.index import INDEX, index_of_whole, weights_file, write_index
 from trainer.checkpoint.state import TrainState
 from trainer.checkpoint.tensor_files import save_tensors
 from trainer.config.recipe import ExperimentConfig, experiment_from, load_recipe, recipe_names
@@ -158,6 +160,7 @@ def _write(
     draft.mkdir(parents=True)
     write_atomically(folder / "config.json", experiment.model_dump_json(indent=2) + "\n")
     save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
+    file = weights_file(0)
     origin: dict[str, Any] = {
         "layout": foreign.layout,
         "path": str(foreign.file.resolve()),
@@ -165,8 +168,9 @@ def _write(
         **fingerprint(foreign.file),
     }
     write_atomically(folder / "imported.json", json.dumps(origin, indent=2) + "\n")
-    file = draft / "weights-00000.safetensors"
-    save_tensors(weights, file)
+    save_tensors({name: tensor.flatten() for name, tensor in weights.items()}, draft / file)
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    write_index(index_of_whole(shapes), draft)
     state = {
         "experiment": experiment.model_dump(mode="json"),
         "corpus": None,
@@ -176,6 +180,6 @@ def _write(
         "train": TrainState(parent=origin["path"]).to_json(),
     }
     final = checkpoints / pointers.name_of(0)
-    listed = {file.name: fingerprint(file, sync=True)}
+    listed = {name: fingerprint(draft / name, sync=True) for name in (file, INDEX)}
     seal(draft, final, state=state, files=listed)
     pointers.point(checkpoints, "best", final.name)

@@ -1,11 +1,20 @@
 """Reading all that a trained model is made from: a run's checkpoint or an exported folder."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from trainer.checkpoint.folder import MANIFEST, fingerprint, verify
+from trainer.checkpoint.folder import MANIFEST, verify
+from trainer.checkpoint.hashing import (
+    Fingerprints,
+    Found,
+    fingerprint,
+    fingerprints,
+    led_with_hashes,
+)
 from trainer.checkpoint.living import MOST_DELETED, MOVING, reading
 from trainer.checkpoint.saved_state import read_exported, read_manifest
 from trainer.checkpoint.tensor_files import load_tensors
@@ -34,7 +43,7 @@ class Source(NamedTuple):
     """The hash of each file of weights, by name."""
 
 
-def read_source(path: Path, which: str) -> Source:
+def read_source(path: Path, which: str, *, hashed: Fingerprints = fingerprints) -> Source:
     """Read and verify all that a model is made from; none of its code runs.
 
     Everything is read at once, because a run in training may delete the checkpoint later.
@@ -42,6 +51,7 @@ def read_source(path: Path, which: str) -> Source:
     Args:
         path: directory of a run, or a folder that `txl export` made.
         which: names one of a run's checkpoints: see `trainer.checkpoint.folder.resolve`.
+        hashed: returns size and hash of a checkpoint's files.
 
     Raises:
         InputError: there is no such run or checkpoint, or it is not whole.
@@ -56,7 +66,7 @@ def read_source(path: Path, which: str) -> Source:
         source = _exported(path.resolve(), values)
     else:
         configured = experiment_from(values, where=str(config))
-        source = reading(path, which, lambda chosen: _checkpoint(path, chosen, configured))
+        source = reading(path, which, lambda chosen: _checkpoint(path, chosen, configured, hashed))
     if source.vocabulary.hash != source.saved["vocabulary"]:
         raise InputError(f"{path}/vocabulary.json is not the one of {source.path}")
     return source
@@ -65,22 +75,32 @@ def read_source(path: Path, which: str) -> Source:
 def read_together(path: Path, which: str, world: World) -> Source:
     """Read the same checkpoint on every rank, even if the run is in training. Collective.
 
+    Each rank hashes some of the checkpoint's files, and all believe what is found.
+
     Raises:
         InputError: on every rank; see `read_source`.
     """
     own: list[Source] = []
 
-    def choose() -> str:
-        own.append(read_source(path, which))
-        return str(own[-1].path.absolute())
+    def choose(hashed: Fingerprints) -> tuple[str, dict[str, Found]]:
+        found: dict[str, Found] = {}
+
+        def noted(folder: Path, names: Sequence[str]) -> dict[str, Found]:
+            found.clear()
+            found.update(hashed(folder, names))
+            return found
+
+        own.append(read_source(path, which, hashed=noted))
+        return str(own[-1].path.absolute()), found
 
     for _ in range(MOST_DELETED):
-        chosen = on_main(choose, world)
+        chosen, found = led_with_hashes(choose, world)
         problem = None
         if not world.is_main:
             try:
                 is_run = chosen != str(path.resolve())
-                own.append(read_source(path, chosen if is_run else which))
+                asked = chosen if is_run else which
+                own.append(read_source(path, asked, hashed=partial(_told, found)))
             except InputError as error:
                 problem = error
         problems = [error for error in gather_objects(problem, world) if error is not None]
@@ -91,8 +111,15 @@ def read_together(path: Path, which: str, world: World) -> Source:
     raise problems[0]
 
 
-def _checkpoint(run_dir: Path, path: Path, configured: ExperimentConfig) -> Source:
-    saved = verify(path)
+def _told(found: dict[str, Found], folder: Path, names: Sequence[str]) -> dict[str, Found]:
+    """Return what was found of each file, which may be gone or new here."""
+    return {name: found.get(name, "another rank did not find it") for name in names}
+
+
+def _checkpoint(
+    run_dir: Path, path: Path, configured: ExperimentConfig, hashed: Fingerprints
+) -> Source:
+    saved = verify(path, hashed=hashed)
     experiment = experiment_from(saved["experiment"], where=f"{path}/state.json")
     if experiment.model.factory != configured.model.factory:  # only one file may name code to run
         raise InputError(

@@ -2,12 +2,14 @@
 
 import importlib
 import traceback
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from trainer.config.recipe import ModelConfig
 from trainer.errors import InputError
+from trainer.model.initialise import Fills
 from trainer.model.transformer_xl import TransformerXL
 from trainer.outside import shortened
 
@@ -27,6 +29,33 @@ def build_model(config: ModelConfig, *, vocabulary_size: int, seed: int) -> nn.M
     if config.factory is None:
         return TransformerXL(config, vocabulary_size)
     return _other_model(config, vocabulary_size)
+
+
+class Unbuilt(NamedTuple):
+    """A model on `meta`, and the values that it gets where it is cut into parts."""
+
+    model: nn.Module
+    fills: Fills
+
+
+def build_in_parts(config: ModelConfig, *, vocabulary_size: int, seed: int) -> Unbuilt:
+    """Build the Transformer-XL of `build_model` without its weights, to be filled part by part.
+
+    Nothing else may draw from torch's global generator while it is filled.
+
+    Raises:
+        InputError: the cutoffs do not fit the vocabulary.
+    """
+    assert config.factory is None, "what another's constructor draws is not known"
+    check_cutoffs(config, vocabulary_size)
+    with torch.device("meta"):
+        model = TransformerXL(config, vocabulary_size)
+
+    def seeded() -> Fills:
+        torch.manual_seed(seed)
+        yield from model.fills()
+
+    return Unbuilt(model, seeded())
 
 
 def _other_model(config: ModelConfig, vocabulary_size: int) -> nn.Module:

@@ -15,7 +15,7 @@ from trainer.model.attention import PositionBiases, position_embedding
 from trainer.model.backend import Backend
 from trainer.model.choice import choose_backend
 from trainer.model.dropout import dropout
-from trainer.model.initialise import initialise
+from trainer.model.initialise import Fills, fills, initialise
 from trainer.model.layer import Layer
 from trainer.model.memory import (
     KeysAndValues,
@@ -43,8 +43,11 @@ class TransformerXL(nn.Module):
         self.biases = PositionBiases(config.n_head, config.d_head) if shared else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
         self.softmax = AdaptiveSoftmax(config, self.embedding)
-        projections = (*self.embedding.projections, *self.softmax.projections)
-        initialise(self, config, projections=projections)
+        initialise(self, config, projections=self._projections())
+
+    def fills(self) -> Fills:
+        """Yield what fills this model, built on `meta`, with the values of one built elsewhere."""
+        return fills(self, self.config, projections=self._projections())
 
     @property
     def is_static(self) -> bool:
@@ -155,6 +158,9 @@ class TransformerXL(nn.Module):
         if isinstance(memory, KeysAndValues):
             return hidden_BTD, remember_written(memory, segment, positions)
         return hidden_BTD, remember(memory, segment, inputs)
+
+    def _projections(self) -> tuple[Tensor, ...]:
+        return (*self.embedding.projections, *self.softmax.projections)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return dropout(x, self.config.dropout, training=self.training)

@@ -1,14 +1,15 @@
 """Restoring a run from a checkpoint, at a start or after losses that were not finite."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.folder import directory, newest_whole
+from trainer.checkpoint.hashing import led_with_hashes
 from trainer.checkpoint.memories import read_memories
 from trainer.checkpoint.state import TrainState
 from trainer.checkpoint.tensors import load_engine
-from trainer.distributed import on_main
 from trainer.errors import NonFiniteError
 from trainer.outside import printable
 from trainer.train import duties
@@ -74,7 +75,7 @@ def handle_nonfinite(run: Run, state: TrainState, verdict: Verdict) -> bool:
     run.background.wait()
     folder = directory(run.run_dir)
     first = bad_step - state.nonfinite_in_a_row + 1  # a later checkpoint may be bad too
-    newest = on_main(lambda: newest_whole(folder, before_step=first), run.world)
+    newest = led_with_hashes(partial(newest_whole, folder, before_step=first), run.world)
     if state.rolled_back or newest.path is None:
         spent = (
             "after a rollback"

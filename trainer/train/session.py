@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import MutableMapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from trainer.budget.shortage import explained
+from trainer.checkpoint.hashing import led_with_hashes
 from trainer.checkpoint.state import TrainState
 from trainer.checkpoint.tensors import load_engine
 from trainer.config.arguments import TrainArguments
@@ -21,9 +23,10 @@ from trainer.distributed import World, barrier, gather_objects, on_each, on_main
 from trainer.engine import deepspeed
 from trainer.engine.captured import passes_of
 from trainer.errors import Exit, NonFiniteError, ShortageError
-from trainer.host_cpu import use_cpu_well
+from trainer.host_cpu import returning_freed, use_cpu_well
 from trainer.launchers import complete_environ
-from trainer.model.build import build_model
+from trainer.model.build import build_in_parts, build_model
+from trainer.model.initialise import Fills
 from trainer.track.console import close_logging, setup_logging
 from trainer.track.tracker import open_tracker
 from trainer.train import duties, recovery
@@ -97,10 +100,8 @@ def _train_claimed(
     experiment = plan.arguments.experiment
     stops.hold(run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main)
     refuse_without_memory(plan, run_dir, world)
-    model = build_model(
-        experiment.model, vocabulary_size=plan.corpus.vocabulary.size, seed=experiment.seed
-    )
-    start = on_main(lambda: find_start(plan, run_dir, model), world)
+    model, fills = _built(plan)
+    start = led_with_hashes(partial(find_start, plan, run_dir, model), world)
     log_file = run_dir / "logs" / f"rank-{world.rank:05d}.log"
     on_each(rundir.writing(lambda: setup_logging(world.rank, log_file=log_file)), world)
     if start.done is not None:
@@ -112,7 +113,8 @@ def _train_claimed(
     try:
         with explained(world, plan.situation):
             n_parameters = sum(p.numel() for p in model.parameters())
-            run = _open(plan, world, run_dir, start, attempt, model, n_parameters, environ, stops)
+            engine = _engine(plan, world, model, fills)
+            run = _open(plan, world, run_dir, start, attempt, engine, n_parameters, environ, stops)
             state = _begin(run, plan, start, attempt, n_parameters)
     except BaseException as error:
         if world.is_main:
@@ -130,26 +132,46 @@ def _train_claimed(
     return code
 
 
+def _built(plan: Plan) -> tuple[nn.Module, Fills | None]:
+    """Return the model; with it, at stage 3, what is to fill the parts that each rank keeps.
+
+    Another's model is built whole, since what its constructors draw is not known.
+    """
+    experiment, n_words = plan.arguments.experiment, plan.corpus.vocabulary.size
+    if plan.resolved.zero_stage == 3 and experiment.model.factory is None:
+        return build_in_parts(experiment.model, vocabulary_size=n_words, seed=experiment.seed)
+    model = build_model(experiment.model, vocabulary_size=n_words, seed=experiment.seed)
+    return model, None
+
+
+def _engine(plan: Plan, world: World, model: nn.Module, fills: Fills | None) -> deepspeed.Engine:
+    """Build the engine; a model in parts leaves no more than its parts in memory. Collective."""
+    experiment = plan.arguments.experiment
+    in_parts = fills is not None and world.device.type == "cpu"
+    with returning_freed() if in_parts else nullcontext():
+        return deepspeed.build(
+            model,
+            optim=experiment.optim,
+            max_steps=experiment.train.max_steps,
+            resolved=plan.resolved,
+            world=world,
+            fills=fills,
+        )
+
+
 def _open(
     plan: Plan,
     world: World,
     run_dir: Path,
     start: Start,
     attempt: int,
-    model: nn.Module,
+    engine: deepspeed.Engine,
     n_parameters: int,
     environ: MutableMapping[str, str],
     stops: StopRequests,
 ) -> Run:
     """Build all fixed parts of a run; the engine gets a parent's weights, if any. Collective."""
     experiment, origin = plan.arguments.experiment, start.origin
-    engine = deepspeed.build(
-        model,
-        optim=experiment.optim,
-        max_steps=experiment.train.max_steps,
-        resolved=plan.resolved,
-        world=world,
-    )
     if start.weights is not None:
         load_engine(start.weights, engine, optimizer_step=0)
     saved_train: dict[str, Any] = {} if origin is None else origin.saved["train"]

@@ -20,7 +20,7 @@ from builders import CPU, tiny_experiment, tiny_model, write_corpus
 from reported_runs import make_run
 from tokenizer_rules import REAL
 
-from trainer.checkpoint.folder import fingerprint
+from trainer.checkpoint.hashing import fingerprint
 from trainer.config.deepspeed import load_ds_config, resolve
 from trainer.config.recipe import load_recipe
 from trainer.data.corpus import open_corpus, verify_corpus
@@ -220,6 +220,7 @@ TARGETS = [
         read=_read_run,
         seal=_seal_checkpoint,
     ),
+    Target(file=f"{_STEP}/index.json", form="json", read=_read_run, seal=_seal_checkpoint),
     Target(file="run/checkpoints/latest", form="bytes", read=_read_run),
     Target(file="run/checkpoints/best", form="bytes", read=_read_run),
     Target(file="exported/config.json", form="json", read=_read_run),

@@ -15,7 +15,9 @@ from trainer.launchers import RENDEZVOUS, complete_environ
 Work = Callable[[World, Path], Any]
 
 
-def told_by_ranks(work: Work, folder: Path, *, n_ranks: int = 2) -> list[Any]:
+def told_by_ranks(
+    work: Work, folder: Path, *, n_ranks: int = 2, timeout_s: float = 120
+) -> list[Any]:
     """Run `work`, a function of a module, on each rank; return what each gave, as JSON keeps it."""
     context = multiprocessing.get_context("spawn")
     port = complete_environ({})["MASTER_PORT"]
@@ -26,7 +28,7 @@ def told_by_ranks(work: Work, folder: Path, *, n_ranks: int = 2) -> list[Any]:
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(120)
+        process.join(timeout_s)
     assert [process.exitcode for process in ranks] == [0] * n_ranks
     return [json.loads((folder / f"rank {rank}.json").read_text()) for rank in range(n_ranks)]
 

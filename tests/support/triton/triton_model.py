@@ -5,7 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -219,9 +219,25 @@ def trained(
         built = engine_of(backend, ds_file, model=model)
     with taking(backend), counted() as launches:
         losses = steps_of(built, model, n_steps)
-    weights = {name: values["weight"].clone() for name, values in built.full_state.read()}
+    weights = {name: found["weight"] for name, found in whole_state(built).items()}
     built.destroy()
     return losses, weights, launches
+
+
+def whole_state(built: Any) -> dict[str, dict[str, Tensor]]:
+    """Weights and moments of an engine on one rank, which owns all."""
+    shapes = built.full_state.shapes()
+    state: dict[str, dict[str, Tensor]] = {}
+    for name, begin, tensors in built.full_state.parts():
+        assert begin == 0
+        state[name] = {key: x.reshape(shapes[name]).clone() for key, x in tensors.items()}
+    return state
+
+
+def _fill(
+    state: dict[str, dict[str, Tensor]], name: str, key: str, begin: int, into_N: Tensor
+) -> None:
+    into_N.copy_(state[name][key].flatten()[begin : begin + len(into_N)])
 
 
 def steps_of(built: Any, model: dict[str, Any], n_steps: int) -> list[float]:
@@ -250,12 +266,11 @@ def carried_over(
         built = engine_of(backend, ds_file, model=model)
         assert any(map(pads_of, built.ds.module.parameters())) == (backend == "triton")
         if states:
-            built.full_state.write(states[-1].__getitem__, optimizer_step=2)
+            built.full_state.write(partial(_fill, states[-1]), optimizer_step=2)
         else:
             with taking(backend):
                 steps_of(built, model, 2)
-        read = built.full_state.read()
-        states.append({name: {k: x.clone() for k, x in found.items()} for name, found in read})
+        states.append(whole_state(built))
         shapes = {name: tuple(found["weight"].shape) for name, found in states[-1].items()}
         assert shapes == built.full_state.shapes()
         with taking(backend):

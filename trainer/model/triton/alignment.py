@@ -9,8 +9,10 @@ exports and the memory of layer inputs keep the logical widths. The weights of a
 padded where they are used.
 """
 
+import math
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,8 +39,53 @@ class Pads(NamedTuple):
 
     def removed(self, x: Tensor) -> Tensor:
         """Return a tensor of the stored shape without its pads."""
-        kept = tuple(slice(size) for size in self.blocks)
-        return x.reshape(self.stored_blocks)[kept].reshape(self.shape)
+        return self.taken(x.flatten(), 0).reshape(self.shape)
+
+    def n_before(self, place: int) -> int:
+        """Return how many elements that are no pads lie before a place in the flat parameter."""
+        count, unit, stored_unit = 0, math.prod(self.blocks), math.prod(self.stored_blocks)
+        for size, stored_size in zip(self.blocks, self.stored_blocks, strict=True):
+            unit, stored_unit = unit // size, stored_unit // stored_size
+            index, place = divmod(place, stored_unit)
+            if index >= size:
+                return count + size * unit
+            count += index * unit
+        return count
+
+    def taken(self, x_N: Tensor, begin: int) -> Tensor:
+        """Return what is no pad of a part of the flat parameter, in order; copied if it must be.
+
+        Args:
+            x_N: the elements from `begin` on.
+            begin: a place in the flat parameter with its pads.
+        """
+        if len(x_N) == math.prod(self.stored_blocks):
+            return x_N.view(self.stored_blocks)[tuple(slice(size) for size in self.blocks)]
+        rows_RC, is_row_R, front = self._rows(x_N, begin)
+        kept_N = rows_RC[is_row_R, : self.blocks[-1]].flatten()
+        skipped = self.n_before(begin) - self.n_before(begin - front)
+        return kept_N[skipped:][: self.n_before(begin + len(x_N)) - self.n_before(begin)]
+
+    def put(self, x_N: Tensor, begin: int, values_M: Tensor) -> None:
+        """Set what is no pad of a part of the flat parameter; arguments as those of `taken`."""
+        rows_RC, is_row_R, front = self._rows(torch.zeros_like(x_N), begin)
+        kept_RC = rows_RC.new_zeros(int(is_row_R.sum()), self.blocks[-1])
+        skipped = self.n_before(begin) - self.n_before(begin - front)
+        kept_RC.view(-1)[skipped:][: len(values_M)] = values_M
+        rows_RC[is_row_R, : self.blocks[-1]] = kept_RC
+        x_N.copy_(rows_RC.view(-1)[front:][: len(x_N)])
+
+    def _rows(self, x_N: Tensor, begin: int) -> tuple[Tensor, Tensor, int]:
+        """Return the rows in which a part lies, which of them are no pads, and what is in front."""
+        width = self.stored_blocks[-1]
+        front, back = begin % width, -(begin + len(x_N)) % width
+        rows_RC = F.pad(x_N, (front, back)).view(-1, width)
+        row_R = torch.arange(len(rows_RC), device=x_N.device) + begin // width
+        is_row_R = torch.ones_like(row_R, dtype=torch.bool)
+        for size, stored_size in zip(self.blocks[-2::-1], self.stored_blocks[-2::-1], strict=True):
+            is_row_R &= row_R % stored_size < size
+            row_R = row_R // stored_size
+        return rows_RC, is_row_R, front
 
 
 def pads_of(parameter: Tensor) -> Pads | None:

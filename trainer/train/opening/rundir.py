@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from trainer.checkpoint.folder import MANIFEST, directory, newest_whole, resolve, verify
+from trainer.checkpoint.hashing import Fingerprints
 from trainer.checkpoint.tensor_files import refuse_misfit
 from trainer.checkpoint.tensors import read_shapes
 from trainer.config.changes import Change, admit, split_changes
@@ -147,6 +148,7 @@ def find_origin(
     resume: Literal["auto", "must", "never"],
     resume_from: Path | None,
     allowed: tuple[str, ...],
+    hashed: Fingerprints,
 ) -> Origin | None:
     """Return this run's newest whole checkpoint, else the one to fork from, else None.
 
@@ -155,7 +157,7 @@ def find_origin(
             whole; or it has another experiment, corpus or vocabulary: the message says where.
     """
     folder = directory(run_dir)
-    own = newest_whole(folder)
+    own = newest_whole(folder, hashed)
     if resume == "never" and (own.path or own.skipped):
         raise InputError(f"{folder} has checkpoints: --resume never needs another --run-dir")
     if own.path is None and own.skipped:
@@ -168,7 +170,7 @@ def find_origin(
     if path is None:
         assert resume_from is not None
         path = _checkpoint_at(resume_from)
-        saved = verify(path)
+        saved = verify(path, hashed=hashed)
     if "imported" in saved:
         raise InputError(f"{path} was imported, weights alone: begin a new run with --init-from it")
     changed = admit(saved["experiment"], experiment, allowed=allowed, where=str(path))
@@ -200,14 +202,16 @@ def _corpus_changes(saved: Mapping[str, Any], corpus: Corpus, path: Path) -> lis
     return split_changes(before, now)
 
 
-def find_weights(source: Path, corpus: Corpus, *, shapes: Mapping[str, tuple[int, ...]]) -> Path:
+def find_weights(
+    source: Path, corpus: Corpus, *, shapes: Mapping[str, tuple[int, ...]], hashed: Fingerprints
+) -> Path:
     """Return the verified checkpoint that ``--init-from`` names, with weights of these `shapes`.
 
     Raises:
         InputError: there is no checkpoint, or its vocabulary or weights do not fit.
     """
     path = _checkpoint_at(source)
-    saved = verify(path)
+    saved = verify(path, hashed=hashed)
     if saved["vocabulary"] != corpus.vocabulary.hash:
         raise InputError(
             f"--init-from {path} has vocabulary {saved['vocabulary']}, but {corpus.path} has "

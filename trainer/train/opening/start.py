@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from trainer.checkpoint.hashing import Fingerprints, fingerprints
 from trainer.checkpoint.state import TrainState
 from trainer.errors import Exit, InputError, ShortageError
 from trainer.outside import printable
@@ -32,18 +33,26 @@ class Start:
     """The status of a run that is done already, so that nothing starts."""
 
 
-def find_start(plan: Plan, run_dir: Path, model: nn.Module) -> Start:
+def find_start(plan: Plan, run_dir: Path, model: nn.Module, hashed: Fingerprints) -> Start:
     """Check what the run begins with, before anything but the claim is written. Rank 0.
+
+    Args:
+        plan: the plan of the run.
+        run_dir: its directory.
+        model: the model that it trains.
+        hashed: returns size and hash of a checkpoint's files.
 
     Raises:
         InputError: names what does not fit.
     """
-    start = look(plan, run_dir, model)
+    start = look(plan, run_dir, model, hashed)
     rundir.make(run_dir)
     return start
 
 
-def look(plan: Plan, run_dir: Path, model: nn.Module | None) -> Start:
+def look(
+    plan: Plan, run_dir: Path, model: nn.Module | None, hashed: Fingerprints = fingerprints
+) -> Start:
     """Find the start without writing anything; `model` may be None without ``--init-from``."""
     arguments, experiment = plan.arguments, plan.arguments.experiment
     if run_dir.is_dir():
@@ -55,12 +64,15 @@ def look(plan: Plan, run_dir: Path, model: nn.Module | None) -> Start:
         resume=arguments.resume,
         resume_from=arguments.resume_from,
         allowed=arguments.allow_change,
+        hashed=hashed,
     )
     weights = None
     if origin is None and arguments.init_from is not None:
         assert model is not None, "weights are held against those of a model"
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        weights = rundir.find_weights(arguments.init_from, plan.corpus, shapes=shapes)
+        weights = rundir.find_weights(
+            arguments.init_from, plan.corpus, shapes=shapes, hashed=hashed
+        )
     done = finished(run_dir)
     if origin is not None and done is not None:
         saved = TrainState()
