@@ -81,6 +81,22 @@ def test_a_checkpoint_s_copy_is_in_the_host_s_memory_beside_a_gpu() -> None:
     assert "checkpoint being written" not in needed.device
 
 
+def test_a_graph_s_memory_and_the_usual_passes_are_counted_beside_each_other() -> None:
+    usual = replace(HOW, on_gpu=True, backend="triton", stage=0, precision="bf16_autocast")
+    passes, captured = counted(usual), counted(replace(usual, captured=True))
+    more = captured.device["passes that are not captured"]
+    kept = passes.device["attention"] + passes.device["layers"]
+    assert kept <= more < passes.device_bytes
+    assert captured.device_bytes - more > passes.device_bytes, "a memory of its own"
+
+
+def test_fp32_weights_have_copies_that_last_on_a_gpu() -> None:
+    usual = replace(HOW, on_gpu=True, stage=0, precision="bf16_autocast")
+    kernels, plain = (counted(replace(usual, backend=name)) for name in ("triton", "plain"))
+    assert kernels.device["weights in bf16"] == 2 * WEIGHTS.total
+    assert plain.device.get("weights in bf16", 0) < 2 * WEIGHTS.total
+
+
 def test_checkpointing_keeps_less_of_a_deep_model() -> None:
     recipe = load_recipe("enwik8-large").model_dump()
     whole = ExperimentConfig.model_validate(recipe)

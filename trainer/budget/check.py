@@ -49,6 +49,10 @@ class Budget:
     def _counted(self, how: How) -> Needs:
         return needs.count(self._experiment, self.weights, how, shares=self._shares)
 
+    def fits(self, device: There | None) -> bool:
+        """Return whether a GPU of this memory, if there is one, has what the run needs of it."""
+        return device is None or self.needs.device_bytes <= device.total
+
     def problem(self, there: There, *, n_sharing: int, device: There | None) -> str | None:
         """Return what the run needs but cannot get, and what to lower; None if all fits.
 
@@ -57,7 +61,7 @@ class Budget:
             n_sharing: the number of ranks on this host.
             device: the memory of the rank's GPU, if the rank computes on one.
         """
-        if device is not None and self.needs.device_bytes > device.total:
+        if device is not None and not self.fits(device):
             return self._shortage(self.needs.device_bytes, device.total, device.what, 1)
         needed = self.needs.host_bytes if device is not None else self.needs.device_bytes
         if needed * n_sharing > there.total:
@@ -215,6 +219,10 @@ def _how(experiment: ExperimentConfig, resolved: ResolvedDs, world: World) -> Ho
         bucket=int(bucket) if isinstance(bucket, int | float) else _BUCKET,
         on_gpu=world.device.type == "cuda",
         fused_adam=fused and experiment.optim.type != "Lamb",
+        captured=world.device.type == "cuda"
+        and resolved.zero_stage == 0
+        and experiment.train.cuda_graph != "off"
+        and not experiment.model.activation_checkpointing,
     )
 
 

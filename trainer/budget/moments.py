@@ -104,7 +104,7 @@ class Step:
         } | self._casts()
 
     def _casts(self) -> Holdings:
-        if self._how.precision != "bf16_autocast":
+        if self._how.precision != "bf16_autocast" or self._how.keeps_copies:
             return {}
         n_bytes = self._model.n_layer * self._weights.layer * 2
         return {"weights in bf16": Holding(n_bytes, 0, keeps_place=True)}

@@ -68,11 +68,22 @@ def count(
     moment = max(grown, key=lambda name: sum(grown[name].values()))
     whole = lasting | grown[moment]
     saved = _saved(experiment, weights, how, widths)
+    if how.captured:
+        whole["passes that are not captured"] = _passes(grown)
     if how.on_gpu:
         host = {"checkpoint being written": saved} | _offloaded(weights, how)
         return Needs(device=whole, host=host, moment=moment)
     whole |= {"programs": _PROGRAMS, "checkpoint being written": saved}
     return Needs(device=whole, host={}, moment=moment)
+
+
+def _passes(grown: Mapping[str, Mapping[str, int]]) -> int:
+    """Return the bytes of both passes of a micro step at their peak, without gradients."""
+    return max(
+        sum(n for name, n in parts.items() if name != "gradients")
+        for moment, parts in grown.items()
+        if moment.endswith("pass")
+    )
 
 
 def _memory_bytes(experiment: ExperimentConfig, how: How, widths: Widths) -> int:
@@ -103,8 +114,13 @@ def _lasting(
         parts["optimizer's own weights"] = 4 * total * share if how.stage > 0 else 0
     if how.stage == 3:
         parts["DeepSpeed's partitions"] = total * widths.weight * share
-    # A slot's next memory is made while its present one is read.
-    parts["memory"] = (how.slots + 1) * _memory_bytes(experiment, how, widths)
+    if how.keeps_copies:
+        n_multiplied = experiment.model.n_layer * weights.layer
+        parts["weights in bf16"] = 2 * total
+        parts["their gradients in bf16"] = 2 * n_multiplied
+    # A slot's next memory is made while its present one is read; a graph has one of its own.
+    n_memories = how.slots + 1 + how.captured
+    parts["memory"] = n_memories * _memory_bytes(experiment, how, widths)
     return {name: int(n) for name, n in parts.items()}
 
 

@@ -69,6 +69,14 @@ class How:
     """Elements of DeepSpeed's bucket of gradients."""
     on_gpu: bool
     fused_adam: bool
+    captured: bool = False
+    """Whether micro steps are captured as CUDA graphs, whose memory nothing else may use."""
+
+    @property
+    def keeps_copies(self) -> bool:
+        """Return whether fp32 weights have copies in 16 bits that last, and take gradients."""
+        on_kernels = self.backend == "triton"
+        return on_kernels and self.stage == 0 and self.precision == "bf16_autocast"
 
     @property
     def share(self) -> float:

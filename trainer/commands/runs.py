@@ -47,7 +47,7 @@ class Show:
     def run(self) -> None:
         """Print both."""
         from trainer.config.arguments import parse_show
-        from trainer.config.deepspeed import default_name, show
+        from trainer.config.deepspeed import default_names, show
 
         arguments = parse_show(self.argv)
         name = arguments.deepspeed_config
@@ -55,7 +55,7 @@ class Show:
             from trainer.distributed import choose_device, has_fast_bf16
 
             device = choose_device(arguments.device, local_rank=0)
-            name = default_name(accelerator=device.type, bf16=has_fast_bf16(device))
+            name = default_names(accelerator=device.type, bf16=has_fast_bf16(device))[0]
         print(show(arguments.experiment, name, world_size=arguments.world_size))
 
 

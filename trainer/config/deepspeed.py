@@ -111,11 +111,15 @@ def packaged_names() -> list[str]:
     return strict.packaged_names(_packaged())
 
 
-def default_name(*, accelerator: str, bf16: bool) -> str:
-    """Return the name of the packaged file for a device with or without native bfloat16."""
+def default_names(*, accelerator: str, bf16: bool) -> list[str]:
+    """Return the names of the packaged files for a device with or without native bfloat16.
+
+    The first is taken whose run fits the device's memory, or the last. They do not depend on the
+    number of ranks.
+    """
     if accelerator == "cuda":
-        return "zero1_bf16" if bf16 else "zero1_fp16"
-    return "zero0_bf16_autocast" if bf16 else "zero0_fp32"
+        return ["zero0_bf16_autocast", "zero1_bf16"] if bf16 else ["zero1_fp16"]
+    return ["zero0_bf16_autocast" if bf16 else "zero0_fp32"]
 
 
 def load_ds_config(name_or_path: str) -> dict[str, Any]:

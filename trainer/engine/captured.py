@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.experiment import TrainConfig
-from trainer.engine.graphs import CudaGraphs, Emulated, Graphs
+from trainer.engine.graphs import CudaGraphs, Emulated, Graphs, drop_gradients
 from trainer.engine.passes import How, Passed, Passes
 from trainer.errors import InputError
 from trainer.memory_tree import leaves, rebuilt
+from trainer.outside import shortened
 from trainer.protocol import Memory, Segment
 
 if TYPE_CHECKING:
@@ -38,8 +39,25 @@ _BUCKET = 256
 class CapturedPasses:
     """Passes that are captured where they can be, see the module; called as `Passes` is."""
 
-    def __init__(self, passes: Passes, parameters: Iterable[nn.Parameter], *, slots: int) -> None:
-        """Capture `passes`, which leave gradients at `parameters`; a step has `slots` of them."""
+    def __init__(
+        self,
+        passes: Passes,
+        parameters: Iterable[nn.Parameter],
+        *,
+        slots: int,
+        insists: bool = False,
+    ) -> None:
+        """Capture passes.
+
+        Args:
+            passes: what to capture.
+            parameters: where they leave gradients.
+            slots: the number of micro steps of a step.
+            insists: whether to fail if the device does not capture them, instead of going on
+                as usual.
+        """
+        self._insists = insists
+        self._failed = False
         self._passes, self._parameters, self._slots = passes, list(parameters), slots
         self._steady: _Numbers | None = None
         self._kind: _Kind | None = None
@@ -51,12 +69,13 @@ class CapturedPasses:
         kind = _kind(segment, memory, how)
         if self._kind is None and kind is not None and kind.numbers == self._steady:
             self._kind = kind
-        if kind is None or kind != self._kind or not self._can_go_on():
+        if kind is None or kind != self._kind or self._failed or not self._can_go_on():
             return self._as_usual(segment, memory, how)
         if self._static is None or not self._static.has_place_for(segment):
             if self._parameters[0].grad is not None:
                 return self._as_usual(segment, memory, how)  # captured at a step's first pass
-            self._capture(segment, memory, how)
+            if not self._try_to_capture(segment, memory, how):
+                return self._as_usual(segment, memory, how)
         assert self._static is not None
         assert self._graphs is not None
         self._static.load(segment, memory)
@@ -76,6 +95,19 @@ class CapturedPasses:
         kind, numbers = _kind(segment, memory, how), _numbers(passed.memory)
         self._steady = numbers if kind is not None and kind.numbers == numbers else None
         return passed
+
+    def _try_to_capture(self, segment: Segment, memory: Memory, how: How) -> bool:
+        """Capture the passes; return whether that went well."""
+        try:
+            self._capture(segment, memory, how)
+            return True
+        except RuntimeError as error:
+            if self._insists:
+                raise
+            log.warning("no CUDA graph, steps go on without: %s", shortened(str(error)))
+            self._failed, self._graphs, self._static = True, None, None
+            drop_gradients(self._parameters)
+            return False
 
     def _capture(self, segment: Segment, memory: Memory, how: How) -> None:
         self._graphs = None  # its memory is free for the next one
@@ -200,7 +232,9 @@ def passes_of(engine: "Engine", train: TrainConfig) -> Passes | CapturedPasses:
     assert engine.gradients is not None, "at stage 0"
     engine.gradients.learn_late()
     passes = Passes(engine, mem_len=train.mem_len, asks=False)
-    return CapturedPasses(passes, engine.ds.module.parameters(), slots=engine.slots)
+    insists = train.cuda_graph == "on"
+    parameters = engine.ds.module.parameters()
+    return CapturedPasses(passes, parameters, slots=engine.slots, insists=insists)
 
 
 def _obstacle(engine: "Engine") -> str | None:

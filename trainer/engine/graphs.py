@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.model.triton.copies import computed
+
 Work = Callable[[], tuple[Tensor, Tensor]]
 """Both passes, on static tensors; returns the sum of nats, and which streams are finite."""
 
@@ -53,13 +55,13 @@ class CudaGraphs(Graphs):
             for _ in range(min(slots, 2)):
                 work()
         torch.cuda.current_stream().wait_stream(side)
-        _drop_gradients(parameters)
+        drop_gradients(parameters)
         self._graph_of_first, self._results = _captured(work, side, None)
         self.gradients = [p.grad for p in parameters]
         if slots > 1:
             pool = self._graph_of_first.pool()
             self._graph_of_later, self._later_results = _captured(work, side, pool)
-        _drop_gradients(parameters)
+        drop_gradients(parameters)
 
     def _first(self) -> tuple[Tensor, Tensor]:
         self._graph_of_first.replay()
@@ -108,6 +110,7 @@ class Emulated(Graphs):
         return self._results
 
 
-def _drop_gradients(parameters: list[nn.Parameter]) -> None:
+def drop_gradients(parameters: list[nn.Parameter]) -> None:
+    """Forget the gradients of parameters, and of copies that take them in their place."""
     for parameter in parameters:
-        parameter.grad = None
+        parameter.grad = computed(parameter).grad = None

@@ -99,6 +99,7 @@ def _train_claimed(
 ) -> Exit:
     experiment = plan.arguments.experiment
     stops.hold(run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main)
+    identity.refuse_different(plan, world)
     refuse_without_memory(plan, run_dir, world)
     model, fills = _built(plan)
     start = led_with_hashes(partial(find_start, plan, run_dir, model), world)
@@ -228,7 +229,10 @@ def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) 
             "resume",
             path=origin.path.name,
             skipped=origin.skipped,
-            changes=[change.to_json() for change in origin.changes],
+            changes=[
+                change.to_json()
+                for change in (*origin.changes, *identity.precision_change(origin.saved, plan))
+            ],
             parent=state.parent,
             **data,
         )

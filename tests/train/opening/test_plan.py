@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from builders import random_documents, tiny_experiment, write_corpus
 
+from trainer.budget.machine import There
 from trainer.config.arguments import parse_train
-from trainer.config.deepspeed import load_ds_config, resolve
+from trainer.config.deepspeed import default_names, load_ds_config, resolve
 from trainer.data.corpus import Corpus
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.data.streams import Streams
 from trainer.errors import InputError
 from trainer.launchers import complete_environ
+from trainer.train.opening import plan
 from trainer.train.opening.plan import check_segments, check_splits, make_plan
 
 
@@ -35,6 +37,33 @@ def corpus_of(folder: Path, **n_tokens: int) -> Corpus:
     """A corpus whose splits have so many tokens."""
     splits = {name: random_documents(n, vocabulary_size=9) for name, n in n_tokens.items()}
     return write_corpus(folder / "corpus", vocabulary_size=9, **splits)
+
+
+@pytest.mark.parametrize(
+    ("total", "asked", "chosen"),
+    [
+        (1 << 40, [], (0, "bf16_autocast")),
+        (1 << 20, [], (1, "bf16")),
+        (1 << 20, ["--deepspeed-config", "zero0_fp32"], (0, "fp32")),
+    ],
+)
+def test_a_gpu_s_default_is_the_first_that_fits_its_memory(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    total: int,
+    asked: list[str],
+    chosen: tuple[int, str],
+) -> None:
+    gpus = default_names(accelerator="cuda", bf16=True)
+    monkeypatch.setattr(plan, "default_names", lambda **_: gpus)
+    monkeypatch.setattr(plan, "device_there", lambda _: There(total, total, "a GPU"))
+    monkeypatch.setattr(plan, "check_device", lambda *_: None)
+    corpus = corpus_of(tmp_path, train=5000)
+    argv = ["quickstart", "--data", str(corpus.path), "--valid.interval-steps", "0", *asked]
+    made = make_plan(parse_train([*argv, "--device", "cpu"]), complete_environ({}))
+    assert (made.resolved.zero_stage, made.resolved.precision) == chosen
+    assert made.budget is not None
+    assert made.budget.how.stage == chosen[0]
 
 
 @pytest.mark.parametrize(

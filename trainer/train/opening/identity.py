@@ -1,10 +1,13 @@
 """Descriptions of a run for its checkpoints, its records and the log."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.distributed import World
+from trainer.config.changes import Change
+from trainer.distributed import World, gather_objects
+from trainer.errors import InputError
 from trainer.outside import printable
 from trainer.track.measure import corpus_label
 from trainer.track.status import Status
@@ -26,6 +29,34 @@ def identity_of(plan: Plan, world: World) -> dict[str, Any]:
         "precision": plan.resolved.precision,
         "world_size": world.world_size,
     }
+
+
+def precision_change(saved: Mapping[str, Any], plan: Plan) -> list[Change]:
+    """Return the change of precision since a checkpoint, if any; log it.
+
+    Any checkpoint may be resumed in any precision, but the numbers are other ones.
+    """
+    before, now = saved.get("precision"), plan.resolved.precision
+    if before in (None, now):
+        return []
+    log.info("from here on the run is in %s, before it was in %s", now, printable(str(before)))
+    return [Change("precision", before, now, "announced")]
+
+
+def refuse_different(plan: Plan, world: World) -> None:
+    """Refuse ranks that would train in different ways. Collective.
+
+    Raises:
+        InputError: the ranks' GPUs, of different kinds, choose different defaults.
+    """
+    own = f"{plan.resolved.precision} at ZeRO-{plan.resolved.zero_stage}"
+    everyones = gather_objects(own, world)
+    if len(set(everyones)) > 1:
+        told = ", ".join(f"rank {rank}: {how}" for rank, how in enumerate(everyones))
+        raise InputError(
+            f"the ranks' devices choose different ways to train ({told}): give all of them the "
+            "same --deepspeed-config"
+        )
 
 
 def data_of(plan: Plan) -> dict[str, str]:

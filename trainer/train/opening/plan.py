@@ -8,7 +8,7 @@ from typing import Any
 from trainer.budget import machine
 from trainer.budget.check import GIB, Budget, device_there
 from trainer.config.arguments import TrainArguments
-from trainer.config.deepspeed import ResolvedDs, default_name, load_ds_config, resolve
+from trainer.config.deepspeed import ResolvedDs, default_names, load_ds_config, resolve
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.streams import Streams
@@ -61,18 +61,23 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
     """
     experiment = arguments.experiment
     world = this_process(environ, device=arguments.device)
-    name = arguments.deepspeed_config or default_name(
-        accelerator=world.device.type, bf16=has_fast_bf16(world.device)
-    )
-    raw = load_ds_config(name)
-    resolved = resolve(raw, experiment, world_size=world.world_size, where=name)
-    check_device(resolved, world.device)
+    usual = default_names(accelerator=world.device.type, bf16=has_fast_bf16(world.device))
+    names = [arguments.deepspeed_config] if arguments.deepspeed_config else usual
+    resolved = _resolved(names[0], experiment, world)
     check_tracking(experiment.tracking, environ=environ)
     corpus = open_corpus(arguments.data)
     check_splits(experiment, corpus)
     check_segments(experiment, corpus)
     if experiment.sample.interval_steps:
         encode_given(corpus.vocabulary, experiment.sample.prompt, what="--sample.prompt")
+    budget = None
+    if experiment.model.factory is None:
+        budget = Budget(experiment, corpus, resolved, world)
+        for other in names[1:]:
+            if budget.fits(device_there(world)):
+                break
+            resolved = _resolved(other, experiment, world)
+            budget = Budget(experiment, corpus, resolved, world)
     streams = Streams(
         split=corpus.splits["train"],
         train_batch_size=experiment.train.train_batch_size,
@@ -85,16 +90,23 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
         seed=experiment.seed,
         cutoffs=experiment.model.cutoffs,
     )
-    is_ours = experiment.model.factory is None
     return Plan(
         arguments=arguments,
         world=world,
         corpus=corpus,
         resolved=resolved,
         streams=streams,
-        budget=Budget(experiment, corpus, resolved, world) if is_ours else None,
+        budget=budget,
         n_sharing=int(environ["LOCAL_SIZE"]),
     )
+
+
+def _resolved(name: str, experiment: ExperimentConfig, world: World) -> ResolvedDs:
+    """Read and complete a DeepSpeed file, whose precision the device must have."""
+    raw = load_ds_config(name)
+    resolved = resolve(raw, experiment, world_size=world.world_size, where=name)
+    check_device(resolved, world.device)
+    return resolved
 
 
 def check_splits(experiment: ExperimentConfig, corpus: Corpus) -> None:
