@@ -15,7 +15,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,7 +23,7 @@ os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed chooses when it is imported
 os.environ["TRITON_INTERPRET"] = "0"
 sys.path.append(str(Path(__file__).parents[1] / "support/triton"))
 
-from as_on_a_gpu import as_on_a_gpu
+from as_on_a_gpu import FREE, as_on_a_gpu
 from measured.dims import CONFIGS
 from measured.ours import training
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -39,26 +38,7 @@ from trainer.train.loop import train_step
 FILES = ("zero0_bf16_autocast", "zero1_bf16", "zero2_bf16")
 #: What is added to the name of a file whose micro steps are captured.
 CAPTURED = ", captured"
-DIMS = replace(
-    CONFIGS["wt103-base"],
-    vocab_size=400,
-    cutoffs=(50, 100, 200),
-    d_model=20,
-    n_head=2,
-    d_head=10,
-    d_inner=42,
-    tgt_len=8,
-    mem_len=8,
-)
-#: Operations that launch nothing on a GPU.
-FREE = {
-    "as_strided", "alias", "detach", "empty", "empty_like", "empty_strided", "expand", "permute",
-    "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unsqueeze",
-    "unbind", "view", "_unsafe_view", "new_empty", "_reshape_alias", "set_", "lift_fresh", "narrow",
-    "promote_types", "_record_function_enter_new", "_record_function_exit",
-}  # fmt: skip
-
-
+DIMS = CONFIGS["wt103-narrow"]
 PARTS = {
     (deepspeed.Engine, "__call__"): "forward",
     (deepspeed.Engine, "backward"): "backward",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.model.adaptive import Table, linear_nats, lookup
 from trainer.model.attention import Attend, relative_attention
-from trainer.model.layer import Layer
+from trainer.model.layer import Hidden, Layer, wide
 from trainer.model.memory import KeysAndValues, LayerInputs, Past, hidden_keys
 from trainer.protocol import IGNORED, Segment
 
@@ -34,14 +34,14 @@ class Backend:
     def layer(
         self,
         layer: Layer,
-        x_BTD: Tensor,
+        x_BTD: Hidden,
         past: Past,
         sight: Tensor | None,
         biases: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Hidden, Tensor | None]:
         """Compute what `Layer.plain` does; rows of input and output may be padded beyond D."""
         assert sight is not None
-        return layer.plain(x_BTD, past, sight, biases, self.attend)
+        return layer.plain(wide(x_BTD), past, sight, biases, self.attend)
 
     def head_width(self, d_head: int) -> int:
         """Return the width of a head in the keys and values that `layer` writes into memory."""

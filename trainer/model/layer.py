@@ -4,6 +4,7 @@ B streams · T tgt_len · D d_model.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
@@ -12,7 +13,27 @@ from trainer.model.attention import Attend, RelativeAttention
 from trainer.model.feed_forward import FeedForward
 from trainer.model.memory import Past
 
-Compute = Callable[..., tuple[Tensor, Tensor | None]]
+
+class Twin(NamedTuple):
+    """Hidden states between layers, and the same in the dtype in which products are computed."""
+
+    wide: Tensor
+    narrow: Tensor
+
+
+Hidden: TypeAlias = "Tensor | Twin"
+"""What goes from layer to layer, as a back end makes it."""
+Compute = Callable[..., tuple[Hidden, Tensor | None]]
+
+
+def wide(x: Hidden) -> Tensor:
+    """Return hidden states as they are."""
+    return x.wide if isinstance(x, Twin) else x
+
+
+def narrow(x: Hidden) -> Tensor:
+    """Return hidden states as products take them, where the layer before has made that."""
+    return x.narrow if isinstance(x, Twin) else x
 
 
 class Layer(nn.Module):
@@ -39,12 +60,12 @@ class Layer(nn.Module):
 
     def forward(
         self,
-        x_BTD: Tensor,
+        x_BTD: Hidden,
         past: Past,
         sight: Tensor | None,
         shared_biases: tuple[Tensor, Tensor] | None,
         compute: Compute,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Hidden, Tensor | None]:
         """Return what `compute` returns for this layer: the result of `plain`, or a faster equal.
 
         `compute` is called in here because ZeRO-3 gathers the layer's weights only in `forward`.

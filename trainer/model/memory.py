@@ -251,6 +251,8 @@ def _newest(old_BMD: Tensor, x_BTD: Tensor, segment: Segment) -> Tensor:
     """Return the newest M positions of memory and segment together, `[B, M, D]`."""
     mem_len = old_BMD.shape[1]
     x_BTD = x_BTD[..., : old_BMD.shape[2]].to(old_BMD.dtype)  # back ends may pad rows
+    if segment.whole and x_BTD.shape[1] == mem_len:
+        return x_BTD.detach()
     if segment.whole:
         n_new = min(mem_len, x_BTD.shape[1])
         return torch.cat([old_BMD[:, n_new:], x_BTD[:, x_BTD.shape[1] - n_new :]], dim=1)

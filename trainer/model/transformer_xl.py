@@ -16,7 +16,7 @@ from trainer.model.backend import Backend
 from trainer.model.choice import choose_backend
 from trainer.model.dropout import dropout
 from trainer.model.initialise import Fills, fills, initialise
-from trainer.model.layer import Layer
+from trainer.model.layer import Hidden, Layer, narrow, wide
 from trainer.model.memory import (
     KeysAndValues,
     LayerInputs,
@@ -135,9 +135,10 @@ class TransformerXL(nn.Module):
             assert not self.training, "weights do not stay as they are"
             memory = with_room(memory, segment.tokens_BT.shape[1])
         how = (backend.lookup, segment.filled)
-        x_BTD = self.embedding(segment.tokens_BT, segment.token_clusters, *how)
-        x_BTD = self._dropped(x_BTD)
-        n_keys, position_SD = memory.mem_len + x_BTD.shape[1], None
+        x_BTD: Hidden = self._dropped(
+            self.embedding(segment.tokens_BT, segment.token_clusters, *how)
+        )
+        n_keys, position_SD = memory.mem_len + segment.tokens_BT.shape[1], None
         if not knows_positions(memory, n_keys=n_keys):
             width = self.config.d_model
             position_SD = position_embedding(n_keys, width, clamp_len=clamp_len, like=memory.like)
@@ -147,14 +148,14 @@ class TransformerXL(nn.Module):
         inputs, positions = [], []
         for layer, past in zip(self.layers, pasts(memory, position_SD), strict=True):
             if past.written is None:
-                inputs.append(x_BTD)
+                inputs.append(narrow(x_BTD))
             args = (x_BTD, past, sight, biases, backend.layer)
             if self.config.activation_checkpointing and self.training:
                 x_BTD, r_SHE = checkpoint(layer, *args, use_reentrant=False)
             else:
                 x_BTD, r_SHE = layer(*args)
             positions.append(r_SHE)
-        hidden_BTD = self._dropped(x_BTD[..., : self.softmax.n_columns])
+        hidden_BTD = self._dropped(wide(x_BTD)[..., : self.softmax.n_columns])
         if isinstance(memory, KeysAndValues):
             return hidden_BTD, remember_written(memory, segment, positions)
         return hidden_BTD, remember(memory, segment, inputs)

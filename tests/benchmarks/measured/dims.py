@@ -101,6 +101,21 @@ CONFIGS = {
         n_streams=60,
         n_steps=10,
     ),
+    # As many layers, tables and tensors as the recipe's, but narrow: what is left is the host's
+    # work, which no width changes. No width is a multiple of 8, as there.
+    "wt103-narrow": Dims(
+        vocab_size=400,
+        cutoffs=(50, 100, 200),
+        n_layer=16,
+        d_model=20,
+        n_head=2,
+        d_head=10,
+        d_inner=42,
+        tgt_len=8,
+        mem_len=8,
+        n_streams=4,
+        n_steps=20,
+    ),
     "toy": Dims(
         vocab_size=300,
         cutoffs=(50, 100),

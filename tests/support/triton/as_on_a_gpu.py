@@ -15,6 +15,14 @@ CHOOSERS = ("choice", "triton.storage")
 #: Modules that hold a dropout which takes a way of its own on a CPU.
 DROPOUTS = ("transformer_xl.dropout", "attention.drop", "feed_forward.dropout")
 
+#: Operations that launch nothing on a GPU.
+FREE = {
+    "as_strided", "alias", "detach", "empty", "empty_like", "empty_strided", "expand", "permute",
+    "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unsqueeze",
+    "unbind", "view", "_unsafe_view", "new_empty", "_reshape_alias", "set_", "lift_fresh", "narrow",
+    "promote_types", "_record_function_enter_new", "_record_function_exit",
+}  # fmt: skip
+
 
 @contextmanager
 def as_on_a_gpu(backend: BackendName, launch: Callable[..., None]) -> Iterator[None]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.model.adaptive import Table
 from trainer.model.backend import Backend, fill_up
-from trainer.model.layer import Layer
+from trainer.model.layer import Hidden, Layer, Twin, wide
 from trainer.model.memory import KeysAndValues, LayerInputs, Past, visible_from
 from trainer.model.tied_embedding import Handoff, tied_lookup
 from trainer.model.triton.alignment import aligned, stored
@@ -42,25 +42,25 @@ class TritonBackend(Backend):
     def layer(
         self,
         layer: Layer,
-        x_BTD: Tensor,
+        x_BTD: Hidden,
         past: Past,
         sight: Tensor | None,
         biases: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Hidden, Tensor | None]:
         """Compute a layer in aligned rows."""
         if past.position_SD is not None and self._position_SP is None:
             self._position_SP = aligned(aligned(past.position_SD), dim=0)
         return fused_layer(
             layer.attention,
             layer.feed_forward,
-            aligned(x_BTD),
+            x_BTD if isinstance(x_BTD, Twin) else aligned(x_BTD),
             past._replace(
                 memory_BMD=None if past.memory_BMD is None else aligned(past.memory_BMD),
                 position_SD=self._position_SP,
             ),
             visible_from_BT=sight,
             shared_biases=biases,
-            seeds_4=self._seeds_of(layer, x_BTD.device),
+            seeds_4=self._seeds_of(layer, wide(x_BTD).device),
         )
 
     def _seeds_of(self, layer: Layer, device: torch.device) -> Tensor | None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from trainer.model.attention import RelativeAttention, heads_first
 from trainer.model.backend import compute_dtype
 from trainer.model.feed_forward import FeedForward
+from trainer.model.layer import Hidden, Twin, narrow, wide
 from trainer.model.memory import Past
 from trainer.model.triton.alignment import aligned, aligned_weight
 from trainer.model.triton.attention import fused_attention
@@ -29,13 +30,13 @@ from trainer.model.triton.queries import biased_queries
 def fused_layer(
     attention: RelativeAttention,
     feed_forward: FeedForward,
-    x_BTP: Tensor,
+    x_BTP: Hidden,
     past: Past,
     *,
     visible_from_BT: Tensor | None,
     shared_biases: tuple[Tensor, Tensor] | None,
     seeds_4: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Hidden, Tensor | None]:
     """Return the layer's output, `[B, T, P]`, and what `RelativeAttention` returns besides.
 
     The weights of both halves are read here, not by the modules that own them: ZeRO-3 gathers all
@@ -51,11 +52,14 @@ def fused_layer(
         seeds_4: int64 on the device, one per place of dropout; None in evaluation.
     """
     seeds = [None] * 4 if seeds_4 is None else seeds_4.unbind()
-    branch_BTP, r_SHX = _attended(attention, x_BTP, past, visible_from_BT, shared_biases, seeds[0])
-    x_BTP, narrow_BTP = _added(attention, x_BTP, branch_BTP, seeds[1], compute_dtype(x_BTP))
-    branch_BTP = _fed_forward(feed_forward, narrow_BTP, seeds[2])
-    x_BTP, _ = _added(feed_forward, x_BTP, branch_BTP, seeds[3])
-    return x_BTP, r_SHX
+    dtype, read_BTP = compute_dtype(wide(x_BTP)), narrow(x_BTP)
+    branch_BTP, r_SHX = _attended(
+        attention, read_BTP, past, visible_from_BT, shared_biases, seeds[0]
+    )
+    twin = _added(attention, wide(x_BTP), branch_BTP, seeds[1], dtype)
+    branch_BTP = _fed_forward(feed_forward, twin.narrow, seeds[2])
+    twin = _added(feed_forward, twin.wide, branch_BTP, seeds[3], dtype)
+    return twin if twin.narrow is not twin.wide else twin.wide, r_SHX
 
 
 def _attended(
@@ -130,18 +134,18 @@ def _added(
     x_BTP: Tensor,
     branch_BTP: Tensor,
     seed: Tensor | None,
-    narrow: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
+    dtype: torch.dtype,
+) -> Twin:
     """Return input plus dropped-out branch, normalised unless the layer normalises its input.
 
-    The second result is the sum as the next product takes it: in the dtype `narrow` if normalised.
+    What is normalised comes in `dtype` too, in which the next product takes it.
     """
     dropout = module.dropout if module.training else 0.0
     weight_D, bias_D, width = module.norm.weight, module.norm.bias, len(module.norm.weight)
     if module.pre_norm:
         x_BTP = residual(x_BTP, branch_BTP, width=width, dropout=dropout, seed=seed)
-        return x_BTP, x_BTP
-    return residual_norm(
+        return Twin(x_BTP, x_BTP)
+    made = residual_norm(
         x_BTP,
         branch_BTP,
         weight_D,
@@ -149,8 +153,9 @@ def _added(
         width=width,
         dropout=dropout,
         seed=seed,
-        narrow=narrow,
+        narrow=dtype,
     )
+    return Twin(*made)
 
 
 def _linear(module: nn.Linear, x: Tensor, *, n_in: int = 1, n_out: int = 1) -> Tensor:

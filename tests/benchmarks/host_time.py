@@ -1,0 +1,62 @@
+"""The host's time of a step at wt103-base's number of layers and tensors, ours beside a peer's.
+
+    bash tests/peer.sh && .venv/bin/python tests/benchmarks/host_time.py [--rounds 7]
+
+Where a GPU waits for the Python that launches its operations, this is the step. Widths are tiny, so
+that computing takes next to nothing, and everything runs on a CPU; ours is asked for what it would
+ask of a GPU, and its kernels and its graph do nothing. The peer is Hugging Face's TransfoXL. All
+take turns, in processes of one thread each; told are medians of processor time and their range.
+"""
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+from measured.dims import CONFIGS
+from measured.processes import Worker, machine
+from measured.variants import Variant
+
+CONFIG, WARM = "wt103-narrow", 6
+OURS = ("zero0_bf16_autocast, captured", "zero0_bf16_autocast", "zero1_bf16")
+VARIANTS = (
+    Variant(name="Hugging Face, fp32", script="peers/huggingface_worker.py"),
+    *(Variant(name=f"ours, {file}", script="host_worker.py", ds_config=file) for file in OURS),
+)
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    n_rounds, n_steps = parser.parse_args().rounds, CONFIGS[CONFIG].n_steps
+    n_segments = WARM + n_rounds * n_steps + 1
+    task = {
+        "config": CONFIG,
+        "device": "cpu",
+        "mode": "train",
+        "dropout": 0.1,
+        "n_segments": n_segments,
+    }
+    ms: dict[str, list[float]] = {variant.name: [] for variant in VARIANTS}
+    with tempfile.TemporaryDirectory() as folder:
+        workers = [(variant.name, Worker(variant, task, Path(folder))) for variant in VARIANTS]
+        for _, worker in workers:
+            worker.steps(WARM)
+        for turn in range(n_rounds):
+            for name, worker in workers[:: 1 if turn % 2 else -1]:
+                ms[name].append(1e3 * worker.steps(n_steps)["seconds"] / n_steps)
+        for _, worker in workers:
+            worker.close()
+    print(machine("cpu"))
+    peer = statistics.median(ms[VARIANTS[0].name])
+    print("| host, ms a step | median | range | of the peer's |\n|---|---|---|---|")
+    for name, found in ms.items():
+        middle = statistics.median(found)
+        print(
+            f"| {name} | {middle:.1f} | {min(found):.1f}–{max(found):.1f} | {middle / peer:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
