@@ -70,7 +70,7 @@ class How:
     on_gpu: bool
     fused_adam: bool
     captured: bool = False
-    """Whether micro steps are captured as CUDA graphs, whose memory nothing else may use."""
+    """True if micro steps are captured as CUDA graphs, whose memory nothing else may use."""
 
     @property
     def keeps_copies(self) -> bool:

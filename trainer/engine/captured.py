@@ -127,7 +127,7 @@ class CapturedPasses:
 
 
 class _Kind(NamedTuple):
-    """What a captured pass has in common with all that it can stand for."""
+    """The properties that a pass must share with the captured one, to be replaced by it."""
 
     numbers: "_Numbers"
     how: How

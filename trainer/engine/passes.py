@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class How(NamedTuple):
-    """What a pass is told beside its segment and its memory; the same in nearly every step."""
+    """Arguments of a pass beside its segment and its memory; the same in nearly every step."""
 
     loss_weight: float
     """The factor of the sum of nats, of which the gradient is taken."""
@@ -21,7 +21,7 @@ class How(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """What both passes of a micro step leave, besides gradients; tensors stay on the device."""
+    """Result of both passes of a micro step, besides gradients; tensors stay on the device."""
 
     loss_sum: Tensor
     """Sum of nats over the segment's targets, a scalar in fp32 at least."""

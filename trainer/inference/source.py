@@ -83,6 +83,7 @@ def read_together(path: Path, which: str, world: World) -> Source:
     own: list[Source] = []
 
     def choose(hashed: Fingerprints) -> tuple[str, dict[str, Found]]:
+        """Read the source on this rank; return its checkpoint and the hashes that led there."""
         found: dict[str, Found] = {}
 
         def noted(folder: Path, names: Sequence[str]) -> dict[str, Found]:

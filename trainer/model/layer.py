@@ -22,7 +22,7 @@ class Twin(NamedTuple):
 
 
 Hidden: TypeAlias = "Tensor | Twin"
-"""What goes from layer to layer, as a back end makes it."""
+"""Hidden states as they go from layer to layer; a back end chooses the form."""
 Compute = Callable[..., tuple[Hidden, Tensor | None]]
 
 

@@ -111,7 +111,7 @@ class _ResidualNorm(torch.autograd.Function):
         branch = None if branch is None else branch.contiguous()
         out = torch.empty_like(x)
         narrow_out = None if narrow is None else torch.empty_like(x, dtype=narrow)
-        sizes = _sizes(x)
+        sizes = tiles(x)
         _forward_kernel[(triton.cdiv(sizes["n_rows"], sizes["ROWS"]),)](
             x, branch, weight_D, bias_D, seed, out, narrow_out, width, dropout, eps, **sizes
         )
@@ -129,7 +129,7 @@ class _ResidualNorm(torch.autograd.Function):
         d_out, d_narrow = arrived[0], arrived[1] if len(arrived) == 2 else None
         d_x = torch.empty_like(d_out)
         d_branch = None if seed is None else torch.empty_like(d_out, dtype=ctx.branch_dtype)
-        sizes = _sizes(d_out)
+        sizes = tiles(d_out)
         n_programs = triton.cdiv(sizes["n_rows"], sizes["ROWS"] * _N_TILES)
         partial = None
         if weight_D is not None:
@@ -157,7 +157,7 @@ class _ResidualNorm(torch.autograd.Function):
         return d_x, d_branch, *d_affine, *[None] * 5
 
 
-def _sizes(x: Tensor) -> dict[str, Any]:
+def tiles(x: Tensor) -> dict[str, Any]:
     """Return how rows `[..., P]` are cut into tiles, and the type to compute in."""
     n_stored = x.shape[-1]
     n_columns = max(16, triton.next_power_of_2(n_stored))

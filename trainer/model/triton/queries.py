@@ -12,10 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainer.model.triton.norm import wide
+from trainer.model.triton.norm import tiles
 
-#: Elements of a tile: as many as the threads of a program hold in registers.
-_TILE = 1024
 #: How many tiles a program of the backward pass adds to one partial sum.
 _N_TILES = 8
 
@@ -45,12 +43,10 @@ class _BiasedQueries(torch.autograd.Function):
         """Add and scale in fp32 at least."""
         n_head, d_head = u_HE.shape
         q_BTX = q_BTX.contiguous()
-        n_rows = q_BTX.numel() // (n_head * d_head)
+        sizes = {**tiles(q_BTX), "D_HEAD": d_head}
         content_BTHE = q_BTX.new_empty(*q_BTX.shape[:-1], n_head, d_head)
-        position_HNE = q_BTX.new_empty(n_head, n_rows, d_head)
-        sizes = _sizes(q_BTX, n_rows, n_head, d_head)
-        grid = (triton.cdiv(n_rows, sizes["ROWS"]),)
-        _bias_kernel[grid](
+        position_HNE = q_BTX.new_empty(n_head, sizes["n_rows"], d_head)
+        _bias_kernel[(triton.cdiv(sizes["n_rows"], sizes["ROWS"]),)](
             q_BTX,
             u_HE.contiguous(),
             v_HE.contiguous(),
@@ -78,20 +74,6 @@ class _BiasedQueries(torch.autograd.Function):
         return d_q_BTX, d_u_HE, d_v_HE, None
 
 
-def _sizes(q_BTX: Tensor, n_rows: int, n_head: int, d_head: int) -> dict[str, Any]:
-    """Return how rows are cut into tiles, and the type to compute in."""
-    n_columns = max(16, triton.next_power_of_2(n_head * d_head))
-    return {
-        "n_rows": n_rows,
-        "WIDTH": n_head * d_head,
-        "D_HEAD": d_head,
-        "ROWS": max(1, _TILE // n_columns),
-        "COLUMNS": n_columns,
-        "WIDE": wide(q_BTX),
-        "num_warps": 4 if n_columns <= 2 * _TILE else 8,
-    }
-
-
 @triton.jit
 def _bias_kernel(
     q,
@@ -101,7 +83,7 @@ def _bias_kernel(
     position,
     scale,
     n_rows,
-    WIDTH: tl.constexpr,
+    PITCH: tl.constexpr,
     D_HEAD: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -109,11 +91,11 @@ def _bias_kernel(
 ):
     row_R1 = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     column_1C = tl.arange(0, COLUMNS)[None, :]
-    inside_RC = (row_R1 < n_rows) & (column_1C < WIDTH)
-    at_RC = row_R1 * WIDTH + column_1C
+    inside_RC = (row_R1 < n_rows) & (column_1C < PITCH)
+    at_RC = row_R1 * PITCH + column_1C
     q_RC = tl.load(q + at_RC, mask=inside_RC, other=0.0).to(WIDE)
-    u_1C = tl.load(u + column_1C, mask=column_1C < WIDTH, other=0.0).to(WIDE)
-    v_1C = tl.load(v + column_1C, mask=column_1C < WIDTH, other=0.0).to(WIDE)
+    u_1C = tl.load(u + column_1C, mask=column_1C < PITCH, other=0.0).to(WIDE)
+    v_1C = tl.load(v + column_1C, mask=column_1C < PITCH, other=0.0).to(WIDE)
     tl.store(content + at_RC, (q_RC + u_1C) * scale, mask=inside_RC)
     at_RC = heads_first(row_R1, column_1C, n_rows, D_HEAD)
     tl.store(position + at_RC, (q_RC + v_1C) * scale, mask=inside_RC)
@@ -127,7 +109,7 @@ def _bias_backward_kernel(
     partial,
     scale,
     n_rows,
-    WIDTH: tl.constexpr,
+    PITCH: tl.constexpr,
     D_HEAD: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -140,8 +122,8 @@ def _bias_backward_kernel(
     d_v_RC = tl.zeros((ROWS, COLUMNS), WIDE)
     for tile in range(TILES):
         row_R1 = ((program * TILES + tile) * ROWS + tl.arange(0, ROWS))[:, None]
-        inside_RC = (row_R1 < n_rows) & (column_1C < WIDTH)
-        at_RC = row_R1 * WIDTH + column_1C
+        inside_RC = (row_R1 < n_rows) & (column_1C < PITCH)
+        at_RC = row_R1 * PITCH + column_1C
         from_RC = heads_first(row_R1, column_1C, n_rows, D_HEAD)
         content_RC = tl.load(d_content + at_RC, mask=inside_RC, other=0.0).to(WIDE) * scale
         position_RC = tl.load(d_position + from_RC, mask=inside_RC, other=0.0).to(WIDE) * scale
@@ -149,10 +131,10 @@ def _bias_backward_kernel(
         d_u_RC += content_RC
         d_v_RC += position_RC
     column_C = tl.arange(0, COLUMNS)
-    at_C = program * WIDTH + column_C
-    tl.store(partial + at_C, tl.sum(d_u_RC, axis=0), mask=column_C < WIDTH)
-    at_C += tl.num_programs(0).to(tl.int64) * WIDTH
-    tl.store(partial + at_C, tl.sum(d_v_RC, axis=0), mask=column_C < WIDTH)
+    at_C = program * PITCH + column_C
+    tl.store(partial + at_C, tl.sum(d_u_RC, axis=0), mask=column_C < PITCH)
+    at_C += tl.num_programs(0).to(tl.int64) * PITCH
+    tl.store(partial + at_C, tl.sum(d_v_RC, axis=0), mask=column_C < PITCH)
 
 
 @triton.jit
