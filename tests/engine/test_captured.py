@@ -60,10 +60,13 @@ def train(passes: Callable[..., Passed], weight: nn.Parameter, *, slots: int) ->
     return told
 
 
+@pytest.mark.parametrize("n_idle", [0, 2])
 @pytest.mark.parametrize("slots", [1, 2, 3])
-def test_captured_passes_do_what_passes_do(slots: int) -> None:
+def test_captured_passes_do_what_passes_do(slots: int, n_idle: int) -> None:
+    """Also where the first parameters never get a gradient."""
     usual, static = Adding(), Adding()
-    passes = CapturedPasses(static, [static.weight], slots=slots, insists=True)  # type: ignore[arg-type]
+    parameters = [*(nn.Parameter(torch.ones(1)) for _ in range(n_idle)), static.weight]
+    passes = CapturedPasses(static, parameters, slots=slots, insists=True)  # type: ignore[arg-type]
     assert train(passes, static.weight, slots=slots) == train(usual, usual.weight, slots=slots)
     assert passes._graphs is not None
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.experiment import TrainConfig
-from trainer.engine.graphs import CudaGraphs, Emulated, Graphs, drop_gradients
+from trainer.engine.graphs import CudaGraphs, Emulated, Graphs, drop_gradients, some_gradient
 from trainer.engine.passes import How, Passed, Passes
 from trainer.errors import InputError
 from trainer.memory_tree import leaves, rebuilt
@@ -72,7 +72,7 @@ class CapturedPasses:
         if kind is None or kind != self._kind or self._failed or not self._can_go_on():
             return self._as_usual(segment, memory, how)
         if self._static is None or not self._static.has_place_for(segment):
-            if self._parameters[0].grad is not None:
+            if some_gradient(self._parameters) is not None:
                 return self._as_usual(segment, memory, how)  # captured at a step's first pass
             if not self._try_to_capture(segment, memory, how):
                 return self._as_usual(segment, memory, how)
@@ -87,7 +87,7 @@ class CapturedPasses:
 
     def _can_go_on(self) -> bool:
         """Return whether the step's gradients, if it has some, lie where a graph adds to them."""
-        there = self._parameters[0].grad
+        there = some_gradient(self._parameters)
         return there is None or (self._graphs is not None and self._graphs.holds(there))
 
     def _as_usual(self, segment: Segment, memory: Memory, how: How) -> Passed:

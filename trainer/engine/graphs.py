@@ -26,15 +26,15 @@ class Graphs(ABC):
         Returns:
             The results of the work, in tensors that the next run may overwrite.
         """
-        there = self.parameters[0].grad
+        there = some_gradient(self.parameters)
         if there is None:
             return self._first()
         assert self.holds(there), "a graph adds to gradients where it has left some before"
         return self._later()
 
     def holds(self, gradient: Tensor) -> bool:
-        """Return whether the first parameter's gradient lies where a run would have left it."""
-        return bool(self.gradients) and gradient is self.gradients[0]
+        """Return whether a gradient lies where a run would have left it."""
+        return any(gradient is kept for kept in self.gradients)
 
     @abstractmethod
     def _first(self) -> tuple[Tensor, Tensor]: ...
@@ -108,6 +108,11 @@ class Emulated(Graphs):
         for kept, new in zip(self._results, results, strict=True):
             kept.copy_(new)
         return self._results
+
+
+def some_gradient(parameters: list[nn.Parameter]) -> Tensor | None:
+    """Return the gradient of the first parameter that has one; None if none has."""
+    return next((p.grad for p in parameters if p.grad is not None), None)
 
 
 def drop_gradients(parameters: list[nn.Parameter]) -> None:

@@ -150,3 +150,12 @@ def test_copies_of_weights_are_what_autocast_makes(run: Submit, norm: str) -> No
         for copies in (True, False)
     )
     torch.testing.assert_close(with_copies[:2], without[:2], rtol=0, atol=0)
+
+
+def test_a_weight_that_is_not_trained_stays_though_it_has_a_copy(run: Submit) -> None:
+    frozen = ("layers.0.attention.query.weight", "layers.1.feed_forward.outer.bias")
+    before, after = (
+        run(trained, "triton", "zero0_bf16_autocast", model=ODD, frozen=frozen, n_steps=n)[1]
+        for n in (0, 2)
+    )
+    assert {name for name in before if torch.equal(before[name], after[name])} == set(frozen)

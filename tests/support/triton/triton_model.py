@@ -176,8 +176,10 @@ def world() -> World:
     return deepspeed.connect(lone_world(), timeout_s=60)
 
 
-def engine_of(backend: BackendName, ds_file: str, *, model: dict[str, Any]) -> Any:
-    """DeepSpeed's engine on one rank, its weights stored for a back end."""
+def engine_of(
+    backend: BackendName, ds_file: str, *, model: dict[str, Any], frozen: tuple[str, ...] = ()
+) -> Any:
+    """DeepSpeed's engine on one rank, its weights stored for a back end, some not trained."""
     warnings.simplefilter("ignore")  # DeepSpeed's own
     from trainer.config.deepspeed import load_ds_config, resolve
     from trainer.engine import deepspeed
@@ -191,9 +193,12 @@ def engine_of(backend: BackendName, ds_file: str, *, model: dict[str, Any]) -> A
     if raw["zero_optimization"]["stage"] == 3:
         raw["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     resolved = resolve(raw, experiment, world_size=1, where="test")
+    module = build_model(experiment.model, vocabulary_size=V, seed=0)
+    for name in frozen:
+        module.get_parameter(name).requires_grad_(False)
     with taking(backend):
         return deepspeed.build(
-            build_model(experiment.model, vocabulary_size=V, seed=0),
+            module,
             optim=experiment.optim,
             max_steps=9,
             resolved=resolved,
@@ -208,6 +213,7 @@ def trained(
     model: dict[str, Any],
     n_steps: int = 2,
     copies: bool = True,
+    frozen: tuple[str, ...] = (),
 ) -> tuple[list[float], dict[str, Tensor], Counter[str]]:
     """Losses, and weights in the end, of steps through DeepSpeed's engine on one rank.
 
@@ -216,7 +222,7 @@ def trained(
     from trainer.engine import deepspeed
 
     with nullcontext() if copies else mock.patch.object(deepspeed, "copies_of", return_value=None):
-        built = engine_of(backend, ds_file, model=model)
+        built = engine_of(backend, ds_file, model=model, frozen=frozen)
     with taking(backend), counted() as launches:
         losses = steps_of(built, model, n_steps)
     weights = {name: found["weight"] for name, found in whole_state(built).items()}
