@@ -1,6 +1,6 @@
 """What is measured: sizes of model and batch, and the text that all implementations read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -49,71 +49,49 @@ class Dims:
         }
 
 
+TINY = Dims(
+    vocab_size=10_000,
+    cutoffs=(),
+    n_layer=4,
+    d_model=128,
+    n_head=4,
+    d_head=32,
+    d_inner=512,
+    tgt_len=64,
+    mem_len=64,
+    n_streams=16,
+)
+WT103 = Dims(
+    vocab_size=267_735,
+    cutoffs=(20_000, 40_000, 200_000),
+    n_layer=16,
+    d_model=410,
+    n_head=10,
+    d_head=41,
+    d_inner=2100,
+    tgt_len=150,
+    mem_len=150,
+    n_streams=4,
+    n_steps=1,
+)
+
 CONFIGS = {
-    "tiny": Dims(
-        vocab_size=10_000,
-        cutoffs=(),
-        n_layer=4,
-        d_model=128,
-        n_head=4,
-        d_head=32,
-        d_inner=512,
-        tgt_len=64,
-        mem_len=64,
-        n_streams=16,
-    ),
-    "small": Dims(
-        vocab_size=267_735,
-        cutoffs=(20_000, 40_000, 200_000),
-        n_layer=4,
-        d_model=128,
-        n_head=4,
-        d_head=32,
-        d_inner=512,
-        tgt_len=64,
-        mem_len=64,
-        n_streams=16,
-        n_steps=1,
-    ),
-    "wt103-base": Dims(
-        vocab_size=267_735,
-        cutoffs=(20_000, 40_000, 200_000),
-        n_layer=16,
-        d_model=410,
-        n_head=10,
-        d_head=41,
-        d_inner=2100,
-        tgt_len=150,
-        mem_len=150,
-        n_streams=4,
-        n_steps=1,
-    ),
-    "wt103-base-60": Dims(
-        vocab_size=267_735,
-        cutoffs=(20_000, 40_000, 200_000),
-        n_layer=16,
-        d_model=410,
-        n_head=10,
-        d_head=41,
-        d_inner=2100,
-        tgt_len=150,
-        mem_len=150,
-        n_streams=60,
-        n_steps=10,
-    ),
+    "tiny": TINY,
+    "small": replace(TINY, vocab_size=267_735, cutoffs=(20_000, 40_000, 200_000), n_steps=1),
+    "wt103-base": WT103,
+    "wt103-base-60": replace(WT103, n_streams=60, n_steps=10),
     # As many layers, tables and tensors as the recipe's, but narrow: what is left is the host's
     # work, which no width changes. No width is a multiple of 8, as there.
-    "wt103-narrow": Dims(
+    "wt103-narrow": replace(
+        WT103,
         vocab_size=400,
         cutoffs=(50, 100, 200),
-        n_layer=16,
         d_model=20,
         n_head=2,
         d_head=10,
         d_inner=42,
         tgt_len=8,
         mem_len=8,
-        n_streams=4,
         n_steps=20,
     ),
     "toy": Dims(
@@ -128,14 +106,8 @@ CONFIGS = {
         mem_len=7,
         n_streams=13,  # whose segments are whole rows of tgt_len + mem_len, too
     ),
-    "eval-64/640": Dims(
-        vocab_size=267_735,
-        cutoffs=(20_000, 40_000, 200_000),
-        n_layer=16,
-        d_model=410,
-        n_head=10,
-        d_head=41,
-        d_inner=2100,
+    "eval-64/640": replace(
+        WT103,
         tgt_len=64,
         mem_len=640,
         n_streams=1,

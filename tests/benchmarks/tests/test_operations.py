@@ -7,7 +7,7 @@ from pathlib import Path
 
 from training import ROOT, environment
 
-SCRIPT = ROOT / "tests" / "benchmarks" / "operations.py"
+SCRIPT = ROOT / "tests/benchmarks/without_card/operations.py"
 
 
 def test_an_update_takes_as_many_operations_as_there_are_groups_of_parameters(

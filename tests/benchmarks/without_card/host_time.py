@@ -1,6 +1,6 @@
 """The host's time of a step at wt103-base's number of layers and tensors, ours beside a peer's.
 
-    bash tests/peer.sh && .venv/bin/python tests/benchmarks/host_time.py [--rounds 7]
+    bash tests/peer.sh && .venv/bin/python tests/benchmarks/without_card/host_time.py [--rounds 7]
 
 Where a GPU waits for the Python that launches its operations, this is the step. Widths are tiny, so
 that computing takes next to nothing, and everything runs on a CPU; ours is asked for what it would
@@ -10,18 +10,25 @@ take turns, in processes of one thread each; told are medians of processor time 
 
 import argparse
 import statistics
+import sys
 import tempfile
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
 
 from measured.dims import CONFIGS
 from measured.processes import Worker, machine
 from measured.variants import Variant
 
 CONFIG, WARM = "wt103-narrow", 6
+WORKER = "without_card/host_worker.py"
 OURS = ("zero0_bf16_autocast, captured", "zero0_bf16_autocast", "zero1_bf16")
 VARIANTS = (
     Variant(name="Hugging Face, fp32", script="peers/huggingface_worker.py"),
-    *(Variant(name=f"ours, {file}", script="host_worker.py", ds_config=file) for file in OURS),
+    *(
+        Variant(name=f"ours, {file}", script="without_card/host_worker.py", ds_config=file)
+        for file in OURS
+    ),
 )
 
 

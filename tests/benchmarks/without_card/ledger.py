@@ -1,6 +1,6 @@
 """What a captured step would take on cards that are not there, by kind of operation: a table.
 
-    .venv/bin/python tests/benchmarks/ledger.py [wt103-base wt103-large …]
+    .venv/bin/python tests/benchmarks/without_card/ledger.py [wt103-base wt103-large …]
 
 A step of a recipe with all its streams on one GPU, at `zero0_bf16_autocast`, on tensors without
 data. Counted are what is dispatched and launched, the bytes of its tensors, each read or written
@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["TRITON_INTERPRET"] = "0"
-sys.path.append(str(Path(__file__).parents[1] / "support"))
-sys.path.append(str(Path(__file__).parents[1] / "support/triton"))
+sys.path.append(str(Path(__file__).parents[2] / "support"))
+sys.path.append(str(Path(__file__).parents[2] / "support/triton"))
 
 import torch
 from as_on_a_gpu import FREE, as_on_a_gpu

@@ -1,6 +1,6 @@
 """What each kernel takes of a card that is not there, by the compiler's own report: a table.
 
-    .venv/bin/python tests/benchmarks/kernels.py [wt103-base wt103-large …]
+    .venv/bin/python tests/benchmarks/without_card/kernels.py [wt103-base wt103-large …]
 
 Of a forward and a backward pass in bf16 at a recipe's sizes: registers of a thread and what did not
 fit into them, shared memory, the share of warps that fit on a multiprocessor, instructions of the
@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 sys.path[:0] = [str(ROOT), *(str(ROOT / "tests/support" / room) for room in (".", "triton"))]
 
 from triton_processes import compile_only  # noqa: E402

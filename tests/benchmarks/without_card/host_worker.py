@@ -10,7 +10,7 @@ from unittest import mock
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed chooses when it is imported
 os.environ["TRITON_INTERPRET"] = "0"
-sys.path.append(str(Path(__file__).parents[1] / "support/triton"))
+sys.path.append(str(Path(__file__).parents[2] / "support/triton"))
 
 import torch
 from as_on_a_gpu import as_on_a_gpu

@@ -1,6 +1,6 @@
 """How many operations a step asks of the host, by part of the step: one command, a table.
 
-    .venv/bin/python tests/benchmarks/operations.py [zero0_bf16_autocast zero1_bf16 …]
+    .venv/bin/python tests/benchmarks/without_card/operations.py [zero0_bf16_autocast zero1_bf16 …]
 
 Counted is what a GPU would be asked for in a step of wt103-base on one rank: what PyTorch
 dispatches, but for views and allocations, and the kernels, which are not run. Layers, tables and
@@ -21,7 +21,8 @@ from unittest import mock
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed chooses when it is imported
 os.environ["TRITON_INTERPRET"] = "0"
-sys.path.append(str(Path(__file__).parents[1] / "support/triton"))
+sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[2] / "support/triton"))
 
 from as_on_a_gpu import FREE, as_on_a_gpu
 from measured.dims import CONFIGS
