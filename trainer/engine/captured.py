@@ -122,7 +122,7 @@ class CapturedPasses:
 
     def _work(self, static: "_Static", how: How) -> tuple[Tensor, Tensor]:
         passed = self._passes(static.segment, static.memory, how)
-        torch._foreach_copy_(_tensors(static.memory), _tensors(passed.memory))
+        _copy(passed.memory, into=static.memory)
         return passed.loss_sum, passed.finite_B
 
 
@@ -198,12 +198,23 @@ class _Static:
             for place, cluster in zip(self._lists, clusters, strict=True):
                 place[: len(cluster)].copy_(cluster)
         if memory is not self.memory:
-            torch._foreach_copy_(_tensors(self.memory), _tensors(memory))
+            _copy(memory, into=self.memory)
 
     def unload(self, memory: Memory) -> Memory:
         """Return `memory` with this memory's values, in its own tensors."""
-        torch._foreach_copy_(_tensors(memory), _tensors(self.memory))
+        _copy(self.memory, into=memory)
         return memory
+
+
+def _copy(memory: Memory, *, into: Memory) -> None:
+    """Copy the tensors of a memory into those of another, all of a dtype at once."""
+    by_dtype: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for kept, new in zip(_tensors(into), _tensors(memory), strict=True):
+        kept_ones, new_ones = by_dtype.setdefault(kept.dtype, ([], []))
+        kept_ones.append(kept)
+        new_ones.append(new)
+    for kept_ones, new_ones in by_dtype.values():
+        torch._foreach_copy_(kept_ones, new_ones)
 
 
 def _place_for(n: int, n_positions: int) -> int:
