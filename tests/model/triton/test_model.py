@@ -80,10 +80,14 @@ def test_weights_that_are_stored_aligned_change_nothing(run: Submit, name: str) 
     assert_same(ours, plain)
 
 
+@pytest.mark.parametrize("stored_aligned", [False, True])
 @pytest.mark.parametrize("norm", ["post", "pre"])
-def test_reading_with_weights_that_stay_equals_the_plain_models(run: Submit, norm: str) -> None:
-    case = {"model": {**ODD, "norm": norm}, "clamp_len": 6}
-    ours, plain = (run(scored, backend, **case) for backend in BACKENDS)
+def test_reading_with_weights_that_stay_equals_the_plain_models(
+    run: Submit, norm: str, stored_aligned: bool
+) -> None:
+    case = {"model": {**ODD, **CLUSTERS, "norm": norm}, "clamp_len": 6}
+    ours = run(scored, "triton", stored_aligned=stored_aligned, **case)
+    plain = run(scored, "plain", **case)
     torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
 
 

@@ -139,9 +139,16 @@ def read(
 
 
 @torch.no_grad()
-def scored(backend: BackendName, *, model: dict[str, Any], **options: Any) -> list[Tensor]:
-    """Nats of `text` with weights that stay, and a memory made for it; then of single tokens."""
+def scored(
+    backend: BackendName, *, model: dict[str, Any], stored_aligned: bool = False, **options: Any
+) -> list[Tensor]:
+    """Nats of `text` with weights that stay, and a memory made for it; then of single tokens.
+
+    And in the end the probabilities of every word after one of them.
+    """
     module = tiny_model(V, **model).eval()
+    if stored_aligned:
+        store_aligned(module)
     with taking(backend):
         memory = module.reading_memory(2, mem_len=7, dtype=torch.float64, device=CPU)
         segments = text(module.config.cutoffs, documents=True)
@@ -151,7 +158,9 @@ def scored(backend: BackendName, *, model: dict[str, Any], **options: Any) -> li
             output = module(segment, memory, **options)
             memory = output.memory
             nats.append(output.nll_BT)
-    return nats
+        predicted, memory = module.predict(single, memory, **options)
+        next_one, _ = module.predict_next(single, memory, **options)
+    return [*nats, predicted, next_one.of_all()]
 
 
 def grads_of(module: TransformerXL) -> dict[str, Tensor]:
