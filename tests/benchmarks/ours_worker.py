@@ -122,6 +122,8 @@ def main(task: dict[str, Any]) -> None:
     weights = weights_of(dims, Path(task["weights"])) if "weights" in task else None
     if world.device.type == "cpu":
         use_cpu_well()
+    elif task["matmul"] != "highest":
+        torch.set_float32_matmul_precision(task["matmul"])
     if task["mode"] == "evaluate":
         experiment = experiment_of(dims, 0.0)
         with tempfile.TemporaryDirectory() as folder:
@@ -147,6 +149,7 @@ def main(task: dict[str, Any]) -> None:
         weights=weights,
         streams_type=PeersTargets if is_huggingface else Streams,
         kernels=task["kernels"],
+        cuda_graph=task["cuda_graph"],
     ) as (run, state):
         if is_huggingface:
             state.memories = [valid_zeros(memory) for memory in state.memories]

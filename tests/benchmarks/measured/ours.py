@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trainer.checkpoint.state import TrainState
 from trainer.config.deepspeed import load_ds_config, resolve
 from trainer.config.recipe import ExperimentConfig, experiment_from
-from trainer.data.corpus import Split, open_corpus
+from trainer.data.corpus import Corpus, Split, open_corpus
 from trainer.data.prepare.writer import SplitWriter
 from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.data.streams import Streams
@@ -37,7 +37,10 @@ def experiment_of(dims: Dims, dropout: float, *, kernels: str = "auto") -> Exper
     }
     model = {
         name: getattr(dims, name)
-        for name in ("n_layer", "d_model", "n_head", "d_head", "d_inner", "cutoffs")
+        for name in (
+            *("n_layer", "d_model", "n_head", "d_head", "d_inner"),
+            *("cutoffs", "div_val", "attn_dropout"),
+        )
     }
     values = {
         "model": {**model, "dropout": dropout, "kernels": kernels},
@@ -49,15 +52,24 @@ def experiment_of(dims: Dims, dropout: float, *, kernels: str = "auto") -> Exper
     return experiment_from(values, where="benchmark")
 
 
-def split_of(dims: Dims, n_segments: int, folder: Path) -> Split:
-    """The same text as the peer's rows, row after row, which is how streams read it."""
+def corpus_of(dims: Dims, folder: Path, **n_segments: int) -> Corpus:
+    """A corpus of splits of so many segments; the same text as the peer's rows, row after row.
+
+    That is how streams read it.
+    """
     vocabulary = WordVocabulary(["<eos>", "<unk>", *(f"w{i}" for i in range(2, dims.vocab_size))])
     save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
-    ids = np.append(text(dims, n_segments=n_segments).reshape(-1), 0).astype(np.uint32)
-    writer = SplitWriter(folder, "train", vocabulary)
-    writer.add(ids, n_words=len(ids), n_characters=len(ids), ends_document=True)
-    writer.finish(splits=["train"], made={})
-    return open_corpus(folder).splits["train"]
+    for seed, (name, n) in enumerate(n_segments.items()):
+        ids = np.append(text(dims, n_segments=n, seed=seed).reshape(-1), 0).astype(np.uint32)
+        writer = SplitWriter(folder, name, vocabulary)
+        writer.add(ids, n_words=len(ids), n_characters=len(ids), ends_document=True)
+        writer.finish(splits=list(n_segments), made={})
+    return open_corpus(folder)
+
+
+def split_of(dims: Dims, n_segments: int, folder: Path) -> Split:
+    """The split to train on of such a corpus."""
+    return corpus_of(dims, folder, train=n_segments).splits["train"]
 
 
 def model_of(

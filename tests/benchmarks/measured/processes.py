@@ -1,10 +1,15 @@
 """Implementations as processes of their own, and the machine that they run on."""
 
+import contextlib
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -49,7 +54,20 @@ def machine(device: str) -> dict[str, str]:
 class Worker:
     """A process that does steps when it is told to."""
 
-    def __init__(self, variant: Variant, task: dict[str, Any], folder: Path) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        task: dict[str, Any],
+        folder: Path,
+        *,
+        deadline: float = math.inf,
+    ) -> None:
+        """Start it, and wait until it is ready; at `deadline`, of `time.monotonic`, it is killed.
+
+        Raises:
+            SystemExit: it ended, or was killed; so does all that asks it.
+        """
+        self.deadline = deadline
         file = folder / f"{variant.name.replace(' ', '-')}.json"
         file.write_text(json.dumps(task | asdict(variant)))
         device = str(task["device"])
@@ -74,22 +92,47 @@ class Worker:
 
     def steps(self, n_steps: int) -> dict[str, Any]:
         """Do steps; gives seconds, losses and the peak of memory."""
+        return self.ask(steps=n_steps)
+
+    def ask(self, **what: int) -> dict[str, Any]:
+        """Ask for one thing that `measured.worker` knows, and wait for the answer."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"steps": n_steps}) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended: its log says why
+            self._process.stdin.write(json.dumps(what) + "\n")
+            self._process.stdin.flush()
         return self._read()
 
     def close(self) -> None:
         """End the process."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        with self._killed_in_time():
+            self._process.wait()
+        self._process.stdout.close()
+        self._log.close()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                answer: dict[str, Any] = json.loads(line)
-                return answer
+        with self._killed_in_time():
+            for line in self._process.stdout:
+                if line.startswith("{"):
+                    answer: dict[str, Any] = json.loads(line)
+                    return answer
         self._log.seek(0)
-        raise SystemExit(f"a worker ended:\n{self._log.read()[-4000:]}")
+        said = self._log.read()[-4000:]
+        self.close()
+        if time.monotonic() >= self.deadline:
+            raise SystemExit("a worker took too long")
+        raise SystemExit(f"a worker ended:\n{said}")
+
+    @contextlib.contextmanager
+    def _killed_in_time(self) -> Iterator[None]:
+        left_s = self.deadline - time.monotonic()
+        timer = threading.Timer(min(max(0.0, left_s), threading.TIMEOUT_MAX), self._process.kill)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()

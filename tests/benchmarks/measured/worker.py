@@ -1,7 +1,12 @@
 """The loop of a worker: one implementation, warm, that does steps when it is told to.
 
-It reads JSON lines from standard input, ``{"steps": 2}``, and answers each on standard output:
-seconds of processor time (of the device on a GPU), the losses, and the peak of memory.
+It reads JSON lines from standard input, and answers each on standard output:
+
+- ``{"steps": 2}``: seconds of processor time (of the device on a GPU), the losses, and the peak of
+  memory.
+- ``{"launched": 2}``: seconds that each of so many steps takes of the host by the clock, which
+  waits for the device before and after, not meanwhile.
+- ``{"profiled": 2}``: what the device does in so many steps, by PyTorch's profiler.
 """
 
 import json
@@ -13,22 +18,53 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measured.profiled import profile
+
+Step = Callable[[], torch.Tensor]
+"""Gives the mean nats per target, unread."""
 
 
-def serve(step: Callable[[], torch.Tensor], *, device: torch.device) -> None:
-    """Answer until the input ends; `step` gives the mean nats per target, unread."""
+def serve(step: Step, *, device: torch.device) -> None:
+    """Answer until the input ends."""
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        told = json.loads(line)
-        _forget_peak(device)
-        losses: list[torch.Tensor] = []
-        seconds = _timed(lambda: losses.append(step()), told["steps"], device)  # noqa: B023
-        answer: dict[str, Any] = {
-            "seconds": seconds,
-            "losses": [float(loss) for loss in losses],
-            "peak_mib": _peak_mib(device),
-        }
-        print(json.dumps(answer), flush=True)
+        ((what, n_steps),) = json.loads(line).items()
+        print(json.dumps(_ANSWERS[what](step, n_steps, device)), flush=True)
+
+
+def _stepped(step: Step, n_steps: int, device: torch.device) -> dict[str, Any]:
+    _forget_peak(device)
+    losses: list[torch.Tensor] = []
+    seconds = _timed(lambda: losses.append(step()), n_steps, device)
+    return {
+        "seconds": seconds,
+        "losses": [float(loss) for loss in losses],
+        "peak_mib": _peak_mib(device),
+        "reserved_mib": _reserved_mib(device),
+    }
+
+
+def _launched(step: Step, n_steps: int, device: torch.device) -> dict[str, Any]:
+    seconds = []
+    for _ in range(n_steps):
+        began = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - began)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return {"seconds": seconds}
+
+
+def _profiled(step: Step, n_steps: int, device: torch.device) -> dict[str, Any]:
+    found = profile(step, n_steps, device)
+    return {
+        "busy_seconds": sum(found.seconds.values()) / n_steps,
+        "kernels": sum(found.counts.values()) / n_steps,
+        "launches": found.n_launches / n_steps,
+    }
+
+
+_ANSWERS = {"steps": _stepped, "launched": _launched, "profiled": _profiled}
 
 
 def _timed(step: Callable[[], None], n_steps: int, device: torch.device) -> float:
@@ -59,3 +95,8 @@ def _peak_mib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(peak) / 2**10
+
+
+def _reserved_mib(device: torch.device) -> float | None:
+    """What PyTorch has asked of the device; it holds the tensors of a graph, too."""
+    return torch.cuda.max_memory_reserved(device) / 2**20 if device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""Hugging Face's TransfoXL as shipped: its own forward and loss, clipping at 0.25, Adam."""
+"""Hugging Face's TransfoXL: its own forward and loss, clipping at 0.25, Adam; bf16 by autocast."""
 
 import json
 import sys
@@ -23,12 +23,13 @@ def main(task: dict[str, object]) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=2.5e-4)
     ids_BN = torch.from_numpy(text(dims, n_segments=int(str(task["n_segments"])))).to(device)
     segments = iter(ids_BN.split(dims.tgt_len, dim=1))
-    mems = None
+    mems, is_bf16 = None, task["precision"] == "bf16"
 
     def train() -> torch.Tensor:
         nonlocal mems
         ids_BT = next(segments)
-        output = model(ids_BT, mems=mems, labels=ids_BT)
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
+            output = model(ids_BT, mems=mems, labels=ids_BT)
         mems, loss = output.mems, output.losses.mean()
         optimizer.zero_grad()
         loss.backward()
