@@ -2,151 +2,149 @@
 
     .venv/bin/python tests/benchmarks/card.py --out card.json
 
-Checks every Triton kernel and the whole model against PyTorch's own operations, measures a training
-step of wt103-base at its full batch through DeepSpeed's engine, attention's blocks and what padded
-rows are worth, and lists what waits for the device and what the device spends a step on. Hugging
-Face's model is measured beside it where `tests/peer.sh` has put it, others as in compare.py.
+First what has to hold: kernels and the whole model against PyTorch's own operations, a captured run
+against one that is not, a resumed one against one in one go, and a run as users start it. Then
+speed: the step of wt103-base at its full batch by DeepSpeed file, captured and not, beside Hugging
+Face's model, where `tests/peer.sh` has put it, and a plain GPT, in turns; wt103-large with fewer
+streams. Each with the host's time and the device's apart, its memory beside the plan's, and the
+ledger's prediction where there is one. Last: what waits for the device, what the device spends a
+step on, attention's blocks and what padded rows are worth.
 
-Every part is a process of its own with a limit of time: one that fails is a row of the table, the
-others go on, and the exit code is 1. `--device cpu` runs all that needs no card, at toy sizes under
-Triton's interpreter: a test of this script, not of speed.
+Every part is a process of its own with a limit of time: one that fails is a row, the others go on,
+and the exit code is 1. `--out` is written after each part. `--only` and `--skip` choose parts, and
+`--table FIRST.json SECOND.json` makes one table of what several calls have found. `--device cpu`
+runs all that needs no card, at toy sizes under Triton's interpreter: a test of this script.
 """
 
 import argparse
 import json
 import os
-import signal
-import subprocess
+import re
 import sys
 import time
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from measured.processes import ROOT, python_path
+from measured.processes import ROOT
 from measured.variants import Variant, peer_variants
-from on_card.rows import Row, last_line, row
+from on_card.fields import DEFAULT, ON_A_CARD, ON_A_CPU, Field
+from on_card.jobs import Job, done
+from on_card.rows import Row
+from on_card.table import markdown
 
-HERE = Path(__file__).parent
-SUPPORT = tuple(HERE.parent / "support" / room for room in (".", "runs", "triton"))
-#: Seconds that all parts have, and each at most.
-BUDGET_S, LIMIT_S = 460, 150
-#: Parts of `on_card.parts` before what is trained, and after it.
-FIRST, THEN = ("environment", "model"), ("waits", "profile", "blocks", "products")
-TESTS = {
-    "attention": ["tests/model/triton/test_attention.py", "-m", "gpu"],
-    "rows": ["tests/model/triton/test_rows.py"],
-    "softmax": ["tests/model/triton/test_linear_nll.py"],
-}
-
-
-def environment_of(device: str) -> dict[str, str]:
-    """Of a part's process."""
-    changes = {"PYTHONPATH": python_path(ROOT, *SUPPORT, HERE)}
-    if device == "cpu":
-        changes |= {"TRITON_INTERPRET": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    return dict(os.environ) | changes
-
-
-def run(command: list[Any], *, device: str, limit_s: float) -> tuple[int, str, str]:
-    """Exit code and output of a command; if it takes too long it ends with all that it started."""
-    process = subprocess.Popen(
-        list(map(str, command)),
-        env=environment_of(device),
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        out, err = process.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, _ = process.communicate()
-        err = f"took longer than {limit_s:.0f} s"
-    return process.returncode, out, err
+#: Seconds that all parts have.
+BUDGET_S = 460
+KERNELS = "tests/model/triton"
+#: What is checked, the quickest first; nothing of it is timed, so all of it runs at once.
+CHECKS = (
+    Job(name="environment", part="environment", limit_s=60),
+    Job(name="prediction", part="prediction", limit_s=90),
+    Job(name="captured", part="captured", limit_s=150),
+    Job(name="resumed", part="resumed", limit_s=150),
+    Job(name="default run", part="default_run", limit_s=150),
+    Job(name="tests of softmax", tests=(f"{KERNELS}/test_linear_nll.py",), limit_s=150),
+    Job(name="tests of rows", tests=(f"{KERNELS}/test_rows.py",), limit_s=150),
+    Job(name="tests of queries", tests=(f"{KERNELS}/test_queries.py",), limit_s=150),
+    Job(
+        name="tests of attention and reading ahead",
+        tests=("-m", "gpu", f"{KERNELS}/test_attention.py", "tests/data/test_read_ahead.py"),
+        limit_s=150,
+    ),
+    Job(name="model", part="model", limit_s=150),
+)
+LAST = (
+    Job(name="kernels", part="kernels", limit_s=60),
+    Job(name="waits", part="waits", limit_s=60),
+    Job(name="products", part="products", limit_s=40),
+    Job(name="blocks", part="blocks", limit_s=90),
+)
 
 
-def part(name: str, argument: str, device: str, limit_s: float) -> list[Row]:
-    """The rows of a part of `on_card.parts`, and one more if it failed."""
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        HERE / "on_card" / "parts.py",
-        name,
-        device,
-        argument,
+def fields_of(device: str, peers: list[tuple[Variant, ...]]) -> list[Field]:
+    """What is trained in turns: ours, and the peers that are here."""
+    fields = list(ON_A_CPU if device == "cpu" else ON_A_CARD)
+    if not (ROOT / ".peer" / "transformers").is_dir():
+        fields = [field for field in fields if field.name != "Hugging Face"]
+    first = fields[0]
+    return fields + [
+        Field(
+            name=pair[0].name,
+            config=first.config,
+            variants=pair if device == "cpu" else (DEFAULT, *pair),
+            recipe=first.recipe,
+        )
+        for pair in peers
     ]
-    code, out, err = run(command, device=device, limit_s=limit_s)
-    rows = [Row(**json.loads(line)) for line in out.splitlines() if line.startswith('{"part"')]
-    if code != 0:
-        what = json.loads(argument)["name"] if argument else name
-        rows.append(row(what, "the part itself", last_line(err), ok=False))
+
+
+def measured_jobs(device: str, peers: list[tuple[Variant, ...]]) -> list[Job]:
+    """What is timed, one after the other."""
+    speed = [
+        Job(name=f"speed of {field.name}", part="speed", told=asdict(field), limit_s=field.limit_s)
+        for field in fields_of(device, peers)
+    ]
+    return [*speed, *LAST]
+
+
+def measure(told: argparse.Namespace) -> list[Row]:
+    """Do the parts that are asked for; print rows, and keep them, as they come."""
+    rows, deadline = list[Row](), time.monotonic() + told.seconds
+
+    def wanted(jobs: list[Job]) -> list[Job]:
+        named = [job for job in jobs if re.search(told.only, job.name)]
+        return [job for job in named if not (told.skip and re.search(told.skip, job.name))]
+
+    def shared(jobs: list[Job], *, at_once: int) -> None:
+        for _, found in done(jobs, told.device, deadline=deadline, at_once=at_once):
+            for one in found:
+                print(one, flush=True)
+            rows.extend(found)
+            if told.out:
+                draft = told.out.with_name(f"{told.out.name}.tmp")
+                draft.write_text(json.dumps([vars(one) for one in rows], indent=1) + "\n")
+                draft.replace(told.out)
+
+    shared(wanted(list(CHECKS)), at_once=max(1, (os.cpu_count() or 1) // 2))
+    shared(wanted(measured_jobs(told.device, told.peer)), at_once=1)
     return rows
 
 
-def tests(name: str, _: str, device: str, limit_s: float) -> list[Row]:
-    """Whether the tests of some kernels pass here."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS[name]]
-    code, out, err = run(command, device=device, limit_s=limit_s)
-    found = out.strip().splitlines()[-1] if out.strip() else last_line(err)
-    return [row("tests", name, found, ok=code == 0)]
-
-
-def variants(device: str, peers: list[tuple[Variant, ...]]) -> list[Variant]:
-    """What is trained: ours by precision and kernels, and the peers that are here."""
-    names = ["zero0_fp32"] if device == "cpu" else ["zero1_bf16", "zero1_fp16"]
-    found = [
-        Variant(
-            name=f"ours, {name}, {kernels} kernels",
-            script="ours_worker.py",
-            ds_config=name,
-            kernels=kernels,
-        )
-        for name in names
-        for kernels in ("auto", "plain")
-    ]
-    if not peers and (ROOT / ".peer" / "transformers").is_dir():
-        peers = [peer_variants("huggingface")]
-    return found + [variant for pair in peers for variant in pair]
-
-
-def main() -> int:
-    """Measure, print, and keep the rows."""
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
-    parser.add_argument("--out", type=Path, help="write the rows there as JSON")
+    parser.add_argument("--out", type=Path, help="write the rows there as JSON, after each part")
     parser.add_argument(
         "--peer",
         action="append",
         type=peer_variants,
         default=[],
-        help="as of compare.py; Hugging Face's, if it is here, is the default",
+        help="one more, as of compare.py",
     )
-    parser.add_argument("--only", default="", help="the parts whose name holds this")
-    told = parser.parse_args()
-    jobs: dict[str, Any] = {name: (part, name, "") for name in FIRST}
-    for variant in variants(told.device, told.peer):
-        jobs[f"train {variant.name}"] = (part, "train", json.dumps(asdict(variant)))
-    jobs |= {name: (part, name, "") for name in THEN}
-    jobs |= {f"tests {name}": (tests, name, "") for name in TESTS}
-    rows, began = list[Row](), time.monotonic()
-    for name, (work, *what) in jobs.items():
-        left_s = BUDGET_S - (time.monotonic() - began)
-        if told.only not in name:
-            continue
-        if left_s < 10:
-            found = [row(name, "the part itself", "there was no time left for it", ok=False)]
-        else:
-            found = work(*what, told.device, min(LIMIT_S, left_s))
-        rows += found
-        for one in found:
-            print(one, flush=True)
-        if told.out:
-            told.out.write_text(json.dumps([vars(one) for one in rows], indent=1) + "\n")
+    parser.add_argument("--only", default="", help="the parts whose name has this pattern")
+    parser.add_argument("--skip", default="", help="not the parts whose name has this pattern")
+    parser.add_argument("--seconds", type=float, default=BUDGET_S, help="that all parts have")
+    parser.add_argument(
+        "--table",
+        nargs="+",
+        type=Path,
+        metavar="OUT",
+        help="measure nothing: the table of these files of rows, of which a later one counts",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure, print, and keep the rows."""
+    told, began = arguments(), time.monotonic()
+    if told.table:
+        files = (json.loads(path.read_text()) for path in told.table)
+        rows = [Row(**values) for values in chain.from_iterable(files)]
+    else:
+        rows = measure(told)
     n_failed = sum(not one.ok for one in rows)
+    print(f"\n{markdown(rows)}\n")
     print(f"{len(rows)} rows in {time.monotonic() - began:.0f} s, {n_failed} failed")
     return int(n_failed > 0)
 

@@ -1,57 +1,34 @@
-"""The checks of `card.py`: the model against the plain one, and what waits for the device."""
+"""Checks of a card: the model against the plain one, and what waits for the device in a step."""
 
 import math
-import os
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from builders import segment_of
-from measured.dims import CONFIGS, Dims
-from measured.ours import experiment_of, training
+from measured.dims import CONFIGS
+from measured.ours import experiment_of
 from measured.processes import ROOT
-from on_card.rows import Row, row
+from on_card.rows import Ask, Row, row
+from on_card.steps import our_step
 from torch import Tensor
 from triton_model import taking
 
-from trainer.distributed import this_process
-from trainer.engine import deepspeed
-from trainer.launchers import complete_environ
 from trainer.model.choice import BackendName
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Segment
-from trainer.train.loop import train_step
 
 #: Largest relative errors of the nats and of all gradients, beside the plain ones in fp32.
 LIMITS = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.01, 0.06), torch.float16: (2e-3, 0.02)}
 
 
-def dims_on(device: str) -> tuple[str, Dims]:
-    """What is measured there."""
-    config = "toy" if device == "cpu" else "wt103-base-60"
-    return config, CONFIGS[config]
-
-
-@contextmanager
-def our_step(device: str) -> Iterator[Callable[[], object]]:
-    """A step of our training as the recipe is, warm."""
-    os.environ.update(complete_environ(os.environ))
-    world = deepspeed.connect(this_process(os.environ, device=device), timeout_s=600)
-    ds_file = "zero0_fp32" if device == "cpu" else "zero1_bf16"
-    _, dims = dims_on(device)
-    with training(dims, ds_file=ds_file, world=world, n_segments=20) as (run, state):
-        for _ in range(5):
-            train_step(run, state)
-        yield lambda: train_step(run, state)
-
-
-def model(device: str, _: str) -> Iterator[Row]:
+def model(ask: Ask) -> Iterator[Row]:
     """Whole models with documents, clusters and odd widths, against the plain ones."""
+    device = ask.device
     changes: dict[str, dict[str, Any]] = {
         "post-norm": {},
         "pre-norm": {"norm": "pre", "position_biases": "per_layer"},
@@ -111,11 +88,11 @@ def _error(found: list[Tensor], exact: list[Tensor]) -> float:
     return math.sqrt(wrong / sum(float(b.square().sum()) for b in exact))
 
 
-def waits(device: str, _: str) -> Iterator[Row]:
+def waits(ask: Ask) -> Iterator[Row]:
     """What waits for the device in a step: none of it is to be ours."""
-    if device == "cpu":
+    if ask.device == "cpu":
         return
-    with our_step(device) as step, warnings.catch_warnings():
+    with our_step(ask.device) as step, warnings.catch_warnings():
         found: Counter[tuple[str, bool]] = Counter()
         warnings.simplefilter("always")
         warnings.showwarning = lambda *_, **__: found.update([_waiter()])

@@ -1,6 +1,8 @@
-"""A row of the card's table."""
+"""What `card.py` and its parts tell each other: what a part is asked, and rows that it finds."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,22 @@ class Row:
     def __str__(self) -> str:
         """A line of the table."""
         value = f"{self.value:,.4g}" if isinstance(self.value, float) else self.value
-        return f"{'' if self.ok else 'FAILED':7}{self.part:30} {self.name:44} {value}"
+        return f"{'' if self.ok else 'FAILED':7}{self.part:44} {self.name:36} {value}"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a part is asked."""
+
+    device: str
+    """cuda, or cpu for a test of the part."""
+    limit_s: float
+    """Seconds after which its process is killed."""
+    told: dict[str, Any] = field(default_factory=dict)
+    """The fields of what it measures, if there are several such parts."""
+
+
+Part = Callable[[Ask], Iterator[Row]]
 
 
 def row(part: str, name: str, value: float | str, *, ok: bool = True) -> Row:

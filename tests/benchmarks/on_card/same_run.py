@@ -1,0 +1,112 @@
+"""Whether a run is the same run on a card: captured as not captured, and resumed as in one go.
+
+A GPU adds in an order of its own where several threads meet, so what is not equal to the last bit
+is told with how far two runs differ that were started in the same way.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from measured.dims import CONFIGS, Dims
+from measured.ours import training
+from on_card.commands import train
+from on_card.rows import Ask, Row, row
+from training import Case, begun_from, checkpoint_hashes, losses, make_corpus
+
+from trainer.distributed import World, this_process
+from trainer.engine import captured as captured_passes
+from trainer.engine import deepspeed
+from trainer.errors import InputError
+from trainer.launchers import complete_environ
+from trainer.train.loop import train_step
+
+N_STEPS = 12
+SMALL = replace(
+    CONFIGS["tiny"], vocab_size=2_000, cutoffs=(200, 600), d_model=132, d_inner=516, n_streams=8
+)
+#: How far losses of a DeepSpeed file may differ, relative.
+LIMITS = {"zero0_bf16_autocast": 1e-3, "zero0_fp32": 1e-5, "zero1_bf16": 1e-3}
+
+
+def captured(ask: Ask) -> Iterator[Row]:
+    """Losses of the same steps, captured and not."""
+    os.environ.update(complete_environ(os.environ))
+    world = deepspeed.connect(this_process(os.environ, device=ask.device), timeout_s=600)
+    dims = CONFIGS["toy"] if ask.device == "cpu" else SMALL
+    said = _Said()
+    for ds_file, limit in LIMITS.items():
+        for dropout in (0.0, 0.1):
+            name = f"{ds_file}, dropout {dropout}, {N_STEPS} steps"
+            usual, again = (_losses(dims, ds_file, "off", world, dropout) for _ in range(2))
+            said.lines.clear()
+            try:
+                found = _losses(dims, ds_file, "on", world, dropout)
+            except InputError as refusal:
+                yield row("captured", name, f"not captured: {str(refusal)[:200]}")
+                continue
+            was_captured = any("is captured" in line for line in said.lines)
+            error, noise = _differ(found, usual), _differ(again, usual)
+            told = "equal to the last bit" if error == 0 else f"differ by {error:.1e}"
+            told += "" if error == noise == 0 else f" (the usual way twice: {noise:.1e})"
+            told += "" if was_captured else ", but nothing was captured"
+            yield row("captured", name, told, ok=was_captured and error <= max(limit, 2 * noise))
+
+
+class _Said(logging.Handler):
+    """What the trainer says of capturing."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+        captured_passes.log.addHandler(self)
+        captured_passes.log.setLevel(logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note a line."""
+        self.lines.append(record.getMessage())
+
+
+def _losses(dims: Dims, ds_file: str, cuda_graph: str, world: World, dropout: float) -> list[float]:
+    how = {"ds_file": ds_file, "cuda_graph": cuda_graph, "dropout": dropout}
+    with training(dims, world=world, n_segments=N_STEPS + 1, **how) as (run, state):
+        told = []
+        for _ in range(N_STEPS):
+            stats = train_step(run, state)
+            told.append(float(stats.loss_sum) / stats.n_tokens)
+        run.engine.destroy()
+    return told
+
+
+def _differ(found: list[float], wanted: list[float]) -> float:
+    return max(abs(a - b) / abs(b) for a, b in zip(found, wanted, strict=True))
+
+
+def resumed(ask: Ask) -> Iterator[Row]:
+    """Losses and a checkpoint of a run of 20 steps, in one go and from its step 10."""
+    files = ("zero0_fp32",) if ask.device == "cpu" else ("zero0_bf16_autocast", "zero1_bf16")
+    flags = ["--train.max-steps", "20", "--checkpoint.interval-steps", "10"]
+    flags += ["--checkpoint.keep-last", "9", "--model.dropout", "0.2", "--device", ask.device]
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as pool:
+        folder = Path(name)
+        corpus = make_corpus(folder / "stories")
+
+        def both(ds_file: str) -> tuple[Path, Path]:
+            runs = folder / ds_file / "whole", folder / ds_file / "resumed"
+            train(Case(runs[0], ds_file, flags).argv(corpus))
+            begun_from(runs[0], 10, runs[1])
+            train(Case(runs[1], ds_file, flags).argv(corpus))
+            return runs
+
+        for ds_file, (whole, again) in zip(files, pool.map(both, files), strict=True):
+            wanted = {step: loss for step, loss in losses(whole).items() if step > 10}
+            error = _differ(list(losses(again).values()), list(wanted.values()))
+            told = "equal to the last bit" if error == 0 else f"differ by {error:.1e}"
+            yield row("resumed", f"{ds_file}, losses of 10 steps", told, ok=error == 0)
+            same = checkpoint_hashes(again, 20) == checkpoint_hashes(whole, 20)
+            told = "equal to the last bit" if same else "differs"
+            yield row("resumed", f"{ds_file}, the last checkpoint", told, ok=same)
