@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 
@@ -35,9 +34,9 @@ def profile(step: Callable[[], object], n_steps: int, device: torch.device) -> P
             torch.cuda.synchronize(device)
     seconds, counts, n_launches = Counter[str](), Counter[str](), 0
     for event in profiler.events() or ():
-        if is_gpu and event.device_type == DeviceType.CPU:
+        if is_gpu and not str(event.device_type).endswith("CUDA"):
             n_launches += "Launch" in event.name and event.name.startswith("cu")
-        elif not event.is_user_annotation:  # which spans others
+        elif not getattr(event, "is_user_annotation", False):  # which spans others
             counts[event.name] += 1
             own_us = event.time_range.elapsed_us() if is_gpu else event.self_cpu_time_total
             seconds[event.name] += own_us / 1e6

@@ -1,4 +1,4 @@
-"""Where it was measured: the card, its driver, the host and the versions."""
+"""Where it was measured: versions, the host, the card and its driver."""
 
 import os
 import subprocess
@@ -15,21 +15,18 @@ _QUERY = "--query-gpu=name,driver_version,clocks.max.sm,memory.total"
 
 
 def environment(ask: Ask) -> Iterator[Row]:
-    """The card first, then versions."""
-    if ask.device == "cuda":
-        import torch
-
-        told = subprocess.run(
-            ["nvidia-smi", _QUERY, "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        yield row("environment", "card", torch.cuda.get_device_name())
-        yield row("environment", "card, driver, clock, memory", told.stdout.strip())
-        yield row("environment", "CUDA", str(torch.version.cuda))
-    yield row("environment", "processor", f"{os.cpu_count()} × {processor('cpu')}")
-    yield row("environment", "Python", python_version())
+    """Versions, the processor, and the card."""
     for name in _PACKAGES:
         if find_spec(name) is not None:
             yield row("environment", name, metadata.version(name))
+    yield row("environment", "Python", python_version())
+    yield row("environment", "processor", f"{os.cpu_count()} × {processor('cpu')}")
+    if ask.device == "cpu":
+        return
+    import torch
+
+    yield row("environment", "CUDA", str(torch.version.cuda))
+    yield row("environment", "card", processor(ask.device))
+    query = ["nvidia-smi", _QUERY, "--format=csv,noheader"]
+    told = subprocess.run(query, capture_output=True, text=True, check=True)
+    yield row("environment", "card, driver, clock, memory", told.stdout.strip())

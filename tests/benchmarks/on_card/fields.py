@@ -19,7 +19,7 @@ class Field:
     variants: tuple[Variant, ...]
     recipe: str = ""
     """Whose captured step `without_card/ledger.py` predicts, of as many streams; if any."""
-    limit_s: float = 120
+    limit_s: float = 100
 
 
 def ours(ds_config: str, how: str = "captured", **settings: str) -> Variant:
@@ -54,13 +54,13 @@ ON_A_CARD = (
             ours("zero1_bf16", "not captured"),
             ours("zero0_bf16_autocast", "captured, plain kernels", kernels="plain"),
         ),
+        limit_s=140,
     ),
     Field(
         name="Hugging Face",
         config="wt103-base-60",
         recipe="wt103-base",
         variants=(DEFAULT, *HUGGING_FACE),
-        limit_s=100,
     ),
     Field(
         name="GPT",

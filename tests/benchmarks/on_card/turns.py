@@ -87,8 +87,10 @@ def speed(ask: Ask) -> Iterator[Row]:
                 told = entrant.error.partition(REFUSED)[2] or entrant.error
                 name = "not captured" if refused else "the row itself"
                 yield row(entrant.name, name, told, ok=refused)
-            elif entrant.worker is not None:
-                entrant.worker.close()
+        with ThreadPoolExecutor(len(entrants)) as pool:
+            for entrant in entrants:
+                if entrant.worker is not None:
+                    pool.submit(entrant.worker.close)
 
 
 def _start(entrants: list[Entrant], ask: Ask, folder: Path, *, deadline: float) -> None:

@@ -127,6 +127,24 @@ def test_a_part_that_takes_too_long_keeps_what_it_has_found(
 
 
 @pytest.mark.parametrize(
+    ("said", "code", "ok"),
+    [
+        ("3 passed, 1 skipped in 1.0s", 0, True),
+        ("35 skipped in 1.0s", 0, False),
+        ("1 failed", 1, False),
+    ],
+)
+def test_tests_that_are_all_skipped_have_tested_nothing(
+    here: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, said: str, code: int, ok: bool
+) -> None:
+    command = [sys.executable, "-c", f"print({said!r}); exit({code})"]
+    monkeypatch.setattr(here.jobs.Job, "_command", lambda *_: command)
+    job = here.jobs.Job(name="kernels", tests=("tests",), limit_s=60)
+    found, _ = job.rows("cpu", deadline=time.monotonic() + 60)
+    assert (found.value, found.ok) == (said, ok)
+
+
+@pytest.mark.parametrize(
     ("card", "told"),
     [("NVIDIA H100 80GB HBM3", "20.0 | 1.50 |"), ("NVIDIA GH200 480GB", "– | – |")],
 )
