@@ -1,7 +1,7 @@
 """Trains a recipe to a target within minutes, and goes on from its checkpoint when called again.
 
     .venv/bin/python tests/benchmarks/to_target.py wt103-base --run-dir runs/target --minutes 9 \
-        --ppl 60 -- --train.max-steps 12000 --valid.interval-steps 500
+        --ppl 60 -- --train.max-steps 12000 --valid.interval-steps 1000
 
 For a GPU that is lent for some minutes at a time: a call trains with `launch/train.py` as users do
 until a validation meets the target, all steps are done, or the call's minutes are nearly over. Then

@@ -68,7 +68,8 @@ def test_what_parts_find_is_told_though_one_fails_and_calls_make_one_table(tmp_p
     assert found[ours, "ms/step, least"] <= found[ours, "ms/step"] <= found[ours, "ms/step, most"]
     assert all(found[ours, f"{name} ms/step"] > 0 for name in ("host", "busy"))
     assert 0 < found[ours, "planned GiB"] < 1
-    assert "take a DeepSpeed file" in found["toy, ours, zero3_fp32, captured", "not captured"]
+    refusal = found["toy, ours, zero3_fp32, captured", "not captured"]
+    assert refusal.endswith("or use --train.cuda-graph auto")
     assert sum(part == "products" for part, _ in found) == 4
 
     code, _, _ = rows_of(second, "--only", "environment")
