@@ -70,9 +70,10 @@ ON_A_CARD = (
         limit_s=90,
     ),
     Field(
-        name="fp32",
+        name="other precisions",
         config="wt103-base-60",
         variants=(
+            ours("zero1_fp16"),
             ours("zero0_fp32"),
             ours("zero0_fp32", "captured, TF32 products", matmul="high"),
         ),
