@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from builders import lone_world
 from saved_checkpoints import alter_train_state, contents, flip_a_bit
 from training import Case, checkpoint_hashes, events, losses, run_cases, write_text
@@ -22,6 +23,7 @@ from trainer.errors import Exit
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
 from trainer.track.results import valid_measure
+from trainer.train import session
 
 BASE = [
     "--train.max-steps",
@@ -296,3 +298,13 @@ def test_weights_alone_are_taken_and_nothing_else(runs: Runs, name: str, which: 
     assert (state["step"], state["data_step"], state["attempt"]) == (2, 2, 1)
     assert name_of(10 if which == "10" else 20) in state["parent"]
     assert events(case.run_dir, "start")[0]["parent"] == state["parent"]
+
+
+@pytest.mark.parametrize(("tf32", "told"), [(False, ["highest"]), (True, ["high"])])
+def test_products_in_fp32_are_rounded_on_a_gpu_if_that_is_asked_for(
+    tf32: bool, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", said.append)
+    session._prepare(torch.device("cuda"), tf32=tf32)
+    assert said == told

@@ -110,6 +110,10 @@ class TrainConfig(Section):
         " does the same without a graph",
     )
 
+    tf32: bool = announced(
+        False, "round the factors of products in fp32 to 10 bits, on a GPU that can: faster"
+    )
+
     _memory = model_validator(mode="after")(_same_length_has_memory)
 
 

@@ -148,7 +148,8 @@ TABLE: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_OLD, "--cuda", "--device cuda"),
     ((FAIRSEQ,), "--cpu", "--device cpu"),
     ((HF,), "--use-cpu --no-cuda", "--device cpu"),
-    ((HF,), "--torch-compile --tf32", _NOT),
+    ((HF,), "--torch-compile", _NOT),
+    ((HF,), "--tf32", "--train.tf32"),
     ((FAIRSEQ,), "--distributed-world-size --distributed-rank --distributed-port "
      "--distributed-backend --distributed-init-method --distributed-no-spawn --device-id "
      "--nprocs-per-node", _LAUNCHER),

@@ -83,14 +83,22 @@ class Written(NamedTuple):
     begin: int
     end: int
 
-    def append(self, kv_BT2HE: Tensor) -> Tensor:
-        """Write a segment's keys and values; return them with those before, `[B, S, 2, H, E]`."""
+    @property
+    def before(self) -> Tensor:
+        """Return the keys and values before the segment."""
+        return _positions(self.rows_2HBCE, self.begin, self.end)
+
+    def write(self, kv_BT2HE: Tensor) -> None:
+        """Write a segment's keys and values after those before."""
         last = self.end + kv_BT2HE.shape[1]
         self.rows_2HBCE[..., self.end : last, :] = kv_BT2HE.detach().permute(2, 3, 0, 1, 4)
+
+    def append(self, kv_BT2HE: Tensor) -> Tensor:
+        """Write a segment's keys and values; return them with those before, `[B, S, 2, H, E]`."""
+        self.write(kv_BT2HE)
         if kv_BT2HE.requires_grad:
-            before = _positions(self.rows_2HBCE, self.begin, self.end)
-            return torch.cat([before, kv_BT2HE], dim=1)
-        return _positions(self.rows_2HBCE, self.begin, last)
+            return torch.cat([self.before, kv_BT2HE], dim=1)
+        return _positions(self.rows_2HBCE, self.begin, self.end + kv_BT2HE.shape[1])
 
 
 class Past(NamedTuple):

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from trainer.budget.shortage import explained
@@ -61,14 +62,21 @@ def run_training(
         if plan.world.is_main:
             print(describe_plan(plan, describe_start(plan)))
         return Exit.DONE
-    if plan.world.device.type == "cpu":
-        use_cpu_well()
+    _prepare(plan.world.device, tf32=arguments.experiment.train.tf32)
     limits = arguments.experiment.limits
     world = deepspeed.connect(plan.world, timeout_s=limits.distributed_timeout_s)
     code = train_connected(plan, world, environ, stops)
     barrier(world)
     deepspeed.disconnect()
     return code
+
+
+def _prepare(device: torch.device, *, tf32: bool) -> None:
+    """Set how this process multiplies."""
+    if device.type == "cpu":
+        use_cpu_well()
+    else:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
 def train_connected(

@@ -38,7 +38,8 @@ def blocks(ask: Ask) -> Iterator[Row]:
     width, n_keys = -(-dims.d_head // 8) * 8, dims.tgt_len + dims.mem_len
     shapes = [
         (dims.n_streams, dims.tgt_len, dims.n_head, width),
-        (dims.n_streams, n_keys, 2, dims.n_head, width),
+        (dims.n_streams, dims.mem_len, 2, dims.n_head, width),
+        (dims.n_streams, dims.tgt_len, 2, dims.n_head, width),
         (dims.n_streams, dims.n_head, dims.tgt_len, -(-n_keys // 8) * 8),
     ]
     leaves = [

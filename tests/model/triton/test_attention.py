@@ -15,7 +15,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from triton_attention_cases import Fused, Problem, Sizes, fused, hidden_keys, naive, visible_from
+from triton_attention_cases import (
+    Fused,
+    Problem,
+    Sizes,
+    fused,
+    hidden_keys,
+    multiply_in_tf32,
+    naive,
+    visible_from,
+)
 from triton_processes import compile_only, interpret
 
 from trainer.model.attention import rel_shift
@@ -238,3 +247,9 @@ def test_every_kernel_compiles(
     compiler(
         *inputs, d_out_BTHE=problem.d_out_BTHE.to(dtype), cut=None, **(extras if all_on else {})
     )
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_products_in_fp32_are_rounded_to_tf32_where_that_is_asked_for(asked: bool) -> None:
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=compile_only) as pool:
+        assert pool.submit(multiply_in_tf32, asked=asked).result() == {asked}

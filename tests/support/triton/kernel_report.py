@@ -24,6 +24,8 @@ class Kernel(NamedTuple):
     n_instructions: int
     loop: int
     """Instructions of the longest loop, which each thread runs per block."""
+    in_tf32: bool
+    """Whether factors in fp32 are rounded to TF32."""
 
     @property
     def occupancy(self) -> float:
@@ -52,7 +54,9 @@ _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/")
 def kernel_of(binary: Any, *, name: str, capability: int, num_warps: int) -> Kernel:
     """What became of a kernel that `triton.compile` compiled."""
     cubin, shared = binary.asm["cubin"], binary.metadata.shared
-    return Kernel(name, capability, num_warps, *_taken(cubin)[:2], shared, *_taken(cubin)[2:])
+    in_tf32 = "tf32" in binary.asm["ptx"]
+    registers, stack, *lengths = _taken(cubin)
+    return Kernel(name, capability, num_warps, registers, stack, shared, *lengths, in_tf32)
 
 
 @cache

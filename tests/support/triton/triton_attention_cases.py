@@ -5,6 +5,7 @@ B streams · T tgt_len · M mem_len · S = M+T · H heads · E d_head.
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -24,17 +25,22 @@ def fused(
     seed: int | None = None,
     recompute: bool = False,
     autocast: bool = False,
+    tf32: bool = False,
 ) -> list[Tensor]:
     """The output and, if its own is given, the gradients; what is not written is NaN."""
     from trainer.model.triton.attention import Blocks, Cut, fused_attention
 
     torch.use_deterministic_algorithms(True)  # fills new memory with NaN
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
     device = inputs[0].device
     leaves = [x.detach().requires_grad_() for x in inputs]
 
     def attend(*leaves: Tensor) -> Tensor:
+        query_BTHE, kv_BS2HE, position_BHTS = leaves
         return fused_attention(
-            *leaves,
+            query_BTHE,
+            *kv_BS2HE.split([kv_BS2HE.shape[1] - query_BTHE.shape[1], query_BTHE.shape[1]], 1),
+            position_BHTS,
             dropout=dropout,
             visible_from_BT=visible_from_BT,
             seed=None if seed is None else torch.tensor([seed], device=device),
@@ -47,7 +53,25 @@ def fused(
         grads = () if d_out_BTHE is None else torch.autograd.grad(out, leaves, d_out_BTHE)
     finally:
         torch.use_deterministic_algorithms(False)
+        torch.set_float32_matmul_precision("highest")
     return [out.detach(), *grads]
+
+
+def multiply_in_tf32(*, asked: bool) -> set[bool]:
+    """Whether kernels for fp32 multiply in TF32, in a process that compiles."""
+    from triton.runtime import JITFunction
+    from triton_processes import compile_launch
+
+    kernels = []
+
+    def compiled(*args: Any, **keywords: Any) -> None:
+        kernels.extend(compile_launch(*args, **keywords))
+
+    problem = Problem(Sizes(B=1, T=16, M=16, H=2, E=64), torch.float32)
+    inputs = [x.detach() for x in problem.parts]
+    with mock.patch.object(JITFunction, "run", compiled):
+        fused(*inputs, d_out_BTHE=problem.d_out_BTHE, cut=None, tf32=asked)
+    return {kernel.in_tf32 for kernel in kernels}
 
 
 class Sizes(NamedTuple):

@@ -40,7 +40,8 @@ class Cut(NamedTuple):
 
 def fused_attention(
     query_BTHE: Tensor,
-    kv_BS2HE: Tensor,
+    old_BM2HE: Tensor,
+    new_BT2HE: Tensor,
     position_BHTS: Tensor,
     *,
     visible_from_BT: Tensor | None,
@@ -50,13 +51,14 @@ def fused_attention(
 ) -> Tensor:
     """Return softmax(query·key + rel_shift(position)) over the visible keys, times the values.
 
-    The first three arguments share a dtype, which autocast does not change. They may have any
+    The first four arguments share a dtype, which autocast does not change. They may have any
     strides, and are copied only if the last one is not 1. Gradients are contiguous, except that of
     `position_BHTS`: it has the strides of `position_BHTS`, and is zero for keys not seen.
 
     Args:
         query_BTHE: (q+u) / √E.
-        kv_BS2HE: keys and values of memory and segment, from their joint projection.
+        old_BM2HE: keys and values of memory, from their joint projection.
+        new_BT2HE: keys and values of the segment.
         position_BHTS: (q+v)·r / √E before rel_shift: columns are the distances S-1 … 0. Columns
             after these pad the rows and are not read.
         visible_from_BT: query i sees key j iff visible_from <= j <= i + M, and at least one key;
@@ -70,7 +72,7 @@ def fused_attention(
         `[B, T, H, E]`, contiguous.
     """
     assert dropout == 0 or seed is not None, "dropout needs a seed"
-    inputs = (query_BTHE, kv_BS2HE, position_BHTS)
+    inputs = (query_BTHE, old_BM2HE, new_BT2HE, position_BHTS)
     if visible_from_BT is not None:
         visible_from_BT = visible_from_BT.expand(query_BTHE.shape[:2])
     out_BTHE: Tensor = _FusedAttention.apply(  # type: ignore[no-untyped-call]
@@ -103,7 +105,8 @@ class _FusedAttention(torch.autograd.Function):
     def forward(
         ctx: Any,
         query_BTHE: Tensor,
-        kv_BS2HE: Tensor,
+        old_BM2HE: Tensor,
+        new_BT2HE: Tensor,
         position_BHTS: Tensor,
         visible_from_BT: Tensor | None,
         seed: Tensor | None,
@@ -111,7 +114,7 @@ class _FusedAttention(torch.autograd.Function):
         cut: Cut,
     ) -> Tensor:
         """Attend; keep the logarithms of the softmax's sums, which give the weights again."""
-        inputs = (query_BTHE, kv_BS2HE, position_BHTS, visible_from_BT, seed)
+        inputs = (query_BTHE, old_BM2HE, new_BT2HE, position_BHTS, visible_from_BT, seed)
         n_streams, tgt_len, n_head, _ = query_BTHE.shape
         wide = torch.promote_types(query_BTHE.dtype, torch.float32)
         out_BTHE = query_BTHE.new_empty(query_BTHE.shape)
@@ -120,7 +123,7 @@ class _FusedAttention(torch.autograd.Function):
             *_arguments(*inputs, dropout=dropout),
             log_sum_BHT,
             out_BTHE,
-            **_constants(cut.forward, query_BTHE, kv_BS2HE),
+            **_constants(cut.forward, *inputs[:3]),
         )
         ctx.save_for_backward(*inputs, log_sum_BHT, out_BTHE)
         ctx.dropout, ctx.cut = dropout, cut
@@ -133,14 +136,15 @@ class _FusedAttention(torch.autograd.Function):
         The first also writes each query's `delta`, which the second reads.
         """
         *inputs, log_sum_BHT, out_BTHE = ctx.saved_tensors
-        query_BTHE, kv_BS2HE, position_BHTS, _, _ = inputs
+        _, old_BM2HE, new_BT2HE, position_BHTS, _, _ = inputs
         n_streams, tgt_len, n_head, _ = out_BTHE.shape
         cut: Cut = ctx.cut
         arguments = (*_arguments(*inputs, dropout=ctx.dropout), log_sum_BHT)
         d_out_BTHE = grads[0].contiguous()
         delta_BHT, d_query_BTHE = torch.empty_like(log_sum_BHT), torch.empty_like(out_BTHE)
         d_position_BHTS = torch.empty_like(position_BHTS)
-        d_kv_BS2HE = kv_BS2HE.new_empty(kv_BS2HE.shape)
+        d_old_BM2HE, d_new_BT2HE = (x.new_empty(x.shape) for x in (old_BM2HE, new_BT2HE))
+        n_keys = old_BM2HE.shape[1] + tgt_len
         kernels.backward_by_query[triton.cdiv(tgt_len, cut.by_query.q), n_head, n_streams](
             *arguments,
             out_BTHE,
@@ -150,21 +154,23 @@ class _FusedAttention(torch.autograd.Function):
             d_position_BHTS,
             *d_position_BHTS.stride()[:3],
             d_position_BHTS.shape[-1],
-            **_constants(cut.by_query, query_BTHE, kv_BS2HE),
+            **_constants(cut.by_query, *inputs[:3]),
         )
-        kernels.backward_by_key[triton.cdiv(kv_BS2HE.shape[1], cut.by_key.k), n_head, n_streams](
+        kernels.backward_by_key[triton.cdiv(n_keys, cut.by_key.k), n_head, n_streams](
             *arguments,
             d_out_BTHE,
             delta_BHT,
-            d_kv_BS2HE,
-            **_constants(cut.by_key, query_BTHE, kv_BS2HE),
+            d_old_BM2HE,
+            d_new_BT2HE,
+            **_constants(cut.by_key, *inputs[:3]),
         )
-        return d_query_BTHE, d_kv_BS2HE, d_position_BHTS, None, None, None, None
+        return d_query_BTHE, d_old_BM2HE, d_new_BT2HE, d_position_BHTS, None, None, None, None
 
 
 def _arguments(
     query_BTHE: Tensor,
-    kv_BS2HE: Tensor,
+    old_BM2HE: Tensor,
+    new_BT2HE: Tensor,
     position_BHTS: Tensor,
     visible_from_BT: Tensor | None,
     seed: Tensor | None,
@@ -176,8 +182,10 @@ def _arguments(
     return (
         query_BTHE,
         *query_BTHE.stride()[:3],
-        kv_BS2HE,
-        *kv_BS2HE.stride()[:4],
+        old_BM2HE,
+        *old_BM2HE.stride()[:4],
+        new_BT2HE,
+        *new_BT2HE.stride()[:4],
         position_BHTS,
         *position_BHTS.stride()[:3],
         visible_from_BT,
@@ -185,19 +193,20 @@ def _arguments(
         seed,
         dropout,
         query_BTHE.shape[1],
-        kv_BS2HE.shape[1],
+        old_BM2HE.shape[1] + new_BT2HE.shape[1],
         query_BTHE.shape[3],
     )
 
 
-def _constants(blocks: Blocks, query_BTHE: Tensor, kv_BS2HE: Tensor) -> dict[str, int]:
-    d_head = query_BTHE.shape[-1]
-    strides = (*query_BTHE.stride()[:3], *kv_BS2HE.stride()[:4], d_head)
+def _constants(blocks: Blocks, *rows: Tensor) -> dict[str, int | str]:
+    d_head = rows[0].shape[-1]
+    strides = (*(stride for x in rows for stride in x.stride()[:-1]), d_head)
     return {
         "ALIGN": 1 if any(stride % _ALIGN for stride in strides) else _ALIGN,
         "BLOCK_Q": blocks.q,
         "BLOCK_K": blocks.k,
         "BLOCK_E": max(16, triton.next_power_of_2(d_head)),
+        "PRECISION": "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
         "num_warps": blocks.num_warps,
         "num_stages": blocks.num_stages,
     }

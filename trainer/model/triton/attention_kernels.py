@@ -5,7 +5,8 @@ of row i. The backward pass computes the weights again, P = exp(score - log_sum)
 gradient of P, the gradient of the scores is dS = P·(dP - delta), where delta is the sum of a
 query's out·d_out.
 
-B streams · T tgt_len · S n_keys · H heads · E d_head · Q, K a block's queries, keys.
+B streams · T tgt_len · M mem_len · S n_keys, M+T · H heads · E d_head ·
+Q, K queries and keys of a block.
 """
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 
@@ -17,10 +18,12 @@ from trainer.model.triton.dropout import dropout_scale
 
 @triton.jit
 def forward(
-    query_BTHE, query_b, query_t, query_h, kv_BS2HE, kv_b, kv_s, kv_2, kv_h,
+    query_BTHE, query_b, query_t, query_h,
+    old_BM2HE, old_b, old_s, old_2, old_h, new_BT2HE, new_b, new_s, new_2, new_h,
     position_BHTS, position_b, position_h, position_t, visible_from_BT, visible_b, visible_t,
     seed, dropout, tgt_len, n_keys, d_head, log_sum_BHT, out_BTHE,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr, ALIGN: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Write `out` and the logarithm of the softmax's sum, for a block of queries."""
     head, stream = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
@@ -30,9 +33,13 @@ def forward(
     query_Q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     row_Q = row * tgt_len + query_Q
     from_Q = first_visible(visible_from_BT, stream * visible_b, visible_t, query_Q, tgt_len)
-    query_t, kv_s, kv_2 = aligned(query_t, ALIGN), aligned(kv_s, ALIGN), aligned(kv_2, ALIGN)
+    query_t = aligned(query_t, ALIGN)
     query_BTHE += aligned(stream * query_b + head * query_h, ALIGN)
-    kv_BS2HE += aligned(stream * kv_b + head * kv_h, ALIGN)
+    old_BM2HE += aligned(stream * old_b + head * old_h, ALIGN)
+    new_BT2HE += aligned(stream * new_b + head * new_h, ALIGN)
+    old_s, old_2 = aligned(old_s, ALIGN), aligned(old_2, ALIGN)
+    new_s, new_2 = aligned(new_s, ALIGN), aligned(new_2, ALIGN)
+    mem_len = n_keys - tgt_len
     d_head = aligned(d_head, ALIGN)
     position_TS = position_BHTS + stream * position_b + head * position_h
     position_Q1 = shifted(position_TS, query_Q, position_t, tgt_len)
@@ -46,9 +53,11 @@ def forward(
     end = tl.minimum((tl.program_id(0) + 1) * BLOCK_Q, tgt_len) + n_keys - tgt_len
     for start in range(first, end, BLOCK_K):
         key_K = start + tl.arange(0, BLOCK_K)
-        key_KE = load_rows(kv_BS2HE, key_K, kv_s, n_keys, d_head, BLOCK_E)
-        value_KE = load_rows(kv_BS2HE + kv_2, key_K, kv_s, n_keys, d_head, BLOCK_E)
-        score_QK = scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q)
+        row_K = rows_of_two(old_BM2HE, old_s, new_BT2HE, new_s, key_K, mem_len)
+        key_KE = load_at(row_K, key_K < n_keys, d_head, BLOCK_E)
+        row_K = rows_of_two(old_BM2HE + old_2, old_s, new_BT2HE + new_2, new_s, key_K, mem_len)
+        value_KE = load_at(row_K, key_K < n_keys, d_head, BLOCK_E)
+        score_QK = scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q, PRECISION)
         better_Q = tl.maximum(best_Q, tl.max(score_QK, axis=1))
         weight_QK = tl.exp(score_QK - better_Q[:, None])
         shrink_Q = tl.exp(best_Q - better_Q)
@@ -58,7 +67,7 @@ def forward(
                 seed, dropout, row_Q[:, None], start, n_keys, BLOCK_Q, BLOCK_K
             )
         out_QE = out_QE * shrink_Q[:, None]
-        out_QE += tl.dot(weight_QK.to(value_KE.dtype), value_KE, input_precision="ieee")
+        out_QE += tl.dot(weight_QK.to(value_KE.dtype), value_KE, input_precision=PRECISION)
         best_Q = better_Q
     # The best key alone adds 1: only rows past the segment have less, and they are not stored.
     sum_Q = tl.maximum(sum_Q, 1.0)
@@ -70,11 +79,13 @@ def forward(
 
 @triton.jit
 def backward_by_query(
-    query_BTHE, query_b, query_t, query_h, kv_BS2HE, kv_b, kv_s, kv_2, kv_h,
+    query_BTHE, query_b, query_t, query_h,
+    old_BM2HE, old_b, old_s, old_2, old_h, new_BT2HE, new_b, new_s, new_2, new_h,
     position_BHTS, position_b, position_h, position_t, visible_from_BT, visible_b, visible_t,
     seed, dropout, tgt_len, n_keys, d_head, log_sum_BHT, out_BTHE, d_out_BTHE,
     delta_BHT, d_query_BTHE, d_position_BHTS, d_position_b, d_position_h, d_position_t, n_columns,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr, ALIGN: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Write `delta`, `d_query` and all of `d_position`'s rows, for a block of queries."""
     head, stream = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
@@ -85,9 +96,13 @@ def backward_by_query(
     row_Q = row * tgt_len + query_Q
     real_Q = query_Q < tgt_len
     from_Q = first_visible(visible_from_BT, stream * visible_b, visible_t, query_Q, tgt_len)
-    query_t, kv_s, kv_2 = aligned(query_t, ALIGN), aligned(kv_s, ALIGN), aligned(kv_2, ALIGN)
+    query_t = aligned(query_t, ALIGN)
     query_BTHE += aligned(stream * query_b + head * query_h, ALIGN)
-    kv_BS2HE += aligned(stream * kv_b + head * kv_h, ALIGN)
+    old_BM2HE += aligned(stream * old_b + head * old_h, ALIGN)
+    new_BT2HE += aligned(stream * new_b + head * new_h, ALIGN)
+    old_s, old_2 = aligned(old_s, ALIGN), aligned(old_2, ALIGN)
+    new_s, new_2 = aligned(new_s, ALIGN), aligned(new_2, ALIGN)
+    mem_len = n_keys - tgt_len
     d_head = aligned(d_head, ALIGN)
     position_TS = position_BHTS + stream * position_b + head * position_h
     position_Q1 = shifted(position_TS, query_Q, position_t, tgt_len)
@@ -113,10 +128,12 @@ def backward_by_query(
         tl.store(d_position_Q1 + key_1K, 0.0, real_Q[:, None] & inside_QK & (key_1K < first))
     for start in range(first, end, BLOCK_K):
         key_K = start + tl.arange(0, BLOCK_K)
-        key_KE = load_rows(kv_BS2HE, key_K, kv_s, n_keys, d_head, BLOCK_E)
-        value_KE = load_rows(kv_BS2HE + kv_2, key_K, kv_s, n_keys, d_head, BLOCK_E)
-        score_QK = scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q)
-        d_weight_QK = tl.dot(d_out_QE, tl.trans(value_KE), input_precision="ieee")
+        row_K = rows_of_two(old_BM2HE, old_s, new_BT2HE, new_s, key_K, mem_len)
+        key_KE = load_at(row_K, key_K < n_keys, d_head, BLOCK_E)
+        row_K = rows_of_two(old_BM2HE + old_2, old_s, new_BT2HE + new_2, new_s, key_K, mem_len)
+        value_KE = load_at(row_K, key_K < n_keys, d_head, BLOCK_E)
+        score_QK = scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q, PRECISION)
+        d_weight_QK = tl.dot(d_out_QE, tl.trans(value_KE), input_precision=PRECISION)
         if seed is not None:
             d_weight_QK *= dropout_scale(
                 seed, dropout, row_Q[:, None], start, n_keys, BLOCK_Q, BLOCK_K
@@ -125,16 +142,19 @@ def backward_by_query(
         d_score_QK = d_score_QK.to(key_KE.dtype)
         inside_QK = real_Q[:, None] & (key_K[None, :] < until_Q[:, None])
         tl.store(d_position_Q1 + key_K[None, :], d_score_QK, inside_QK)
-        d_query_QE += tl.dot(d_score_QK, key_KE, input_precision="ieee")
+        d_query_QE += tl.dot(d_score_QK, key_KE, input_precision=PRECISION)
     store_rows(d_query_BTHE + place, d_query_QE, query_Q, stride, tgt_len, d_head, BLOCK_E)
 
 
 @triton.jit
 def backward_by_key(
-    query_BTHE, query_b, query_t, query_h, kv_BS2HE, kv_b, kv_s, kv_2, kv_h,
+    query_BTHE, query_b, query_t, query_h,
+    old_BM2HE, old_b, old_s, old_2, old_h, new_BT2HE, new_b, new_s, new_2, new_h,
     position_BHTS, position_b, position_h, position_t, visible_from_BT, visible_b, visible_t,
-    seed, dropout, tgt_len, n_keys, d_head, log_sum_BHT, d_out_BTHE, delta_BHT, d_kv_BS2HE,
+    seed, dropout, tgt_len, n_keys, d_head, log_sum_BHT, d_out_BTHE, delta_BHT,
+    d_old_BM2HE, d_new_BT2HE,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr, ALIGN: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of keys and values for a block of keys, zero where no query sees one."""
     head, stream = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
@@ -143,14 +163,20 @@ def backward_by_key(
     wide = log_sum_BHT.dtype.element_ty
     first_key = tl.program_id(0) * BLOCK_K
     key_K = first_key + tl.arange(0, BLOCK_K)
-    query_t, kv_s, kv_2 = aligned(query_t, ALIGN), aligned(kv_s, ALIGN), aligned(kv_2, ALIGN)
+    query_t = aligned(query_t, ALIGN)
     query_BTHE += aligned(stream * query_b + head * query_h, ALIGN)
-    kv_BS2HE += aligned(stream * kv_b + head * kv_h, ALIGN)
+    old_BM2HE += aligned(stream * old_b + head * old_h, ALIGN)
+    new_BT2HE += aligned(stream * new_b + head * new_h, ALIGN)
+    old_s, old_2 = aligned(old_s, ALIGN), aligned(old_2, ALIGN)
+    new_s, new_2 = aligned(new_s, ALIGN), aligned(new_2, ALIGN)
+    mem_len = n_keys - tgt_len
     d_head = aligned(d_head, ALIGN)
     position_TS = position_BHTS + stream * position_b + head * position_h
     d_out_BTHE += (stream * tgt_len * n_head + head) * d_head
-    key_KE = load_rows(kv_BS2HE, key_K, kv_s, n_keys, d_head, BLOCK_E)
-    value_KE = load_rows(kv_BS2HE + kv_2, key_K, kv_s, n_keys, d_head, BLOCK_E)
+    row_K = rows_of_two(old_BM2HE, old_s, new_BT2HE, new_s, key_K, mem_len)
+    key_KE = load_at(row_K, key_K < n_keys, d_head, BLOCK_E)
+    row_K = rows_of_two(old_BM2HE + old_2, old_s, new_BT2HE + new_2, new_s, key_K, mem_len)
+    value_KE = load_at(row_K, key_K < n_keys, d_head, BLOCK_E)
     d_key_KE = tl.zeros([BLOCK_K, BLOCK_E], wide)
     d_value_KE = tl.zeros([BLOCK_K, BLOCK_E], wide)
     first = tl.maximum(first_key + tgt_len - n_keys, 0) // BLOCK_Q * BLOCK_Q
@@ -168,7 +194,7 @@ def backward_by_key(
         until_Q = query_Q + n_keys - tgt_len + 1
         log_sum_Q = tl.load(log_sum_BHT + row_Q, query_Q < tgt_len, other=0.0)
         delta_Q = tl.load(delta_BHT + row_Q, query_Q < tgt_len, other=0.0)
-        score_QK = scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q)
+        score_QK = scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q, PRECISION)
         weight_QK = tl.exp(score_QK - log_sum_Q[:, None])
         left_QK = weight_QK
         if seed is not None:
@@ -177,19 +203,20 @@ def backward_by_key(
             )
             left_QK = weight_QK * kept_QK
         left_KQ = tl.trans(left_QK.to(d_out_QE.dtype))
-        d_value_KE += tl.dot(left_KQ, d_out_QE, input_precision="ieee")
-        d_weight_QK = tl.dot(d_out_QE, tl.trans(value_KE), input_precision="ieee")
+        d_value_KE += tl.dot(left_KQ, d_out_QE, input_precision=PRECISION)
+        d_weight_QK = tl.dot(d_out_QE, tl.trans(value_KE), input_precision=PRECISION)
         if seed is None:
             d_score_QK = weight_QK * (d_weight_QK - delta_Q[:, None])
         else:
             d_score_QK = left_QK * d_weight_QK - weight_QK * delta_Q[:, None]
         d_score_KQ = tl.trans(d_score_QK.to(query_QE.dtype))
-        d_key_KE += tl.dot(d_score_KQ, query_QE, input_precision="ieee")
-    d_kv_BS2HE += (stream * n_keys * 2 * n_head + head) * d_head
+        d_key_KE += tl.dot(d_score_KQ, query_QE, input_precision=PRECISION)
     stride = 2 * n_head * d_head
-    store_rows(d_kv_BS2HE, d_key_KE, key_K, stride, n_keys, d_head, BLOCK_E)
-    d_kv_BS2HE += n_head * d_head
-    store_rows(d_kv_BS2HE, d_value_KE, key_K, stride, n_keys, d_head, BLOCK_E)
+    d_old_BM2HE += stream * mem_len * stride + head * d_head
+    d_new_BT2HE += stream * tgt_len * stride + head * d_head
+    row_K = rows_of_two(d_old_BM2HE, stride, d_new_BT2HE, stride, key_K, mem_len)
+    store_at(row_K, d_key_KE, key_K < n_keys, d_head, BLOCK_E)
+    store_at(row_K + n_head * d_head, d_value_KE, key_K < n_keys, d_head, BLOCK_E)
 
 
 @triton.jit
@@ -240,25 +267,45 @@ def zero_columns(matrix, row_R, stride, n_rows, first, end, BLOCK: tl.constexpr)
 
 
 @triton.jit
-def scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q):
+def scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q, PRECISION: tl.constexpr):
     """Return content plus position scores, `[Q, K]`; -inf where a query does not see a key."""
     sees_QK = (key_K[None, :] >= from_Q[:, None]) & (key_K[None, :] < until_Q[:, None])
     position_QK = tl.load(position_Q1 + key_K[None, :], sees_QK, other=float("-inf"))
-    return tl.dot(query_QE, tl.trans(key_KE), input_precision="ieee") + position_QK
+    return tl.dot(query_QE, tl.trans(key_KE), input_precision=PRECISION) + position_QK
+
+
+@triton.jit
+def rows_of_two(old, old_stride, new, new_stride, key_K, mem_len):
+    """Return where each key's row begins: in memory's matrix, or in the segment's."""
+    key_K = key_K.to(tl.int64)
+    return tl.where(
+        key_K < mem_len, old + key_K * old_stride, new + (key_K - mem_len) * new_stride
+    )  # fmt: skip
 
 
 @triton.jit
 def load_rows(first, row_R, stride, n_rows, width, BLOCK_E: tl.constexpr):
     """Load rows of the matrix at `first`, `[R, BLOCK_E]`, with zeros beyond its borders."""
+    return load_at(first + row_R.to(tl.int64) * stride, row_R < n_rows, width, BLOCK_E)
+
+
+@triton.jit
+def load_at(row_R, is_row_R, width, BLOCK_E: tl.constexpr):
+    """Load rows that begin anywhere, `[R, BLOCK_E]`, with zeros where there is none."""
     column_1E = tl.arange(0, BLOCK_E)[None, :]
-    place_RE = row_R[:, None].to(tl.int64) * stride + column_1E
-    return tl.load(first + place_RE, (row_R[:, None] < n_rows) & (column_1E < width), other=0.0)
+    inside_RE = is_row_R[:, None] & (column_1E < width)
+    return tl.load(row_R[:, None] + column_1E, inside_RE, other=0.0)
 
 
 @triton.jit
 def store_rows(first, value_RE, row_R, stride, n_rows, width, BLOCK_E: tl.constexpr):
     """Store rows in the matrix at `first`, in its dtype; nothing beyond its borders."""
+    store_at(first + row_R.to(tl.int64) * stride, value_RE, row_R < n_rows, width, BLOCK_E)
+
+
+@triton.jit
+def store_at(row_R, value_RE, is_row_R, width, BLOCK_E: tl.constexpr):
+    """Store rows that begin anywhere, in the dtype that is there, where there is one."""
     column_1E = tl.arange(0, BLOCK_E)[None, :]
-    place_RE = row_R[:, None].to(tl.int64) * stride + column_1E
-    inside_RE = (row_R[:, None] < n_rows) & (column_1E < width)
-    tl.store(first + place_RE, value_RE.to(first.dtype.element_ty), inside_RE)
+    inside_RE = is_row_R[:, None] & (column_1E < width)
+    tl.store(row_R[:, None] + column_1E, value_RE.to(row_R.dtype.element_ty), inside_RE)

@@ -72,7 +72,7 @@ def _attended(
 ) -> tuple[Tensor, Tensor | None]:
     n_streams, tgt_len, _ = x_BTP.shape
     heads = (module.n_head, -1)
-    q_BTX, kv_BS2HX = _projected(module, x_BTP, past)
+    q_BTX, old_BM2HX, new_BT2HX = _projected(module, x_BTP, past)
     if past.r_SHE is None:
         assert past.position_SD is not None
         r_SX = _linear(module.position, past.position_SD, n_out=module.n_head)
@@ -88,38 +88,45 @@ def _attended(
     position_HNS = position_HNX @ r_SHX.permute(1, 2, 0)
     mixed_BTHX = fused_attention(
         content_BTHX,
-        kv_BS2HX,
+        old_BM2HX,
+        new_BT2HX,
         torch.unflatten(position_HNS, 1, (n_streams, tgt_len)).transpose(0, 1),
         visible_from_BT=visible_from_BT,
         dropout=module.attn_dropout if module.training else 0.0,
         seed=seed,
     )
     out_BTP = _linear(module.out, mixed_BTHX.flatten(2), n_in=module.n_head)
-    return out_BTP, None if past.written is None else heads_first(r_SHX[: kv_BS2HX.shape[1]])
+    n_keys = old_BM2HX.shape[1] + tgt_len
+    return out_BTP, None if past.written is None else heads_first(r_SHX[:n_keys])
 
 
-def _projected(module: RelativeAttention, x_BTP: Tensor, past: Past) -> tuple[Tensor, Tensor]:
-    """Return the segment's queries, and the keys and values of memory and segment."""
-    n_head, heads = module.n_head, (2, module.n_head, -1)
-    if past.written is not None:
-        new_BTP = x_BTP.to(past.written.rows_2HBCE.dtype)
-        new_BTP = _normalised(module.norm, new_BTP) if module.pre_norm else new_BTP
-        kv_BTX = _linear(module.key_value, new_BTP, n_out=2 * n_head)
-        kv_BS2HX = past.written.append(torch.unflatten(kv_BTX, -1, heads))
-        return _linear(module.query, new_BTP, n_out=n_head), kv_BS2HX
-    assert past.memory_BMD is not None
-    new_BTP = x_BTP.to(past.memory_BMD.dtype)
-    x_BSP = torch.cat([past.memory_BMD, new_BTP], dim=1)
-    if module.pre_norm:
-        x_BSP = _normalised(module.norm, x_BSP)
-        new_BTP = x_BSP[:, -new_BTP.shape[1] :]
-    kv_BSX = _linear(module.key_value, x_BSP, n_out=2 * n_head)
-    return _linear(module.query, new_BTP, n_out=n_head), torch.unflatten(kv_BSX, -1, heads)
+def _projected(
+    module: RelativeAttention, x_BTP: Tensor, past: Past
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the segment's queries, the keys and values of memory, and those of the segment.
+
+    Memory is projected by itself: no gradient goes back to it.
+    """
+    n_head, written = module.n_head, past.written
+    kept = past.memory_BMD if written is None else written.rows_2HBCE
+    assert kept is not None, "a past has inputs, or what is written"
+    new_BTP = _normalised_before(module, x_BTP.to(kept.dtype))
+    q_BTX = _linear(module.query, new_BTP, n_out=n_head)
+    new_BT2HX = _keys_and_values(module, new_BTP)
+    if written is not None:
+        written.write(new_BT2HX)
+        return q_BTX, written.before, new_BT2HX
+    old_BM2HX = _keys_and_values(module, _normalised_before(module, kept))
+    return q_BTX, old_BM2HX, new_BT2HX
+
+
+def _keys_and_values(module: RelativeAttention, x_BnP: Tensor) -> Tensor:
+    kv_BnX = _linear(module.key_value, x_BnP, n_out=2 * module.n_head)
+    return torch.unflatten(kv_BnX, -1, (2, module.n_head, -1))
 
 
 def _fed_forward(module: FeedForward, x_BTP: Tensor, seed: Tensor | None) -> Tensor:
-    if module.pre_norm:
-        x_BTP = _normalised(module.norm, x_BTP)
+    x_BTP = _normalised_before(module, x_BTP)
     dropout = module.dropout if module.training else 0.0
     product_BTG = F.linear(x_BTP, aligned_weight(computed(module.inner.weight)))
     bias_F = module.inner.bias
@@ -163,5 +170,8 @@ def _linear(module: nn.Linear, x: Tensor, *, n_in: int = 1, n_out: int = 1) -> T
     return F.linear(x, aligned_weight(computed(module.weight), n_in=n_in, n_out=n_out), bias)
 
 
-def _normalised(module: nn.LayerNorm, x: Tensor) -> Tensor:
-    return norm(x, module.weight, module.bias, width=len(module.weight))
+def _normalised_before(module: RelativeAttention | FeedForward, x: Tensor) -> Tensor:
+    """Return what a layer that normalises its input reads of it."""
+    if not module.pre_norm:
+        return x
+    return norm(x, module.norm.weight, module.norm.bias, width=len(module.norm.weight))
