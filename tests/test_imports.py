@@ -74,6 +74,7 @@ CONSTANTS = {
     "split",
 }
 
+#: Of a function those after its signature: a kernel's arguments take ten.
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 325, 60
 
 
@@ -246,6 +247,6 @@ def test_files_and_functions_are_short(path: Path) -> None:
         node.name: n_lines
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.FunctionDef)
-        and (n_lines := 1 + (node.end_lineno or 0) - node.lineno) > MAX_FUNCTION_LINES
+        and (n_lines := 1 + (node.end_lineno or 0) - node.body[0].lineno) > MAX_FUNCTION_LINES
     }
     assert long == {}

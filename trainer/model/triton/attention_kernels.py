@@ -35,15 +35,13 @@ def forward(
     from_Q = first_visible(visible_from_BT, stream * visible_b, visible_t, query_Q, tgt_len)
     query_t = aligned(query_t, ALIGN)
     query_BTHE += aligned(stream * query_b + head * query_h, ALIGN)
-    old_BM2HE += aligned(stream * old_b + head * old_h, ALIGN)
-    new_BT2HE += aligned(stream * new_b + head * new_h, ALIGN)
-    old_s, old_2 = aligned(old_s, ALIGN), aligned(old_2, ALIGN)
-    new_s, new_2 = aligned(new_s, ALIGN), aligned(new_2, ALIGN)
+    old, old_s, old_2 = one_head(old_BM2HE, old_b, old_s, old_2, old_h, stream, head, ALIGN)
+    new, new_s, new_2 = one_head(new_BT2HE, new_b, new_s, new_2, new_h, stream, head, ALIGN)
     mem_len = n_keys - tgt_len
     d_head = aligned(d_head, ALIGN)
     position_TS = position_BHTS + stream * position_b + head * position_h
     position_Q1 = shifted(position_TS, query_Q, position_t, tgt_len)
-    until_Q = query_Q + n_keys - tgt_len + 1
+    until_Q = query_Q + mem_len + 1
     query_QE = load_rows(query_BTHE, query_Q, query_t, tgt_len, d_head, BLOCK_E)
     # Finite, since exp(-inf - -inf) would be NaN for a query that sees no key of the first block.
     best_Q = tl.full([BLOCK_Q], -3e38, wide)
@@ -53,9 +51,9 @@ def forward(
     end = tl.minimum((tl.program_id(0) + 1) * BLOCK_Q, tgt_len) + n_keys - tgt_len
     for start in range(first, end, BLOCK_K):
         key_K = start + tl.arange(0, BLOCK_K)
-        row_K = rows_of_two(old_BM2HE, old_s, new_BT2HE, new_s, key_K, mem_len)
+        row_K = rows_of_two(old, old_s, new, new_s, key_K, mem_len)
         key_KE = load_at(row_K, key_K < n_keys, d_head, BLOCK_E)
-        row_K = rows_of_two(old_BM2HE + old_2, old_s, new_BT2HE + new_2, new_s, key_K, mem_len)
+        row_K = rows_of_two(old + old_2, old_s, new + new_2, new_s, key_K, mem_len)
         value_KE = load_at(row_K, key_K < n_keys, d_head, BLOCK_E)
         score_QK = scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q, PRECISION)
         better_Q = tl.maximum(best_Q, tl.max(score_QK, axis=1))
@@ -98,15 +96,13 @@ def backward_by_query(
     from_Q = first_visible(visible_from_BT, stream * visible_b, visible_t, query_Q, tgt_len)
     query_t = aligned(query_t, ALIGN)
     query_BTHE += aligned(stream * query_b + head * query_h, ALIGN)
-    old_BM2HE += aligned(stream * old_b + head * old_h, ALIGN)
-    new_BT2HE += aligned(stream * new_b + head * new_h, ALIGN)
-    old_s, old_2 = aligned(old_s, ALIGN), aligned(old_2, ALIGN)
-    new_s, new_2 = aligned(new_s, ALIGN), aligned(new_2, ALIGN)
+    old, old_s, old_2 = one_head(old_BM2HE, old_b, old_s, old_2, old_h, stream, head, ALIGN)
+    new, new_s, new_2 = one_head(new_BT2HE, new_b, new_s, new_2, new_h, stream, head, ALIGN)
     mem_len = n_keys - tgt_len
     d_head = aligned(d_head, ALIGN)
     position_TS = position_BHTS + stream * position_b + head * position_h
     position_Q1 = shifted(position_TS, query_Q, position_t, tgt_len)
-    until_Q = query_Q + n_keys - tgt_len + 1
+    until_Q = query_Q + mem_len + 1
     query_QE = load_rows(query_BTHE, query_Q, query_t, tgt_len, d_head, BLOCK_E)
     place, stride = (stream * tgt_len * n_head + head) * d_head, n_head * d_head
     out_QE = load_rows(out_BTHE + place, query_Q, stride, tgt_len, d_head, BLOCK_E)
@@ -128,9 +124,9 @@ def backward_by_query(
         tl.store(d_position_Q1 + key_1K, 0.0, real_Q[:, None] & inside_QK & (key_1K < first))
     for start in range(first, end, BLOCK_K):
         key_K = start + tl.arange(0, BLOCK_K)
-        row_K = rows_of_two(old_BM2HE, old_s, new_BT2HE, new_s, key_K, mem_len)
+        row_K = rows_of_two(old, old_s, new, new_s, key_K, mem_len)
         key_KE = load_at(row_K, key_K < n_keys, d_head, BLOCK_E)
-        row_K = rows_of_two(old_BM2HE + old_2, old_s, new_BT2HE + new_2, new_s, key_K, mem_len)
+        row_K = rows_of_two(old + old_2, old_s, new + new_2, new_s, key_K, mem_len)
         value_KE = load_at(row_K, key_K < n_keys, d_head, BLOCK_E)
         score_QK = scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q, PRECISION)
         d_weight_QK = tl.dot(d_out_QE, tl.trans(value_KE), input_precision=PRECISION)
@@ -165,17 +161,15 @@ def backward_by_key(
     key_K = first_key + tl.arange(0, BLOCK_K)
     query_t = aligned(query_t, ALIGN)
     query_BTHE += aligned(stream * query_b + head * query_h, ALIGN)
-    old_BM2HE += aligned(stream * old_b + head * old_h, ALIGN)
-    new_BT2HE += aligned(stream * new_b + head * new_h, ALIGN)
-    old_s, old_2 = aligned(old_s, ALIGN), aligned(old_2, ALIGN)
-    new_s, new_2 = aligned(new_s, ALIGN), aligned(new_2, ALIGN)
+    old, old_s, old_2 = one_head(old_BM2HE, old_b, old_s, old_2, old_h, stream, head, ALIGN)
+    new, new_s, new_2 = one_head(new_BT2HE, new_b, new_s, new_2, new_h, stream, head, ALIGN)
     mem_len = n_keys - tgt_len
     d_head = aligned(d_head, ALIGN)
     position_TS = position_BHTS + stream * position_b + head * position_h
     d_out_BTHE += (stream * tgt_len * n_head + head) * d_head
-    row_K = rows_of_two(old_BM2HE, old_s, new_BT2HE, new_s, key_K, mem_len)
+    row_K = rows_of_two(old, old_s, new, new_s, key_K, mem_len)
     key_KE = load_at(row_K, key_K < n_keys, d_head, BLOCK_E)
-    row_K = rows_of_two(old_BM2HE + old_2, old_s, new_BT2HE + new_2, new_s, key_K, mem_len)
+    row_K = rows_of_two(old + old_2, old_s, new + new_2, new_s, key_K, mem_len)
     value_KE = load_at(row_K, key_K < n_keys, d_head, BLOCK_E)
     d_key_KE = tl.zeros([BLOCK_K, BLOCK_E], wide)
     d_value_KE = tl.zeros([BLOCK_K, BLOCK_E], wide)
@@ -191,7 +185,7 @@ def backward_by_key(
         query_QE = load_rows(query_BTHE, query_Q, query_t, tgt_len, d_head, BLOCK_E)
         d_out_QE = load_rows(d_out_BTHE, query_Q, n_head * d_head, tgt_len, d_head, BLOCK_E)
         position_Q1 = shifted(position_TS, query_Q, position_t, tgt_len)
-        until_Q = query_Q + n_keys - tgt_len + 1
+        until_Q = query_Q + mem_len + 1
         log_sum_Q = tl.load(log_sum_BHT + row_Q, query_Q < tgt_len, other=0.0)
         delta_Q = tl.load(delta_BHT + row_Q, query_Q < tgt_len, other=0.0)
         score_QK = scores(query_QE, key_KE, position_Q1, key_K, from_Q, until_Q, PRECISION)
@@ -223,6 +217,15 @@ def backward_by_key(
 def aligned(offset, ALIGN: tl.constexpr):
     """Return `offset`, a multiple of `ALIGN`, in a form that tells the compiler that it is one."""
     return offset // ALIGN * ALIGN
+
+
+@triton.jit
+def one_head(
+    kv_Bn2HE, stride_b, stride_n, stride_2, stride_h, stream, head, ALIGN: tl.constexpr
+):  # fmt: skip
+    """Return a stream's keys of a head, the stride from key to key, and that to its values."""
+    first = kv_Bn2HE + aligned(stream * stride_b + head * stride_h, ALIGN)
+    return first, aligned(stride_n, ALIGN), aligned(stride_2, ALIGN)
 
 
 @triton.jit
