@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from trainer.config.experiment import ModelConfig
-from trainer.config.precision import Precision
+from trainer.config.precision import Precision, is_autocast
 from trainer.host_cpu import RETURNED_BYTES
 from trainer.model.choice import BackendName
 from trainer.model.cpu.word_runs import piece_words
@@ -38,7 +38,7 @@ class Widths:
     @classmethod
     def of(cls, precision: Precision) -> "Widths":
         """Return the bytes per element in a precision."""
-        if precision == "bf16_autocast":
+        if is_autocast(precision):
             return cls(compute=2, residual=4, weight=4)
         width = 4 if precision == "fp32" else 2
         return cls(compute=width, residual=width, weight=width)

@@ -10,6 +10,7 @@ from trainer.budget import activations
 from trainer.budget.activations import PassSize, Widths
 from trainer.budget.sizes import How, Weights
 from trainer.config.experiment import ExperimentConfig
+from trainer.config.precision import is_autocast
 from trainer.host_cpu import RETURNED_BYTES
 
 #: The share of memory that an allocator cannot use again at once: of a GPU's blocks; of a host's
@@ -104,7 +105,7 @@ class Step:
         } | self._casts()
 
     def _casts(self) -> Holdings:
-        if self._how.precision != "bf16_autocast" or self._how.keeps_copies:
+        if not is_autocast(self._how.precision) or self._how.keeps_copies:
             return {}
         n_bytes = self._model.n_layer * self._weights.layer * 2
         return {"weights in bf16": Holding(n_bytes, 0, keeps_place=True)}

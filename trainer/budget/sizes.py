@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from trainer.config.experiment import ModelConfig
-from trainer.config.precision import Precision
+from trainer.config.precision import Precision, is_autocast
 from trainer.model.choice import BackendName
 
 
@@ -76,7 +76,7 @@ class How:
     def keeps_copies(self) -> bool:
         """Return whether fp32 weights have copies in 16 bits that last, and take gradients."""
         on_kernels = self.backend == "triton"
-        return on_kernels and self.stage == 0 and self.precision == "bf16_autocast"
+        return on_kernels and self.stage == 0 and is_autocast(self.precision)
 
     @property
     def share(self) -> float:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from trainer.config.deepspeed import ResolvedDs
 from trainer.config.experiment import OptimConfig
+from trainer.config.precision import is_autocast
 from trainer.distributed import Control, World, meet, refuse_shared_gpus
 from trainer.engine import counters
 from trainer.engine.full_state import FullState
@@ -38,6 +39,7 @@ from trainer.errors import InputError
 from trainer.memory_tree import check_made, check_returned
 from trainer.model.initialise import Fills
 from trainer.model.layer import Layer
+from trainer.model.precision import autocast_of, compute_dtype_of
 from trainer.model.triton.copies import Copies
 from trainer.model.triton.storage import copies_of, on_kernels, store_aligned
 from trainer.protocol import Memory, Output, Segment, reading_memory
@@ -116,7 +118,7 @@ def build(
         config["gradient_clipping"] = 0.0  # Engine.step clips, after looking for a NaN
     names = {id(p): name for name, p in model.named_parameters()}
     lamb_matrices = matrices(model)
-    stage, dtype = resolved.zero_stage, _dtype(resolved)
+    stage, dtype = resolved.zero_stage, compute_dtype_of(resolved.precision)
     on_a_gpu = on_kernels(model, world.device, dtype)
     if on_a_gpu and stage < 3:
         store_aligned(model)
@@ -135,7 +137,7 @@ def build(
     if isinstance(ds.optimizer, DeepSpeedZeroOptimizer) and not ds.optimizer.cpu_offload:
         decide_by_norm(ds.optimizer)  # with offload DeepSpeed looks at no parameter by itself
     copies = None
-    if on_a_gpu and stage == 0 and resolved.precision == "bf16_autocast":
+    if on_a_gpu and stage == 0 and is_autocast(resolved.precision):
         copies = copies_of(model, dtype)
     engine = Engine(ds, names=names, optim=optim, resolved=resolved, world=world, copies=copies)
     if stage == 0:
@@ -150,11 +152,6 @@ def build(
             sum_over_ranks=dist.all_reduce if is_shared_out else None,
         )
     return engine
-
-
-def _dtype(resolved: ResolvedDs) -> torch.dtype:
-    """Return the compute dtype."""
-    return {"fp32": torch.float32, "fp16": torch.float16}.get(resolved.precision, torch.bfloat16)
 
 
 class Engine:
@@ -199,7 +196,7 @@ class Engine:
     @property
     def dtype(self) -> torch.dtype:
         """Return the compute dtype, in which memory is kept."""
-        return _dtype(self.resolved)
+        return compute_dtype_of(self.resolved.precision)
 
     @property
     def slots(self) -> int:
@@ -254,10 +251,7 @@ class Engine:
     def predicting(self) -> Iterator[nn.Module]:
         """Lend the module for `predict`, in evaluation mode and the configured precision."""
         self.ds.eval()
-        autocast = torch.autocast(
-            self.world.device.type, torch.bfloat16, self.resolved.precision == "bf16_autocast"
-        )
-        with autocast, torch.no_grad():
+        with autocast_of(self.resolved.precision, self.world.device), torch.no_grad():
             yield self.ds.module
 
     def backward(self, loss: Tensor) -> None:

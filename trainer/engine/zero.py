@@ -13,6 +13,7 @@ from trainer.distributed import World
 from trainer.errors import InputError, first_few
 from trainer.model.initialise import Fills
 from trainer.model.layer import Layer
+from trainer.model.precision import weight_dtype_of
 
 
 def refuse_frozen(model: nn.Module, *, stage: int) -> None:
@@ -53,7 +54,7 @@ def cut(fills: Fills, *, zero_init: type, resolved: ResolvedDs, world: World) ->
         resolved: the DeepSpeed configuration.
         world: this process among its peers.
     """
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(resolved.precision, torch.float32)
+    dtype = weight_dtype_of(resolved.precision)
     # With any module, DeepSpeed takes its linear layers of less memory; this one has no parameters.
     init = zero_init(nn.Module(), config_dict_or_path=dict(resolved.for_deepspeed), dtype=dtype)
     for parameter, fill in fills:

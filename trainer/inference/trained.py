@@ -23,6 +23,7 @@ from trainer.inference.sampling_options import Sampling
 from trainer.inference.source import Source, read_source
 from trainer.model.build import build_model
 from trainer.model.memory import LayerInputs
+from trainer.model.precision import autocast_of, compute_dtype_of, weight_dtype_of
 from trainer.outside import shortened
 from trainer.protocol import Memory, Output, Segment, reading_memory
 
@@ -46,12 +47,11 @@ class TrainedModel:
     @property
     def dtype(self) -> torch.dtype:
         """Return the dtype of memory."""
-        return {"fp32": torch.float32, "fp16": torch.float16}.get(self.precision, torch.bfloat16)
+        return compute_dtype_of(self.precision)
 
     def autocast(self) -> torch.autocast:
         """Return the context in which forward passes run."""
-        enabled = self.precision == "bf16_autocast"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled)
+        return autocast_of(self.precision, self.device)
 
     def __call__(
         self, segment: Segment, memory: Memory, *, clamp_len: int | None, same_length: bool
@@ -174,8 +174,7 @@ def load_source(
     except RuntimeError as error:  # lists weights that are missing, unknown or misshapen
         listed = " ".join(str(error).split())
         raise InputError(f"{source.path} does not fit its model: {listed}") from None
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(chosen, torch.float32)
-    module.to(device=device, dtype=dtype).eval()
+    module.to(device=device, dtype=weight_dtype_of(chosen)).eval()
     return TrainedModel(
         module=module,
         experiment=experiment,
