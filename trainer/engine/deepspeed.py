@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import deepspeed
@@ -33,7 +34,7 @@ from trainer.engine.full_state import FullState
 from trainer.engine.lamb import Lamb, matrices
 from trainer.engine.optimizers import optimizer_of
 from trainer.engine.schedules import cosine_of
-from trainer.engine.whole_gradients import WholeGradients
+from trainer.engine.whole_gradients import WholeGradients, step_alone, taken_over
 from trainer.engine.zero import cut, decide_by_norm, layers_are_called_once, refuse_frozen
 from trainer.errors import InputError
 from trainer.memory_tree import check_made, check_returned
@@ -170,16 +171,9 @@ class Engine:
         self.ds, self.world, self.resolved = ds, world, resolved
         self.gradients: WholeGradients | None = None  # at stage 0
         if resolved.zero_stage == 0:
-            # DeepSpeed's average copies all gradients twice, but ours cannot change their dtype.
-            averages = not resolved.values.get("communication_data_type")
-            ds.enable_backward_allreduce = not averages
-            self.gradients = WholeGradients(
-                ds.module,
-                self._base,
-                clip=optim.gradient_clipping,
-                averages=averages,
-                world_size=world.world_size,
-                copies=copies,
+            clip, world_size = optim.gradient_clipping, world.world_size
+            self.gradients = taken_over(
+                ds, resolved, clip=clip, world_size=world_size, copies=copies
             )
         self.full_state = FullState(
             ds,
@@ -270,10 +264,7 @@ class Engine:
             self.grad_norm = self.ds.get_global_grad_norm()
             self._applied = bool(self.ds.was_step_applied())
             return
-        # The schedule goes on when it is known that the update was applied.
-        scheduler, self.ds.lr_scheduler = self.ds.lr_scheduler, None
-        self.gradients.update(self.ds.step)
-        self.ds.lr_scheduler = scheduler
+        self.gradients.update(partial(step_alone, self.ds))
 
     def learned(self) -> bool | None:
         """Return whether the last update was applied; None if that was asked before.

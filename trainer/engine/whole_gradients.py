@@ -6,10 +6,12 @@ a pass of its own.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainer.config.deepspeed import ResolvedDs
 from trainer.engine.adam import Adam
 from trainer.engine.host_copy import HostCopy
 from trainer.engine.reduction import average_gradients
@@ -106,3 +108,27 @@ class WholeGradients:
             self._fused_adam.grad_scale = (norm + CLIP_EPS) / self._clip if exceeds else None
         elif self._clip > 0:
             nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
+
+
+def taken_over(
+    ds: Any, resolved: ResolvedDs, *, clip: float, world_size: int, copies: Copies | None
+) -> WholeGradients:
+    """Take charge of the gradients of DeepSpeed's engine `ds`; see `WholeGradients`."""
+    # DeepSpeed's average copies all gradients twice, but ours cannot change their dtype.
+    averages = not resolved.values.get("communication_data_type")
+    ds.enable_backward_allreduce = not averages
+    return WholeGradients(
+        ds.module,
+        ds.basic_optimizer,
+        clip=clip,
+        averages=averages,
+        world_size=world_size,
+        copies=copies,
+    )
+
+
+def step_alone(ds: Any) -> None:
+    """Step without the schedule, which goes on when it is known that the update was applied."""
+    scheduler, ds.lr_scheduler = ds.lr_scheduler, None
+    ds.step()
+    ds.lr_scheduler = scheduler
