@@ -1,5 +1,6 @@
 """All that changes during a run, in one dataclass, saved whole."""
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict
 
@@ -81,17 +82,22 @@ class TrainState:
         self.evals_since_best, self.validated_step = 0, -1
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the memories as JSON values."""
+        """Return everything but the memories as JSON; losses that are not finite are None."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "memories"}
         best_of = self.best_of and self.best_of.model_dump(mode="json")
-        return values | {"window_loss_sum": float(self.window_loss_sum), "best_of": best_of}
+        losses = {"window_loss_sum": float(self.window_loss_sum), "last_loss": self.last_loss}
+        return values | {"best_of": best_of} | {key: _finite(x) for key, x in losses.items()}
 
     def load_json(self, values: dict[str, Any]) -> None:
         """Set everything but the memories to what `to_json` returned."""
         for name, value in values.items():
             if name == "window_loss_sum":
-                self.window_loss_sum.fill_(value)
+                self.window_loss_sum.fill_(math.nan if value is None else value)
             elif name == "best_of":
                 self.best_of = value and Measure.model_validate(value)
             else:
                 setattr(self, name, value)
+
+
+def _finite(loss: float | None) -> float | None:
+    return loss if loss is not None and math.isfinite(loss) else None
