@@ -1,7 +1,7 @@
 """What a run needs of memory grows with what it is asked to do, and is shared as ZeRO shares it."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from trainer.budget import needs
 from trainer.budget.needs import Needs
 from trainer.budget.sizes import How, Weights
+from trainer.config.precision import Precision
 from trainer.config.recipe import ExperimentConfig, load_recipe, recipe_names
 
 WEIGHTS = Weights(
@@ -39,7 +40,7 @@ def counted(how: How = HOW, *, weights: Weights = WEIGHTS, **train: Any) -> Need
 @given(
     backend=st.sampled_from(["cpu", "plain", "triton"]),
     stage=st.sampled_from([0, 1, 2, 3]),
-    precision=st.sampled_from(["fp32", "bf16", "fp16", "bf16_autocast"]),
+    precision=st.sampled_from(get_args(Precision)),
     micro=st.integers(1, 64),
     slots=st.integers(1, 4),
     tgt_len=st.integers(1, 2000),
@@ -93,8 +94,8 @@ def test_a_graph_s_memory_and_the_usual_passes_are_counted_beside_each_other() -
 def test_fp32_weights_have_copies_that_last_on_a_gpu() -> None:
     usual = replace(HOW, on_gpu=True, stage=0, precision="bf16_autocast")
     kernels, plain = (counted(replace(usual, backend=name)) for name in ("triton", "plain"))
-    assert kernels.device["weights in bf16"] == 2 * WEIGHTS.total
-    assert plain.device.get("weights in bf16", 0) < 2 * WEIGHTS.total
+    assert kernels.device["weights in 16 bits"] == 2 * WEIGHTS.total
+    assert plain.device.get("weights in 16 bits", 0) < 2 * WEIGHTS.total
 
 
 def test_checkpointing_keeps_less_of_a_deep_model() -> None:

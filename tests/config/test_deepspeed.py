@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from trainer.config import deepspeed
 from trainer.config.deepspeed_checks import lookup
+from trainer.config.precision import is_autocast
 from trainer.config.recipe import ExperimentConfig, load_recipe
 from trainer.errors import InputError
+from trainer.model.precision import compute_dtype_of
 
 PACKAGED = deepspeed.packaged_names()
 
@@ -65,10 +67,22 @@ def test_deepspeed_takes_a_resolved_file(name: str, experiment: ExperimentConfig
     assert taken.zero_optimization_stage == resolved.zero_stage
     assert taken.float16_config.enabled == (resolved.precision == "fp16")
     assert taken.bfloat16_config.enabled == (resolved.precision == "bf16")
-    assert taken.torch_autocast_enabled == (resolved.precision == "bf16_autocast")
+    assert taken.torch_autocast_enabled == is_autocast(resolved.precision)
+    if taken.torch_autocast_enabled:
+        assert taken.torch_autocast_dtype == compute_dtype_of(resolved.precision)
     assert taken.optimizer_name is None
     assert taken.scheduler_name is None
     assert not taken.timers_config.enabled
+
+
+@pytest.mark.parametrize("dtype", ["float16", "fp16", "torch.float16", "half", "bf16", "bfloat16"])
+def test_every_name_of_a_dtype_is_deepspeed_s(dtype: str, experiment: ExperimentConfig) -> None:
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    raw = {"torch_autocast": {"enabled": True, "dtype": dtype}}
+    resolved = deepspeed.resolve(raw, experiment, world_size=1, where="f")
+    taken = DeepSpeedConfig(resolved.for_deepspeed)
+    assert taken.torch_autocast_dtype == compute_dtype_of(resolved.precision)
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"])

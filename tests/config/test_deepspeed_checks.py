@@ -75,7 +75,8 @@ def test_a_refused_key_is_answered_with_its_reason(path: str, experiment: Experi
         ("optimizer", "Adam"),
         ("optimizer.type", "Lamp"),
         ("scheduler.type", "cosin"),
-        ("torch_autocast.dtype", "float16"),
+        ("torch_autocast.dtype", "float8"),
+        ("fp16.initial_scale_power", 128),
         ("communication_data_type", "int8"),
         ("zero_optimization.offload_optimizer.device", "nvme"),
         ("optimizer.params.betas", [0.9]),
@@ -85,6 +86,9 @@ def test_a_value_of_the_wrong_type_or_range_is_named(
     path: str, value: Any, experiment: ExperimentConfig
 ) -> None:
     assert path in refusal(nested(path, value), experiment)
+
+
+IN_FLOAT16 = {"torch_autocast": {"enabled": True, "dtype": "float16"}}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +105,14 @@ def test_a_value_of_the_wrong_type_or_range_is_named(
             "fp16 and bf16 are both enabled",
         ),
         ({"torch_autocast": {"enabled": True}}, "dtype is missing"),
+        (IN_FLOAT16 | {"fp16": {"enabled": True}}, "fp16 and torch_autocast are both enabled"),
+        (IN_FLOAT16 | {"zero_optimization": {"stage": 2}}, "as zero2_fp16 does"),
+        (IN_FLOAT16 | {"fp16": {"loss_scale": 8}}, "fp16.loss_scale can only be 0"),
+        (IN_FLOAT16 | {"fp16": {"hysteresis": 2}}, "fp16.hysteresis can only be 1"),
+        (
+            IN_FLOAT16 | {"fp16": {"consecutive_hysteresis": True}},
+            "fp16.consecutive_hysteresis can only be false",
+        ),
         (nested("zero_optimization.offload_optimizer.device", "cpu"), "needs stage 1, 2 or 3"),
         (nested("zero_optimization.offload_param.device", "cpu"), "needs stage 3"),
         (nested("data_types.grad_accum_dtype", "fp32"), "needs stage 2 or 3"),

@@ -1,21 +1,26 @@
 """What DeepSpeed is asked to do is done: the rate, the clipping, the optimizer of plain torch."""
 
 import itertools
-import json
 import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from builders import CPU, tiny_experiment
 from plain_loop import Records, plain_loop
-from training import ROOT, Case, checkpoint_hashes, events, run_cases
+from training import Case, checkpoint_hashes, ds_file_like, events, run_cases
 
 from trainer import read_metrics
 from trainer.checkpoint import folder as files
+from trainer.config.deepspeed import load_ds_config, resolve
+from trainer.engine import deepspeed
+from trainer.engine.deepspeed import check_device
 from trainer.engine.schedules import cosine
+from trainer.errors import InputError
 
 LR, MIN_LR, WARMUP, MAX_STEPS = 3e-3, 1e-4, 3, 20
 FLAGS = [
@@ -39,7 +44,7 @@ FLAGS = [
     "9",
 ]
 STAGES = ("zero0_fp32", "zero1_fp32", "zero2_fp32", "zero3_fp32")
-OVERFLOWING = ("zero1_fp16", "zero2_fp16", "zero3_fp16")
+OVERFLOWING = ("zero0_fp16_autocast", "zero1_fp16", "zero2_fp16", "zero3_fp16")
 OFFLOADS = ("zero2_bf16_offload", "zero3_bf16_offload")
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "WarmupLR": {"warmup_type": "linear"},
@@ -56,16 +61,6 @@ def records(run_dir: Path) -> Records:
     return Records(*([row[key] for row in rows] for key in keys))
 
 
-def changed(folder: Path, name: str, like: str, **blocks: dict[str, Any]) -> str:
-    """A DeepSpeed file like a packaged one, with some of its blocks changed."""
-    values = json.loads((ROOT / "ds_configs" / f"{like}.json").read_text())
-    for block, changes in blocks.items():
-        values[block] = values.get(block, {}) | changes
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(values))
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Directories of runs of 20 steps by name, in two slots; those `resumed` began at step 10."""
@@ -73,11 +68,11 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     kinds = {stage: stage for stage in STAGES}
     for type_, params in SCHEDULERS.items():
         block = {"type": type_, "params": params}
-        kinds[type_] = changed(folder, type_, "zero1_fp32", scheduler=block)
+        kinds[type_] = ds_file_like("zero1_fp32", folder / f"{type_}.json", scheduler=block)
     kinds["AdamW"] = "zero0_fp32"
     scale = {"initial_scale_power": 30, "loss_scale_window": 3, "hysteresis": 1}
     for kind in OVERFLOWING:
-        kinds[kind] = changed(folder, kind, kind, fp16=scale)
+        kinds[kind] = ds_file_like(kind, folder / f"{kind}.json", fp16=scale)
     adamw = ["--optim.type", "AdamW", "--optim.weight-decay", "0.5"]
     cases = {
         name: Case(folder / name, file, [*FLAGS, *(adamw if name == "AdamW" else [])])
@@ -102,6 +97,32 @@ def begun_at_10(case: Case, name: str, *flags: str) -> Case:
     )
     shutil.copy(case.run_dir / "config.json", run_dir)
     return Case(run_dir, case.ds_config, [*case.flags, *flags])
+
+
+@pytest.mark.parametrize(
+    ("kind", "fp16", "bf16", "instead"),
+    [
+        ("zero0_fp16_autocast", False, True, "zero0_bf16_autocast"),
+        ("zero0_fp16_autocast", False, False, "zero0_fp32"),
+        ("zero1_fp16", False, True, "zero1_bf16"),
+        ("zero1_bf16", True, False, "zero0_fp16_autocast"),
+        ("zero3_bf16", False, False, "zero0_fp32"),
+        ("zero0_fp16_autocast", True, False, None),
+        ("zero0_bf16_autocast", False, False, None),  # is emulated
+        ("zero1_fp16", True, True, None),
+    ],
+)
+def test_a_precision_that_the_device_has_not_names_the_file_to_use(
+    monkeypatch: pytest.MonkeyPatch, kind: str, fp16: bool, bf16: bool, instead: str | None
+) -> None:
+    has = SimpleNamespace(is_fp16_supported=lambda: fp16, is_bf16_supported=lambda: bf16)
+    monkeypatch.setattr(deepspeed, "get_accelerator", lambda: has)
+    resolved = resolve(load_ds_config(kind), tiny_experiment(), world_size=1, where=kind)
+    if instead is None:
+        check_device(resolved, CPU)
+        return
+    with pytest.raises(InputError, match=f"on this cpu: use --deepspeed-config {instead}$"):
+        check_device(resolved, CPU)
 
 
 def plain_adam(corpus: Path, *, decoupled: bool, weight_decay: float) -> Records:

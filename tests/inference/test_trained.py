@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import trainer
 from trainer.checkpoint.hashing import fingerprint
 from trainer.commands.command_line import parse_command
+from trainer.config.precision import Precision
 from trainer.errors import InputError
 from trainer.exchange.exporting import export
 from trainer.exchange.importing import import_checkpoint
@@ -72,6 +73,13 @@ def evil(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delitem(sys.modules, "evil", raising=False)
     change(run, lambda values: values["model"].update(factory="evil:build"))
     return folder / "imported"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp16_autocast"])
+def test_what_was_trained_in_fp16_is_read_in_fp32_on_a_cpu(run: Path, precision: Precision) -> None:
+    opened = open_trained(run, which="last", precision=precision, device=CPU)
+    assert opened.precision == "fp32"
+    assert opened.nats("w2 w3 w4") == trainer.load(run).nats("w2 w3 w4")
 
 
 def test_code_that_a_folder_names_is_not_imported_unasked(run: Path, evil: Path) -> None:

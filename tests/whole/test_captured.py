@@ -10,7 +10,7 @@ import pytest
 import torch
 from builders import random_documents, write_corpus
 from saved_checkpoints import memory_by_stream
-from training import Case, begun_from, checkpoint_hashes, events, losses, run_cases
+from training import Case, begun_from, checkpoint_hashes, events, losses, overflowing, run_cases
 
 from trainer import read_metrics
 from trainer.errors import Exit
@@ -57,6 +57,8 @@ KINDS = {
     "clusters": Kind(flags=tuple(CLUSTERS), tolerance=1e-5),
     "clusters in bf16": Kind("zero0_bf16_autocast", flags=tuple(CLUSTERS), tolerance=1e-3),
     "bf16, two slots": Kind("zero0_bf16_autocast", slots=2, flags=tuple(SELDOM)),
+    "fp16, not finite": Kind("zero0_fp16_autocast", text="poisoned", flags=(*POISONED, *SELDOM)),
+    "fp16, two slots": Kind("zero0_fp16_autocast", slots=2),
     "not finite": Kind(text="poisoned", flags=(*POISONED, *SELDOM)),
     "not finite, two slots": Kind(slots=2, text="poisoned", flags=(*POISONED,)),
     "documents": Kind(flags=("--data.memory-reset", "document", "--train.mem-len", "12")),
@@ -91,7 +93,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         for setting in ("off", "on"):
             cases[name, setting] = Case(
                 folder / f"{name} {setting}",
-                kind.ds_config,
+                overflowing(kind.ds_config, folder),
                 [*flags, "--train.cuda-graph", setting],
                 corpus=texts[kind.text],
             )
@@ -115,7 +117,14 @@ def test_losses_rates_and_checkpoints_are_those_of_the_usual_way(runs: Any, name
     assert " tokens is captured" not in (usual / "logs/rank-00000.log").read_text()
     if tolerance:
         return
-    kept = ("step", "update", "optim/lr", "optim/grad_norm", "optim/skipped_steps")
+    kept = (
+        "step",
+        "update",
+        "optim/lr",
+        "optim/grad_norm",
+        "optim/loss_scale",
+        "optim/skipped_steps",
+    )
     records = [
         [{key: record[key] for key in kept} for record in read_metrics(run, kind="train")]
         for run in (usual, captured)
@@ -137,23 +146,27 @@ def assert_same_checkpoints(one: Path, other: Path, step: int) -> None:
     torch.testing.assert_close(memories[0], memories[1], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["not finite", "not finite, two slots"])
+@pytest.mark.parametrize("name", [name for name in KINDS if "not finite" in name or "fp16" in name])
 def test_skipped_steps_are_the_same_and_told_with_their_step(runs: Any, name: str) -> None:
     usual, captured = (
-        [(event["step"], event["update"]) for event in events(run, "skip")] for run in runs[name]
+        [(event["step"], event["update"], event["loss_scale"]) for event in events(run, "skip")]
+        for run in runs[name]
     )
     assert len(usual) >= 2
     assert captured == usual
 
 
-def test_a_captured_run_resumes_as_the_run(runs: Any, tmp_path: Path) -> None:
-    usual, captured = runs["recorded seldom"]
+@pytest.mark.parametrize("name", ["recorded seldom", "fp16, not finite"])
+def test_a_captured_run_resumes_as_the_run(runs: Any, tmp_path: Path, name: str) -> None:
+    (usual, captured), kind = runs[name], KINDS[name]
     n_ranks = len(list((captured / "logs").glob("*")))
-    flags = [*COMMON, *SELDOM, "--train.train-micro-batch-size-per-gpu", str(STREAMS // n_ranks)]
+    micro = ["--train.train-micro-batch-size-per-gpu", str(STREAMS // n_ranks)]
+    flags = [*COMMON, *kind.flags, *micro]
     resumed = Case(
         begun_from(captured, 10, tmp_path / "resumed"),
+        overflowing(kind.ds_config, tmp_path),
         flags=[*flags, "--train.cuda-graph", "on"],
-        corpus=usual.parent / "clean",
+        corpus=usual.parent / kind.text,
     )
     run_cases([resumed], corpus=usual.parent / "clean", n_ranks=n_ranks)
     assert losses(resumed.run_dir) == {s: x for s, x in losses(usual).items() if s > 10}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from builders import CPU, random_documents, write_corpus
 from saved_checkpoints import memory_by_stream
-from training import ROOT, Case, checkpoint_hashes, events, losses, run_cases
+from training import Case, checkpoint_hashes, ds_file_like, events, losses, run_cases
 
 from trainer import read_metrics
 from trainer.checkpoint.tensors import read_weights
@@ -45,7 +45,15 @@ COMMON = [
 ]
 POISONED = ["--model.factory", "poisoned_model:build"]
 EVERY_STEP = ["--checkpoint.interval-steps", "1", "--checkpoint.keep-last", "99"]
-KINDS = ("zero0_fp32", "zero1_bf16", "zero1_fp16", "zero2_fp32", "zero3_bf16")
+KINDS = (
+    "zero0_fp32",
+    "zero0_fp16_autocast",
+    "zero1_bf16",
+    "zero1_fp16",
+    "zero2_fp32",
+    "zero3_bf16",
+)
+OVERFLOWING = ("zero0_fp16_autocast", "zero1_fp16")
 BAD_STEP, BAD_STREAM = 7, 6
 
 
@@ -71,9 +79,6 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "blocks": write_text(folder / "text blocks", {1: [11, 12], 3: [13, 21, 22], 6: [23]}),
         "start": write_text(folder / "text start", {5: [3, 4, 5]}),
     }
-    overflowing = json.loads((ROOT / "ds_configs" / "zero1_fp16.json").read_text())
-    overflowing["fp16"] |= {"initial_scale_power": 30, "hysteresis": 1}
-    (folder / "overflowing.json").write_text(json.dumps(overflowing))
     micro = ["--train.train-micro-batch-size-per-gpu", str(STREAMS // 2 // n_ranks)]
     cases: dict[str, Case] = {}
 
@@ -101,8 +106,11 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         add(f"{kind} rolled back", "block", kind, longer)
     add("given up", "blocks", "zero2_fp32", longer, Exit.NONFINITE)
     add("nowhere to go", "start", "zero1_bf16", longer, Exit.NONFINITE)
-    strict = ["--limits.nonfinite-steps", "1"]
-    add("overflowing", "clean", str(folder / "overflowing.json"), strict)
+    strict = ["--limits.nonfinite-steps", "1", *EVERY_STEP]
+    for kind in OVERFLOWING:
+        scale = {"initial_scale_power": 30, "hysteresis": 1}
+        file = ds_file_like(kind, folder / f"{kind}.json", fp16=scale)
+        add(f"{kind} overflowing", "clean", file, strict)
     run_cases(list(cases.values()), corpus=texts["clean"], n_ranks=n_ranks)
 
     def ranks_of(*streams: int) -> list[int]:
@@ -118,17 +126,18 @@ def memory_at(run_dir: Path, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(layers), memory["memory.valid_B"]
 
 
+def weights_and_moments(run_dir: Path, step: int) -> dict[str, str]:
+    """Hashes of their files."""
+    hashes = checkpoint_hashes(run_dir, step)
+    return {name: h for name, h in hashes.items() if not name.startswith("memory")}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_step_is_skipped_and_weights_and_moments_stay(runs: Any, kind: str) -> None:
     run_dir = runs[0][kind]
     assert [event["step"] for event in events(run_dir, "skip")] == [BAD_STEP]
     before, after, later = (
-        {
-            name: digest
-            for name, digest in checkpoint_hashes(run_dir, step).items()
-            if not name.startswith("memory")
-        }
-        for step in (BAD_STEP - 1, BAD_STEP, BAD_STEP + 1)
+        weights_and_moments(run_dir, step) for step in (BAD_STEP - 1, BAD_STEP, BAD_STEP + 1)
     )
     assert before == after
     assert not set(after.items()) & set(later.items())
@@ -245,8 +254,13 @@ def test_without_a_checkpoint_there_is_no_rollback(runs: Any) -> None:
     assert events(run_dirs["nowhere to go"], "rollback") == []
 
 
-def test_an_overflow_of_gradients_never_counts(runs: Any) -> None:
-    run_dir = runs[0]["overflowing"]
-    assert len(events(run_dir, "skip")) > 3
+@pytest.mark.parametrize("kind", OVERFLOWING)
+def test_an_overflow_of_gradients_is_no_fault_and_changes_no_weight(runs: Any, kind: str) -> None:
+    run_dir = runs[0][f"{kind} overflowing"]
+    skipped = [event["step"] for event in events(run_dir, "skip")]
+    assert len(skipped) > 3
     assert events(run_dir, "nonfinite") == []
+    hashes = {step: weights_and_moments(run_dir, step) for step in losses(run_dir)}
+    for step in list(hashes)[1:]:
+        assert (hashes[step] == hashes[step - 1]) == (step in skipped)
     assert all(np.isfinite(loss) for loss in losses(run_dir).values())

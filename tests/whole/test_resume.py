@@ -70,7 +70,7 @@ def test_a_resumed_run_is_the_run_bit_by_bit(pairs, kind):
     assert states[0]["engine"] == states[1]["engine"]
 
 
-@pytest.mark.parametrize("kind", ["zero1_fp16", "zero2_fp16", "zero3_fp16"])
+@pytest.mark.parametrize("kind", ["zero0_fp16_autocast", "zero1_fp16", "zero2_fp16", "zero3_fp16"])
 def test_the_loss_scale_overflowed_before_and_after_the_resume(pairs, kind):
     whole, resumed = pairs[kind]
     skipped = [event["step"] for event in events(whole, "skip")]

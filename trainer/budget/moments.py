@@ -108,7 +108,7 @@ class Step:
         if not is_autocast(self._how.precision) or self._how.keeps_copies:
             return {}
         n_bytes = self._model.n_layer * self._weights.layer * 2
-        return {"weights in bf16": Holding(n_bytes, 0, keeps_place=True)}
+        return {"weights in 16 bits": Holding(n_bytes, 0, keeps_place=True)}
 
     def _tables(self, n_bytes: int) -> Holdings:
         return {"gradients": Holding(n_bytes, 0, keeps_place=True)}

@@ -116,8 +116,8 @@ def _lasting(
         parts["DeepSpeed's partitions"] = total * widths.weight * share
     if how.keeps_copies:
         n_multiplied = experiment.model.n_layer * weights.layer
-        parts["weights in bf16"] = 2 * total
-        parts["their gradients in bf16"] = 2 * n_multiplied
+        parts["weights in 16 bits"] = 2 * total
+        parts["their gradients in 16 bits"] = 2 * n_multiplied
     # A slot's next memory is made while its present one is read; a graph has one of its own.
     n_memories = how.slots + 1 + how.captured
     parts["memory"] = n_memories * _memory_bytes(experiment, how, widths)

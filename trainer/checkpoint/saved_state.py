@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from trainer.checkpoint.index import INDEX
 from trainer.checkpoint.state import TrainState
+from trainer.config.deepspeed_keys import MAX_SCALE_POWER
 from trainer.config.precision import Precision
 from trainer.config.strict import checked
 from trainer.errors import InputError
@@ -46,7 +47,7 @@ class _Manifest(_Strict):
 class _LossScaler(_Strict):
     """Counters of DeepSpeed's loss scaler."""
 
-    cur_scale: float = Field(default=1.0, gt=0)
+    cur_scale: float = Field(default=1.0, gt=0, le=2.0**MAX_SCALE_POWER)
     cur_iter: int = 0
     last_overflow_iter: int = 0
     cur_hysteresis: int = 0

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import hjson
 
 from trainer.config import strict
 from trainer.config.deepspeed_checks import lookup, problems
-from trainer.config.deepspeed_keys import SCHEDULE_PARAMS, DsFile, ScheduleType
+from trainer.config.deepspeed_keys import SCHEDULE_PARAMS, DsFile, Float16, Fp16, ScheduleType
 from trainer.config.divisors import divisors_near
 from trainer.config.precision import Precision
 from trainer.config.recipe import ExperimentConfig
@@ -96,6 +96,7 @@ class ResolvedDs:
     optimizer: OptimizerChoice
     schedule: ScheduleChoice
     precision: Precision
+    loss_scale: Fp16
     zero_stage: int
     train_micro_batch_size_per_gpu: int
     gradient_accumulation_steps: int
@@ -118,7 +119,8 @@ def default_names(*, accelerator: str, bf16: bool) -> list[str]:
     number of ranks.
     """
     if accelerator == "cuda":
-        return ["zero0_bf16_autocast", "zero1_bf16"] if bf16 else ["zero1_fp16"]
+        kind = "bf16" if bf16 else "fp16"
+        return [f"zero0_{kind}_autocast", f"zero1_{kind}"]
     return ["zero0_bf16_autocast" if bf16 else "zero0_fp32"]
 
 
@@ -238,9 +240,11 @@ def _resolved(filled: dict[str, Any], micro: int, accumulation: int) -> Resolved
     if file.optimizer.type == "Lamb":
         theirs["zero_allow_untested_optimizer"] = True  # it is tested with this trainer
         theirs["zero_optimization"] |= {"sub_group_size": 10**15}  # all matrices in one call
+    in_fp16 = file.torch_autocast.dtype in get_args(Float16)
     precisions: dict[Precision, bool | None] = {
         "fp16": file.fp16.enabled,
         "bf16": file.bf16.enabled,
+        "fp16_autocast": file.torch_autocast.enabled and in_fp16,
         "bf16_autocast": file.torch_autocast.enabled,
         "fp32": True,
     }
@@ -253,6 +257,7 @@ def _resolved(filled: dict[str, Any], micro: int, accumulation: int) -> Resolved
         ),
         schedule=ScheduleChoice(file.scheduler.type, values["scheduler"]["params"]),
         precision=next(name for name, enabled in precisions.items() if enabled),
+        loss_scale=file.fp16,
         zero_stage=file.zero_optimization.stage or 0,
         train_micro_batch_size_per_gpu=micro,
         gradient_accumulation_steps=accumulation,

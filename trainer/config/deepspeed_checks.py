@@ -6,7 +6,7 @@ from typing import Any, cast, get_args
 from pydantic import BaseModel, ValidationError
 
 from trainer.config import strict
-from trainer.config.deepspeed_keys import SCHEDULE_PARAMS, DsFile, ScheduleType
+from trainer.config.deepspeed_keys import SCHEDULE_PARAMS, DsFile, Float16, ScheduleType
 
 _NOTHING = "it would do nothing here"
 _REMOVED = "DeepSpeed has removed it"
@@ -155,7 +155,11 @@ def _conflicts(values: Mapping[str, Any]) -> list[str]:
             f"use stage 1, as zero1_{precisions[0]} does"
         )
     if "torch_autocast" in precisions and lookup(values, "torch_autocast.dtype") is None:
-        conflicts.append("torch_autocast.dtype is missing: write bfloat16")
+        conflicts.append("torch_autocast.dtype is missing: write bfloat16 or float16")
+    if "torch_autocast" in precisions and lookup(values, "torch_autocast.dtype") in get_args(
+        Float16
+    ):
+        conflicts += _scale_conflicts(values, stage)
     if stage == 0 and lookup(values, offload.format("optimizer")) == "cpu":
         conflicts.append("zero_optimization.offload_optimizer needs stage 1, 2 or 3")
     if stage < 3 and lookup(values, offload.format("param")) == "cpu":
@@ -168,6 +172,21 @@ def _conflicts(values: Mapping[str, Any]) -> list[str]:
             "raise optim.warmup_steps, or use scheduler.type cosine"
         )
     return conflicts + _lamb_conflicts(values)
+
+
+def _scale_conflicts(values: Mapping[str, Any], stage: int) -> list[str]:
+    """Return what does not go with `torch_autocast` in float16, whose loss scale is dynamic."""
+    conflicts = []
+    if stage > 0:
+        conflicts.append(
+            f"torch_autocast.dtype float16 needs zero_optimization.stage 0: use bfloat16, or fp16 "
+            f"weights as zero{stage}_fp16 does"
+        )
+    for key, only in (("loss_scale", 0), ("hysteresis", 1), ("consecutive_hysteresis", False)):
+        if lookup(values, f"fp16.{key}") not in (None, only):
+            told = str(only).lower()
+            conflicts.append(f"fp16.{key} can only be {told} with torch_autocast: leave it out")
+    return conflicts
 
 
 def _lamb_conflicts(values: Mapping[str, Any]) -> list[str]:

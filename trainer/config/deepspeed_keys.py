@@ -24,6 +24,12 @@ Positive = Annotated[_Whole, Field(ge=1)] | None
 Number = Annotated[float, Field(ge=0)] | None
 Names = list[str] | None
 Dtype = Literal["fp32", "fp16", "bf16"] | None
+Bfloat16 = Literal["bfloat16", "bf16", "torch.bfloat16"]
+Float16 = Literal["float16", "fp16", "torch.float16", "half"]
+
+
+#: A loss scale is kept in fp32.
+MAX_SCALE_POWER = 127
 
 
 class Block(BaseModel):
@@ -130,15 +136,18 @@ class Scheduler(Block):
 
 
 class Fp16(Block):
-    """16-bit weights under a loss scale; `loss_scale` 0 is dynamic."""
+    """16-bit weights under a loss scale; `loss_scale` 0 is dynamic.
+
+    If not enabled, the block only sets the loss scale of `TorchAutocast` in float16, if that is.
+    """
 
     enabled: Flag = None
     loss_scale: Number = None
-    initial_scale_power: Count = None
-    loss_scale_window: Positive = None
+    initial_scale_power: Annotated[_Whole, Field(ge=0, le=MAX_SCALE_POWER)] | None = None
+    loss_scale_window: Annotated[_Whole, Field(ge=1, le=2**31 - 1)] | None = None
     hysteresis: Positive = None
     consecutive_hysteresis: Flag = None
-    min_loss_scale: Positive = None
+    min_loss_scale: Annotated[_Whole, Field(ge=1, le=2**MAX_SCALE_POWER)] | None = None
 
 
 class Bf16(Block):
@@ -148,10 +157,10 @@ class Bf16(Block):
 
 
 class TorchAutocast(Block):
-    """Bfloat16 arithmetic over fp32 weights."""
+    """Bfloat16 or float16 arithmetic over fp32 weights."""
 
     enabled: Flag = None
-    dtype: Literal["bfloat16", "bf16", "torch.bfloat16"] | None = None
+    dtype: Literal[Bfloat16, Float16] | None = None
     lower_precision_safe_modules: Names = None
 
 

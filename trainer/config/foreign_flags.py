@@ -135,11 +135,11 @@ TABLE: tuple[tuple[tuple[str, ...], str, str], ...] = (
     ((HF,), "--max-grad-norm", "--optim.gradient-clipping"),
     (_OLD, "--clip-nonemb", "none here: the norm is over all gradients"),
     # Precision and devices
-    (SYSTEMS, "--fp16", "--deepspeed-config zero1_fp16"),
+    (SYSTEMS, "--fp16", "--deepspeed-config zero0_fp16_autocast"),
     ((FAIRSEQ,), "--memory-efficient-fp16", "--deepspeed-config zero1_fp16"),
     ((FAIRSEQ, HF), "--bf16", "--deepspeed-config zero1_bf16"),
     ((FAIRSEQ,), "--memory-efficient-bf16", "--deepspeed-config zero1_bf16"),
-    ((NVIDIA,), "--apex-amp-opt-level --amp", "--deepspeed-config zero1_fp16"),
+    ((NVIDIA,), "--apex-amp-opt-level --amp", "--deepspeed-config zero0_fp16_autocast"),
     ((HF,), "--fp16-opt-level --fp16-backend --half-precision-backend", _SCALE),
     ((FAIRSEQ,), "--fp16-init-scale --fp16-scale-window --fp16-scale-tolerance --min-loss-scale "
      "--threshold-loss-scale --on-cpu-convert-precision", _SCALE),

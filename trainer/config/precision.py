@@ -3,7 +3,7 @@
 from typing import Literal
 
 Arithmetic = Literal["fp32", "bf16", "fp16"]
-Precision = Literal[Arithmetic, "bf16_autocast"]
+Precision = Literal[Arithmetic, "bf16_autocast", "fp16_autocast"]
 """The arithmetic; ``_autocast`` says that weights are fp32, and are cast where they are used."""
 
 

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
+from deepspeed.runtime import torch_autocast
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ from trainer.distributed import Control, World, meet, refuse_shared_gpus
 from trainer.engine import counters
 from trainer.engine.full_state import FullState
 from trainer.engine.lamb import Lamb, matrices
+from trainer.engine.loss_scale import LossScale
 from trainer.engine.optimizers import optimizer_of
 from trainer.engine.schedules import cosine_of
 from trainer.engine.whole_gradients import WholeGradients, step_alone, taken_over
@@ -90,8 +92,11 @@ def check_device(resolved: ResolvedDs, device: torch.device) -> None:
     """
     accelerator = get_accelerator()
     has = {"fp16": accelerator.is_fp16_supported, "bf16": accelerator.is_bf16_supported}
-    if resolved.precision in has and not has[resolved.precision]():
-        instead = "zero1_bf16" if has["bf16"]() else "zero0_fp32"
+    needed = "fp16" if resolved.precision == "fp16_autocast" else resolved.precision
+    if needed in has and not has[needed]():
+        same = "zero0_bf16_autocast" if is_autocast(resolved.precision) else "zero1_bf16"
+        other = "zero0_fp16_autocast" if has["fp16"]() else "zero0_fp32"
+        instead = same if has["bf16"]() else other
         raise InputError(
             f"precision {resolved.precision} is not supported on this {device.type}: "
             f"use --deepspeed-config {instead}"
@@ -134,6 +139,7 @@ def build(
     is_ours = resolved.schedule.type == "cosine"
     schedule = cosine_of(optim, max_steps=max_steps) if is_ours else None
     given = {"model": model, "optimizer": optimizer, "lr_scheduler": schedule}
+    torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # or ZeRO takes an earlier engine's scaler
     ds, *_ = deepspeed.initialize(**given, config=config, dist_init_required=False)
     if isinstance(ds.optimizer, DeepSpeedZeroOptimizer) and not ds.optimizer.cpu_offload:
         decide_by_norm(ds.optimizer)  # with offload DeepSpeed looks at no parameter by itself
@@ -204,7 +210,9 @@ class Engine:
 
     @property
     def loss_scale(self) -> float:
-        """Return the factor of the loss in fp16; 1 otherwise."""
+        """Return the factor of the next step's loss in fp16, see `learned`; 1 otherwise."""
+        if (scale := self._loss_scale) is not None:
+            return scale.value
         return float(getattr(self.ds.optimizer, "loss_scale", 1.0))
 
     def __call__(
@@ -269,8 +277,9 @@ class Engine:
     def learned(self) -> bool | None:
         """Return whether the last update was applied; None if that was asked before.
 
-        To be asked after `step` before the next one, and before the rate or the norm are. If
-        `learns_late`, the device has long known when the next step's passes are on their way.
+        To be asked after `step` before the next one, and before the rate, the norm or the loss
+        scale are. If `learns_late`, the device has long known when the next step's passes are on
+        their way.
         """
         norm = None if self.gradients is None else self.gradients.learned()
         if norm is not None:
@@ -291,14 +300,20 @@ class Engine:
 
     def scalars(self) -> dict[str, Any]:
         """Return the engine's counters as plain values; see `load_scalars`."""
-        return {"optimizer_step": self.full_state.optimizer_step()} | counters.of(self.ds)
+        own = {"optimizer_step": self.full_state.optimizer_step()}
+        return own | counters.of(self.ds, self._loss_scale)
 
     def load_scalars(self, scalars: dict[str, Any], *, step: int, skipped_steps: int) -> None:
         """Continue from `scalars`; this configuration's rates and limits are kept."""
         self._applied = None
         if self.gradients is not None:
             self.gradients.drop()
-        counters.set_to(scalars, self.ds, step=step, skipped_steps=skipped_steps)
+        at = {"step": step, "skipped_steps": skipped_steps}
+        counters.set_to(scalars, self.ds, self._loss_scale, **at)
+
+    @property
+    def _loss_scale(self) -> LossScale | None:
+        return None if self.gradients is None else self.gradients.loss_scale
 
     @property
     def _base(self) -> torch.optim.Optimizer:

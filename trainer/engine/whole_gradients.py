@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trainer.config.deepspeed import ResolvedDs
 from trainer.engine.adam import Adam
 from trainer.engine.host_copy import HostCopy
+from trainer.engine.loss_scale import LossScale
 from trainer.engine.reduction import average_gradients
 from trainer.model.triton.copies import Copies
 
@@ -33,6 +34,7 @@ class WholeGradients:
         averages: bool,
         world_size: int,
         copies: Copies | None = None,
+        loss_scale: LossScale | None = None,
     ) -> None:
         """Take charge of the gradients of a model.
 
@@ -43,9 +45,10 @@ class WholeGradients:
             averages: whether to average over ranks here.
             world_size: number of ranks.
             copies: copies of weights with which the model computes, which take their gradients.
+            loss_scale: the factor of the loss, and so of gradients until the update.
         """
-        self._copies = copies
-        self._norm: HostCopy | None = None
+        self._copies, self.loss_scale = copies, loss_scale
+        self._outcome: HostCopy | None = None
         self.learns_late = False
         self._parameters = list(module.parameters())
         self._clip, self._averages, self._world_size = clip, averages, world_size
@@ -62,13 +65,21 @@ class WholeGradients:
 
         If the norm is not finite, the update changes nothing.
         """
-        assert self._norm is None, "what became of an update is asked before the next one"
-        norm = self._mean_norm()
-        self._norm = HostCopy(norm)
+        assert self._outcome is None, "what became of an update is asked before the next one"
+        norm, scale, found_inf = self._mean_norm(), None, None
+        if self.loss_scale is None:
+            self._outcome = HostCopy(norm)
+        else:
+            scale = self.loss_scale.factor.clone()
+            norm = norm / scale
+            found_inf = _is_not_finite(norm)
+            self.loss_scale.search(found_inf)
+            self._outcome = HostCopy(torch.stack([norm, self.loss_scale.factor]))
         if self.learns_late:
-            self._guard(norm)
-        elif math.isfinite(value := float(self._norm.read())):
-            self._scale_down(norm, value=value)
+            found_inf = _is_not_finite(norm) if found_inf is None else found_inf
+            self._guard(norm, scale, found_inf=found_inf)
+        elif math.isfinite(value := _numbers(self._outcome)[0]):
+            self._scale_down(norm, scale, value=value)
         else:  # without gradients the update leaves every parameter as it is
             for parameter in self._parameters:
                 parameter.grad = None
@@ -77,9 +88,17 @@ class WholeGradients:
             self._copies.refresh()
 
     def learned(self) -> float | None:
-        """Return the norm of the last update's gradients; None if that was asked before."""
-        norm, self._norm = self._norm, None
-        return None if norm is None else float(norm.read())
+        """Return the norm of the last update's gradients; None if that was asked before.
+
+        The value of the loss scale is then known, too.
+        """
+        outcome, self._outcome = self._outcome, None
+        if outcome is None:
+            return None
+        norm, *scale = _numbers(outcome)
+        if self.loss_scale is not None:
+            (self.loss_scale.value,) = scale
+        return norm
 
     def learn_late(self) -> None:
         """From now on have updates look at the norm on the device, if the optimizer can."""
@@ -87,27 +106,56 @@ class WholeGradients:
 
     def drop(self) -> None:
         """Forget the last update, after which another state was loaded."""
-        self._norm = None
+        self._outcome = None
 
     def _mean_norm(self) -> Tensor:
         if self._averages:
             average_gradients(self._parameters, world_size=self._world_size)
         return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
 
-    def _guard(self, norm: Tensor) -> None:
-        """Have the update clip, or change nothing if the norm is not finite, without a wait."""
-        assert self._fused_adam is not None
-        self._fused_adam.found_inf = (~norm.isfinite()).float()
-        if self._clip > 0:  # a factor of 1 changes nothing
-            self._fused_adam.grad_scale = ((norm + CLIP_EPS) / self._clip).clamp_min(1.0)
+    def _guard(self, norm: Tensor, scale: Tensor | None, *, found_inf: Tensor) -> None:
+        """Have the update divide gradients by their loss scale and clip them, without a wait.
 
-    def _scale_down(self, norm: Tensor, *, value: float) -> None:
-        """Clip the gradients by the time of the update; `value` is their `norm` on the host."""
+        If `found_inf` is 1, the update changes nothing.
+        """
+        assert self._fused_adam is not None
+        self._fused_adam.found_inf = found_inf
+        exceeding = None
+        if self._clip > 0:  # a factor of 1 changes nothing
+            exceeding = ((norm + CLIP_EPS) / self._clip).clamp_min(1.0)
+        self._fused_adam.grad_scale = _product(exceeding, scale)
+
+    def _scale_down(self, norm: Tensor, scale: Tensor | None, *, value: float) -> None:
+        """Divide gradients by their loss scale and clip them, by the time of the update.
+
+        The norm is without the scale; `value` is the norm on the host.
+        """
         if self._fused_adam is not None:  # it scales while it reads: no pass of its own
             exceeds = 0 < self._clip < value + CLIP_EPS
-            self._fused_adam.grad_scale = (norm + CLIP_EPS) / self._clip if exceeds else None
-        elif self._clip > 0:
+            exceeding = (norm + CLIP_EPS) / self._clip if exceeds else None
+            self._fused_adam.grad_scale = _product(exceeding, scale)
+            return
+        if scale is not None:
+            torch._foreach_div_([p.grad for p in self._parameters if p.grad is not None], scale)
+        if self._clip > 0:
             nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
+
+
+def _is_not_finite(norm: Tensor) -> Tensor:
+    """Return 1 or 0, as the fused Adam and PyTorch's scaler take it."""
+    return (~norm.isfinite()).float()
+
+
+def _numbers(outcome: HostCopy) -> list[float]:
+    numbers: list[float] = outcome.read().flatten().tolist()
+    return numbers
+
+
+def _product(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Return the product of two factors, of which None is 1."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one * other
 
 
 def taken_over(
@@ -117,6 +165,7 @@ def taken_over(
     # DeepSpeed's average copies all gradients twice, but ours cannot change their dtype.
     averages = not resolved.values.get("communication_data_type")
     ds.enable_backward_allreduce = not averages
+    scaler = ds.torch_autocast_z0_gradscaler
     return WholeGradients(
         ds.module,
         ds.basic_optimizer,
@@ -124,11 +173,18 @@ def taken_over(
         averages=averages,
         world_size=world_size,
         copies=copies,
+        loss_scale=None
+        if scaler is None
+        else LossScale(scaler, resolved.loss_scale, device=ds.device),
     )
 
 
 def step_alone(ds: Any) -> None:
-    """Step without the schedule, which goes on when it is known that the update was applied."""
-    scheduler, ds.lr_scheduler = ds.lr_scheduler, None
+    """Step without the schedule, and without the scaler, see `LossScale`.
+
+    The schedule goes on when it is known that the update was applied.
+    """
+    kept = ds.lr_scheduler, ds.torch_autocast_z0_gradscaler
+    ds.lr_scheduler = ds.torch_autocast_z0_gradscaler = None
     ds.step()
-    ds.lr_scheduler = scheduler
+    ds.lr_scheduler, ds.torch_autocast_z0_gradscaler = kept

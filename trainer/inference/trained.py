@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from trainer.checkpoint.tensor_files import refuse_misfit
-from trainer.config.precision import Precision
+from trainer.config.precision import Precision, arithmetic_of
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.named import named_corpus
@@ -139,7 +139,7 @@ def open_trained(
     Args:
         path: directory of a run, or a folder that `txl export` made.
         which: names one of a run's checkpoints: see `trainer.checkpoint.folder.resolve`.
-        precision: None means the run's own; fp16 becomes fp32 on a CPU.
+        precision: None means the run's own; fp16, autocast or not, becomes fp32 on a CPU.
         device: the device to load to.
         trust: whether to run the code that a run's directory names as its model.
 
@@ -164,7 +164,7 @@ def load_source(
             f"in Python), for those who trust the folder and what is imported by that name"
         )
     chosen: Precision = precision or saved["precision"]
-    if chosen == "fp16" and device.type == "cpu":
+    if arithmetic_of(chosen) == "fp16" and device.type == "cpu":
         log.warning("fp16 is slow on a CPU: evaluating in fp32")
         chosen = "fp32"
     module = build_model(experiment.model, vocabulary_size=vocabulary.size, seed=0)

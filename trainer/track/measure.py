@@ -69,7 +69,9 @@ class Measure(BaseModel):
     corpus_hash: Text | None = Field(None, description="of the vocabulary and every split")
     split: Text | None = Field(None, description="train, valid or test")
     split_hash: Text | None = Field(None, description="of the vocabulary, the ids and documents")
-    precision: Text | None = Field(None, description="fp32, bf16, fp16 or bf16_autocast")
+    precision: Text | None = Field(
+        None, description="fp32, bf16, fp16, bf16_autocast or fp16_autocast"
+    )
     rule: Rule | None = Field(None, description="which tokens are counted")
     settings: Lengths = Lengths()
 

@@ -136,21 +136,24 @@ def test_steps_through_deepspeed_equal_the_plain_ones(run: Submit, ds_file: str)
 
 
 @pytest.mark.parametrize(
-    "ds_file", ["zero0_fp32", "zero0_bf16_autocast", "zero1_fp32", "zero2_fp32"]
+    "ds_file",
+    ["zero0_fp32", "zero0_bf16_autocast", "zero0_fp16_autocast", "zero1_fp32", "zero2_fp32"],
 )
 def test_pads_and_copies_are_not_in_what_a_checkpoint_keeps(run: Submit, ds_file: str) -> None:
     (ours, plain, again), losses = run(carried_over, ds_file, model={**ODD, **CLUSTERS})
     torch.testing.assert_close(plain, ours, rtol=0, atol=0)
     torch.testing.assert_close(again, ours, rtol=0, atol=0)
     assert losses[2] == losses[0], "copies are as new as the weights"
-    assert losses[1] == pytest.approx(losses[0], rel=1e-2 if "bf16" in ds_file else 1e-5)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2 if "autocast" in ds_file else 1e-5)
 
 
-@pytest.mark.parametrize("norm", ["post", "pre"])
-def test_copies_of_weights_are_what_autocast_makes(run: Submit, norm: str) -> None:
+@pytest.mark.parametrize(
+    ("norm", "kind"), [("post", "bf16"), ("pre", "bf16"), ("post", "fp16"), ("pre", "fp16")]
+)
+def test_copies_of_weights_are_what_autocast_makes(run: Submit, norm: str, kind: str) -> None:
     case = {"model": {**ODD, **CLUSTERS, "norm": norm}, "n_steps": 3}
     with_copies, without = (
-        run(trained, "triton", "zero0_bf16_autocast", copies=copies, **case)
+        run(trained, "triton", f"zero0_{kind}_autocast", copies=copies, **case)
         for copies in (True, False)
     )
     torch.testing.assert_close(with_copies[:2], without[:2], rtol=0, atol=0)

@@ -28,6 +28,7 @@ VALID = "the keeper", 40
 KINDS = (
     "zero0_fp32",
     "zero0_bf16_autocast",
+    "zero0_fp16_autocast",
     "zero1_fp32",
     "zero1_bf16",
     "zero1_fp16",
@@ -174,6 +175,15 @@ def run_cases(
         case.left = left
         assert code == case.ends, f"{case} ended with {code}: {told}\n{done.stderr[-4000:]}"
     return [told for code, told, _ in found if code == Exit.BAD_INPUT]
+
+
+def ds_file_like(kind: str, path: Path, **blocks: dict[str, Any]) -> str:
+    """A DeepSpeed file at `path` like a packaged one, with some of its blocks changed."""
+    values = json.loads((ROOT / "ds_configs" / f"{kind}.json").read_text())
+    for block, changes in blocks.items():
+        values[block] = values.get(block, {}) | changes
+    path.write_text(json.dumps(values))
+    return str(path)
 
 
 def overflowing(kind: str, folder: Path) -> str:

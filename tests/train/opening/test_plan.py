@@ -40,21 +40,24 @@ def corpus_of(folder: Path, **n_tokens: int) -> Corpus:
 
 
 @pytest.mark.parametrize(
-    ("total", "asked", "chosen"),
+    ("bf16", "total", "asked", "chosen"),
     [
-        (1 << 40, [], (0, "bf16_autocast")),
-        (1 << 20, [], (1, "bf16")),
-        (1 << 20, ["--deepspeed-config", "zero0_fp32"], (0, "fp32")),
+        (True, 1 << 40, [], (0, "bf16_autocast")),
+        (True, 1 << 20, [], (1, "bf16")),
+        (False, 1 << 40, [], (0, "fp16_autocast")),
+        (False, 1 << 20, [], (1, "fp16")),
+        (True, 1 << 20, ["--deepspeed-config", "zero0_fp32"], (0, "fp32")),
     ],
 )
 def test_a_gpu_s_default_is_the_first_that_fits_its_memory(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    bf16: bool,
     total: int,
     asked: list[str],
     chosen: tuple[int, str],
 ) -> None:
-    gpus = default_names(accelerator="cuda", bf16=True)
+    gpus = default_names(accelerator="cuda", bf16=bf16)
     monkeypatch.setattr(plan, "default_names", lambda **_: gpus)
     monkeypatch.setattr(plan, "device_there", lambda _: There(total, total, "a GPU"))
     monkeypatch.setattr(plan, "check_device", lambda *_: None)
