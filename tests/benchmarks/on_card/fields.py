@@ -73,11 +73,12 @@ ON_A_CARD = (
         name="other precisions",
         config="wt103-base-60",
         variants=(
+            ours("zero0_fp16_autocast"),
             ours("zero1_fp16"),
             ours("zero0_fp32"),
             ours("zero0_fp32", "captured, TF32 products", matmul="high"),
         ),
-        limit_s=80,
+        limit_s=100,
     ),
     Field(name="large", config="wt103-large-32", variants=(DEFAULT,), limit_s=80),
 )

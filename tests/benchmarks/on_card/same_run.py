@@ -30,7 +30,12 @@ SMALL = replace(
     CONFIGS["tiny"], vocab_size=2_000, cutoffs=(200, 600), d_model=132, d_inner=516, n_streams=8
 )
 #: How far losses of a DeepSpeed file may differ, relative.
-LIMITS = {"zero0_bf16_autocast": 1e-3, "zero0_fp32": 1e-5, "zero1_bf16": 1e-3}
+LIMITS = {
+    "zero0_bf16_autocast": 1e-3,
+    "zero0_fp16_autocast": 1e-3,
+    "zero0_fp32": 1e-5,
+    "zero1_bf16": 1e-3,
+}
 
 
 def captured(ask: Ask) -> Iterator[Row]:
