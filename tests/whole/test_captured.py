@@ -37,6 +37,7 @@ COMMON = [
 #: A step's outcome is learned late only if nothing is recorded right after it.
 SELDOM = ["--tracking.log-interval-steps", "5"]
 CLUSTERS = ["--model.cutoffs", "20", "40"]
+DOCUMENTS = ("--data.memory-reset", "document", "--train.mem-len", "12")
 POISONED = ["--model.factory", "poisoned_model:build"]
 
 
@@ -61,12 +62,18 @@ KINDS = {
     "fp16, two slots": Kind("zero0_fp16_autocast", slots=2),
     "not finite": Kind(text="poisoned", flags=(*POISONED, *SELDOM)),
     "not finite, two slots": Kind(slots=2, text="poisoned", flags=(*POISONED,)),
-    "documents": Kind(flags=("--data.memory-reset", "document", "--train.mem-len", "12")),
-    "documents, two slots": Kind(
-        slots=2, flags=("--data.memory-reset", "document", "--train.mem-len", "12")
-    ),
+    "documents": Kind(flags=DOCUMENTS),
+    "documents, two slots": Kind(slots=2, flags=DOCUMENTS),
     "Lamb": Kind(flags=("--optim.type", "Lamb", *SELDOM)),
+    "ZeRO-1, documents": Kind("zero1_bf16", flags=DOCUMENTS),
+    "ZeRO-1, documents, two slots": Kind("zero1_bf16", slots=2, flags=(*DOCUMENTS, *SELDOM)),
+    "ZeRO-1, not finite": Kind("zero1_bf16", text="poisoned", flags=tuple(POISONED)),
+    "ZeRO-1 in fp16, not finite, two slots": Kind(
+        "zero1_fp16", slots=2, text="poisoned", flags=(*POISONED, *SELDOM)
+    ),
 }
+#: Those that are resumed.
+RESUMED = ("recorded seldom", "fp16, not finite", "ZeRO-1 in fp16, not finite, two slots")
 
 
 def write_texts(folder: Path) -> dict[str, Path]:
@@ -81,22 +88,26 @@ def write_texts(folder: Path) -> dict[str, Path]:
     return {name: corpus.path for name, corpus in paths.items()}
 
 
+def case_of(kind: Kind, run_dir: Path, setting: str, *, n_ranks: int, texts: Any) -> Case:
+    """A run of a kind, with this setting of `train.cuda_graph`."""
+    micro = ["--train.train-micro-batch-size-per-gpu", str(STREAMS // n_ranks // kind.slots)]
+    flags = [*COMMON, *micro, *kind.flags, "--train.cuda-graph", setting]
+    file = overflowing(kind.ds_config, run_dir.parent)
+    return Case(run_dir, file, flags, corpus=texts[kind.text])
+
+
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The directories of both runs of each kind, the captured one last."""
     folder, n_ranks = tmp_path_factory.mktemp("captured"), request.param
     texts = write_texts(folder)
-    cases = {}
-    for name, kind in KINDS.items():
-        micro = STREAMS // n_ranks // kind.slots
-        flags = [*COMMON, "--train.train-micro-batch-size-per-gpu", str(micro), *kind.flags]
-        for setting in ("off", "on"):
-            cases[name, setting] = Case(
-                folder / f"{name} {setting}",
-                overflowing(kind.ds_config, folder),
-                [*flags, "--train.cuda-graph", setting],
-                corpus=texts[kind.text],
-            )
+    cases = {
+        (name, setting): case_of(
+            kind, folder / f"{name} {setting}", setting, n_ranks=n_ranks, texts=texts
+        )
+        for name, kind in KINDS.items()
+        for setting in ("off", "on")
+    }
     run_cases(list(cases.values()), corpus=texts["clean"], n_ranks=n_ranks)
     return {
         name: tuple(cases[name, setting].run_dir for setting in ("off", "on")) for name in KINDS
@@ -156,27 +167,31 @@ def test_skipped_steps_are_the_same_and_told_with_their_step(runs: Any, name: st
     assert captured == usual
 
 
-@pytest.mark.parametrize("name", ["recorded seldom", "fp16, not finite"])
-def test_a_captured_run_resumes_as_the_run(runs: Any, tmp_path: Path, name: str) -> None:
-    (usual, captured), kind = runs[name], KINDS[name]
-    n_ranks = len(list((captured / "logs").glob("*")))
-    micro = ["--train.train-micro-batch-size-per-gpu", str(STREAMS // n_ranks)]
-    flags = [*COMMON, *kind.flags, *micro]
-    resumed = Case(
-        begun_from(captured, 10, tmp_path / "resumed"),
-        overflowing(kind.ds_config, tmp_path),
-        flags=[*flags, "--train.cuda-graph", "on"],
-        corpus=usual.parent / kind.text,
-    )
-    run_cases([resumed], corpus=usual.parent / "clean", n_ranks=n_ranks)
-    assert losses(resumed.run_dir) == {s: x for s, x in losses(usual).items() if s > 10}
-    assert_same_checkpoints(resumed.run_dir, usual, 20)
+def test_captured_runs_resume_as_the_runs(runs: Any, tmp_path: Path) -> None:
+    some, _ = runs[RESUMED[0]]
+    n_ranks = len(list((some / "logs").glob("*")))
+    texts = {text: some.parent / text for text in ("clean", "poisoned")}
+    resumed = {
+        name: case_of(
+            KINDS[name],
+            begun_from(runs[name][1], 10, tmp_path / name),
+            "on",
+            n_ranks=n_ranks,
+            texts=texts,
+        )
+        for name in RESUMED
+    }
+    run_cases(list(resumed.values()), corpus=texts["clean"], n_ranks=n_ranks)
+    for name, case in resumed.items():
+        usual, _ = runs[name]
+        assert losses(case.run_dir) == {s: x for s, x in losses(usual).items() if s > 10}
+        assert_same_checkpoints(case.run_dir, usual, 20)
 
 
 @pytest.mark.parametrize(
     ("ds_config", "flags", "why"),
     [
-        ("zero1_fp32", [], "ZeRO-1 to 3 reduce gradients on the way"),
+        ("zero2_fp32", [], "ZeRO-2 and 3 reduce gradients on the way"),
         ("zero0_fp32", ["--model.activation-checkpointing", "True"], "the model is not static"),
         (
             "zero0_fp32",

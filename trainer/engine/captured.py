@@ -240,8 +240,8 @@ def passes_of(engine: "Engine", train: TrainConfig) -> Passes | CapturedPasses:
         return usual
     if obstacle:
         raise InputError(f"train.cuda_graph on: {obstacle}; or use --train.cuda-graph auto")
-    assert engine.gradients is not None, "at stage 0"
-    engine.gradients.learn_late()
+    if engine.gradients is not None:
+        engine.gradients.learn_late()
     passes = Passes(engine, mem_len=train.mem_len, asks=False)
     insists = train.cuda_graph == "on"
     parameters = engine.ds.module.parameters()
@@ -250,9 +250,9 @@ def passes_of(engine: "Engine", train: TrainConfig) -> Passes | CapturedPasses:
 
 def _obstacle(engine: "Engine") -> str | None:
     """Return why passes cannot be captured, and what to change; None if they can."""
-    if engine.resolved.zero_stage > 0:
-        return "ZeRO-1 to 3 reduce gradients on the way: take a DeepSpeed file of stage 0"
-    if engine.resolved.values.get("communication_data_type"):
+    if engine.zero_gradients is not None and engine.zero_gradients.early is not None:
+        return engine.zero_gradients.early
+    if engine.gradients is not None and engine.resolved.values.get("communication_data_type"):
         return "DeepSpeed reduces gradients in communication_data_type: leave that key out"
     if not getattr(engine.ds.module, "is_static", False):
         return "the model is not static: see trainer.protocol.RecurrentModel"

@@ -38,6 +38,7 @@ from trainer.engine.optimizers import optimizer_of
 from trainer.engine.schedules import cosine_of
 from trainer.engine.whole_gradients import WholeGradients, step_alone, taken_over
 from trainer.engine.zero import cut, decide_by_norm, layers_are_called_once, refuse_frozen
+from trainer.engine.zero_gradients import zero_gradients_of
 from trainer.errors import InputError
 from trainer.memory_tree import check_made, check_returned
 from trainer.model.initialise import Fills
@@ -176,6 +177,7 @@ class Engine:
     ) -> None:
         self.ds, self.world, self.resolved = ds, world, resolved
         self.gradients: WholeGradients | None = None  # at stage 0
+        self.zero_gradients = zero_gradients_of(ds, stage=resolved.zero_stage)
         if resolved.zero_stage == 0:
             clip, world_size = optim.gradient_clipping, world.world_size
             self.gradients = taken_over(
@@ -267,11 +269,10 @@ class Engine:
         if not self.ds.is_gradient_accumulation_boundary():
             self.ds.step()
             return
-        if self.gradients is None:
-            self.ds.step()
-            self.grad_norm = self.ds.get_global_grad_norm()
-            self._applied = bool(self.ds.was_step_applied())
+        if self.zero_gradients is not None:
+            self.grad_norm, self._applied = self.zero_gradients.update()
             return
+        assert self.gradients is not None, "at stage 0"
         self.gradients.update(partial(step_alone, self.ds))
 
     def learned(self) -> bool | None:
@@ -310,6 +311,8 @@ class Engine:
             self.gradients.drop()
         at = {"step": step, "skipped_steps": skipped_steps}
         counters.set_to(scalars, self.ds, self._loss_scale, **at)
+        if self.zero_gradients is not None:
+            self.zero_gradients.follow_scale()
 
     @property
     def _loss_scale(self) -> LossScale | None:

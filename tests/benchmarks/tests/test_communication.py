@@ -1,25 +1,20 @@
 """Sharing out the optimizer and the gradients sends no more than averaging the gradients does."""
 
-from dataclasses import fields
+import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from bare_run import bare_run
 from builders import random_documents, tiny_experiment, write_corpus
 from ranks import told_by_ranks
 from traffic import PASSES, Traffic
 
 from trainer.checkpoint.state import TrainState
-from trainer.config.deepspeed import load_ds_config, resolve
-from trainer.data.corpus import open_corpus
-from trainer.data.read_ahead import SegmentReader
-from trainer.data.streams import Streams
+from trainer.config.deepspeed import load_ds_config
 from trainer.distributed import World
 from trainer.engine import deepspeed
-from trainer.engine.captured import passes_of
-from trainer.model.build import build_model
 from trainer.train.loop import train_step
-from trainer.train.run import Run
 
 N_WORDS = 500
 #: Norms, flags, and what makes partitions even.
@@ -106,30 +101,9 @@ def second_step(world: World, corpus: Path, raw: dict[str, Any], *, slots: int) 
         model={"cutoffs": (100, 300), "d_model": 32},
         train={"train_micro_batch_size_per_gpu": 2 // slots},
     )
-    resolved = resolve(raw, experiment, world_size=world.world_size, where="test")
-    model = build_model(experiment.model, vocabulary_size=N_WORDS, seed=0)
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    built = deepspeed.build(
-        model, optim=experiment.optim, max_steps=9, resolved=resolved, world=world
-    )
-    streams = Streams(
-        split=open_corpus(corpus).splits["train"],
-        train_batch_size=4,
-        tgt_len=4,
-        slots=slots,
-        rank=world.rank,
-        world_size=world.world_size,
-        cutoffs=experiment.model.cutoffs,
-    )
-    used = {
-        "experiment": experiment,
-        "streams": streams,
-        "engine": built,
-        "passes": passes_of(built, experiment.train),
-        "world": world,
-        "reader": SegmentReader(streams, world.device, n_ahead=0),
-    }
-    run = cast(Any, Run)(**{field.name: used.get(field.name) for field in fields(Run)})
+    run = bare_run(world, corpus, raw, experiment)
+    built = run.engine
+    n_parameters = sum(math.prod(shape) for shape in built.full_state.shapes().values())
     state = TrainState()
     train_step(run, state)
     with Traffic(world.world_size) as traffic:

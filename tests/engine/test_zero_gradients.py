@@ -1,0 +1,123 @@
+"""Gradients of stage 1 wait for the end of a step; what follows is what DeepSpeed does alone."""
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from bare_run import bare_run
+from builders import random_documents, tiny_experiment, write_corpus
+from deepspeed.accelerator import get_accelerator
+from ranks import told_by_ranks
+
+from trainer.checkpoint.state import TrainState
+from trainer.config.deepspeed import load_ds_config
+from trainer.distributed import World
+from trainer.engine import deepspeed, zero_gradients
+from trainer.engine.captured import CapturedPasses
+from trainer.train.loop import train_step
+
+N_WORDS, N_STEPS = 200, 6
+#: By name: a packaged file, what is changed in its blocks, and the number of slots.
+FILES: dict[str, tuple[str, dict[str, dict[str, Any]], int]] = {
+    "bf16, two slots": ("zero1_bf16", {}, 2),
+    "fp16, two slots": (
+        "zero1_fp16",
+        {"fp16": {"initial_scale_power": 17, "hysteresis": 1, "loss_scale_window": 2}},
+        2,
+    ),
+    "fp32": ("zero1_fp32", {}, 1),
+    "small buckets": (
+        "zero1_bf16",
+        {"zero_optimization": {"reduce_bucket_size": 1000, "allgather_bucket_size": 500}},
+        2,
+    ),
+    "no buckets": ("zero1_bf16", {"zero_optimization": {"contiguous_gradients": False}}, 2),
+    "on the way": ("zero1_bf16", {"zero_optimization": {"overlap_comm": True}}, 1),
+}
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
+def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What each rank has after some steps, by file and way."""
+    folder = tmp_path_factory.mktemp("zero")
+    documents = random_documents(4000, vocabulary_size=N_WORDS)
+    write_corpus(folder / "corpus", vocabulary_size=N_WORDS, train=documents)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DS_ACCELERATOR", "cpu")
+        return told_by_ranks(train_with_all, folder, n_ranks=request.param)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_losses_weights_and_moments_are_those_of_deepspeed_alone(told: Any, name: str) -> None:
+    for rank in told:
+        assert rank[name]["ours"] == rank[name]["deepspeed's"]
+
+
+@pytest.mark.parametrize("name", set(FILES) - {"on the way"})
+def test_and_those_of_captured_passes(told: Any, name: str) -> None:
+    for rank in told:
+        assert rank[name]["captured"] == rank[name]["deepspeed's"]
+
+
+def test_the_loss_scale_changes_between_these_steps(told: Any) -> None:
+    for rank in told:
+        assert len(set(rank["fp16, two slots"]["captured"][1])) > 1
+
+
+def test_a_graph_s_gradients_stay_where_they_are_and_the_next_step_begins_without(
+    told: Any,
+) -> None:
+    for rank in told:
+        assert rank["stays"] == {name: True for name in FILES if name != "on the way"}
+
+
+def train_with_all(world: World, folder: Path) -> dict[str, Any]:
+    """What each file leaves on this rank, by way."""
+    # The CPU computes in fp16 well enough to test loss scaling; DeepSpeed only refuses to.
+    type(get_accelerator()).is_fp16_supported = lambda self: True
+    torch.set_num_threads(1)
+    world = deepspeed.connect(world, timeout_s=60)
+    found: dict[str, Any] = {"stays": {}}
+    for name in FILES:
+        with mock.patch.object(zero_gradients, "_early", return_value="as DeepSpeed does"):
+            found[name] = {"deepspeed's": trained(world, folder, name, "off")[0]}
+        found[name]["ours"], _ = trained(world, folder, name, "off")
+        if name != "on the way":
+            found[name]["captured"], found["stays"][name] = trained(world, folder, name, "on")
+    return found
+
+
+def trained(world: World, folder: Path, name: str, cuda_graph: str) -> tuple[Any, bool]:
+    """Train; return what is left, and whether gradients that a graph fills lie where they lay."""
+    file, changes, slots = FILES[name]
+    experiment = tiny_experiment(
+        model={"cutoffs": (), "dropout": 0.1},
+        train={
+            "train_micro_batch_size_per_gpu": 4 // world.world_size // slots,
+            "cuda_graph": cuda_graph,
+        },
+        optim={"lr": 1e-2, "gradient_clipping": 0.05},
+    )
+    raw = load_ds_config(file)
+    for block, values in changes.items():
+        raw[block] |= values
+    run, state = bare_run(world, folder / "corpus", raw, experiment), TrainState()
+    engine = run.engine
+    losses, scales, places = [], [], []
+    for _ in range(N_STEPS):
+        scales.append(engine.loss_scale)
+        losses.append(float(train_step(run, state).loss_sum))
+        assert all(p.grad is None for p in engine.ds.module.parameters())
+        if isinstance(run.passes, CapturedPasses) and run.passes._graphs is not None:
+            gradients = run.passes._graphs.gradients
+            places.append([None if g is None else g.data_ptr() for g in gradients])
+    parts = [
+        [part.name, part.begin, {key: x.tolist() for key, x in part.tensors.items()}]
+        for part in engine.full_state.parts()
+    ]
+    left: list[Any] = [losses, scales, float(engine.grad_norm or 0), engine.scalars()]
+    left += [state.skipped_steps, parts]
+    engine.destroy()
+    return left, len(places) > 1 and all(place == places[0] for place in places)
