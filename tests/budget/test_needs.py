@@ -91,6 +91,20 @@ def test_a_graph_s_memory_and_the_usual_passes_are_counted_beside_each_other() -
     assert captured.device_bytes - more > passes.device_bytes, "a memory of its own"
 
 
+def test_a_graph_s_gradients_stay_whole_beside_those_that_zero_1_updates_with() -> None:
+    usual = replace(HOW, on_gpu=True, backend="triton", stage=1, precision="bf16", world_size=1)
+    passes, captured = (counted(replace(usual, micro=1, captured=on)) for on in (False, True))
+    assert passes.moment == captured.moment == "the update"
+    more = captured.device["gradients"] - passes.device["gradients"]
+    assert more == pytest.approx(2 * WEIGHTS.total, rel=0.06)
+
+
+def test_gradients_of_zero_1_are_whole_on_every_rank_until_they_are_reduced() -> None:
+    usual = replace(HOW, on_gpu=True, backend="triton", precision="bf16", world_size=64, micro=1)
+    one, two = (counted(replace(usual, stage=stage)) for stage in (1, 2))
+    assert one.device["gradients"] >= 2 * WEIGHTS.total > 2 * two.device["gradients"]
+
+
 def test_fp32_weights_have_copies_that_last_on_a_gpu() -> None:
     usual = replace(HOW, on_gpu=True, stage=0, precision="bf16_autocast")
     kernels, plain = (counted(replace(usual, backend=name)) for name in ("triton", "plain"))

@@ -220,7 +220,9 @@ def _how(experiment: ExperimentConfig, resolved: ResolvedDs, world: World) -> Ho
         on_gpu=world.device.type == "cuda",
         fused_adam=fused and experiment.optim.type != "Lamb",
         captured=world.device.type == "cuda"
-        and resolved.zero_stage == 0
+        and resolved.zero_stage <= 1
+        and not resolved.optimizer.offload
+        and not lookup(resolved.values, "zero_optimization.overlap_comm")
         and experiment.train.cuda_graph != "off"
         and not experiment.model.activation_checkpointing,
     )

@@ -83,7 +83,8 @@ class Step:
         dense = before or self._tables(head.made + head.dense)
         rest = self._gradients() | self._casts()
         errors = _softmax(head.kept)
-        return {
+        reduction = {"the reduction": self._reduction()} if how.keeps_gradients else {}
+        return reduction | {
             "the layers' forward pass": kept | made | _working(one.forward + inputs, scores),
             "the softmax's forward pass": kept
             | made
@@ -117,15 +118,13 @@ class Step:
         """Return the bytes of all gradients of a step."""
         weights, how, width = self._weights, self._how, self._widths.weight
         whole = weights.total * width
-        if how.stage == 0:
+        if how.stage == 0 or how.keeps_gradients:
             return {"gradients": Holding(whole, 0, keeps_place=True)}
         # DeepSpeed's bucket of gradients, and one gradient on its way to the bucket. At stage 3:
         # twice the gradients being sent, or a gathered weight with its gradient.
-        n_some = min(how.bucket, weights.total)
-        n_filled = how.bucket if how.on_gpu else n_some
-        buckets = Holding(n_filled * width, n_filled * width)
+        buckets = self._bucket()
         if how.stage == 3:
-            n_bytes = 2 * max(n_some, weights.largest) * width
+            n_bytes = 2 * max(min(how.bucket, weights.total), weights.largest) * width
             return {"gradients": Holding(n_bytes, n_bytes / 2), "DeepSpeed's buckets": buckets}
         own, one = whole * how.share, weights.largest * width
         return {
@@ -133,14 +132,31 @@ class Step:
             "DeepSpeed's buckets": buckets,
         }
 
+    def _bucket(self) -> Holding:
+        """Return the bytes of DeepSpeed's bucket, of which a host only takes what is filled."""
+        how = self._how
+        n_filled = how.bucket if how.on_gpu else min(how.bucket, self._weights.total)
+        n_bytes = n_filled * self._widths.weight
+        return Holding(n_bytes, n_bytes)
+
+    def _reduction(self) -> Holdings:
+        """Return the bytes of whole gradients, of the bucket that sends them, and of what comes."""
+        whole = self._weights.total * self._widths.weight
+        n_bytes = whole + _flat(whole * self._how.share, self._how)
+        return {
+            "gradients": Holding(n_bytes, 0, keeps_place=True),
+            "DeepSpeed's buckets": self._bucket(),
+        }
+
     def _handed_over(self) -> Holdings:
         """Return the bytes of gradients when the optimizer gets them."""
         weights, how, width = self._weights, self._how, self._widths.weight
-        own = weights.total * width * how.share
         if how.stage == 3:
-            n_filled = how.bucket if how.on_gpu else min(how.bucket, weights.total)
-            return {"DeepSpeed's buckets": Holding(n_filled * width, n_filled * width)}
-        return {"gradients": Holding(_flat(own, how), 0, keeps_place=True)}
+            return {"DeepSpeed's buckets": self._bucket()}
+        n_bytes = _flat(weights.total * width * how.share, how)
+        if how.captured:  # a graph's whole gradients stay where they are
+            n_bytes += weights.total * width
+        return {"gradients": Holding(n_bytes, 0, keeps_place=True)}
 
     def _update(self) -> Holdings:
         """Return the working space of an update, with the fp32 gradient that it needs."""

@@ -79,6 +79,11 @@ class How:
         return on_kernels and self.stage == 0 and is_autocast(self.precision)
 
     @property
+    def keeps_gradients(self) -> bool:
+        """Return whether ZeRO's gradients stay whole on a rank until the update reduces them."""
+        return self.stage == 1 and not self.offload
+
+    @property
     def share(self) -> float:
         """Return the fraction of the optimizer's state that lies on one rank."""
         return 1 / self.world_size if self.stage > 0 else 1.0
