@@ -1,11 +1,13 @@
-"""The host's time of a step at wt103-base's number of layers and tensors, ours beside a peer's.
+"""The host's time of a step at wt103-base's number of layers and tensors, ours beside its peers'.
 
     bash tests/peer.sh && .venv/bin/python tests/benchmarks/without_card/host_time.py [--rounds 7]
+    … host_time.py --peer kimiyoung=CHECKOUT/pytorch [zero1_bf16 …]
 
 Where a GPU waits for the Python that launches its operations, this is the step. Widths are tiny, so
 that computing takes next to nothing, and everything runs on a CPU; ours is asked for what it would
-ask of a GPU, and its kernels and its graph do nothing. The peer is Hugging Face's TransfoXL. All
-take turns, in processes of one thread each; told are medians of processor time and their range.
+ask of a GPU, and its kernels and its graph do nothing. A peer is always Hugging Face's TransfoXL;
+others are named as for `compare.py`. All take turns, in processes of one thread each; told are
+medians of processor time and their range.
 """
 
 import argparse
@@ -18,25 +20,26 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from measured.dims import CONFIGS
 from measured.processes import Worker, machine
-from measured.variants import Variant
+from measured.variants import Variant, peer_variants
+from without_card.files import FILES
 
 CONFIG, WARM = "wt103-narrow", 6
-WORKER = "without_card/host_worker.py"
-OURS = ("zero0_bf16_autocast, captured", "zero0_bf16_autocast", "zero1_bf16")
-VARIANTS = (
-    Variant(name="Hugging Face, fp32", script="peers/huggingface_worker.py"),
-    *(
-        Variant(name=f"ours, {file}", script="without_card/host_worker.py", ds_config=file)
-        for file in OURS
-    ),
-)
+PEER, *_ = peer_variants("huggingface")
 
 
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("files", nargs="*", default=FILES, help="as of operations.py")
     parser.add_argument("--rounds", type=int, default=7)
-    n_rounds, n_steps = parser.parse_args().rounds, CONFIGS[CONFIG].n_steps
+    parser.add_argument("--peer", type=peer_variants, action="append", default=[])
+    options = parser.parse_args()
+    ours = (
+        Variant(name=f"ours, {file}", script="without_card/host_worker.py", ds_config=file)
+        for file in options.files
+    )
+    variants = (PEER, *(shipped for shipped, *_ in options.peer), *ours)
+    n_rounds, n_steps = options.rounds, CONFIGS[CONFIG].n_steps
     n_segments = WARM + n_rounds * n_steps + 1
     task = {
         "config": CONFIG,
@@ -45,9 +48,15 @@ def main() -> None:
         "dropout": 0.1,
         "n_segments": n_segments,
     }
-    ms: dict[str, list[float]] = {variant.name: [] for variant in VARIANTS}
+    ms: dict[str, list[float]] = {variant.name: [] for variant in variants}
     with tempfile.TemporaryDirectory() as folder:
-        workers = [(variant.name, Worker(variant, task, Path(folder))) for variant in VARIANTS]
+        workers = [
+            (
+                variant.name,
+                Worker(variant, task | {"style": variant.name.partition(",")[0]}, Path(folder)),
+            )
+            for variant in variants
+        ]
         for _, worker in workers:
             worker.steps(WARM)
         for turn in range(n_rounds):
@@ -56,8 +65,8 @@ def main() -> None:
         for _, worker in workers:
             worker.close()
     print(machine("cpu"))
-    peer = statistics.median(ms[VARIANTS[0].name])
-    print("| host, ms a step | median | range | of the peer's |\n|---|---|---|---|")
+    peer = statistics.median(ms[PEER.name])
+    print("| host, ms a step | median | range | of Hugging Face's |\n|---|---|---|---|")
     for name, found in ms.items():
         middle = statistics.median(found)
         print(

@@ -14,18 +14,17 @@ sys.path.append(str(Path(__file__).parents[2] / "support/triton"))
 
 import torch
 from as_on_a_gpu import as_on_a_gpu
+from deepspeed.accelerator import get_accelerator
 from measured.dims import CONFIGS
 from measured.ours import training
 from measured.worker import serve
+from without_card.files import CAPTURED
 
 from trainer.distributed import this_process
 from trainer.engine import deepspeed
 from trainer.engine.graphs import Emulated
 from trainer.launchers import complete_environ
 from trainer.train.loop import train_step
-
-#: What is added to the name of a file whose micro steps are captured.
-CAPTURED = ", captured"
 
 
 class Replayed(Emulated):
@@ -46,6 +45,8 @@ def main(task: dict[str, Any]) -> None:
     """Serve steps."""
     os.environ.update(complete_environ(os.environ))
     world = deepspeed.connect(this_process(os.environ, device="cpu"), timeout_s=600)
+    # What is asked of the host does not depend on whether this CPU computes in fp16.
+    type(get_accelerator()).is_fp16_supported = lambda self: True
     ds_file = task["ds_config"].removesuffix(CAPTURED)
     how = {"cuda_graph": "off" if ds_file == task["ds_config"] else "on", "dropout": 0.1}
     nothing: Callable[..., None] = lambda *_, **__: None  # noqa: E731

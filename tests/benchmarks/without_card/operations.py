@@ -25,9 +25,11 @@ sys.path.append(str(Path(__file__).parents[1]))
 sys.path.append(str(Path(__file__).parents[2] / "support/triton"))
 
 from as_on_a_gpu import FREE, as_on_a_gpu
+from deepspeed.accelerator import get_accelerator
 from measured.dims import CONFIGS
 from measured.ours import training
 from torch.utils._python_dispatch import TorchDispatchMode
+from without_card.files import CAPTURED, FILES
 
 from trainer.distributed import World, this_process
 from trainer.engine import deepspeed
@@ -36,9 +38,6 @@ from trainer.engine.graphs import Emulated
 from trainer.launchers import complete_environ
 from trainer.train.loop import train_step
 
-FILES = ("zero0_bf16_autocast", "zero1_bf16", "zero2_bf16")
-#: What is added to the name of a file whose micro steps are captured.
-CAPTURED = ", captured"
 DIMS = CONFIGS["wt103-narrow"]
 PARTS = {
     (deepspeed.Engine, "__call__"): "forward",
@@ -115,11 +114,13 @@ def count(ds_file: str, world: World, *, cuda_graph: str) -> dict[str, Counter[s
 def main() -> None:
     """Print a table, and what most operations of each file are."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("files", nargs="*", default=(FILES[0] + CAPTURED, *FILES))
+    parser.add_argument("files", nargs="*", default=FILES)
     parser.add_argument("--out", type=Path, help="also write the counts there, as JSON")
     options = parser.parse_args()
     os.environ.update(complete_environ(os.environ))
     logging.disable(logging.WARNING)
+    # What is asked of the host does not depend on whether this CPU computes in fp16.
+    type(get_accelerator()).is_fp16_supported = lambda self: True
     world = deepspeed.connect(this_process(os.environ, device="cpu"), timeout_s=600)
     print(f"| DeepSpeed file | {' | '.join(COLUMNS)} | most of these |")
     print(f"|---|{'---|' * len(COLUMNS)}---|")
