@@ -1,7 +1,8 @@
-"""Flags that all ranks act on together: requests to stop, and losses that are not finite.
+"""Two words that all ranks act on together: a request to stop, and that a loss was not finite.
 
-No step waits for the flags. Those that say which streams had a finite loss are copied off the
-device during the next step, and exchanged over gloo during the step after it, when all ranks act.
+No step waits for them. The flags that say which streams had a finite loss are copied off the device
+during the next step, and whether all were set is exchanged over gloo during the step after it, when
+all ranks act. Only if one was not are the streams exchanged, too.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from trainer.data.streams import Streams
-from trainer.distributed import Agreement, World
+from trainer.distributed import Agreement, World, gather_objects
 from trainer.engine.host_copy import HostCopy
 from trainer.train.stopping import Wish
 
@@ -28,29 +29,28 @@ class Verdict:
 
 
 class FaultWatch:
-    """A carrier of each step's flags to later steps; `drain` empties it for a rollback."""
+    """A carrier of each step's words to later steps; `drain` empties it for a rollback."""
 
     def __init__(self, streams: Streams, world: World) -> None:
         self._streams, self._world = streams, world
         self._ids = [int(s) for slot in range(streams.slots) for s in streams.stream_ids(slot)]
-        self._agreement = Agreement(world, 1 + streams.train_batch_size)
+        self._agreement = Agreement(world, 2)
         self._copy: HostCopy | None = None
+        self._bad: list[int] = []
+        """This rank's streams that the words under way speak of."""
 
     def exchange(self, wish: Wish, finite_S: Tensor) -> Verdict:
-        """Post this step's flags, and return what was agreed on for earlier steps. Collective."""
-        agreed = self._agreement.take()
-        flags = [int(wish)] + [0] * self._streams.train_batch_size
+        """Post this step's words, and return what was agreed on for earlier steps. Collective."""
+        agreed, is_bad = self._agreement.take()
+        bad = gather_objects(self._bad, self._world) if is_bad else []
         known = [] if self._copy is None else self._copy.read().tolist()  # begun a step ago
-        for stream, finite in zip(self._ids, known, strict=False):
-            flags[1 + stream] = int(not finite)
-        self._agreement.post(flags)
+        self._bad = [s for s, finite in zip(self._ids, known, strict=False) if not finite]
+        self._agreement.post([int(wish), int(bool(self._bad))])
         self._copy = HostCopy(finite_S)
-        return Verdict(
-            wish=Wish(agreed[0]), bad_streams=[s for s, bad in enumerate(agreed[1:]) if bad]
-        )
+        return Verdict(wish=Wish(agreed), bad_streams=sorted(s for own in bad for s in own))
 
     def drain(self) -> None:
-        """Wait for flags under way, and forget them. Collective."""
+        """Wait for words under way, and forget them. Collective."""
         self._agreement.take()
         self._copy = None
 
