@@ -121,8 +121,9 @@ class CapturedPasses:
             self._graphs = graphs(work, self._parameters, slots=self._slots)
 
     def _work(self, static: "_Static", how: How) -> tuple[Tensor, Tensor]:
-        passed = self._passes(static.segment, static.memory, how)
+        passed = self._passes.read(static.segment, static.memory, how)
         _copy(passed.memory, into=static.memory)
+        self._passes.forget(static.memory, passed.finite_B)
         return passed.loss_sum, passed.finite_B
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
+from trainer.engine.forgetting import forget_in_place
 from trainer.memory_tree import forget_streams
 from trainer.protocol import Memory, Output, Segment
 
@@ -44,7 +45,7 @@ class Passes:
                 spares most steps the selection of streams, and the mask of memory that follows.
         """
         self._engine, self._mem_len, self._asks = engine, mem_len, asks
-        self._unread: Memory | None = None
+        self._empty: Memory | None = None
 
     def __call__(self, segment: Segment, memory: Memory, how: How) -> Passed:
         """Read a segment, and add its gradients to those of the step so far.
@@ -52,20 +53,28 @@ class Passes:
         Raises:
             InputError: see `Engine.__call__`.
         """
+        passed = self.read(segment, memory, how)
+        if self._asks and bool(passed.finite_B.all()):
+            return passed
+        kept = forget_streams(passed.memory, passed.finite_B, unread=self._unread())
+        return passed._replace(memory=kept)
+
+    def read(self, segment: Segment, memory: Memory, how: How) -> Passed:
+        """Do the same, but forget no stream."""
         engine = self._engine
         output = engine(segment, memory, clamp_len=how.clamp_len, same_length=how.same_length)
         engine.backward(output.loss_sum * how.loss_weight)
         finite_B = finite_rows(output, n_rows=len(segment.lengths_B))
-        after = self._keep_finite(output.memory, finite_B)
-        return Passed(output.loss_sum.detach(), finite_B, after)
+        return Passed(output.loss_sum.detach(), finite_B, output.memory)
 
-    def _keep_finite(self, memory: Memory, finite_B: Tensor) -> Memory:
-        """Return the memory, with the streams forgotten whose loss was not finite."""
-        if self._asks and bool(finite_B.all()):
-            return memory
-        if self._unread is None:
-            self._unread = self._engine.empty_memory(1, mem_len=self._mem_len)
-        return forget_streams(memory, finite_B, unread=self._unread)
+    def forget(self, memory: Memory, finite_B: Tensor) -> None:
+        """Forget the streams whose loss was not finite, in the memory's own tensors."""
+        forget_in_place(memory, finite_B, unread=self._unread())
+
+    def _unread(self) -> Memory:
+        if self._empty is None:
+            self._empty = self._engine.empty_memory(1, mem_len=self._mem_len)
+        return self._empty
 
 
 def finite_rows(output: Output, *, n_rows: int) -> Tensor:

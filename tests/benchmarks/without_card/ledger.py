@@ -32,8 +32,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config.recipe import load_recipe
+from trainer.engine.forgetting import forget_in_place
 from trainer.engine.passes import finite_rows
-from trainer.memory_tree import forget_streams, leaves
+from trainer.memory_tree import leaves
 from trainer.model.transformer_xl import TransformerXL
 from trainer.model.triton.storage import copies_of, store_aligned
 from trainer.protocol import Segment
@@ -103,6 +104,8 @@ class Ledger(TorchDispatchMode):
 
     def _count(self, name: str, tensors: list[Tensor]) -> None:
         kind = KINDS.get(name, "element by element")
+        if name == UNTOUCHED:
+            tensors = tensors[1:2]
         if name in INDEXED:  # as many rows of the first as there are in the others
             first, tensors = tensors[0], [x for x in tensors[1:] if x.shape != tensors[0].shape]
             tensors += [x for x in tensors if x.dtype == first.dtype]
@@ -116,6 +119,8 @@ PRODUCTS = ("mm", "addmm", "bmm")
 #: Products of queries and keys, by kernel: of weights, values and their gradients.
 ATTENTION = {"forward": 2, "backward_by_query": 3, "backward_by_key": 4}
 INDEXED = ("index_select", "index_add", "index_add_", "index_copy", "scatter_")
+#: A kernel that only reads flags while every stream's loss is finite.
+UNTOUCHED = "_overwrite_kernel"
 KINDS = {
     **dict.fromkeys(PRODUCTS, "products"),
     **dict.fromkeys(ATTENTION, "attention"),
@@ -191,9 +196,10 @@ def step_of(recipe: str) -> tuple[dict[str, Cost], int]:
             (output.loss_sum * 0.1).backward()
             copies.hand_over()
             finite_B = finite_rows(output, n_rows=n_streams)
-            after = forget_streams(output.memory, finite_B, unread=unread)
+            after = output.memory
             pairs = [[x for _, x in leaves(m) if isinstance(x, Tensor)] for m in (memory, after)]
             torch._foreach_copy_(*pairs)
+            forget_in_place(memory, finite_B, unread=unread)
     stored = sum(p.numel() for p in module.parameters())
     update = Cost()
     update.add(4 * stored, 0, us=10 * US_OUTSIDE)  # the norm
