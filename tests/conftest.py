@@ -13,7 +13,7 @@ import training
 from claiming import HERE
 
 from trainer.launchers import RENDEZVOUS
-from trainer.train.opening.claim import Claim
+from trainer.training.opening.claim import Claim
 
 # A loaded machine is slow to draw examples; what is drawn is none the worse for it.
 hypothesis.settings.register_profile(

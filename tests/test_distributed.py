@@ -33,8 +33,8 @@ from trainer.distributed import (
 from trainer.errors import InputError
 from trainer.inference.score import Score, score
 from trainer.launchers import complete_environ
-from trainer.train.faults import FaultWatch
-from trainer.train.stopping import Wish
+from trainer.training.faults import FaultWatch
+from trainer.training.stopping import Wish
 
 SRUN = {
     "SLURM_PROCID": "5",

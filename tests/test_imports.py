@@ -24,7 +24,7 @@ data
 data.prepare track engine budget
 checkpoint
 inference
-train trainer
+training trainer
 exchange
 commands
 __main__ txl_trainer

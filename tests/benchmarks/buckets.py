@@ -35,7 +35,7 @@ from trainer.checkpoint.state import TrainState
 from trainer.config.deepspeed import load_ds_config
 from trainer.distributed import World
 from trainer.engine import deepspeed
-from trainer.train.loop import train_step
+from trainer.training.loop import train_step
 
 SHARE = 16
 DIMS = replace(

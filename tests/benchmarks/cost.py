@@ -34,7 +34,7 @@ from trainer.distributed import this_process
 from trainer.engine import deepspeed
 from trainer.host_cpu import use_cpu_well
 from trainer.launchers import RENDEZVOUS, complete_environ
-from trainer.train.loop import train_step
+from trainer.training.loop import train_step
 
 BASE = Dims(
     vocab_size=10_000,

@@ -29,12 +29,12 @@ from trainer.engine.deepspeed import Engine
 from trainer.engine.passes import Passes
 from trainer.host_cpu import use_cpu_well
 from trainer.launchers import complete_environ
-from trainer.train import duties, loop, recovery, saving
-from trainer.train.faults import FaultWatch
-from trainer.train.opening.plan import make_plan
-from trainer.train.profiling import Profiler
-from trainer.train.session import train_connected
-from trainer.train.stopping import StopRequests
+from trainer.training import duties, loop, recovery, saving
+from trainer.training.faults import FaultWatch
+from trainer.training.opening.plan import make_plan
+from trainer.training.profiling import Profiler
+from trainer.training.session import train_connected
+from trainer.training.stopping import StopRequests
 
 WARM_STEPS = 5
 ENGINE, REST = "engine", "all else between"

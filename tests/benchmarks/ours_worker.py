@@ -32,7 +32,7 @@ from trainer.inference.score import ScorePlan, fastest
 from trainer.launchers import complete_environ
 from trainer.model.memory import LayerInputs
 from trainer.protocol import IGNORED, Segment, reading_memory
-from trainer.train.loop import train_step
+from trainer.training.loop import train_step
 
 
 class PeersTargets(Streams):

@@ -35,8 +35,8 @@ from trainer.engine import deepspeed
 from trainer.engine.deepspeed import Engine
 from trainer.host_cpu import use_cpu_well
 from trainer.launchers import complete_environ
-from trainer.train.loop import train_step
-from trainer.train.run import Run
+from trainer.training.loop import train_step
+from trainer.training.run import Run
 
 WARM_STEPS = 3
 LOOP, ENGINE, KEEPING, WATCHING = "loop", "engine", "keeping gradients", "watching"

@@ -24,7 +24,7 @@ from trainer.checkpoint.hashing import fingerprint
 from trainer.checkpoint.memories import read_memories
 from trainer.engine.full_state import MOMENTS, Read
 from trainer.errors import InputError
-from trainer.train.background import Background
+from trainer.training.background import Background
 
 
 def test_what_was_saved_is_read_back_bit_by_bit(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from trainer.config.deepspeed import load_ds_config
 from trainer.distributed import World
 from trainer.engine import deepspeed, zero_gradients
 from trainer.engine.captured import CapturedPasses
-from trainer.train.loop import train_step
+from trainer.training.loop import train_step
 
 N_WORDS, N_STEPS = 200, 6
 #: By name: a packaged file, what is changed in its blocks, and the number of slots.

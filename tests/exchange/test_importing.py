@@ -24,7 +24,7 @@ from trainer.data.vocabulary.files import load_vocabulary, save_vocabulary
 from trainer.errors import InputError
 from trainer.exchange.importing import import_checkpoint
 from trainer.inference.trained import open_trained
-from trainer.train.opening import rundir
+from trainer.training.opening import rundir
 
 MODELS: dict[str, dict[str, Any]] = {
     "one table": {},

@@ -40,7 +40,7 @@ from trainer.launchers import complete_environ  # noqa: E402
 from trainer.track.processes import read_holder  # noqa: E402
 from trainer.track.records import METRICS_FILE  # noqa: E402
 from trainer.track.status import read_status  # noqa: E402
-from trainer.train.opening.claim import CLAIM  # noqa: E402
+from trainer.training.opening.claim import CLAIM  # noqa: E402
 
 TRAIN = str(ROOT / "launch" / "train.py")
 LAUNCHERS = ("python", "torchrun", "deepspeed", "srun", "mpirun")

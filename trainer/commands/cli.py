@@ -17,7 +17,7 @@ from trainer.commands.launcher_report import tell_launcher
 from trainer.commands.standard_streams import drop_standard_output, mend_standard_streams
 from trainer.errors import Exit, InputError, ShortageError
 from trainer.launchers import is_first_task
-from trainer.train.stopping import StopRequests
+from trainer.training.stopping import StopRequests
 
 #: The most characters of an error's line that are printed: enough to list all wrong fields.
 _SHOWN = 4000
@@ -38,7 +38,7 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
         arguments = parse_train(argv)
         if arguments.device == "cpu" or not torch.cuda.is_available():
             environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed reads it at import
-        from trainer.train.session import run_training
+        from trainer.training.session import run_training
 
         code = run_training(arguments, environ, stops)
         if code is not Exit.DONE:

@@ -24,7 +24,7 @@ from trainer.distributed import World
 from trainer.engine import deepspeed
 from trainer.engine.captured import passes_of
 from trainer.model.build import build_model
-from trainer.train.run import Run
+from trainer.training.run import Run
 
 
 def experiment_of(dims: Dims, dropout: float, *, kernels: str = "auto") -> ExperimentConfig:

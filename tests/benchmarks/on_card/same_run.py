@@ -23,7 +23,7 @@ from trainer.engine import captured as captured_passes
 from trainer.engine import deepspeed
 from trainer.errors import InputError
 from trainer.launchers import complete_environ
-from trainer.train.loop import train_step
+from trainer.training.loop import train_step
 
 N_STEPS = 12
 SMALL = replace(

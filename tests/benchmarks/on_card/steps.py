@@ -13,7 +13,7 @@ from on_card.rows import Ask, Row, row
 from trainer.distributed import this_process
 from trainer.engine import deepspeed
 from trainer.launchers import complete_environ
-from trainer.train.loop import train_step
+from trainer.training.loop import train_step
 
 #: Steps that are profiled, and how many of a device's kernels are told.
 PROFILED, TOLD = 3, 25

@@ -16,7 +16,7 @@ from trainer import read_metrics
 from trainer.errors import Exit
 from trainer.track.metrics import METRICS_FILE
 from trainer.track.status import STATUS_FILE, Status, read_status
-from trainer.train.stopping import STOP_FILE
+from trainer.training.stopping import STOP_FILE
 
 #: Seconds between looks at the run.
 LOOK_S = 0.5

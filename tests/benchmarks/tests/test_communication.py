@@ -14,7 +14,7 @@ from trainer.checkpoint.state import TrainState
 from trainer.config.deepspeed import load_ds_config
 from trainer.distributed import World
 from trainer.engine import deepspeed
-from trainer.train.loop import train_step
+from trainer.training.loop import train_step
 
 N_WORDS = 500
 #: Norms, flags, and what makes partitions even.

@@ -24,7 +24,7 @@ from trainer.distributed import this_process
 from trainer.engine import deepspeed
 from trainer.engine.graphs import Emulated
 from trainer.launchers import complete_environ
-from trainer.train.loop import train_step
+from trainer.training.loop import train_step
 
 
 class Replayed(Emulated):

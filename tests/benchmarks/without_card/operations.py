@@ -36,7 +36,7 @@ from trainer.engine import deepspeed
 from trainer.engine.captured import CapturedPasses
 from trainer.engine.graphs import Emulated
 from trainer.launchers import complete_environ
-from trainer.train.loop import train_step
+from trainer.training.loop import train_step
 
 DIMS = CONFIGS["wt103-narrow"]
 PARTS = {

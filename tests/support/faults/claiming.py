@@ -9,8 +9,8 @@ from pathlib import Path
 from training import environment
 
 from trainer.track.processes import this_place
-from trainer.train.opening.claim import STALE_S
-from trainer.train.opening.claimant import Claimant
+from trainer.training.opening.claim import STALE_S
+from trainer.training.opening.claimant import Claimant
 
 HERE = this_place()
 ELSEWHERE = dataclasses.replace(HERE, host="node7", boot="another")
@@ -55,7 +55,7 @@ def killed(run_dir: Path) -> int:
     """Number of a process that claimed the directory and was killed."""
     code = f"""
 from pathlib import Path
-from trainer.train.opening.claimant import Claimant
+from trainer.training.opening.claimant import Claimant
 assert Claimant().attempt(Path({str(run_dir)!r}))
 print(flush=True)
 input()

@@ -17,7 +17,7 @@ def main() -> None:
     import torch
 
     from trainer.commands import cli
-    from trainer.train import session  # noqa: F401
+    from trainer.training import session  # noqa: F401
 
     torch.set_num_threads(1)
     if os.environ.get("RANK", "0") == rank:

@@ -40,7 +40,7 @@ from trainer.exchange.model_card import model_card
 from trainer.exchange.vocabularies import read_vocabulary
 from trainer.inference.trained import open_trained
 from trainer.track.report import report
-from trainer.train.opening import rundir
+from trainer.training.opening import rundir
 
 Form = Literal["json", "bytes", "pickle", "archive", "older"]
 V = 20

@@ -15,7 +15,7 @@ from trainer.distributed import World
 from trainer.engine import deepspeed
 from trainer.engine.captured import passes_of
 from trainer.model.build import build_model
-from trainer.train.run import Run
+from trainer.training.run import Run
 
 
 def bare_run(

@@ -24,9 +24,9 @@ from trainer.engine import deepspeed
 from trainer.errors import Exit, InputError
 from trainer.launchers import complete_environ
 from trainer.track.status import STATUS_FILE, read_status
-from trainer.train.opening.plan import make_plan
-from trainer.train.session import train_connected
-from trainer.train.stopping import STOP_FILE, StopRequests, Wish
+from trainer.training.opening.plan import make_plan
+from trainer.training.session import train_connected
+from trainer.training.stopping import STOP_FILE, StopRequests, Wish
 
 
 class AskedToStop(StopRequests):

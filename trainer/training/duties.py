@@ -1,0 +1,258 @@
+"""Duties of a run between its steps: record, sample, validate, finish.
+
+All functions are called by all ranks at the same step.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.budget.machine import peak_bytes
+from trainer.checkpoint.state import TrainState
+from trainer.distributed import gather_objects, largest, on_main, sum_floats
+from trainer.errors import Exit
+from trainer.inference.generate import generate
+from trainer.inference.sampling_options import Sampling
+from trainer.inference.score import score
+from trainer.outside import printable
+from trainer.track.perplexity import perplexity
+from trainer.track.status import RunState, Status, write_status
+from trainer.track.throughput import tokens_per_s
+from trainer.training import due, saving
+from trainer.training.expectations import missed
+from trainer.training.run import Run, StepStats
+from trainer.training.stopping import STOP_FILE, Wish
+
+log = logging.getLogger(__name__)
+
+#: A record's loss that is so many nats above the previous record's is an event.
+SPIKE_NATS = 1.0
+
+
+def record(run: Run, state: TrainState, stats: StepStats) -> None:
+    """Add the step to the window of steps; at the window's end log its mean loss and metrics."""
+    state.window_loss_sum += stats.loss_sum
+    state.window_tokens += stats.n_tokens
+    state.window_seconds += stats.seconds
+    state.seconds += stats.seconds
+    if not due.record_is_due(run.experiment, state):
+        return
+    (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
+    loss = loss_sum / state.window_tokens
+    if state.last_loss is not None and loss > state.last_loss + SPIKE_NATS:
+        event(run, state, "spike", loss=loss, before=state.last_loss)
+    grad_norm = run.engine.grad_norm
+    values: dict[str, float | int | str | None] = {
+        "train/loss": loss,
+        "train/ppl": perplexity(loss),
+        "train/epoch": state.data_step / run.streams.steps_per_epoch,
+        "optim/lr": stats.lr,
+        "optim/grad_norm": None if grad_norm is None else float(grad_norm),
+        "optim/loss_scale": run.engine.loss_scale,
+        "optim/skipped_steps": state.skipped_steps,
+        "throughput/tokens_per_s": tokens_per_s(state.window_tokens, state.window_seconds),
+        "memory/peak_gib": peak_gib(run.world.device),
+    }
+    run.tracker.log("train", values=values, **state.counters)
+    state.last_loss = loss
+    clear_window(state)
+    set_status(run, state, "running")
+
+
+def learn(run: Run, state: TrainState) -> None:
+    """Count what became of the last update, if that is not known yet."""
+    if run.engine.learned() is False:
+        state.skipped_steps += 1
+        event(run, state, "skip", loss_scale=run.engine.loss_scale)
+
+
+def asked(run: Run) -> Wish:
+    """Return the strongest request to stop of any rank so far. Collective."""
+    return Wish(largest(run.stops.poll(), run.world))
+
+
+def validate_if_due(run: Run, state: TrainState, *, at_end: bool = False) -> Wish:
+    """Validate if it is due and the corpus has a valid split.
+
+    Returns:
+        A request to stop that came meanwhile, for which the validation was given up.
+    """
+    if "valid" in run.corpus.splits and due.validation_is_due(run.experiment, state, at_end=at_end):
+        return _validate(run, state)
+    return Wish.NONE
+
+
+def _validate(run: Run, state: TrainState) -> Wish:
+    """Score the valid split with a memory of its own, and note a new best loss."""
+    wishes = [Wish.NONE]
+
+    def should_stop() -> bool:
+        wishes.append(asked(run))
+        return wishes[-1] is not Wish.NONE
+
+    experiment, engine, split = run.experiment, run.engine, run.corpus.splits["valid"]
+    engine.train(False)
+    result = score(
+        engine,
+        split,
+        scoring=experiment.valid,
+        n_layer=experiment.model.n_layer,
+        first_memory=lambda rows, mem_len: engine.reading_memory(rows, mem_len=mem_len),
+        cutoffs=experiment.model.cutoffs,
+        world=run.world,
+        should_stop=should_stop,
+        cut_documents=experiment.data.memory_reset == "document",
+    )
+    if result is None:
+        return wishes[-1]
+    state.validated_step = state.step
+    state.evals_since_best += 1
+    if due.is_new_best(state, result.loss):
+        state.best_loss, state.best_step, state.evals_since_best = result.loss, state.step, 0
+        state.best_of = run.valid_of
+        if state.saved_step == state.step:  # saved before a stop interrupted the validation
+            saving.mark_best(run, state.step)
+    values = {f"valid/{name}": value for name, value in result.metrics(split).items()}
+    values_and_best = {**values, "valid/best_loss": state.best_loss}
+    run.tracker.log("valid", values=values_and_best, of=run.valid_of, **state.counters)
+    return Wish.NONE
+
+
+def sample_if_due(run: Run, state: TrainState) -> None:
+    """Record a sample of text if it is due, drawn with a generator and a memory of its own."""
+    if not due.sample_is_due(run.experiment, state):
+        return
+    sample = run.experiment.sample
+    sampling = Sampling(
+        n_tokens=sample.n_tokens,
+        temperature=sample.temperature,
+        seed=run.experiment.seed + state.step,
+    )
+    with run.engine.predicting() as model:
+        pieces = generate(
+            model,
+            run.corpus.vocabulary,
+            prompt=sample.prompt,
+            sampling=sampling,
+            scoring=run.experiment.valid,
+            cutoffs=run.experiment.model.cutoffs,
+            dtype=run.engine.dtype,
+            device=run.world.device,
+        )
+        text = sample.prompt + "".join(pieces)
+    run.tracker.log("sample", values={"sample/text": text}, **state.counters)
+
+
+def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
+    """End a run or an attempt: validate if done, save, judge, and record how it ended."""
+    run.tracker.end_progress(state.update)
+    tell_trace(run, state, run.profiler.close())
+    if run.profiler.missed:
+        first, last = run.profiler.missed
+        log.warning(
+            "nothing was profiled: no step of this attempt begins --profile %s:%s", first, last
+        )
+    run.watch.drain()
+    run.background.wait()
+    if wish is Wish.NONE:
+        wish = validate_if_due(run, state, at_end=True)
+    if due.checkpoint_is_due(run.experiment, state, at_end=True):
+        saving.save_now(run, state)
+    reason = _reason(run, wish)
+    ending: dict[Wish, tuple[RunState, Exit]] = {
+        Wish.NONE: ("done", Exit.DONE),
+        Wish.REQUEUE: ("requeue", Exit.REQUEUE),
+        Wish.STOP: ("stopped", Exit.STOPPED),
+    }
+    run_state, code = ending[wish]
+    expect = run.experiment.expect
+    result, of = _result(run, state), run.valid_of
+    lacks = []
+    if wish is Wish.NONE:
+        lacks = on_main(lambda: missed(expect, result, best_of=state.best_of, of=of), run.world)
+    if lacks:
+        reason, code = f"missed {'; '.join(lacks)}", Exit.EXPECTATION
+        event(run, state, "expectation", missed=lacks)
+    event(run, state, "stop", reason=reason or run_state)
+    set_status(run, state, run_state, reason=reason or None, code=code)
+    if wish is Wish.STOP and run.world.is_main:
+        try:
+            (run.run_dir / STOP_FILE).unlink(missing_ok=True)  # the request was obeyed
+        except OSError as error:
+            log.error("%s is still there and would stop the next attempt: %s", STOP_FILE, error)
+    return code
+
+
+def tell_trace(run: Run, state: TrainState, trace: Path | None) -> None:
+    """Record the path of the profiled steps' trace, if `trace` was written."""
+    if trace is not None:
+        event(run, state, "profile", path=str(trace), opens_in="ui.perfetto.dev")
+
+
+def _reason(run: Run, wish: Wish) -> str:
+    """Return the reason for the agreed request, from the lowest rank that received it."""
+    asked = gather_objects((run.stops.wish, run.stops.reason), run.world)
+    return next((reason for own, reason in asked if own is wish), "")
+
+
+def event(run: Run, state: TrainState, name: str, **details: Any) -> None:
+    """Record an event at this step."""
+    run.tracker.event(name, **state.counters, **details)
+
+
+def set_status(
+    run: Run,
+    state: TrainState,
+    run_state: RunState,
+    *,
+    reason: str | None = None,
+    code: Exit | None = None,
+) -> None:
+    """Rewrite `status.json`; a full disk does not end the run."""
+    if not run.world.is_main:
+        return
+    status = Status.of_this_process(
+        state=run_state,
+        step=state.step,
+        update=state.update,
+        max_steps=run.experiment.train.max_steps,
+        eta_s=run.tracker.eta_s,
+        attempt=state.attempt,
+        reason=None if reason is None else printable(reason),
+        exit_code=code,
+        result=_result(run, state),
+        best_of=state.best_of,
+    )
+    try:
+        write_status(run.run_dir, status)
+    except OSError as error:
+        log.error("status.json: %s", error)
+
+
+def _result(run: Run, state: TrainState) -> dict[str, float | int | str | None]:
+    """Return the result of the run so far, for `status.json`."""
+    return {
+        "corpus": run.corpus.name,
+        "corpus_hash": run.corpus.hash,
+        "precision": run.identity["precision"],
+        "train/loss": state.last_loss,
+        "valid/best_loss": state.best_loss,
+        "valid/best_step": state.best_step,
+        "tokens": state.n_tokens,
+        "throughput/tokens_per_s": tokens_per_s(state.n_tokens, state.seconds),
+    }
+
+
+def peak_gib(device: torch.device) -> float:
+    """Return the most memory held so far: by tensors on a GPU, otherwise by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return peak_bytes() / 2**30
+
+
+def clear_window(state: TrainState) -> None:
+    """Begin a new window of steps for the next record."""
+    state.window_loss_sum.zero_()
+    state.window_tokens, state.window_seconds = 0, 0.0

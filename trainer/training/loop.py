@@ -1,0 +1,98 @@
+"""The training loop: run, step, micro step.
+
+Nothing of ours waits for the device inside a step: losses are summed on the device and read once
+per record. `trainer.engine.deepspeed` says where a step waits, and where what became of an update
+is only learned in the next step.
+"""
+
+import time
+
+import numpy as np
+import torch
+
+from trainer.checkpoint.state import TrainState
+from trainer.engine.passes import How
+from trainer.errors import Exit
+from trainer.training import due, duties, recovery, saving
+from trainer.training.due import is_done
+from trainer.training.run import Run, StepStats
+from trainer.training.stopping import Wish
+
+
+def train(run: Run, state: TrainState) -> Exit:
+    """Train until `max_steps` updates, the end of patience or a request to stop. Collective.
+
+    Validation comes before saving, so that a resumed run logs the same sequence. Checkpoints are
+    written while the next steps run.
+
+    Raises:
+        NonFiniteError: the loss stayed non-finite after the one rollback.
+    """
+    state.memories = state.memories or run.empty_memories()
+    best_step = state.best_step
+    wish = duties.asked(run)  # requests from while the run was built
+    if wish is Wish.NONE:  # a parent's weights, or an interrupted validation
+        wish = duties.validate_if_due(run, state)
+    if state.best_step != best_step:
+        saving.save_if_due(run, state)
+    while wish is Wish.NONE and not is_done(run.experiment, state):
+        run.profiler.before_step(state.step)
+        stats = train_step(run, state)
+        duties.tell_trace(run, state, run.profiler.after_step(state.step))
+        verdict = run.watch.exchange(run.stops.poll(), stats.finite_S)
+        run.background.advance()
+        if recovery.handle_nonfinite(run, state, verdict):
+            continue
+        wish = verdict.wish
+        if wish is not Wish.NONE or due.anything_is_due(run.experiment, state):
+            duties.learn(run, state)
+        duties.record(run, state, stats)
+        duties.sample_if_due(run, state)
+        if wish is Wish.NONE:
+            wish = duties.validate_if_due(run, state)
+        if wish is Wish.NONE and not is_done(run.experiment, state):
+            saving.save_if_due(run, state)  # `finish` saves the last one
+    return duties.finish(run, state, wish)
+
+
+def train_step(run: Run, state: TrainState) -> StepStats:
+    """Attempt one update: run a micro step per slot, each with its own streams and memory."""
+    began = time.perf_counter()
+    streams, engine, world, config = run.streams, run.engine, run.world, run.experiment.train
+    engine.train(True)
+    if streams.forgets_memory(state.data_step) or not state.memories:
+        state.memories = run.empty_memories()
+    n_tokens = streams.n_tokens(state.data_step)
+    # The engine divides by slots and averages over ranks: the result is the mean per token.
+    weight = world.world_size * engine.slots / n_tokens
+    how = How(weight, config.clamp_len, config.same_length)
+    lr, finite = 0.0, []
+    loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
+    for slot, memory in enumerate(state.memories):
+        torch.manual_seed(dropout_seed(run.experiment.seed, state.step, slot, world.rank))
+        segment = run.reader.segment(state.data_step, slot)
+        passed = run.passes(segment, memory, how)
+        if slot == engine.slots - 1:
+            duties.learn(run, state)  # of the step before, whose rate follows
+            lr = engine.lr
+        engine.step()
+        loss_sum += passed.loss_sum.double()
+        state.memories[slot] = passed.memory
+        finite.append(passed.finite_B)
+    state.step += 1
+    state.data_step += 1
+    state.n_tokens += n_tokens
+    if not engine.learns_late:
+        duties.learn(run, state)
+    return StepStats(
+        loss_sum=loss_sum,
+        n_tokens=n_tokens,
+        lr=lr,
+        finite_S=torch.cat(finite),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def dropout_seed(seed: int, step: int, slot: int, rank: int) -> int:
+    """Return a seed for this micro step of this rank alone: a resumed run drops the same."""
+    return int(np.random.SeedSequence((seed, step, slot, rank)).generate_state(1, np.uint64)[0])

@@ -1,0 +1,95 @@
+"""Restoring a run from a checkpoint, at a start or after losses that were not finite."""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint.folder import directory, newest_whole
+from trainer.checkpoint.hashing import led_with_hashes
+from trainer.checkpoint.memories import read_memories
+from trainer.checkpoint.state import TrainState
+from trainer.checkpoint.tensors import load_engine
+from trainer.errors import NonFiniteError
+from trainer.outside import printable
+from trainer.training import duties
+from trainer.training.faults import STEPS_LATE, Verdict
+from trainer.training.run import Run
+from trainer.wording import counted
+
+log = logging.getLogger(__name__)
+
+
+def restore(path: Path, saved: dict[str, Any], *, run: Run, state: TrainState) -> None:
+    """Load the verified checkpoint at `path` into the engine and `state`, with its memories."""
+    state.load_json(saved["train"])
+    if not _compares_with_best(state, saved, run):
+        log.info("validations are of %s, other than before: the best begins anew", run.valid_of)
+        state.forget_best()
+    if not run.world.is_main:
+        state.window_loss_sum.zero_()  # rank 0 has the sum of all ranks
+    scalars = saved["engine"]
+    load_engine(path, run.engine, optimizer_step=scalars["optimizer_step"])
+    run.engine.load_scalars(scalars, step=state.step, skipped_steps=state.skipped_steps)
+    ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
+    state.memories = read_memories(path, ids, unread=run.empty_memories())
+
+
+def _listed(numbers: list[int]) -> str:
+    return printable(", ".join(map(str, numbers)), most=200)
+
+
+def _compares_with_best(state: TrainState, saved: dict[str, Any], run: Run) -> bool:
+    """Return whether a checkpoint's best loss measures what this run's validations measure."""
+    if run.valid_of is None or state.best_loss is None:
+        return True
+    if state.best_of is not None:
+        return state.best_of.key == run.valid_of.key
+    split_hash = run.valid_of.split_hash  # older checkpoints only have this
+    return bool(split_hash == (saved.get("splits") or {}).get("valid", split_hash))
+
+
+def handle_nonfinite(run: Run, state: TrainState, verdict: Verdict) -> bool:
+    """Count steps with a non-finite loss; at the limit roll back once, then give up.
+
+    Returns:
+        Whether the run was rolled back.
+
+    Raises:
+        NonFiniteError: a rollback is spent already, or there is nothing to roll back to.
+    """
+    if not verdict.bad_streams:
+        state.nonfinite_in_a_row = 0
+        return False
+    state.nonfinite_in_a_row += 1
+    ranks = run.watch.ranks_of(verdict.bad_streams)
+    bad_step = state.step - STEPS_LATE
+    where = {"bad_step": bad_step, "ranks": ranks, "streams": verdict.bad_streams}
+    duties.event(run, state, "nonfinite", in_a_row=state.nonfinite_in_a_row, **where)
+    if state.nonfinite_in_a_row < run.experiment.limits.nonfinite_steps:
+        return False
+    what = (
+        f"the loss was not finite for {counted(state.nonfinite_in_a_row, 'step')} up to step "
+        f"{bad_step}, on rank {_listed(ranks)}, stream {_listed(verdict.bad_streams)}"
+    )
+    run.background.wait()
+    folder = directory(run.run_dir)
+    first = bad_step - state.nonfinite_in_a_row + 1  # a later checkpoint may be bad too
+    newest = led_with_hashes(partial(newest_whole, folder, before_step=first), run.world)
+    if state.rolled_back or newest.path is None:
+        spent = (
+            "after a rollback"
+            if state.rolled_back
+            else "and there is no whole checkpoint of before"
+        )
+        raise NonFiniteError(f"{what}, {spent}: lower --optim.lr or look at the text there")
+    run.watch.drain()
+    attempt, data_step, wandb_id = state.attempt, state.data_step, state.wandb_id
+    restore(newest.path, newest.state, run=run, state=state)
+    # Go on after the text that failed, with memories that have not read it.
+    state.data_step, state.attempt, state.wandb_id = data_step, attempt + 1, wandb_id
+    state.rolled_back, state.nonfinite_in_a_row, state.memories = True, 0, []
+    duties.clear_window(state)
+    run.tracker.begin_attempt(state.attempt)
+    duties.event(run, state, "rollback", path=newest.path.name, data_step=data_step, **where)
+    return True

@@ -1,0 +1,67 @@
+"""A run as its loop sees it: its fixed parts, and the result of a step."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from trainer.config.recipe import ExperimentConfig
+from trainer.data.corpus import Corpus
+from trainer.data.read_ahead import SegmentReader
+from trainer.data.streams import Streams
+from trainer.distributed import World
+from trainer.engine.captured import CapturedPasses
+from trainer.engine.deepspeed import Engine
+from trainer.engine.passes import Passes
+from trainer.protocol import Memory
+from trainer.track.measure import Measure
+from trainer.track.tracker import Tracker
+from trainer.training.background import Background
+from trainer.training.faults import FaultWatch
+from trainer.training.profiling import Profiler
+from trainer.training.stopping import StopRequests
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that stays the same during a run."""
+
+    experiment: ExperimentConfig
+    run_dir: Path
+    corpus: Corpus
+    streams: Streams
+    reader: SegmentReader
+    engine: Engine
+    passes: Passes | CapturedPasses
+    tracker: Tracker
+    stops: StopRequests
+    watch: FaultWatch
+    profiler: Profiler
+    background: Background
+    world: World
+    identity: dict[str, Any]
+    """The run's description in each checkpoint: configurations, hashes, number of ranks."""
+    valid_of: Measure | None
+    """The measure of validation losses; None without a valid split."""
+
+    def empty_memories(self) -> list[Memory]:
+        """Return a memory per slot, of streams that have read nothing."""
+        mem_len, n_rows = self.experiment.train.mem_len, self.streams.micro
+        empty = self.engine.empty_memory
+        return [empty(n_rows, mem_len=mem_len) for _ in range(self.engine.slots)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepStats:
+    """Result of one step; tensors stay on the device."""
+
+    loss_sum: Tensor
+    """This rank's nats, fp64."""
+    n_tokens: int
+    """Targets over all ranks."""
+    lr: float
+    """The rate of the update, also if it was not applied."""
+    finite_S: Tensor
+    """For each of this rank's streams, slot after slot, True if its loss was finite."""
+    seconds: float

@@ -1,0 +1,269 @@
+"""From a plan to a trained run: claim the directory, build, resume, train."""
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import MutableMapping
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.budget.shortage import explained
+from trainer.checkpoint.hashing import led_with_hashes
+from trainer.checkpoint.state import TrainState
+from trainer.checkpoint.tensors import load_engine
+from trainer.config.arguments import TrainArguments
+from trainer.data.read_ahead import AHEAD, SegmentReader
+from trainer.distributed import World, barrier, gather_objects, on_each, on_main
+from trainer.engine import deepspeed
+from trainer.engine.captured import passes_of
+from trainer.errors import Exit, NonFiniteError, ShortageError
+from trainer.host_cpu import returning_freed, use_cpu_well
+from trainer.launchers import complete_environ
+from trainer.model.build import build_in_parts, build_model
+from trainer.model.initialise import Fills
+from trainer.track.console import close_logging, setup_logging
+from trainer.track.tracker import open_tracker
+from trainer.training import duties, recovery
+from trainer.training.background import Background
+from trainer.training.faults import FaultWatch
+from trainer.training.loop import train
+from trainer.training.opening import identity, rundir
+from trainer.training.opening.claimant import claimed
+from trainer.training.opening.dry_run import describe_start, refuse_without_memory
+from trainer.training.opening.plan import Plan, describe_plan, make_plan
+from trainer.training.opening.start import Start, announce, find_start, give_up
+from trainer.training.profiling import Profiler
+from trainer.training.run import Run
+from trainer.training.stopping import StopRequests
+
+log = logging.getLogger(__name__)
+
+
+def run_training(
+    arguments: TrainArguments, environ: MutableMapping[str, str], stops: StopRequests
+) -> Exit:
+    """Train as `arguments` say. All ranks call this, once per process.
+
+    `environ` is the environment of the process.
+
+    Raises:
+        InputError: on every rank, before anything was allocated or overwritten.
+    """
+    environ.update(complete_environ(environ))
+    plan = make_plan(arguments, environ)
+    if arguments.dry_run:
+        if plan.world.is_main:
+            print(describe_plan(plan, describe_start(plan)))
+        return Exit.DONE
+    _prepare(plan.world.device, tf32=arguments.experiment.train.tf32)
+    limits = arguments.experiment.limits
+    world = deepspeed.connect(plan.world, timeout_s=limits.distributed_timeout_s)
+    code = train_connected(plan, world, environ, stops)
+    barrier(world)
+    deepspeed.disconnect()
+    return code
+
+
+def _prepare(device: torch.device, *, tf32: bool) -> None:
+    """Set how this process multiplies."""
+    if device.type == "cpu":
+        use_cpu_well()
+    else:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+
+
+def train_connected(
+    plan: Plan, world: World, environ: MutableMapping[str, str], stops: StopRequests
+) -> Exit:
+    """Train in a process group that exists already, and do not end it. Collective.
+
+    Raises:
+        InputError: on every rank.
+    """
+    named, recipe = plan.arguments.run_dir, plan.arguments.recipe
+    candidates = [named] if named else rundir.default_run_dirs(recipe, now=time.time())
+    with (
+        claimed(candidates, must_be_new=named is None, world=world, on_lost=_leave) as run_dir,
+        explained(world, plan.situation),
+    ):
+        return _train_claimed(plan, world, run_dir, environ, stops)
+
+
+def _leave(reason: str) -> None:
+    """End this process at once: it must not write into a directory that another process holds."""
+    print(f"error: {reason}: leaving, with nothing saved", file=sys.stderr, flush=True)
+    os._exit(Exit.BAD_INPUT)
+
+
+def _train_claimed(
+    plan: Plan, world: World, run_dir: Path, environ: MutableMapping[str, str], stops: StopRequests
+) -> Exit:
+    experiment = plan.arguments.experiment
+    stops.hold(run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main)
+    identity.refuse_different(plan, world)
+    refuse_without_memory(plan, run_dir, world)
+    model, fills = _built(plan)
+    start = led_with_hashes(partial(find_start, plan, run_dir, model), world)
+    log_file = run_dir / "logs" / f"rank-{world.rank:05d}.log"
+    on_each(rundir.writing(lambda: setup_logging(world.rank, log_file=log_file)), world)
+    if start.done is not None:
+        lacks = on_main(partial(identity.judge_again, plan, run_dir, start.done), world)
+        close_logging()
+        return Exit.EXPECTATION if lacks else Exit.DONE
+    hosts = gather_objects(socket.gethostname(), world)
+    attempt = on_main(lambda: announce(plan, run_dir, start, hosts), world)
+    try:
+        with explained(world, plan.situation):
+            n_parameters = sum(p.numel() for p in model.parameters())
+            engine = _engine(plan, world, model, fills)
+            run = _open(plan, world, run_dir, start, attempt, engine, n_parameters, environ, stops)
+            state = _begin(run, plan, start, attempt, n_parameters)
+    except BaseException as error:
+        if world.is_main:
+            give_up(run_dir, error)
+        raise
+    code = None
+    try:
+        code = _train_to_the_end(run, state, plan)
+    finally:
+        run.reader.close()
+        run.background.close()
+        run.tracker.close(1 if code is None else int(code))
+        close_logging()
+    run.engine.destroy()
+    return code
+
+
+def _built(plan: Plan) -> tuple[nn.Module, Fills | None]:
+    """Return the model; with it, at stage 3, what is to fill the parts that each rank keeps.
+
+    Another's model is built whole, since what its constructors draw is not known.
+    """
+    experiment, n_words = plan.arguments.experiment, plan.corpus.vocabulary.size
+    if plan.resolved.zero_stage == 3 and experiment.model.factory is None:
+        return build_in_parts(experiment.model, vocabulary_size=n_words, seed=experiment.seed)
+    model = build_model(experiment.model, vocabulary_size=n_words, seed=experiment.seed)
+    return model, None
+
+
+def _engine(plan: Plan, world: World, model: nn.Module, fills: Fills | None) -> deepspeed.Engine:
+    """Build the engine; a model in parts leaves no more than its parts in memory. Collective."""
+    experiment = plan.arguments.experiment
+    in_parts = fills is not None and world.device.type == "cpu"
+    with returning_freed() if in_parts else nullcontext():
+        return deepspeed.build(
+            model,
+            optim=experiment.optim,
+            max_steps=experiment.train.max_steps,
+            resolved=plan.resolved,
+            world=world,
+            fills=fills,
+        )
+
+
+def _open(
+    plan: Plan,
+    world: World,
+    run_dir: Path,
+    start: Start,
+    attempt: int,
+    engine: deepspeed.Engine,
+    n_parameters: int,
+    environ: MutableMapping[str, str],
+    stops: StopRequests,
+) -> Run:
+    """Build all fixed parts of a run; the engine gets a parent's weights, if any. Collective."""
+    experiment, origin = plan.arguments.experiment, start.origin
+    if start.weights is not None:
+        load_engine(start.weights, engine, optimizer_step=0)
+    saved_train: dict[str, Any] = {} if origin is None else origin.saved["train"]
+    opened = partial(
+        open_tracker,
+        experiment.tracking,
+        run_dir=run_dir,
+        rank=world.rank,
+        attempt=attempt,
+        max_steps=experiment.train.max_steps,
+        wandb_id=saved_train.get("wandb_id") if origin is not None and origin.is_own else None,
+        run_config=identity.tracked_of(plan, world) | rundir.run_facts(run_dir, n_parameters),
+        environ=environ,
+        step=saved_train.get("step", 0),
+        update=saved_train.get("step", 0) - saved_train.get("skipped_steps", 0),
+    )
+    return Run(
+        experiment=experiment,
+        run_dir=run_dir,
+        corpus=plan.corpus,
+        streams=plan.streams,
+        tracker=on_each(rundir.writing(opened), world),
+        reader=SegmentReader(plan.streams, world.device, n_ahead=AHEAD[world.device.type]),
+        engine=engine,
+        passes=passes_of(engine, experiment.train),
+        stops=stops,
+        watch=FaultWatch(plan.streams, world),
+        profiler=Profiler(plan.arguments.profile, run_dir=run_dir, world=world),
+        background=Background(world),
+        world=world,
+        identity=identity.identity_of(plan, world),
+        valid_of=plan.valid_of,
+    )
+
+
+def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) -> TrainState:
+    """Return the state that a run begins with, new or restored; log which. Collective."""
+    state, origin = TrainState(attempt=attempt), start.origin
+    state.window_loss_sum = state.window_loss_sum.to(run.world.device)
+    if start.weights is not None:
+        state.parent = str(start.weights)
+    identity.introduce(plan, run.run_dir, n_parameters=n_parameters, world=run.world)
+    data = identity.data_of(plan)
+    if origin is None:
+        duties.event(run, state, "start", parameters=n_parameters, parent=state.parent, **data)
+    else:
+        recovery.restore(origin.path, origin.saved, run=run, state=state)
+        state.attempt = attempt
+        if not origin.is_own:
+            state.parent, state.saved_step = str(origin.path), -1
+        duties.event(
+            run,
+            state,
+            "resume",
+            path=origin.path.name,
+            skipped=origin.skipped,
+            changes=[
+                change.to_json()
+                for change in (*origin.changes, *identity.precision_change(origin.saved, plan))
+            ],
+            parent=state.parent,
+            **data,
+        )
+    state.wandb_id = run.tracker.wandb_id
+    duties.set_status(run, state, "starting")
+    return state
+
+
+def _train_to_the_end(run: Run, state: TrainState, plan: Plan) -> Exit:
+    try:
+        with explained(run.world, plan.situation):
+            return train(run, state)
+    except ShortageError as error:
+        log.error("%s", error)
+        duties.event(run, state, "stop", reason=str(error))
+        duties.set_status(run, state, "failed", reason=str(error), code=Exit.OUT_OF_MEMORY)
+        raise
+    except NonFiniteError as error:
+        log.error("%s", error)
+        duties.event(run, state, "stop", reason=str(error))
+        duties.set_status(run, state, "failed", reason=str(error), code=Exit.NONFINITE)
+        return Exit.NONFINITE
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        duties.set_status(run, state, "failed", reason=reason)
+        raise
