@@ -10,7 +10,8 @@ from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Corpus
 from trainer.distributed import choose_device
 from trainer.errors import Exit, InputError
-from trainer.inference.trained import TrainedModel, open_corpus_of, open_trained
+from trainer.inference.loading import open_corpus_of, open_trained
+from trainer.inference.trained import TrainedModel
 from trainer.outside import printable
 from trainer.shell import command
 from trainer.track.results import EvalResult, measure_of, newest, read_results

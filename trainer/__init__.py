@@ -26,7 +26,7 @@ def load(path: str | Path, *, device: str = "cpu", trust: bool = False) -> "Trai
     """
     import torch
 
-    from trainer.inference.trained import open_trained
+    from trainer.inference.loading import open_trained
     from trainer.shell import typed_path
 
     at = torch.device(device)

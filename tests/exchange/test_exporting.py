@@ -24,7 +24,7 @@ from trainer.errors import InputError
 from trainer.exchange.exporting import export
 from trainer.exchange.importing import import_checkpoint
 from trainer.exchange.model_card import PACKAGES
-from trainer.inference.trained import open_trained
+from trainer.inference.loading import open_trained
 
 STAGES = ("zero1_fp32", "zero2_fp32", "zero3_fp32")
 

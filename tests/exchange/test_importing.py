@@ -23,7 +23,7 @@ from trainer.config.recipe import load_recipe, parse_experiment
 from trainer.data.vocabulary.files import load_vocabulary, save_vocabulary
 from trainer.errors import InputError
 from trainer.exchange.importing import import_checkpoint
-from trainer.inference.trained import open_trained
+from trainer.inference.loading import open_trained
 from trainer.training.opening import rundir
 
 MODELS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trainer.exchange.exporting import export
 from trainer.exchange.importing import import_checkpoint
-from trainer.inference.trained import open_trained
+from trainer.inference.loading import open_trained
 
 pytestmark = needs_peer()
 

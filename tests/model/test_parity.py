@@ -19,7 +19,7 @@ from trainer.data.rows import clusters_of
 from trainer.exchange.importing import import_checkpoint
 from trainer.exchange.names import table_of, to_theirs
 from trainer.exchange.settings import ForeignConfig
-from trainer.inference.trained import open_trained
+from trainer.inference.loading import open_trained
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Segment
 

@@ -19,7 +19,7 @@ from trainer.config.recipe import experiment_from
 from trainer.data.corpus import open_corpus
 from trainer.data.streams import Streams
 from trainer.errors import Exit
-from trainer.inference.trained import corpus_of
+from trainer.inference.loading import corpus_of
 from trainer.model.build import build_model
 from trainer.track.status import read_status
 

@@ -74,7 +74,7 @@ class Generate:
         from trainer.budget.shortage import explained
         from trainer.distributed import choose_device
         from trainer.host_cpu import use_cpu_well
-        from trainer.inference.trained import open_trained
+        from trainer.inference.loading import open_trained
 
         sampling = self.sampling
         if sampling.stop is not None:

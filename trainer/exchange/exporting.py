@@ -25,8 +25,9 @@ from trainer.errors import InputError
 from trainer.exchange.model_card import model_card, origin_of, parent_of
 from trainer.exchange.names import table_of, to_theirs
 from trainer.files import new_folder
+from trainer.inference.loading import load_source
 from trainer.inference.source import EXPORT_FORMAT, EXPORT_VERSION, EXPORT_WEIGHTS, read_source
-from trainer.inference.trained import TrainedModel, load_source
+from trainer.inference.trained import TrainedModel
 
 Form = Literal["txl", "huggingface"]
 

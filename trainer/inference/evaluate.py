@@ -22,9 +22,10 @@ from trainer.distributed import World, gather_objects, on_main
 from trainer.errors import InputError
 from trainer.files import replacing
 from trainer.inference.eval_options import EvalOptions
+from trainer.inference.loading import load_source, open_corpus_of
 from trainer.inference.score import Score, score
 from trainer.inference.source import read_together
-from trainer.inference.trained import TrainedModel, load_source, open_corpus_of
+from trainer.inference.trained import TrainedModel
 from trainer.outside import printable
 from trainer.track.measure import RULES, Rule
 from trainer.track.results import FOLDER, EvalResult, file_result, measure_of, table_rows

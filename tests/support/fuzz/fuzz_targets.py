@@ -38,7 +38,7 @@ from trainer.exchange.exporting import export
 from trainer.exchange.importing import import_checkpoint
 from trainer.exchange.model_card import model_card
 from trainer.exchange.vocabularies import read_vocabulary
-from trainer.inference.trained import open_trained
+from trainer.inference.loading import open_trained
 from trainer.track.report import report
 from trainer.training.opening import rundir
 

@@ -18,7 +18,7 @@ from trainer.config.precision import Precision
 from trainer.errors import InputError
 from trainer.exchange.exporting import export
 from trainer.exchange.importing import import_checkpoint
-from trainer.inference.trained import open_trained
+from trainer.inference.loading import open_trained
 
 V = 20
 WORDS = ["<eos>", "<unk>", *(f"w{i}" for i in range(2, V))]
