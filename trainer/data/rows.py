@@ -1,23 +1,36 @@
-"""Making segments from spans of a split: the one place where rows are cut and padded.
+"""Making segments from spans of a text: the one place where rows are cut and padded.
 
 B rows · T tgt_len.
 """
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainer.data.corpus import Split
 from trainer.protocol import IGNORED, Segment
 
 Ints = npt.NDArray[np.int64]
 
 
+class Text(Protocol):
+    """Ids with the places where documents start, such as a `trainer.data.corpus.Split`."""
+
+    @property
+    def tokens(self) -> npt.NDArray[np.uint16] | npt.NDArray[np.uint32]:
+        """Return the ids."""
+        ...
+
+    @property
+    def document_starts(self) -> Ints:
+        """Return the positions at which documents start, ascending; the first is 0."""
+        ...
+
+
 class Spans(NamedTuple):
-    """A run of (input, target) pairs of a split for each row.
+    """A run of (input, target) pairs of a text for each row.
 
     A span lies in a range of pairs; at the range's end it goes on from the range's start.
     """
@@ -35,7 +48,7 @@ class Spans(NamedTuple):
 
 
 def make_segment(
-    split: Split,
+    text: Text,
     spans: Spans,
     *,
     tgt_len: int,
@@ -48,7 +61,7 @@ def make_segment(
     Rows are padded on the right to `tgt_len`; the target of a pad is `IGNORED`.
 
     Args:
-        split: the tokens.
+        text: the tokens.
         spans: one per row.
         tgt_len: T.
         cutoffs: the cutoffs of the model's adaptive softmax.
@@ -60,11 +73,11 @@ def make_segment(
     if wraps_B.any():
         low_W1, high_W1 = spans.lows_B[wraps_B, None], spans.highs_B[wraps_B, None]
         pairs_BT[wraps_B] = low_W1 + (pairs_BT[wraps_B] - low_W1) % (high_W1 - low_W1)
-    starts_BT = _starts(split, spans, pairs_BT, cut_documents=cut_documents, cut_seam=cut_seam)
+    starts_BT = _starts(text, spans, pairs_BT, cut_documents=cut_documents, cut_seam=cut_seam)
     is_pad_BT = np.arange(tgt_len) >= spans.lengths_B[:, None]
     pairs_BT[is_pad_BT] = 0
-    tokens_BT = np.take(split.tokens, pairs_BT).astype(np.int64)
-    targets_BT = np.take(split.tokens, pairs_BT + 1).astype(np.int64)
+    tokens_BT = np.take(text.tokens, pairs_BT).astype(np.int64)
+    targets_BT = np.take(text.tokens, pairs_BT + 1).astype(np.int64)
     tokens_BT[is_pad_BT] = 0
     targets_BT[is_pad_BT | ~spans.scored_B[:, None]] = IGNORED
     return Segment(
@@ -105,14 +118,14 @@ def clusters_of(ids_BT: np.ndarray, cutoffs: tuple[int, ...]) -> tuple[torch.Ten
 
 
 def _starts(
-    split: Split, spans: Spans, pairs_BT: Ints, *, cut_documents: bool, cut_seam: bool
+    text: Text, spans: Spans, pairs_BT: Ints, *, cut_documents: bool, cut_seam: bool
 ) -> torch.Tensor | None:
     """Return `Segment.starts_BT`; None if no span has a start at which memory is cut."""
     places_T = np.arange(pairs_BT.shape[1])
     is_start_BT = np.zeros(pairs_BT.shape, bool)
     if cut_documents:
-        newest_BT = np.searchsorted(split.document_starts, pairs_BT, side="right") - 1
-        is_start_BT |= split.document_starts[newest_BT] == pairs_BT
+        newest_BT = np.searchsorted(text.document_starts, pairs_BT, side="right") - 1
+        is_start_BT |= text.document_starts[newest_BT] == pairs_BT
     if cut_seam:
         is_start_BT |= pairs_BT == spans.lows_B[:, None]
     is_start_BT &= places_T < spans.lengths_B[:, None]

@@ -10,11 +10,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from trainer.budget.shortage import explained
-from trainer.config import strict
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Corpus, Split, open_corpus
 from trainer.data.vocabulary.files import Vocabulary
@@ -24,6 +22,7 @@ from trainer.files import replacing
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.loading import load_source, open_corpus_of
 from trainer.inference.score import Score, score
+from trainer.inference.settings import scoring_of
 from trainer.inference.source import read_together
 from trainer.inference.trained import TrainedModel
 from trainer.outside import printable
@@ -123,23 +122,15 @@ def _split(corpus: Corpus, name: str, trained: TrainedModel) -> Split:
 
 
 def _scoring(options: EvalOptions, trained: TrainedModel, mem_len: int) -> ScoringConfig:
-    given = {
-        "tgt_len": options.tgt_len,
-        "clamp_len": options.clamp_len,
-        "warm": options.warm,
-        "same_length": options.same_length,
-        "batch_size": options.batch_size,
-    }
-    values = trained.experiment.eval.model_dump()
-    values |= {key: value for key, value in given.items() if value is not None}
-    values["mem_len"] = mem_len
-    if mem_len == 0 and values["same_length"]:
-        values["same_length"] = False  # without memory no query would see a key
-    try:
-        return ScoringConfig.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(strict.describe(error, ScoringConfig))
-        raise InputError(f"evaluation settings: {problems}") from None
+    return scoring_of(
+        trained.experiment,
+        tgt_len=options.tgt_len,
+        mem_len=mem_len,
+        clamp_len=options.clamp_len,
+        warm=options.warm,
+        same_length=options.same_length,
+        batch_size=options.batch_size,
+    )
 
 
 def _cuts_documents(options: EvalOptions, trained: TrainedModel) -> bool:

@@ -12,7 +12,6 @@ fairseq counts differently. It predicts only inside chunks of tgt_len tokens, so
 every whole chunk is never scored. Its memory begins with zeros, to which queries attend.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,8 +26,8 @@ from trainer.data.corpus import Split
 from trainer.data.rows import Spans, make_segment
 from trainer.distributed import World, sum_floats
 from trainer.errors import InputError
+from trainer.inference.figures import figures
 from trainer.protocol import Memory, Output, Segment
-from trainer.track.perplexity import perplexity
 
 
 class Forward(Protocol):
@@ -59,16 +58,14 @@ class Score:
         `ppl_word` and `bpc` are None if the split's ids hold too little of its text, see
         `Split.absent`.
         """
-        per_word = split.n_tokens / max(1, split.n_words)
-        per_character = split.n_tokens / max(1, split.n_characters)
-        figures = {
-            "loss": self.loss,
-            "ppl": perplexity(self.loss),
-            "ppl_word": perplexity(self.loss * per_word),
-            "bpc": self.loss / math.log(2) * per_character,
-        }
-        return {name: None if name in split.absent else figures[name] for name in figures}
+        return figures(self.loss, split, absent=split.absent)
 
+
+#: The refusal of a model that only has sums, where nats of tokens are needed.
+NO_NATS = (
+    "the model does not tell the nats of single tokens (its Output.nll_BT is None): let its "
+    "forward return them (txl eval takes it as it is, without --per-token and --as-fairseq)"
+)
 
 #: The fixed cost of a forward pass: as much as so many tokens of every row.
 FORWARD_TOKENS = 64
@@ -203,7 +200,7 @@ def score(
             return None
         loss_sum += _counted(output, plan)
         if on_tokens is not None:
-            _tell(on_tokens, spans, _nats(output).cpu(), plan.chunk)
+            _tell(on_tokens, spans, nats_of(output).cpu(), plan.chunk)
     (total,) = sum_floats([float(loss_sum)], world)
     return Score(
         loss=total / plan.n_counted,
@@ -279,16 +276,13 @@ def _passes(
 def _counted(output: Output, plan: ScorePlan) -> Tensor:
     if plan.chunk is None:
         return output.loss_sum.double()
-    return _nats(output)[:, plan.columns()].double().sum()
+    return nats_of(output)[:, plan.columns()].double().sum()
 
 
-def _nats(output: Output) -> Tensor:
+def nats_of(output: Output) -> Tensor:
     """Return the nats of the segment's targets, 0 where a row has none."""
     if output.nll_BT is None:
-        raise InputError(
-            "the model does not tell the nats of single tokens (its Output.nll_BT is None): let "
-            "its forward return them, or score without --per-token and --as-fairseq"
-        )
+        raise InputError(NO_NATS)
     return output.nll_BT
 
 

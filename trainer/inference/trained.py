@@ -1,21 +1,30 @@
 """Trained models without DeepSpeed, for `trainer.load`, `txl eval` and `txl generate`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 
 from trainer.config.precision import Precision
 from trainer.config.recipe import ExperimentConfig
-from trainer.data.rows import one_row
-from trainer.data.vocabulary.files import Vocabulary, encode_given
-from trainer.errors import InputError
+from trainer.data.vocabulary.files import Vocabulary
 from trainer.inference.generate import generate
 from trainer.inference.sampling_options import Sampling
+from trainer.inference.settings import scoring_of
+from trainer.inference.texts.encoded import encoded_strings
+from trainer.inference.texts.reading import (
+    Hidden,
+    Prediction,
+    Reading,
+    TextMemory,
+    hidden,
+    predict,
+    read,
+)
+from trainer.inference.texts.scored import TextScore, scores_of
 from trainer.model.memory import LayerInputs
 from trainer.model.precision import autocast_of, compute_dtype_of
 from trainer.protocol import Memory, Output, Segment, reading_memory
@@ -68,27 +77,78 @@ class TrainedModel:
         return memory._replace(valid_B=valid_B, valid_min=mem_len)
 
     def nats(self, text: str) -> list[float]:
-        """Return the nats of every token of `text` but the first, by the recipe's eval settings.
+        """Return the nats of every token of `text` but the first, as `read` does.
 
         Raises:
-            InputError: the vocabulary cannot encode the text, or the model returns no nats per
-                token.
+            InputError: for the reasons of `read`.
         """
-        scoring, cutoffs = self.experiment.eval, self.experiment.model.cutoffs
-        ids = np.array(encode_given(self.vocabulary, text, what="the text"), np.int64)
-        memory, nats = self.reading_memory(1, scoring.mem_len), list[float]()
-        for begin in range(0, len(ids) - 1, scoring.tgt_len):
-            piece = ids[begin : begin + scoring.tgt_len + 1]
-            segment = one_row(piece[:-1], piece[1:], cutoffs=cutoffs).to(self.device)
-            with torch.no_grad():
-                output = self(
-                    segment, memory, clamp_len=scoring.clamp_len, same_length=scoring.same_length
-                )
-            if output.nll_BT is None:
-                raise InputError("this model does not tell the nats of single tokens")
-            memory = output.memory
-            nats += output.nll_BT[0].tolist()
+        nats: list[float] = self.read(text).nats.tolist()
         return nats
+
+    def score(
+        self,
+        texts: Sequence[str],
+        *,
+        tgt_len: int | None = None,
+        mem_len: int | None = None,
+        clamp_len: int | None = None,
+        same_length: bool | None = None,
+        batch_size: int | None = None,
+    ) -> list[TextScore]:
+        """Score texts, many at once: every token of a text but its first, exactly once.
+
+        Each text is a document of its own, as in a corpus: the vocabulary's end of a line or
+        document ends it, and is scored. `batch_size` rows are read side by side, which changes no
+        result. Lengths that are None are those of the recipe's evaluations.
+
+        Raises:
+            InputError: a text is no text, the vocabulary lacks a symbol of it, a length is out of
+                range, or the model does not tell the nats of single tokens.
+        """
+        scoring = scoring_of(
+            self.experiment,
+            tgt_len=tgt_len,
+            mem_len=mem_len,
+            clamp_len=clamp_len,
+            same_length=same_length,
+            batch_size=batch_size,
+            warm="exact",
+        )
+        return scores_of(self, encoded_strings(texts, self.vocabulary), scoring=scoring)
+
+    def read(self, text: str, *, memory: TextMemory | None = None) -> Reading:
+        """Return the nats of a text's tokens, and the memory after it.
+
+        With the memory of an earlier part of the same text, the parts have the nats of the whole
+        text, wherever it is cut between two tokens; up to tgt_len tokens are then read again.
+        Nothing is added at the end. The lengths are those of the recipe's evaluations.
+
+        Raises:
+            InputError: the vocabulary cannot encode the text, or the model does not tell the nats
+                of single tokens.
+        """
+        return read(self, text, memory)
+
+    def hidden(self, text: str, *, memory: TextMemory | None = None) -> Hidden:
+        """Return the last layer's output at each token of a text, `[T, D]`, and the memory after.
+
+        A memory goes in and out as in `read`.
+
+        Raises:
+            InputError: the vocabulary cannot encode the text, or the model, of others, has no
+                method `hidden`.
+        """
+        return hidden(self, text, memory)
+
+    def predict(self, text: str, *, memory: TextMemory | None = None) -> Prediction:
+        """Return the log-probabilities of the token after a text, `[V]`, and the memory after it.
+
+        A memory goes in and out as in `read`.
+
+        Raises:
+            InputError: the vocabulary cannot encode the text, or nothing was read.
+        """
+        return predict(self, text, memory)
 
     def generate(self, prompt: str, *, n_tokens: int = 200, **sampling: Any) -> str:
         """Return a text that continues `prompt`; `sampling` takes the fields of `Sampling`.

@@ -122,6 +122,19 @@ class TransformerXL(nn.Module):
         hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, backend)
         return self.softmax.log_probs(hidden_BTD[:, -1]), memory
 
+    def hidden(
+        self,
+        segment: Segment,
+        memory: LayerInputs | KeysAndValues,
+        *,
+        clamp_len: int | None = None,
+        same_length: bool = False,
+    ) -> tuple[Tensor, LayerInputs | KeysAndValues]:
+        """Read a segment; return what the softmax reads, `[B, T, D]`, and the memory."""
+        backend = choose_backend(self.config, memory.like)
+        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, backend)
+        return hidden_BTD[..., : self.config.d_model], memory
+
     def _read(
         self,
         segment: Segment,

@@ -1,0 +1,1 @@
+"""Scoring and reading texts that are in no corpus."""
