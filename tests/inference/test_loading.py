@@ -89,6 +89,7 @@ def test_code_that_a_folder_names_is_not_imported_unasked(run: Path, evil: Path)
         lambda: open_trained(run, which="last", precision=None, device=CPU),
         parse_command(["eval", str(run), "--data", "corpus"]).run,
         parse_command(["generate", str(run), "--prompt", "w2"]).run,
+        parse_command(["score", str(run), "text.txt"]).run,
     ]
     for command in commands:
         with pytest.raises(InputError, match=said):

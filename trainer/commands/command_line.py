@@ -33,6 +33,7 @@ COMMANDS: dict[str, Any] = {
     "train": None,
     "report": runs.Report,
     "eval": models.Eval,
+    "score": models.Score,
     "generate": models.Generate,
     "export": exchange.Export,
     "import": exchange.Import,

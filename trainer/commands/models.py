@@ -14,6 +14,7 @@ import tyro
 from trainer.errors import InputError
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.sampling_options import Sampling
+from trainer.inference.texts.options import ScoreOptions
 from trainer.outside import text_argument
 from trainer.wording import printable_lines
 
@@ -42,6 +43,36 @@ class Eval(EvalOptions):
         evaluate_run(self, join(world, timeout_s=600.0))
         if world.is_main:
             track_evaluations(self.run_dir, environ=os.environ)
+
+
+@dataclass(frozen=True)
+class Score(ScoreOptions):
+    """Score any text with a trained model: a row per file, and a total.
+
+    Every token of a file but its first is scored exactly once, as in `txl eval` of a corpus of it.
+    """
+
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run")]
+    """directory of the run, or an exported model"""
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """texts: text files, JSON lines, either of them packed, and folders of them; - is stdin"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where to run"""
+
+    def run(self) -> None:
+        """Score, and print a table or JSON."""
+        import json
+
+        from trainer.distributed import choose_device
+        from trainer.host_cpu import use_cpu_well
+        from trainer.inference.texts.files import score_files
+
+        device = choose_device(self.device, local_rank=0)
+        if device.type == "cpu":
+            use_cpu_well()
+        stdin = None if sys.stdin is None else sys.stdin.buffer
+        scores = score_files(self, device=device, stdin=stdin)
+        print(json.dumps(scores.to_json(), indent=2) if self.json else scores.text())
 
 
 @dataclass(frozen=True)

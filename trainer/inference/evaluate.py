@@ -21,6 +21,7 @@ from trainer.errors import InputError
 from trainer.files import replacing
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.loading import load_source, open_corpus_of
+from trainer.inference.progress import progress
 from trainer.inference.score import Score, score
 from trainer.inference.settings import scoring_of
 from trainer.inference.source import read_together
@@ -36,7 +37,15 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
-    """Score, and save the results in the run's directory; rank 0 prints a table. Collective.
+    """Do what `evaluate` does, and print a table on rank 0. Collective."""
+    results = evaluate(options, world)
+    if world.is_main:
+        _print_table(results, options.run_dir)
+    return results
+
+
+def evaluate(options: EvalOptions, world: World) -> list[EvalResult]:
+    """Score, and save the results in the run's directory. Collective.
 
     Raises:
         InputError: the run, checkpoint, corpus, split or settings cannot be used.
@@ -56,7 +65,11 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
     results = []
     scored: list[tuple[int, Tensor]] = []
     for scoring in scorings:
-        with explained(world, functools.partial(_situation, scoring, trained)):
+        label = f"scoring {split.name}, mem_len {scoring.mem_len}"
+        with (
+            explained(world, functools.partial(_situation, scoring, trained)),
+            progress(label, total=1, shows=world.is_main) as on_share,
+        ):
             result = score(
                 trained,
                 split,
@@ -67,6 +80,7 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
                 cutoffs=trained.experiment.model.cutoffs,
                 cut_documents=_cuts_documents(options, trained),
                 as_fairseq=options.as_fairseq,
+                on_share=on_share,
                 on_tokens=None if options.per_token is None else lambda *row: scored.append(row),
             )
         assert result is not None, "nothing asks this scoring to stop"
@@ -75,8 +89,6 @@ def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
             _file(options.run_dir, results[-1])
     if options.per_token is not None:
         _write_per_token(options.per_token, scored, split, corpus.vocabulary, world)
-    if world.is_main:
-        _print_table(results, options.run_dir)
     return results
 
 

@@ -15,7 +15,7 @@ every whole chunk is never scored. Its memory begins with zeros, to which querie
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -160,6 +160,7 @@ def score(
     world: World,
     should_stop: Callable[[], bool] = lambda: False,
     on_tokens: Callable[[int, Tensor], None] | None = None,
+    on_share: Callable[[float], None] = lambda share: None,
     as_fairseq: bool = False,
 ) -> Score | None:
     """Score a split; None if it was stopped. Collective; the caller has switched dropout off.
@@ -176,6 +177,7 @@ def score(
         should_stop: called now and then, on all ranks at the same pass; true ends the scoring.
         on_tokens: called for each run of neighbouring scored targets, with the position of the
             first in the split, and their nats on the host.
+        on_share: called after each pass with its share of all passes.
         as_fairseq: whether to count as fairseq does: see the module's docstring.
 
     Raises:
@@ -186,21 +188,18 @@ def score(
     began = time.monotonic()
     memory = first_memory(scoring.batch_size, scoring.mem_len)
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
-    passes = _passes(
-        forward,
-        split,
-        plan,
-        memory,
-        cutoffs=cutoffs,
-        cut_documents=cut_documents,
-        device=world.device,
-    )
-    for index, (spans, output) in enumerate(passes):
+    how: dict[str, Any] = {
+        "cutoffs": cutoffs,
+        "cut_documents": cut_documents,
+        "device": world.device,
+    }
+    for index, (spans, output) in enumerate(_passes(forward, split, plan, memory, **how)):
         if index % 16 == 15 and should_stop():
             return None
         loss_sum += _counted(output, plan)
         if on_tokens is not None:
             _tell(on_tokens, spans, nats_of(output).cpu(), plan.chunk)
+        on_share(1 / plan.n_forwards)
     (total,) = sum_floats([float(loss_sum)], world)
     return Score(
         loss=total / plan.n_counted,

@@ -122,7 +122,7 @@ def test_what_cannot_be_read_twice_or_is_not_there_is_refused(tmp_path: Path) ->
     with pytest.raises(InputError, match="none: no such file or folder"):
         found(tmp_path / "none")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe it to --train -"):
+    with pytest.raises(InputError, match="pipe it in as -"):
         found(tmp_path / "pipe")
 
 

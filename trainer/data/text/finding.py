@@ -75,7 +75,7 @@ def find_files(path: Path, reading: Reading, *, suffixes: tuple[str, ...] = ()) 
         return _in_folder(path, reading, suffixes)
     if not path.is_file():
         raise InputError(
-            f"{printable(path)}: not a file, and files are read twice; pipe it to --train -"
+            f"{printable(path)}: not a file, and files are read twice; pipe it in as -"
         )
     return _in_file(TextFile(path, str(path), "text"), reading, suffixes)
 

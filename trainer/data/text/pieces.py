@@ -105,7 +105,7 @@ def _pieces_of(
     file: TextFile, stream: IO[bytes], reading: Reading, bad_lines: BadLines
 ) -> Iterator[Piece]:
     if file.format != "jsonl":
-        yield from _cut_up(_decoded(stream, file, as_bytes=reading.as_bytes))
+        yield from _cut_up(_decoded(stream, file, reading))
         return
     texts = read_texts(
         stream,
@@ -123,9 +123,10 @@ def _pieces_of(
             yield from _cut_up(symbols[start : start + PIECE_BYTES] for start in starts)
 
 
-def _decoded(stream: IO[bytes], file: TextFile, *, as_bytes: bool) -> Iterator[str]:
-    may_hold_nul = as_bytes or file.format == "raw"
-    decoder = codecs.getincrementaldecoder("latin-1" if as_bytes else "utf-8")()
+def _decoded(stream: IO[bytes], file: TextFile, reading: Reading) -> Iterator[str]:
+    may_hold_nul = reading.as_bytes or file.format == "raw"
+    decoder = codecs.getincrementaldecoder("latin-1" if reading.as_bytes else "utf-8")()
+    instead = ", or read it with --tokenizer bytes" if reading.chooses_tokenizer else ""
     n_read = len(UTF8_MARK) if file.has_mark else 0
     while True:
         block = stream.read(PIECE_BYTES)
@@ -140,8 +141,8 @@ def _decoded(stream: IO[bytes], file: TextFile, *, as_bytes: bool) -> Iterator[s
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{printable(file.name)}: not UTF-8 at byte {n_read - n_pending + error.start} "
-                f"({error.reason}); convert it (iconv -f LATIN1 -t UTF-8, if it is Latin-1), or "
-                "read it with --tokenizer bytes"
+                f"({error.reason}); convert it (iconv -f LATIN1 -t UTF-8, if it is Latin-1)"
+                f"{instead}"
             ) from None
         if not block:
             return

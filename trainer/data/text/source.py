@@ -75,11 +75,13 @@ class Reading:
         format: the format; `auto` recognises it by the bytes.
         text_field: key of the text in a JSON line.
         as_bytes: whether the tokenizer takes any bytes.
+        chooses_tokenizer: whether the user may take another tokenizer, which errors then propose.
     """
 
     format: AskedFormat = "auto"
     text_field: str = "text"
     as_bytes: bool = False
+    chooses_tokenizer: bool = True
 
 
 def suffix_of(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.corpus import token_dtype
-from trainer.data.prepare.encoding import encode
+from trainer.data.prepare.encoding import Encoded, encode
 from trainer.data.text.pieces import Piece
 from trainer.data.vocabulary.files import Ids, Lost, UnknownSymbolError, Vocabulary
 from trainer.errors import InputError
@@ -72,32 +73,34 @@ def encoded(texts: Iterable[Iterable[Piece]], vocabulary: Vocabulary) -> Encoded
         InputError: the vocabulary cannot encode a text, a text cannot be read, or the disk for
             temporary files is full.
     """
-    store, starts = _Store(token_dtype(vocabulary.size)), [0]
     counts: list[Counts] = []
-    bounds = [0]
-    for pieces in texts:
-        of_text = Counts()
-        for its in encode(pieces, vocabulary):
-            store.add(its.ids)
-            unknown = vocabulary.unk_id
-            of_text = of_text.plus(
-                Counts(
-                    n_tokens=len(its.ids),
-                    n_words=its.n_words,
-                    n_characters=its.n_characters,
-                    n_unknown=0 if unknown is None else int(np.count_nonzero(its.ids == unknown)),
-                    lost=its.lost,
-                )
-            )
-            if its.ends_document and store.n_ids > starts[-1]:
-                starts.append(store.n_ids)
-        counts.append(of_text)
-        bounds.append(store.n_ids)
-    return EncodedTexts(
-        tokens=store.map(),
-        document_starts=np.array(starts[:-1] or [0], np.int64),
-        bounds=tuple(bounds),
-        counts=tuple(counts),
+    bounds, starts = [0], [0]
+    with closing(_Store(token_dtype(vocabulary.size))) as store:
+        for pieces in texts:
+            of_text = Counts()
+            for its in encode(pieces, vocabulary):
+                store.add(its.ids)
+                of_text = of_text.plus(_counts(its, vocabulary))
+                if its.ends_document and store.n_ids > starts[-1]:
+                    starts.append(store.n_ids)
+            counts.append(of_text)
+            bounds.append(store.n_ids)
+        return EncodedTexts(
+            tokens=store.map(),
+            document_starts=np.array(starts[:-1] or [0], np.int64),
+            bounds=tuple(bounds),
+            counts=tuple(counts),
+        )
+
+
+def _counts(its: Encoded, vocabulary: Vocabulary) -> Counts:
+    unknown = vocabulary.unk_id
+    return Counts(
+        n_tokens=len(its.ids),
+        n_words=its.n_words,
+        n_characters=its.n_characters,
+        n_unknown=0 if unknown is None else int(np.count_nonzero(its.ids == unknown)),
+        lost=its.lost,
     )
 
 
@@ -165,3 +168,8 @@ class _Store:
         if self._file is not None:
             return np.memmap(self._file, self._dtype, mode="r")
         return np.concatenate([np.empty(0, self._dtype), *self._held])
+
+    def close(self) -> None:
+        """Close the file, which goes when its map does."""
+        if self._file is not None:
+            self._file.close()
