@@ -24,7 +24,9 @@ data
 data.prepare track engine budget
 checkpoint
 inference
-training trainer
+training
+calls
+trainer
 exchange
 commands
 __main__ txl_trainer
@@ -189,7 +191,7 @@ def test_little_is_read_before_a_command_knows_what_to_do_about_a_signal() -> No
     }
 
 
-def test_the_environment_is_read_where_a_command_begins() -> None:
+def test_the_environment_is_read_where_a_command_or_a_call_begins() -> None:
     readers = {
         name
         for name, tree in TREES.items()
@@ -199,6 +201,7 @@ def test_the_environment_is_read_where_a_command_begins() -> None:
         )
     }
     assert {name for name in readers if not name.startswith("launch.")} <= {
+        "trainer",
         "trainer.commands.cli",
         "trainer.commands.models",
         "trainer.commands.command_line",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from builders import CPU, tiny_experiment
+from deepspeed.accelerator import get_accelerator
 from plain_loop import Records, plain_loop
 from training import Case, checkpoint_hashes, ds_file_like, events, run_cases
 
@@ -115,7 +116,9 @@ def begun_at_10(case: Case, name: str, *flags: str) -> Case:
 def test_a_precision_that_the_device_has_not_names_the_file_to_use(
     monkeypatch: pytest.MonkeyPatch, kind: str, fp16: bool, bf16: bool, instead: str | None
 ) -> None:
-    has = SimpleNamespace(is_fp16_supported=lambda: fp16, is_bf16_supported=lambda: bf16)
+    has = SimpleNamespace(
+        device_name=lambda: "cpu", is_fp16_supported=lambda: fp16, is_bf16_supported=lambda: bf16
+    )
     monkeypatch.setattr(deepspeed, "get_accelerator", lambda: has)
     resolved = resolve(load_ds_config(kind), tiny_experiment(), world_size=1, where=kind)
     if instead is None:
@@ -232,3 +235,14 @@ def test_offloaded_optimizers_train_and_resume_bit_by_bit(
     hashes = checkpoint_hashes(offloaded[name], 20)
     assert checkpoint_hashes(offloaded[f"{name} resumed"], 20) == hashes
     assert {file.partition("-")[0] for file in hashes} == {"weights", "optimizer", "memory"}
+
+
+def test_a_process_keeps_to_one_kind_of_device() -> None:
+    chosen = get_accelerator().device_name()
+    other = torch.device("cpu" if chosen == "cuda" else "cuda")
+    resolved = resolve(
+        load_ds_config("zero0_fp32"), tiny_experiment(), world_size=1, where="zero0_fp32"
+    )
+    check_device(resolved, torch.device(chosen))
+    with pytest.raises(InputError, match=f"computes on {chosen} in this process.*restart its"):
+        check_device(resolved, other)

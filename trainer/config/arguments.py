@@ -2,7 +2,7 @@
 
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -99,6 +99,8 @@ class TrainArguments:
     beyond_memory: bool
     local_rank: int | None
     device: Literal["auto", "cpu", "cuda"]
+    called: str | None = None
+    """the call in Python, if there was no command"""
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,23 @@ def parse_train(argv: Sequence[str]) -> TrainArguments:
         raise InputError(
             "--data is missing: it takes a corpus, made of text by `txl prepare` (see its --help)"
         )
-    given["allow_change"] = tuple(_changeable(field) for field in given["allow_change"])
     given["profile"] = _window(given["profile"])
-    _refuse_contradictions(given)
-    return TrainArguments(**given)
+    return checked(TrainArguments(**given))
+
+
+def checked(arguments: TrainArguments) -> TrainArguments:
+    """Return arguments whose fields that may change are spelt as in the experiment.
+
+    Raises:
+        InputError: a field of `allow_change` may not change, or arguments contradict each other.
+    """
+    if arguments.init_from and arguments.resume_from:
+        raise InputError("--init-from and --resume-from: give one of them")
+    if arguments.resume_from and not arguments.run_dir:
+        raise InputError("--resume-from needs --run-dir, the folder of the new run")
+    if arguments.resume == "must" and not arguments.run_dir:
+        raise InputError("--resume must needs --run-dir, the folder of the run to resume")
+    return replace(arguments, allow_change=tuple(map(_changeable, arguments.allow_change)))
 
 
 def parse_show(argv: Sequence[str]) -> ShowArguments:
@@ -253,12 +268,3 @@ def _window(text: str | None) -> tuple[int, int] | None:
     if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
         raise InputError(f"--profile {text}: give two steps, the first below the last, as 10:15")
     return int(first), int(last)
-
-
-def _refuse_contradictions(given: dict[str, Any]) -> None:
-    if given["init_from"] and given["resume_from"]:
-        raise InputError("--init-from and --resume-from: give one of them")
-    if given["resume_from"] and not given["run_dir"]:
-        raise InputError("--resume-from needs --run-dir, the folder of the new run")
-    if given["resume"] == "must" and not given["run_dir"]:
-        raise InputError("--resume must needs --run-dir, the folder of the run to resume")

@@ -1,7 +1,7 @@
 """Flags for all fields of the experiment: their spelling, their values, changes to a recipe."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from trainer.config import strict
 from trainer.config.recipe import ExperimentConfig, experiment_from, load_recipe
+from trainer.errors import InputError, did_you_mean
 from trainer.outside import text_argument
 
 
@@ -77,6 +78,28 @@ def overridden(recipe: str, overrides: dict[str, str | list[str]]) -> Experiment
         part[leaf] = _read(_as_text(given, name=flag_of(path)), fields[path])
     flags = " ".join(flag_of(path) for path in overrides)
     return experiment_from(values, where=f"{recipe} with {flags}")
+
+
+def changed(experiment: ExperimentConfig, changes: Mapping[str, Any]) -> ExperimentConfig:
+    """Return an experiment with the values of `changes`, by the paths of their fields.
+
+    Raises:
+        InputError: there is no such field, or the resulting experiment is not valid.
+    """
+    fields = dict(leaves(ExperimentConfig))
+    values = experiment.model_dump(mode="json")
+    for path, value in changes.items():
+        if path not in fields:
+            raise InputError(f"overrides: {path!r} is no field{did_you_mean(path, fields)}")
+        *parents, leaf = path.split(".")
+        part = values
+        for name in parents:
+            part = part[name]
+        part[leaf] = value
+    try:
+        return experiment_from(values, where=f"overrides {', '.join(changes)}")
+    except (TypeError, ValueError) as error:  # what JSON does not have, such as an array
+        raise InputError(f"overrides {', '.join(changes)}: {error}") from None
 
 
 def _as_text(given: str | list[str], *, name: str) -> str | list[str]:

@@ -1,6 +1,4 @@
-"""DeepSpeed behind one seam: the only file that imports it.
-
-All functions are called by all ranks.
+"""DeepSpeed behind one seam: the only file that imports it. All functions are called by all ranks.
 
 At ZeRO stages 1 to 3 DeepSpeed waits for the GPU twice a step, for the norm of the gradients, and
 once more at stage 3 in fp16, to look for infinite ones. At stage 0 DeepSpeed asks for nothing.
@@ -80,18 +78,23 @@ def connect(world: World, *, timeout_s: float) -> World:
 
 
 def disconnect() -> None:
-    """Leave the process group."""
+    """Leave the process group, and let DeepSpeed forget it: another may be made afterwards."""
     if dist.is_initialized():
-        dist.destroy_process_group()
+        deepspeed.comm.destroy_process_group()
 
 
 def check_device(resolved: ResolvedDs, device: torch.device) -> None:
-    """Refuse a precision that `device` does not have.
+    """Refuse a precision that `device` lacks, and a kind of device other than DeepSpeed's.
 
     Raises:
-        InputError: the message names the configuration to use instead.
+        InputError: names the configuration to use instead, or asks for a new process.
     """
     accelerator = get_accelerator()
+    if (chosen := accelerator.device_name()) != device.type:
+        raise InputError(
+            f"DeepSpeed computes on {chosen} in this process, which has used it before: train on "
+            f"{device.type} in a new process (in a notebook, restart its kernel)"
+        )
     has = {"fp16": accelerator.is_fp16_supported, "bf16": accelerator.is_bf16_supported}
     needed = "fp16" if resolved.precision == "fp16_autocast" else resolved.precision
     if needed in has and not has[needed]():

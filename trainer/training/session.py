@@ -9,7 +9,7 @@ from collections.abc import MutableMapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -65,10 +65,17 @@ def run_training(
     _prepare(plan.world.device, tf32=arguments.experiment.train.tf32)
     limits = arguments.experiment.limits
     world = deepspeed.connect(plan.world, timeout_s=limits.distributed_timeout_s)
-    code = train_connected(plan, world, environ, stops)
+    ended = train_connected(plan, world, environ, stops)
     barrier(world)
     deepspeed.disconnect()
-    return code
+    return ended.code
+
+
+class Ended(NamedTuple):
+    """The end of a training."""
+
+    run_dir: Path
+    code: Exit
 
 
 def _prepare(device: torch.device, *, tf32: bool) -> None:
@@ -81,7 +88,7 @@ def _prepare(device: torch.device, *, tf32: bool) -> None:
 
 def train_connected(
     plan: Plan, world: World, environ: MutableMapping[str, str], stops: StopRequests
-) -> Exit:
+) -> Ended:
     """Train in a process group that exists already, and do not end it. Collective.
 
     Raises:
@@ -93,7 +100,7 @@ def train_connected(
         claimed(candidates, must_be_new=named is None, world=world, on_lost=_leave) as run_dir,
         explained(world, plan.situation),
     ):
-        return _train_claimed(plan, world, run_dir, environ, stops)
+        return Ended(run_dir, _train_claimed(plan, world, run_dir, environ, stops))
 
 
 def _leave(reason: str) -> None:

@@ -67,6 +67,11 @@ class StopRequests:
         self._deadline = None if time_limit_s is None else self._began + time_limit_s
         self._has_something_to_save = True
 
+    @property
+    def holds(self) -> bool:
+        """Return whether the run may have something to save, see `hold`."""
+        return self._has_something_to_save
+
     def close(self) -> None:
         """Ignore requests from now on, since all is saved or refused; main thread only.
 
@@ -84,19 +89,19 @@ class StopRequests:
         if self._file is not None and now >= self._next_look:
             self._next_look = now + LOOK_S
             if self._file.exists():
-                self._want(Wish.STOP, f"{STOP_FILE} file")
+                self.want(Wish.STOP, f"{STOP_FILE} file")
         if self._deadline is not None and now > self._deadline:
-            self._want(Wish.REQUEUE, "time limit")
+            self.want(Wish.REQUEUE, "time limit")
         return self.wish
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal in the main thread."""
         del frame
         if number != signal.SIGINT:
-            self._want(Wish.REQUEUE, signal.Signals(number).name)
+            self.want(Wish.REQUEUE, signal.Signals(number).name)
         else:
             self._n_noted += 1
-            self._want(Wish.STOP, "Ctrl-C")
+            self.want(Wish.STOP, "Ctrl-C")
         self._leave_if_due(number, self._n_noted)
 
     def _hear(self, number: int) -> None:
@@ -122,7 +127,8 @@ class StopRequests:
             with contextlib.suppress(OSError):
                 os.write(2, f"{told}\n".encode())
 
-    def _want(self, wish: Wish, reason: str) -> None:
+    def want(self, wish: Wish, reason: str) -> None:
+        """Note a request; of several the strongest counts, and of equal ones the first."""
         if wish > self.wish:
             self.wish, self.reason = wish, reason
 

@@ -80,7 +80,7 @@ def main() -> None:
             plan = make_plan(parse_train(argv), os.environ)
             stops = AskedToStop(asked, plan.arguments.run_dir, rank=world.rank)
             stops.install()
-            code, told = train_connected(plan, world, os.environ, stops), ""
+            code, told = train_connected(plan, world, os.environ, stops).code, ""
             stops.close()
             signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or else the next stays ignored, too
         except InputError as error:

@@ -3,9 +3,7 @@
 import json
 import logging
 import platform
-import shlex
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -232,7 +230,9 @@ def describe(
     experiment: ExperimentConfig,
     ds_config: dict[str, Any],
     corpus: Corpus,
+    *,
     hosts: list[str],
+    command: str,
 ) -> None:
     """Write the files that a reader needs to understand or repeat the run."""
     write_atomically(run_dir / "config.json", experiment.model_dump_json(indent=2) + "\n")
@@ -241,7 +241,7 @@ def describe(
     write_atomically(run_dir / "corpus.json", json.dumps(data, indent=2) + "\n")
     save_vocabulary(corpus.vocabulary, run_dir / "vocabulary.json")
     with (run_dir / "command.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(shlex.join(sys.argv) + "\n")
+        file.write(f"{command}\n")
     environment = {
         "python": platform.python_version(),
         "platform": platform.platform(),

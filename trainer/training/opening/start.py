@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import shlex
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +100,7 @@ def announce(plan: Plan, run_dir: Path, start: Start, hosts: list[str]) -> int:
     From here on `status.json` describes this attempt, no longer the previous one.
     """
     experiment = plan.arguments.experiment
-    saved = TrainState()
+    saved, command = TrainState(), plan.arguments.called or shlex.join(sys.argv)
     if start.origin is not None:
         saved.load_json(start.origin.saved["train"])
     attempt = next_attempt(run_dir)
@@ -111,7 +113,9 @@ def announce(plan: Plan, run_dir: Path, start: Start, hosts: list[str]) -> int:
     )
 
     def write() -> None:
-        rundir.describe(run_dir, experiment, plan.resolved.values, plan.corpus, hosts)
+        rundir.describe(
+            run_dir, experiment, plan.resolved.values, plan.corpus, hosts=hosts, command=command
+        )
         write_status(run_dir, status)
 
     rundir.writing(write)()

@@ -1,0 +1,66 @@
+"""`trainer.evaluate` and `trainer.generate` give what the commands give."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from builders import CPU, lone_world
+
+import trainer
+from trainer.errors import InputError
+from trainer.inference.eval_options import EvalOptions
+from trainer.inference.evaluate import evaluate_run
+from trainer.inference.loading import open_trained
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the trained run, to file results in."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_evaluations_are_those_of_the_command_and_are_filed(
+    run: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(trained, tmp_path / "other"))
+    options = EvalOptions(run_dir=other, split="valid", mem_len="0,20", batch_size=3)
+    expected = evaluate_run(options, lone_world())
+    capsys.readouterr()
+    results = trainer.evaluate(str(run), split="valid", mem_len=(0, 20), batch_size=3, device="cpu")
+    assert capsys.readouterr().out == ""
+    assert [r.settings.mem_len for r in results] == [0, 20]
+    for result, one in zip(results, expected, strict=True):
+        assert result.loss == pytest.approx(one.loss, rel=1e-6)
+        assert (result.key, result.checkpoint_hash) == (one.key, one.checkpoint_hash)
+    filed = [json.loads(path.read_text())["loss"] for path in (run / "evals").glob("*.json")]
+    assert sorted(filed) == sorted(result.loss for result in results if result.loss is not None)
+    (recipe,) = trainer.evaluate(run, split="valid", mem_len=20, device="cpu")
+    assert recipe.loss == pytest.approx(results[1].loss, rel=1e-6)
+    with pytest.raises(InputError, match="has no split 'test'"):
+        trainer.evaluate(run, device="cpu")
+
+
+def test_a_text_goes_on_as_the_command_goes_on(trained: Path) -> None:
+    trained_model = open_trained(trained, which="3", precision=None, device=CPU)
+    how = {"n_tokens": 12, "temperature": 0.7, "top_k": 9, "seed": 5}
+    text = trainer.generate(
+        trained,
+        prompt="the miller",
+        checkpoint="3",
+        device="cpu",
+        **how,  # type: ignore[arg-type]
+    )
+    assert text == trained_model.generate("the miller", **how)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="sampling: top_p 2"):
+        trainer.generate(trained, top_p=2)
+
+
+def test_they_leave_the_process_as_it_was(run: Path) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state(), torch.get_float32_matmul_precision()
+    trainer.evaluate(run, split="valid", device="cpu")
+    trainer.generate(run, n_tokens=3, device="cpu")
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.get_float32_matmul_precision() == before[1]
