@@ -25,7 +25,7 @@ from measured.ours import experiment_of, split_of
 from trainer.config.arguments import parse_train
 from trainer.data.streams import Streams
 from trainer.engine import deepspeed, passes
-from trainer.engine.deepspeed import Engine
+from trainer.engine.engine import Engine
 from trainer.engine.passes import Passes
 from trainer.host_cpu import use_cpu_well
 from trainer.launchers import complete_environ

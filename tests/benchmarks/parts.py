@@ -32,7 +32,7 @@ from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
 from trainer.distributed import World, this_process
 from trainer.engine import deepspeed
-from trainer.engine.deepspeed import Engine
+from trainer.engine.engine import Engine
 from trainer.host_cpu import use_cpu_well
 from trainer.launchers import complete_environ
 from trainer.training.loop import train_step

@@ -43,7 +43,7 @@ from trainer.distributed import World, gather_objects
 from trainer.protocol import Memory
 
 if TYPE_CHECKING:
-    from trainer.engine.deepspeed import Engine
+    from trainer.engine.engine import Engine
 
 T = TypeVar("T")
 

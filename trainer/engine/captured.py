@@ -26,7 +26,7 @@ from trainer.outside import shortened
 from trainer.protocol import Memory, Segment
 
 if TYPE_CHECKING:
-    from trainer.engine.deepspeed import Engine
+    from trainer.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from trainer.memory_tree import forget_streams
 from trainer.protocol import Memory, Output, Segment
 
 if TYPE_CHECKING:
-    from trainer.engine.deepspeed import Engine
+    from trainer.engine.engine import Engine
 
 
 class How(NamedTuple):

@@ -1,7 +1,7 @@
 """The training loop: run, step, micro step.
 
 Nothing of ours waits for the device inside a step: losses are summed on the device and read once
-per record. `trainer.engine.deepspeed` says where a step waits, and where what became of an update
+per record. `trainer.engine.engine` says where a step waits, and where what became of an update
 is only learned in the next step.
 """
 

@@ -12,7 +12,7 @@ from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
 from trainer.distributed import World
 from trainer.engine.captured import CapturedPasses
-from trainer.engine.deepspeed import Engine
+from trainer.engine.engine import Engine
 from trainer.engine.passes import Passes
 from trainer.protocol import Memory
 from trainer.track.measure import Measure

@@ -23,6 +23,7 @@ from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.distributed import World, barrier, gather_objects, on_each, on_main
 from trainer.engine import deepspeed
 from trainer.engine.captured import passes_of
+from trainer.engine.engine import Engine
 from trainer.errors import Exit, NonFiniteError, ShortageError
 from trainer.host_cpu import returning_freed, use_cpu_well
 from trainer.launchers import complete_environ
@@ -160,7 +161,7 @@ def _built(plan: Plan) -> tuple[nn.Module, Fills | None]:
     return model, None
 
 
-def _engine(plan: Plan, world: World, model: nn.Module, fills: Fills | None) -> deepspeed.Engine:
+def _engine(plan: Plan, world: World, model: nn.Module, fills: Fills | None) -> Engine:
     """Build the engine; a model in parts leaves no more than its parts in memory. Collective."""
     experiment = plan.arguments.experiment
     in_parts = fills is not None and world.device.type == "cpu"
@@ -181,7 +182,7 @@ def _open(
     run_dir: Path,
     start: Start,
     attempt: int,
-    engine: deepspeed.Engine,
+    engine: Engine,
     n_parameters: int,
     environ: MutableMapping[str, str],
     stops: StopRequests,

@@ -23,6 +23,7 @@ from trainer.config.deepspeed import load_ds_config, resolve
 from trainer.config.recipe import ExperimentConfig
 from trainer.distributed import World, barrier
 from trainer.engine import deepspeed
+from trainer.engine.engine import Engine
 from trainer.host_cpu import returning_freed, use_cpu_well
 from trainer.model.build import build_in_parts
 
@@ -38,7 +39,7 @@ def experiment_of(sizes: dict[str, int], n_ranks: int) -> ExperimentConfig:
     return tiny_experiment(model={**sizes, "init_std": 0.02}, train={"train_batch_size": n_ranks})
 
 
-def build(world: World, sizes: dict[str, int], n_words: int) -> deepspeed.Engine:
+def build(world: World, sizes: dict[str, int], n_words: int) -> Engine:
     """Build the model as a run does, each rank its parts of it."""
     experiment = experiment_of(sizes, world.world_size)
     model, fills = build_in_parts(experiment.model, vocabulary_size=n_words, seed=1)
@@ -51,7 +52,7 @@ def build(world: World, sizes: dict[str, int], n_words: int) -> deepspeed.Engine
         )
 
 
-def save(engine: deepspeed.Engine, folder: Path, world: World) -> tuple[float, float]:
+def save(engine: Engine, folder: Path, world: World) -> tuple[float, float]:
     """Save; return seconds for which training waits, and until the checkpoint is sealed."""
     state = {
         "experiment": {},
@@ -72,7 +73,7 @@ def save(engine: deepspeed.Engine, folder: Path, world: World) -> tuple[float, f
     return waited_s, time.perf_counter() - began
 
 
-def load(engine: deepspeed.Engine, folder: Path, world: World) -> float:
+def load(engine: Engine, folder: Path, world: World) -> float:
     """Verify the checkpoint and load it; return seconds."""
     began = time.perf_counter()
     newest = led_with_hashes(lambda hashed: newest_whole(folder, hashed), world)
@@ -82,7 +83,7 @@ def load(engine: deepspeed.Engine, folder: Path, world: World) -> float:
     return time.perf_counter() - began
 
 
-def owned_bytes(engine: deepspeed.Engine) -> int:
+def owned_bytes(engine: Engine) -> int:
     """Bytes of the rank's tensors, each storage once: weights, gradients and moments."""
     optimizer: Any = engine.ds.optimizer
     state = engine.ds.basic_optimizer.state
@@ -159,7 +160,7 @@ def load_again(world: World, folder: Path) -> dict[str, float]:
     return told
 
 
-def n_parameters(engine: deepspeed.Engine) -> int:
+def n_parameters(engine: Engine) -> int:
     return sum(torch.Size(shape).numel() for shape in engine.full_state.shapes().values())
 
 

@@ -34,15 +34,16 @@ from without_card.files import CAPTURED, FILES
 from trainer.distributed import World, this_process
 from trainer.engine import deepspeed
 from trainer.engine.captured import CapturedPasses
+from trainer.engine.engine import Engine
 from trainer.engine.graphs import Emulated
 from trainer.launchers import complete_environ
 from trainer.training.loop import train_step
 
 DIMS = CONFIGS["wt103-narrow"]
 PARTS = {
-    (deepspeed.Engine, "__call__"): "forward",
-    (deepspeed.Engine, "backward"): "backward",
-    (deepspeed.Engine, "step"): "reduction, norm, update",
+    (Engine, "__call__"): "forward",
+    (Engine, "backward"): "backward",
+    (Engine, "step"): "reduction, norm, update",
     (CapturedPasses, "_work"): "beside, in the graph",
     (Emulated, "run"): "what a graph does without being asked",
 }
