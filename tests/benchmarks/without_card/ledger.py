@@ -147,8 +147,9 @@ def _flops(name: str, tensors: list[Tensor]) -> int:
         first, second = tensors[1:3] if name == "addmm" else tensors[:2]
         return 2 * first.numel() * second.shape[-1]
     if name in ATTENTION:
-        (n_streams, tgt_len, n_head, d_head), n_keys = tensors[0].shape, tensors[1].shape[1]
-        return ATTENTION[name] * 2 * n_streams * n_head * tgt_len * n_keys * d_head
+        query_BTHE, old_BM2HE, new_BT2HE = tensors[:3]
+        n_keys = old_BM2HE.shape[1] + new_BT2HE.shape[1]
+        return ATTENTION[name] * 2 * query_BTHE.numel() * n_keys
     return 0
 
 
