@@ -22,7 +22,7 @@ distributed data.text
 data.vocabulary model
 data
 data.prepare track engine budget
-checkpoint
+checkpoint report
 inference
 training
 calls
@@ -36,7 +36,7 @@ launch
 #: What a command that only reads a run, or explains itself, may import.
 WITHOUT_TORCH = (
     "trainer",
-    "trainer.track.report",
+    "trainer.report.table",
     "trainer.track.results",
     "trainer.track.metrics",
     "trainer.track.status",

@@ -29,7 +29,7 @@ class Report:
 
     def run(self) -> None:
         """Print the report; bad input where not one of the directories can be shown."""
-        from trainer.track.report import report
+        from trainer.report.table import report
 
         said = report(self.runs, as_json=self.json, plot=self.plot)
         print(said.text)

@@ -39,7 +39,7 @@ from trainer.exchange.importing import import_checkpoint
 from trainer.exchange.model_card import model_card
 from trainer.exchange.vocabularies import read_vocabulary
 from trainer.inference.loading import open_trained
-from trainer.track.report import report
+from trainer.report.table import report
 from trainer.training.opening import rundir
 
 Form = Literal["json", "bytes", "pickle", "archive", "older"]

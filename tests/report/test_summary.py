@@ -11,10 +11,10 @@ import pytest
 from reported_runs import CORPUS, LENGTHS, NOW, OF, make_imported, make_run, write_valid
 
 from trainer.errors import InputError
+from trainer.report.summary import SILENT_S, summarise
 from trainer.track.metrics import MetricsWriter
 from trainer.track.processes import begun
 from trainer.track.status import Status, write_status
-from trainer.track.summary import SILENT_S, summarise
 
 
 def test_the_numbers_of_a_run_are_those_of_its_records(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from reported_runs import NOW, make_imported, make_run, write_valid
 from txl_command import exit_code
 
 from trainer.errors import Exit, InputError
+from trainer.report.table import report, sparkline
 from trainer.track.metrics import MetricsWriter
-from trainer.track.report import report, sparkline
 from trainer.track.throughput import SCORING, TRAINING
 
 
@@ -168,7 +168,8 @@ def test_a_plot_is_drawn_or_its_package_named(tmp_path: Path) -> None:
 
 
 def test_reporting_imports_neither_torch_nor_deepspeed_nor_wandb() -> None:
-    code = "import sys; from trainer.track import report, status, console, tracker;"
+    code = "import sys; from trainer.report import table;"
+    code += "from trainer.track import status, console, tracker;"
     code += "print([m for m in ('torch', 'deepspeed', 'wandb') if m in sys.modules])"
     command = [sys.executable, "-c", code]
     shown = subprocess.run(command, check=True, capture_output=True, text=True)

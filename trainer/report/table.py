@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from trainer.errors import InputError
 from trainer.outside import printable
+from trainer.report.summary import RunSummary, summarise
 from trainer.track.measure import corpus_label
 from trainer.track.results import by_text, table_rows
-from trainer.track.summary import RunSummary, summarise
 from trainer.track.tables import shown, text_table
 from trainer.track.throughput import SCORING, TRAINING
 from trainer.wording import counted, human_count
