@@ -36,6 +36,9 @@ launch
 #: What a command that only reads a run, or explains itself, may import.
 WITHOUT_TORCH = (
     "trainer",
+    "trainer.report.folders",
+    "trainer.report.plot",
+    "trainer.report.summary",
     "trainer.report.table",
     "trainer.track.results",
     "trainer.track.metrics",
@@ -49,6 +52,7 @@ WITHOUT_TORCH = (
     "trainer.commands.corpora",
     "trainer.commands.exchange",
     "trainer.commands.models",
+    "trainer.commands.reports",
     "trainer.commands.runs",
     "trainer.commands.command_line",
     "trainer.data.prepare.from_text",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import trainer
 from trainer.checkpoint.folder import resolve
-from trainer.commands import corpora, exchange, models, runs
+from trainer.commands import corpora, exchange, models, reports
 from trainer.commands.command_line import parse_command
 from trainer.config import strict
 from trainer.config.arguments import parse_train
@@ -27,7 +27,7 @@ COMMANDS: dict[str, Any] = {
     "generate": models.Generate,
     "import": exchange.Import,
     "export": exchange.Export,
-    "report": runs.Report,
+    "report": reports.Report,
     "corpus verify": corpora.Verify,
     "corpus show": corpora.ShowCorpus,
 }

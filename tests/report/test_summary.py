@@ -11,14 +11,15 @@ import pytest
 from reported_runs import CORPUS, LENGTHS, NOW, OF, make_imported, make_run, write_valid
 
 from trainer.errors import InputError
-from trainer.report.summary import SILENT_S, summarise
+from trainer.report.summary import SILENT_S, read_run
 from trainer.track.metrics import MetricsWriter
 from trainer.track.processes import begun
+from trainer.track.records import MAX_LINE_BYTES
 from trainer.track.status import Status, write_status
 
 
 def test_the_numbers_of_a_run_are_those_of_its_records(tmp_path: Path) -> None:
-    run = summarise(make_run(tmp_path / "run"), now=NOW)
+    run = read_run(make_run(tmp_path / "run"), now=NOW).summary
     assert (run.run, run.state) == ("run", "running, eta 1m30s")
     assert (run.step, run.max_steps, run.attempts, run.skipped_steps) == (61, 1000, 2, 2)
     assert (run.best_loss, run.best_step) == (2.0, 40)
@@ -51,7 +52,7 @@ def test_the_best_is_the_lowest_of_what_the_newest_validation_is_of(
     for step, loss in ((70, 2.75), (80, 2.6), (90, 2.7)):
         write_valid(writer, step, loss, OF | other)
     writer.close()
-    run = summarise(tmp_path / "run", now=NOW)
+    run = read_run(tmp_path / "run", now=NOW).summary
     assert (run.best_loss, run.best_step) == (2.6, 80)
 
 
@@ -63,7 +64,7 @@ def test_a_corpus_renamed_or_grown_by_another_split_has_the_same_best(
     writer = MetricsWriter(tmp_path / "run", attempt=2)
     write_valid(writer, 70, 2.75, OF | changes)
     writer.close()
-    assert summarise(tmp_path / "run", now=NOW).best_step == 40
+    assert read_run(tmp_path / "run", now=NOW).summary.best_step == 40
 
 
 def test_records_of_an_older_run_have_a_best_too(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_records_of_an_older_run_have_a_best_too(tmp_path: Path) -> None:
     for step, loss in ((20, 3.0), (40, 2.0), (60, 2.5)):
         write_valid(writer, step, loss, None)
     writer.close()
-    run = summarise(tmp_path, now=NOW)
+    run = read_run(tmp_path, now=NOW).summary
     assert (run.best_loss, run.best_step, run.best_of, run.state) == (2.0, 40, None, "unknown")
 
 
@@ -81,19 +82,19 @@ def test_a_run_whose_process_is_gone_is_called_dead_at_once(tmp_path: Path) -> N
         status = Status.of_this_process(state="running", max_steps=9, attempt=1)
         status = status.model_copy(update={"pid": number, "begun": begun(number)})
         write_status(tmp_path, status)
-        assert summarise(tmp_path, now=status.heartbeat).state == "running"
+        assert read_run(tmp_path, now=status.heartbeat).summary.state == "running"
         process.kill()
-    told = summarise(tmp_path, now=status.heartbeat).state
+    told = read_run(tmp_path, now=status.heartbeat).summary.state
     assert told == f"dead, was running: process {number} is gone"
 
 
 def test_a_run_that_should_be_alive_but_says_nothing_is_called_silent(tmp_path: Path) -> None:
     make_run(tmp_path / "run", heartbeat=NOW - SILENT_S - 7200, host="elsewhere")
-    assert summarise(tmp_path / "run", now=NOW).state == "running, silent for 2h15m"
+    assert read_run(tmp_path / "run", now=NOW).summary.state == "running, silent for 2h15m"
 
 
 def test_an_imported_run_says_where_it_came_from(tmp_path: Path) -> None:
-    run = summarise(make_imported(tmp_path / "run"), now=NOW)
+    run = read_run(make_imported(tmp_path / "run"), now=NOW).summary
     assert run.state == "imported"
     assert run.imported is not None
     assert (run.imported.layout, run.imported.file) == ("kimiyoung", "model.pt")
@@ -106,10 +107,10 @@ def test_a_run_that_has_only_started_or_only_records_is_summarised(tmp_path: Pat
     write_status(tmp_path / "starting", Status(state="starting", max_steps=10, attempt=1))
     (tmp_path / "records").mkdir()
     MetricsWriter(tmp_path / "records", attempt=1).close()
-    starting = summarise(tmp_path / "starting", now=NOW)
+    starting = read_run(tmp_path / "starting", now=NOW).summary
     assert starting.state.startswith("starting, silent for ")
     assert (starting.max_steps, starting.attempts) == (10, 1)
-    assert summarise(tmp_path / "records", now=NOW).state == "unknown"
+    assert read_run(tmp_path / "records", now=NOW).summary.state == "unknown"
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         ("loop", "no such folder"),
     ):
         with pytest.raises(InputError, match=told):
-            summarise(tmp_path / name, now=NOW)
+            read_run(tmp_path / name, now=NOW)
 
 
 HOSTILE = [
@@ -148,12 +149,13 @@ def test_a_file_that_cannot_be_read_costs_itself_alone(
 ) -> None:
     make_run(tmp_path / "run")
     (tmp_path / "run" / name).write_bytes(content)
-    run = summarise(tmp_path / "run", now=NOW)
+    run = read_run(tmp_path / "run", now=NOW).summary
     has_records, has_status = name != "metrics.jsonl", name != "status.json"
     assert run.best_loss == (2.0 if has_records else None)
     assert run.max_steps == (1000 if has_status else None)
     assert len(run.evals) == (0 if name == "evals/test.json" else 1)
-    silent = not has_records or (name == "status.json" and not content)  # they have none, then
+    has_line = b"\n" in content or len(content) > MAX_LINE_BYTES  # a torn one is written still
+    silent = (not has_records and not has_line) or (name == "status.json" and not content)
     assert len(run.notes) == (0 if silent else 1)
     assert all(name in note for note in run.notes)
     json.dumps(run.model_dump(mode="json"), allow_nan=False)
@@ -181,7 +183,7 @@ def test_a_status_with_numbers_that_cannot_be_is_noted(
 ) -> None:
     path = make_run(tmp_path / "run") / "status.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    run = summarise(tmp_path / "run", now=NOW)
+    run = read_run(tmp_path / "run", now=NOW).summary
     assert (run.max_steps, run.best_loss, len(run.notes)) == (None, 2.0, 1)
 
 
@@ -193,7 +195,7 @@ def test_a_throughput_that_is_no_number_is_not_there(tmp_path: Path, number: obj
     path = make_run(tmp_path / "run") / "status.json"
     result = {"throughput/tokens_per_s": number}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"result": result}))
-    run = summarise(tmp_path / "run", now=NOW)
+    run = read_run(tmp_path / "run", now=NOW).summary
     assert run.tokens_per_s == (1e308 if number == 1e308 else None)
     assert run.notes == ()
 
@@ -201,10 +203,10 @@ def test_a_throughput_that_is_no_number_is_not_there(tmp_path: Path, number: obj
 def test_records_of_a_newer_version_are_said_to_be_and_the_rest_is_shown(tmp_path: Path) -> None:
     with (make_run(tmp_path / "run") / "metrics.jsonl").open("a") as file:
         file.write('{"schema": 2, "kind": "train"}\n')
-    run = summarise(tmp_path / "run", now=NOW)
+    run = read_run(tmp_path / "run", now=NOW).summary
     assert (run.best_loss, run.max_steps, len(run.evals)) == (None, 1000, 1)
     assert "has schema 2, newer than the 1 known here: update" in run.notes[0]
     os.unlink(tmp_path / "run" / "status.json")
     (tmp_path / "run" / "evals" / "test.json").unlink()
     with pytest.raises(InputError, match="has schema 2, newer than the 1 known"):
-        summarise(tmp_path / "run", now=NOW)
+        read_run(tmp_path / "run", now=NOW)

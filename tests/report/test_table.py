@@ -6,18 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from reported_runs import NOW, make_imported, make_run, write_valid
+from reported_runs import make_imported, make_run, read, write_valid
 from txl_command import exit_code
 
-from trainer.errors import Exit, InputError
-from trainer.report.table import report, sparkline
+from trainer.errors import Exit
+from trainer.report.table import report, report_json, sparkline
 from trainer.track.metrics import MetricsWriter
 from trainer.track.throughput import SCORING, TRAINING
 
 
 def test_the_table_has_a_row_per_run_and_the_details_below(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "one", state="done"), make_run(tmp_path / "two")]
-    text, n_shown = report(runs, now=NOW)
+    text, n_shown = report(read(runs))
     lines = text.splitlines()
     assert n_shown == 2
     assert lines[0].endswith(f"tok/s: {TRAINING}")
@@ -45,7 +45,7 @@ def test_every_number_stands_under_what_it_is_of(tmp_path: Path) -> None:
     (run / "evals" / "other.json").write_text(
         (run / "evals" / "test.json").read_text().replace("01" * 16, "77" * 16)
     )
-    lines = [line.strip() for line in report([run], now=NOW).text.splitlines()]
+    lines = [line.strip() for line in report(read([run])).text.splitlines()]
     best = (
         "best valid loss: valid of wt103 (010101010101): every token, tgt_len 64, mem_len 640, "
         "clamp_len 400, same_length yes, warm exact, bf16"
@@ -66,13 +66,13 @@ def test_a_best_whose_records_do_not_say_what_it_is_of_is_said_to_be(tmp_path: P
     writer = MetricsWriter(tmp_path, attempt=1)
     write_valid(writer, 20, 3.0, None)
     writer.close()
-    text = report([tmp_path], now=NOW).text
+    text = report(read([tmp_path])).text
     assert "  best valid loss: its records do not say what it is of" in text.splitlines()
 
 
 def test_json_holds_the_same_numbers_and_what_they_are_of(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "run"), tmp_path / "none"]
-    run, none = json.loads(report(runs, as_json=True, now=NOW).text)
+    run, none = json.loads(report_json(read(runs)).text)
     assert (run["best_loss"], run["step"], run["evals"][0]["ppl"]) == (2.0, 61, 9.4877)
     assert (run["best_of"]["corpus"], run["best_of"]["settings"]["mem_len"]) == ("wt103", 640)
     assert run["error"] is None
@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_shown_costs_its_own_line(tmp_path: Path) -> Non
     make_imported(tmp_path / "old")
     make_run(tmp_path / "run")
     folders = sorted(tmp_path.iterdir())
-    text, n_shown = report(folders, now=NOW)
+    text, n_shown = report(read(folders))
     assert n_shown == 2
     assert "imported from model.pt, a checkpoint of kimiyoung" in text
     table, refused = text.split("not shown: 4 folders\n")
@@ -122,7 +122,7 @@ def test_runs_of_one_name_are_called_by_their_paths(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         runs.append(make_run(tmp_path / folder / "run"))
-    lines = report([*runs, make_run(tmp_path / "other")], now=NOW).text.splitlines()
+    lines = report(read([*runs, make_run(tmp_path / "other")])).text.splitlines()
     assert [line.split()[0] for line in lines[3:6]] == [str(runs[0]), str(runs[1]), "other"]
 
 
@@ -139,7 +139,7 @@ def test_nothing_from_outside_forges_a_line_or_reaches_the_terminal_raw(tmp_path
     imported = make_imported(tmp_path / "old")
     origin = {"layout": "a\nerror: forged", "file": "\x1b[31m" + "x" * 4_000}
     (imported / "imported.json").write_text(json.dumps(origin))
-    text = report([run, imported, tmp_path / "none\nerror: forged"], now=NOW).text
+    text = report(read([run, imported, tmp_path / "none\nerror: forged"])).text
     assert not any(line.lstrip().startswith("error:") for line in text.splitlines())
     assert all(line.isprintable() for line in text.split("\n"))
     assert max(map(len, text.splitlines())) < 1_000
@@ -150,21 +150,6 @@ def test_a_sparkline_spans_the_least_to_the_greatest() -> None:
     assert sparkline([2.0, 2.0]) == "▁▁"
     assert sparkline([]) == ""
     assert sparkline([-1.7e308, 0.0, 1.7e308]) == "▁▅█"
-
-
-def test_a_plot_is_drawn_or_its_package_named(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run $x")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        with pytest.raises(InputError, match="pip install matplotlib"):
-            report([run], plot=tmp_path / "loss.png")
-        assert not (tmp_path / "loss.png").exists()
-        return
-    report([run], plot=tmp_path / "loss.png")
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(InputError, match=r"--plot .*loss\.abc cannot be drawn"):
-        report([run], plot=tmp_path / "loss.abc")
 
 
 def test_reporting_imports_neither_torch_nor_deepspeed_nor_wandb() -> None:

@@ -17,7 +17,7 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-from trainer.commands import corpora, exchange, models, runs
+from trainer.commands import corpora, exchange, models, reports, runs
 from trainer.errors import InputError, did_you_mean
 from trainer.shell import typed_path
 from trainer.wording import printable_lines
@@ -31,7 +31,7 @@ COMMANDS: dict[str, Any] = {
     "config show": runs.Show,
     "config schema": runs.Schema,
     "train": None,
-    "report": runs.Report,
+    "report": reports.Report,
     "eval": models.Eval,
     "score": models.Score,
     "generate": models.Generate,

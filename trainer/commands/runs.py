@@ -1,40 +1,11 @@
-"""The commands of ``txl`` that show runs, recipes, settings and exit codes.
+"""The commands of ``txl`` that show recipes, settings and exit codes.
 
 Heavy imports wait until a command runs; none of these commands imports torch or deepspeed.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import tyro
-
-from trainer.errors import Exit, InputError
-from trainer.wording import counted
-
-
-@dataclass(frozen=True)
-class Report:
-    """Show where runs stand, their curves and their evaluations.
-
-    A directory that cannot be shown is named with the reason; the exit code is 0 where any is
-    shown, 2 where none is.
-    """
-
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """directories of runs"""
-    json: bool = False
-    """as JSON"""
-    plot: Path | None = None
-    """draw the loss curves into this file; needs matplotlib"""
-
-    def run(self) -> None:
-        """Print the report; bad input where not one of the directories can be shown."""
-        from trainer.report.table import report
-
-        said = report(self.runs, as_json=self.json, plot=self.plot)
-        print(said.text)
-        if not said.n_shown:
-            raise InputError(f"nothing to show: {counted(len(self.runs), 'folder')}, no run")
+from trainer.errors import Exit
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,21 @@
 """Summing up a run directory in a few numbers, whether trained here or imported."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from trainer.config.strict import checked
 from trainer.data.named import CORPUS_FILE, NamedCorpus, named_corpus
 from trainer.errors import InputError
 from trainer.outside import read_json
+from trainer.report.history import History, read_history, recorded
 from trainer.track.measure import Measure, Text
-from trainer.track.metrics import read_metrics
 from trainer.track.perplexity import perplexity
 from trainer.track.records import METRICS_FILE, Record
 from trainer.track.results import EvalResult, read_results
@@ -45,6 +47,8 @@ class RunSummary(BaseModel):
 
     run: str
     state: str
+    reason: str | None = None
+    """Why the run is in this state, as `status.json` says."""
     error: str | None = None
     """Why nothing of the run can be shown."""
     notes: tuple[str, ...] = ()
@@ -54,6 +58,8 @@ class RunSummary(BaseModel):
     corpus_hash: str | None = None
     step: int = 0
     max_steps: int | None = None
+    tokens: int | None = None
+    """Tokens trained on up to the last record."""
     attempts: int = 0
     train_loss: float | None = None
     best_loss: float | None = None
@@ -66,12 +72,20 @@ class RunSummary(BaseModel):
     skipped_steps: int = 0
     curve: tuple[float, ...] = ()
     evals: tuple[EvalResult, ...] = ()
-    points: dict[str, tuple[tuple[int, float], ...]] = Field({}, exclude=True)
-    """Step and loss of every record, for ``train`` and for ``valid``."""
 
 
-def summarise(run_dir: Path, *, now: float) -> RunSummary:
-    """Return the summary of a run directory, with notes on broken files; `now` is unix time.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReadRun:
+    """All that a report reads of a run at once."""
+
+    path: Path
+    summary: RunSummary
+    history: History
+    status: Status | None = None
+
+
+def read_run(run_dir: Path, *, now: float) -> ReadRun:
+    """Return what a run directory holds, with notes on broken files; `now` is unix time.
 
     Raises:
         InputError: nothing can be shown: there is no run, or one of a newer version.
@@ -82,23 +96,40 @@ def summarise(run_dir: Path, *, now: float) -> RunSummary:
     files = (STATUS_FILE, METRICS_FILE, IMPORTED_FILE, CORPUS_FILE)
     has = {name for name in files if (run_dir / name).exists()}
     status = _noting(notes, lambda: read_status(run_dir))
-    records = _noting(notes, lambda: read_metrics(run_dir)) if METRICS_FILE in has else None
+    history = None
+    if METRICS_FILE in has:
+        history = _noting(notes, lambda: read_history(run_dir / METRICS_FILE, tell=notes.append))
     imported = _noting(notes, lambda: read_import_origin(run_dir)) if IMPORTED_FILE in has else None
     corpus = _noting(notes, lambda: named_corpus(run_dir)) if CORPUS_FILE in has else None
     filed = read_results(run_dir)
-    if status is None and records is None and imported is None and not filed.results:
+    if status is None and history is None and imported is None and not filed.results:
         raise InputError(
             notes[0] if notes else f"not a run: neither {STATUS_FILE} nor {METRICS_FILE} is there"
         )
-    return RunSummary(
+    history = history or recorded([])
+    summary = RunSummary(
         run=run_dir.resolve().name,
         state=_state(status, imported, now=now),
+        reason=status.reason if status else None,
         notes=(*notes, *filed.broken),
         imported=imported,
         evals=tuple(filed.results),
         **_corpus(corpus),
-        **_numbers(records or [], status),
+        **_numbers(history, status),
     )
+    return ReadRun(path=run_dir, summary=summary, history=history, status=status)
+
+
+def read_run_or_reason(run_dir: Path, *, now: float) -> ReadRun:
+    """Return the same; where nothing can be shown, a summary whose `error` says why."""
+    try:
+        return read_run(run_dir, now=now)
+    except InputError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = (error.strerror or "cannot be read").lower()
+    summary = RunSummary(run=run_dir.resolve().name, state="not shown", error=reason)
+    return ReadRun(path=run_dir, summary=summary, history=recorded([]))
 
 
 def _noting(notes: list[str], read: Callable[[], _Read]) -> _Read | None:
@@ -124,55 +155,47 @@ def _corpus(corpus: NamedCorpus | None) -> dict[str, Any]:
     return {} if corpus is None else {"corpus": corpus.name, "corpus_hash": corpus.hash}
 
 
-def _numbers(records: list[Record], status: Status | None) -> dict[str, Any]:
-    points = {part: _points(records, part) for part in ("train", "valid")}
-    losses = [loss for _, loss in points["train"]]
-    last: Record = max(records, key=lambda record: int(record["step"]), default={})
+def _numbers(history: History, status: Status | None) -> dict[str, Any]:
+    losses = history.train.metric("train/loss")[1]
+    last: Record = history.last or {}
     step = status.step if status else last.get("step", 0)
     update = status.update if status else last.get("update", 0)
     rate = (status.result or {}).get("throughput/tokens_per_s") if status else None
-    attempts = [record["attempt"] for record in records]
     return {
         "step": step,
         "skipped_steps": max(0, step - update),
         "max_steps": status.max_steps if status else None,
-        "attempts": max([status.attempt if status else 0, *attempts]),
-        "train_loss": losses[-1] if losses else None,
+        "tokens": last.get("tokens"),
+        "attempts": max(status.attempt if status else 0, history.attempts),
+        "train_loss": float(losses[-1]) if len(losses) else None,
         "tokens_per_s": rate if isinstance(rate, float | int) and math.isfinite(rate) else None,
-        "curve": tuple(resample(losses, _CURVE_WIDTH)),
-        "points": points,
-        **_best(records),
+        "curve": tuple(resample(losses.tolist(), _CURVE_WIDTH)),
+        **_best(history),
     }
 
 
-def _best(records: Iterable[Record]) -> dict[str, Any]:
+def _best(history: History) -> dict[str, Any]:
     """Return the lowest validation loss of the newest one's measure, if records have measures."""
-    valid = [r for r in records if r["kind"] == "valid" and r.get("valid/loss") is not None]
-    newest_of = valid[-1].get("of") if valid else None
-    comparable = [record for record in valid if _key(record.get("of")) == _key(newest_of)]
-    best = min(comparable, key=lambda record: float(record["valid/loss"]), default=None)
-    if best is None:
+    places, losses = history.valid.metric("valid/loss")
+    if not len(places):
         return {}
-    loss, of = float(best["valid/loss"]), best.get("of")
+    keys = [_key(of) for of in history.valid_of]
+    own = history.valid_of_index[places]
+    comparable = np.isin(own, [i for i, key in enumerate(keys) if key == keys[own[-1]]])
+    best = places[comparable][np.argmin(losses[comparable])]
+    loss = float(history.valid.values["valid/loss"][best])
+    of = history.valid_of[history.valid_of_index[best]]
     ppl = perplexity(loss)
     return {
         "best_loss": loss,
         "best_ppl": ppl if math.isfinite(ppl) else None,
-        "best_step": best["step"],
+        "best_step": int(history.valid.step[best]),
         "best_of": None if of is None else Measure.model_validate(of),
     }
 
 
 def _key(of: dict[str, Any] | None) -> tuple[object, ...] | None:
     return None if of is None else Measure.model_validate(of).key
-
-
-def _points(records: Iterable[Record], part: str) -> tuple[tuple[int, float], ...]:
-    return tuple(
-        (record["step"], float(record[f"{part}/loss"]))
-        for record in records
-        if record["kind"] == part and record.get(f"{part}/loss") is not None
-    )
 
 
 def _state(status: Status | None, imported: ImportOrigin | None, *, now: float) -> str:

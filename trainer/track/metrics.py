@@ -5,18 +5,18 @@ Values that JSON does not have (NaN, infinities) are written as null, so that ev
 JSON and every column holds numbers.
 """
 
-import heapq
 import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import InputError
 from trainer.files import sync
 from trainer.shell import typed_path
+from trainer.track.attempts import AttemptSteps, LastAttempts
 from trainer.track.records import METRICS_FILE, SCHEMA, Record, RecordKind, whole_records
 
 
@@ -113,14 +113,14 @@ def read_metrics(run_dir: str | Path, *, kind: RecordKind | None = None) -> list
     if not (run_dir / METRICS_FILE).is_file():
         raise InputError(f"{run_dir}: no {METRICS_FILE} there; give the directory of a run")
     records = list(whole_records(run_dir / METRICS_FILE))
-    last_attempt = _last_attempts(records)
+    last = LastAttempts(attempt_steps(records).ranges())
     kept: dict[tuple[Any, ...], Record] = {}
     for place, record in enumerate(records):
         if record["kind"] == "event":
             kept["event", place] = record
             continue
         step, attempt = record["step"], record["attempt"]
-        if last_attempt.get(step, attempt) > attempt:
+        if last.at(step) > attempt:
             continue
         key = record["kind"], step
         if key not in kept or kept[key]["attempt"] <= attempt:
@@ -129,36 +129,15 @@ def read_metrics(run_dir: str | Path, *, kind: RecordKind | None = None) -> list
     return sorted(wanted, key=lambda record: record["step"])
 
 
-def _redone_steps(records: list[Record]) -> dict[int, range]:
-    """Return the steps of each attempt: from where it resumed to its last record."""
-    resumed_at: dict[int, int] = {}
-    recorded: dict[int, list[int]] = {}
+def attempt_steps(records: Iterable[Record]) -> AttemptSteps:
+    """Return the steps that each attempt did."""
+    steps = AttemptSteps()
     for record in records:
         if record["kind"] != "event":
-            recorded.setdefault(record["attempt"], []).append(record["step"])
+            steps.recorded(record["attempt"], record["step"])
         elif record.get("event") == "resume":
-            resumed_at.setdefault(record["attempt"], record["step"])
-    return {
-        attempt: range(resumed_at.get(attempt, min(steps) - 1) + 1, max(steps) + 1)
-        for attempt, steps in recorded.items()
-    }
-
-
-def _last_attempts(records: list[Record]) -> dict[int, int]:
-    """Return the last attempt that did each recorded step."""
-    waiting = sorted((steps.start, steps.stop, a) for a, steps in _redone_steps(records).items())
-    waiting.reverse()
-    doing: list[tuple[int, int]] = []
-    last: dict[int, int] = {}
-    for step in sorted({record["step"] for record in records if record["kind"] != "event"}):
-        while waiting and waiting[-1][0] <= step:
-            _, stop, attempt = waiting.pop()
-            heapq.heappush(doing, (-attempt, stop))
-        while doing and doing[0][1] <= step:
-            heapq.heappop(doing)
-        if doing:
-            last[step] = -doing[0][0]
-    return last
+            steps.resumed(record["attempt"], record["step"])
+    return steps
 
 
 def _strict(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -73,10 +73,18 @@ _MODELS: dict[object, type[_AnyRecord]] = {
 }
 
 
-def whole_records(path: Path) -> Iterator[Record]:
-    """Yield the records of a file in order; log the number of other lines at the end.
+def _warn(message: str) -> None:
+    _log.warning("%s", message)
+
+
+def whole_records(path: Path, *, tell: Callable[[str], None] = _warn) -> Iterator[Record]:
+    """Yield the records of a file in order; at the end tell the number of other lines.
 
     A last line without a line end is still being written, and is not counted.
+
+    Args:
+        path: the file.
+        tell: called with a message if lines were passed over; by default it is logged.
 
     Raises:
         InputError: a newer version of the trainer wrote the file.
@@ -94,7 +102,7 @@ def whole_records(path: Path) -> Iterator[Record]:
                     first = first or f"line {number}, {printable(error, most=200)}"
     if n_broken:
         what = "1 line is" if n_broken == 1 else f"{n_broken:,} lines are"
-        _log.warning("%s: %s torn or no record, passed over; the first: %s", path, what, first)
+        tell(f"{path}: {what} torn or no record, passed over; the first: {first}")
 
 
 def parse_record(line: bytes) -> Record:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import foreign_files
 from builders import CPU, tiny_experiment, tiny_model, write_corpus
-from reported_runs import make_run
+from reported_runs import NOW, make_run
 from tokenizer_rules import REAL
 
 from trainer.checkpoint.hashing import fingerprint
@@ -39,6 +39,7 @@ from trainer.exchange.importing import import_checkpoint
 from trainer.exchange.model_card import model_card
 from trainer.exchange.vocabularies import read_vocabulary
 from trainer.inference.loading import open_trained
+from trainer.report.summary import read_run_or_reason
 from trainer.report.table import report
 from trainer.training.opening import rundir
 
@@ -226,7 +227,11 @@ TARGETS = [
     Target(file="exported/config.json", form="json", read=_read_run),
     Target(file="exported/model.safetensors", form="bytes", read=_read_run, seal=_seal_export),
     *(
-        Target(file=f"reported/{name}", form=form, read=lambda f: report([f]))
+        Target(
+            file=f"reported/{name}",
+            form=form,
+            read=lambda f: report([read_run_or_reason(f, now=NOW)]),
+        )
         for name, form in (
             ("status.json", "json"),
             ("metrics.jsonl", "bytes"),

@@ -1,9 +1,11 @@
 """Run directories for the tests of reports, made without training."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.report.summary import ReadRun, read_run_or_reason
 from trainer.track.metrics import MetricsWriter
 from trainer.track.status import RunState, Status, write_status
 
@@ -38,6 +40,11 @@ RESULT = {
     "n_tokens": 245_569,
     "tokens_per_s": 1000.0,
 }
+
+
+def read(folders: Sequence[Path], *, now: float = NOW) -> list[ReadRun]:
+    """What a report reads of folders."""
+    return [read_run_or_reason(folder, now=now) for folder in folders]
 
 
 def write_valid(writer: MetricsWriter, step: int, loss: float, of: dict[str, Any] | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ranks import told_by_ranks
+from reported_runs import read
 from training import events
 
 from trainer import read_metrics
@@ -70,7 +71,7 @@ def test_a_checkpoint_keeps_what_its_best_is_of(trained: Path, of: Measure) -> N
 
 
 def test_a_report_says_what_the_best_is_of(trained: Path, of: Measure) -> None:
-    assert f"  best valid loss: {of}" in report([trained]).text.splitlines()
+    assert f"  best valid loss: {of}" in report(read([trained])).text.splitlines()
 
 
 def test_tensorboard_has_it_as_a_text_once(trained: Path, of: Measure) -> None:
