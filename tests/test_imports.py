@@ -37,6 +37,7 @@ launch
 WITHOUT_TORCH = (
     "trainer",
     "trainer.report.folders",
+    "trainer.report.page.document",
     "trainer.report.plot",
     "trainer.report.summary",
     "trainer.report.table",
@@ -63,6 +64,7 @@ CONSTANTS = {
     "BeforeValidator",
     "Field",
     "Nature",
+    "Panel",
     "Path",
     "RLock",
     "TypeVar",

@@ -3,14 +3,21 @@
 Heavy imports wait until a command runs; none of these commands imports torch or deepspeed.
 """
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from trainer.errors import InputError
 from trainer.wording import counted
+
+if TYPE_CHECKING:
+    from trainer.report.summary import ReadRun
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class Report:
     """directories of runs, or folders with runs below them; by default runs"""
     json: bool = False
     """as JSON"""
+    html: Path | None = None
+    """write a page about the runs into this file, which needs nothing else"""
     plot: Path | None = None
     """draw the loss curves into this file; needs matplotlib"""
 
@@ -39,7 +48,16 @@ class Report:
         runs = [read_run_or_reason(run_dir, now=now) for run_dir in run_dirs(self.runs)]
         if self.plot is not None:
             plot_losses(runs, self.plot)
+        if self.html is not None:
+            self._write_page(runs, self.html)
         said = report_json(runs) if self.json else report(runs)
         print(said.text)
         if not said.n_shown:
             raise InputError(f"nothing to show: {counted(len(runs), 'folder')}, no run")
+
+    @staticmethod
+    def _write_page(runs: "list[ReadRun]", file: Path) -> None:
+        from trainer.report.page.document import write_page
+
+        if not write_page(runs, file):
+            log.warning("%s is without pictures: pip install matplotlib", file)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from trainer.outside import printable
 from trainer.report.summary import ReadRun, RunSummary
 from trainer.track.measure import corpus_label
+from trainer.track.perplexity import shown_perplexity
 from trainer.track.results import by_text, table_rows
 from trainer.track.tables import shown, text_table
 from trainer.track.throughput import SCORING, TRAINING
@@ -80,7 +81,7 @@ def _table(runs: Sequence[tuple[str, RunSummary]]) -> str:
                 corpus_label(run.corpus, run.corpus_hash) if run.corpus else "-",
                 shown(run.train_loss, ".4f"),
                 shown(run.best_loss, ".4f"),
-                shown(run.best_ppl, ".2f"),
+                "-" if run.best_ppl is None else shown_perplexity(run.best_ppl),
                 shown(run.best_step, ",d"),
                 "-" if run.tokens_per_s is None else human_count(run.tokens_per_s),
                 f"{run.skipped_steps:,}",

@@ -6,13 +6,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
+from trainer.track.perplexity import shown_perplexity
 from trainer.wording import LineFormatter, human_count, human_seconds
 
 _log = logging.getLogger(__name__)
@@ -50,14 +50,10 @@ def console_line(
     return " | ".join(cells)
 
 
-def _perplexity(name: str, value: float) -> str:
-    return f"{name} {value:.2f}" if value < 1e6 else f"{name} {value:.2e}"
-
-
 _CELLS: dict[str, Callable[[float], str]] = {
     "{part}/loss": "loss {:.4f}".format,
-    "{part}/ppl": partial(_perplexity, "ppl"),
-    "{part}/ppl_word": partial(_perplexity, "ppl_word"),
+    "{part}/ppl": lambda ppl: f"ppl {shown_perplexity(ppl)}",
+    "{part}/ppl_word": lambda ppl: f"ppl_word {shown_perplexity(ppl)}",
     "{part}/bpc": "bpc {:.4f}".format,
     "optim/lr": "lr {:.2e}".format,
     "optim/grad_norm": "grad_norm {:.2f}".format,
