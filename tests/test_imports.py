@@ -74,6 +74,7 @@ CONSTANTS = {
     "_text",
     "announced",
     "compile",
+    "dtype",
     "free",
     "getLogger",
     "partial",

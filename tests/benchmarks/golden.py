@@ -76,7 +76,7 @@ def numbers(folder: Path, *, kinds: Sequence[str], most_ranks: int) -> dict[str,
             "last",
             "--split",
             "valid",
-            "--per-token",
+            "--per-token-text",
             per_token,
             *flags,
         )

@@ -18,9 +18,9 @@ from trainer import read_metrics
 from trainer.data.corpus import open_corpus
 from trainer.data.vocabulary.symbols import SymbolVocabulary
 from trainer.errors import InputError
-from trainer.inference import evaluate
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
+from trainer.inference.scored_tokens import write_text
 
 
 def evaluated(run: Path, **options: Any) -> dict[str, Any]:
@@ -176,9 +176,9 @@ def test_every_token_is_written_once_at_any_batch_size_and_number_of_ranks(
     file.write_text("of an earlier result")
     results = {}
     for batch_size in (1, 4):
-        loss = evaluated(run, batch_size=batch_size, per_token=file)["loss"]
+        loss = evaluated(run, batch_size=batch_size, per_token_text=file)["loss"]
         results[batch_size, 1] = loss, per_token(file)
-        ranks(2, run, "--batch-size", batch_size, "--per-token", file)
+        ranks(2, run, "--batch-size", batch_size, "--per-token-text", file)
         (kept,) = (result for result in filed(run).values() if result["world_size"] == 2)
         results[batch_size, 2] = kept["loss"], per_token(file)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [file.name]
@@ -199,8 +199,8 @@ def test_every_token_is_written_once_at_any_batch_size_and_number_of_ranks(
 def test_a_token_of_any_text_is_read_back(text: str, tmp_path: Path) -> None:
     vocabulary = SymbolVocabulary("characters", text)
     split = write_split(tmp_path / "corpus", [range(len(text))], vocabulary_size=len(text))
-    nats = [(1, torch.linspace(0, 20, len(text) - 1))]
-    evaluate._write_per_token(tmp_path / "out", nats, split, vocabulary, lone_world())
+    nats = [(1, torch.linspace(0, 20, len(text) - 1).numpy())]
+    write_text(tmp_path / "out", nats, split, vocabulary)
     found = per_token(tmp_path / "out")
     assert "".join(token for _, token, _ in found) == text[1:]
     assert [value for _, _, value in found] == pytest.approx(nats[0][1].tolist(), rel=1e-8)
@@ -211,7 +211,7 @@ def test_a_result_as_fairseq_counts_stands_beside_ours_and_says_what_it_leaves_o
 ) -> None:
     ours = evaluated(run)
     capsys.readouterr()
-    theirs = evaluated(run, as_fairseq=True, per_token=tmp_path / "nats.tsv")
+    theirs = evaluated(run, as_fairseq=True, per_token_text=tmp_path / "nats.tsv")
     assert len(filed(run)) == 2
     n_tokens = open_corpus(corpus).splits["valid"].n_tokens
     n_chunks = -(-n_tokens // 12)
@@ -259,10 +259,16 @@ def test_without_memory_same_length_means_nothing(run: Path) -> None:
         ({"mem_len": "-1"}, "mem_len: input should be greater than or equal to 0, got -1"),
         ({"as_fairseq": True, "warm": "near"}, "reads the text as one long pass: use --warm exact"),
         ({"as_fairseq": True, "tgt_len": 1}, "scores one token less than tgt_len"),
-        ({"per_token": Path("x"), "mem_len": "0,4"}, "--per-token x holds one result: give one"),
-        ({"per_token": Path("x"), "no_memory": True}, "--per-token x holds one result: give one"),
-        ({"per_token": ROOT}, "is no file that can be written"),
-        ({"per_token": ROOT / "no" / "where"}, "is no file that can be written"),
+        (
+            {"per_token_text": Path("x"), "mem_len": "0,4"},
+            "--per-token-text x holds one result: give one",
+        ),
+        (
+            {"per_token_text": Path("x"), "no_memory": True},
+            "--per-token-text x holds one result: give one",
+        ),
+        ({"per_token_text": ROOT}, "is no file that can be written"),
+        ({"per_token_text": ROOT / "no" / "where"}, "is no file that can be written"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_in_one_line(

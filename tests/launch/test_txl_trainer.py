@@ -72,7 +72,7 @@ def test_the_command_of_an_installed_package_is_its_own(elsewhere: Path, install
 def test_all_of_the_package_is_installed(installed: Path) -> None:
     for package in ("trainer", "ds_configs"):
         for file in (ROOT / package).rglob("*"):
-            if file.suffix in (".py", ".json"):
+            if file.suffix in (".py", ".json", ".html", ".css"):
                 assert (installed / file.relative_to(ROOT)).is_file()
 
 

@@ -135,7 +135,7 @@ def odd_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(train)
     run([*train, *more])
     txl, run_dir = ["-m", "txl_trainer"], str(case.run_dir)
-    nats = ["--per-token", str(folder / "nats.tsv")]
+    nats = ["--per-token-text", str(folder / "nats.tsv")]
     run([*txl, "eval", run_dir, "--split", "valid", *nats])
     run([*txl, "export", run_dir, "--out", str(folder / "exported")])
     return folder

@@ -40,7 +40,9 @@ class EvalOptions:
     """score without memory too, and say what it gains"""
     precision: Precision | None = None
     """None is the run's"""
-    per_token: Path | None = None
+    per_token: bool = False
+    """file the nats of every scored token beside each result, for `txl report` and `txl compare`"""
+    per_token_text: Path | None = None
     """write position, token and nats of every scored token to this file, tab-separated"""
     as_fairseq: bool = False
     """count as fairseq does, which skips a token per tgt_len and attends to empty memory"""

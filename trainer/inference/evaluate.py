@@ -1,28 +1,33 @@
 """`txl eval`: score a split with a checkpoint, once per memory length, and save each result."""
 
 import datetime
-import functools
-import json
 import logging
 import math
 import os
-from operator import itemgetter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from trainer.budget.shortage import explained
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Corpus, Split, open_corpus
-from trainer.data.vocabulary.files import Vocabulary
-from trainer.distributed import World, gather_objects, on_main
+from trainer.distributed import World, on_main
 from trainer.errors import InputError
-from trainer.files import replacing
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.loading import load_source, open_corpus_of
 from trainer.inference.progress import progress
 from trainer.inference.score import Score, score
+from trainer.inference.scored_tokens import (
+    Row,
+    gathered,
+    sum_of,
+    token_table,
+    train_counts,
+    write_text,
+)
 from trainer.inference.settings import scoring_of
 from trainer.inference.source import read_together
 from trainer.inference.trained import TrainedModel
@@ -31,6 +36,7 @@ from trainer.track.measure import RULES, Rule
 from trainer.track.results import FOLDER, EvalResult, file_result, measure_of, table_rows
 from trainer.track.tables import shown, text_table
 from trainer.track.throughput import SCORING, tokens_per_s
+from trainer.track.token_files import file_tokens
 from trainer.wording import counted
 
 log = logging.getLogger(__name__)
@@ -63,33 +69,56 @@ def evaluate(options: EvalOptions, world: World) -> list[EvalResult]:
     scorings = [_scoring(options, trained, mem_len) for mem_len in mem_lens]
     on_main(lambda: _refuse_misuse(options, scorings, trained), world)
     results = []
-    scored: list[tuple[int, Tensor]] = []
     for scoring in scorings:
         label = f"scoring {split.name}, mem_len {scoring.mem_len}"
         with (
-            explained(world, functools.partial(_situation, scoring, trained)),
+            explained(world, partial(_situation, scoring, trained)),
             progress(label, total=1, shows=world.is_main) as on_share,
         ):
-            result = score(
-                trained,
-                split,
-                scoring=scoring,
-                world=world,
-                first_memory=trained.zero_memory if options.as_fairseq else trained.reading_memory,
-                n_layer=trained.experiment.model.n_layer,
-                cutoffs=trained.experiment.model.cutoffs,
-                cut_documents=_cuts_documents(options, trained),
-                as_fairseq=options.as_fairseq,
-                on_share=on_share,
-                on_tokens=None if options.per_token is None else lambda *row: scored.append(row),
-            )
-        assert result is not None, "nothing asks this scoring to stop"
+            result, rows = _score(scoring, split, trained, options, world, on_share)
         results.append(_describe(result, scoring, split, corpus, trained, options, world))
         if world.is_main:
             _file(options.run_dir, results[-1])
-    if options.per_token is not None:
-        _write_per_token(options.per_token, scored, split, corpus.vocabulary, world)
+        if rows:
+            on_main(
+                partial(_keep_tokens, options, results[-1], rows, split, corpus, trained), world
+            )
     return results
+
+
+def _score(
+    scoring: ScoringConfig,
+    split: Split,
+    trained: TrainedModel,
+    options: EvalOptions,
+    world: World,
+    on_share: Callable[[float], None],
+) -> tuple[Score, list[Row]]:
+    """Return the score of a split, and its tokens if they are asked for. Collective.
+
+    With its tokens, the score is exactly the sum of their nats.
+    """
+    scored: list[tuple[int, Tensor]] = []
+    wants_tokens = options.per_token or options.per_token_text is not None
+    result = score(
+        trained,
+        split,
+        scoring=scoring,
+        world=world,
+        first_memory=trained.zero_memory if options.as_fairseq else trained.reading_memory,
+        n_layer=trained.experiment.model.n_layer,
+        cutoffs=trained.experiment.model.cutoffs,
+        cut_documents=_cuts_documents(options, trained),
+        as_fairseq=options.as_fairseq,
+        on_share=on_share,
+        on_tokens=(lambda *row: scored.append(row)) if wants_tokens else None,
+    )
+    assert result is not None, "nothing asks this scoring to stop"
+    if not wants_tokens:
+        return result, []
+    rows = gathered(scored, world)
+    loss_sum = sum_of(rows)
+    return replace(result, loss_sum=loss_sum, loss=loss_sum / result.n_tokens), rows
 
 
 def _situation(scoring: ScoringConfig, trained: TrainedModel) -> str:
@@ -113,13 +142,15 @@ def _refuse_misuse(
             raise InputError("--as-fairseq reads the text as one long pass: use --warm exact")
         if scoring.tgt_len == 1:
             raise InputError("--as-fairseq scores one token less than tgt_len: use --tgt-len 2 up")
-    path = options.per_token
+    path = options.per_token_text
     if path is None:
         return
     if len(scorings) > 1:
-        raise InputError(f"--per-token {path} holds one result: give one --mem-len, no --no-memory")
+        raise InputError(
+            f"--per-token-text {path} holds one result: give one --mem-len, no --no-memory"
+        )
     if (path.exists() and not path.is_file()) or not os.access(path.parent, os.W_OK):
-        raise InputError(f"--per-token {path} is no file that can be written: name another")
+        raise InputError(f"--per-token-text {path} is no file that can be written: name another")
 
 
 def _split(corpus: Corpus, name: str, trained: TrainedModel) -> Split:
@@ -190,38 +221,27 @@ def _file(run_dir: Path, result: EvalResult) -> None:
         log.warning("%s: not written, the result only printed: %s", folder, error.strerror)
 
 
-def _write_per_token(
-    path: Path, scored: list[tuple[int, Tensor]], split: Split, vocabulary: Vocabulary, world: World
+def _keep_tokens(
+    options: EvalOptions,
+    result: EvalResult,
+    rows: list[Row],
+    split: Split,
+    corpus: Corpus,
+    trained: TrainedModel,
 ) -> None:
-    """Gather every rank's nats and write them in the order of the text. Collective.
-
-    A line per token has, separated by tabs: the position in the split; the token's own text as a
-    JSON string, because it may be a line end or a tab; the nats.
-
-    Raises:
-        InputError: the file could not be written.
-    """
-    rows = [(begin, nll_T.numpy()) for begin, nll_T in scored]  # tensors pickle all they view
-    gathered = [row for part in gather_objects(rows, world) for row in part]
-    on_main(lambda: _write_rows(path, gathered, split, vocabulary), world)
-
-
-def _write_rows(
-    path: Path, rows: list[tuple[int, Any]], split: Split, vocabulary: Vocabulary
-) -> None:
-    text_of = functools.cache(
-        lambda token: json.dumps(vocabulary.decode([token]), ensure_ascii=False)
-    )
+    """File the scored tokens beside their result, and write them as text, as far as asked."""
+    if options.per_token_text is not None:
+        write_text(options.per_token_text, rows, split, corpus.vocabulary)
+    if not options.per_token:
+        return
+    counts = train_counts(options.run_dir, corpus)
+    cut_documents = _cuts_documents(options, trained)
+    tokens = token_table(rows, split, counts=counts, cut_documents=cut_documents)
     try:
-        with replacing(path) as file:
-            file.write("position\ttoken\tnats\n")
-            for begin, nll_T in sorted(rows, key=itemgetter(0)):
-                for position, nats in enumerate(nll_T.tolist(), start=begin):
-                    token = text_of(int(split.tokens[position]))
-                    file.write(f"{position}\t{token}\t{nats:.9g}\n")
+        log.info("%s", file_tokens(options.run_dir, result, tokens))
     except OSError as error:
-        raise InputError(f"--per-token {path}: {error.strerror}: name another file") from None
-    log.info("%s", path)
+        where = options.run_dir / FOLDER
+        raise InputError(f"--per-token: {where} cannot be written: {error.strerror}") from None
 
 
 def _print_table(results: list[EvalResult], run: Path) -> None:

@@ -139,17 +139,21 @@ def valid_measure(
     return None if split is None else measure_of(corpus, split, scoring, precision=precision)
 
 
+def result_path(run_dir: Path, result: EvalResult) -> Path:
+    """Return the file of a result, whose name tells its identity."""
+    names = [_in_file_names(name) for name in (result.split, result.corpus, result.checkpoint)]
+    digest = canonical_hash(result.identity)[:8]
+    return run_dir / FOLDER / f"{'-'.join([*names, result.manner, digest])}.json"
+
+
 def file_result(run_dir: Path, result: EvalResult) -> Path:
     """Write a result to a file of its own, replacing an earlier one of the same identity.
 
     Raises:
         OSError: the folder cannot be made or written.
     """
-    names = [_in_file_names(name) for name in (result.split, result.corpus, result.checkpoint)]
-    digest = canonical_hash(result.identity)[:8]
-    folder = run_dir / FOLDER
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{'-'.join([*names, result.manner, digest])}.json"
+    path = result_path(run_dir, result)
+    path.parent.mkdir(exist_ok=True)
     values = result.model_copy(update={"version": _VERSION}).model_dump(mode="json")
     write_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
     return path
