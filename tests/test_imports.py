@@ -36,7 +36,10 @@ launch
 #: What a command that only reads a run, or explains itself, may import.
 WITHOUT_TORCH = (
     "trainer",
+    "trainer.report.compare.text",
     "trainer.report.folders",
+    "trainer.report.formats",
+    "trainer.report.groups",
     "trainer.report.page.document",
     "trainer.report.plot",
     "trainer.report.summary",
@@ -65,6 +68,7 @@ CONSTANTS = {
     "Field",
     "Nature",
     "Panel",
+    "Published",
     "Path",
     "RLock",
     "TypeVar",

@@ -28,6 +28,7 @@ COMMANDS: dict[str, Any] = {
     "import": exchange.Import,
     "export": exchange.Export,
     "report": reports.Report,
+    "compare": reports.Compare,
     "corpus verify": corpora.Verify,
     "corpus show": corpora.ShowCorpus,
 }
@@ -40,6 +41,7 @@ NEEDED = {
     "import": ["c", "--out=o"],
     "export": ["r", "--out=o"],
     "report": [],
+    "compare": [],
     "corpus verify": [],
     "corpus show": [],
 }

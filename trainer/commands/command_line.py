@@ -32,6 +32,7 @@ COMMANDS: dict[str, Any] = {
     "config schema": runs.Schema,
     "train": None,
     "report": reports.Report,
+    "compare": reports.Compare,
     "eval": models.Eval,
     "score": models.Score,
     "generate": models.Generate,

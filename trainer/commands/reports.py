@@ -3,11 +3,12 @@
 Heavy imports wait until a command runs; none of these commands imports torch or deepspeed.
 """
 
+import json
 import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -32,6 +33,8 @@ class Report:
     """directories of runs, or folders with runs below them; by default runs"""
     json: bool = False
     """as JSON"""
+    format: Literal["markdown", "latex", "csv"] | None = None
+    """a table of results for papers: runs that differ in their seed alone are one row"""
     html: Path | None = None
     """write a page about the runs into this file, which needs nothing else"""
     plot: Path | None = None
@@ -40,10 +43,14 @@ class Report:
     def run(self) -> None:
         """Print the report; bad input where not one of the directories can be shown."""
         from trainer.report.folders import run_dirs
+        from trainer.report.formats import table
+        from trainer.report.groups import rows_of
         from trainer.report.plot import plot_losses
         from trainer.report.summary import read_run_or_reason
         from trainer.report.table import report, report_json
 
+        if self.json and self.format is not None:
+            raise InputError("--json and --format: give one of them")
         now = time.time()
         runs = [read_run_or_reason(run_dir, now=now) for run_dir in run_dirs(self.runs)]
         if self.plot is not None:
@@ -51,7 +58,7 @@ class Report:
         if self.html is not None:
             self._write_page(runs, self.html)
         said = report_json(runs) if self.json else report(runs)
-        print(said.text)
+        print(said.text if self.format is None else table(rows_of(runs), form=self.format))
         if not said.n_shown:
             raise InputError(f"nothing to show: {counted(len(runs), 'folder')}, no run")
 
@@ -61,3 +68,37 @@ class Report:
 
         if not write_page(runs, file):
             log.warning("%s is without pictures: pip install matplotlib", file)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Show in what runs differ: settings, versions, text, curves, and final losses.
+
+    The first run is what the others are compared with. Only equal measures are compared; what does
+    not compare is named.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """directories of two or more runs"""
+    by: Literal["step", "tokens", "hours"] = "step"
+    """what curves are aligned by"""
+    json: bool = False
+    """as JSON"""
+
+    def run(self) -> None:
+        """Print the comparison; bad input where fewer than two runs can be read."""
+        from trainer.report.compare.text import comparison, to_json, told
+        from trainer.report.summary import read_run_or_reason
+
+        if len(self.runs) < 2:
+            raise InputError("txl compare: give the directories of two or more runs")
+        now = time.time()
+        runs = [read_run_or_reason(run_dir, now=now) for run_dir in self.runs]
+        for run in runs:
+            if run.summary.error is not None:
+                raise InputError(f"{run.path} cannot be compared: {run.summary.error}")
+        found = comparison(runs, axis=self.by)
+        if self.json:
+            print(json.dumps(to_json(found), indent=2, allow_nan=False))
+        else:
+            print(told(found, runs))
