@@ -44,6 +44,7 @@ WITHOUT_TORCH = (
     "trainer.report.plot",
     "trainer.report.summary",
     "trainer.report.table",
+    "trainer.report.watch.watching",
     "trainer.track.results",
     "trainer.track.metrics",
     "trainer.track.status",

@@ -31,6 +31,7 @@ COMMANDS: dict[str, Any] = {
     "config show": runs.Show,
     "config schema": runs.Schema,
     "train": None,
+    "watch": reports.Watch,
     "report": reports.Report,
     "compare": reports.Compare,
     "eval": models.Eval,

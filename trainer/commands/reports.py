@@ -8,7 +8,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -102,3 +102,32 @@ class Compare:
             print(json.dumps(to_json(found), indent=2, allow_nan=False))
         else:
             print(told(found, runs))
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Show a run while it trains: curve, speed, ETA, events, sample, age of its heartbeat.
+
+    It ends when the run has ended. Without a terminal it prints a line whenever something is new.
+    """
+
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run")]
+    """directory of the run"""
+    interval: float = 2.0
+    """seconds between two looks"""
+    json: bool = False
+    """one snapshot as JSON, and no more"""
+
+    def run(self) -> None:
+        """Watch until the run has ended."""
+        from rich.console import Console
+
+        from trainer.report.watch.watching import take, watch
+
+        if not 0.1 <= self.interval <= 3600:
+            raise InputError(f"--interval {self.interval:g} is not between 0.1 and 3600 seconds")
+        if self.json:
+            shot = take(self.run_dir, now=time.time())
+            print(json.dumps(shot.to_json(), indent=2, allow_nan=False))
+            return
+        watch(self.run_dir, interval_s=self.interval, console=Console())

@@ -109,7 +109,7 @@ def read_run(run_dir: Path, *, now: float) -> ReadRun:
     history = history or recorded([])
     summary = RunSummary(
         run=run_dir.resolve().name,
-        state=_state(status, imported, now=now),
+        state=standing(status, imported, now=now),
         reason=status.reason if status else None,
         notes=(*notes, *filed.broken),
         imported=imported,
@@ -170,11 +170,11 @@ def _numbers(history: History, status: Status | None) -> dict[str, Any]:
         "train_loss": float(losses[-1]) if len(losses) else None,
         "tokens_per_s": rate if isinstance(rate, float | int) and math.isfinite(rate) else None,
         "curve": tuple(resample(losses.tolist(), _CURVE_WIDTH)),
-        **_best(history),
+        **best_validation(history),
     }
 
 
-def _best(history: History) -> dict[str, Any]:
+def best_validation(history: History) -> dict[str, Any]:
     """Return the lowest validation loss of the newest one's measure, if records have measures."""
     places, losses = history.valid.metric("valid/loss")
     if not len(places):
@@ -198,7 +198,8 @@ def _key(of: dict[str, Any] | None) -> tuple[object, ...] | None:
     return None if of is None else Measure.model_validate(of).key
 
 
-def _state(status: Status | None, imported: ImportOrigin | None, *, now: float) -> str:
+def standing(status: Status | None, imported: ImportOrigin | None, *, now: float) -> str:
+    """Return how a run stands, in few words; `now` is unix time."""
     if status is None:
         return "imported" if imported else "unknown"
     if status.is_gone():
