@@ -186,6 +186,8 @@ def test_reading_changes_nothing_in_the_run(run: Path, tmp_path: Path) -> None:
 def test_the_style_sheet_knows_every_colour_that_pictures_use(run: Path) -> None:
     text = page(read([run]))
     used = {*re.findall(r"var\(--([\w-]+)\)", text)}
-    light, dark, printed = (text.split(part, 1)[1] for part in (":root", "scheme: dark", "print"))
+    light, dark, printed = (
+        text.split(part, 1)[1] for part in (":root", "scheme: dark", "@media print")
+    )
     for scheme in (light, dark.split("}")[0], printed.split("}")[0]):
         assert used - {"sans", "mono"} <= {*re.findall(r"--([\w-]+):", scheme)}

@@ -42,6 +42,7 @@ _RC = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "axes.formatter.useoffset": False,
     "axes.unicode_minus": False,
     "grid.color": COLOURS["grid"],

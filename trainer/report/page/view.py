@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from trainer.errors import InputError
 from trainer.outside import printable, shortened
 from trainer.report.page import curves
+from trainer.report.page.memory_view import MemoryView, memory_view
 from trainer.report.page.svg import Picture
 from trainer.report.sentence import device_seconds, device_time, sentence, token_count
 from trainer.report.settings import (
@@ -70,6 +71,7 @@ class RunView:
     command: str | None = None
     environment: list[tuple[str, str]] = field(default_factory=list)
     evaluations: list[EvaluationTable] = field(default_factory=list)
+    memory: MemoryView | None = None
     samples: list[SampleText] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Parts that are left out, and why."""
@@ -105,6 +107,7 @@ def view(run: ReadRun, *, name: str, anchor: str, draws: bool, n_bins: int) -> R
     for text, results in by_text(run.summary.evals).items():
         rows, absent = table_rows(results)
         seen.evaluations.append(EvaluationTable(text=text, rows=_figures_first(rows), notes=absent))
+    seen.memory = memory_view(run, anchor=anchor, draws=draws, notes=notes)
     seen.samples = [
         SampleText(step=sample["step"], text=_cut(str(sample.get("sample/text") or "")))
         for sample in reversed(run.history.samples[-MOST_SAMPLES:])
