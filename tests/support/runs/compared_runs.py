@@ -15,6 +15,8 @@ from trainer.track.status import Status, write_status
 from trainer.track.token_files import FIELDS, exact_loss, file_tokens
 
 N_TOKENS = 3000
+#: The evaluation of a run, unless a test changes it.
+COMPARED = {**RESULT, "step": 100, "checkpoint": "step-00000100"}
 
 
 def make_compared(
@@ -58,7 +60,7 @@ def add_result(
     run_dir: Path, *, nats: np.ndarray | None, ppl: float | None = None, **changes: Any
 ) -> EvalResult:
     """File an evaluation of the run, with its tokens if there are nats."""
-    values = {**RESULT, "step": 100, "checkpoint": "step-00000100", **changes}
+    values = {**COMPARED, **changes}
     if ppl is not None:
         values |= {"loss": float(np.log(ppl)), "ppl": ppl}
     if nats is None:
