@@ -12,6 +12,7 @@ from reported_runs import OF, make_imported, make_run, read, write_valid
 from txl_command import exit_code
 
 from trainer.errors import Exit, InputError
+from trainer.report.page import document
 from trainer.report.page.document import page, write_page
 from trainer.track.metrics import MetricsWriter
 
@@ -128,6 +129,22 @@ def test_a_run_that_cannot_be_shown_has_its_reason_on_the_page(run: Path, tmp_pa
     text = Parsed(page(read([run]))).text
     assert "1 line is torn or no record" in text
     assert "environment.json: not JSON" in text
+
+
+def test_of_many_runs_only_the_common_picture_is_drawn(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document, "MOST_DRAWN", 1)
+    parsed = Parsed(page(read([run, run])))
+    assert parsed.tags["svg"] == 3 * 2
+    assert "Pictures of single runs are left out" in parsed.text
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_name_from_right_to_left_turns_nothing_else(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "שלום")
+    text = page(read([run]))
+    assert re.search(r'<p class="lead"><bdi>שלום</bdi> reached', text)
 
 
 def test_losses_that_are_not_finite_or_far_away_do_not_hide_the_others(tmp_path: Path) -> None:

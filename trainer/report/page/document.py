@@ -21,8 +21,14 @@ from trainer.wording import printable, printable_lines
 
 #: Bins of the curves of a page about one run; with many runs each has fewer, down to the least.
 MOST_BINS, LEAST_BINS = 700, 60
+#: Of more runs than this only the common picture is drawn, since each run's own take their time.
+MOST_DRAWN = 24
 _WITHOUT_PICTURES = (
     "Pictures are left out: they need matplotlib, which `pip install matplotlib` brings."
+)
+_WITHOUT_OWN = (
+    f"Pictures of single runs are left out where a page is about more than {MOST_DRAWN}: name "
+    "fewer runs to see them."
 )
 
 
@@ -46,20 +52,21 @@ def write_page(runs: Sequence[ReadRun], file: Path) -> bool:
 def page(runs: Sequence[ReadRun]) -> str:
     """Return the text of the page."""
     draws, names = is_available(), names_of(runs)
+    is_many = len(runs) > MOST_DRAWN
     n_bins = max(LEAST_BINS, MOST_BINS // max(1, len(runs)))
     views = [
-        view(run, name=name, anchor=f"r{number}", draws=draws, n_bins=n_bins)
+        view(run, name=name, anchor=f"r{number}", draws=draws and not is_many, n_bins=n_bins)
         for number, (run, name) in enumerate(zip(runs, names, strict=True))
     ]
     several = len(runs) > 1
     values = {
         "views": views,
         "title": f"{len(runs)} runs" if several else views[0].name,
-        "sentence": sentence_of_all(runs) if several else views[0].sentence,
+        "sentence": sentence_of_all(runs),
         "overview": overview_rows(runs, names) if several else [],
         "overlays": _overlays(runs) if several and draws else [],
         "colours": _colours(runs, names),
-        "missing": None if draws else _WITHOUT_PICTURES,
+        "missing": [_WITHOUT_PICTURES] if not draws else [_WITHOUT_OWN] if is_many else [],
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "style": Markup(_resource("page.css")),  # a file of ours
         "svg": _picture,

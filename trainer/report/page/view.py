@@ -57,7 +57,10 @@ class RunView:
 
     name: str
     anchor: str
-    sentence: str
+    subject: str
+    """The run's own name, with which its sentence begins."""
+    predicate: str
+    """The rest of the sentence."""
     facts: list[tuple[str, str]] = field(default_factory=list)
     best_of: str | None = None
     losses: list[tuple[str, Picture]] = field(default_factory=list)
@@ -89,9 +92,9 @@ def view(run: ReadRun, *, name: str, anchor: str, draws: bool, n_bins: int) -> R
     """
     notes = list(run.summary.notes)
     environment = _noting(notes, lambda: read_environment(run.path)) or {}
-    seen = RunView(
-        name=name, anchor=anchor, sentence=sentence(run, environment=environment), notes=notes
-    )
+    subject = run.summary.run
+    predicate = sentence(run, environment=environment).removeprefix(subject)
+    seen = RunView(name=name, anchor=anchor, subject=subject, predicate=predicate, notes=notes)
     if run.summary.error is not None:
         return seen
     seen.facts = _facts(run, environment)
