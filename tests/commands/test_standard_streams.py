@@ -18,6 +18,9 @@ from trainer.launchers import RENDEZVOUS, complete_environ
 #: What is asked of the commands that print; RUN and CORPUS stand for a run and its corpus.
 COMMANDS = [
     ["report", "RUN"],
+    ["report", "RUN", "--format", "markdown"],
+    ["compare", "RUN", "RUN"],
+    ["watch", "RUN"],
     ["eval", "RUN", "--split", "valid", "--device", "cpu"],
     ["generate", "RUN", "--n-tokens", "3", "--device", "cpu", "--prompt", "“def” – ΑΩ 中"],
     ["corpus", "show", "CORPUS"],

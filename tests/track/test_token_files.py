@@ -41,6 +41,28 @@ def test_what_was_filed_is_read(tmp_path: Path, tokens: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("nats", np.nan),
+        ("nats", np.inf),
+        ("since_empty", -1),
+        ("train_count", -2),
+        ("train_count", 1 << 62),
+        ("position", -1),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(
+    tmp_path: Path, tokens: np.ndarray, field: str, value: float
+) -> None:
+    result = result_of(tokens)
+    file_result(tmp_path, result)
+    tokens[field][[3, 5]] = value
+    file_tokens(tmp_path, result, tokens)
+    with pytest.raises(InputError, match="holds numbers that no evaluation gives"):
+        read_tokens(tmp_path, result)
+
+
+@pytest.mark.parametrize(
     "spoil",
     [
         lambda path: path.write_bytes(b""),

@@ -32,6 +32,8 @@ Tokens = npt.NDArray[Any]
 
 #: A result and its file differ by no more than this, relative to the loss.
 _CLOSE = 1e-4
+#: No text has more tokens.
+_MOST = 10**15
 
 
 def tokens_path(run_dir: Path, result: EvalResult) -> Path:
@@ -76,11 +78,24 @@ def read_tokens(run_dir: Path, result: EvalResult) -> Tokens | None:
         raise InputError(f"{path}: no file of tokens: {error}; {fix}") from None
     if tokens.dtype != FIELDS or tokens.ndim != 1 or not len(tokens):
         raise InputError(f"{path}: no file of tokens: {fix}")
+    if not _are_possible(tokens):
+        raise InputError(f"{path}: holds numbers that no evaluation gives: {fix}")
     loss = float(np.sum(tokens["nats"], dtype=np.float64)) / len(tokens)
     is_same = result.loss is not None and math.isclose(loss, result.loss, rel_tol=_CLOSE)
     if len(tokens) != result.n_tokens or not is_same:
         raise InputError(f"{path}: of another evaluation than the result beside it: {fix}")
     return tokens
+
+
+def _are_possible(tokens: Tokens) -> bool:
+    """Return whether all numbers are finite, and counts are counts."""
+    if not np.isfinite(tokens["nats"]).all():
+        return False
+    least = {"position": 0, "train_count": -1, "since_empty": 0}
+    return all(
+        least[name] <= int(tokens[name].min()) and int(tokens[name].max()) <= _MOST
+        for name in least
+    )
 
 
 def exact_loss(tokens: Tokens) -> float:

@@ -23,6 +23,9 @@ from txl_command import exit_code
 
 from trainer.errors import Exit
 from trainer.report.watch.canvas import dots, stars
+from trainer.report.watch.follower import Follower
+from trainer.report.watch.screen import screen
+from trainer.report.watch.snapshot import snapshot
 from trainer.report.watch.watching import take, watch
 from trainer.track.metrics import MetricsWriter
 from trainer.track.status import Status, write_status
@@ -66,8 +69,10 @@ def seen_in_a_terminal(run: Path, *, columns: int, until: str) -> tuple[str, int
     )
     os.close(theirs)
     shown = b""
-    while until.encode() not in shown or b"sample at" not in shown:
+    for _ in range(200):
         shown += os.read(own, 65_536)
+        if until.encode() in shown and b"sample at" in shown:
+            break
     process.send_signal(signal.SIGINT)
     try:
         while part := os.read(own, 65_536):
@@ -239,6 +244,25 @@ def test_a_terminal_without_unicode_shows_ascii(tmp_path: Path) -> None:
     text = file.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
     assert "training loss" in text
     assert "*" in text
+
+
+@pytest.mark.parametrize(("width", "height"), [(12, 5), (40, 24), (80, 24), (200, 60)])
+def test_a_screen_fits_its_terminal(tmp_path: Path, width: int, height: int) -> None:
+    run, long = make_run(tmp_path / ("long " * 20)), "中文 words " * 60
+    writer = MetricsWriter(run, attempt=2)
+    counters = {"step": 61, "update": 59, "n_tokens": 61}
+    for number in range(9):
+        writer.write("event", values={"event": f"e{number}", "reason": long}, **counters)
+    writer.write("sample", values={"sample/text": long}, **counters)
+    writer.close()
+    status = Status(state="failed", step=61, update=59, max_steps=99, attempt=2, reason=long)
+    write_status(run, status)
+    history = Follower(run).look()
+    shown = screen(
+        snapshot(run, history, now=NOW), history, width=width, height=height, unicode=True
+    )
+    assert max(map(cell_len, shown.plain.split("\n"))) <= width
+    assert shown.plain.count("\n") < max(height, 12)
 
 
 def test_a_curve_of_dots_spans_its_values() -> None:
