@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import foreign_files
-import numpy as np
+import fuzz_reports
 from builders import CPU, tiny_experiment, tiny_model, write_corpus
-from compared_runs import COMPARED, add_result, make_compared
-from reported_runs import LENGTHS, NOW, make_run
 from tokenizer_rules import REAL
 
 from trainer.checkpoint.hashing import fingerprint
@@ -41,13 +39,6 @@ from trainer.exchange.importing import import_checkpoint
 from trainer.exchange.model_card import model_card
 from trainer.exchange.vocabularies import read_vocabulary
 from trainer.inference.loading import open_trained
-from trainer.report.compare.text import comparison, told
-from trainer.report.page.view import view
-from trainer.report.summary import read_run_or_reason
-from trainer.report.table import report
-from trainer.report.watch.watching import take
-from trainer.track.results import EvalResult
-from trainer.track.token_files import tokens_path
 from trainer.training.opening import rundir
 
 Form = Literal["json", "bytes", "pickle", "archive", "older"]
@@ -119,12 +110,7 @@ def make(base: Path) -> None:
     import_checkpoint(base / "huggingface", out=base / "run")
     (base / "run" / "corpus.json").write_text(json.dumps({"path": str(base / "corpus")}))
     export(base / "run", out=base / "exported", which="best", form="txl")
-    make_run(base / "reported")
-    make_compared(base / "compared", nats=np.linspace(0, 9, 500))
-    words = WordVocabulary([*WORDS, *(f"x{i}" for i in range(V, 60))])
-    save_vocabulary(words, base / "compared" / "vocabulary.json")
-    (base / "compared" / "environment.json").write_text(json.dumps({"hosts": ["a"], "commit": "b"}))
-    add_result(base / "compared", nats=np.linspace(1, 9, 500), settings=LENGTHS | {"mem_len": 0})
+    fuzz_reports.make(base)
     lines = '{"text": "w2 w3"}\n{"text": "w4\\nw5", "id": 1}\n'
     (base / "inputs" / "text.jsonl").write_text(lines)
     for suffix, pack in PACKED.items():
@@ -149,15 +135,6 @@ def _read_run(folder: Path) -> None:
     model_card(folder, trained, name="x", form="txl")
     with suppress(InputError):  # it is another experiment's
         rundir.check(folder, tiny_experiment(), allowed=("train.max_steps",))
-
-
-def _show(folder: Path) -> None:
-    """Read a run for its page and for a comparison, without pictures."""
-    run = read_run_or_reason(folder, now=NOW)
-    view(run, name="x", anchor="r0", draws=False, n_bins=60)
-    told(comparison([run, run], axis="hours"), [run, run])
-    with suppress(InputError):
-        take(folder, now=NOW)
 
 
 def _import(folder: Path) -> None:
@@ -248,29 +225,8 @@ TARGETS = [
     Target(file="exported/config.json", form="json", read=_read_run),
     Target(file="exported/model.safetensors", form="bytes", read=_read_run, seal=_seal_export),
     *(
-        Target(
-            file=f"reported/{name}",
-            form=form,
-            read=lambda f: report([read_run_or_reason(f, now=NOW)]),
-        )
-        for name, form in (
-            ("status.json", "json"),
-            ("metrics.jsonl", "bytes"),
-            ("evals/test.json", "json"),
-            ("corpus.json", "json"),
-        )
-    ),
-    *(
-        Target(file=f"compared/{name}", form=form, read=_show)
-        for name, form in (
-            ("config.json", "json"),
-            ("environment.json", "json"),
-            ("vocabulary.json", "json"),
-            ("status.json", "json"),
-            ("metrics.jsonl", "bytes"),
-            ("command.txt", "bytes"),
-            (str(tokens_path(Path(), EvalResult.model_validate(COMPARED))), "bytes"),
-        )
+        Target(file=file, form=form, read=read)
+        for file, (form, read) in fuzz_reports.targets().items()
     ),
     Target(file="huggingface/config.json", form="json", read=_import),
     Target(file="huggingface/model.safetensors", form="bytes", read=_import),

@@ -17,6 +17,8 @@ Floats = npt.NDArray[np.float64]
 N_DRAWS, COVERED, SEED = 2000, 0.95, 1111
 #: With more blocks than this a draw costs more time, and tells no more.
 _MOST_BLOCKS = 5000
+#: Numbers that are drawn at a time.
+_MOST_NUMBERS = 1 << 20
 #: Blocks are so many times as long as is best for the variance, which makes intervals too short.
 _LONGER = 2
 
@@ -49,11 +51,12 @@ def interval(differences: Floats, *, n_draws: int = N_DRAWS, seed: int = SEED) -
     rest = n - (n_blocks - 1) * block  # the last block of a draw may be shorter
     generator = np.random.default_rng(seed)
     means = np.empty(n_draws)
-    for draw in range(n_draws):
-        starts = generator.integers(0, n, n_blocks)
+    at_once = max(1, _MOST_NUMBERS // n_blocks)
+    for first in range(0, n_draws, at_once):
+        starts = generator.integers(0, n, (min(at_once, n_draws - first), n_blocks))
         ends = starts + block
-        ends[-1] += rest - block
-        means[draw] = (twice[ends] - twice[starts]).sum() / n
+        ends[:, -1] += rest - block
+        means[first : first + at_once] = (twice[ends] - twice[starts]).sum(axis=1) / n
     outside = (1 - COVERED) / 2
     low, high = np.quantile(means, [outside, 1 - outside]) * _widening(n / block)
     return Interval(mean=mean, low=mean + float(low), high=mean + float(high), block=block)
