@@ -171,8 +171,8 @@ def _evaluations(found: Compared, first: ReadRun, other: ReadRun, one: str, its:
     lacking = [d.before for d in found.differences if d.interval is None]
     for split in dict.fromkeys(result.split for result in lacking):
         lengths = sorted({r.settings.mem_len or 0 for r in lacking if r.split == split})
-        for run in (first, other):
-            words = ["eval", str(run.path), "--split", str(split)]
+        for path in dict.fromkeys((first.path, other.path)):
+            words = ["eval", str(path), "--split", str(split)]
             words += ["--mem-len", ",".join(map(str, lengths)), "--per-token"]
             lines.append(f"for intervals: {command(program('txl'), *words)}")
     lines += [printable(reason) for reason in found.reasons]
