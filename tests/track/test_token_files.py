@@ -24,6 +24,7 @@ def result_of(tokens: np.ndarray) -> EvalResult:
 def tokens() -> np.ndarray:
     table = np.zeros(N, FIELDS)
     table["position"] = np.arange(1, N + 1)
+    table["since_empty"] = table["position"]
     table["nats"] = np.random.default_rng(1).gamma(2.0, 2.0, N)
     return table
 
@@ -45,10 +46,10 @@ def test_what_was_filed_is_read(tmp_path: Path, tokens: np.ndarray) -> None:
     [
         ("nats", np.nan),
         ("nats", np.inf),
-        ("since_empty", -1),
+        ("since_empty", 0),
         ("train_count", -2),
         ("train_count", 1 << 62),
-        ("position", -1),
+        ("position", 0),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(

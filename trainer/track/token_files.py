@@ -91,7 +91,7 @@ def _are_possible(tokens: Tokens) -> bool:
     """Return whether all numbers are finite, and counts are counts."""
     if not np.isfinite(tokens["nats"]).all():
         return False
-    least = {"position": 0, "train_count": -1, "since_empty": 0}
+    least = {"position": 1, "train_count": -1, "since_empty": 1}  # the first token is not scored
     return all(
         least[name] <= int(tokens[name].min()) and int(tokens[name].max()) <= _MOST
         for name in least
