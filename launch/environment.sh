@@ -4,7 +4,8 @@
 #   bash launch/environment.sh [EXTRA]     EXTRA as in pyproject.toml, such as test
 #
 # What is there already is left alone: nothing is installed, and no network asked, until
-# pyproject.toml or constraints.txt change. PYTHON names the interpreter to begin with.
+# pyproject.toml or constraints.txt change. PYTHON names the interpreter to begin with; DEVICE, cpu or
+# cuda, says for which device PyTorch is, where the machine itself does not tell.
 set -euo pipefail
 CDPATH="" cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 extra=${1:-}
@@ -31,6 +32,18 @@ make_venv() {
     echo "error: $base cannot make $venv: on Debian, apt install python3-venv" >&2
     exit 2
   fi
+}
+
+wants_cpu() {
+  case ${DEVICE:-} in
+    cpu) true ;;
+    cuda) false ;;
+    "") ! nvidia-smi >/dev/null 2>&1 ;;
+    *)
+      echo "error: DEVICE is $DEVICE: say cpu or cuda, or leave it out" >&2
+      exit 2
+      ;;
+  esac
 }
 
 # PyTorch's own index has the CPU build, ten times smaller; where it cannot be reached pip takes
@@ -60,7 +73,7 @@ EOF
 install_project() {
   touch "$unfinished"
   echo "installing the project into $venv: takes minutes, once"
-  if ! nvidia-smi >/dev/null 2>&1; then install_cpu_torch; fi
+  if wants_cpu; then install_cpu_torch; fi
   "$python" -m pip install --quiet --constraint constraints.txt --editable ".${extra:+[$extra]}"
   mend_scripts
   rm "$unfinished"
