@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from trainer.config.strict import describe
 from trainer.errors import InputError
-from trainer.outside import printable
+from trainer.outside import open_file, printable
 from trainer.track.measure import Count, Measure, Text
 
 METRICS_FILE = "metrics.jsonl"
@@ -87,10 +87,14 @@ def whole_records(path: Path, *, tell: Callable[[str], None] = _warn) -> Iterato
         tell: called with a message if lines were passed over; by default it is logged.
 
     Raises:
-        InputError: a newer version of the trainer wrote the file.
+        InputError: a newer version of the trainer wrote the file, or it is none that can be read.
     """
     n_broken, first = 0, ""
-    with path.open("rb") as file:
+    try:
+        opened = open_file(path)
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
+    with opened as file:
         for number, line in enumerate(_lines(file), start=1):
             try:
                 yield parse_record(line)

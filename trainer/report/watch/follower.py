@@ -25,7 +25,7 @@ class Follower:
         """Return the history up to the last whole line.
 
         Raises:
-            InputError: a newer version of the trainer writes the file, or it is no file.
+            InputError: a newer version of the trainer writes the file, or it cannot be read.
         """
         try:
             with open_file(self._path) as file:
@@ -38,6 +38,10 @@ class Follower:
                 appended = file.read(found.st_size - self._offset)
         except FileNotFoundError:
             return self._recording.history()
+        except OSError as error:
+            raise InputError(
+                f"{self._path}: {(error.strerror or 'cannot be read').lower()}"
+            ) from None
         *lines, rest = appended.split(b"\n")
         self._offset += len(appended) - len(rest)
         self._add(lines)
