@@ -45,8 +45,8 @@ class Export:
     """folder to make"""
     checkpoint: str = "best"
     """best, last, a step, or a path"""
-    as_: Annotated[Literal["txl", "huggingface"], tyro.conf.arg(name="as")] = "txl"
-    """for trainer.load, or for transformers 4.35"""
+    as_: Annotated[Literal["txl", "huggingface", "transformers"], tyro.conf.arg(name="as")] = "txl"
+    """for trainer.load; for transformers 4.35 (huggingface) or from 5.3 on (transformers)"""
 
     def run(self) -> None:
         """Export, and say where to."""

@@ -2,6 +2,7 @@
 
 ``txl``: `model.safetensors`, `config.json`, `vocabulary.json`, read by `trainer.load`.
 ``huggingface``: what transformers 4.35.2 loads as `TransfoXLLMHeadModel`.
+``transformers``: what transformers from 5.3 on loads, with the code of the model.
 """
 
 import json
@@ -22,6 +23,7 @@ from trainer.data.vocabulary.files import (
     save_vocabulary,
 )
 from trainer.errors import InputError
+from trainer.exchange.for_transformers.writing import write_for_transformers
 from trainer.exchange.model_card import model_card, origin_of, parent_of
 from trainer.exchange.names import table_of, to_theirs
 from trainer.files import new_folder
@@ -29,7 +31,7 @@ from trainer.inference.loading import load_source
 from trainer.inference.source import EXPORT_FORMAT, EXPORT_VERSION, EXPORT_WEIGHTS, read_source
 from trainer.inference.trained import TrainedModel
 
-Form = Literal["txl", "huggingface"]
+Form = Literal["txl", "huggingface", "transformers"]
 
 
 def export(run_dir: Path, *, out: Path, which: str, form: Form) -> None:
@@ -84,7 +86,15 @@ def _write_huggingface(folder: Path, trained: TrainedModel) -> None:
     _write_tokenizer(folder, trained.vocabulary)
 
 
-_WRITE = {"txl": _write_txl, "huggingface": _write_huggingface}
+def _write_transformers(folder: Path, trained: TrainedModel) -> None:
+    write_for_transformers(folder, trained, _weights(trained))
+
+
+_WRITE = {
+    "txl": _write_txl,
+    "huggingface": _write_huggingface,
+    "transformers": _write_transformers,
+}
 
 
 def _weights(trained: TrainedModel) -> dict[str, Tensor]:

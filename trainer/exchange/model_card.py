@@ -46,6 +46,29 @@ model = TransfoXLLMHeadModel.from_pretrained({name}).eval()
 
 transformers removed this model in 5.0. There, an empty memory is zeros that are attended, so that
 the first `mem_len` tokens score a little differently; `labels` are shifted inside.""",
+    "transformers": """```bash
+pip install "transformers>=5.3" torch
+```
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({name}, trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained({name}, trust_remote_code=True)
+
+prompt = tokenizer("{prompt}", return_tensors="pt")
+print(tokenizer.decode(model.generate(**prompt, max_new_tokens=40)[0]))
+
+text = tokenizer("some text", return_tensors="pt")
+print(model(**text, labels=text["input_ids"]).loss.item())  # mean nats per token
+```
+
+The model's code is in the four files `*_txl.py` here, hence `trust_remote_code`. Its logits are
+log-probabilities. Memory is its cache: `past_key_values` of one call goes into the next, and
+`model.config` holds `tgt_len`, `mem_len`, `clamp_len` and `same_length`, with which it reads.
+`generate` goes on over the ends of lines and documents, unless it is given `eos_token_id`; it draws
+with `do_sample=True`, and searches with beams. Rows of different lengths have their pads on the
+left.""",
 }
 
 

@@ -48,6 +48,8 @@ class TokenizerVocabulary:
         model = tokenizer["model"] | {"dropout": None} if "dropout" in tokenizer["model"] else None
         used = tokenizer | {"post_processor": None, "truncation": None, "padding": None}
         used |= {"model": model} if model else {}
+        self.rules: dict[str, Any] = used
+        """The content of a `tokenizer.json` that encodes as this vocabulary does."""
         self._tokenizer = _answer(lambda: Tokenizer.from_str(json.dumps(used)))
         self._tokenizer.encode_special_tokens = True
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
