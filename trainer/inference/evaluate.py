@@ -18,7 +18,6 @@ from trainer.distributed import World, on_main
 from trainer.errors import InputError
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.loading import load_source, open_corpus_of
-from trainer.inference.progress import progress
 from trainer.inference.score import Score, score
 from trainer.inference.scored_tokens import (
     Row,
@@ -32,6 +31,7 @@ from trainer.inference.settings import scoring_of
 from trainer.inference.source import read_together
 from trainer.inference.trained import TrainedModel
 from trainer.outside import printable
+from trainer.track.console.progress import progress
 from trainer.track.measure import RULES, Rule
 from trainer.track.results import FOLDER, EvalResult, file_result, measure_of, table_rows
 from trainer.track.tables import shown, text_table

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.config.recipe import TrackingConfig, experiment_from
 from trainer.errors import InputError
 from trainer.outside import printable, read_json
-from trainer.track.console import Console
+from trainer.track.console.printer import Console
 from trainer.track.measure import Measure
 from trainer.track.metrics import MetricsWriter, read_metrics
 from trainer.track.records import METRICS_FILE, RecordKind

@@ -29,7 +29,7 @@ from trainer.host_cpu import returning_freed, use_cpu_well
 from trainer.launchers import complete_environ
 from trainer.model.build import build_in_parts, build_model
 from trainer.model.initialise import Fills
-from trainer.track.console import close_logging, setup_logging
+from trainer.track.console.logs import close_logging, setup_logging
 from trainer.track.tracker import open_tracker
 from trainer.training import duties, recovery
 from trainer.training.background import Background

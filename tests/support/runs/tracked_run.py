@@ -53,7 +53,7 @@ OPEN_AND_LOG = """
 import os, sys
 from pathlib import Path
 from trainer.config.recipe import TrackingConfig
-from trainer.track.console import setup_logging
+from trainer.track.console.logs import setup_logging
 from trainer.track.tracker import open_tracker
 setup_logging(0)
 tracker = open_tracker(

@@ -20,13 +20,13 @@ from trainer.data.text.source import Reading
 from trainer.data.vocabulary.files import UnknownSymbolError, Vocabulary
 from trainer.errors import InputError
 from trainer.inference.loading import open_trained
-from trainer.inference.progress import progress
 from trainer.inference.settings import scoring_of
 from trainer.inference.texts.encoded import Counts, EncodedTexts, encoded
 from trainer.inference.texts.options import ScoreOptions
 from trainer.inference.texts.scored import Tally, token_nats
 from trainer.inference.trained import TrainedModel
 from trainer.outside import printable
+from trainer.track.console.progress import progress
 from trainer.track.measure import Lengths
 from trainer.track.tables import shown, text_table
 from trainer.wording import counted

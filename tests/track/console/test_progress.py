@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from trainer.inference.progress import PLAIN_S, progress
+from trainer.track.console.progress import PLAIN_S, progress
 
 
 def test_without_a_terminal_a_line_comes_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.track.console import Console, close_logging, console_line, setup_logging
+from trainer.track.console.lines import console_line
+from trainer.track.console.logs import close_logging, setup_logging
+from trainer.track.console.printer import Console
 from trainer.wording import human_count, human_seconds
 
 
@@ -134,7 +136,8 @@ def test_rank_0_informs_others_only_warn_and_every_rank_has_its_file(tmp_path, m
 
 RUN = """
 import sys
-from trainer.track.console import Console, setup_logging
+from trainer.track.console.logs import setup_logging
+from trainer.track.console.printer import Console
 setup_logging(0)
 console = Console(max_steps=3)
 for step in (1, 2, 3):

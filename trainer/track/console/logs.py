@@ -1,0 +1,80 @@
+"""A run's logs: on stderr and in a file per rank, a line per message."""
+
+import contextlib
+import logging
+import sys
+from pathlib import Path
+
+from trainer.wording import LineFormatter
+
+_log = logging.getLogger(__name__)
+
+
+class _Stderr:
+    """The `sys.stderr` of the moment of writing, which a progress bar may have replaced."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that reports once that it cannot be written, and goes on as soon as it can."""
+
+    _failed_last = _fails = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._fails = False
+        super().emit(record)
+        self._failed_last = self._fails
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        """Report once that the file cannot be written."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._fails = True
+        if not self._failed_last:
+            self._failed_last = True  # the next message comes here, too
+            _log.error("%s cannot be written: %s", self.baseFilename, error.strerror)
+
+
+def setup_logging(rank: int, *, log_file: Path | None = None) -> None:
+    """Send the trainer's log to stderr (rank 0 from info on, others warnings) and to `log_file`.
+
+    Every rank calls this at its start; a second call replaces the first.
+
+    Raises:
+        OSError: `log_file` cannot be written.
+    """
+    close_logging()
+    handlers: list[logging.Handler] = [logging.StreamHandler(_Stderr())]
+    handlers[0].setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(_LogFile(log_file, encoding="utf-8", errors="backslashreplace"))
+    logger = logging.getLogger("trainer")
+    logger.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.setFormatter(
+            LineFormatter(f"%(asctime)s [{rank}] %(shortlevel)s%(message)s", "%H:%M:%S")
+        )
+        handler.addFilter(_name_level)
+        logger.addHandler(handler)
+
+
+def close_logging() -> None:
+    """Undo `setup_logging`, at the end of a run or a test."""
+    logger = logging.getLogger("trainer")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        with contextlib.suppress(OSError):  # a full disk was reported before
+            handler.close()
+
+
+def _name_level(record: logging.LogRecord) -> bool:
+    record.shortlevel = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+    return True
