@@ -11,7 +11,13 @@ from trainer.commands.command_line import parse_command
 from trainer.commands.corpora import ShowCorpus
 from trainer.data.prepare.progress import progress
 from trainer.errors import InputError
-from trainer.wording import LineFormatter, printable_lines, shortened
+from trainer.wording import (
+    LineFormatter,
+    human_count,
+    human_seconds,
+    printable_lines,
+    shortened,
+)
 
 EVIL = "a\x1b[31m\x9b2J\u202e\nerror: forged"
 ESCAPED = r"a\x1b[31m\x9b2J\u202e\nerror: forged"
@@ -79,3 +85,36 @@ def test_a_label_of_a_bar_is_no_markup(capsys: pytest.CaptureFixture[str]) -> No
     with progress(f"[bold]{EVIL}[/nothing]", n_bytes=10) as advance:
         advance(10)
     assert f"[bold]{ESCAPED}[/nothing]" in capsys.readouterr().err.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, "0"),
+        (950, "950"),
+        (999.6, "1k"),
+        (5300, "5.3k"),
+        (412_345, "412k"),
+        (999_600, "1M"),
+        (1_740_000, "1.74M"),
+        (2.5e9, "2.5G"),
+        (7e15, "7e+03T"),
+    ],
+)
+def test_counts_have_three_digits_and_a_unit(count: float, said: str) -> None:
+    assert human_count(count) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0s"),
+        (45.4, "45s"),
+        (59.6, "1m00s"),
+        (750, "12m30s"),
+        (11_520, "3h12m"),
+        (3600 * 24 * 2 + 3600 * 4 + 59, "2d04h"),
+    ],
+)
+def test_durations_have_two_units(seconds: float, said: str) -> None:
+    assert human_seconds(seconds) == said

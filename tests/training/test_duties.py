@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from builders import random_documents, write_corpus
 from saved_checkpoints import contents
-from training import ROOT, Case, environment, events, losses, run_cases
+from training import ROOT, Case, checkpoint_hashes, environment, events, losses, run_cases
 
 from trainer import read_metrics
 from trainer.checkpoint.folder import directory, resolve
@@ -147,6 +147,25 @@ def test_samples_are_the_same_at_every_stage_on_two_ranks(corpus: Path, tmp_path
     texts = [record["sample/text"] for record in whole]
     assert [record["sample/text"] for record in shared_out] == texts
     assert texts[0] != texts[1]
+
+
+def test_losses_with_samples_and_without_are_bitwise_equal(corpus: Path, tmp_path: Path) -> None:
+    flags = ["--train.max-steps", "12", "--model.dropout", "0.2", "--valid.interval-steps", "4"]
+    samples = ["--sample.interval-steps", "3", "--sample.n-tokens", "8"]
+    cases = [Case(tmp_path / "off", flags=flags), Case(tmp_path / "on", flags=[*flags, *samples])]
+    run_cases(cases, corpus=corpus, n_ranks=1)
+    n_samples = [len(read_metrics(case.run_dir, kind="sample")) for case in cases]
+    assert n_samples == [0, 4]
+    off, on = (
+        [
+            (record["step"], record[f"{kind}/loss"])
+            for kind in ("train", "valid")
+            for record in read_metrics(case.run_dir, kind=kind)
+        ]
+        for case in cases
+    )
+    assert off == on
+    assert checkpoint_hashes(cases[0].run_dir, 12) == checkpoint_hashes(cases[1].run_dir, 12)
 
 
 def test_tensorboard_shows_what_is_recorded(trained: Path) -> None:

@@ -31,11 +31,12 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
     def train() -> int:
         """Import torch, choose the accelerator, and train."""
-        import torch
-
         from trainer.config.arguments import parse_train
 
         arguments = parse_train(argv)
+        _tell_terminal(environ)
+        import torch
+
         if arguments.device == "cpu" or not torch.cuda.is_available():
             environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed reads it at import
         from trainer.training.session import run_training
@@ -50,6 +51,21 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     except Exception:
         tell_launcher(traceback.format_exc(), environ=environ)
         raise
+
+
+def _tell_terminal(environ: Mapping[str, str]) -> None:
+    """Tell a user at a terminal why nothing happens yet, and log there from now on.
+
+    Elsewhere nothing is logged before the run has its directory: a refusal stays one line.
+    """
+    if not sys.stderr.isatty() or not is_first_task(environ):
+        return
+    import logging
+
+    from trainer.track.console.logs import setup_logging
+
+    setup_logging(0)
+    logging.getLogger(__name__).info("loading PyTorch and DeepSpeed")
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ Only `metrics.jsonl` is the record. If another destination breaks, the run goes 
 """
 
 import importlib.util
-import json
 import logging
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from trainer.config.recipe import TrackingConfig, experiment_from
 from trainer.errors import InputError
 from trainer.outside import printable, read_json
+from trainer.track.console.eta import Pause
 from trainer.track.console.printer import Console
+from trainer.track.console.sentences import sentence, told
 from trainer.track.measure import Measure
 from trainer.track.metrics import MetricsWriter, read_metrics
 from trainer.track.records import METRICS_FILE, RecordKind
-from trainer.track.status import read_status
+from trainer.track.status import Status, read_status
 from trainer.track.wandb.log import Sample, WandbLog, choose_id, stored_id
 from trainer.track.wandb.settings import check_wandb
 
@@ -50,6 +52,7 @@ def open_tracker(
     wandb_id: str | None,
     run_config: Mapping[str, Any],
     environ: MutableMapping[str, str],
+    pauses: Mapping[str, Pause],
     step: int = 0,
     update: int = 0,
 ) -> "Tracker":
@@ -64,6 +67,7 @@ def open_tracker(
         wandb_id: the id in the checkpoint, used if `run_dir` has none.
         run_config: the resolved configurations, shown by wandb.
         environ: the environment of the process; see `WandbLog`.
+        pauses: when the run will not train for a while, which the ETA counts.
         step: the step resumed from.
         update: the update resumed from.
 
@@ -92,7 +96,7 @@ def open_tracker(
     purge_step = step + 1 if attempt > 1 else None
     return Tracker(
         metrics=MetricsWriter(run_dir, attempt=attempt),
-        console=Console(max_steps=max_steps, update=update),
+        console=Console(max_steps=max_steps, update=update, pauses=pauses),
         wandb_log=wandb_log,
         wandb_id=wandb_id,
         board=_open_tensorboard(run_dir, purge_step) if config.tensorboard else None,
@@ -188,6 +192,8 @@ class Tracker:
         self._record(kind, step=step, update=update, n_tokens=n_tokens, values=recorded)
         if self._console and kind in ("train", "valid"):
             self._console.log(values, step=step, update=update, part=kind)
+        elif self._console and kind == "sample":
+            self._console.sample(str(values["sample/text"]), step=step)
         if self._wandb:
             if kind == "sample":
                 self._wandb.log_sample(str(values["sample/text"]), step=step, n_tokens=n_tokens)
@@ -208,12 +214,11 @@ class Tracker:
             return
         values = {"event": name, **details}
         self._record("event", step=step, update=update, n_tokens=n_tokens, values=values)
-        shown = {key: value for key, value in details.items() if value not in (None, [])}
-        said = printable("".join(f" {key}={_said(value)}" for key, value in shown.items()))
+        said = printable(told(details))
         if self._wandb:
             shown_values = {f"event/{name}": said.strip() or name}
             self._wandb.log({**shown_values, **_axis(step, update, n_tokens)})
-        _log.info("%s at step %s%s", name, f"{step:,}", said)
+        _log.info("%s", sentence(name, details, step=step))
 
     def _note_lost(self, *, step: int, update: int, n_tokens: int) -> None:
         """Record once that wandb no longer tracks the run, since a warning scrolls away."""
@@ -227,11 +232,23 @@ class Tracker:
         if self._metrics:
             self._metrics.attempt = attempt
 
-    def end_progress(self, update: int) -> None:
-        """Leave the progress bar at `update`: only lines follow."""
+    @contextmanager
+    def pause(self, name: str, *, step: int, update: int) -> Iterator[Callable[[float], None]]:
+        """Show that the run validates, samples or saves, and count its time for the ETA.
+
+        Yields:
+            A function to call with each share that is done; it does nothing on other ranks.
+        """
+        if self._console is None:
+            yield lambda share: None
+            return
+        with self._console.pause(name, step=step, update=update) as on_share:
+            yield on_share
+
+    def end(self, status: Status, *, run: str, splits: tuple[str, ...]) -> None:
+        """Tell how an attempt ended, see `trainer.track.console.ending`; nothing is recorded."""
         if self._console:
-            self._console.move(update)
-            self._console.close()
+            self._console.end(status, run=run, splits=splits)
 
     def sync(self) -> None:
         """Wait until the records are on the disk itself; any thread may call this."""
@@ -279,10 +296,6 @@ class Tracker:
 
 def _axis(step: int, update: int, n_tokens: int) -> dict[str, int]:
     return {"train/step": step, "train/update": update, "train/tokens": n_tokens}
-
-
-def _said(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
 def _add_to_board(board: "SummaryWriter", step: int, values: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import math
 
 from trainer.checkpoint.state import TrainState
 from trainer.config.recipe import ExperimentConfig
+from trainer.track.console.eta import Pause
 
 
 def is_done(experiment: ExperimentConfig, state: TrainState) -> bool:
@@ -65,6 +66,21 @@ def checkpoint_is_due(
         return state.step > 0
     is_best = state.best_step == state.step
     return is_best or _ends_interval(state, experiment.checkpoint.interval_steps)
+
+
+def pauses(experiment: ExperimentConfig, *, validates: bool) -> dict[str, Pause]:
+    """Return by name when a run will not train for a while; `validates`: there is a valid split.
+
+    A checkpoint of a new best and the end of patience come when nobody knows, and are not counted.
+    """
+    valid_steps = experiment.valid.interval_steps
+    named = {
+        "sampling": Pause(experiment.sample.interval_steps, at_end=False),
+        "saving": Pause(experiment.checkpoint.interval_steps, at_end=True),
+    }
+    if validates and valid_steps:
+        named["validating"] = Pause(valid_steps, at_end=True)
+    return named
 
 
 def is_new_best(state: TrainState, loss: float) -> bool:

@@ -1,9 +1,11 @@
-"""Duties of a run between its steps: record, sample, validate, finish.
+"""Duties of a run between its steps: record, sample, validate.
 
 All functions are called by all ranks at the same step.
 """
 
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 
 from trainer.budget.machine import peak_bytes
 from trainer.checkpoint.state import TrainState
-from trainer.distributed import gather_objects, largest, on_main, sum_floats
+from trainer.distributed import largest, sum_floats
 from trainer.errors import Exit
 from trainer.inference.generate import generate
 from trainer.inference.sampling_options import Sampling
@@ -21,9 +23,8 @@ from trainer.track.perplexity import perplexity
 from trainer.track.status import RunState, Status, write_status
 from trainer.track.throughput import tokens_per_s
 from trainer.training import due, saving
-from trainer.training.expectations import missed
 from trainer.training.run import Run, StepStats
-from trainer.training.stopping import STOP_FILE, Wish
+from trainer.training.stopping import Wish
 
 log = logging.getLogger(__name__)
 
@@ -94,17 +95,19 @@ def _validate(run: Run, state: TrainState) -> Wish:
 
     experiment, engine, split = run.experiment, run.engine, run.corpus.splits["valid"]
     engine.train(False)
-    result = score(
-        engine,
-        split,
-        scoring=experiment.valid,
-        n_layer=experiment.model.n_layer,
-        first_memory=lambda rows, mem_len: engine.reading_memory(rows, mem_len=mem_len),
-        cutoffs=experiment.model.cutoffs,
-        world=run.world,
-        should_stop=should_stop,
-        cut_documents=experiment.data.memory_reset == "document",
-    )
+    with pause(run, state, "validating") as on_share:
+        result = score(
+            engine,
+            split,
+            scoring=experiment.valid,
+            n_layer=experiment.model.n_layer,
+            first_memory=lambda rows, mem_len: engine.reading_memory(rows, mem_len=mem_len),
+            cutoffs=experiment.model.cutoffs,
+            world=run.world,
+            should_stop=should_stop,
+            on_share=on_share,
+            cut_documents=experiment.data.memory_reset == "document",
+        )
     if result is None:
         return wishes[-1]
     state.validated_step = state.step
@@ -130,7 +133,7 @@ def sample_if_due(run: Run, state: TrainState) -> None:
         temperature=sample.temperature,
         seed=run.experiment.seed + state.step,
     )
-    with run.engine.predicting() as model:
+    with pause(run, state, "sampling"), run.engine.predicting() as model:
         pieces = generate(
             model,
             run.corpus.vocabulary,
@@ -145,56 +148,17 @@ def sample_if_due(run: Run, state: TrainState) -> None:
     run.tracker.log("sample", values={"sample/text": text}, **state.counters)
 
 
-def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
-    """End a run or an attempt: validate if done, save, judge, and record how it ended."""
-    run.tracker.end_progress(state.update)
-    tell_trace(run, state, run.profiler.close())
-    if run.profiler.missed:
-        first, last = run.profiler.missed
-        log.warning(
-            "nothing was profiled: no step of this attempt begins --profile %s:%s", first, last
-        )
-    run.watch.drain()
-    run.background.wait()
-    if wish is Wish.NONE:
-        wish = validate_if_due(run, state, at_end=True)
-    if due.checkpoint_is_due(run.experiment, state, at_end=True):
-        saving.save_now(run, state)
-    reason = _reason(run, wish)
-    ending: dict[Wish, tuple[RunState, Exit]] = {
-        Wish.NONE: ("done", Exit.DONE),
-        Wish.REQUEUE: ("requeue", Exit.REQUEUE),
-        Wish.STOP: ("stopped", Exit.STOPPED),
-    }
-    run_state, code = ending[wish]
-    expect = run.experiment.expect
-    result, of = _result(run, state), run.valid_of
-    lacks = []
-    if wish is Wish.NONE:
-        lacks = on_main(lambda: missed(expect, result, best_of=state.best_of, of=of), run.world)
-    if lacks:
-        reason, code = f"missed {'; '.join(lacks)}", Exit.EXPECTATION
-        event(run, state, "expectation", missed=lacks)
-    event(run, state, "stop", reason=reason or run_state)
-    set_status(run, state, run_state, reason=reason or None, code=code)
-    if wish is Wish.STOP and run.world.is_main:
-        try:
-            (run.run_dir / STOP_FILE).unlink(missing_ok=True)  # the request was obeyed
-        except OSError as error:
-            log.error("%s is still there and would stop the next attempt: %s", STOP_FILE, error)
-    return code
-
-
 def tell_trace(run: Run, state: TrainState, trace: Path | None) -> None:
     """Record the path of the profiled steps' trace, if `trace` was written."""
     if trace is not None:
         event(run, state, "profile", path=str(trace), opens_in="ui.perfetto.dev")
 
 
-def _reason(run: Run, wish: Wish) -> str:
-    """Return the reason for the agreed request, from the lowest rank that received it."""
-    asked = gather_objects((run.stops.wish, run.stops.reason), run.world)
-    return next((reason for own, reason in asked if own is wish), "")
+def pause(
+    run: Run, state: TrainState, name: str
+) -> AbstractContextManager[Callable[[float], None]]:
+    """Show what the run does at this step instead of training; see `due.pauses`."""
+    return run.tracker.pause(name, step=state.step, update=state.update)
 
 
 def event(run: Run, state: TrainState, name: str, **details: Any) -> None:
@@ -209,10 +173,13 @@ def set_status(
     *,
     reason: str | None = None,
     code: Exit | None = None,
-) -> None:
-    """Rewrite `status.json`; a full disk does not end the run."""
+) -> Status | None:
+    """Rewrite `status.json` and return the status; a full disk does not end the run.
+
+    Ranks other than 0 do nothing, and return None.
+    """
     if not run.world.is_main:
-        return
+        return None
     status = Status.of_this_process(
         state=run_state,
         step=state.step,
@@ -222,16 +189,17 @@ def set_status(
         attempt=state.attempt,
         reason=None if reason is None else printable(reason),
         exit_code=code,
-        result=_result(run, state),
+        result=result(run, state),
         best_of=state.best_of,
     )
     try:
         write_status(run.run_dir, status)
     except OSError as error:
         log.error("status.json: %s", error)
+    return status
 
 
-def _result(run: Run, state: TrainState) -> dict[str, float | int | str | None]:
+def result(run: Run, state: TrainState) -> dict[str, float | int | str | None]:
     """Return the result of the run so far, for `status.json`."""
     return {
         "corpus": run.corpus.name,

@@ -15,6 +15,7 @@ from trainer.engine.passes import How
 from trainer.errors import Exit
 from trainer.training import due, duties, recovery, saving
 from trainer.training.due import is_done
+from trainer.training.finishing import finish
 from trainer.training.run import Run, StepStats
 from trainer.training.stopping import Wish
 
@@ -52,7 +53,7 @@ def train(run: Run, state: TrainState) -> Exit:
             wish = duties.validate_if_due(run, state)
         if wish is Wish.NONE and not is_done(run.experiment, state):
             saving.save_if_due(run, state)  # `finish` saves the last one
-    return duties.finish(run, state, wish)
+    return finish(run, state, wish)
 
 
 def train_step(run: Run, state: TrainState) -> StepStats:

@@ -24,7 +24,8 @@ def save_if_due(run: Run, state: TrainState) -> None:
     A save that fails does not end the run: the failure is recorded.
     """
     if checkpoint_is_due(run.experiment, state):
-        run.background.start(_save_or_record_why_not(run, state))
+        with run.tracker.pause("saving", step=state.step, update=state.update):
+            run.background.start(_save_or_record_why_not(run, state))
 
 
 def save_now(run: Run, state: TrainState) -> None:

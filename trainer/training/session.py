@@ -33,6 +33,7 @@ from trainer.track.console.logs import close_logging, setup_logging
 from trainer.track.tracker import open_tracker
 from trainer.training import duties, recovery
 from trainer.training.background import Background
+from trainer.training.due import pauses
 from trainer.training.faults import FaultWatch
 from trainer.training.loop import train
 from trainer.training.opening import identity, rundir
@@ -43,6 +44,7 @@ from trainer.training.opening.start import Start, announce, find_start, give_up
 from trainer.training.profiling import Profiler
 from trainer.training.run import Run
 from trainer.training.stopping import StopRequests
+from trainer.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ def run_training(
         InputError: on every rank, before anything was allocated or overwritten.
     """
     environ.update(complete_environ(environ))
+    log.info("opening the corpus in %s", arguments.data)
     plan = make_plan(arguments, environ)
     if arguments.dry_run:
         if plan.world.is_main:
@@ -65,6 +68,7 @@ def run_training(
         return Exit.DONE
     _prepare(plan.world.device, tf32=arguments.experiment.train.tf32)
     limits = arguments.experiment.limits
+    log.info("connecting %s", counted(plan.world.world_size, "rank"))
     world = deepspeed.connect(plan.world, timeout_s=limits.distributed_timeout_s)
     ended = train_connected(plan, world, environ, stops)
     barrier(world)
@@ -130,6 +134,7 @@ def _train_claimed(
     try:
         with explained(world, plan.situation):
             n_parameters = sum(p.numel() for p in model.parameters())
+            log.info("building the engine for %s", counted(n_parameters, "parameter"))
             engine = _engine(plan, world, model, fills)
             run = _open(plan, world, run_dir, start, attempt, engine, n_parameters, environ, stops)
             state = _begin(run, plan, start, attempt, n_parameters)
@@ -202,6 +207,7 @@ def _open(
         wandb_id=saved_train.get("wandb_id") if origin is not None and origin.is_own else None,
         run_config=identity.tracked_of(plan, world) | rundir.run_facts(run_dir, n_parameters),
         environ=environ,
+        pauses=pauses(experiment, validates="valid" in plan.corpus.splits),
         step=saved_train.get("step", 0),
         update=saved_train.get("step", 0) - saved_train.get("skipped_steps", 0),
     )
@@ -235,6 +241,7 @@ def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) 
     if origin is None:
         duties.event(run, state, "start", parameters=n_parameters, parent=state.parent, **data)
     else:
+        log.info("loading %s", origin.path)
         recovery.restore(origin.path, origin.saved, run=run, state=state)
         state.attempt = attempt
         if not origin.is_own:
@@ -252,6 +259,8 @@ def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) 
             parent=state.parent,
             **data,
         )
+    if run.world.device.type == "cuda":
+        log.info("the first steps compile the GPU's kernels and take longer")
     state.wandb_id = run.tracker.wandb_id
     duties.set_status(run, state, "starting")
     return state

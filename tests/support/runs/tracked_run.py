@@ -34,6 +34,7 @@ def start(run_dir: Path, *, attempt=1, rank=0, step=0, wandb_id=None, **config) 
         wandb_id=wandb_id,
         run_config={"model": {"n_layer": 4}, "attempt": attempt},
         environ=os.environ,
+        pauses={},
         step=step,
         update=step,
     )
@@ -58,7 +59,7 @@ from trainer.track.tracker import open_tracker
 setup_logging(0)
 tracker = open_tracker(
     TrackingConfig(), run_dir=Path(sys.argv[1]), rank=0, attempt=1, max_steps=99, wandb_id=None,
-    run_config={}, environ=os.environ,
+    run_config={}, environ=os.environ, pauses={},
 )
 tracker.log("train", step=1, update=1, n_tokens=1, values={"train/loss": 1.0})
 """

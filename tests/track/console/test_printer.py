@@ -2,19 +2,17 @@
 
 import io
 import logging
-import math
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from trainer.track.console.lines import console_line
 from trainer.track.console.logs import close_logging, setup_logging
 from trainer.track.console.printer import Console
-from trainer.wording import human_count, human_seconds
 
 
 @pytest.fixture(autouse=True)
@@ -23,89 +21,6 @@ def _restore_logging():
     yield
     close_logging()
     logging.getLogger("trainer").setLevel(level)
-
-
-METRICS = {
-    "memory/peak_gib": 18.2,
-    "throughput/tokens_per_s": 412_345.0,
-    "optim/grad_norm": 0.2401,
-    "optim/lr": 2.5e-4,
-    "train/ppl": 74.604,
-    "train/loss": 4.31214,
-    "something/else": 1.0,
-}
-
-
-def test_the_line_is_the_one_promised():
-    line = console_line(METRICS, step=1200, max_steps=200_000, eta_s=3 * 3600 + 12 * 60)
-    assert line == (
-        "step 1,200/200,000 | loss 4.3121 | ppl 74.60 | lr 2.50e-04 | grad_norm 0.24 | "
-        "412k tok/s | mem 18.2 GiB | eta 3h12m"
-    )
-
-
-def test_what_is_not_known_is_left_out_and_an_evaluation_says_that_it_is_one():
-    values = {"valid/loss": 3.2, "valid/ppl": 24.53, "valid/bpc": None, "train/loss": 9.0}
-    line = console_line(values, step=10, max_steps=20, part="valid")
-    assert line == "step 10/20 | valid | loss 3.2000 | ppl 24.53"
-
-
-def test_a_diverged_loss_still_makes_a_short_line():
-    values = {"train/loss": math.nan, "train/ppl": 5e21, "optim/grad_norm": math.inf}
-    values["throughput/tokens_per_s"] = math.inf
-    line = console_line(values, step=1, max_steps=2, eta_s=math.inf)
-    assert line == "step 1/2 | loss nan | ppl 5.00e+21 | grad_norm inf | inf tok/s | eta ?"
-
-
-@pytest.mark.parametrize(
-    ("count", "said"),
-    [
-        (0, "0"),
-        (950, "950"),
-        (999.6, "1k"),
-        (5300, "5.3k"),
-        (412_345, "412k"),
-        (999_600, "1M"),
-        (1_740_000, "1.74M"),
-        (2.5e9, "2.5G"),
-        (7e15, "7e+03T"),
-    ],
-)
-def test_counts_have_three_digits_and_a_unit(count, said):
-    assert human_count(count) == said
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (0, "0s"),
-        (45.4, "45s"),
-        (59.6, "1m00s"),
-        (750, "12m30s"),
-        (11_520, "3h12m"),
-        (3600 * 24 * 2 + 3600 * 4 + 59, "2d04h"),
-    ],
-)
-def test_durations_have_two_units(seconds, said):
-    assert human_seconds(seconds) == said
-
-
-def test_the_eta_is_the_rest_at_the_speed_so_far():
-    console = Console(max_steps=100, update=40, time_s=0.0)  # resumed: 40 are not this speed's
-    assert console.eta_s is None
-    console.log({}, step=50, update=50, time_s=20.0)
-    assert console.eta_s == 100.0
-    console.log({}, step=100, update=100, time_s=120.0)
-    assert console.eta_s == 0.0
-
-
-def test_a_rollback_starts_the_eta_anew():
-    console = Console(max_steps=100, time_s=0.0)
-    console.log({}, step=10, update=10, time_s=10.0)
-    console.log({}, step=5, update=5, time_s=20.0)
-    assert console.eta_s is None
-    console.log({}, step=10, update=10, time_s=25.0)
-    assert console.eta_s == 90.0
 
 
 def test_the_last_step_is_later_by_the_steps_that_were_skipped(caplog):
@@ -135,33 +50,42 @@ def test_rank_0_informs_others_only_warn_and_every_rank_has_its_file(tmp_path, m
 
 
 RUN = """
-import sys
+import logging, sys
+from trainer.track.console.eta import Pause
 from trainer.track.console.logs import setup_logging
 from trainer.track.console.printer import Console
 setup_logging(0)
-console = Console(max_steps=3)
+console = Console(max_steps=3, pauses={"validating": Pause(2, at_end=True)})
 for step in (1, 2, 3):
     console.log({"train/loss": 1.0}, step=step, update=step)
+    with console.pause("validating", step=step, update=step) as on_share:
+        on_share(0.25)
+        console._bar and console._bar.refresh()
+logging.getLogger("trainer").warning(" ".join(map(str, range(60))))
+console.sample("to be " * 40, step=3)
 console.close()
 """
 
 
-def test_without_a_terminal_there_are_only_lines():
+def test_without_a_terminal_there_are_only_whole_lines():
     shown = subprocess.run([sys.executable, "-c", RUN], check=True, capture_output=True, text=True)
     assert shown.stdout == ""
-    assert [line[13:42] for line in shown.stderr.splitlines()] == [
-        f"step {step}/3 | loss 1.0000 | eta 0s"[:29] for step in (1, 2, 3)
+    lines = [line[13:] for line in shown.stderr.splitlines()]
+    assert [line[:22] for line in lines[:3]] == [f"step {n}/3 | loss 1.0000" for n in (1, 2, 3)]
+    assert lines[3:] == [
+        f"warning: {' '.join(map(str, range(60)))}",
+        f"sample at step 3: {'to be ' * 40}",
     ]
 
 
-def test_a_terminal_shows_the_lines_above_a_bar():
+def shown_on_a_terminal(columns: int) -> str:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", RUN],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+        env=os.environ | {"TERM": "xterm", "COLUMNS": str(columns)},
     )
     os.close(theirs)
     shown = b""
@@ -172,9 +96,26 @@ def test_a_terminal_shows_the_lines_above_a_bar():
         pass
     os.close(ours)
     assert process.wait() == 0
-    assert "step 3/3 | loss 1.0000" in shown.decode()
-    assert "━" in shown.decode()
-    assert "100.0 %" in shown.decode()
+    return shown.decode()
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_a_terminal_shows_lines_that_fit_above_bars_that_are_gone_at_the_end(columns):
+    shown = shown_on_a_terminal(columns)
+    uncoloured = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    lines = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]|\r", "\n", uncoloured).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert any("step 3/3 | loss 1.0000" in line for line in lines)
+    training = [line for line in lines if line.startswith("training")]
+    validating = [line for line in lines if line.startswith("validating")]
+    assert any("━" in line and "100.0%" in line for line in training)
+    assert any("━" in line and "25.0%" in line for line in validating)
+    told = [line[13:] for line in lines if line[8:].startswith(" [0] ") or line[:13].isspace()]
+    assert " ".join(map(str, range(60))) in " ".join(" ".join(told).split())
+    sample = " ".join(line[2:] for line in told if line.startswith("| "))
+    assert sample.split() == ["to", "be"] * 40
+    assert shown.count("\x1b[?25h") == shown.count("\x1b[?25l")  # the cursor is there again
+    assert shown.rstrip("\r\n").endswith("\x1b[2K")  # where the bars were
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

@@ -130,6 +130,7 @@ def test_a_mode_that_cannot_be_is_refused_before_anything_is_written(tmp_path, e
             max_steps=1,
             wandb_id=None,
             run_config={},
+            pauses={},
             environ=environ | {"HOME": str(tmp_path)},
         )
     assert list(tmp_path.iterdir()) == []

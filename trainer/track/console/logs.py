@@ -5,7 +5,10 @@ import logging
 import sys
 from pathlib import Path
 
-from trainer.wording import LineFormatter
+from rich.console import Console as Terminal
+
+from trainer.track.console.lines import Fitting, wrapped
+from trainer.wording import LOGGED_CHARACTERS, LineFormatter, printable
 
 _log = logging.getLogger(__name__)
 
@@ -18,6 +21,23 @@ class _Stderr:
 
     def flush(self) -> None:
         sys.stderr.flush()
+
+
+class _StderrFormatter(LineFormatter):
+    """A formatter that keeps messages whole, and on a terminal fits them to its width."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        """Return the line; on a terminal all lines of a message begin in the same column."""
+        whole = super().formatMessage(record)
+        if not sys.stderr.isatty():
+            return whole
+        head = whole.removesuffix(record.message)
+        room = Terminal(stderr=True).width - len(head)
+        if isinstance(record.msg, Fitting):
+            lines = record.msg.fitting(room)
+        else:
+            lines = wrapped(printable(record.message, most=LOGGED_CHARACTERS), room)
+        return head + f"\n{' ' * len(head)}".join(lines)
 
 
 class _LogFile(logging.FileHandler):
@@ -58,10 +78,9 @@ def setup_logging(rank: int, *, log_file: Path | None = None) -> None:
         handlers.append(_LogFile(log_file, encoding="utf-8", errors="backslashreplace"))
     logger = logging.getLogger("trainer")
     logger.setLevel(logging.INFO)
-    for handler in handlers:
-        handler.setFormatter(
-            LineFormatter(f"%(asctime)s [{rank}] %(shortlevel)s%(message)s", "%H:%M:%S")
-        )
+    for handler, formatter in zip(handlers, (_StderrFormatter, LineFormatter), strict=False):
+        line = f"%(asctime)s [{rank}] %(shortlevel)s%(message)s"
+        handler.setFormatter(formatter(line, "%H:%M:%S"))
         handler.addFilter(_name_level)
         logger.addHandler(handler)
 

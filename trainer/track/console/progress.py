@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -30,7 +31,8 @@ def progress(
         yield lambda n_new: None
         return
     if not console.is_terminal:
-        yield _PlainLines(label, total, console, clock).advance
+        plain = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+        yield PlainLines(label, total=total, say=plain, clock=clock).advance
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -43,13 +45,19 @@ def progress(
         yield lambda n_new: bar.advance(task, n_new)
 
 
-class _PlainLines:
+class PlainLines:
     """Progress as a line every `PLAIN_S` seconds."""
 
     def __init__(
-        self, label: str, total: float, console: Console, clock: Callable[[], float]
+        self,
+        label: str,
+        *,
+        total: float,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._label, self._total, self._console, self._clock = label, total, console, clock
+        """Start at the reading of `clock`; `say` prints a line."""
+        self._label, self._total, self._say, self._clock = label, total, say, clock
         self._done = 0.0
         self._began = self._shown = clock()
 
@@ -62,4 +70,4 @@ class _PlainLines:
         self._shown = now
         left_s = (now - self._began) * (self._total - self._done) / self._done
         said = f"{self._label}: {self._done / self._total:.0%}, {human_seconds(left_s)} left"
-        self._console.print(printable(said), highlight=False, markup=False, soft_wrap=True)
+        self._say(printable(said))

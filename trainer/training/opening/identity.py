@@ -9,6 +9,7 @@ from trainer.config.changes import Change
 from trainer.distributed import World, gather_objects
 from trainer.errors import InputError
 from trainer.outside import printable
+from trainer.track.console.ending import ending
 from trainer.track.measure import corpus_label
 from trainer.track.status import Status
 from trainer.training.expectations import missed
@@ -93,8 +94,10 @@ def introduce(plan: Plan, run_dir: Path, *, n_parameters: int, world: World) -> 
 def judge_again(plan: Plan, run_dir: Path, done: Status) -> list[str]:
     """Log the result of a finished run; return the targets that it misses. Rank 0."""
     result = done.result or {}
-    told = ", ".join(f"{name} {value}" for name, value in result.items() if value is not None)
-    best = f"; the best is on {done.best_of}" if done.best_of else ""
-    log.info("%s is done: %s%s", run_dir, printable(told), best)
+    log.info("%s is done already: nothing is left to train", run_dir)
+    for line in ending(done, {}, run=str(run_dir), splits=tuple(plan.corpus.splits)):
+        log.info("%s", line)
+    if done.best_of is not None:
+        log.info("the best is on %s", done.best_of)
     expect = plan.arguments.experiment.expect
     return missed(expect, result, best_of=done.best_of, of=plan.valid_of)
