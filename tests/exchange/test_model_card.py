@@ -1,6 +1,7 @@
 """A model card says what the model is and how it scores; a number stands under what it is of."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -58,7 +59,8 @@ def test_it_says_what_it_read_how_it_was_trained_and_how_to_load_it(
 def test_its_best_validation_is_that_of_the_run(run: Path) -> None:
     losses = {r["step"]: r["valid/loss"] for r in read_metrics(run, kind="valid")}
     step = min(losses, key=lambda step: losses[step])
-    assert f"{losses[step]:.4f} nats per token, at step {step}" in card_of(run)
+    ppl = f"{math.exp(losses[step]):.2f}"
+    assert f"{losses[step]:.4f} nats per token (ppl {ppl}), at step {step}" in card_of(run)
 
 
 def test_results_are_of_this_checkpoint_alone_and_stand_under_what_they_are_of(

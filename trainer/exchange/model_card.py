@@ -11,6 +11,7 @@ from trainer.data.named import named_corpus
 from trainer.errors import InputError
 from trainer.inference.trained import TrainedModel
 from trainer.track.measure import Measure, corpus_label
+from trainer.track.perplexity import perplexity, shown_perplexity
 from trainer.track.results import EvalResult, by_text, read_results, table_rows
 from trainer.track.tables import markdown_table, markdown_text
 from trainer.track.throughput import SCORING
@@ -214,9 +215,10 @@ def _best(train: dict[str, Any]) -> list[str]:
     if train.get("best_of") is not None:
         of = checked(Measure, train["best_of"], where="best_of", fix="the checkpoint is corrupt")
         said = f", on {markdown_text(str(of))}"
+    ppl = shown_perplexity(perplexity(train["best_loss"]))
     return [
-        f"Lowest validation loss in training: {train['best_loss']:.4f} nats per token, at step "
-        f"{train['best_step']:,}{said}."
+        f"Lowest validation loss in training: {train['best_loss']:.4f} nats per token (ppl {ppl}), "
+        f"at step {train['best_step']:,}{said}."
     ]
 
 
