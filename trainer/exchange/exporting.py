@@ -30,6 +30,7 @@ from trainer.files import new_folder
 from trainer.inference.loading import load_source
 from trainer.inference.source import EXPORT_FORMAT, EXPORT_VERSION, EXPORT_WEIGHTS, read_source
 from trainer.inference.trained import TrainedModel
+from trainer.track.console.progress import working
 
 Form = Literal["txl", "huggingface", "transformers"]
 
@@ -48,9 +49,10 @@ def export(run_dir: Path, *, out: Path, which: str, form: Form) -> None:
             f"export cannot carry: pass on the run directory and the code"
         )
     cpu = torch.device("cpu")
-    trained = load_source(source, precision="fp32", device=cpu, trust=False)
+    with working(f"reading {source.path}"):
+        trained = load_source(source, precision="fp32", device=cpu, trust=False)
     try:
-        with new_folder(out) as draft:
+        with new_folder(out) as draft, working(f"writing {out}"):
             _WRITE[form](draft, trained)
             card = model_card(run_dir, trained, name=out.resolve().name, form=form)
             (draft / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")

@@ -27,6 +27,7 @@ from trainer.exchange.settings import ForeignConfig
 from trainer.exchange.vocabularies import find_vocabulary
 from trainer.files import new_folder, write_atomically
 from trainer.shell import command, program, training
+from trainer.track.console.progress import working
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ def import_checkpoint(
 def _import(
     path: Path, draft: Path, *, out: Path, vocab: Path | None, recipe: str | None
 ) -> Imported:
-    foreign = read_foreign(path)
+    with working(f"reading {path}"):
+        foreign = read_foreign(path)
     config = foreign.config
     vocabulary = find_vocabulary(
         vocab,
@@ -103,7 +105,8 @@ def _import(
     experiment = _experiment(config, recipe)
     table = table_of(config.model, config.vocabulary_size)
     weights = to_ours(foreign.tensors, table, where=str(foreign.file))
-    _write(draft, experiment, vocabulary, weights, foreign)
+    with working(f"writing {out}"):
+        _write(draft, experiment, vocabulary, weights, foreign)
     return Imported(
         run_dir=out,
         foreign=foreign,

@@ -3,10 +3,12 @@
 import os
 import pty
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 
 import pytest
 
-from trainer.track.console.progress import PLAIN_S, progress
+from trainer.track.console.progress import PLAIN_S, progress, working
 
 
 def test_without_a_terminal_a_line_comes_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,16 +33,40 @@ def test_short_work_and_other_ranks_say_nothing(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr() == ("", "")
 
 
+def test_work_of_unknown_length_is_shown_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with working("reading a\x1b[2J [file]"):
+        pass
+    assert capsys.readouterr() == ("", "")
+    shown = shown_on_a_terminal(monkeypatch, lambda: working("reading a\x1b[2J [file]"))
+    assert "reading a\\x1b[2J [file]" in shown
+    assert "\x1b[?25h" in shown
+
+
 def test_a_terminal_shows_a_bar_and_is_given_back_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half() -> AbstractContextManager[object]:
+        stack = ExitStack()
+        stack.enter_context(progress("scoring [test]", total=1))(0.5)
+        return stack
+
+    shown = shown_on_a_terminal(monkeypatch, half)
+    assert "scoring [test]" in shown
+    assert "50%" in shown
+    assert "\x1b[?25h" in shown  # the cursor is there again
+
+
+def shown_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, show: Callable[[], AbstractContextManager[object]]
+) -> str:
+    """What a terminal gets while the block of `show` is entered and left."""
     reading, writing = pty.openpty()
     with os.fdopen(writing, "w") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", terminal)
         patch.setenv("TERM", "xterm")
-        with progress("scoring [test]", total=1) as advance:
-            advance(0.5)
+        with show():
+            pass
         terminal.flush()
         shown = os.read(reading, 1 << 16).decode()
     os.close(reading)
-    assert "scoring [test]" in shown
-    assert "50%" in shown
-    assert "\x1b[?25h" in shown  # the cursor is there again
+    return shown

@@ -1,4 +1,4 @@
-"""Showing on stderr how far a scoring is: a bar with the time left, or plain lines."""
+"""Showing on stderr how far long work is: a bar with the time left, or plain lines."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,7 +6,14 @@ from contextlib import contextmanager
 from functools import partial
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from trainer.wording import human_seconds, printable
 
@@ -43,6 +50,19 @@ def progress(
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(printable(label, most=100), total=total)
         yield lambda n_new: bar.advance(task, n_new)
+
+
+@contextmanager
+def working(label: str) -> Iterator[None]:
+    """Show on a terminal that work of unknown length goes on, and for how long; else nothing."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        bar.add_task(printable(label, most=100), total=None)
+        yield
 
 
 class PlainLines:
