@@ -21,7 +21,7 @@ from trainer.inference.score import score
 from trainer.outside import printable
 from trainer.track.perplexity import perplexity
 from trainer.track.status import RunState, Status, write_status
-from trainer.track.throughput import tokens_per_s
+from trainer.track.throughput import rates
 from trainer.training import due, saving
 from trainer.training.run import Run, StepStats
 from trainer.training.stopping import Wish
@@ -53,7 +53,7 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
         "optim/grad_norm": None if grad_norm is None else float(grad_norm),
         "optim/loss_scale": run.engine.loss_scale,
         "optim/skipped_steps": state.skipped_steps,
-        "throughput/tokens_per_s": tokens_per_s(state.window_tokens, state.window_seconds),
+        **rates(state.window_tokens, state.window_seconds, n_devices=run.world.world_size),
         "memory/peak_gib": peak_gib(run.world.device),
     }
     run.tracker.log("train", values=values, **state.counters)
@@ -209,7 +209,7 @@ def result(run: Run, state: TrainState) -> dict[str, float | int | str | None]:
         "valid/best_loss": state.best_loss,
         "valid/best_step": state.best_step,
         "tokens": state.n_tokens,
-        "throughput/tokens_per_s": tokens_per_s(state.n_tokens, state.seconds),
+        **rates(state.n_tokens, state.seconds, n_devices=run.world.world_size),
     }
 
 

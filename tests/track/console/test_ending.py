@@ -47,6 +47,14 @@ def test_a_run_that_is_not_done_says_how_it_goes_on() -> None:
         assert go_on in lines
 
 
+def test_the_speed_per_device_is_told_where_there_are_several() -> None:
+    for per_device, said in ((9990.0, "in steps"), (4995.0, "in steps, 5k per device")):
+        result = RESULT | {"throughput/tokens_per_s_per_device": per_device}
+        status = Status(state="done", step=4, max_steps=4, attempt=1, result=result)
+        first, *_ = ending(status, {}, run="a", splits=())
+        assert first.endswith(said)
+
+
 def test_what_a_run_never_had_is_left_out() -> None:
     status = Status(state="stopped", step=0, max_steps=100, attempt=1)
     lines = ending(status, {}, run="a", splits=("train",), seconds=1.0)

@@ -54,7 +54,10 @@ def ending(
     result = status.result or {}
     steps = f"{status.step:,} of {status.max_steps + status.step - status.update:,} steps"
     tokens, rate = result.get("tokens"), result.get("throughput/tokens_per_s")
+    per_device = result.get("throughput/tokens_per_s_per_device")
     speed = f", {human_count(rate)} tok/s in steps" if isinstance(rate, float | int) else ""
+    if isinstance(per_device, float | int) and per_device != rate:
+        speed += f", {human_count(per_device)} per device"
     read = f"{counted(tokens, 'token')} read{speed}" if isinstance(tokens, int) else ""
     took = "" if seconds is None else f", this attempt took {human_seconds(seconds)}"
     head = f"{_ENDED.get(status.state, status.state)}: {steps}{took}"
