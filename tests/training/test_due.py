@@ -88,3 +88,27 @@ def test_updates_and_patience_end_a_run() -> None:
     assert not due.is_done(ends, TrainState(step=12, skipped_steps=3, evals_since_best=1))
     assert due.is_done(ends, TrainState(step=13, skipped_steps=3))
     assert due.is_done(ends, TrainState(step=1, evals_since_best=2))
+
+
+@pytest.mark.parametrize("last_step", [9, 10, 12])
+@pytest.mark.parametrize(("valid", "sample", "save"), [(4, 3, 5), (0, 0, 0), (10, 12, 9)])
+def test_the_pauses_foretold_are_those_that_come(
+    valid: int, sample: int, save: int, last_step: int
+) -> None:
+    every = experiment(
+        valid={"interval_steps": valid},
+        sample={"interval_steps": sample},
+        checkpoint={"interval_steps": save},
+    )
+    came = dict.fromkeys(("validating", "sampling", "saving"), 0)
+    for step in range(1, last_step + 1):
+        state, at_end = TrainState(step=step), step == last_step
+        came["sampling"] += due.sample_is_due(every, state)
+        came["validating"] += due.validation_is_due(every, state, at_end=at_end)
+        came["saving"] += due.checkpoint_is_due(every, state, at_end=at_end)
+    foretold = due.pauses(every, validates=True)
+    for name, n_came in came.items():
+        pause = foretold.get(name)
+        to_come = 0 if pause is None else pause.n_to_come(done_step=0, last_step=last_step)
+        assert to_come == n_came, name
+    assert "validating" not in due.pauses(every, validates=False)
