@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from trainer.commands.standard_streams import say
+from trainer.data.prepare.from_ids import prepare_ids
 from trainer.data.prepare.from_known import prepare_known
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.data.prepare.known_corpora import known_corpus
@@ -42,6 +43,8 @@ class Prepare(PrepareOptions):
             return prepare_known(corpus, options, source=self.source, cache=self.cache)
         if self.source or self.cache:
             raise InputError("--from and --cache: for a known corpus; give its name (see --help)")
+        if options.ids is not None:
+            return prepare_ids(options)
         stdin = None if sys.stdin is None else sys.stdin.buffer
         return prepare(options, stdin=stdin)
 

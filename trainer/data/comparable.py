@@ -23,6 +23,9 @@ def absent_figures(
         n_characters: characters of the text.
     """
     over_words = vocabulary.kind == "words"
+    if vocabulary.kind == "symbols":
+        reason = "the vocabulary came with ids: nothing says what is a word or a character"
+        return {"ppl_word": reason, "bpc": reason}
     if lost is None:
         reason = (
             "the corpus was prepared by an earlier version, which did not count what its ids "
@@ -41,7 +44,7 @@ def absent_figures(
         )
     for name, count in (("ppl_word", n_words), ("bpc", n_characters)):
         if not count:
-            reasons[name] = "the text has none"
+            reasons[name] = "the text has none, or came as ids"
     return reasons
 
 

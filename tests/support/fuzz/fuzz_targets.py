@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import foreign_files
 import fuzz_reports
+import numpy as np
 from builders import CPU, tiny_experiment, tiny_model, write_corpus
 from tokenizer_rules import REAL
 
@@ -24,8 +25,10 @@ from trainer.checkpoint.hashing import fingerprint
 from trainer.config.deepspeed import load_ds_config, resolve
 from trainer.config.recipe import load_recipe
 from trainer.data.corpus import open_corpus, verify_corpus
+from trainer.data.prepare.from_ids import prepare_ids
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.data.vocabulary.files import (
+    ListedVocabulary,
     SymbolVocabulary,
     TokenizerVocabulary,
     WordVocabulary,
@@ -90,6 +93,7 @@ def make(base: Path) -> None:
         "bytes": SymbolVocabulary("bytes", "abc \n"),
         "characters": SymbolVocabulary("characters", "aé漢 ", byte_fallback=True),
         "bpe": TokenizerVocabulary(REAL["llama-2"]),
+        "symbols": ListedVocabulary(["<end>", "C4", "E4"], end_id=0),
     }
     for name, vocabulary in vocabularies.items():
         (base / name).mkdir()
@@ -111,6 +115,10 @@ def make(base: Path) -> None:
     (base / "run" / "corpus.json").write_text(json.dumps({"path": str(base / "corpus")}))
     export(base / "run", out=base / "exported", which="best", form="txl")
     fuzz_reports.make(base)
+    (base / "ids").mkdir()
+    np.save(base / "ids" / "ids.npy", np.array([0, 1, 2, 1], np.uint16))
+    np.save(base / "ids" / "starts.npy", np.array([0, 2]))
+    (base / "ids" / "symbols.json").write_text('["A", "C", "G"]')
     lines = '{"text": "w2 w3"}\n{"text": "w4\\nw5", "id": 1}\n'
     (base / "inputs" / "text.jsonl").write_text(lines)
     for suffix, pack in PACKED.items():
@@ -146,10 +154,13 @@ def _import(folder: Path) -> None:
 
 
 def _prepare(folder: Path) -> None:
-    out = folder.parent / "prepared"
-    options = PrepareOptions(out=out, train=(folder,), tokenizer="bytes")
+    out, ids = folder.parent / "prepared", folder / "ids.npy"
+    given = {"vocab": folder / "symbols.json", "document_starts": folder / "starts.npy"}
     try:
-        prepare(options)
+        if folder.name == "ids":
+            prepare_ids(PrepareOptions(out=out, ids=ids, **given))
+        else:
+            prepare(PrepareOptions(out=out, train=(folder,), tokenizer="bytes"))
     finally:
         shutil.rmtree(out, ignore_errors=True)
 
@@ -202,7 +213,7 @@ TARGETS = [
             read=_read_vocabulary,
             seal=_seal_vocabulary,
         )
-        for name in ("words", "bytes", "characters", "bpe")
+        for name in ("words", "bytes", "characters", "bpe", "symbols")
     ),
     Target(file="tokenizer/tokenizer.json", form="json", read=_read_vocabulary),
     Target(file="corpus/train.json", form="json", read=_read_corpus, seal=_seal_header),
@@ -241,6 +252,8 @@ TARGETS = [
     Target(
         file="pickled/vocab.pkl", form="pickle", read=lambda f: read_vocabulary(f / "vocab.pkl")
     ),
+    *(Target(file=f"ids/{n}.npy", form="bytes", read=_prepare) for n in ("ids", "starts")),
+    Target(file="ids/symbols.json", form="json", read=_prepare),
     Target(file="inputs/text.jsonl", form="bytes", read=_prepare),
     *(
         Target(file=f"{suffix}/text.json.{suffix}", form="bytes", read=_prepare)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from trainer.data.prepare.ids_file import IdsType
 from trainer.data.prepare.inputs import (
     Inputs,
     SplitBy,
@@ -81,6 +82,16 @@ class PrepareOptions:
     """bpe: size of the vocabulary at most"""
     bpe_sample_mib: int = 2048
     """bpe: MiB of characters, from the start of train, that the vocabulary is learnt from"""
+    ids: Path | None = None
+    """ids ready made to train on, of anything: a .npy of one axis, or a file of bare numbers
+    (little endian); then --vocab is a list of symbols or an object symbol: id in JSON, or a
+    vocabulary as without --ids, and --valid and --test are ids too"""
+    ids_dtype: IdsType | None = None
+    """ids: type of bare numbers; without it the narrowest that holds the vocabulary"""
+    end_id: int | None = None
+    """ids: the id that ends every document"""
+    document_starts: Path | None = None
+    """ids: a .npy of the positions in --ids at which documents start; the first is 0"""
     overwrite: bool = False
     """replace the corpus at --out"""
 
@@ -115,6 +126,8 @@ def prepare(options: PrepareOptions, *, stdin: BinaryIO | None = None) -> Prepar
     Raises:
         InputError: an option, an input or the output folder cannot be used, or the disk is full.
     """
+    if options.ids is not None:
+        raise ValueError("ids are prepared by `trainer.data.prepare.from_ids`")
     given = load_vocabulary(options.vocab) if options.vocab else None
     kind = _checked_kind(options, given)
     try:
@@ -180,6 +193,8 @@ def _checked_kind(options: PrepareOptions, given: Vocabulary | None) -> Vocabula
         )
     kind = given.kind if given else options.tokenizer or "words"
     given_flags = options.flags()
+    if of_ids := {"--ids-dtype", "--end-id", "--document-starts"} & {*given_flags}:
+        raise InputError(f"{', '.join(sorted(of_ids))}: for ids ready made: give them with --ids")
     for name, kinds in _APPLIES_TO.items():
         flag = _flag(name)
         if flag not in given_flags:

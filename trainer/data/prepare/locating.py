@@ -9,7 +9,7 @@ from dataclasses import replace
 from trainer.data.prepare.inputs import Inputs
 from trainer.data.text.source import TextFile, open_files
 from trainer.data.text.unpacking import reading_errors, unpacked
-from trainer.data.vocabulary.files import UnknownSymbolError, Vocabulary
+from trainer.data.vocabulary.files import ListedVocabulary, UnknownSymbolError, Vocabulary
 from trainer.outside import printable
 
 
@@ -29,7 +29,8 @@ def located(error: UnknownSymbolError, inputs: Inputs, vocabulary: Vocabulary) -
 
 def _finder(symbol: str, vocabulary: Vocabulary) -> Callable[[str], int]:
     """Return a function that finds the symbol's place in a text; -1 means nowhere."""
-    if vocabulary.kind != "words":
+    is_spaced = isinstance(vocabulary, ListedVocabulary) and vocabulary.is_spaced
+    if vocabulary.kind != "words" and not is_spaced:
         return lambda text: text.find(symbol)
     pattern = re.compile(rf"(?<!\S){re.escape(symbol)}(?!\S)", re.IGNORECASE)
     return lambda text: found.start() if (found := pattern.search(text)) else -1

@@ -74,6 +74,9 @@ class SplitReport:
 
     def line(self) -> str:
         """Return a line for the user."""
+        if not self.n_characters:  # ids that were given
+            documents = counted(self.n_documents, "document")
+            return f"{self.name}: {self.n_tokens:,} tokens | {documents}"
         lost = f" | {self._lost}" if self.n_hidden or self.n_blanks else ""
         return (
             f"{self.name}: {self.n_tokens:,} tokens | {self.n_words:,} words and line ends | "
@@ -157,7 +160,11 @@ class PrepareReport:
                 warning += "; --tokenizer bpe or characters makes tokens that occur again"
             warnings.append(warning)
         figures = {name for split in self.splits for name in split.absent(self.vocabulary)}
-        if figures:
+        if figures and not any(split.n_characters for split in self.splits):
+            warnings.append(
+                "figures are per token (loss, ppl): ids do not say what is a word or a character"
+            )
+        elif figures:
             warnings.append(
                 f"the ids do not tell all of the text, so {' and '.join(sorted(figures))} will not "
                 "be given"

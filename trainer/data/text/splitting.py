@@ -1,14 +1,32 @@
 """Dividing one text into the splits train, valid and test."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from trainer.data.text.pieces import Piece
 from trainer.errors import InputError
 
 SPLITS = ("train", "valid", "test")
 Routed = Iterator[tuple[str, Piece]]
+
+
+class Part(Protocol):
+    """A part of a document: a `Piece`, or the ids of one."""
+
+    @property
+    def text(self) -> Sized:
+        """Return what is measured, in characters or in ids."""
+        ...
+
+    @property
+    def ends_document(self) -> bool:
+        """Return whether the document ends with this part."""
+        ...
+
+
+_Part = TypeVar("_Part", bound=Part)
 
 #: The part of a split's share by which the split may be too long or too short.
 MOST_MISSED = 0.5
@@ -58,7 +76,7 @@ class Sizes:
     large: dict[int, int] = field(default_factory=dict)
 
 
-def measure(pieces: Iterable[Piece], shares: Mapping[str, float]) -> Sizes:
+def measure(pieces: Iterable[Part], shares: Mapping[str, float]) -> Sizes:
     """Measure a text that is to be divided into `shares`."""
     sizes = Sizes()
     smallest = min(shares.values()) / sum(shares.values())
@@ -146,7 +164,7 @@ def _placed(
     return Placement(placed, room, came)
 
 
-def by_document(pieces: Iterable[Piece], placement: Placement) -> Routed:
+def by_document(pieces: Iterable[_Part], placement: Placement) -> Iterator[tuple[str, _Part]]:
     """Yield whole documents in the text's order, each with its split.
 
     A small document goes to the split that is furthest behind in filling its room. So the same text
@@ -184,7 +202,7 @@ def by_position(
             line end of the part before. Otherwise the cut is exact.
     """
     names = list(shares)
-    ends = _share_ends(shares, n_characters)
+    ends = share_ends(shares, n_characters)
     smallest = n_characters * min(shares.values()) / sum(shares.values())
     reach = min(max(int(smallest * MOST_MISSED), 1), _MOST_REACH) if whole_lines else 0
     position = 0
@@ -228,8 +246,8 @@ def _cut_near(text: str, due: int, reach: int, *, is_whole: bool) -> int | None:
     return space.start() if space else due
 
 
-def _share_ends(shares: Mapping[str, float], n_characters: int) -> list[int]:
-    # The last split has no end of its own: it takes what is left.
+def share_ends(shares: Mapping[str, float], n_characters: int) -> list[int]:
+    """Return where each split's share of a text ends; the last takes what is left."""
     whole = sum(shares.values())
     parts = list(shares.values())
     return [int(n_characters * sum(parts[: i + 1]) / whole) for i in range(len(parts) - 1)]

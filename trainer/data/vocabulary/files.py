@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.vocabulary.bpe import TokenizerVocabulary
+from trainer.data.vocabulary.listed import ListedVocabulary, symbols_of
 from trainer.data.vocabulary.protocol import (
     Ids,
     Lost,
@@ -24,6 +25,7 @@ from trainer.outside import read_json
 __all__ = [
     "VOCABULARY_FILE",
     "Ids",
+    "ListedVocabulary",
     "Lost",
     "MadeKind",
     "SymbolVocabulary",
@@ -34,6 +36,7 @@ __all__ = [
     "WordVocabulary",
     "canonical_hash",
     "encode_given",
+    "load_listed",
     "load_vocabulary",
     "save_vocabulary",
 ]
@@ -81,6 +84,33 @@ def load_vocabulary(path: Path) -> Vocabulary:
     return _vocabulary_from(content["vocabulary"], where=path)
 
 
+def load_listed(path: Path, *, end_id: int | None = None) -> Vocabulary:
+    """Read the vocabulary of ids ready made: a list of symbols, or an object symbol → id, in JSON.
+
+    What `load_vocabulary` reads is read too, and then `end_id` changes nothing in it.
+
+    Raises:
+        InputError: the file is missing or no vocabulary, or `end_id` is none of its ids.
+    """
+    if path.is_dir() or not path.exists():
+        return load_vocabulary(path)
+    content = read_json(path, most_bytes=MAX_BYTES)
+    if isinstance(content, dict) and (
+        isinstance(content.get("format"), str) or isinstance(content.get("model"), dict)
+    ):
+        return load_vocabulary(path)
+    try:
+        symbols = symbols_of(content)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: not a vocabulary: {error} (it is a list of symbols, or an object of symbols "
+            "with their ids, or what `txl prepare` or Hugging Face tokenizers write)"
+        ) from None
+    if end_id is not None and not 0 <= end_id < len(symbols):
+        raise InputError(f"the end of a document, {end_id}, is no id of {len(symbols):,} in {path}")
+    return ListedVocabulary(symbols, end_id=end_id)
+
+
 def encode_given(vocabulary: Vocabulary, text: str, *, what: str) -> list[int]:
     """Encode a text for a trained model; `what` names the text in the error.
 
@@ -109,6 +139,8 @@ def _vocabulary_from(values: dict[str, Any], *, where: Path) -> Vocabulary:
                 )
             case "bpe":
                 return TokenizerVocabulary(values["tokenizer"])
+            case "symbols":
+                return ListedVocabulary(values["symbols"], end_id=values["end_id"])
             case kind:
                 raise ValueError(f"unknown kind {kind!r}")
     except (KeyError, TypeError, ValueError) as error:

@@ -17,8 +17,9 @@ from trainer.errors import InputError
 
 #: The kinds of vocabulary that `txl prepare` makes.
 MadeKind = Literal["words", "bytes", "characters", "bpe"]
-#: All kinds of vocabulary; a `tokenizer.json` can be of others than those made here.
-VocabularyKind = MadeKind | Literal["unigram", "wordpiece", "wordlevel"]
+#: All kinds of vocabulary; a `tokenizer.json` can be of others than those made here, and ids that
+#: are ready made come with symbols of any kind.
+VocabularyKind = MadeKind | Literal["unigram", "wordpiece", "wordlevel", "symbols"]
 Ids = npt.NDArray[np.uint32]
 
 EOS, UNK = "<eos>", "<unk>"
@@ -56,8 +57,8 @@ class Vocabulary(Protocol):
 
     Attributes:
         unk_id: the id of unknown symbols; None where they are an error or cannot occur.
-        eos_id: the id of the end of a line (words) or of a document (tokenizers); None for bytes
-            and characters.
+        eos_id: the id of the end of a line (words) or of a document (tokenizers, and listed
+            symbols that have one); None for bytes and characters.
     """
 
     unk_id: int | None

@@ -38,6 +38,12 @@ class _Symbols(_Values):
         return self
 
 
+class _Listed(_Values):
+    kind: Literal["symbols"]
+    symbols: Annotated[list[str], Field(min_length=1, max_length=_MAX_SYMBOLS)]
+    end_id: int | None
+
+
 class _TokenizerModel(_Values):
     """The model of a tokenizer of any kind; the library checks its other fields."""
 
@@ -59,6 +65,7 @@ _KINDS: dict[str, type[_Values]] = {
     "bytes": _Symbols,
     "characters": _Symbols,
     "bpe": _Bpe,
+    "symbols": _Listed,
 }
 
 
