@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = """
 host_cpu protocol shell wording
 errors
-files memory_tree outside
+files memory_tree optional outside
 config launchers
 distributed data.text
 data.vocabulary model

@@ -4,11 +4,15 @@ import bz2
 import gzip
 import io
 import lzma
+import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 from documents import documents
+from txl_command import said_in
 
 from trainer.data.text.nature import Packing
 from trainer.data.text.unpacking import unpacked
@@ -19,6 +23,7 @@ PACKERS: dict[Packing, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "bzip2": bz2.compress,
     "xz": lzma.compress,
+    "zstd": lambda text: zstandard.ZstdCompressor(write_checksum=True).compress(text),
 }
 streams = pytest.mark.parametrize("packing", PACKERS)
 
@@ -83,3 +88,39 @@ def test_a_file_that_would_fill_the_memory_to_be_unpacked_is_refused(tmp_path: P
         documents(path)
     path.write_bytes(lzma.compress(TEXT, preset=9))
     assert documents(path) == [TEXT.decode()]
+
+
+def test_zstandard_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zst"
+    for window_log, is_read in ((27, True), (28, False)):
+        settings = zstandard.ZstdCompressionParameters(window_log=window_log)
+        stream = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+        path.write_bytes(stream.compress(b"text") + stream.flush())
+        if is_read:
+            assert documents(path) == ["text"]
+            continue
+        with pytest.raises(InputError, match=r"a\.zst: cannot be read: damaged.*too much memory"):
+            documents(path)
+
+
+def test_what_hardly_anything_unpacks_to_is_read_in_small_parts() -> None:
+    """A kilobyte of Zstandard can be 32 MiB of text."""
+    n_bytes = 1 << 28
+    stream = unpacked(io.BytesIO(zstandard.ZstdCompressor().compress(bytes(n_bytes))), ["zstd"])
+    tracemalloc.start()
+    assert sum(len(block) for block in iter(lambda: stream.read(1 << 16), b"")) == n_bytes
+    assert tracemalloc.get_traced_memory()[1] < n_bytes / 2
+    tracemalloc.stop()
+
+
+def test_without_the_library_one_line_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(PACKERS["zstd"](TEXT))
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    ended = said_in("utf-8", monkeypatch, "prepare", "--train", path, "--out", tmp_path / "corpus")
+    assert ended.code == 2
+    assert "takes zstandard, which cannot be imported" in ended.err
+    assert "install the extra zst (pip install zstandard)" in ended.err
+    assert ended.err.count("\n") == 1

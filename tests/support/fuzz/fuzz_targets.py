@@ -18,6 +18,7 @@ from typing import Any, Literal
 import foreign_files
 import fuzz_reports
 import numpy as np
+import zstandard
 from builders import CPU, tiny_experiment, tiny_model, write_corpus
 from tokenizer_rules import REAL
 
@@ -76,6 +77,7 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress,
     "bz2": bz2.compress,
     "xz": lzma.compress,
+    "zst": zstandard.compress,
     "zip": _zipped,
 }
 

@@ -42,8 +42,8 @@ class PrepareOptions:
     out: Path
     """folder of the new corpus"""
     train: tuple[Path, ...] = ()
-    """text to train on: text files, JSON lines, either of them packed (gzip, bzip2, xz, zip), and
-    folders of them; - is stdin"""
+    """text to train on: text files, JSON lines, either of them packed (gzip, bzip2, xz, zip, zst),
+    and folders of them; - is stdin"""
     valid: tuple[Path, ...] = ()
     """text to validate on"""
     test: tuple[Path, ...] = ()

@@ -4,7 +4,7 @@ import codecs
 import re
 from typing import Literal, NamedTuple
 
-Packing = Literal["gzip", "bzip2", "xz", "zip"]
+Packing = Literal["gzip", "bzip2", "xz", "zstd", "zip"]
 
 #: Bytes that are enough to recognise a file: tar's mark is at byte 257, and JSON needs a line.
 HEAD_BYTES = 1 << 16
@@ -62,7 +62,7 @@ _MARKS: tuple[tuple[bytes, Nature], ...] = (
     (b"PK\x03\x04", Nature("zip", packing="zip")),
     (b"PK\x05\x06", Nature("zip", packing="zip")),
     (b"PK\x07\x08", Nature("a part of a zip archive of several", _UNPACK)),
-    (b"\x28\xb5\x2f\xfd", Nature("Zstandard (.zst)", "unpack it (zstd -d FILE)")),
+    (b"\x28\xb5\x2f\xfd", Nature("Zstandard", packing="zstd")),
     (b"\x04\x22\x4d\x18", Nature("LZ4", "unpack it (lz4 -d FILE)")),
     (b"\x1f\x9d", Nature("compress (.Z)", "unpack it (gzip -d FILE)")),
     (b"\x1f\xa0", Nature("compress (.Z)", "unpack it (gzip -d FILE)")),

@@ -10,6 +10,7 @@ from typing import IO
 
 from trainer.data.text.archive import UNREADABLE
 from trainer.data.text.nature import Packing
+from trainer.data.text.zstandard import ZstandardDecompressor
 from trainer.errors import InputError
 from trainer.outside import printable
 
@@ -17,7 +18,7 @@ BUFFER_BYTES = 1 << 15
 # `xz -9` needs a quarter of this; a file can demand gigabytes before it yields a byte.
 _XZ_MEMORY_BYTES = 1 << 28
 
-Decompressor = bz2.BZ2Decompressor | lzma.LZMADecompressor
+Decompressor = bz2.BZ2Decompressor | lzma.LZMADecompressor | ZstandardDecompressor
 
 
 @contextmanager
@@ -31,7 +32,11 @@ def reading_errors(name: str) -> Iterator[None]:
 
 
 def unpacked(raw: IO[bytes], packings: Iterable[Packing]) -> io.BufferedReader:
-    """Unpack `raw` through all of its `packings`, the outermost first."""
+    """Unpack `raw` through all of its `packings`, the outermost first.
+
+    Raises:
+        InputError: the library that unpacks one of them is not installed.
+    """
     stream = raw if isinstance(raw, io.BufferedReader) else _buffered(raw)
     for packing in packings:
         match packing:
@@ -41,6 +46,8 @@ def unpacked(raw: IO[bytes], packings: Iterable[Packing]) -> io.BufferedReader:
                 stream = _buffered(_Unpacker(stream, bz2.BZ2Decompressor))
             case "xz":
                 stream = _buffered(_Unpacker(stream, _xz_decompressor))
+            case "zstd":
+                stream = _buffered(_Unpacker(stream, ZstandardDecompressor))
             case "zip":
                 raise ValueError("a zip archive is read by member")
     return stream
