@@ -7,6 +7,8 @@ import lzma
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from prepared import made
@@ -36,6 +38,45 @@ def packed_files(folder: Path) -> Path:
     return folder
 
 
+def parquet(folder: Path) -> Path:
+    half = len(TEXTS) // 2
+    for i, part in enumerate((TEXTS[:half], TEXTS[half:])):
+        table = pa.table({"id": range(half), "text": part})
+        pq.write_table(table, folder / f"part-{i}.parquet", row_group_size=30)
+    return folder
+
+
+def strings(kind: pa.DataType) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        column = pa.array(TEXTS).cast(kind)
+        pq.write_table(pa.table({"text": column}), folder / "texts.parquet")
+        return folder / "texts.parquet"
+
+    return write
+
+
+def arrow_file(folder: Path) -> Path:
+    table = pa.table({"text": pa.array(TEXTS).dictionary_encode(), "id": range(len(TEXTS))})
+    with pa.ipc.new_file(folder / "texts", table.schema) as file:
+        file.write_table(table, max_chunksize=70)
+    return folder / "texts"
+
+
+def datasets_folder(folder: Path) -> Path:
+    """What `Dataset.save_to_disk` writes, with a file that it keeps for itself."""
+    names, half = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"], len(TEXTS) // 2
+    for name, part in zip(names, (TEXTS[:half], TEXTS[half:]), strict=True):
+        table = pa.table({"text": pa.array(part, pa.large_string())})
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_stream(folder / name, table.schema, options=options) as file:
+            file.write_table(table, max_chunksize=30)
+    (folder / "cache-12ab.arrow").write_bytes((folder / names[0]).read_bytes())
+    state = {"_data_files": [{"filename": name} for name in names], "_split": None}
+    (folder / "state.json").write_text(json.dumps(state, indent=2))
+    (folder / "dataset_info.json").write_text('{\n  "features": {}\n}')
+    return folder
+
+
 FORMS: dict[str, Callable[[Path], Path]] = {
     "JSON lines": packed_lines(bytes),
     "gzip": packed_lines(gzip.compress),
@@ -43,6 +84,11 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "xz": packed_lines(lzma.compress),
     "zstd": packed_lines(zstandard.compress),
     "zstd of text": packed_files,
+    "Parquet": parquet,
+    "Parquet of large strings": strings(pa.large_string()),
+    "Parquet of a dictionary": strings(pa.dictionary(pa.int32(), pa.string())),
+    "Arrow": arrow_file,
+    "datasets": datasets_folder,
 }
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -93,3 +95,15 @@ def test_a_tokenizer_that_has_nothing_for_what_is_unknown_is_refused_where_it_me
     )
     with pytest.raises(InputError, match=r"cannot encode the text \(.*UNK.*\): take one that has"):
         made(tmp_path, train=(text,), vocab=vocab, overwrite=True)
+
+
+def test_an_unknown_character_of_a_table_is_named_with_its_row(tmp_path: Path, text: Path) -> None:
+    rows = pa.table({"text": ["the\ncat\n", "", "the z"]})
+    pq.write_table(rows, tmp_path / "valid.parquet")
+    with pytest.raises(InputError, match=r"valid\.parquet:3: character 'z'"):
+        made(
+            tmp_path,
+            train=(text,),
+            valid=(tmp_path / "valid.parquet",),
+            tokenizer="characters",
+        )

@@ -103,7 +103,7 @@ def test_other_suffixes_are_read_when_they_are_asked_for(tmp_path: Path) -> None
     [
         ({}, r"none of 0 files is a text; in folders these are read: \.txt"),
         ({"a": b"x", "b.png": b"x"}, r"none of 2 files \(a, b.png\) is a text"),
-        ({"a.parquet": b"PAR1\x15\x00\x15"}, "none .*a.parquet: this is a Parquet table.*pyarrow"),
+        ({"a.orc": b"ORC\x11\x00\x15"}, "none .*a.orc: this is an ORC table.*pyarrow"),
         ({"a.txt": b"x", "b.txt.lz4": b"\x04\x22\x4d\x18\x64"}, "b.txt.lz4: this is LZ4.*-d"),
         ({"a.txt": b"\x89PNG\r\n\x1a\n\x00"}, "a.txt: this is a PNG image, not text"),
         ({"data.json": b'[{"text": "a"}]'}, "none of 1 file .* jq -c"),

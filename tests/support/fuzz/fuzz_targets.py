@@ -20,6 +20,7 @@ import fuzz_reports
 import numpy as np
 import zstandard
 from builders import CPU, tiny_experiment, tiny_model, write_corpus
+from small_tables import write_tables
 from tokenizer_rules import REAL
 
 from trainer.checkpoint.hashing import fingerprint
@@ -123,6 +124,7 @@ def make(base: Path) -> None:
     (base / "ids" / "symbols.json").write_text('["A", "C", "G"]')
     lines = '{"text": "w2 w3"}\n{"text": "w4\\nw5", "id": 1}\n'
     (base / "inputs" / "text.jsonl").write_text(lines)
+    write_tables(base / "tables")
     for suffix, pack in PACKED.items():
         (base / suffix).mkdir()
         (base / suffix / f"text.json.{suffix}").write_bytes(pack(lines.encode()))
@@ -256,6 +258,10 @@ TARGETS = [
     ),
     *(Target(file=f"ids/{n}.npy", form="bytes", read=_prepare) for n in ("ids", "starts")),
     Target(file="ids/symbols.json", form="json", read=_prepare),
+    *(
+        Target(file=f"tables/{name}", form="bytes", read=_prepare)
+        for name in ("a.parquet", "b.arrow", "c.arrow", "state.json")
+    ),
     Target(file="inputs/text.jsonl", form="bytes", read=_prepare),
     *(
         Target(file=f"{suffix}/text.json.{suffix}", form="bytes", read=_prepare)

@@ -43,7 +43,7 @@ class PrepareOptions:
     """folder of the new corpus"""
     train: tuple[Path, ...] = ()
     """text to train on: text files, JSON lines, either of them packed (gzip, bzip2, xz, zip, zst),
-    and folders of them; - is stdin"""
+    Parquet and Arrow tables, and folders of them, also of Hugging Face datasets; - is stdin"""
     valid: tuple[Path, ...] = ()
     """text to validate on"""
     test: tuple[Path, ...] = ()
@@ -58,12 +58,12 @@ class PrepareOptions:
     like JSON or HTML; jsonl: JSON lines; raw: bytes as they are, nothing unpacked or left out"""
     suffixes: tuple[str, ...] = ()
     """folders and archives: read the files of these suffixes, such as .md .py; without it .txt
-    .text .tokens .jsonl .ndjson .json, leaving out README, LICENSE and their like, .md, .rst and
-    .py; these where there is nothing else"""
+    .text .tokens .jsonl .ndjson .json .parquet .arrow, leaving out README, LICENSE and their like,
+    .md, .rst and .py; these where there is nothing else"""
     text_field: str = "text"
-    """key of the text in JSON lines"""
+    """key of the text in JSON lines, and column of the text in tables"""
     on_bad_line: OnBadLine = "stop"
-    """JSON lines without a text: stop with an error, or skip and count them"""
+    """JSON lines and rows without a text: stop with an error, or skip and count them"""
     tokenizer: MadeKind | None = None
     """words (the default), bytes, characters or bpe"""
     vocab: Path | None = None

@@ -14,17 +14,26 @@ from trainer.outside import printable
 
 
 def located(error: UnknownSymbolError, inputs: Inputs, vocabulary: Vocabulary) -> str:
-    """Return the message of `error`, after the first file and line that hold the symbol.
+    """Return the message of `error`, after the first file and line, or row, that hold the symbol.
 
     The files are read again up to that line.
     """
     find = _finder(error.symbol, vocabulary)
     for files in inputs.files.values():
         for file in files:
-            in_file = _line_of_json if file.format == "jsonl" else _line_of_text
-            if line := in_file(file, inputs, find):
+            if line := _way(file)(file, inputs, find):
                 return f"{printable(file.name)}:{line}: {error}"
     return str(error)
+
+
+def _way(file: TextFile) -> Callable[[TextFile, Inputs, Callable[[str], int]], int | None]:
+    match file.format:
+        case "jsonl":
+            return _line_of_json
+        case "text" | "raw":
+            return _line_of_text
+        case _:
+            return _row_of_table
 
 
 def _finder(symbol: str, vocabulary: Vocabulary) -> Callable[[str], int]:
@@ -44,6 +53,18 @@ def _line_of_text(file: TextFile, inputs: Inputs, find: Callable[[str], int]) ->
             if (place := find(text)) >= 0:
                 return n_lines + text.count("\n", 0, place) + 1
             n_lines += text.count("\n")
+    return None
+
+
+def _row_of_table(file: TextFile, inputs: Inputs, find: Callable[[str], int]) -> int | None:
+    """Return the number of the document; rows that were left out are not counted."""
+    alone = replace(inputs, files={"train": (file,)}, splits=("train",), divide=None)
+    number = 1
+    with closing(alone.read_only(["train"], "looking for it")) as pieces:
+        for text, ends_document in pieces:
+            if find(text) >= 0:
+                return number
+            number += ends_document
     return None
 
 

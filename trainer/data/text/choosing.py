@@ -8,7 +8,7 @@ from trainer.data.text.source import suffix_of
 from trainer.outside import printable
 
 #: Suffixes of data, and suffixes that are data only if no file has one of the first kind.
-DATA_SUFFIXES = (".txt", ".text", ".tokens", ".jsonl", ".ndjson", ".json")
+DATA_SUFFIXES = (".txt", ".text", ".tokens", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
 SOURCE_SUFFIXES = (".md", ".rst", ".py")
 # Names of files about a folder, with any suffix.
 _ABOUT = (

@@ -15,6 +15,7 @@ from trainer.data.text.choosing import (
     choose,
     shown,
 )
+from trainer.data.text.datasets_folder import tables_of
 from trainer.data.text.source import (
     OpenRaw,
     Reading,
@@ -77,7 +78,7 @@ def find_files(path: Path, reading: Reading, *, suffixes: tuple[str, ...] = ()) 
         raise InputError(
             f"{printable(path)}: not a file, and files are read twice; pipe it in as -"
         )
-    return _in_file(TextFile(path, str(path), "text"), reading, suffixes)
+    return _in_file(_at(path), reading, suffixes)
 
 
 def text_file(path: Path, reading: Reading | None = None, *, name: str | None = None) -> TextFile:
@@ -89,6 +90,10 @@ def text_file(path: Path, reading: Reading | None = None, *, name: str | None = 
 def in_file(path: Path, reading: Reading, *, name: str, suffixes: tuple[str, ...]) -> Found:
     """Find the texts in one file called `name`; raise what `find_files` raises."""
     return _in_file(TextFile(path, name, "text"), reading, suffixes)
+
+
+def _at(path: Path) -> TextFile:
+    return TextFile(path, str(path), "text")
 
 
 def _in_file(file: TextFile, reading: Reading, suffixes: tuple[str, ...]) -> Found:
@@ -162,13 +167,20 @@ def _document_kind(names: Iterable[str]) -> str | None:
 
 
 def _in_folder(folder: Path, reading: Reading, suffixes: tuple[str, ...]) -> Found:
-    """Find the texts of a folder, sorted by name; links are followed."""
+    """Find the texts of a folder, sorted by name, or in a saved data set's order.
+
+    Links are followed.
+    """
+    tables = None if suffixes else tables_of(folder)
+    if tables is not None:
+        of_tables = [_in_file(_at(folder / name), reading, ()) for name in tables]
+        return Found(tuple(file for one in of_tables for file in one.files))
     walked = walk(folder)
     broken = _refuse_broken(folder, walked, suffixes)
     opening = {}
     for name in walked.files:
         path = folder / name
-        opening[name] = TextFile(path, str(path), "text"), opens(path)
+        opening[name] = _at(path), opens(path)
     choice = _chosen(opening, reading, suffixes)
     if not choice.names:
         raise _no_text(folder, walked, suffixes)
@@ -232,7 +244,7 @@ def _no_text(folder: Path, walked: Walked, suffixes: tuple[str, ...]) -> InputEr
     )
     for name in names[:1]:
         try:
-            _in_file(TextFile(folder / name, str(folder / name), "text"), Reading(), suffixes)
+            _in_file(_at(folder / name), Reading(), suffixes)
         except InputError as error:
             message += f"; {error}"
     return InputError(message)

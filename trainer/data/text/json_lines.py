@@ -72,15 +72,16 @@ class BadLines:
         self.n_left_out = 0
         self.examples.clear()
 
-    def leave_out(self, where: str, cause: str) -> None:
-        """Count a line as left out, if that is allowed.
+    def leave_out(self, where: str, cause: str, *, what: str = "line") -> None:
+        """Count a line, or what else holds a text, as left out, if that is allowed.
 
         Raises:
             InputError: no line may be left out.
         """
         if self.policy == "stop":
             raise InputError(
-                f"{where}: {cause}; mend the line, or leave such lines out with --on-bad-line skip"
+                f"{where}: {cause}; mend the {what}, or leave such {what}s out with --on-bad-line "
+                "skip"
             )
         self.n_left_out += 1
         if len(self.examples) < _SHOWN_NAMES:

@@ -4,6 +4,7 @@ import codecs
 import re
 from typing import Literal, NamedTuple
 
+TableFormat = Literal["parquet", "arrow", "arrow stream"]
 Packing = Literal["gzip", "bzip2", "xz", "zstd", "zip"]
 
 #: Bytes that are enough to recognise a file: tar's mark is at byte 257, and JSON needs a line.
@@ -22,6 +23,7 @@ class Nature(NamedTuple):
     Attributes:
         name: the common name with its article.
         fix: what to do to train on the file; None if its `packing` is read.
+        table: the form of a table, of which a column is read.
         is_text: whether the bytes are text, which the user may want unchanged.
         is_guess: whether the kind was guessed from the bytes, without a mark.
     """
@@ -29,12 +31,14 @@ class Nature(NamedTuple):
     name: str
     fix: str | None = None
     packing: Packing | None = None
+    table: TableFormat | None = None
     is_text: bool = False
     is_guess: bool = False
 
 
 _UNPACK = "unpack it, and give what is in it"
 _TABLES = "write its text column as JSON lines, for example with pyarrow or pandas"
+_AS_TABLE = "it is read as a table, unpacked and on its own, without --format"
 _ARRAYS = "write the text that it was made of to a file"
 _MODEL = "it holds weights, not text; give the text"
 _MEDIA = "give the text itself"
@@ -78,9 +82,9 @@ _MARKS: tuple[tuple[bytes, Nature], ...] = (
     (b"!<arch>\n", Nature("an ar archive (.a, .deb)", _UNPACK)),
     (b"\xed\xab\xee\xdb", Nature("an RPM package", _UNPACK)),
     (b"PACK\x00\x00\x00", Nature("a git pack", "check the repository out, and give its files")),
-    (b"ARROW1\x00\x00", Nature("an Arrow or Feather table", _TABLES)),
+    (b"ARROW1\x00\x00", Nature("an Arrow or Feather table", _AS_TABLE, table="arrow")),
     (b"FEA1\x00\x00\x00\x00", Nature("a Feather table", _TABLES)),
-    (b"\xff\xff\xff\xff", Nature("an Arrow stream", _TABLES)),
+    (b"\xff\xff\xff\xff", Nature("an Arrow stream", _AS_TABLE, table="arrow stream")),
     (b"Obj\x01", Nature("an Avro table", _TABLES)),
     (b"SQLite format 3\x00", Nature("an SQLite database", "write its text to a file")),
     (b"\x89HDF\r\n\x1a\n", Nature("an HDF5 file", _ARRAYS)),
@@ -126,7 +130,7 @@ _SHORT_MARKS: tuple[tuple[re.Pattern[bytes], Nature], ...] = (
     (re.compile(rb"ID3"), Nature("an MP3 recording", _MEDIA)),
     (re.compile(rb"(?s)RIFF....(WAVE|AVI |WEBP)"), Nature("a recording or image (RIFF)", _MEDIA)),
     (re.compile(rb"(?s)....ftyp"), Nature("an MP4 film or HEIF image", _MEDIA)),
-    (re.compile(rb"PAR1"), Nature("a Parquet table", _TABLES)),
+    (re.compile(rb"PAR1"), Nature("a Parquet table", _AS_TABLE, table="parquet")),
     (re.compile(rb"ORC"), Nature("an ORC table", _TABLES)),
     (re.compile(rb"GGUF"), Nature("a GGUF model", _MODEL)),
     (re.compile(rb"\x80[\x01-\x05]"), Nature("a pickle", _MODEL)),

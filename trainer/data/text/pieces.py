@@ -1,6 +1,6 @@
-"""Reading text files, JSON lines and packed files as a stream of pieces.
+"""Reading text files, JSON lines, tables and packed files as a stream of pieces.
 
-Memory stays constant: no text file is held whole, but each JSON line is.
+Memory stays constant: no text file is held whole, but each JSON line and row of a table is.
 """
 
 import codecs
@@ -11,6 +11,7 @@ from typing import IO, NamedTuple
 from trainer.data.text.json_lines import BadLines, read_texts
 from trainer.data.text.nature import UTF8_MARK
 from trainer.data.text.source import Reading, TextFile, open_files
+from trainer.data.text.tables import read_table
 from trainer.data.text.unpacking import reading_errors, unpacked
 from trainer.errors import InputError
 from trainer.outside import printable
@@ -41,7 +42,7 @@ def read_pieces(
     bad_lines: BadLines | None = None,
     on_read: Callable[[int], None] = lambda n_bytes: None,
 ) -> Iterator[Piece]:
-    """Yield all documents of `files` in order: each text file and each JSON line is a document.
+    """Yield all documents of `files` in order: a text file, JSON line or row of a table is one.
 
     Args:
         files: the files to read.
@@ -61,7 +62,7 @@ def read_pieces(
             if file.has_mark:
                 stream.read(len(UTF8_MARK))
             n_seen = 0
-            for piece in _pieces_of(file, stream, reading, bad_lines):
+            for piece in _pieces_of(file, raw, stream, reading, bad_lines):
                 yield piece
                 on_read(raw.tell() - n_seen)
                 n_seen = raw.tell()
@@ -102,18 +103,33 @@ def ends_inside_line(piece: Piece) -> bool:
 
 
 def _pieces_of(
-    file: TextFile, stream: IO[bytes], reading: Reading, bad_lines: BadLines
+    file: TextFile, raw: IO[bytes], stream: IO[bytes], reading: Reading, bad_lines: BadLines
 ) -> Iterator[Piece]:
-    if file.format != "jsonl":
-        yield from _cut_up(_decoded(stream, file, reading))
-        return
-    texts = read_texts(
-        stream,
-        printable(file.name),
-        text_field=reading.text_field,
-        bad_lines=bad_lines,
-        may_hold_nul=reading.as_bytes,
-    )
+    """Yield the pieces of a file; the place of `raw` says how much has been read."""
+    texts: Iterator[str]
+    match file.format:
+        case "text" | "raw":
+            yield from _cut_up(_decoded(stream, file, reading))
+            return
+        case "jsonl":
+            texts = read_texts(
+                stream,
+                printable(file.name),
+                text_field=reading.text_field,
+                bad_lines=bad_lines,
+                may_hold_nul=reading.as_bytes,
+            )
+        case form:
+            n_bytes = file.n_bytes
+            texts = read_table(
+                file.path,
+                file.name,
+                form=form,
+                column=reading.text_field,
+                bad_rows=bad_lines,
+                may_hold_nul=reading.as_bytes,
+                on_share=lambda share: raw.seek(int(share * n_bytes)),
+            )
     for text in texts:
         symbols = text.encode().decode("latin-1") if reading.as_bytes else text
         if len(symbols) <= PIECE_BYTES:

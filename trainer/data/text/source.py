@@ -16,13 +16,14 @@ from trainer.data.text.nature import (
     UTF8_MARK,
     Nature,
     Packing,
+    TableFormat,
     nature_of,
 )
 from trainer.data.text.unpacking import reading_errors, unpacked
 from trainer.errors import InputError
 from trainer.outside import printable
 
-TextFormat = Literal["text", "jsonl", "raw"]
+TextFormat = Literal["text", "jsonl", "raw"] | TableFormat
 Shape = Literal["lines", "document"] | None
 OpenRaw = Callable[[], IO[bytes]]
 AskedFormat = Literal["auto", "text", "jsonl", "raw"]
@@ -42,7 +43,7 @@ class TextFile:
     Attributes:
         path: the path on the disk.
         name: the file's name in errors.
-        format: plain text, JSON lines, or bytes of which nothing is unpacked or left out.
+        format: plain text, JSON lines, a table, or bytes of which nothing is unpacked or left out.
         member: the name in the archive at `path`.
         packings: the packings of its bytes, the outermost first.
         has_mark: whether the text begins with a UTF-8 byte order mark, which is no text.
@@ -73,7 +74,7 @@ class Reading:
 
     Attributes:
         format: the format; `auto` recognises it by the bytes.
-        text_field: key of the text in a JSON line.
+        text_field: key of the text in a JSON line, and name of its column in a table.
         as_bytes: whether the tokenizer takes any bytes.
         chooses_tokenizer: whether the user may take another tokenizer, which errors then propose.
     """
@@ -144,6 +145,9 @@ def inspected(file: TextFile, reading: Reading, head: Head) -> TextFile:
     nature = head.nature
     if nature is not None and nature.packing == "zip":
         nature = _ZIP_INSIDE
+    is_alone = file.member is None and not head.packings
+    if nature is not None and nature.table and is_alone and reading.format == "auto":
+        return replace(file, format=nature.table)
     shape = _shape(file, head, reading)
     if nature is None and shape == "document" and reading.format == "auto":
         nature = JSON_DOCUMENT

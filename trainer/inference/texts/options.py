@@ -39,7 +39,7 @@ class ScoreOptions:
     suffixes: tuple[str, ...] = ()
     """folders and archives: read the files of these suffixes, such as .md .py"""
     text_field: str = "text"
-    """key of the text in JSON lines"""
+    """key of the text in JSON lines, and column of the text in tables"""
     precision: Precision | None = None
     """None is the run's"""
     json: bool = False
