@@ -25,7 +25,7 @@ class Prepare(PrepareOptions):
 
     name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]")] = None
     """wikitext-103, wikitext-2, enwik8, text8 or ptb: downloaded, and made into what published
-    results are of; goes with --out, --overwrite, --from and --cache alone"""
+    results are of; goes with --out, --overwrite, --from, --cache and, for words, --workers alone"""
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """NAME: folder that has its files, packed or not; nothing is downloaded"""
     cache: Path | None = None

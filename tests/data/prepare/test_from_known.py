@@ -69,6 +69,19 @@ def test_words_and_characters_are_counted_as_published_figures_divide(
             assert split.n_characters == split.n_tokens
 
 
+def test_two_workers_make_the_same_corpus_of_words_and_are_refused_for_others(
+    known: Small, tmp_path: Path
+) -> None:
+    if known.corpus.kind == "words":
+        alone = known.prepare(tmp_path / "out").hash
+        assert known.prepare(tmp_path / "out", workers=2).hash == alone
+    else:
+        with pytest.raises(InputError, match="--workers 2: at least 1, and more for words alone"):
+            known.prepare(tmp_path / "out", workers=2)
+    with pytest.raises(InputError, match="--workers 0: at least 1"):
+        known.prepare(tmp_path / "out", workers=0)
+
+
 def test_a_folder_with_the_files_in_any_form_gives_the_same_corpus(
     known: Small, tmp_path: Path
 ) -> None:

@@ -44,8 +44,9 @@ class Small:
     contents: dict[KnownFile, bytes]
     served: Served
 
-    def prepare(self, out: Path, **options: object) -> Corpus:
-        prepare_known(self.corpus, PrepareOptions(out=out, overwrite=True), **options)  # type: ignore[arg-type]
+    def prepare(self, out: Path, *, workers: int = 1, **options: object) -> Corpus:
+        given = PrepareOptions(out=out, overwrite=True, workers=workers)
+        prepare_known(self.corpus, given, **options)  # type: ignore[arg-type]
         verify_corpus(out)
         return open_corpus(out)
 

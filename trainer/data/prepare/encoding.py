@@ -27,10 +27,13 @@ class Encoded:
     ends_document: bool
 
 
-def encode(pieces: Iterable[Piece], vocabulary: Vocabulary) -> Iterator[Encoded]:
+def encode(
+    pieces: Iterable[Piece], vocabulary: Vocabulary, *, starts_document: bool = True
+) -> Iterator[Encoded]:
     """Encode every piece of documents; some are yielded only after a later one has been read.
 
-    A word or token that spans two pieces is counted with one of them.
+    A word or token that spans two pieces is counted with one of them. `starts_document` is whether
+    the first piece begins its document.
 
     Raises:
         InputError: the vocabulary cannot encode the text.
@@ -39,7 +42,6 @@ def encode(pieces: Iterable[Piece], vocabulary: Vocabulary) -> Iterator[Encoded]
     counted = zip(
         as_read, vocabulary.encode_pieces(for_ids), _in_words(for_counts, vocabulary), strict=True
     )
-    starts_document = True
     for piece, ids, words in counted:
         symbols = piece if isinstance(vocabulary, SymbolVocabulary) else words
         lost = vocabulary.lost(symbols, ids, starts_document=starts_document)

@@ -10,6 +10,7 @@ from trainer.data.prepare.from_text import PrepareOptions
 from trainer.data.prepare.inputs import Inputs
 from trainer.data.prepare.known_corpora import KnownCorpus, KnownFile
 from trainer.data.prepare.report import PrepareReport
+from trainer.data.prepare.workers import count_words_in
 from trainer.data.prepare.writer import new_corpus_folder
 from trainer.data.prepare.writing import write_corpus
 from trainer.data.text.finding import text_file
@@ -20,7 +21,7 @@ from trainer.data.vocabulary.files import SymbolVocabulary, Vocabulary, WordVoca
 from trainer.errors import InputError
 
 CACHE_FOLDER = "downloads"
-_ALLOWED_FLAGS = {"--out", "--overwrite"}
+_ALLOWED_FLAGS = {"--out", "--overwrite", "--workers"}
 FilePaths = Mapping[KnownFile, Path]
 
 
@@ -35,7 +36,7 @@ def prepare_known(
 
     Args:
         corpus: the corpus to prepare.
-        options: only `out` and `overwrite` may be set.
+        options: only `out`, `overwrite` and, for words, `workers` may be set.
         source: a folder that has the files, under any of their names; None downloads them.
         cache: the folder of downloads; None is `downloads` beside `out`.
 
@@ -48,6 +49,11 @@ def prepare_known(
             f"{', '.join(refused)}: for text of your own; {corpus.name} is made in one way, "
             "that of its published results"
         )
+    if options.workers < 1 or (options.workers > 1 and corpus.kind != "words"):
+        raise InputError(
+            f"--workers {options.workers}: at least 1, and more for words alone; {corpus.name} is "
+            f"of {corpus.kind}"
+        )
     if source and cache:
         raise InputError("--from reads a folder, --cache keeps downloads: give one of them")
     try:
@@ -57,8 +63,10 @@ def prepare_known(
             else:
                 paths = _downloaded(corpus, cache or options.out.resolve().parent / CACHE_FOLDER)
             inputs = _inputs(corpus, paths)
-            vocabulary = _vocabulary(corpus, inputs)
-            splits = write_corpus(folder, inputs, vocabulary, made=_made(corpus, paths, source))
+            n_workers = options.workers
+            vocabulary = _vocabulary(corpus, inputs, n_workers)
+            made = _made(corpus, paths, source)
+            splits = write_corpus(folder, inputs, vocabulary, made=made, n_workers=n_workers)
     except OSError as error:
         raise InputError(f"{options.out}: cannot be written: {error}") from None
     return PrepareReport(
@@ -150,10 +158,12 @@ def _stripped(routed: Routed) -> Routed:
             yield name, Piece(kept, ends_document)
 
 
-def _vocabulary(corpus: KnownCorpus, inputs: Inputs) -> Vocabulary:
+def _vocabulary(corpus: KnownCorpus, inputs: Inputs, n_workers: int) -> Vocabulary:
     with closing(inputs.read_only(corpus.counted, "vocabulary")) as pieces:
         if corpus.kind == "words":
-            return WordVocabulary.build(pieces, lowercase=corpus.lowercase)
+            lowercase = corpus.lowercase
+            counts = count_words_in(pieces, n_workers=n_workers, lowercase=lowercase)
+            return WordVocabulary.of_counts(counts, lowercase=lowercase)
         return SymbolVocabulary.build(corpus.kind, pieces, line_ends=corpus.line_ends)
 
 

@@ -16,6 +16,7 @@ from trainer.data.prepare.inputs import (
 )
 from trainer.data.prepare.locating import located
 from trainer.data.prepare.report import PrepareReport
+from trainer.data.prepare.workers import count_words_in
 from trainer.data.prepare.writer import SCRATCH_FILE, new_corpus_folder
 from trainer.data.prepare.writing import write_corpus
 from trainer.data.text.json_lines import OnBadLine
@@ -92,6 +93,8 @@ class PrepareOptions:
     """ids: the id that ends every document"""
     document_starts: Path | None = None
     """ids: a .npy of the positions in --ids at which documents start; the first is 0"""
+    workers: int = 1
+    """words: processes that count and encode; the corpus is the same"""
     overwrite: bool = False
     """replace the corpus at --out"""
 
@@ -109,6 +112,7 @@ _APPLIES_TO: dict[str, tuple[MadeKind, ...]] = {
     "min_count": ("words",),
     "max_size": ("words",),
     "lowercase": ("words",),
+    "workers": ("words",),
     "unk": ("characters",),
     "byte_fallback": ("characters",),
     "vocab_size": ("bpe",),
@@ -158,7 +162,8 @@ def _prepare(
             )
         vocabulary = given or _build_vocabulary(options, inputs)
         try:
-            splits = write_corpus(folder, inputs, vocabulary, made=_as_json(options))
+            made, n_workers = _as_json(options), options.workers
+            splits = write_corpus(folder, inputs, vocabulary, made=made, n_workers=n_workers)
         except UnknownSymbolError as error:
             where = located(error, inputs, vocabulary)
             raise InputError(f"{where}: {_fix_of_unknown(given)}") from None
@@ -199,7 +204,7 @@ def _checked_kind(options: PrepareOptions, given: Vocabulary | None) -> Vocabula
         flag = _flag(name)
         if flag not in given_flags:
             continue
-        if given:
+        if given and name != "workers":
             raise InputError(f"{flag}: says how to make a vocabulary, but --vocab gives one")
         if kind not in kinds:
             raise InputError(f"{flag}: for {' and '.join(kinds)}, but the tokenizer is {kind}")
@@ -210,7 +215,7 @@ def _checked_kind(options: PrepareOptions, given: Vocabulary | None) -> Vocabula
 
 
 def _check_sizes(options: PrepareOptions) -> None:
-    least = {"min_count": 1, "max_size": 2, "vocab_size": 257, "bpe_sample_mib": 1}
+    least = {"min_count": 1, "max_size": 2, "vocab_size": 257, "bpe_sample_mib": 1, "workers": 1}
     for name, minimum in least.items():
         value = getattr(options, name)
         if value is not None and value < minimum:
@@ -225,7 +230,7 @@ def _as_json(options: PrepareOptions) -> dict[str, Any]:
     return {
         name: [str(path) for path in value] if isinstance(value, tuple) else value
         for name, value in asdict(options).items()
-        if name not in ("out", "vocab", "overwrite")
+        if name not in ("out", "vocab", "overwrite", "workers")
     } | {"vocab": str(options.vocab) if options.vocab else None}
 
 
@@ -242,11 +247,13 @@ def _build_vocabulary(options: PrepareOptions, inputs: Inputs) -> Vocabulary:
     with closing(inputs.read_only(["train"], "vocabulary")) as pieces:
         match options.tokenizer or "words":
             case "words":
-                return WordVocabulary.build(
-                    pieces,
+                lowercase = options.lowercase
+                counts = count_words_in(pieces, n_workers=options.workers, lowercase=lowercase)
+                return WordVocabulary.of_counts(
+                    counts,
                     min_count=options.min_count,
                     max_size=options.max_size,
-                    lowercase=options.lowercase,
+                    lowercase=lowercase,
                 )
             case "bytes":
                 return SymbolVocabulary.build("bytes", pieces, all_bytes=True)

@@ -8,16 +8,28 @@ from typing import Any
 from trainer.data.prepare.encoding import encode
 from trainer.data.prepare.inputs import Inputs, refuse_missed_shares
 from trainer.data.prepare.report import SplitReport
+from trainer.data.prepare.workers import encode_in
 from trainer.data.prepare.writer import SplitWriter
-from trainer.data.vocabulary.files import VOCABULARY_FILE, Vocabulary, save_vocabulary
+from trainer.data.vocabulary.files import (
+    VOCABULARY_FILE,
+    Vocabulary,
+    WordVocabulary,
+    save_vocabulary,
+)
 
 
 def write_corpus(
-    folder: Path, inputs: Inputs, vocabulary: Vocabulary, *, made: dict[str, Any]
+    folder: Path,
+    inputs: Inputs,
+    vocabulary: Vocabulary,
+    *,
+    made: dict[str, Any],
+    n_workers: int = 1,
 ) -> tuple[SplitReport, ...]:
     """Write vocabulary and splits to `folder`, reading `inputs` once.
 
     `made` says in the headers how the corpus was made; they also say what was left out.
+    `n_workers` processes encode; more than one only words.
 
     Raises:
         InputError: an input cannot be read, a split is empty, or shares were missed.
@@ -29,7 +41,11 @@ def write_corpus(
             for name in inputs.splits
         }
         routes, routed = tee(inputs.read("encoding"))
-        encoded = encode((piece for _, piece in routed), vocabulary)
+        pieces = (piece for _, piece in routed)
+        if n_workers > 1 and isinstance(vocabulary, WordVocabulary):
+            encoded = encode_in(pieces, vocabulary, n_workers=n_workers)
+        else:
+            encoded = encode(pieces, vocabulary)
         for (name, _), its in zip(routes, encoded, strict=True):
             writers[name].add(
                 its.ids,

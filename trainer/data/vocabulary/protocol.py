@@ -6,6 +6,7 @@ pieces for streaming (see `trainer.data.text.pieces`).
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -31,6 +32,10 @@ class UnknownSymbolError(InputError):
     def __init__(self, message: str, *, symbol: str) -> None:
         super().__init__(message)
         self.symbol = symbol
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how the error is made again in another process."""
+        return partial(UnknownSymbolError, symbol=self.symbol), (str(self),)
 
 
 class Lost(NamedTuple):

@@ -52,12 +52,34 @@ class WordVocabulary:
     ) -> "WordVocabulary":
         """Make a vocabulary of `<eos>`, then words by descending count, ties by first appearance.
 
-        An `<unk>` in the text (WikiText) is ranked like any word. Without one, or when `min_count`
-        or `max_size` drop it, `<unk>` is added as id 1. `max_size` includes `<eos>` and `<unk>`.
+        See `of_counts`.
         """
+        counts = cls.count(pieces, lowercase=lowercase)
+        return cls.of_counts(counts, min_count=min_count, max_size=max_size, lowercase=lowercase)
+
+    @classmethod
+    def count(cls, pieces: Iterable[Piece], *, lowercase: bool = False) -> Counter[str]:
+        """Count the words of documents; they are in the order of their first appearance."""
         counts: Counter[str] = Counter()
         for piece in whole_words(pieces):
             counts.update(words_of(piece.text.lower() if lowercase else piece.text))
+        return counts
+
+    @classmethod
+    def of_counts(
+        cls,
+        counts: Counter[str],
+        *,
+        min_count: int = 1,
+        max_size: int | None = None,
+        lowercase: bool = False,
+    ) -> "WordVocabulary":
+        """Make a vocabulary of counts in the order of first appearance.
+
+        An `<unk>` in the text (WikiText) is ranked like any word. Without one, or when `min_count`
+        or `max_size` drop it, `<unk>` is added as id 1. `max_size` includes `<eos>` and `<unk>`.
+        """
+        counts = Counter(counts)
         del counts[EOS]
         words = [word for word, count in counts.most_common() if count >= min_count]
         n_words = None if max_size is None else max_size - 1
