@@ -15,7 +15,6 @@ from trainer.config.flags import changed
 from trainer.config.recipe import ExperimentConfig, load_recipe
 from trainer.distributed import barrier
 from trainer.errors import Exit, InputError
-from trainer.host_cpu import use_cpu_well
 from trainer.launchers import complete_environ
 from trainer.track.metrics import read_metrics
 from trainer.track.records import Record, RecordKind
@@ -127,11 +126,10 @@ def _trained(
         )
     from trainer.engine import deepspeed
     from trainer.training.opening.plan import make_plan
-    from trainer.training.session import train_connected
+    from trainer.training.session import prepare_products, train_connected
 
     plan = make_plan(arguments, environ)
-    if plan.world.device.type == "cpu":
-        use_cpu_well()
+    prepare_products(plan.world.device, tf32=arguments.experiment.train.tf32)
     if plan.world.world_size > 1:
         if _MET:
             raise InputError(

@@ -66,7 +66,7 @@ def run_training(
         if plan.world.is_main:
             print(describe_plan(plan, describe_start(plan)))
         return Exit.DONE
-    _prepare(plan.world.device, tf32=arguments.experiment.train.tf32)
+    prepare_products(plan.world.device, tf32=arguments.experiment.train.tf32)
     limits = arguments.experiment.limits
     log.info("connecting %s", counted(plan.world.world_size, "rank"))
     world = deepspeed.connect(plan.world, timeout_s=limits.distributed_timeout_s)
@@ -83,8 +83,8 @@ class Ended(NamedTuple):
     code: Exit
 
 
-def _prepare(device: torch.device, *, tf32: bool) -> None:
-    """Set how this process multiplies."""
+def prepare_products(device: torch.device, *, tf32: bool) -> None:
+    """Set how this process multiplies on a device."""
     if device.type == "cpu":
         use_cpu_well()
     else:
