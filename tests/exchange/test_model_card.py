@@ -78,7 +78,7 @@ def test_results_are_of_this_checkpoint_alone_and_stand_under_what_they_are_of(
         file_result(run, scored[0].model_copy(update=change | {"loss": 7.654321}))
     (run / "evals" / "torn.json").write_text('{"loss": 2')
     card = card_of(run)
-    home, other = card.split("## Results")[1].split("###")[1:]
+    home, other = card.split("## Results")[1].split("\n## ")[0].split("###")[1:]
     assert home.startswith(f" valid of {corpus.name} ({open_corpus(corpus).hash[:12]})\n")
     assert other.startswith(
         r" valid of other\|one (000000000000), not the corpus it was trained on"

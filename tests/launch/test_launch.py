@@ -129,7 +129,7 @@ def test_a_stop_file_that_was_obeyed_does_not_stop_the_next_attempt(under_python
 def test_a_finished_run_says_its_result_and_is_left_as_it_is(under_python):
     run_dir, ended, endings = under_python
     assert ended[5].code == Exit.DONE
-    assert str(losses(run_dir)[300]) in ended[5].said
+    assert f"loss {losses(run_dir)[300]:.4f}" in ended[5].said
     assert endings[5] == endings[4]
     assert len(events(run_dir, "stop")) == 4
 

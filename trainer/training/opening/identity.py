@@ -9,8 +9,9 @@ from trainer.config.changes import Change
 from trainer.distributed import World, gather_objects
 from trainer.errors import InputError
 from trainer.outside import printable
-from trainer.track.console.ending import ending
+from trainer.track.console.ending import Last, ending
 from trainer.track.measure import corpus_label
+from trainer.track.perplexity import perplexity
 from trainer.track.status import Status
 from trainer.training.expectations import missed
 from trainer.training.opening.plan import Plan
@@ -94,8 +95,12 @@ def introduce(plan: Plan, run_dir: Path, *, n_parameters: int, world: World) -> 
 def judge_again(plan: Plan, run_dir: Path, done: Status) -> list[str]:
     """Log the result of a finished run; return the targets that it misses. Rank 0."""
     result = done.result or {}
+    loss = result.get("train/loss")
+    last = {}
+    if isinstance(loss, float):
+        last["train"] = Last(done.step, loss, perplexity(loss))
     log.info("%s is done already: nothing is left to train", run_dir)
-    for line in ending(done, {}, run=str(run_dir), splits=tuple(plan.corpus.splits)):
+    for line in ending(done, last, run=str(run_dir), splits=tuple(plan.corpus.splits)):
         log.info("%s", line)
     if done.best_of is not None:
         log.info("the best is on %s", done.best_of)
