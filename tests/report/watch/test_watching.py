@@ -64,6 +64,8 @@ def seen_in_a_terminal(run: Path, *, columns: int, until: str) -> tuple[str, int
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     command = [sys.executable, "-m", "txl_trainer", "watch", str(run), "--interval", "0.1"]
     env = environment(TERM="xterm-256color", PYTHONUTF8="1")
+    for size in ("COLUMNS", "LINES"):  # where tests run side by side, they say another one
+        env.pop(size, None)
     process = subprocess.Popen(
         command, cwd=ROOT, env=env, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True
     )
