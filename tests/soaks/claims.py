@@ -193,7 +193,7 @@ def throw(
         told = job.said.read_text(errors="replace")
         if "is being trained by process" in told:
             outcome.n_refused += 1
-        elif not job.was_killed and "reason=done" not in told and " is done: " not in told:
+        elif not job.was_killed and " done: " not in told:
             outcome.strange.append(told)
     outcome.seconds = time.monotonic() - began
     outcome.n_unsaved = len(events(case.run_dir, "checkpoint_failed"))
