@@ -1,4 +1,4 @@
-"""How a process of ours ends: exit codes, and the errors that a user is meant to read.
+"""Exit codes of our processes, and the errors that a user is meant to read.
 
 ``txl exit-codes`` and launch/README.md show the table of codes. Launchers change exit codes
 (torchrun returns 1 for any failed worker), so a wrapper should read ``status.json`` instead.

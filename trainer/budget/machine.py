@@ -1,4 +1,4 @@
-"""How much memory this process may use on its machine, and how much it has used."""
+"""The memory that this process may use on its machine, and the memory that it has used."""
 
 import os
 import resource

@@ -1,1 +1,1 @@
-"""What a call from Python does: train, evaluate and generate in the process that calls."""
+"""Calls from Python: train, evaluate and generate in the process that calls."""

@@ -118,7 +118,7 @@ class TrainConfig(Section):
 
 
 class OptimConfig(Section):
-    """How an update follows from a gradient: the rule, and the learning rate's shape."""
+    """The way from a gradient to an update: the rule, and the learning rate's shape."""
 
     type: Literal["Adam", "AdamW", "Lamb"] = refused(
         "Adam", "the rule; weight decay joins Adam's gradient, but AdamW's and Lamb's update"
@@ -154,7 +154,7 @@ class OptimConfig(Section):
 
 
 class DataConfig(Section):
-    """How the text is read."""
+    """The order in which the text is read, and where memory ends."""
 
     epoch_order: Literal["same", "roll", "roll_streams"] = refused(
         "same",
@@ -167,7 +167,7 @@ class DataConfig(Section):
 
 
 class ScoringConfig(Section):
-    """How text is scored: every token but the first, exactly once."""
+    """The lengths with which text is scored: every token but the first, exactly once."""
 
     tgt_len: int = free(..., "tokens of every row scored by one forward pass", ge=1)
     mem_len: int = free(..., "tokens of memory per layer and row", ge=0)

@@ -1,4 +1,4 @@
-"""Where DeepSpeed's ZeRO is helped: refusals, cutting a model on `meta`, the norm of gradients."""
+"""Help for DeepSpeed's ZeRO: refusals, cutting a model on `meta`, the norm of gradients."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Outcome(NamedTuple):
-    """What became of an update."""
+    """Result of an update."""
 
     grad_norm: float | Tensor | None
     """Of all gradients before clipping; infinite if they were not finite."""

@@ -35,7 +35,7 @@ class LayerInputs(NamedTuple):
 
 
 class Room:
-    """Where the keys and values of texts lie, heads first and in order, with room for more.
+    """Keys and values of texts, heads first and in order, with room for more.
 
     Memories after neighbouring segments share a room until it is full, so that a short segment is
     all that is copied. Only the newest memory of a room may write: see `with_room`.

@@ -1,1 +1,1 @@
-"""What a person sees of runs: tables and pages, made from the files of their directories alone."""
+"""Tables and pages about runs, made from the files of their directories alone."""

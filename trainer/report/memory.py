@@ -1,4 +1,4 @@
-"""What memory bought: the same text scored with and without it, by the files of single tokens."""
+"""The gain by memory: the same text scored with and without it, by files of single tokens."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class LengthResult:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bought:
-    """What memory bought on one text, as far as single tokens were filed for several lengths."""
+    """The gain by memory on one text, as far as single tokens were filed for several lengths."""
 
     result: EvalResult
     """The one with the longest memory."""

@@ -70,7 +70,7 @@ class TextFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How the user wants files to be read.
+    """The user's wishes for how files are read.
 
     Attributes:
         format: the format; `auto` recognises it by the bytes.

@@ -13,7 +13,7 @@ from .configuration_txl import TxlConfig
 
 
 class TxlMemory(Cache):
-    """What every layer keeps of the text so far: the cache of `generate` and `forward`.
+    """Memory of the text so far, of every layer: the cache of `generate` and `forward`.
 
     `layers` would hold transformers' own kind of cache; this memory has none of them.
     """

@@ -23,7 +23,7 @@ from trainer.protocol import IGNORED, Memory, Output, Segment
 
 
 class TextMemory(NamedTuple):
-    """What was read of a text; a call gives a new one and leaves the one it was given as it is."""
+    """Memory of a text that was read; a call gives a new one and leaves the given one as it is."""
 
     memory: Memory
     """The model's memory after the last whole segment."""

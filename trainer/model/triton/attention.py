@@ -31,7 +31,7 @@ class Blocks:
 
 
 class Cut(NamedTuple):
-    """How each kernel cuts its work, which changes no more than rounding."""
+    """The blocks of each kernel, which change no more than rounding."""
 
     forward: Blocks
     by_query: Blocks

@@ -1,4 +1,4 @@
-"""How the weights of a Transformer-XL are stored for a GPU: in aligned rows, and as copies."""
+"""Weights of a Transformer-XL as a GPU stores them: in aligned rows, and as copies."""
 
 import torch
 from torch import Tensor, nn

@@ -16,7 +16,7 @@ N_ROWS = 10
 
 
 class Parting(NamedTuple):
-    """Where the losses of two runs begin to differ, among the steps that both recorded."""
+    """The first step at which the losses of two runs differ, of those that both recorded."""
 
     n_common: int
     step: int | None

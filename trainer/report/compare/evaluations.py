@@ -29,7 +29,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """What of two runs' evaluations compares, and why the rest does not."""
+    """The evaluations of two runs that compare, and why the others do not."""
 
     differences: list[Difference]
     reasons: list[str]

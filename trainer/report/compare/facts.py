@@ -1,4 +1,4 @@
-"""What runs are, side by side: settings, versions, text. Only what differs is kept."""
+"""Facts about runs side by side: settings, versions, text. Only what differs is kept."""
 
 import contextlib
 from collections.abc import Mapping, Sequence

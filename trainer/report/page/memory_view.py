@@ -1,4 +1,4 @@
-"""What the page says of memory: pictures, a table, and a coloured passage."""
+"""The page's part about memory: pictures, a table, and a coloured passage."""
 
 import contextlib
 from dataclasses import dataclass, field

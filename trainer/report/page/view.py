@@ -1,4 +1,4 @@
-"""What the page says of one run, as values for its template."""
+"""The page's part about one run, as values for its template."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What is to be known of a run at one moment."""
+"""State of a run at one moment."""
 
 import math
 from dataclasses import asdict, dataclass

@@ -1,1 +1,1 @@
-"""What a person sees of a run on a terminal, and its logs."""
+"""The terminal of a run, and its logs."""
