@@ -1,11 +1,11 @@
 """Summing up a run directory in a few numbers, whether trained here or imported."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +15,7 @@ from trainer.data.named import CORPUS_FILE, NamedCorpus, named_corpus
 from trainer.errors import InputError
 from trainer.outside import read_json
 from trainer.report.history import History, read_history, recorded
+from trainer.report.notes import noting
 from trainer.track.measure import Measure, Text
 from trainer.track.perplexity import perplexity
 from trainer.track.records import METRICS_FILE, Record
@@ -25,7 +26,6 @@ from trainer.wording import human_seconds
 SILENT_S = 900.0
 """A run whose heartbeat is older than this many seconds is reported as silent."""
 
-_Read = TypeVar("_Read")
 
 IMPORTED_FILE = "imported.json"
 _CURVE_WIDTH = 48
@@ -95,12 +95,12 @@ def read_run(run_dir: Path, *, now: float) -> ReadRun:
     notes: list[str] = []
     files = (STATUS_FILE, METRICS_FILE, IMPORTED_FILE, CORPUS_FILE)
     has = {name for name in files if (run_dir / name).exists()}
-    status = _noting(notes, lambda: read_status(run_dir))
+    status = noting(notes, lambda: read_status(run_dir))
     history = None
     if METRICS_FILE in has:
-        history = _noting(notes, lambda: read_history(run_dir / METRICS_FILE, tell=notes.append))
-    imported = _noting(notes, lambda: read_import_origin(run_dir)) if IMPORTED_FILE in has else None
-    corpus = _noting(notes, lambda: named_corpus(run_dir)) if CORPUS_FILE in has else None
+        history = noting(notes, lambda: read_history(run_dir / METRICS_FILE, tell=notes.append))
+    imported = noting(notes, lambda: read_import_origin(run_dir)) if IMPORTED_FILE in has else None
+    corpus = noting(notes, lambda: named_corpus(run_dir)) if CORPUS_FILE in has else None
     filed = read_results(run_dir)
     if status is None and history is None and imported is None and not filed.results:
         raise InputError(
@@ -130,15 +130,6 @@ def read_run_or_reason(run_dir: Path, *, now: float) -> ReadRun:
         reason = (error.strerror or "cannot be read").lower()
     summary = RunSummary(run=run_dir.resolve().name, state="not shown", error=reason)
     return ReadRun(path=run_dir, summary=summary, history=recorded([]))
-
-
-def _noting(notes: list[str], read: Callable[[], _Read]) -> _Read | None:
-    """Return the value of `read`; if it fails, add a note and return None."""
-    try:
-        return read()
-    except InputError as error:
-        notes.append(str(error))
-        return None
 
 
 def read_import_origin(run_dir: Path) -> ImportOrigin:

@@ -1,11 +1,11 @@
 """The page's part about one run, as values for its template."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from trainer.errors import InputError
 from trainer.outside import printable, shortened
+from trainer.report.notes import noting
 from trainer.report.page import curves
 from trainer.report.page.memory_view import MemoryView, memory_view
 from trainer.report.page.svg import Picture
@@ -29,8 +29,6 @@ MOST_EVENTS, MOST_SAMPLES, SAMPLE_CHARACTERS = 40, 12, 4000
 #: The first columns of a table of evaluations.
 _FIGURES = ("mem_len", "loss", "ppl", "ppl_word", "bpc")
 _OWN_FIELDS = ("schema", "kind", "attempt", "step", "update", "tokens", "time", "event")
-
-_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +89,7 @@ def view(run: ReadRun, *, name: str, anchor: str, draws: bool, n_bins: int) -> R
         n_bins: bins of a curve, see `decimate`.
     """
     notes = list(run.summary.notes)
-    environment = _noting(notes, lambda: read_environment(run.path)) or {}
+    environment = noting(notes, lambda: read_environment(run.path)) or {}
     subject = run.summary.run
     predicate = sentence(run, environment=environment).removeprefix(subject)
     seen = RunView(name=name, anchor=anchor, subject=subject, predicate=predicate, notes=notes)
@@ -102,7 +100,7 @@ def view(run: ReadRun, *, name: str, anchor: str, draws: bool, n_bins: int) -> R
     if draws:
         _add_pictures(seen, run, n_bins=n_bins)
     _add_events(seen, run)
-    settings = _noting(notes, lambda: read_settings(run.path))
+    settings = noting(notes, lambda: read_settings(run.path))
     if settings is not None:
         seen.recipe = recipe_differences(run.path, settings)
     seen.command = last_command(run.path)
@@ -116,14 +114,6 @@ def view(run: ReadRun, *, name: str, anchor: str, draws: bool, n_bins: int) -> R
         for sample in reversed(run.history.samples[-MOST_SAMPLES:])
     ]
     return seen
-
-
-def _noting(notes: list[str], read: Callable[[], _Read]) -> _Read | None:
-    try:
-        return read()
-    except InputError as error:
-        notes.append(str(error))
-        return None
 
 
 def _facts(run: ReadRun, environment: dict[str, Any]) -> list[tuple[str, str]]:
