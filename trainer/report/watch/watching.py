@@ -1,12 +1,13 @@
 """Looking at a run again and again until it ends: on a terminal in place, elsewhere in lines."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 
+from trainer.report.history import History
 from trainer.report.watch.follower import Follower
 from trainer.report.watch.screen import plain_line, screen
 from trainer.report.watch.snapshot import Snapshot, snapshot
@@ -44,50 +45,44 @@ def watch(
     Raises:
         InputError: there is no run, or one of a newer version.
     """
-    follower = Follower(run_dir)
+    looks = _looks(run_dir, interval_s, wait, clock)
     if console.is_terminal:
-        _watch_in_place(run_dir, follower, interval_s, console, wait, clock)
+        _show_in_place(looks, console)
     else:
-        _watch_in_lines(run_dir, follower, interval_s, console, wait, clock)
+        _show_in_lines(looks, console)
 
 
-def _watch_in_place(
+def _looks(
     run_dir: Path,
-    follower: Follower,
     interval_s: float,
-    console: Console,
     wait: Callable[[float], None],
     clock: Callable[[], float],
-) -> None:
+) -> Iterator[tuple[History, Snapshot]]:
+    """Yield what a run has recorded and how it stands, again and again until it has ended."""
+    follower = Follower(run_dir)
+    while True:
+        history = follower.look()
+        shot = snapshot(run_dir, history, now=clock())
+        yield history, shot
+        if not shot.is_alive:
+            return
+        wait(interval_s)
+
+
+def _show_in_place(looks: Iterable[tuple[History, Snapshot]], console: Console) -> None:
     unicode = console.encoding.lower().startswith("utf")
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        while True:
-            history = follower.look()
-            shot = snapshot(run_dir, history, now=clock())
+        for history, shot in looks:
             width, height = console.size
             shown = screen(shot, history, width=width, height=height, unicode=unicode)
             live.update(shown, refresh=True)
-            if not shot.is_alive:
-                return
-            wait(interval_s)
 
 
-def _watch_in_lines(
-    run_dir: Path,
-    follower: Follower,
-    interval_s: float,
-    console: Console,
-    wait: Callable[[float], None],
-    clock: Callable[[], float],
-) -> None:
+def _show_in_lines(looks: Iterable[tuple[History, Snapshot]], console: Console) -> None:
     told: tuple[object, ...] = ()
-    while True:
-        shot = snapshot(run_dir, follower.look(), now=clock())
+    for _, shot in looks:
         minutes = None if shot.missing_s is None else int(shot.missing_s // _REMIND_S)
         now = (shot.step, shot.is_alive, shot.valid_step, minutes)
         if now != told:
             print(plain_line(shot), file=console.file, flush=True)
             told = now
-        if not shot.is_alive:
-            return
-        wait(interval_s)
