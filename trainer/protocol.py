@@ -99,7 +99,7 @@ class RecurrentModel(Protocol):
 
     A model may have an attribute `is_static`. If it is true, no pass waits for the device, all
     shapes follow from those of the segment and the memory, and the model reads clusters that are
-    `filled`. Then a step may be captured: see `trainer.engine.captured`.
+    `filled`. Then a step may be captured: see `trainer.engine.passes.captured`.
 
     A model may have a method `hidden`, which takes what `predict` does and returns hidden states
     `[B, T, D]`, of width `model.d_model`, and memory: `TrainedModel.hidden` calls it.

@@ -24,9 +24,10 @@ from measured.ours import experiment_of, split_of
 
 from trainer.config.arguments import parse_train
 from trainer.data.streams import Streams
-from trainer.engine import deepspeed, passes
+from trainer.engine import deepspeed
 from trainer.engine.engine import Engine
-from trainer.engine.passes import Passes
+from trainer.engine.passes import usual as passes
+from trainer.engine.passes.usual import Passes
 from trainer.host_cpu import use_cpu_well
 from trainer.launchers import complete_environ
 from trainer.training import duties, loop, recovery, saving

@@ -20,7 +20,7 @@ from trainer.checkpoint import folder as files
 from trainer.config.deepspeed import load_ds_config, resolve
 from trainer.engine import deepspeed
 from trainer.engine.deepspeed import check_device
-from trainer.engine.schedules import cosine
+from trainer.engine.optimizers.schedules import cosine
 from trainer.errors import InputError
 
 LR, MIN_LR, WARMUP, MAX_STEPS = 3e-3, 1e-4, 3, 20

@@ -18,7 +18,7 @@ from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import open_corpus
 from trainer.data.header import read_header
 from trainer.data.prepare.from_text import PrepareOptions, prepare
-from trainer.engine.schedules import cosine
+from trainer.engine.optimizers.schedules import cosine
 from trainer.errors import Exit
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run

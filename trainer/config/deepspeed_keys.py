@@ -56,7 +56,7 @@ class Optimizer(Block):
 
 
 class CosineParams(Block):
-    """Ours, `trainer.engine.schedules.cosine`."""
+    """Ours, `trainer.engine.optimizers.schedules.cosine`."""
 
     warmup_steps: Count = None
     min_lr: Number = None

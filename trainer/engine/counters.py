@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from trainer.engine.loss_scale import LossScale
-from trainer.engine.schedules import Schedule
+from trainer.engine.gradients.loss_scale import LossScale
+from trainer.engine.optimizers.schedules import Schedule
 
 _LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 

@@ -22,9 +22,9 @@ from trainer.config.experiment import OptimConfig
 from trainer.config.precision import is_autocast
 from trainer.distributed import Control, World, meet, refuse_shared_gpus
 from trainer.engine.engine import Engine
-from trainer.engine.lamb import Lamb, matrices
-from trainer.engine.optimizers import optimizer_of
-from trainer.engine.schedules import cosine_of
+from trainer.engine.optimizers.choice import optimizer_of
+from trainer.engine.optimizers.lamb import Lamb, matrices
+from trainer.engine.optimizers.schedules import cosine_of
 from trainer.engine.zero import cut, decide_by_norm, layers_are_called_once, refuse_frozen
 from trainer.errors import InputError
 from trainer.model.initialise import Fills

@@ -20,9 +20,9 @@ from trainer.config.experiment import OptimConfig
 from trainer.distributed import World
 from trainer.engine import counters
 from trainer.engine.full_state import FullState
-from trainer.engine.loss_scale import LossScale
-from trainer.engine.whole_gradients import WholeGradients, step_alone, taken_over
-from trainer.engine.zero_gradients import zero_gradients_of
+from trainer.engine.gradients.loss_scale import LossScale
+from trainer.engine.gradients.under_zero import zero_gradients_of
+from trainer.engine.gradients.whole import WholeGradients, step_alone, taken_over
 from trainer.memory_tree import check_made, check_returned
 from trainer.model.precision import autocast_of, compute_dtype_of
 from trainer.model.triton.copies import Copies

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from trainer.checkpoint.state import TrainState
-from trainer.engine.passes import How
+from trainer.engine.passes.usual import How
 from trainer.errors import Exit
 from trainer.training import due, duties, recovery, saving
 from trainer.training.due import is_done

@@ -11,9 +11,9 @@ from trainer.data.corpus import Corpus
 from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
 from trainer.distributed import World
-from trainer.engine.captured import CapturedPasses
 from trainer.engine.engine import Engine
-from trainer.engine.passes import Passes
+from trainer.engine.passes.captured import CapturedPasses
+from trainer.engine.passes.usual import Passes
 from trainer.protocol import Memory
 from trainer.track.measure import Measure
 from trainer.track.tracker import Tracker

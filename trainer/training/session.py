@@ -22,8 +22,8 @@ from trainer.config.arguments import TrainArguments
 from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.distributed import World, barrier, gather_objects, on_each, on_main
 from trainer.engine import deepspeed
-from trainer.engine.captured import passes_of
 from trainer.engine.engine import Engine
+from trainer.engine.passes.captured import passes_of
 from trainer.errors import Exit, NonFiniteError, ShortageError
 from trainer.host_cpu import returning_freed, use_cpu_well
 from trainer.launchers import complete_environ

@@ -22,7 +22,7 @@ from trainer.data.streams import Streams
 from trainer.data.vocabulary.files import VOCABULARY_FILE, WordVocabulary, save_vocabulary
 from trainer.distributed import World
 from trainer.engine import deepspeed
-from trainer.engine.captured import passes_of
+from trainer.engine.passes.captured import passes_of
 from trainer.model.build import build_model
 from trainer.training.run import Run
 

@@ -19,8 +19,8 @@ from on_card.rows import Ask, Row, row
 from training import Case, begun_from, checkpoint_hashes, losses, make_corpus
 
 from trainer.distributed import World, this_process
-from trainer.engine import captured as captured_passes
 from trainer.engine import deepspeed
+from trainer.engine.passes import captured as captured_passes
 from trainer.errors import InputError
 from trainer.launchers import complete_environ
 from trainer.training.loop import train_step

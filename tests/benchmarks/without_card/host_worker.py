@@ -22,7 +22,7 @@ from without_card.files import CAPTURED
 
 from trainer.distributed import this_process
 from trainer.engine import deepspeed
-from trainer.engine.graphs import Emulated
+from trainer.engine.passes.graphs import Emulated
 from trainer.launchers import complete_environ
 from trainer.training.loop import train_step
 
@@ -55,7 +55,7 @@ def main(task: dict[str, Any]) -> None:
         # What a kernel leaves as it is must be a number, or every update would be skipped.
         mock.patch.object(torch, "empty_like", torch.zeros_like),
         mock.patch.object(torch.Tensor, "new_empty", torch.Tensor.new_zeros),
-        mock.patch("trainer.engine.captured.Emulated", Replayed),
+        mock.patch("trainer.engine.passes.captured.Emulated", Replayed),
         training(
             CONFIGS[task["config"]], ds_file=ds_file, world=world, n_segments=10**4, **how
         ) as (run, state),

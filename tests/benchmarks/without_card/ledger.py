@@ -32,8 +32,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config.recipe import load_recipe
-from trainer.engine.forgetting import forget_in_place
-from trainer.engine.passes import finite_rows
+from trainer.engine.passes.forgetting import forget_in_place
+from trainer.engine.passes.usual import finite_rows
 from trainer.memory_tree import leaves
 from trainer.model.transformer_xl import TransformerXL
 from trainer.model.triton.storage import copies_of, store_aligned

@@ -33,9 +33,9 @@ from without_card.files import CAPTURED, FILES
 
 from trainer.distributed import World, this_process
 from trainer.engine import deepspeed
-from trainer.engine.captured import CapturedPasses
 from trainer.engine.engine import Engine
-from trainer.engine.graphs import Emulated
+from trainer.engine.passes.captured import CapturedPasses
+from trainer.engine.passes.graphs import Emulated
 from trainer.launchers import complete_environ
 from trainer.training.loop import train_step
 

@@ -13,7 +13,7 @@ from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
 from trainer.distributed import World
 from trainer.engine import deepspeed
-from trainer.engine.captured import passes_of
+from trainer.engine.passes.captured import passes_of
 from trainer.model.build import build_model
 from trainer.training.run import Run
 

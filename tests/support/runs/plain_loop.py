@@ -11,7 +11,7 @@ from training import TINY
 from trainer.config.arguments import parse_train
 from trainer.data.corpus import open_corpus
 from trainer.data.streams import Streams
-from trainer.engine.schedules import cosine
+from trainer.engine.optimizers.schedules import cosine
 from trainer.model.build import build_model
 
 

@@ -39,7 +39,7 @@ def as_on_a_gpu(backend: BackendName, launch: Callable[..., None]) -> Iterator[N
                 for room in CHOOSERS
             ),
             mock.patch.object(JITFunction, "run", run),
-            mock.patch("trainer.engine.forgetting._kernel_takes", Tensor.is_contiguous),
+            mock.patch("trainer.engine.passes.forgetting._kernel_takes", Tensor.is_contiguous),
             *(mock.patch(f"trainer.model.{name}", F.dropout) for name in DROPOUTS),
             mock.patch("trainer.model.feed_forward.relu_dropout", _relu_dropout),
         ):

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton_processes import compile_launch
 
 from trainer.config.recipe import load_recipe
-from trainer.engine.passes import finite_rows
+from trainer.engine.passes.usual import finite_rows
 from trainer.memory_tree import forget_streams
 from trainer.model.choice import BackendName
 from trainer.model.transformer_xl import TransformerXL

@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from trainer.engine.adam import Adam
+from trainer.engine.optimizers.adam import Adam
 
 _STEPS = """
 import sys, torch
-from trainer.engine.adam import Adam
+from trainer.engine.optimizers.adam import Adam
 weight = torch.nn.Parameter(torch.ones(3))
 adam = Adam([weight], lr=0.1, fused=True, decoupled_weight_decay=True)
 weight.sum().backward()

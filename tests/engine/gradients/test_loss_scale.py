@@ -19,11 +19,11 @@ from training import Case, begun_from, ds_file_like, events, run_cases
 
 from trainer import read_metrics
 from trainer.config.deepspeed_keys import Fp16
-from trainer.engine.adam import Adam
 from trainer.engine.full_state import Fragment
-from trainer.engine.lamb import Lamb
-from trainer.engine.loss_scale import LossScale
-from trainer.engine.whole_gradients import WholeGradients
+from trainer.engine.gradients.loss_scale import LossScale
+from trainer.engine.gradients.whole import WholeGradients
+from trainer.engine.optimizers.adam import Adam
+from trainer.engine.optimizers.lamb import Lamb
 
 WINDOW, POWER, LEAST = 3, 5, 4
 SETTINGS = Fp16(initial_scale_power=POWER, loss_scale_window=WINDOW, min_loss_scale=LEAST)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.experiment import TrainConfig
-from trainer.engine.graphs import CudaGraphs, Emulated, Graphs, drop_gradients, some_gradient
-from trainer.engine.passes import How, Passed, Passes
+from trainer.engine.passes.graphs import CudaGraphs, Emulated, Graphs, drop_gradients, some_gradient
+from trainer.engine.passes.usual import How, Passed, Passes
 from trainer.errors import InputError
 from trainer.memory_tree import leaves, rebuilt
 from trainer.outside import shortened

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainer.engine.forgetting import forget_in_place
+from trainer.engine.passes.forgetting import forget_in_place
 from trainer.memory_tree import forget_streams, leaves
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.engine.schedules import Schedule, cosine
+from trainer.engine.optimizers.schedules import Schedule, cosine
 
 HALF = math.sqrt(0.5) / 2  # ½ cos π/4
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from trainer.config.deepspeed import ResolvedDs
 from trainer.config.experiment import OptimConfig
-from trainer.engine.adam import Adam
-from trainer.engine.lamb import Lamb
+from trainer.engine.optimizers.adam import Adam
+from trainer.engine.optimizers.lamb import Lamb
 
 
 def optimizer_of(

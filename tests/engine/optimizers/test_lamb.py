@@ -15,7 +15,7 @@ from training import Case, begun_from, checkpoint_hashes, events, losses, overfl
 
 from trainer.checkpoint.tensors import read_weights
 from trainer.engine.full_state import Fragment
-from trainer.engine.lamb import Lamb, matrices
+from trainer.engine.optimizers.lamb import Lamb, matrices
 
 BETAS, EPS = (0.9, 0.999), 1e-6
 STAGES = ("zero0_fp32", "zero1_fp32", "zero2_fp32", "zero3_fp32")

@@ -9,9 +9,9 @@ import torch
 from builders import segment_of
 from torch import Tensor, nn
 
-from trainer.engine import captured
-from trainer.engine.captured import CapturedPasses
-from trainer.engine.passes import How, Passed
+from trainer.engine.passes import captured
+from trainer.engine.passes.captured import CapturedPasses
+from trainer.engine.passes.usual import How, Passed
 from trainer.protocol import Segment
 
 HOW = How(1.0, None, False)

@@ -9,8 +9,8 @@ from ranks import told_by_ranks
 from torch import Tensor, nn
 
 from trainer.distributed import World
-from trainer.engine import reduction
-from trainer.engine.reduction import average_gradients
+from trainer.engine.gradients import reduction
+from trainer.engine.gradients.reduction import average_gradients
 
 #: Two that are messages of their own, and two that go together.
 SHAPES = {"table": (20, 3), "matrix": (8, 8), "bias": (8,), "scale": ()}

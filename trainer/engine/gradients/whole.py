@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.deepspeed import ResolvedDs
-from trainer.engine.adam import Adam
+from trainer.engine.gradients.loss_scale import LossScale
+from trainer.engine.gradients.reduction import average_gradients
 from trainer.engine.host_copy import HostCopy
-from trainer.engine.loss_scale import LossScale
-from trainer.engine.reduction import average_gradients
+from trainer.engine.optimizers.adam import Adam
 from trainer.model.triton.copies import Copies
 
 #: PyTorch's clipping adds this to the norm.

@@ -14,8 +14,9 @@ from ranks import told_by_ranks
 from trainer.checkpoint.state import TrainState
 from trainer.config.deepspeed import load_ds_config
 from trainer.distributed import World
-from trainer.engine import deepspeed, zero_gradients
-from trainer.engine.captured import CapturedPasses
+from trainer.engine import deepspeed
+from trainer.engine.gradients import under_zero
+from trainer.engine.passes.captured import CapturedPasses
 from trainer.training.loop import train_step
 
 N_WORDS, N_STEPS = 200, 6
@@ -81,7 +82,7 @@ def train_with_all(world: World, folder: Path) -> dict[str, Any]:
     world = deepspeed.connect(world, timeout_s=60)
     found: dict[str, Any] = {"stays": {}}
     for name in FILES:
-        with mock.patch.object(zero_gradients, "_early", return_value="as DeepSpeed does"):
+        with mock.patch.object(under_zero, "_early", return_value="as DeepSpeed does"):
             found[name] = {"deepspeed's": trained(world, folder, name, "off")[0]}
         found[name]["ours"], _ = trained(world, folder, name, "off")
         if name != "on the way":

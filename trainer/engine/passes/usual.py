@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from trainer.engine.forgetting import forget_in_place
+from trainer.engine.passes.forgetting import forget_in_place
 from trainer.memory_tree import forget_streams
 from trainer.protocol import Memory, Output, Segment
 

@@ -1,0 +1,1 @@
+"""The rules of an update, and the learning rate."""

@@ -1,0 +1,1 @@
+"""The passes of a micro step: one operation after another, or as a CUDA graph."""
