@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from measured import cost_model
-from measured.dims import Dims
+from measured.dims import TINY, Dims
 from measured.ours import training
 
 from trainer.distributed import this_process
@@ -36,18 +36,7 @@ from trainer.host_cpu import use_cpu_well
 from trainer.launchers import RENDEZVOUS, complete_environ
 from trainer.training.loop import train_step
 
-BASE = Dims(
-    vocab_size=10_000,
-    cutoffs=(),
-    n_layer=4,
-    d_model=128,
-    n_head=4,
-    d_head=32,
-    d_inner=512,
-    tgt_len=64,
-    mem_len=64,
-    n_streams=8,
-)
+BASE = replace(TINY, n_streams=8)
 #: WikiText-103's, as far as a vocabulary reaches.
 CUTOFFS = (20_000, 40_000, 200_000)
 WARM_STEPS = 2
