@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 import training
 from claiming import HERE
+from saved_checkpoints import contents
 
 from trainer.launchers import RENDEZVOUS
 from trainer.training.opening.claim import Claim
@@ -56,7 +57,10 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(corpus, tmp_path_factory):
-    """Directory of a run of six steps that validated, sampled, profiled and drew curves."""
+    """Directory of a run of six steps that validated, sampled, profiled and drew curves.
+
+    Many tests read it: one that files something copies it first.
+    """
     flags = [
         "--train.max-steps",
         "6",
@@ -79,7 +83,9 @@ def trained(corpus, tmp_path_factory):
     ]
     case = training.Case(tmp_path_factory.mktemp("trained") / "run", flags=flags)
     training.run_cases([case], corpus=corpus, n_ranks=1)
-    return case.run_dir
+    before = contents(case.run_dir)
+    yield case.run_dir
+    assert contents(case.run_dir).keys() == before.keys()
 
 
 @pytest.fixture(params=["locks", "no locks"])

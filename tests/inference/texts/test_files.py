@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,9 +31,10 @@ def score(run: Path, *files: Path, stdin: bytes | None = None, **options: Any) -
 
 
 def evaluated(run: Path, folder: Path, *files: Path, **options: Any) -> EvalResult:
-    """The evaluation of a corpus of the files."""
+    """The evaluation of a corpus of the files, filed in a copy of the run."""
     prepare(PrepareOptions(out=folder, test=files, vocab=run))
-    (result,) = evaluate_run(EvalOptions(run_dir=run, data=folder, **options), lone_world())
+    copy = shutil.copytree(run, folder.with_name("copy"))
+    (result,) = evaluate_run(EvalOptions(run_dir=copy, data=folder, **options), lone_world())
     return result
 
 
