@@ -128,8 +128,6 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients of `loss` / `slots`; average them over ranks at the last slot."""
         self.ds.backward(loss)
-        if self.gradients is not None:
-            self.gradients.arrive()
 
     def step(self) -> None:
         """End a micro step; the last of a step with an update. See `learned`."""

@@ -32,6 +32,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config.recipe import load_recipe
+from trainer.engine.passes.captured import place_for
 from trainer.engine.passes.forgetting import forget_in_place
 from trainer.engine.passes.usual import finite_rows
 from trainer.memory_tree import leaves
@@ -162,7 +163,7 @@ def _segment(n_streams: int, tgt_len: int, cutoffs: tuple[int, ...]) -> Segment:
         ids_N[first : first + int(n * share)] = cutoff
         first += int(n * share)
     segment = segment_of(ids_N.view(n_streams, tgt_len), cutoffs=cutoffs)
-    place = [min(n, -(-len(c) * 5 // 4 // 256) * 256) for c in segment.token_clusters]
+    place = [place_for(len(c), n) for c in segment.token_clusters]
     lists = tuple(torch.full((length,), n) for length in place)
     return segment._replace(token_clusters=lists, target_clusters=lists, filled=bool(cutoffs))
 
@@ -185,7 +186,8 @@ def step_of(recipe: str) -> tuple[dict[str, Cost], int]:
         module = TransformerXL(config, VOCABULARY)
         n_parameters = sum(p.numel() for p in module.parameters())
         store_aligned(module)
-        copies, how = copies_of(module, torch.bfloat16), {"dtype": torch.bfloat16}
+        copies_of(module, torch.bfloat16)
+        how = {"dtype": torch.bfloat16}
         device = torch.device("cpu")
         memory, unread = (
             module.empty_memory(n, mem_len=train.mem_len, device=device, **how)
@@ -195,7 +197,6 @@ def step_of(recipe: str) -> tuple[dict[str, Cost], int]:
             with torch.autocast("cpu", torch.bfloat16):
                 output = module(segment, memory, same_length=train.same_length)
             (output.loss_sum * 0.1).backward()
-            copies.hand_over()
             finite_B = finite_rows(output, n_rows=n_streams)
             after = output.memory
             pairs = [[x for _, x in leaves(m) if isinstance(x, Tensor)] for m in (memory, after)]
@@ -204,8 +205,8 @@ def step_of(recipe: str) -> tuple[dict[str, Cost], int]:
     stored = sum(p.numel() for p in module.parameters())
     update = Cost()
     update.add(4 * stored, 0, us=10 * US_OUTSIDE)  # the norm
-    update.add((16 + 12) * stored, 0, us=US_OUTSIDE)  # Adam: four are read, three written
-    update.add((4 + 2) * stored, 0, us=US_OUTSIDE)  # the copies in 16 bits
+    # Adam: four numbers are read, three written, and the copies in 16 bits
+    update.add((16 + 12 + 2) * stored, 0, us=US_OUTSIDE)
     return {**ledger.costs, "update": update}, n_parameters
 
 

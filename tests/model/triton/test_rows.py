@@ -83,9 +83,13 @@ def test_norm_and_residual_equal_pytorch(n_rows: int, width: int, dtype: torch.d
     torch.manual_seed(n_rows)
     x, branch = rows(n_rows, width, dtype), rows(n_rows, width, dtype)
     affine = vector(width, dtype), vector(width, dtype)
+    bias = vector(width, dtype)
 
     def normalised(total: Tensor) -> Tensor:
         return F.layer_norm(total[:, :width], (width,), *affine)
+
+    def biased() -> Tensor:
+        return x[:, :width] + branch[:, :width] + bias
 
     close = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
     assert_equal_and_zero_in_pads(
@@ -93,6 +97,20 @@ def test_norm_and_residual_equal_pytorch(n_rows: int, width: int, dtype: torch.d
         lambda: normalised(x + branch),
         width,
         [x, branch, *affine],
+        **close,
+    )
+    assert_equal_and_zero_in_pads(
+        lambda: residual_norm(x, branch, *affine, branch_bias_D=bias, width=width)[0],
+        lambda: normalised(biased()),
+        width,
+        [x, branch, bias, *affine],
+        **close,
+    )
+    assert_equal_and_zero_in_pads(
+        lambda: residual(x, branch, branch_bias_D=bias, width=width),
+        biased,
+        width,
+        [x, branch, bias],
         **close,
     )
     assert_equal_and_zero_in_pads(
@@ -189,19 +207,21 @@ def test_the_gradients_of_dropout_are_those_of_the_masked_computation(
     settings = {"width": width, "dropout": 0.3}
     x, branch = rows(n_rows, width, torch.float32), rows(n_rows, width, torch.float32)
     weight, bias = vector(width, torch.float32), vector(width, torch.float32)
+    branch_bias = vector(width, torch.float32)
     scale = kept_scale(n_rows, width, dropout=0.3, at=5)
 
     def total() -> Tensor:
-        return x[:, :width] + branch[:, :width] * scale
+        return x[:, :width] + (branch[:, :width] + branch_bias) * scale
 
+    how = {**settings, "branch_bias_D": branch_bias, "seed": seed(5)}
     assert_equal_and_zero_in_pads(
-        lambda: residual(x, branch, **settings, seed=seed(5)), total, width, [x, branch]
+        lambda: residual(x, branch, **how), total, width, [x, branch, branch_bias]
     )
     assert_equal_and_zero_in_pads(
-        lambda: residual_norm(x, branch, weight, bias, **settings, seed=seed(5))[0],
+        lambda: residual_norm(x, branch, weight, bias, **how)[0],
         lambda: F.layer_norm(total(), (width,), weight, bias),
         width,
-        [x, branch, weight, bias],
+        [x, branch, branch_bias, weight, bias],
         rtol=1e-4,
         atol=1e-5,
     )

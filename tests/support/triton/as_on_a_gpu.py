@@ -5,8 +5,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from trainer.model.choice import BackendName
 
@@ -40,12 +41,30 @@ def as_on_a_gpu(backend: BackendName, launch: Callable[..., None]) -> Iterator[N
             ),
             mock.patch.object(JITFunction, "run", run),
             mock.patch("trainer.engine.passes.forgetting._kernel_takes", Tensor.is_contiguous),
-            *(mock.patch(f"trainer.model.{name}", F.dropout) for name in DROPOUTS),
+            mock.patch("trainer.model.triton.products._multiply_widely", _multiply_widely),
+            *(mock.patch(f"trainer.model.{name}", _dropout) for name in DROPOUTS),
             mock.patch("trainer.model.feed_forward.relu_dropout", _relu_dropout),
         ):
             stack.enter_context(patch)
         yield
 
 
+def _dropout(x: Tensor, probability: float, *, training: bool = True) -> Tensor:
+    """The one kernel that `F.dropout` is on a GPU; on a CPU it would be three operations."""
+    if not training or probability == 0:
+        return x
+    return torch.native_dropout(x, probability, train=True)[0]
+
+
+def _multiply_widely(a_ON: Tensor, b_NI: Tensor, *, out: Tensor, add: bool) -> None:
+    """One operation, as on a GPU. Real tensors stay as they are: a CPU has no such operation."""
+    if not isinstance(out, FakeTensor):
+        torch.mm(a_ON, b_NI)
+    elif add:
+        torch.addmm(out, a_ON, b_NI, out_dtype=torch.float32, out=out)
+    else:
+        torch.mm(a_ON, b_NI, out_dtype=torch.float32, out=out)
+
+
 def _relu_dropout(x: Tensor, probability: float, *, training: bool) -> Tensor:
-    return F.dropout(x.relu(), probability, training=training)
+    return _dropout(x.relu(), probability, training=training)

@@ -49,7 +49,10 @@ class Step(NamedTuple):
 def step_of(
     name: str, backend: BackendName, *, dtype: torch.dtype, documents: bool = False, **model: Any
 ) -> Step:
-    """Read segments of a recipe's sizes, with an empty memory and a full one, and go back."""
+    """Read segments of a recipe's sizes, with an empty memory and a full one, and go back.
+
+    In 16 bits an update of fp32 weights follows, which writes copies in `dtype`.
+    """
     recipe = load_recipe(name)
     config = recipe.model.model_copy(update={"n_layer": 2, **model})
     lengths, n_streams = recipe.train, recipe.train.train_batch_size
@@ -83,5 +86,17 @@ def step_of(
                 output.memory, finite_rows(output, n_rows=n_streams), unread=unread
             )
         assert {p.grad.dtype for p in module.parameters() if p.grad is not None} == {dtype}
+    if backend == "triton" and dtype.itemsize == 2:
+        with as_on_a_gpu(backend, compiled):
+            _update(dtype)
     counts = Counter(launch[0].name for launch in launches)
     return Step(counts, {kernel for launch in launches for kernel in launch}, hosts.seen)
+
+
+def _update(dtype: torch.dtype) -> None:
+    from trainer.engine.optimizers.adam_kernel import Places, Rule, Tensors
+
+    weight, one = torch.ones(8), torch.ones(())
+    places = Places([Tensors(*[weight] * 4, one, weight.to(dtype))])
+    rule = Rule(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1, decoupled=True)
+    places.step(rule, lr=0.1, found_inf=one, grad_scale=one)

@@ -44,7 +44,7 @@ class WholeGradients:
             clip: largest norm; 0 is no clipping.
             averages: whether to average over ranks here.
             world_size: number of ranks.
-            copies: copies of weights with which the model computes, which take their gradients.
+            copies: copies of weights, with which the model computes.
             loss_scale: the factor of the loss, and so of gradients until the update.
         """
         self._copies, self.loss_scale = copies, loss_scale
@@ -54,11 +54,9 @@ class WholeGradients:
         self._clip, self._averages, self._world_size = clip, averages, world_size
         is_fused = isinstance(optimizer, Adam) and optimizer.defaults["fused"]
         self._fused_adam = optimizer if isinstance(optimizer, Adam) and is_fused else None
-
-    def arrive(self) -> None:
-        """Collect the gradients of a backward pass."""
-        if self._copies is not None:
-            self._copies.hand_over()
+        if self._fused_adam is not None and copies is not None:
+            self._fused_adam.write_copies()
+            self._copies = None
 
     def update(self, take: Callable[[], None]) -> None:
         """Average gradients over ranks, clip them and `take` the update; see `learned`. Collective.

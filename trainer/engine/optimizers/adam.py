@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.engine.optimizers.copying_steps import CopyingSteps
+
 _optimizer: Any = torch.optim.Optimizer
 
 
@@ -21,10 +23,22 @@ class Adam(torch.optim.Adam):
     state_dict = inspect.unwrap(_optimizer.state_dict)
     load_state_dict = inspect.unwrap(_optimizer.load_state_dict)
     _update: Any = inspect.unwrap(torch.optim.Adam.step)
+    _copying: CopyingSteps | None = None
 
     grad_scale: Tensor | None = None
     """The next step divides all gradients by this; None is 1. Only used where `fused`."""
     found_inf: Tensor | None = None
     """If this is 1, the next step changes nothing; None is 0. Only used where `fused`."""
 
-    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+    def write_copies(self) -> None:
+        """From now on have each step write the copies of weights, see `copies`; where `fused`."""
+        self._copying = CopyingSteps()
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take a step."""
+        if self._copying is None:
+            return self._update(closure)
+        (group,) = self.param_groups
+        flags = {"found_inf": self.found_inf, "grad_scale": self.grad_scale}
+        return self._copying.take(group, self.state, **flags)

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: The lists of clusters have place for so many words more than met, of as many; see `_place_for`.
+#: The lists of clusters have place for so many words more than met, of as many; see `place_for`.
 _SPARE = 4
 #: The length of such a list is a multiple of this.
-_BUCKET = 256
+_BUCKET = 128
 
 
 class CapturedPasses:
@@ -71,7 +71,7 @@ class CapturedPasses:
             self._kind = kind
         if kind is None or kind != self._kind or self._failed or not self._can_go_on():
             return self._as_usual(segment, memory, how)
-        if self._static is None or not self._static.has_place_for(segment):
+        if self._static is None or not self._static.hasplace_for(segment):
             if some_gradient(self._parameters) is not None:
                 return self._as_usual(segment, memory, how)  # captured at a step's first pass
             if not self._try_to_capture(segment, memory, how):
@@ -163,7 +163,7 @@ class _Static:
         tokens_BT = segment.tokens_BT
         n_positions = tokens_BT.numel()
         clusters = [*segment.token_clusters, *segment.target_clusters]
-        places = [_place_for(len(cluster), n_positions) for cluster in clusters]
+        places = [place_for(len(cluster), n_positions) for cluster in clusters]
         if before is not None:
             places = [max(*pair) for pair in zip(places, before.places, strict=True)]
         self.places: list[int] = places
@@ -184,7 +184,7 @@ class _Static:
             },
         )
 
-    def has_place_for(self, segment: Segment) -> bool:
+    def hasplace_for(self, segment: Segment) -> bool:
         """Return whether the lists of clusters are long enough."""
         clusters = (*segment.token_clusters, *segment.target_clusters)
         return all(len(c) <= place for c, place in zip(clusters, self.places, strict=True))
@@ -218,7 +218,7 @@ def _copy(memory: Memory, *, into: Memory) -> None:
         torch._foreach_copy_(kept_ones, new_ones)
 
 
-def _place_for(n: int, n_positions: int) -> int:
+def place_for(n: int, n_positions: int) -> int:
     """Return the length of a list for `n` words, and some more in other segments."""
     more = -(-(n + n // _SPARE) // _BUCKET) * _BUCKET
     return min(n_positions, max(more, _BUCKET))

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.model.triton.copies import computed
-
 Work = Callable[[], tuple[Tensor, Tensor]]
 """Both passes, on static tensors; returns the sum of nats, and which streams are finite."""
 
@@ -116,6 +114,6 @@ def some_gradient(parameters: list[nn.Parameter]) -> Tensor | None:
 
 
 def drop_gradients(parameters: list[nn.Parameter]) -> None:
-    """Forget the gradients of parameters, and of copies that take them in their place."""
+    """Forget the gradients of parameters."""
     for parameter in parameters:
-        parameter.grad = computed(parameter).grad = None
+        parameter.grad = None

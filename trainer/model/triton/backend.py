@@ -19,7 +19,7 @@ from trainer.model.triton.linear_nll import fused_linear_nll
 from trainer.protocol import Segment
 
 #: The number of a tail's rows is filled up to a multiple of this, and to this where it is 0.
-_BUCKET = 256
+_BUCKET = 128
 
 
 class TritonBackend(Backend):

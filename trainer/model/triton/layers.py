@@ -9,21 +9,21 @@ are D, E and F with their pads, see `alignment`.
 """
 
 import math
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.model.attention import RelativeAttention, heads_first
 from trainer.model.backend import compute_dtype
 from trainer.model.feed_forward import FeedForward
 from trainer.model.layer import Hidden, Twin, narrow, wide
 from trainer.model.memory import Past
-from trainer.model.triton.alignment import aligned, aligned_weight
+from trainer.model.triton.alignment import aligned
 from trainer.model.triton.attention import fused_attention
-from trainer.model.triton.copies import computed
 from trainer.model.triton.feed_forward import bias_relu_dropout
 from trainer.model.triton.norm import norm, residual, residual_norm
+from trainer.model.triton.products import linear, twice_linear
 from trainer.model.triton.queries import biased_queries
 
 
@@ -75,7 +75,7 @@ def _attended(
     q_BTX, old_BM2HX, new_BT2HX = _projected(module, x_BTP, past)
     if past.r_SHE is None:
         assert past.position_SD is not None
-        r_SX = _linear(module.position, past.position_SD, n_out=module.n_head)
+        r_SX = linear(module.position, past.position_SD, n_out=module.n_head)
         r_SHX = torch.unflatten(r_SX, -1, heads)
     else:
         r_SHX = aligned(past.r_SHE, dim=0)
@@ -95,7 +95,7 @@ def _attended(
         dropout=module.attn_dropout if module.training else 0.0,
         seed=seed,
     )
-    out_BTP = _linear(module.out, mixed_BTHX.flatten(2), n_in=module.n_head)
+    out_BTP = linear(module.out, mixed_BTHX.flatten(2), n_in=module.n_head)
     n_keys = old_BM2HX.shape[1] + tgt_len
     return out_BTP, None if past.written is None else heads_first(r_SHX[:n_keys])
 
@@ -111,29 +111,32 @@ def _projected(
     kept = past.memory_BMD if written is None else written.rows_2HBCE
     assert kept is not None, "a past has inputs, or what is written"
     new_BTP = _normalised_before(module, x_BTP.to(kept.dtype))
-    q_BTX = _linear(module.query, new_BTP, n_out=n_head)
-    new_BT2HX = _keys_and_values(module, new_BTP)
     if written is not None:
+        q_BTX = linear(module.query, new_BTP, n_out=n_head)
+        new_BT2HX = _split(linear(module.key_value, new_BTP, n_out=2 * n_head), n_head)
         written.write(new_BT2HX)
         return q_BTX, written.before, new_BT2HX
-    old_BM2HX = _keys_and_values(module, _normalised_before(module, kept))
-    return q_BTX, old_BM2HX, new_BT2HX
+    old_BMP = _normalised_before(module, kept)
+    q_BTX, old_BMX, new_BTX = twice_linear(
+        module.query, module.key_value, new_BTP, old_BMP, n_out=(n_head, 2 * n_head)
+    )
+    return q_BTX, _split(old_BMX, n_head), _split(new_BTX, n_head)
 
 
-def _keys_and_values(module: RelativeAttention, x_BnP: Tensor) -> Tensor:
-    kv_BnX = _linear(module.key_value, x_BnP, n_out=2 * module.n_head)
-    return torch.unflatten(kv_BnX, -1, (2, module.n_head, -1))
+def _split(kv_BnX: Tensor, n_head: int) -> Tensor:
+    """Return keys and values, head by head."""
+    return torch.unflatten(kv_BnX, -1, (2, n_head, -1))
 
 
 def _fed_forward(module: FeedForward, x_BTP: Tensor, seed: Tensor | None) -> Tensor:
     x_BTP = _normalised_before(module, x_BTP)
     dropout = module.dropout if module.training else 0.0
-    product_BTG = F.linear(x_BTP, aligned_weight(computed(module.inner.weight)))
+    product_BTG = linear(module.inner, x_BTP)
     bias_F = module.inner.bias
     inner_BTG = bias_relu_dropout(
         product_BTG, bias_F, width=len(bias_F), dropout=dropout, seed=seed
     )
-    return _linear(module.outer, inner_BTG)
+    return linear(module.outer, inner_BTG)
 
 
 def _added(
@@ -145,29 +148,20 @@ def _added(
 ) -> Twin:
     """Return input plus dropped-out branch, normalised unless the layer normalises its input.
 
-    What is normalised comes in `dtype` too, in which the next product takes it.
+    The bias of the branch's last product is added here. What is normalised comes in `dtype` too, in
+    which the next product takes it.
     """
-    dropout = module.dropout if module.training else 0.0
-    weight_D, bias_D, width = module.norm.weight, module.norm.bias, len(module.norm.weight)
+    weight_D, bias_D = module.norm.weight, module.norm.bias
+    how: dict[str, Any] = {
+        "branch_bias_D": module.outer.bias if isinstance(module, FeedForward) else None,
+        "width": len(weight_D),
+        "dropout": module.dropout if module.training else 0.0,
+        "seed": seed,
+    }
     if module.pre_norm:
-        x_BTP = residual(x_BTP, branch_BTP, width=width, dropout=dropout, seed=seed)
+        x_BTP = residual(x_BTP, branch_BTP, **how)
         return Twin(x_BTP, x_BTP)
-    made = residual_norm(
-        x_BTP,
-        branch_BTP,
-        weight_D,
-        bias_D,
-        width=width,
-        dropout=dropout,
-        seed=seed,
-        narrow=dtype,
-    )
-    return Twin(*made)
-
-
-def _linear(module: nn.Linear, x: Tensor, *, n_in: int = 1, n_out: int = 1) -> Tensor:
-    bias = None if module.bias is None else aligned(computed(module.bias))
-    return F.linear(x, aligned_weight(computed(module.weight), n_in=n_in, n_out=n_out), bias)
+    return Twin(*residual_norm(x_BTP, branch_BTP, weight_D, bias_D, **how, narrow=dtype))
 
 
 def _normalised_before(module: RelativeAttention | FeedForward, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from trainer.model.backend import compute_dtype
 from trainer.model.tied_embedding import Handoff
 from trainer.model.triton.alignment import ALIGNMENT, aligned, stored
 from trainer.model.triton.copies import computed
+from trainer.model.triton.products import multiply
 from trainer.model.triton.softmax import softmax_error_
 
 #: Elements of a table that are copied at a time, if the table is unaligned or of another dtype.
@@ -83,22 +84,18 @@ class _FusedLinearNll(torch.autograd.Function):
         grad_NP = torch.zeros_like(hidden_NP, dtype=scale_N1.dtype)
         of_tables: list[Any] = [torch.empty_like(tensor) for tensor in tables]
         of_weights, of_biases = of_tables[::2], of_tables[1::2]
-        for table, rows, words in _pieces(of_weights, dtype):
+        for table, rows, words in _pieces(ctx.values, dtype):
             error_NW = error_NV[:, words]
             grad_NP += error_NW @ aligned(ctx.values[table][rows].to(dtype))
             of_biases[table][rows] = (error_NW.t() @ narrow_N1)[:, 0]
-            of_weight_WC = of_weights[table][rows]
-            if _fits(of_weight_WC, dtype):
-                torch.mm(error_NW.t(), scaled_NP, out=of_weight_WC)
-            else:
-                of_weight_WC.copy_((error_NW.t() @ scaled_NP)[:, : of_weight_WC.shape[1]])
+            multiply(error_NW.t(), scaled_NP, out=of_weights[table][rows])
         of_tables[0] = ctx.handoff.put(ctx.cluster, of_tables[0])
         grad_NC = (grad_NP * scale_N1)[:, : ctx.width].to(ctx.hidden_dtype)
         return grad_NC, *[None] * 6, *of_tables
 
 
 def _fits(weight_VC: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether a product takes a table, or makes its gradient, without a copy."""
+    """Return whether a product takes a table without a copy."""
     return weight_VC.dtype == dtype and weight_VC.shape[1] % ALIGNMENT == 0
 
 

@@ -40,12 +40,9 @@ def store_aligned(model: nn.Module) -> None:
 
 
 def copies_of(model: nn.Module, dtype: torch.dtype) -> Copies:
-    """Return copies of the layers' matrices, with the biases added in a product, and of tables.
-
-    A table's gradient is the embedding's too, and so it is not its copy that takes it.
-    """
+    """Return copies of all that is multiplied: the layers' matrices, and the softmax's tables."""
     assert isinstance(model, TransformerXL), "see `on_kernels`"
-    weights: list[Tensor] = []
+    weights: list[Tensor] = [*model.softmax.tables]
     for layer in model.layers:
         assert isinstance(layer, Layer)
         attention, feed_forward = layer.attention, layer.feed_forward
@@ -56,9 +53,8 @@ def copies_of(model: nn.Module, dtype: torch.dtype) -> Copies:
             attention.out.weight,
             feed_forward.inner.weight,
             feed_forward.outer.weight,
-            feed_forward.outer.bias,
         ]
-    return Copies(weights, list(model.softmax.tables), dtype)
+    return Copies(weights, dtype)
 
 
 def _store_layer(layer: Layer) -> None:
@@ -70,4 +66,3 @@ def _store_layer(layer: Layer) -> None:
     store_weight(attention.out.weight, n_in=n_head)
     store_weight(feed_forward.inner.weight)
     store_weight(feed_forward.outer.weight)
-    store_rows(feed_forward.outer.bias)
