@@ -7,13 +7,13 @@ from trainer.errors import InputError
 from trainer.wording import printable
 
 
-def optional(name: str, *, extra: str, reads: str) -> Any:
+def optional(name: str, *, extra: str, does: str) -> Any:
     """Import the module `name`.
 
     Args:
         name: the module.
         extra: the extra of pyproject.toml that installs its library.
-        reads: what the library reads, for the error.
+        does: what the library does, for the error.
 
     Raises:
         InputError: the library is not installed or broken.
@@ -23,6 +23,6 @@ def optional(name: str, *, extra: str, reads: str) -> Any:
     except ImportError as error:
         library = name.partition(".")[0]
         raise InputError(
-            f"to read {reads} takes {library}, which cannot be imported ({printable(error)}): "
+            f"to {does} takes {library}, which cannot be imported ({printable(error)}): "
             f"install the extra {extra} (pip install {library})"
         ) from None

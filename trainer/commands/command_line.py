@@ -37,6 +37,7 @@ COMMANDS: dict[str, Any] = {
     "eval": models.Eval,
     "score": models.Score,
     "generate": models.Generate,
+    "lm-eval": exchange.LmEval,
     "export": exchange.Export,
     "import": exchange.Import,
     "exit-codes": runs.ExitCodes,
@@ -100,7 +101,7 @@ def _overview(begin: str) -> str:
 
 def _parsed(name: str, argv: Sequence[str]) -> Any:
     command = COMMANDS[name]
-    if command is runs.Show:
+    if command in (runs.Show, exchange.LmEval):  # which read their words themselves
         return command(tuple(argv))
     return _quoting_safely(
         lambda: tyro.cli(

@@ -54,3 +54,17 @@ class Export:
 
         export(self.run_dir, out=self.out, which=self.checkpoint, form=self.as_)
         say(f"{self.out}: see its README.md")
+
+
+@dataclass(frozen=True)
+class LmEval:
+    """Run lm-eval's own command, in which --model txl --model_args run=RUN is a trained model."""
+
+    words: tuple[str, ...]
+    """the words of lm_eval"""
+
+    def run(self) -> None:
+        """Do what lm_eval does."""
+        from trainer.exchange.for_lm_eval.command import run_lm_eval
+
+        run_lm_eval(self.words)

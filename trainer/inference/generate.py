@@ -54,10 +54,29 @@ def generate(
         InputError: the vocabulary cannot encode the prompt.
     """
     ids = encode_given(vocabulary, prompt, what="the prompt") or [vocabulary.eos_id or 0]
+    how: dict[str, Any] = {"cutoffs": cutoffs, "dtype": dtype, "device": device}
+    tokens = following_ids(model, ids, sampling=sampling, scoring=scoring, **how)
+    pieces = _whole_characters(vocabulary, ids, tokens)
+    return pieces if sampling.stop is None else _before(sampling.stop, pieces)
+
+
+def following_ids(
+    model: Any,
+    prompt: list[int],
+    *,
+    sampling: Sampling,
+    scoring: ScoringConfig,
+    cutoffs: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Iterator[int]:
+    """Yield the ids that follow those of `prompt`, of which there is one at least.
+
+    The arguments are those of `generate`; `sampling.stop` is not looked at.
+    """
     memory = reading_memory(model, 1, mem_len=scoring.mem_len, dtype=dtype, device=device)
     predictor = _Predictor(model, memory, scoring, cutoffs, device)
-    pieces = _whole_characters(vocabulary, ids, _sample(predictor, ids, sampling))
-    return pieces if sampling.stop is None else _before(sampling.stop, pieces)
+    return _sample(predictor, prompt, sampling)
 
 
 def _sample(predictor: "_Predictor", prompt: list[int], sampling: Sampling) -> Iterator[int]:

@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
 from trainer.config.precision import Precision
-from trainer.config.recipe import ExperimentConfig
+from trainer.config.recipe import ExperimentConfig, ScoringConfig
 from trainer.data.vocabulary.files import Vocabulary
-from trainer.inference.generate import generate
+from trainer.inference.generate import following_ids, generate
 from trainer.inference.sampling_options import Sampling
 from trainer.inference.settings import scoring_of
 from trainer.inference.texts.encoded import encoded_strings
@@ -28,6 +28,8 @@ from trainer.inference.texts.scored import TextScore, scores_of
 from trainer.model.memory import LayerInputs
 from trainer.model.precision import autocast_of, compute_dtype_of
 from trainer.protocol import Memory, Output, Segment, reading_memory
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +174,21 @@ class TrainedModel:
         )
         return self._in_precision(pieces)
 
-    def _in_precision(self, pieces: Iterator[str]) -> Iterator[str]:
+    def following_ids(
+        self, prompt: Sequence[int], sampling: Sampling, *, scoring: ScoringConfig
+    ) -> Iterator[int]:
+        """Yield the ids that follow those of a prompt, of which there is one at least."""
+        ids = following_ids(
+            self.module,
+            list(prompt),
+            sampling=sampling,
+            scoring=scoring,
+            cutoffs=self.experiment.model.cutoffs,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        return self._in_precision(ids)
+
+    def _in_precision(self, pieces: Iterator[T]) -> Iterator[T]:
         with self.autocast():
             yield from pieces

@@ -1,6 +1,7 @@
 """Asks peer implementations, which `tests/peer.sh` installs into folders of their own."""
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -14,11 +15,13 @@ from training import ROOT, environment
 PEER = ROOT / ".peer"
 #: Hugging Face's transformers of today.
 TODAY = ROOT / ".transformers"
+#: EleutherAI's lm-evaluation-harness, which runs beside it.
+LM_EVAL = ROOT / ".lm-eval"
 
 
-def needs_peer(folder: Path = PEER) -> list[pytest.MarkDecorator]:
+def needs_peer(folder: Path = PEER, package: str = "transformers") -> list[pytest.MarkDecorator]:
     """The marks of a test module that asks the peer in a folder."""
-    absent = not (folder / "transformers").is_dir()
+    absent = not (folder / package).is_dir()
     return [
         pytest.mark.peer,
         pytest.mark.skipif(absent, reason=f"{folder} is absent: bash tests/peer.sh makes it"),
@@ -51,6 +54,40 @@ def ask_today(folder: Path, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]
     assert done.returncode == 0, done.stderr
     answers: list[dict[str, Any]] = json.loads((folder / "answers.json").read_text())
     return answers
+
+
+def ask_lm_eval(folder: Path, commands: list[list[str]]) -> list[dict[str, Any]]:
+    """The results that lm-eval files of each command, all in one process, with all samples."""
+    words, outs = folder / "commands.json", [folder / f"out-{i}" for i in range(len(commands))]
+    filed = [
+        [*command, "--output_path", str(out), "--log_samples"]
+        for command, out in zip(commands, outs, strict=True)
+    ]
+    words.write_text(json.dumps(filed))
+    caches = {"HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    paths = os.pathsep.join(map(str, (ROOT, LM_EVAL, TODAY)))
+    worker = ROOT / "tests" / "support" / "peers" / "lm_eval_worker.py"
+    done = subprocess.run(
+        [sys.executable, worker, words],
+        env={**environment(), "PYTHONPATH": paths, **caches},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [_filed(out) for out in outs]
+
+
+def _filed(out: Path) -> dict[str, Any]:
+    """Results by task, and the answers of each task in the order of its documents."""
+    (results,) = out.rglob("results_*.json")
+    samples: dict[str, list[Any]] = {}
+    for file in out.rglob("samples_*.jsonl"):
+        task = file.name.removeprefix("samples_").rpartition("_")[0]
+        rows = map(json.loads, file.read_text().splitlines())
+        samples[task] = [row["resps"] for row in sorted(rows, key=lambda row: row["doc_id"])]
+    return {"results": json.loads(results.read_text())["results"], "samples": samples}
 
 
 def ask(folder: Path, tasks: list[dict[str, Any]]) -> None:

@@ -42,7 +42,7 @@ def read_table(
         InputError: the library is not installed; the table is damaged or has no such column of
             text; or a row has no text and may not be left out, or no row has one.
     """
-    arrow = optional("pyarrow", extra="hf", reads="tables")
+    arrow = optional("pyarrow", extra="hf", does="read tables")
     number = n_texts = 0
     cause = ""
     with _reading_errors(arrow, name):
@@ -75,7 +75,7 @@ def _parquet(
     arrow: Any, path: Path, name: str, form: TableFormat, column: str
 ) -> Iterator[tuple[Any, float]]:
     """Yield parts of the column, with the share of rows up to their ends."""
-    parquet = optional("pyarrow.parquet", extra="hf", reads="Parquet tables")
+    parquet = optional("pyarrow.parquet", extra="hf", does="read Parquet tables")
     # A column's pages are read as they are needed, through a buffer, not a group of rows at once.
     bounded = {"buffer_size": _BUFFER_BYTES, "pre_buffer": False}
     with path.open("rb") as file, parquet.ParquetFile(file, **bounded) as table:
@@ -89,7 +89,7 @@ def _parquet(
 def _arrow(
     arrow: Any, path: Path, name: str, form: TableFormat, column: str
 ) -> Iterator[tuple[Any, float]]:
-    ipc = optional("pyarrow.ipc", extra="hf", reads="Arrow tables")
+    ipc = optional("pyarrow.ipc", extra="hf", does="read Arrow tables")
     n_bytes = path.stat().st_size
     with arrow.OSFile(str(path)) as file:
         if form == "arrow":

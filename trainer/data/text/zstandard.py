@@ -15,7 +15,7 @@ class ZstandardDecompressor:
 
     def __init__(self) -> None:
         """Begin a frame; raise `InputError` if the library is not installed."""
-        self._library: Any = optional("zstandard", extra="zst", reads="Zstandard (.zst)")
+        self._library: Any = optional("zstandard", extra="zst", does="read Zstandard (.zst)")
         unpacker = self._library.ZstdDecompressor(max_window_size=_MOST_WINDOW_BYTES)
         self._frame = unpacker.decompressobj()
         self._packed = memoryview(b"")

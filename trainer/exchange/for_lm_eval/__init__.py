@@ -1,0 +1,1 @@
+"""Trained models as models of EleutherAI's lm-evaluation-harness."""
