@@ -5,11 +5,15 @@ Heavy imports wait until a command runs.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from trainer.commands.standard_streams import say
+from trainer.errors import InputError
+
+if TYPE_CHECKING:
+    from trainer.exchange.hub import Destination
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,32 @@ class Export:
     """best, last, a step, or a path"""
     as_: Annotated[Literal["txl", "huggingface", "transformers"], tyro.conf.arg(name="as")] = "txl"
     """for trainer.load; for transformers 4.35 (huggingface) or from 5.3 on (transformers)"""
+    push_to_hub: str | None = None
+    """also push the folder to this repository of the Hugging Face Hub: NAME or USER/NAME"""
+    public: bool = False
+    """let everybody see a repository that --push-to-hub makes"""
 
     def run(self) -> None:
-        """Export, and say where to."""
+        """Export, push if asked to, and say where to."""
         from trainer.exchange.exporting import export
 
+        destination = self._destination()
         export(self.run_dir, out=self.out, which=self.checkpoint, form=self.as_)
         say(f"{self.out}: see its README.md")
+        if destination is not None:
+            say(f"{destination.push(self.out)}: pushed")
+
+    def _destination(self) -> "Destination | None":
+        """Return where to push to, before time is spent on an export."""
+        if self.push_to_hub is None:
+            if self.public:
+                raise InputError(
+                    "--public is for --push-to-hub NAME: add it, or leave --public out"
+                )
+            return None
+        from trainer.exchange.hub import Destination
+
+        return Destination.of(self.push_to_hub, is_private=not self.public)
 
 
 @dataclass(frozen=True)
