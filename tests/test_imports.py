@@ -69,6 +69,7 @@ CONSTANTS = {
     "Field",
     "Nature",
     "Panel",
+    "Peak",
     "Published",
     "Path",
     "RLock",

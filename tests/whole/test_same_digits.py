@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,22 +11,32 @@ from training import Case, run_cases
 from wandb_reader import read_offline
 
 from trainer import read_metrics
+from trainer.budget.activations import PassSize
+from trainer.budget.flops import per_token
+from trainer.budget.sizes import Weights
+from trainer.data.corpus import open_corpus
 from trainer.exchange.exporting import export
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
+from trainer.inference.source import read_source
 from trainer.inference.texts.files import score_files
 from trainer.inference.texts.options import ScoreOptions
+from trainer.report.page.view import view
 from trainer.report.summary import read_run_or_reason
 from trainer.report.table import report
 from trainer.track.perplexity import perplexity
 from trainer.track.status import read_status
+
+#: So low that a share of it has digits.
+PEAK_TFLOPS = 0.01
 
 
 @pytest.fixture(scope="module")
 def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose last validation is its best."""
     flags = ["--train.max-steps", "12", "--valid.interval-steps", "4", "--tracking.wandb"]
-    case = Case(tmp_path_factory.mktemp("digits") / "run", flags=[*flags, "offline"])
+    flags += ["offline", "--tracking.peak-tflops", str(PEAK_TFLOPS)]
+    case = Case(tmp_path_factory.mktemp("digits") / "run", flags=flags)
     run_cases([case], corpus=corpus, n_ranks=1)
     return case.run_dir
 
@@ -77,3 +88,45 @@ def test_the_final_perplexity_is_the_same_everywhere(
     digits = {place: len(number.partition(".")[2]) for place, number in places.items()}
     assert min(digits.values()) >= 2
     assert places == {place: f"{ppl:.{digits[place]}f}" for place in places}
+
+
+def test_the_share_of_the_peak_is_the_same_everywhere(run: Path, corpus: Path) -> None:
+    records = read_metrics(run, kind="train")
+    told = [r["throughput/mfu"] / r["throughput/tokens_per_s_per_device"] for r in records]
+    assert told == pytest.approx([flops_per_token(run, corpus) / (PEAK_TFLOPS * 1e12)] * len(told))
+    rows = [row["throughput/mfu"] for row in read_offline(run).rows if "throughput/mfu" in row]
+    assert rows == [record["throughput/mfu"] for record in records]
+    log = (run / "logs" / "rank-00000.log").read_text()
+    lines = re.findall(r"tok/s \| mfu ([\d.]+%)", log)
+    assert lines == [f"{record['throughput/mfu']:.1%}" for record in records]
+
+    status = read_status(run)
+    assert status is not None
+    assert status.result is not None
+    mfu = f"{status.result['throughput/mfu']:.1%}"
+    read = read_run_or_reason(run, now=0.0)
+    assert printed(r"tok/s in steps, mfu ([\d.]+%)", log) == mfu
+    assert cell(report([read]).text, "mfu") == mfu
+    seen = view(read, name="run", anchor="run", draws=False, n_bins=10)
+    assert dict(seen.facts)["MFU"] == mfu
+
+
+def flops_per_token(run: Path, corpus: Path) -> float:
+    """Counted from the run's own configuration."""
+    experiment = read_source(run, "last").experiment
+    weights = Weights.of(experiment.model, open_corpus(corpus).vocabulary.size)
+    train = experiment.train
+    size = PassSize(n_rows=train.train_batch_size, tgt_len=train.tgt_len, mem_len=train.mem_len)
+    split = open_corpus(corpus).splits["train"]
+    bounds = [*experiment.model.cutoffs, 1 << 32]
+    shares = [
+        float(((split.tokens >= low) & (split.tokens < high)).mean())
+        for low, high in pairwise(bounds)
+    ]
+    return per_token(experiment.model, size, tables=weights.tables, shares=[1.0, *shares])
+
+
+def test_a_device_without_a_known_peak_has_no_share_of_it(trained: Path) -> None:
+    assert not any("throughput/mfu" in record for record in read_metrics(trained))
+    assert "mfu" not in (trained / "logs" / "rank-00000.log").read_text()
+    assert "mfu" not in report([read_run_or_reason(trained, now=0.0)]).text

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer.budget import machine, needs
+from trainer.budget import flops, machine, needs
+from trainer.budget.activations import PassSize
 from trainer.budget.machine import There
 from trainer.budget.needs import Needs
 from trainer.budget.sizes import How, Weights
@@ -45,6 +46,14 @@ class Budget:
         self._shares = _shares(experiment.model, corpus)
         self.how = _how(experiment, resolved, world)
         self.needs = self._counted(self.how)
+
+    @property
+    def flops_per_token(self) -> float:
+        """Return the operations of training per token, see `trainer.budget.flops`."""
+        train = self._experiment.train
+        size = PassSize(n_rows=self.how.micro, tgt_len=train.tgt_len, mem_len=train.mem_len)
+        tables, shares = self.weights.tables, self._shares
+        return flops.per_token(self._experiment.model, size, tables=tables, shares=shares)
 
     def _counted(self, how: How) -> Needs:
         return needs.count(self._experiment, self.weights, how, shares=self._shares)

@@ -34,6 +34,12 @@ class TrackingConfig(Section):
     group: str | None = free(None, "wandb group")
     tags: tuple[str, ...] = free((), "wandb tags")
     system_metrics: bool = free(True, "wandb samples the use of processor, memory and GPU")
+    peak_tflops: float | None = free(
+        None,
+        "peak of a device in the precision trained, in 10^12 operations per second, for "
+        "throughput/mfu; None is by the GPU's name",
+        gt=0,
+    )
     tensorboard: bool = free(False, "write TensorBoard events under logs/")
 
 

@@ -26,6 +26,7 @@ METRICS: dict[RecordKind, tuple[str, ...]] = {
         "optim/grad_norm",
         "optim/loss_scale",
         "throughput/tokens_per_s",
+        "throughput/mfu",
         "memory/peak_gib",
     ),
     "valid": ("valid/loss", "valid/ppl", "valid/ppl_word", "valid/bpc"),

@@ -69,6 +69,8 @@ class RunSummary(BaseModel):
     """The measure of the best loss."""
     tokens_per_s: float | None = None
     """Over all steps of all attempts; see `trainer.track.throughput`."""
+    mfu: float | None = None
+    """Over all steps of all attempts; see `trainer.track.throughput`."""
     skipped_steps: int = 0
     curve: tuple[float, ...] = ()
     evals: tuple[EvalResult, ...] = ()
@@ -151,7 +153,7 @@ def _numbers(history: History, status: Status | None) -> dict[str, Any]:
     last: Record = history.last or {}
     step = status.step if status else last.get("step", 0)
     update = status.update if status else last.get("update", 0)
-    rate = (status.result or {}).get("throughput/tokens_per_s") if status else None
+    result = (status.result or {}) if status else {}
     return {
         "step": step,
         "skipped_steps": max(0, step - update),
@@ -159,10 +161,15 @@ def _numbers(history: History, status: Status | None) -> dict[str, Any]:
         "tokens": last.get("tokens"),
         "attempts": max(status.attempt if status else 0, history.attempts),
         "train_loss": float(losses[-1]) if len(losses) else None,
-        "tokens_per_s": rate if isinstance(rate, float | int) and math.isfinite(rate) else None,
+        "tokens_per_s": _finite(result.get("throughput/tokens_per_s")),
+        "mfu": _finite(result.get("throughput/mfu")),
         "curve": tuple(resample(losses.tolist(), _CURVE_WIDTH)),
         **best_validation(history),
     }
+
+
+def _finite(value: Any) -> float | None:
+    return value if isinstance(value, float | int) and math.isfinite(value) else None
 
 
 def best_validation(history: History) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from trainer.track.measure import corpus_label
 from trainer.track.perplexity import shown_perplexity
 from trainer.track.results import by_text, table_rows
 from trainer.track.tables import shown, text_table
-from trainer.track.throughput import SCORING, TRAINING
+from trainer.track.throughput import MFU, SCORING, TRAINING
 from trainer.wording import counted, human_count
 
 
@@ -70,7 +70,8 @@ def sparkline(values: Sequence[float]) -> str:
 
 def _table(runs: Sequence[tuple[str, RunSummary]]) -> str:
     head = ["run", "state", "step", "corpus", "train loss", "best valid loss", "ppl", "at step"]
-    rows = [[*head, "tok/s", "skipped", "attempts"]]
+    has_mfu = any(run.mfu is not None for _, run in runs)
+    rows = [[*head, "tok/s", *(["mfu"] * has_mfu), "skipped", "attempts"]]
     for name, run in runs:
         total = "" if run.max_steps is None else f"/{run.max_steps + run.skipped_steps:,}"
         rows.append(
@@ -84,11 +85,13 @@ def _table(runs: Sequence[tuple[str, RunSummary]]) -> str:
                 "-" if run.best_ppl is None else shown_perplexity(run.best_ppl),
                 shown(run.best_step, ",d"),
                 "-" if run.tokens_per_s is None else human_count(run.tokens_per_s),
+                *([shown(run.mfu, ".1%")] * has_mfu),
                 f"{run.skipped_steps:,}",
                 f"{run.attempts:,}",
             ]
         )
-    return f"losses are nats per token; tok/s: {TRAINING}\n\n{text_table(rows)}"
+    meaning = f"; mfu: {MFU}" if has_mfu else ""
+    return f"losses are nats per token; tok/s: {TRAINING}{meaning}\n\n{text_table(rows)}"
 
 
 def _details(run: RunSummary) -> list[str]:

@@ -53,7 +53,7 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
         "optim/grad_norm": None if grad_norm is None else float(grad_norm),
         "optim/loss_scale": run.engine.loss_scale,
         "optim/skipped_steps": state.skipped_steps,
-        **rates(state.window_tokens, state.window_seconds, n_devices=run.world.world_size),
+        **_rates(run, state.window_tokens, state.window_seconds),
         "memory/peak_gib": peak_gib(run.world.device),
     }
     run.tracker.log("train", values=values, **state.counters)
@@ -209,8 +209,13 @@ def result(run: Run, state: TrainState) -> dict[str, float | int | str | None]:
         "valid/best_loss": state.best_loss,
         "valid/best_step": state.best_step,
         "tokens": state.n_tokens,
-        **rates(state.n_tokens, state.seconds, n_devices=run.world.world_size),
+        **_rates(run, state.n_tokens, state.seconds),
     }
+
+
+def _rates(run: Run, n_tokens: int, seconds: float) -> dict[str, float]:
+    n_devices, peak = run.world.world_size, run.peak_tokens_per_s
+    return rates(n_tokens, seconds, n_devices=n_devices, peak_tokens_per_s=peak)
 
 
 def peak_gib(device: torch.device) -> float:

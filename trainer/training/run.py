@@ -42,6 +42,8 @@ class Run:
     world: World
     identity: dict[str, Any]
     """The run's description in each checkpoint: configurations, hashes, number of ranks."""
+    peak_tokens_per_s: float | None
+    """See `trainer.track.throughput.rates`."""
     valid_of: Measure | None
     """The measure of validation losses; None without a valid split."""
 

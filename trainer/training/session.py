@@ -226,6 +226,7 @@ def _open(
         background=Background(world),
         world=world,
         identity=identity.identity_of(plan, world),
+        peak_tokens_per_s=plan.peak_tokens_per_s,
         valid_of=plan.valid_of,
     )
 

@@ -1,7 +1,7 @@
 """What a training step computes and moves, counted from a model's sizes; fp32, on a CPU.
 
-Of the words of `Dims`: N = n_streams·tgt_len tokens of a rank, S = mem_len + tgt_len keys,
-A = n_head·d_head, D = d_model, F = d_inner.
+What is computed is `trainer.budget.flops`'s count. Of the words of `Dims`: N = n_streams·tgt_len
+tokens of a rank, S = mem_len + tgt_len keys, A = n_head·d_head, D = d_model, F = d_inner.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from measured.dims import Dims, clusters
 
-#: A backward pass multiplies twice what the forward pass does: for the input and for the weight.
-_FORWARD_AND_BACKWARD = 3
+from trainer.budget import flops
+from trainer.budget.activations import PassSize
+from trainer.config.experiment import ModelConfig
+
 _FLOAT = 4
 
 #: How often a step reads or writes an element, the passes of its kernels counted: 8 forward and 11
@@ -46,21 +48,18 @@ def n_parameters(dims: Dims) -> int:
 
 def attention(dims: Dims) -> Work:
     """Of one layer: five projections, those of keys and values over memory too, three products."""
-    n_keys, width = dims.mem_len + dims.tgt_len, dims.n_head * dims.d_head
-    tokens, keys = dims.n_streams * dims.tgt_len, dims.n_streams * n_keys
-    projections = 2 * dims.d_model * width * (2 * tokens + 2 * keys + n_keys)
-    scores = tokens * n_keys
-    flops = projections + 3 * 2 * scores * width
+    size = _size(dims)
+    keys, scores = size.n_rows * size.n_keys, size.n_positions * size.n_keys
     passes = _SCORE_PASSES * scores * dims.n_head + 2 * _HIDDEN_PASSES * keys * dims.d_model / 3
-    return Work(_FORWARD_AND_BACKWARD * flops, _FLOAT * passes)
+    return Work(flops.TRAINING * flops.attention(_model(dims), size), _FLOAT * passes)
 
 
 def feed_forward(dims: Dims) -> Work:
     """Of one layer."""
     tokens = dims.n_streams * dims.tgt_len
-    flops = 2 * 2 * tokens * dims.d_model * dims.d_inner
     passes = tokens * (_INNER_PASSES * dims.d_inner + _HIDDEN_PASSES * dims.d_model / 3)
-    return Work(_FORWARD_AND_BACKWARD * flops, _FLOAT * passes)
+    computed = flops.TRAINING * flops.feed_forward(_model(dims), _size(dims))
+    return Work(computed, _FLOAT * passes)
 
 
 def softmax(dims: Dims) -> Work:
@@ -68,8 +67,28 @@ def softmax(dims: Dims) -> Work:
     tokens = dims.n_streams * dims.tgt_len
     (head, _), *tails = clusters(dims)
     logits = tokens * (head + len(tails) + sum(n_words * share for n_words, share in tails))
-    flops = 2 * logits * dims.d_model
-    return Work(_FORWARD_AND_BACKWARD * flops, _FLOAT * _LOGIT_PASSES * logits)
+    computed = flops.softmax(
+        _model(dims),
+        _size(dims),
+        tables=[(n_words, dims.d_model) for n_words, _ in clusters(dims)],
+        shares=[1.0, *(share for _, share in tails)],
+    )
+    return Work(flops.TRAINING * computed, _FLOAT * _LOGIT_PASSES * logits)
+
+
+def _model(dims: Dims) -> ModelConfig:
+    """The layers; tables are as wide as the model."""
+    return ModelConfig(
+        n_layer=dims.n_layer,
+        d_model=dims.d_model,
+        n_head=dims.n_head,
+        d_head=dims.d_head,
+        d_inner=dims.d_inner,
+    )
+
+
+def _size(dims: Dims) -> PassSize:
+    return PassSize(n_rows=dims.n_streams, tgt_len=dims.tgt_len, mem_len=dims.mem_len)
 
 
 def step(dims: Dims) -> Work:

@@ -11,6 +11,7 @@ from trainer.track.console.lines import GIVE_WAY, SampleText, step_line
 METRICS: dict[str, Any] = {
     "memory/peak_gib": 18.2,
     "throughput/tokens_per_s": 412_345.0,
+    "throughput/mfu": 0.2468,
     "optim/grad_norm": 0.2401,
     "optim/lr": 2.5e-4,
     "train/ppl": 74.604,
@@ -23,7 +24,7 @@ def test_the_line_is_the_one_promised() -> None:
     line = step_line(METRICS, step=1200, max_steps=200_000, eta_s=3 * 3600 + 12 * 60)
     assert str(line) == (
         "step 1,200/200,000 | loss 4.3121 | ppl 74.60 | lr 2.50e-04 | grad_norm 0.24 | "
-        "412k tok/s | mem 18.2 GiB | eta 3h12m"
+        "412k tok/s | mfu 24.7% | mem 18.2 GiB | eta 3h12m"
     )
 
 

@@ -1,10 +1,12 @@
 """A plan refuses, before anything is begun, what the run would only find out later."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from builders import random_documents, tiny_experiment, write_corpus
 
 from trainer.budget.machine import There
@@ -16,7 +18,7 @@ from trainer.data.streams import Streams
 from trainer.errors import InputError
 from trainer.launchers import complete_environ
 from trainer.training.opening import plan
-from trainer.training.opening.plan import check_segments, check_splits, make_plan
+from trainer.training.opening.plan import Plan, check_segments, check_splits, make_plan
 
 
 def test_a_sample_that_cannot_begin_is_refused(tmp_path: Path) -> None:
@@ -98,6 +100,31 @@ def test_a_corpus_that_has_it_is_taken(
     tmp_path: Path, n_tokens: dict[str, int], valid: dict[str, Any]
 ) -> None:
     check_splits(tiny_experiment(valid=valid), corpus_of(tmp_path, **n_tokens))
+
+
+def test_a_device_s_peak_is_the_given_one_or_its_gpu_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = corpus_of(tmp_path, train=20_000)
+    argv = ["quickstart", "--data", str(corpus.path), "--valid.interval-steps", "0"]
+    argv += ["--device", "cpu", "--model.cutoffs", "5"]
+
+    def made(*flags: str) -> Plan:
+        return make_plan(parse_train([*argv, *flags]), complete_environ({}))
+
+    assert made().peak_tokens_per_s is None
+    given = made("--tracking.peak-tflops", "2")
+    assert given.budget is not None
+    assert given.peak_tokens_per_s == pytest.approx(2e12 / given.budget.flops_per_token)
+    on_gpu = replace(
+        made("--deepspeed-config", "zero0_bf16_autocast"),
+        world=replace(given.world, device=torch.device("cuda", 0)),
+    )
+    for gpu, tflops in (("NVIDIA H200", 989.4), ("NVIDIA Z1", None)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, gpu=gpu: gpu)
+        expected = tflops and tflops * 1e12 / given.budget.flops_per_token
+        assert on_gpu.peak_tokens_per_s == pytest.approx(expected)
+    assert replace(given, budget=None).peak_tokens_per_s is None
 
 
 def test_a_segment_longer_than_a_stream_is_refused_with_what_fits(tmp_path: Path) -> None:

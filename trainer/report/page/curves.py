@@ -46,6 +46,7 @@ PANELS = (
     Panel("optim/grad_norm", "Gradient norm", ""),
     Panel("optim/loss_scale", "Loss scale", "", is_log=True),
     Panel("throughput/tokens_per_s", "Throughput", "tokens/s"),
+    Panel("throughput/mfu", "MFU", "of the peak"),
     Panel("memory/peak_gib", "Memory at its peak", "GiB"),
 )
 

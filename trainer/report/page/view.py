@@ -135,6 +135,7 @@ def _facts(run: ReadRun, environment: dict[str, Any]) -> list[tuple[str, str]]:
         "precision": begun.get("precision"),
         "ranks": ranks and f"{ranks:,}",
         "speed": summary.tokens_per_s and f"{human_count(summary.tokens_per_s)} tokens/s",
+        "MFU": summary.mfu and f"{summary.mfu:.1%}",
         "time": history.seconds and human_seconds(history.seconds),
         "work": seconds and device_time(seconds),
         "attempts": f"{summary.attempts:,}",

@@ -101,6 +101,8 @@ def _numbers(shot: Snapshot) -> list[list[str]]:
         now.append(f"grad_norm {shot.grad_norm:.2f}")
     if shot.tokens_per_s is not None:
         now.append(f"{human_count(shot.tokens_per_s)} tok/s")
+    if shot.mfu is not None:
+        now.append(f"mfu {shot.mfu:.1%}")
     if shot.memory_gib is not None:
         now.append(f"mem {shot.memory_gib:.1f} GiB")
     lines = [now]

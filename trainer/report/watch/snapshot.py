@@ -47,6 +47,7 @@ class Snapshot:
     lr: float | None
     grad_norm: float | None
     tokens_per_s: float | None
+    mfu: float | None
     memory_gib: float | None
     valid_loss: float | None
     valid_ppl: float | None
@@ -86,6 +87,7 @@ def snapshot(run_dir: Path, history: History, *, now: float) -> Snapshot:
         "lr": _last(history, "optim/lr"),
         "grad_norm": _last(history, "optim/grad_norm"),
         "tokens_per_s": _last(history, "throughput/tokens_per_s"),
+        "mfu": _last(history, "throughput/mfu"),
         "memory_gib": _last(history, "memory/peak_gib"),
     }
     samples = history.samples

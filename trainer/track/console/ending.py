@@ -58,6 +58,8 @@ def ending(
     speed = f", {human_count(rate)} tok/s in steps" if isinstance(rate, float | int) else ""
     if isinstance(per_device, float | int) and per_device != rate:
         speed += f", {human_count(per_device)} per device"
+    mfu = result.get("throughput/mfu")
+    speed += f", mfu {mfu:.1%}" if isinstance(mfu, float | int) else ""
     read = f"{counted(tokens, 'token')} read{speed}" if isinstance(tokens, int) else ""
     took = "" if seconds is None else f", this attempt took {human_seconds(seconds)}"
     head = f"{_ENDED.get(status.state, status.state)}: {steps}{took}"

@@ -17,7 +17,14 @@ from trainer.wording import LOGGED_CHARACTERS, human_count, human_seconds, print
 
 #: Cells of a training step that give way on a narrow terminal, the first of them first. The
 #: progress bar also shows the ETA, and `metrics.jsonl` has the other numbers.
-GIVE_WAY = ("memory/peak_gib", "optim/grad_norm", "eta", "optim/lr", "throughput/tokens_per_s")
+GIVE_WAY = (
+    "memory/peak_gib",
+    "throughput/mfu",
+    "optim/grad_norm",
+    "eta",
+    "optim/lr",
+    "throughput/tokens_per_s",
+)
 
 _JOINED = "\u00a0"
 
@@ -133,5 +140,6 @@ _CELLS: dict[str, Callable[[float], str]] = {
     "optim/lr": "lr {:.2e}".format,
     "optim/grad_norm": "grad_norm {:.2f}".format,
     "throughput/tokens_per_s": lambda rate: f"{human_count(rate)} tok/s",
+    "throughput/mfu": "mfu {:.1%}".format,
     "memory/peak_gib": "mem {:.1f} GiB".format,
 }

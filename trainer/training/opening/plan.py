@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from trainer.budget import machine
 from trainer.budget.check import GIB, Budget, device_there
+from trainer.budget.peaks import peak_tflops
 from trainer.config.arguments import TrainArguments
 from trainer.config.deepspeed import ResolvedDs, default_names, load_ds_config, resolve
 from trainer.config.recipe import ExperimentConfig
@@ -45,6 +48,22 @@ class Plan:
             f"{train.mem_len} of a model of others: lower --train.train-micro-batch-size-per-gpu, "
             "--train.tgt-len or --train.mem-len"
         )
+
+    @property
+    def peak_tokens_per_s(self) -> float | None:
+        """Return the tokens that a device at its peak would train on in a second.
+
+        None for a model that is not ours, whose operations are not known, and for a device whose
+        peak is neither known nor given.
+        """
+        experiment = self.arguments.experiment
+        tflops = experiment.tracking.peak_tflops
+        if tflops is None and self.world.device.type == "cuda":
+            gpu = torch.cuda.get_device_name(self.world.device)
+            tflops = peak_tflops(gpu, self.resolved.precision, tf32=experiment.train.tf32)
+        if tflops is None or self.budget is None:
+            return None
+        return 1e12 * tflops / self.budget.flops_per_token
 
     @property
     def valid_of(self) -> Measure | None:
