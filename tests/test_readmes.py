@@ -4,12 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from page_commands import PAGES, ROOT
 
-ROOT = Path(__file__).parents[1]
-FOLDERS = ("", "launch", "ds_configs", "trainer", "tests")
-PAGES = sorted(
-    page for folder in FOLDERS for page in (ROOT / folder).glob("**/*.md" if folder else "*.md")
-)
 MAX_LINES = 200
 
 
