@@ -20,11 +20,13 @@ from page_commands import (
 
 from trainer.commands.command_line import COMMANDS
 from trainer.config.arguments import train_flags
+from trainer.config.recipe import recipe_names
 from trainer.errors import InputError
 
 TYPED = [typed for page in PAGES for typed in fenced(page)]
 #: Options of programs of others that pages speak of.
-FOREIGN = {"--gpus-per-task", "--constraint", "--strict", "--nv"}
+SLURM = {"--partition", "--account", "--gpus-per-node", "--gpus-per-task", "--ntasks-per-node"}
+FOREIGN = {*SLURM, "--constraint", "--strict", "--nv"}
 #: A page of the options of other trainers.
 NOT_OURS = ROOT / "trainer" / "config" / "MIGRATING.md"
 
@@ -88,3 +90,9 @@ def test_settings_in_a_page_s_text_have_values_that_they_take(page: Path) -> Non
             and not re.search("[A-Z…]{2}", span)
         ):
             trained_by(words)
+
+
+def test_the_front_page_names_every_recipe_and_command() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert [name for name in recipe_names() if f"`{name}`" not in text] == []
+    assert [name for name in COMMANDS if f"txl {name}" not in text] == []

@@ -24,8 +24,8 @@ PAGES = sorted(
     page for folder in FOLDERS for page in (ROOT / folder).glob("**/*.md" if folder else "*.md")
 )
 #: Programs of others, whose options are not looked at, only the files of ours that they name.
-OTHERS = {"docker", "apptainer", "sbatch", "srun", "pip", "uv", "wandb", "touch", "cat", "cp"}
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+OTHERS = {"docker", "apptainer", "sbatch", "srun", "pip", "uv", "wandb", "touch", "ls"}
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
 
 class Typed(NamedTuple):
@@ -40,7 +40,7 @@ class Typed(NamedTuple):
 
 def fenced(page: Path) -> Iterator[Typed]:
     """The commands in a page's blocks of shell, one after the other."""
-    for language, block in FENCE.findall(page.read_text()):
+    for _, language, block in FENCE.findall(page.read_text()):
         if language == "bash":
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)

@@ -14,7 +14,7 @@ _ABOUT = """\
 # Reference
 
 Every exit code, option, setting and number, as the code has them: `txl reference` prints this page,
-and a test compares it with the file. The guides are in the [README](../README.md).
+and a test compares it with the file. The guides are in the [README](../README.md#guides).
 """
 _SETTINGS = "Every [setting](#settings-of-a-run) is a flag, too."
 _RECIPE = {"RECIPE": {"help": "a packaged recipe, or a JSON file", "required": True}}
