@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.commands.reference.environment import environment_table
 from trainer.commands.reference.options import command_table, flag_table
 from trainer.commands.reference.records import file_tables, record_tables
 from trainer.commands.reference.settings import deepspeed_tables, recipe_tables
@@ -45,6 +46,11 @@ def chapters(commands: Mapping[str, Any]) -> list[Chapter]:
             "DeepSpeed files",
             f"How it is trained: see [ds_configs/](../ds_configs/README.md). {_OWNER}",
             deepspeed_tables(),
+        ),
+        Chapter(
+            "Environment variables",
+            "What a user may set; launchers set the others.",
+            [environment_table()],
         ),
         Chapter(
             "Metrics and events",
