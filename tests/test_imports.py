@@ -57,6 +57,7 @@ WITHOUT_TORCH = (
     "trainer.commands.corpora",
     "trainer.commands.exchange",
     "trainer.commands.models",
+    "trainer.commands.reference.page",
     "trainer.commands.reports",
     "trainer.commands.runs",
     "trainer.commands.command_line",
@@ -66,7 +67,9 @@ WITHOUT_TORCH = (
 #: Calls that make a constant.
 CONSTANTS = {
     "BeforeValidator",
+    "EventMeaning",
     "Field",
+    "Meaning",
     "Nature",
     "Panel",
     "Peak",
@@ -199,7 +202,7 @@ def test_what_needs_no_torch_does_not_wait_for_it() -> None:
 
 def test_commands_that_only_read_do_not_wait_for_torch() -> None:
     show = ["config", "show", "quickstart", "--deepspeed-config", "zero0_fp32"]
-    commands = [["recipes"], ["exit-codes"], show]
+    commands = [["recipes"], ["exit-codes"], ["reference"], show]
     runs = [f"parse_command({command}).run()" for command in commands]
     assert (
         heavy_imports("\n".join(["from trainer.commands.command_line import parse_command", *runs]))

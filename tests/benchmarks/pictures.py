@@ -1,4 +1,4 @@
-"""Draws the README's pictures: how streams are read, what memory gains, and speed beside a peer.
+"""Draws the pages' pictures: how streams are read, how far memory reaches and what it gains, speed.
 
     .venv/bin/python tests/benchmarks/pictures.py --memory runs/quickstart --none runs/no-memory
 
@@ -83,6 +83,23 @@ def streams() -> str:
     )
 
 
+def reach() -> str:
+    """What a token sees through three layers, each with a memory of three tokens."""
+    mem_len, n_columns = 3, 13
+    parts = []
+    for row, name in enumerate(("layer 3", "layer 2", "layer 1", "words")):
+        y = 8 + 34 * row
+        parts.append(text(62, y + 16, name, kind="small", anchor="end"))
+        for column in range(n_columns):
+            back = n_columns - 1 - column
+            kind = "later" if back > mem_len * row else "memory" if back else "segment"
+            parts.append(box(70 + 31 * column, y, 28, 22, kind))
+    left, right = 70 + 31 * 3, 70 + 31 * (n_columns - 1) - 3
+    parts.append(line([(left, 146), (left, 152), (right, 152), (right, 146)], "line"))
+    parts.append(text((left + right) / 2, 170, "n_layer × mem_len tokens back", anchor="middle"))
+    return picture(178, "A token sees mem_len tokens farther back with every layer", parts)
+
+
 def curves(with_memory: Path, without: Path) -> str:
     """Losses of two runs by step: of training as lines, of validation as dots."""
     left, top, width, height = 26.0, 12.0, 310.0, 190.0
@@ -147,7 +164,7 @@ def speeds(table: str) -> str:
 
 
 def main() -> None:
-    """Draw all three."""
+    """Draw all of them."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--memory", type=Path, required=True, help="run of the quick start")
     parser.add_argument("--none", type=Path, required=True, help="the same without memory")
@@ -155,6 +172,7 @@ def main() -> None:
     told = parser.parse_args()
     told.out.mkdir(exist_ok=True)
     (told.out / "streams.svg").write_text(streams())
+    (told.out / "reach.svg").write_text(reach())
     (told.out / "quickstart.svg").write_text(curves(told.memory, told.none))
     (told.out / "speed.svg").write_text(speeds((HERE / "README.md").read_text()))
 

@@ -41,6 +41,7 @@ COMMANDS: dict[str, Any] = {
     "export": exchange.Export,
     "import": exchange.Import,
     "exit-codes": runs.ExitCodes,
+    "reference": runs.Reference,
 }
 _ABOUT_TRAIN = "Train RECIPE on a corpus: the same as launch/train.py."
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
@@ -103,7 +104,7 @@ def _parsed(name: str, argv: Sequence[str]) -> Any:
     command = COMMANDS[name]
     if command in (runs.Show, exchange.LmEval):  # which read their words themselves
         return command(tuple(argv))
-    return _quoting_safely(
+    parsed = _quoting_safely(
         lambda: tyro.cli(
             command,
             prog=f"txl {name}",
@@ -112,6 +113,14 @@ def _parsed(name: str, argv: Sequence[str]) -> Any:
             registry=_types(),
         )
     )
+    return _reference() if command is runs.Reference else parsed
+
+
+def _reference() -> _Told:
+    """Return the reference, which tells of all commands, of itself too."""
+    from trainer.commands.reference.page import page
+
+    return _Told(page(COMMANDS).rstrip())
 
 
 def _of_all(argv: Sequence[str]) -> Any:

@@ -59,6 +59,11 @@ class Recipes:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """Print every exit code, option, setting and metric with its meaning, as Markdown."""
+
+
+@dataclass(frozen=True)
 class ExitCodes:
     """List the exit codes."""
 

@@ -28,8 +28,12 @@ _DEEPSPEED_CONFIG: dict[str, Any] = {
 }
 
 #: Flags besides the experiment's fields, with argparse's arguments for each.
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "--data": {"type": typed_path, "metavar": "CORPUS", "help": "folder made by `txl prepare`"},
+TRAIN_OPTIONS: dict[str, dict[str, Any]] = {
+    "--data": {
+        "type": typed_path,
+        "metavar": "CORPUS",
+        "help": "folder made by `txl prepare`; it must be given",
+    },
     "--run-dir": {
         "type": typed_path,
         "metavar": "DIR",
@@ -69,7 +73,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 #: The flags besides the experiment's fields of `txl config show`.
-_SHOW_OPTIONS: dict[str, dict[str, Any]] = {
+SHOW_OPTIONS: dict[str, dict[str, Any]] = {
     "--deepspeed-config": _DEEPSPEED_CONFIG,
     "--world-size": {
         "type": int,
@@ -121,7 +125,7 @@ class _Parser(ArgumentParser):
 
 def train_flags() -> list[str]:
     """Return every flag of the training command, spelt with hyphens."""
-    return _flags(_OPTIONS)
+    return _flags(TRAIN_OPTIONS)
 
 
 def _flags(options: dict[str, dict[str, Any]]) -> list[str]:
@@ -137,7 +141,7 @@ def parse_train(argv: Sequence[str]) -> TrainArguments:
     """
     given = _given(
         argv,
-        _OPTIONS,
+        TRAIN_OPTIONS,
         about="Train a language model that carries memory across text.",
         usage="train.py RECIPE --data CORPUS [--run-dir DIR] [--deepspeed-config FILE] [flags]",
     )
@@ -172,7 +176,7 @@ def parse_show(argv: Sequence[str]) -> ShowArguments:
     """
     given = _given(
         argv,
-        _SHOW_OPTIONS,
+        SHOW_OPTIONS,
         about="Print a recipe and a DeepSpeed file as a run would use them.",
         usage="txl config show RECIPE [--deepspeed-config FILE] [--world-size N] [flags]",
     )

@@ -30,7 +30,6 @@ _MAX_BYTES = 256 << 10
 
 _BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
-#: For each key of the file that the experiment owns, the field, or the quotient of two fields.
 _OWNERS = {
     "train_batch_size": "train.train_batch_size",
     "gradient_clipping": "optim.gradient_clipping",
@@ -146,6 +145,15 @@ def load_ds_config(name_or_path: str) -> dict[str, Any]:
     return values
 
 
+def owners(schedule: object) -> dict[str, str]:
+    """Return for each key that the experiment owns the field, or the quotient of two fields.
+
+    `schedule` is the type of the schedule; one that is not known has no such keys.
+    """
+    params = _SCHEDULE_OWNERS.get(str(schedule), {})
+    return _OWNERS | {f"scheduler.params.{key}": owner for key, owner in params.items()}
+
+
 def resolve(
     raw: Mapping[str, Any], experiment: ExperimentConfig, *, world_size: int, where: str
 ) -> ResolvedDs:
@@ -156,11 +164,7 @@ def resolve(
     """
     micro, accumulation, complaints = _split_batch(raw, experiment, world_size)
     kind = lookup(raw, "scheduler.type") or "cosine"
-    owners = _OWNERS | {
-        f"scheduler.params.{key}": owner
-        for key, owner in _SCHEDULE_OWNERS.get(str(kind), {}).items()
-    }
-    owned = {path: (owner, _value(experiment, owner)) for path, owner in owners.items()}
+    owned = {path: (owner, _value(experiment, owner)) for path, owner in owners(kind).items()}
     if not complaints:
         owned["train_micro_batch_size_per_gpu"] = ("train.train_micro_batch_size_per_gpu", micro)
         owned["gradient_accumulation_steps"] = (

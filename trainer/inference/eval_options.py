@@ -27,19 +27,19 @@ class EvalOptions:
     tgt_len: int | None = None
     """tokens scored per forward pass and row; None is the recipe's"""
     mem_len: str | None = None
-    """tokens of memory, or several lengths to compare: 0,150,640"""
+    """tokens of memory, or several lengths to compare: 0,150,640; None is the recipe's"""
     clamp_len: int | None = None
     """distances beyond this share a position; None is the recipe's"""
     same_length: bool | None = None
     """every query sees exactly mem_len keys; None is the recipe's"""
     batch_size: int | None = None
-    """rows read side by side on one rank"""
+    """rows read side by side on one rank; None is the recipe's"""
     warm: Literal["exact", "near"] | None = None
-    """how much text rows read ahead of their own"""
+    """how much text rows read ahead of their own; None is the recipe's"""
     no_memory: bool = False
     """score without memory too, and say what it gains"""
     precision: Precision | None = None
-    """None is the run's"""
+    """of the arithmetic; None is the run's"""
     per_token: bool = False
     """file the nats of every scored token beside each result, for `txl report` and `txl compare`"""
     per_token_text: Path | None = None

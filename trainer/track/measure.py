@@ -73,7 +73,7 @@ class Measure(BaseModel):
         None, description="fp32, bf16, fp16, bf16_autocast or fp16_autocast"
     )
     rule: Rule | None = Field(None, description="which tokens are counted")
-    settings: Lengths = Lengths()
+    settings: Lengths = Field(Lengths(), description="lengths with which text is scored")
 
     @property
     def key(self) -> tuple[object, ...]:

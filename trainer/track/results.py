@@ -43,7 +43,7 @@ class EvalResult(Measure):
     version: Count = Field(1, description="version of this file's format")
     checkpoint: Text | None = Field(None, description="name of its folder")
     checkpoint_hash: dict[Text, Text] | None = Field(None, description="of each file of weights")
-    step: Count | None = None
+    step: Count | None = Field(None, description="steps that the checkpoint had taken")
     loss: Number = Field(description="nats per token")
     ppl: Number = Field(None, description="per token")
     ppl_word: Number = Field(None, description="per word and line end of the text")
@@ -55,7 +55,7 @@ class EvalResult(Measure):
     tokens_per_s: Number = Field(None, ge=0, description="see `trainer.track.throughput`")
     counting: Text | None = Field(None, description="the rule in words")
     world_size: Count | None = Field(None, description="ranks; changes no result")
-    vocabulary_hash: Text | None = None
+    vocabulary_hash: Text | None = Field(None, description="of the vocabulary")
     corpus_path: Text | None = Field(None, description="where the corpus was")
     date: Text | None = Field(None, description="when, in UTC")
 

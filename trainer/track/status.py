@@ -35,7 +35,9 @@ class Status(BaseModel):
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
 
     version: Literal[1] = Field(1, description="version of this file's format")
-    state: RunState = Field(description="requeue: run again; stopped: the user ended it")
+    state: RunState = Field(
+        description="starting, running, done, requeue (run it again), stopped (by a user) or failed"
+    )
     step: Count = Field(0, description="steps taken")
     update: Count = Field(0, description="steps that changed the weights")
     max_steps: Count = Field(description="updates after which the run is done")

@@ -22,7 +22,7 @@ def drawn(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["streams.svg", "speed.svg", "quickstart.svg"])
+@pytest.mark.parametrize("name", ["streams.svg", "reach.svg", "speed.svg", "quickstart.svg"])
 def test_a_picture_is_whole_says_what_it_shows_and_knows_both_themes(
     drawn: Path, name: str
 ) -> None:
@@ -34,7 +34,7 @@ def test_a_picture_is_whole_says_what_it_shows_and_knows_both_themes(
     assert (HERE / "pictures" / name).is_file()
 
 
-@pytest.mark.parametrize("name", ["streams.svg", "speed.svg"])
+@pytest.mark.parametrize("name", ["streams.svg", "reach.svg", "speed.svg"])
 def test_the_pictures_in_the_tree_are_those_of_its_numbers(drawn: Path, name: str) -> None:
     assert (HERE / "pictures" / name).read_text() == (drawn / name).read_text()
 

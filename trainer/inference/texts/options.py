@@ -30,7 +30,7 @@ class ScoreOptions:
     same_length: bool | None = None
     """every query sees exactly mem_len keys; None is the recipe's"""
     batch_size: int | None = None
-    """rows read side by side, of different files or of a long one"""
+    """rows read side by side, of different files or of a long one; None is the recipe's"""
     memory_across_files: bool = False
     """read all files as one text, in their order, with memory from one to the next"""
     format: AskedFormat = "auto"
@@ -41,7 +41,7 @@ class ScoreOptions:
     text_field: str = "text"
     """key of the text in JSON lines, and column of the text in tables"""
     precision: Precision | None = None
-    """None is the run's"""
+    """of the arithmetic; None is the run's"""
     json: bool = False
     """as JSON"""
     trust_code: bool = False
