@@ -83,8 +83,8 @@ class Export:
 class LmEval:
     """Run lm-eval's own command, in which --model txl --model_args run=RUN is a trained model."""
 
-    words: tuple[str, ...]
-    """the words of lm_eval"""
+    words: tyro.conf.Positional[tuple[str, ...]]
+    """the words of lm_eval, which `txl lm-eval --help` tells"""
 
     def run(self) -> None:
         """Do what lm_eval does."""

@@ -6,7 +6,7 @@ A test compares these names with those that the code gives, and with what a run 
 from typing import NamedTuple
 
 from trainer.track.records import RecordKind
-from trainer.track.throughput import TRAINING
+from trainer.track.throughput import MFU, TRAINING
 
 
 class Meaning(NamedTuple):
@@ -49,6 +49,7 @@ METRICS: dict[RecordKind, dict[str, Meaning]] = {
         "throughput/tokens_per_s_per_device": Meaning(
             "tokens/s", "the same divided by the ranks, each of which has one device"
         ),
+        "throughput/mfu": Meaning("", MFU),
         "memory/peak_gib": Meaning(
             "GiB", "most memory that rank 0 held so far: by tensors on a GPU, else by its process"
         ),

@@ -45,6 +45,8 @@ def test_a_command_has_the_flags_of_its_help_and_no_other(
 ) -> None:
     if name == "train":
         told = set(train_flags())
+    elif name == "lm-eval":  # whose options are those of another program
+        told = set()
     else:
         monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit):

@@ -128,11 +128,17 @@ def flags_of(text: str) -> set[str]:
     return set(re.findall(r"(?<!\S)(--[a-z][\w.-]*)", text))
 
 
+#: Those of lm_eval's options that pages name.
+LM_EVAL = frozenset({"--help", "--model", "--model_args", "--tasks", "--batch_size"})
+
+
 @cache
 def flags_of_command(name: str) -> frozenset[str]:
     """The long options of a command of `txl`."""
     if name in ("train", "config show"):
         return frozenset({*train_flags(), "--world-size"})
+    if name == "lm-eval":
+        return LM_EVAL
     rows = command_table(name, COMMANDS[name]).rows
     return frozenset({row[0].strip("`") for row in rows} | {"--help"})
 
