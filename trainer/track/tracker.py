@@ -3,17 +3,16 @@
 Only `metrics.jsonl` is the record. If another destination breaks, the run goes on with a warning.
 """
 
-import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainer.config.recipe import TrackingConfig, experiment_from
-from trainer.errors import InputError
 from trainer.outside import printable, read_json
+from trainer.track.board import Board, check_tensorboard
 from trainer.track.console.eta import Pause
 from trainer.track.console.printer import Console
 from trainer.track.console.sentences import sentence, told
@@ -24,22 +23,13 @@ from trainer.track.status import Status, read_status
 from trainer.track.wandb.log import Sample, WandbLog, choose_id, stored_id
 from trainer.track.wandb.settings import check_wandb
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-TENSORBOARD_DIR = "logs/tensorboard"
-
 _log = logging.getLogger(__name__)
 
 
 def check_tracking(config: TrackingConfig, *, environ: Mapping[str, str]) -> None:
     """Raise the `InputError` that `open_tracker` would raise, before a job waits for its ranks."""
     check_wandb(config, environ=environ)
-    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise InputError(
-            "tracking.tensorboard is true but TensorBoard is not installed: "
-            "pip install tensorboard, or set it to false"
-        )
+    check_tensorboard(config)
 
 
 def open_tracker(
@@ -92,14 +82,13 @@ def open_tracker(
             samples=_samples(run_dir, up_to=step),
         )
         wandb_log.log_evaluations()
-    # An earlier attempt's steps beyond this one's start are done again: TensorBoard hides them.
-    purge_step = step + 1 if attempt > 1 else None
     return Tracker(
         metrics=MetricsWriter(run_dir, attempt=attempt),
         console=Console(max_steps=max_steps, update=update, pauses=pauses),
         wandb_log=wandb_log,
         wandb_id=wandb_id,
-        board=_open_tensorboard(run_dir, purge_step) if config.tensorboard else None,
+        # An earlier attempt's steps beyond this one's start are done again: they are hidden.
+        board=Board(run_dir, after=step if attempt > 1 else None) if config.tensorboard else None,
     )
 
 
@@ -138,12 +127,6 @@ def track_evaluations(run_dir: Path, *, environ: MutableMapping[str, str]) -> No
     wandb_log.close(0)
 
 
-def _open_tensorboard(run_dir: Path, purge_step: int | None) -> "SummaryWriter":
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(run_dir / TENSORBOARD_DIR), purge_step=purge_step)
-
-
 class Tracker:
     """A receiver of a run's metrics and events, made by `open_tracker`; all ranks call it."""
 
@@ -154,7 +137,7 @@ class Tracker:
         console: Console | None = None,
         wandb_log: WandbLog | None = None,
         wandb_id: str | None = None,
-        board: "SummaryWriter | None" = None,
+        board: Board | None = None,
     ) -> None:
         """Track to the given destinations."""
         self.wandb_id = wandb_id
@@ -163,7 +146,6 @@ class Tracker:
         self._console = console
         self._wandb = wandb_log
         self._board = board
-        self._board_of: Measure | None = None
         self._disk_failed = False
         self._is_lost_noted = False
 
@@ -200,9 +182,8 @@ class Tracker:
             else:
                 self._wandb.log({**values, **_axis(step, update, n_tokens)})
             self._note_lost(step=step, update=update, n_tokens=n_tokens)
-        said = {f"{kind}/of": str(of)} if of is not None and of != self._board_of else {}
-        self._try_board(lambda board: _add_to_board(board, step, {**values, **said}))
-        self._board_of = of or self._board_of
+        if self._board:
+            self._board.log(kind, step=step, values=values, of=of)
 
     def event(self, name: str, *, step: int, update: int, n_tokens: int, **details: Any) -> None:
         """Record an event: ``start``, ``resume``, ``checkpoint`` and so on.
@@ -257,7 +238,8 @@ class Tracker:
                 self._metrics.sync()
             except OSError as error:
                 _log.error("%s: %s", METRICS_FILE, error.strerror)
-        self._try_board(lambda board: board.flush())
+        if self._board:
+            self._board.flush()
 
     def close(self, exit_code: int) -> None:
         """End tracking with the trainer's own exit code; nothing is tracked afterwards."""
@@ -268,7 +250,8 @@ class Tracker:
         if self._wandb:
             self._wandb.log_evaluations()
             self._wandb.close(exit_code)
-        self._try_board(lambda board: board.close())
+        if self._board:
+            self._board.close()
         self._metrics = self._console = self._wandb = self._board = None
 
     def _record(self, kind: RecordKind, **record: Any) -> None:
@@ -284,23 +267,6 @@ class Tracker:
                 _log.error("%s: %s; records wait in memory", METRICS_FILE, error.strerror)
             self._disk_failed = True
 
-    def _try_board(self, action: "Callable[[SummaryWriter], None]") -> None:
-        if self._board is None:
-            return
-        try:
-            action(self._board)
-        except Exception as error:
-            _log.warning("going on without TensorBoard: %s", error)
-            self._board = None
-
 
 def _axis(step: int, update: int, n_tokens: int) -> dict[str, int]:
     return {"train/step": step, "train/update": update, "train/tokens": n_tokens}
-
-
-def _add_to_board(board: "SummaryWriter", step: int, values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        if isinstance(value, str):
-            board.add_text(name, value, step)
-        elif value is not None:
-            board.add_scalar(name, value, step)
