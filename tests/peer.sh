@@ -2,8 +2,8 @@
 # Make the peers that the tests marked `peer` compare with. .peer: Hugging Face's TransfoXL in its
 # last release line, and omegaconf, whose objects fairseq's checkpoints hold. .transformers: Hugging
 # Face's transformers of today, which loads what is exported for it. .lm-eval: EleutherAI's harness
-# of evaluations, which runs beside .transformers. The project's own environment must be there
-# already; nothing is put into it.
+# of evaluations, which runs beside .transformers. .trackio: trackio, which asks for an older pillow
+# than the tests' own environment has. That environment must be there already; nothing is put into it.
 set -euo pipefail
 CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -30,3 +30,5 @@ install .lm-eval lm_eval==0.4.13 datasets==5.2.0 evaluate==0.4.6 accelerate==1.1
   pytablewriter==1.2.1 DataProperty==1.1.1 mbstrdecoder==1.1.5 pathvalidate==3.3.1 \
   tabledata==1.3.5 tcolorpy==0.1.7 typepy==1.3.5 chardet==6.0.0.post1 \
   pytz==2026.6
+install .trackio trackio==0.43.0 gradio_client==2.7.2 brotli==1.2.1 orjson==3.13.0 \
+  starlette==1.10.0 uvicorn==0.54.0 watchfiles==1.3.0

@@ -82,6 +82,18 @@ def test_tensorboard_hides_the_steps_that_are_done_again(tmp_path):
     assert board.Tags()["tensors"] == ["sample/text/text_summary"]
 
 
+def test_tensorboard_hides_the_steps_that_a_rollback_does_again(tmp_path):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    tracker = start(tmp_path, tensorboard=True, wandb="disabled")
+    train(tracker, range(1, 8))
+    tracker.begin_attempt(2, step=3)
+    train(tracker, range(4, 6))
+    tracker.close(Exit.DONE)
+    board = accumulators.EventAccumulator(str(tmp_path / "logs" / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4, 5]
+
+
 def test_tensorboard_is_asked_for_by_name_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(InputError, match="pip install tensorboard"):

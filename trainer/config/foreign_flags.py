@@ -198,7 +198,8 @@ TABLE: tuple[tuple[tuple[str, ...], str, str], ...] = (
     ((HF,), "--logging-strategy --disable-tqdm --log-level", _LOG),
     ((FAIRSEQ,), "--wandb-project", "--tracking.project"),
     ((FAIRSEQ,), "--tensorboard-logdir", "--tracking.tensorboard True"),
-    ((HF,), "--report-to", "--tracking.wandb online (and --tracking.tensorboard True)"),
+    ((HF,), "--report-to",
+     "--tracking.wandb online (and --tracking.tensorboard True, --tracking.trackio True)"),
     ((HF,), "--run-name", "--tracking.name"),
     ((HF,), "--push-to-hub --hub-model-id", _NOT),
     # Evaluation

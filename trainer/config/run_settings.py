@@ -28,10 +28,10 @@ class TrackingConfig(Section):
     wandb: Literal["auto", "online", "offline", "disabled"] = free(
         "auto", "auto is online with a key and offline without; WANDB_MODE overrides"
     )
-    project: str = free("txl", "wandb project")
+    project: str = free("txl", "project of wandb and trackio")
     entity: str | None = free(None, "wandb entity")
-    name: str | None = free(None, "wandb run name; None is the run directory's")
-    group: str | None = free(None, "wandb group")
+    name: str | None = free(None, "run name in wandb and trackio; None is the run directory's")
+    group: str | None = free(None, "group in wandb and trackio")
     tags: tuple[str, ...] = free((), "wandb tags")
     system_metrics: bool = free(True, "wandb samples the use of processor, memory and GPU")
     peak_tflops: float | None = free(
@@ -41,6 +41,7 @@ class TrackingConfig(Section):
         gt=0,
     )
     tensorboard: bool = free(False, "write TensorBoard events under logs/")
+    trackio: bool = free(False, "keep a trackio run, on this machine")
 
 
 class LimitsConfig(Section):

@@ -44,6 +44,15 @@ class Board:
         self._of = of or self._of
         self._try(lambda writer: _add(writer, step, {**values, **said}))
 
+    def go_back(self, step: int) -> None:
+        """Hide what came after `step`, since those steps are done again."""
+
+        def reopen(writer: "SummaryWriter") -> None:
+            writer.close()
+            self._writer = self._open(after=step)
+
+        self._try(reopen)
+
     def flush(self) -> None:
         """Write what waits in memory."""
         self._try(lambda writer: writer.flush())

@@ -98,6 +98,13 @@ class EvalResult(Measure):
             f"{'same' if lengths.same_length else 'full'}-{lengths.warm}-{self.precision}{rule}"
         )
 
+    def tracked(self) -> dict[str, float | str | None]:
+        """Return the numbers and the measure under the names that curves of them have."""
+        key = f"eval/{self.series}"
+        metrics = ("loss", "ppl", "ppl_word", "bpc")
+        values = {f"{key}/{metric}": getattr(self, metric) for metric in metrics}
+        return values | {f"{key}/of": str(self)}
+
     def is_of(self, checkpoint: str, weights: Mapping[str, str]) -> bool:
         """Return whether the result is of a checkpoint with these hashes of weights."""
         return self.checkpoint == checkpoint and self.checkpoint_hash in (None, dict(weights))

@@ -1,4 +1,4 @@
-"""Sending a run's metrics to its `metrics.jsonl`, then to the console, wandb and TensorBoard.
+"""Sending a run's metrics to its `metrics.jsonl`, then to the console, wandb and the like.
 
 Only `metrics.jsonl` is the record. If another destination breaks, the run goes on with a warning.
 """
@@ -20,6 +20,7 @@ from trainer.track.measure import Measure
 from trainer.track.metrics import MetricsWriter, read_metrics
 from trainer.track.records import METRICS_FILE, RecordKind
 from trainer.track.status import Status, read_status
+from trainer.track.trackio_log import TrackioLog, check_trackio, is_tracked
 from trainer.track.wandb.log import Sample, WandbLog, choose_id, stored_id
 from trainer.track.wandb.settings import check_wandb
 
@@ -30,6 +31,7 @@ def check_tracking(config: TrackingConfig, *, environ: Mapping[str, str]) -> Non
     """Raise the `InputError` that `open_tracker` would raise, before a job waits for its ranks."""
     check_wandb(config, environ=environ)
     check_tensorboard(config)
+    check_trackio(config, environ=environ)
 
 
 def open_tracker(
@@ -89,6 +91,11 @@ def open_tracker(
         wandb_id=wandb_id,
         # An earlier attempt's steps beyond this one's start are done again: they are hidden.
         board=Board(run_dir, after=step if attempt > 1 else None) if config.tensorboard else None,
+        trackio_log=(
+            TrackioLog(config, run_dir=run_dir, run_config=run_config, up_to=step)
+            if config.trackio
+            else None
+        ),
     )
 
 
@@ -104,27 +111,31 @@ def _samples(run_dir: Path, *, up_to: int) -> list[Sample]:
 
 
 def track_evaluations(run_dir: Path, *, environ: MutableMapping[str, str]) -> None:
-    """Log to the run's wandb run the results of `txl eval` that it lacks. Rank 0 only.
+    """Log to the run's wandb and trackio runs the results of `txl eval` they lack. Rank 0 only.
 
-    Only one process at a time may write to a wandb run. So a run in training logs them itself, at
-    its start and end. Nothing happens for a run without a wandb run.
+    Only one process at a time may write to them. So a run in training logs them itself, at its
+    start and end. Nothing happens for a run that has neither.
     """
     run_id, status = stored_id(run_dir), read_status(run_dir)
-    if run_id is None:
+    if run_id is None and not is_tracked(run_dir):
         return
     path = run_dir / "config.json"
     config = experiment_from(read_json(path), where=str(path)).tracking
-    mode = check_wandb(config, environ=environ)
-    if mode == "disabled":
+    mode = check_wandb(config, environ=environ) if run_id is not None else "disabled"
+    in_trackio = config.trackio and is_tracked(run_dir)
+    if mode == "disabled" and not in_trackio:
         return
     if status is not None and status.state in ("starting", "running") and not status.is_gone():
-        _log.info("wandb gets this result when the run that is training stops or starts again")
+        _log.info("the run that is training tracks this result when it stops or starts again")
         return
-    wandb_log = WandbLog(
-        config, mode=mode, run_dir=run_dir, run_id=run_id, run_config={}, environ=environ
-    )
-    wandb_log.log_evaluations()
-    wandb_log.close(0)
+    if run_id is not None and mode != "disabled":
+        wandb_log = WandbLog(
+            config, mode=mode, run_dir=run_dir, run_id=run_id, run_config={}, environ=environ
+        )
+        wandb_log.log_evaluations()
+        wandb_log.close(0)
+    if in_trackio:
+        TrackioLog(config, run_dir=run_dir, run_config={}).close()
 
 
 class Tracker:
@@ -138,6 +149,7 @@ class Tracker:
         wandb_log: WandbLog | None = None,
         wandb_id: str | None = None,
         board: Board | None = None,
+        trackio_log: TrackioLog | None = None,
     ) -> None:
         """Track to the given destinations."""
         self.wandb_id = wandb_id
@@ -146,6 +158,7 @@ class Tracker:
         self._console = console
         self._wandb = wandb_log
         self._board = board
+        self._trackio = trackio_log
         self._disk_failed = False
         self._is_lost_noted = False
 
@@ -184,6 +197,8 @@ class Tracker:
             self._note_lost(step=step, update=update, n_tokens=n_tokens)
         if self._board:
             self._board.log(kind, step=step, values=values, of=of)
+        if self._trackio:
+            self._trackio.log(kind, step=step, update=update, n_tokens=n_tokens, values=values)
 
     def event(self, name: str, *, step: int, update: int, n_tokens: int, **details: Any) -> None:
         """Record an event: ``start``, ``resume``, ``checkpoint`` and so on.
@@ -195,11 +210,13 @@ class Tracker:
             return
         values = {"event": name, **details}
         self._record("event", step=step, update=update, n_tokens=n_tokens, values=values)
-        said = printable(told(details))
         if self._wandb:
-            shown_values = {f"event/{name}": said.strip() or name}
+            shown_values = {f"event/{name}": printable(told(details)).strip() or name}
             self._wandb.log({**shown_values, **_axis(step, update, n_tokens)})
-        _log.info("%s", sentence(name, details, step=step))
+        said = sentence(name, details, step=step)
+        if self._trackio:
+            self._trackio.event(name, printable(said), step=step)
+        _log.info("%s", said)
 
     def _note_lost(self, *, step: int, update: int, n_tokens: int) -> None:
         """Record once that wandb no longer tracks the run, since a warning scrolls away."""
@@ -208,10 +225,14 @@ class Tracker:
             reason = self._wandb.lost
             self.event("untracked", step=step, update=update, n_tokens=n_tokens, reason=reason)
 
-    def begin_attempt(self, attempt: int) -> None:
-        """Record under a new attempt from now on, since steps are done again after a rollback."""
+    def begin_attempt(self, attempt: int, *, step: int) -> None:
+        """Record under a new attempt from now on: the steps after `step` are done again."""
         if self._metrics:
             self._metrics.attempt = attempt
+        if self._board:
+            self._board.go_back(step)
+        if self._trackio:
+            self._trackio.go_back(step)
 
     @contextmanager
     def pause(self, name: str, *, step: int, update: int) -> Iterator[Callable[[float], None]]:
@@ -252,7 +273,9 @@ class Tracker:
             self._wandb.close(exit_code)
         if self._board:
             self._board.close()
-        self._metrics = self._console = self._wandb = self._board = None
+        if self._trackio:
+            self._trackio.close()
+        self._metrics = self._console = self._wandb = self._board = self._trackio = None
 
     def _record(self, kind: RecordKind, **record: Any) -> None:
         if self._metrics:

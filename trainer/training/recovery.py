@@ -90,6 +90,6 @@ def handle_nonfinite(run: Run, state: TrainState, verdict: Verdict) -> bool:
     state.data_step, state.attempt, state.wandb_id = data_step, attempt + 1, wandb_id
     state.rolled_back, state.nonfinite_in_a_row, state.memories = True, 0, []
     duties.clear_window(state)
-    run.tracker.begin_attempt(state.attempt)
+    run.tracker.begin_attempt(state.attempt, step=state.step)
     duties.event(run, state, "rollback", path=newest.path.name, data_step=data_step, **where)
     return True

@@ -17,6 +17,7 @@ PEER = ROOT / ".peer"
 TODAY = ROOT / ".transformers"
 #: EleutherAI's lm-evaluation-harness, which runs beside it.
 LM_EVAL = ROOT / ".lm-eval"
+TRACKIO = ROOT / ".trackio"
 
 
 def needs_peer(folder: Path = PEER, package: str = "transformers") -> list[pytest.MarkDecorator]:

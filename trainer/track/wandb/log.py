@@ -155,13 +155,7 @@ class WandbLog:
             name = canonical_hash([list(map(str, result.identity)), result.date])
             if name in self._noted():
                 continue
-            key = f"eval/{result.series}"
-            values = {
-                f"{key}/{metric}": getattr(result, metric)
-                for metric in ("loss", "ppl", "ppl_word", "bpc")
-            }
-            measure = {f"{key}/of": str(result)}
-            self.log(values | measure | {"train/step": result.step or 0})
+            self.log(result.tracked() | {"train/step": result.step or 0})
             if self._run is None:
                 return  # it may not have arrived: the next attempt logs it
             self._note(name)
