@@ -14,7 +14,8 @@ from trainer.commands.standard_streams import say
 from trainer.data.prepare.from_ids import prepare_ids
 from trainer.data.prepare.from_known import prepare_known
 from trainer.data.prepare.from_text import PrepareOptions, prepare
-from trainer.data.prepare.known_corpora import known_corpus
+from trainer.data.prepare.known_corpora import PG19, known_corpus
+from trainer.data.prepare.pg19 import prepare_pg19
 from trainer.data.prepare.report import PrepareReport
 from trainer.errors import InputError
 
@@ -25,7 +26,8 @@ class Prepare(PrepareOptions):
 
     name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]")] = None
     """wikitext-103, wikitext-2, enwik8, text8 or ptb: downloaded, and made into what published
-    results are of; goes with --out, --overwrite, --from, --cache and, for words, --workers alone"""
+    results are of; goes with --out, --overwrite, --from, --cache and, for words, --workers alone.
+    pg19: downloaded book by book, and made with the tokenizer that you name"""
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """NAME: folder that has its files, packed or not; nothing is downloaded"""
     cache: Path | None = None
@@ -38,6 +40,8 @@ class Prepare(PrepareOptions):
     def _prepared(self) -> PrepareReport:
         values = {field.name: getattr(self, field.name) for field in fields(PrepareOptions)}
         options = PrepareOptions(**values)
+        if self.name == PG19:
+            return prepare_pg19(options, source=self.source, cache=self.cache)
         if self.name is not None:
             corpus = known_corpus(self.name)
             return prepare_known(corpus, options, source=self.source, cache=self.cache)

@@ -1,7 +1,7 @@
 """A small HTTP server on this machine that serves files, and misbehaves as it is told."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +13,7 @@ class Served:
 
     Attributes:
         files: content by path, such as ``/a.zip``.
+        made: gives the content of a path that is no file, such as one with a query; None if absent.
         break_after: bytes of content after which the next answers break off, one each.
         ranges: whether it understands ``Range``.
         asked: path and ``Range`` of each request.
@@ -20,6 +21,7 @@ class Served:
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
+    made: Callable[[str], bytes | None] = lambda path: None
     break_after: list[int] = field(default_factory=list)
     ranges: bool = True
     wrong_range: bool = False
@@ -52,7 +54,7 @@ def serving(**behaviour: object) -> Iterator[Served]:
 def answer(request: BaseHTTPRequestHandler, served: Served) -> None:
     wanted = request.headers.get("Range")
     served.asked.append((request.path, wanted))
-    content = served.files.get(request.path)
+    content = served.files.get(request.path) or served.made(request.path)
     if content is None:
         request.send_error(404)
         return

@@ -1,8 +1,8 @@
 """Downloading files: broken downloads are resumed, and only the right checksum is accepted."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +13,8 @@ from trainer.data.prepare.progress import progress
 from trainer.errors import InputError
 from trainer.files import lock, replace, sync
 
+#: Where downloads are kept, beside the corpora that are made of them.
+CACHE_FOLDER = "downloads"
 _TIMEOUT_S = 60
 _BLOCK_BYTES = 1 << 18
 _RANGE_NOT_SATISFIABLE, _PARTIAL_CONTENT = 416, 206
@@ -29,12 +31,12 @@ def checksum_of(path: Path, *, like: str) -> str:
         return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
-def download(path: Path, *, urls: Sequence[str], checksum: str) -> None:
+def download(path: Path, *, urls: Sequence[str], checksum: str, is_shown: bool = True) -> None:
     """Download the file `path` from the first of `urls` that yields it whole and unchanged.
 
     Received bytes are kept in `PATH.part`, even if the process is killed, and the next call asks
     only for the rest. Only a file with the right checksum gets the name `path`; until then an old
-    file of that name stays as it is.
+    file of that name stays as it is. `is_shown` says whether the progress is shown.
 
     Raises:
         InputError: no URL yields the file, or another process is downloading it.
@@ -48,7 +50,7 @@ def download(path: Path, *, urls: Sequence[str], checksum: str) -> None:
             url = pending.pop(0)
             resumed = file.tell() > 0
             try:
-                _receive(url, file, label=path.name)
+                _receive(url, file, label=path.name if is_shown else None)
             except _NoAnswerError as error:
                 problems.append(f"{url}: {error}")
                 continue
@@ -76,7 +78,7 @@ def _failure(path: Path, part: Path, problems: list[str], *, n_bytes: int) -> st
     )
 
 
-def _receive(url: str, file: BinaryIO, *, label: str) -> None:
+def _receive(url: str, file: BinaryIO, *, label: str | None) -> None:
     """Append to `file` what it lacks; resume broken connections as long as each yields bytes."""
     while True:
         n_before = file.tell()
@@ -86,7 +88,7 @@ def _receive(url: str, file: BinaryIO, *, label: str) -> None:
             raise _NoAnswerError(f"the connection broke after {n_before:,} bytes")
 
 
-def _append(url: str, file: BinaryIO, *, label: str) -> bool:
+def _append(url: str, file: BinaryIO, *, label: str | None) -> bool:
     """Make one request; return whether all promised bytes came."""
     start = file.tell()
     headers = {"User-Agent": "txl-trainer"}  # some hosts refuse Python's own
@@ -109,12 +111,18 @@ def _append(url: str, file: BinaryIO, *, label: str) -> bool:
             raise _NoAnswerError(f"it does not go on from byte {start:,}")
         promised = response.headers.get("Content-Length")
         n_whole = file.tell() + int(promised or 0)
-        with progress(f"downloading {label}", n_bytes=n_whole) as on_read:
+        with _shown(label, n_bytes=n_whole) as on_read:
             on_read(file.tell())
             for block in _blocks(response):
                 file.write(block)
                 on_read(len(block))
     return promised is None or file.tell() >= n_whole
+
+
+def _shown(label: str | None, *, n_bytes: int) -> AbstractContextManager[Callable[[int], None]]:
+    if label is None:
+        return nullcontext(lambda n_read: None)
+    return progress(f"downloading {label}", n_bytes=n_bytes)
 
 
 def _blocks(response: HTTPResponse) -> Iterator[bytes]:

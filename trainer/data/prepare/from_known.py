@@ -5,7 +5,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from trainer.data.prepare.download import checksum_of, download
+from trainer.data.prepare.download import CACHE_FOLDER, checksum_of, download
 from trainer.data.prepare.from_text import PrepareOptions
 from trainer.data.prepare.inputs import Inputs
 from trainer.data.prepare.known_corpora import KnownCorpus, KnownFile
@@ -20,7 +20,6 @@ from trainer.data.text.splitting import Routed, by_position
 from trainer.data.vocabulary.files import SymbolVocabulary, Vocabulary, WordVocabulary
 from trainer.errors import InputError
 
-CACHE_FOLDER = "downloads"
 _ALLOWED_FLAGS = {"--out", "--overwrite", "--workers"}
 FilePaths = Mapping[KnownFile, Path]
 

@@ -133,7 +133,7 @@ def prepare(options: PrepareOptions, *, stdin: BinaryIO | None = None) -> Prepar
     if options.ids is not None:
         raise ValueError("ids are prepared by `trainer.data.prepare.from_ids`")
     given = load_vocabulary(options.vocab) if options.vocab else None
-    kind = _checked_kind(options, given)
+    kind = checked_kind(options, given)
     try:
         return _prepare(options, kind, given, stdin)
     except OSError as error:
@@ -179,7 +179,8 @@ def _prepare(
     )
 
 
-def _checked_kind(options: PrepareOptions, given: Vocabulary | None) -> VocabularyKind:
+def checked_kind(options: PrepareOptions, given: Vocabulary | None) -> VocabularyKind:
+    """Return the kind of the vocabulary; raise `InputError` where options do not go together."""
     if not (options.train or options.valid or options.test):
         raise InputError(
             "no text: give --train, --valid or --test, or the name of a known corpus (see --help)"

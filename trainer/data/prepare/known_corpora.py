@@ -19,6 +19,8 @@ from typing import Literal
 from trainer.data.text.splitting import SPLITS
 from trainer.errors import InputError, did_you_mean
 
+#: The corpus by name that is not made in one way alone, and has no checksums: see `pg19`.
+PG19 = "pg19"
 # The common names of a corpus's splits, also used by kimiyoung's script.
 _PLAIN_NAME = "{split}.txt"
 _HELD_OUT_BYTES = 5_000_000
@@ -70,9 +72,10 @@ def known_corpus(name: str) -> KnownCorpus:
     """Return the corpus of that name; raise `InputError` with the nearest name if there is none."""
     corpora = {corpus.name: corpus for corpus in known_corpora()}
     if name not in corpora:
+        names = [*corpora, PG19]
         raise InputError(
-            f"{name}: no such known corpus{did_you_mean(name, corpora)}; there are "
-            f"{', '.join(corpora)}; text of your own goes with --train"
+            f"{name}: no such known corpus{did_you_mean(name, names)}; there are "
+            f"{', '.join(names)}; text of your own goes with --train"
         )
     return corpora[name]
 
