@@ -11,11 +11,11 @@ from typing import Annotated
 import tyro
 
 from trainer.commands.standard_streams import say
+from trainer.data.prepare.by_name.from_known import prepare_known
+from trainer.data.prepare.by_name.known_corpora import PG19, known_corpus
+from trainer.data.prepare.by_name.pg19 import prepare_pg19
 from trainer.data.prepare.from_ids import prepare_ids
-from trainer.data.prepare.from_known import prepare_known
 from trainer.data.prepare.from_text import PrepareOptions, prepare
-from trainer.data.prepare.known_corpora import PG19, known_corpus
-from trainer.data.prepare.pg19 import prepare_pg19
 from trainer.data.prepare.report import PrepareReport
 from trainer.errors import InputError
 

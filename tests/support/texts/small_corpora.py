@@ -10,9 +10,9 @@ from archives import make_tgz, make_zip
 from file_server import Served
 
 from trainer.data.corpus import Corpus, open_corpus, verify_corpus
-from trainer.data.prepare.from_known import prepare_known
+from trainer.data.prepare.by_name.from_known import prepare_known
+from trainer.data.prepare.by_name.known_corpora import KnownCorpus, KnownFile, known_corpus
 from trainer.data.prepare.from_text import PrepareOptions
-from trainer.data.prepare.known_corpora import KnownCorpus, KnownFile, known_corpus
 
 HELD_OUT = 90
 

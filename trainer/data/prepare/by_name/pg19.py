@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from trainer.data.prepare.bucket import HOST, Listed, copy, hash_lines, listing
-from trainer.data.prepare.download import CACHE_FOLDER
+from trainer.data.prepare.by_name.bucket import HOST, Listed, copy, hash_lines, listing
+from trainer.data.prepare.by_name.download import CACHE_FOLDER
+from trainer.data.prepare.by_name.known_corpora import PG19
 from trainer.data.prepare.from_text import PrepareOptions, checked_kind, prepare
-from trainer.data.prepare.known_corpora import PG19
 from trainer.data.prepare.report import PrepareReport
 from trainer.data.vocabulary.files import load_vocabulary
 from trainer.errors import InputError

@@ -13,9 +13,9 @@ from file_server import Served, serving
 from made_text import made_text
 
 from trainer.data.corpus import open_corpus
-from trainer.data.prepare.bucket import listing
+from trainer.data.prepare.by_name.bucket import listing
+from trainer.data.prepare.by_name.pg19 import BUCKET, FOLDERS, prepare_pg19
 from trainer.data.prepare.from_text import PrepareOptions, prepare
-from trainer.data.prepare.pg19 import BUCKET, FOLDERS, prepare_pg19
 from trainer.errors import InputError
 
 BOOKS = {"train": 7, "valid": 2, "test": 3}

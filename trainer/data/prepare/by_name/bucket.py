@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
-from trainer.data.prepare.download import checksum_of, download
+from trainer.data.prepare.by_name.download import checksum_of, download
 from trainer.data.prepare.progress import progress
 from trainer.errors import InputError
 from trainer.outside import printable

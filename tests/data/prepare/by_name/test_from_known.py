@@ -9,10 +9,10 @@ from small_corpora import Small, in_three, reference, small, small_texts
 
 from trainer.commands.command_line import parse_command
 from trainer.data.corpus import open_corpus
-from trainer.data.prepare.download import checksum_of
-from trainer.data.prepare.from_known import prepare_known
+from trainer.data.prepare.by_name.download import checksum_of
+from trainer.data.prepare.by_name.from_known import prepare_known
+from trainer.data.prepare.by_name.known_corpora import known_corpora, known_corpus
 from trainer.data.prepare.from_text import PrepareOptions
-from trainer.data.prepare.known_corpora import known_corpora, known_corpus
 from trainer.data.vocabulary.files import SymbolVocabulary, WordVocabulary
 from trainer.errors import InputError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from file_server import serving
 
-from trainer.data.prepare.download import checksum_of, download
+from trainer.data.prepare.by_name.download import checksum_of, download
 from trainer.errors import InputError
 
 CONTENT = random.Random(0).randbytes(900_000)

@@ -5,10 +5,10 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from trainer.data.prepare.download import CACHE_FOLDER, checksum_of, download
+from trainer.data.prepare.by_name.download import CACHE_FOLDER, checksum_of, download
+from trainer.data.prepare.by_name.known_corpora import KnownCorpus, KnownFile
 from trainer.data.prepare.from_text import PrepareOptions
 from trainer.data.prepare.inputs import Inputs
-from trainer.data.prepare.known_corpora import KnownCorpus, KnownFile
 from trainer.data.prepare.report import PrepareReport
 from trainer.data.prepare.workers import count_words_in
 from trainer.data.prepare.writer import new_corpus_folder
