@@ -15,10 +15,10 @@ from trainer.outside import printable, read_json
 from trainer.track.board import Board, check_tensorboard
 from trainer.track.console.eta import Pause
 from trainer.track.console.printer import Console
-from trainer.track.console.sentences import sentence, told
 from trainer.track.measure import Measure
 from trainer.track.metrics import MetricsWriter, read_metrics
 from trainer.track.records import METRICS_FILE, RecordKind
+from trainer.track.sentences import sentence, told
 from trainer.track.status import Status, read_status
 from trainer.track.trackio_log import TrackioLog, check_trackio, is_tracked
 from trainer.track.wandb.log import Sample, WandbLog, choose_id, stored_id

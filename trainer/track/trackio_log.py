@@ -18,10 +18,10 @@ from trainer.errors import InputError
 from trainer.files import write_atomically
 from trainer.outside import printable
 from trainer.shell import command, program
-from trainer.track.console.sentences import sentence
 from trainer.track.metrics import read_metrics
 from trainer.track.records import METRICS_FILE, Record, RecordKind
 from trainer.track.results import read_results
+from trainer.track.sentences import sentence
 
 if TYPE_CHECKING:
     import trackio

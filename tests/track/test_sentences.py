@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import trainer
-from trainer.track.console.sentences import sentence
+from trainer.track.sentences import sentence
 
 WHERE = {"bad_step": 1199, "ranks": [0], "streams": [3, 4]}
 CHANGE = {"field": "train.max_steps", "before": 20, "after": 30}
