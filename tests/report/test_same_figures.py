@@ -1,5 +1,6 @@
-"""A run's final figures are the same to every printed digit, wherever they are shown."""
+"""A run's figures are the same to every digit, and its events the same words, wherever shown."""
 
+import html
 import json
 import re
 import shutil
@@ -46,3 +47,16 @@ def test_the_final_perplexity_is_the_same_everywhere(
     for text in (evaluated, card, report([found]).text, page([found])):
         assert f"{result.ppl:.3f}" in text
         assert f"{result.loss:.6f}" in text
+
+
+def test_an_event_is_the_same_sentence_everywhere(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    (console,) = trained.glob("logs/rank-00000.log")
+    on_page = html.unescape(page(read([trained])))
+    watched = take(trained, now=0).events
+    said = {name: sentence for _, name, sentence in watched}
+    assert set(said) == {"start", "profile", "checkpoint", "stop"}
+    assert [s for s in said.values() if s not in console.read_text()] == []
+    assert [said[name] in on_page for name in said if name != "checkpoint"] == [True] * 3

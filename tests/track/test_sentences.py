@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import trainer
-from trainer.track.sentences import sentence
+from trainer.track.sentences import event_sentence, sentence
 
 WHERE = {"bad_step": 1199, "ranks": [0], "streams": [3, 4]}
 CHANGE = {"field": "train.max_steps", "before": 20, "after": 30}
@@ -95,3 +95,16 @@ def test_every_documented_event_has_a_sentence() -> None:
     documented = {name for head in heads for name in re.findall(r"`(\w+)`", head)}
     assert documented
     assert documented == {event for event, _, _ in SENTENCES} - {"another"}
+
+
+@pytest.mark.parametrize(
+    "value", [7, 1e400, 10**60, "\x1b[31m\u202e" * 900, [[["x"]]], {"a": None}]
+)
+@pytest.mark.parametrize("event", sorted({event for event, _, _ in SENTENCES}))
+def test_a_record_with_any_details_is_told_in_one_line(event: str, value: object) -> None:
+    """A file may hold what no trainer writes."""
+    names = {name for _, details, _ in SENTENCES for name in details} | {"loss_scale"}
+    record = {"kind": "event", "event": event, "step": 5, **dict.fromkeys(names, value)}
+    said = event_sentence(record, most=300)
+    assert said.isprintable()
+    assert 10 < len(said) < 3000  # what is escaped is longer

@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trainer.wording import counted
+from trainer.track.records import HEAD, Record
+from trainer.wording import counted, printable, shortened
 
 _Details = Mapping[str, Any]
 
@@ -15,6 +16,21 @@ def sentence(event: str, details: _Details, *, step: int) -> str:
     if say is None:
         return f"{event} at step {step:,}{told(details)}"
     return say(f"step {step:,}", details)
+
+
+def event_sentence(record: Record, *, most: int) -> str:
+    """Return the sentence of an event that was read from a file, in one escaped line.
+
+    Details of any kind are told: where a sentence cannot be made of them, by their values.
+    `most` is the number of characters beyond which the middle is left out.
+    """
+    details = {name: v for name, v in record.items() if name not in HEAD and name != "event"}
+    event, step = record["event"], record["step"]
+    try:
+        said = sentence(event, details, step=step)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        said = f"{event} at step {step:,}: {shortened(details)}"
+    return printable(said, most=most)
 
 
 def told(details: _Details) -> str:
@@ -33,7 +49,9 @@ def _start(at: str, details: _Details) -> str:
 
 
 def _resume(at: str, details: _Details) -> str:
-    said = f"training goes on from {at}, checkpoint {details.get('path')}"
+    said = f"training goes on from {at}"
+    if details.get("path") is not None:
+        said += f", checkpoint {details['path']}"
     if details.get("parent") is not None:
         said += f", begun from {details['parent']}"
     skipped = details.get("skipped") or []

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 from trainer.config.recipe import TrackingConfig
 from trainer.errors import InputError
 from trainer.files import write_atomically
-from trainer.outside import printable
 from trainer.shell import command, program
 from trainer.track.metrics import read_metrics
-from trainer.track.records import METRICS_FILE, Record, RecordKind
+from trainer.track.records import HEAD, METRICS_FILE, Record, RecordKind
 from trainer.track.results import read_results
-from trainer.track.sentences import sentence
+from trainer.track.sentences import event_sentence
 
 if TYPE_CHECKING:
     import trackio
@@ -30,8 +29,8 @@ TRACKIO_DIR = "trackio"
 ID_FILE = "run_id.txt"
 #: Variables that make trackio send a run elsewhere, where nothing can be taken back.
 _ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
-#: What every record has beside its values.
-_HEAD = {"schema", "kind", "attempt", "step", "update", "tokens", "time", "of", "event"}
+#: The most characters of an event's sentence.
+_SENTENCE = 2000
 
 _log = logging.getLogger(__name__)
 
@@ -155,14 +154,13 @@ class TrackioLog:
         return run
 
     def _log_record(self, record: Record) -> None:
-        at = {"step": record["step"]}
-        values = {name: value for name, value in record.items() if name not in _HEAD}
+        step = record["step"]
         if record["kind"] == "event":
-            said = printable(sentence(record["event"], values, **at))
-            self.event(record["event"], said, **at)
-        else:
-            counters = {"update": record["update"], "n_tokens": record["tokens"]}
-            self.log(record["kind"], values=values, **at, **counters)
+            self.event(record["event"], event_sentence(record, most=_SENTENCE), step=step)
+            return
+        values = {name: value for name, value in record.items() if name not in HEAD | {"of"}}
+        counters = {"update": record["update"], "n_tokens": record["tokens"]}
+        self.log(record["kind"], values=values, step=step, **counters)
 
     def _add(self, row: Mapping[str, Any], *, step: int) -> None:
         """Add a row, without its values that are not finite."""

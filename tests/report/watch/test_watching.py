@@ -112,7 +112,7 @@ def test_a_living_run_tells_its_numbers(tmp_path: Path) -> None:
     assert (shot.step, shot.last_step, shot.eta_s) == (61, 1002, 87)
     assert (shot.loss, shot.ppl) == (2.0, pytest.approx(7.389056))
     assert (shot.valid_loss, shot.valid_step, shot.best_loss, shot.best_step) == (2.5, 60, 2.0, 40)
-    assert shot.events == ((60, "resume", ""),)
+    assert shot.events == ((60, "resume", "training goes on from step 60"),)
     assert take(run, now=status.heartbeat + 600).missing_s == 600
 
 

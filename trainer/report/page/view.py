@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.outside import printable, shortened
+from trainer.outside import printable
 from trainer.report.notes import noting
 from trainer.report.page import curves
 from trainer.report.page.memory_view import MemoryView, memory_view
@@ -20,15 +20,16 @@ from trainer.report.settings import (
 )
 from trainer.report.summary import ReadRun
 from trainer.track.measure import corpus_label
-from trainer.track.records import Record
 from trainer.track.results import by_text, table_rows
+from trainer.track.sentences import event_sentence
 from trainer.wording import human_count, human_seconds
 
 #: The most events, samples and characters of a sample that a page shows.
 MOST_EVENTS, MOST_SAMPLES, SAMPLE_CHARACTERS = 40, 12, 4000
+#: The most characters of an event's sentence.
+_SENTENCE = 600
 #: The first columns of a table of evaluations.
 _FIGURES = ("mem_len", "loss", "ppl", "ppl_word", "bpc")
-_OWN_FIELDS = ("schema", "kind", "attempt", "step", "update", "tokens", "time", "event")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class RunView:
     marks: list[tuple[str, str, str, int]] = field(default_factory=list)
     """Name, colour, meaning and number of the events that are marked."""
     events: list[tuple[int, str, str]] = field(default_factory=list)
+    """Step, name and sentence, the newest first."""
     n_events: int = 0
     recipe: RecipeDifferences | None = None
     command: str | None = None
@@ -165,15 +167,13 @@ def _add_events(seen: RunView, run: ReadRun) -> None:
     seen.n_events = history.n_events.total()
     told = [event for event in history.events if event["event"] != "checkpoint"]
     seen.events = [
-        (event["step"], printable(event["event"], most=80), _details(event))
+        (
+            event["step"],
+            printable(event["event"], most=80),
+            event_sentence(event, most=_SENTENCE),
+        )
         for event in reversed(told[-MOST_EVENTS:])
     ]
-
-
-def _details(event: Record) -> str:
-    values = {name: value for name, value in event.items() if name not in _OWN_FIELDS}
-    told = (f"{n} {shortened(v)}" for n, v in values.items() if v not in (None, [], ""))
-    return printable(", ".join(told), most=400)
 
 
 def _figures_first(rows: list[list[str]]) -> list[list[str]]:

@@ -15,6 +15,8 @@ from trainer.wording import human_count, human_seconds, printable, printable_lin
 #: Lines of a curve at most, and of all that stands around it.
 _CURVE_LINES, _OTHER_LINES = 10, 8
 _LABEL = 8
+#: Events that someone should look at.
+_BAD = ("skip", "spike", "nonfinite", "rollback", "checkpoint_failed", "untracked")
 
 
 def screen(shot: Snapshot, history: History, *, width: int, height: int, unicode: bool) -> Text:
@@ -26,7 +28,7 @@ def screen(shot: Snapshot, history: History, *, width: int, height: int, unicode
     curve = _curve(history, width, min(_CURVE_LINES, free - _OTHER_LINES), unicode)
     lines += curve
     free = max(0, height - len(lines) - 2)
-    events = _events(shot)[-max(1, free // 2) :] if free > 2 else []
+    events = _events(shot, width, free // 2) if free > 2 else []
     if events:
         lines += [Text("events", "bold"), *events]
     lines += _sample(shot, width, max(0, height - len(lines) - 2))
@@ -146,11 +148,15 @@ def _curve(history: History, width: int, height: int, unicode: bool) -> list[Tex
     return [Text("training loss", "bold"), *lines, Text(" " * (_LABEL + 1) + below, "dim")]
 
 
-def _events(shot: Snapshot) -> list[Text]:
-    return [
-        Text.assemble((f"{step:>10,} ", "dim"), (f"{name} ", "bold"), details)
-        for step, name, details in shot.events
-    ]
+def _events(shot: Snapshot, width: int, height: int) -> list[Text]:
+    """Return the sentences of the last events, of at least one, each in at most two lines."""
+    lines: list[Text] = []
+    for _, name, said in reversed(shot.events):
+        more = _fitting(Text(said, "red" if name in _BAD else ""), width)
+        if lines and len(lines) + len(more) > height:
+            break
+        lines = [*more, *lines]
+    return lines
 
 
 def _sample(shot: Snapshot, width: int, height: int) -> list[Text]:

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 
 from trainer.errors import InputError
-from trainer.outside import printable, shortened
+from trainer.outside import printable
 from trainer.report.folders import is_run
 from trainer.report.history import History
 from trainer.report.summary import best_validation, standing
 from trainer.track.perplexity import perplexity
 from trainer.track.records import Record
+from trainer.track.sentences import event_sentence
 from trainer.track.status import Status, read_status
 
-#: Events and characters of a sample that are shown.
-N_EVENTS, SAMPLE_CHARACTERS = 8, 2000
+#: Events, and characters of their sentences and of a sample, that are shown.
+N_EVENTS, SENTENCE_CHARACTERS, SAMPLE_CHARACTERS = 8, 300, 2000
 #: A heartbeat is missing after so many of the usual pauses, and not before so many seconds.
 _PAUSES, _LEAST_S = 5.0, 10.0
-_COUNTERS = ("schema", "kind", "attempt", "step", "update", "tokens", "time", "event")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Snapshot:
     best_ppl: float | None
     best_step: int | None
     events: tuple[tuple[int, str, str], ...]
-    """Step, name and details, the last one last."""
+    """Step, name and sentence, the last one last."""
     sample_step: int | None
     sample: str | None
 
@@ -163,9 +163,8 @@ def _worth_telling(history: History) -> list[Record]:
 
 
 def _event(event: Record) -> tuple[int, str, str]:
-    values = {name: value for name, value in event.items() if name not in _COUNTERS}
-    told = (f"{n} {shortened(v)}" for n, v in values.items() if v not in (None, [], ""))
-    return event["step"], printable(event["event"], most=40), printable(", ".join(told), most=200)
+    name = printable(event["event"], most=40)
+    return event["step"], name, event_sentence(event, most=SENTENCE_CHARACTERS)
 
 
 def _sample(record: Record) -> str:
