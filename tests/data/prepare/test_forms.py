@@ -7,11 +7,16 @@ import lzma
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 from prepared import made
+
+from trainer.data.corpus import open_corpus
+from trainer.data.prepare.from_ids import prepare_ids
+from trainer.data.prepare.from_text import PrepareOptions
 
 TEXTS = [f"the cat {i % 7} sat\non naïve mat {i}\n" * (1 + i % 5) for i in range(200)]
 
@@ -113,3 +118,33 @@ def test_every_form_gives_the_hash_of_plain_text(
     for kind, expected in plain.items():
         corpus = made(tmp_path, train=(path,), tokenizer=kind, overwrite=True)
         assert corpus.hash == expected, kind
+
+
+def test_text_in_any_form_is_one_corpus_by_one_process_or_two(
+    tmp_path: Path, plain: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain text, zst, Parquet, a datasets folder, and the ids of the first one, ready made."""
+    monkeypatch.setattr("trainer.data.prepare.workers.PART_CHARACTERS", 3000)
+    forms = {
+        "plain": written_plain,
+        **{name: FORMS[name] for name in ("zstd", "Parquet", "datasets")},
+    }
+    found = {}
+    for form, write in forms.items():
+        (tmp_path / form).mkdir()
+        path = write(tmp_path / form)
+        for workers in (1, 2) if form != "plain" else (1,):
+            corpus = made(tmp_path, train=(path,), workers=workers, overwrite=True)
+            found[form, workers] = corpus.hash
+    split = corpus.splits["train"]
+    np.save(tmp_path / "ids.npy", split.tokens)
+    np.save(tmp_path / "starts.npy", split.document_starts)
+    options = PrepareOptions(
+        out=tmp_path / "of ids",
+        ids=tmp_path / "ids.npy",
+        vocab=tmp_path / "corpus" / "vocabulary.json",
+        document_starts=tmp_path / "starts.npy",
+    )
+    prepare_ids(options)
+    found["ids", 1] = open_corpus(options.out).hash
+    assert set(found.values()) == {plain["words"]}, found

@@ -208,7 +208,10 @@ def checked_kind(options: PrepareOptions, given: Vocabulary | None) -> Vocabular
         if given and name != "workers":
             raise InputError(f"{flag}: says how to make a vocabulary, but --vocab gives one")
         if kind not in kinds:
-            raise InputError(f"{flag}: for {' and '.join(kinds)}, but the tokenizer is {kind}")
+            alone = "; bpe uses all cores by itself" if (name, kind) == ("workers", "bpe") else ""
+            raise InputError(
+                f"{flag}: for {' and '.join(kinds)}, but the tokenizer is {kind}{alone}"
+            )
     if options.unk and options.byte_fallback:
         raise InputError("--unk, --byte-fallback: each says what an unknown character becomes")
     _check_sizes(options)
