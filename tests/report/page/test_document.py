@@ -13,7 +13,9 @@ from txl_command import exit_code
 
 from trainer.errors import Exit, InputError
 from trainer.report.page import document
+from trainer.report.page.curves import TICK_SIZE
 from trainer.report.page.document import page, write_page
+from trainer.report.page.view import view
 from trainer.track.metrics import MetricsWriter
 
 HOSTILE = "<script>alert(1)</script>&amp;\x1b[31m\u202egnp.exe\x00\"'<img src=x onerror=alert(1)>"
@@ -208,3 +210,25 @@ def test_the_style_sheet_knows_every_colour_that_pictures_use(run: Path) -> None
     )
     for scheme in (light, dark.split("}")[0], printed.split("}")[0]):
         assert used - {"sans", "mono"} <= {*re.findall(r"--([\w-]+):", scheme)}
+
+
+def test_what_befell_a_run_is_marked_in_its_pictures_and_explained(tmp_path: Path) -> None:
+    """Ticks and lines in the colour of the legend, one more for each event, all in sight."""
+    run = make_run(tmp_path / "run", state="done")
+    seen = view(read([run])[0], name="run", anchor="r", draws=True, n_bins=50)
+    assert [(meaning, n) for *_, meaning, n in seen.marks] == [("resumed from a checkpoint", 1)]
+    writer = MetricsWriter(run, attempt=2)
+    for step, event in ((10, "skip"), (12, "skip"), (20, "spike"), (30, "rollback")):
+        writer.write("event", step=step, update=step, n_tokens=step, values={"event": event})
+    writer.close()
+    marked = view(read([run])[0], name="run", anchor="r", draws=True, n_bins=50)
+    assert [n for *_, n in marked.marks] == [1, 1, 1, 2]
+    for (_, before), (_, after) in zip(seen.losses, marked.losses, strict=True):
+        for old, new in ((before.wide, after.wide), (before.narrow, after.narrow)):
+            assert old is not None
+            assert new is not None
+            ticks = re.findall(r'<use [^>]*y="([\d.]+)"[^>]*var\(--bad\)', new)
+            assert len(ticks) == 2
+            lower_edge = max(float(y) for y in re.findall(r'<use [^>]*y="([\d.]+)"', new))
+            assert float(ticks[0]) + TICK_SIZE / 2 <= lower_edge + 2
+            assert new.count("stroke: var(--bad)") - old.count("stroke: var(--bad)") >= 3

@@ -22,6 +22,9 @@ _HEADROOM = 1.2
 #: What a curve may be drawn against, and how that is called.
 AXES = {"step": "step", "tokens": "tokens trained on", "hours": "hours of training"}
 
+#: A tick stands on the lower edge: its size in pixels, and its middle as a share of the height.
+TICK_SIZE, _TICK_PLACE = 16, 0.035
+
 #: Events that are marked on curves: how they are drawn, and what they mean.
 MARKS = {
     "resume": ("mark", (0, (4, 3)), "resumed from a checkpoint"),
@@ -173,7 +176,7 @@ def _finish_losses(axes: Any, *, top: float, axis: str) -> None:
     ticks = _perplexity_ticks(*axes.get_ylim())
     right.set_yticks(np.log(ticks), [human_count(tick) for tick in ticks])
     right.tick_params(length=0, labelcolor=COLOURS["quiet"])
-    right.set_ylabel("ppl", color=COLOURS["quiet"], rotation=0, labelpad=10)
+    right.set_title("ppl", loc="right", color=COLOURS["quiet"], fontsize="medium")
 
 
 def _perplexity_ticks(low: float, high: float) -> list[float]:
@@ -199,7 +202,9 @@ def _draw_marks(axes: Any, history: History, axis: str) -> None:
         colour, line, _ = MARKS[name]
         x = np.unique(np.interp(np.unique(steps), step, where))
         if line is None:
-            axes.plot(x, np.zeros(len(x)), "|", color=COLOURS[colour], transform=transform)
+            height = np.full(len(x), _TICK_PLACE)
+            style = {"markersize": TICK_SIZE, "markeredgewidth": 1.5}
+            axes.plot(x, height, "|", color=COLOURS[colour], transform=transform, **style)
             continue
         for place in x[-200:]:
             axes.axvline(place, color=COLOURS[colour], linestyle=line, linewidth=1)
