@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from reported_runs import NOW, OF, make_imported, make_run, read, write_valid
+from reported_runs import LENGTHS, NOW, OF, make_imported, make_run, read, write_valid
 
 from trainer.report.sentence import device_time, sentence, sentence_of_all, token_count
 from trainer.track.metrics import MetricsWriter
@@ -69,11 +69,23 @@ def test_the_best_of_several_is_named_for_each_measure(tmp_path: Path) -> None:
         writer.close()
     told = sentence_of_all(read([tmp_path / name for name in ("a", "b", "c", "none")]))
     assert told == (
-        "Of 3 runs b has the lowest loss on valid of wt103, 2.0000 nats per token (7.39 ppl) at "
-        "step 5, and c has the lowest loss on valid of wt103, 1.0000 nats per token (2.72 ppl) at "
-        "step 5; 1 folder cannot be shown."
+        "Of 3 runs b has the lowest loss on valid of wt103 with text 020202020202, 2.0000 nats per "
+        "token (7.39 ppl) at step 5, and c has the lowest loss on valid of wt103 with text "
+        "090909090909, 1.0000 nats per token (2.72 ppl) at step 5; 1 folder cannot be shown."
     )
     assert "none is called the best" in sentence_of_all(read([make_imported(tmp_path / "old")]))
+
+
+def test_measures_of_which_each_has_a_best_run_are_told_apart(tmp_path: Path) -> None:
+    for name, mem_len in (("a", 0), ("b", 640)):
+        (tmp_path / name).mkdir()
+        writer = MetricsWriter(tmp_path / name, attempt=1)
+        write_valid(writer, 5, 2.0, OF | {"settings": LENGTHS | {"mem_len": mem_len}})
+        writer.close()
+    told = sentence_of_all(read([tmp_path / "a", tmp_path / "b"]))
+    assert "a has the lowest loss on valid of wt103 with mem_len 0, 2.0000 nats" in told
+    assert "b has the lowest loss on valid of wt103 with mem_len 640, 2.0000 nats" in told
+    assert " with " not in sentence_of_all(read([tmp_path / "a"]))
 
 
 def test_work_is_time_of_all_attempts_times_ranks(tmp_path: Path) -> None:

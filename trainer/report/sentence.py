@@ -5,6 +5,7 @@ from typing import Any
 
 from trainer.report.settings import count_ranks
 from trainer.report.summary import ReadRun, RunSummary
+from trainer.track.measure import SHOWN_HASH, Measure
 from trainer.track.perplexity import shown_perplexity
 from trainer.wording import counted, human_seconds
 
@@ -37,12 +38,31 @@ def sentence_of_all(runs: Sequence[ReadRun]) -> str:
     if not 1 <= len(best) <= _MOST_BEST:
         why = "they measure too many different things" if best else "none says what it measures"
         return f"Of {counted(len(shown), 'run')} none is called the best, since {why}{lost}."
+    manners = _told_apart([run.best_of for run in best.values() if run.best_of is not None])
     reached = [
-        f"{run.run} has the lowest loss on {_text_of(run)}, {run.best_loss:.4f} nats per token "
-        f"({_figures(run)}) at step {run.best_step:,}"
-        for run in best.values()
+        f"{run.run} has the lowest loss on {_text_of(run)}{manner}, {run.best_loss:.4f} nats per "
+        f"token ({_figures(run)}) at step {run.best_step:,}"
+        for run, manner in zip(best.values(), manners, strict=True)
     ]
     return f"Of {counted(len(shown), 'run')} {', and '.join(reached)}{lost}."
+
+
+def _told_apart(measures: Sequence[Measure]) -> list[str]:
+    """Return for each measure in what it differs from the others: `` with mem_len 16``."""
+    cells = [
+        {
+            **measure.settings.cells(),
+            "precision": measure.precision or "?",
+            "counted": measure.rule or "?",
+            "text": (measure.split_hash or "?")[:SHOWN_HASH],
+        }
+        for measure in measures
+    ]
+    differing = [name for name in cells[0] if len({its[name] for its in cells}) > 1]
+    return [
+        f" with {', '.join(f'{name} {its[name]}' for name in differing)}" if differing else ""
+        for its in cells
+    ]
 
 
 def device_seconds(run: ReadRun, environment: Mapping[str, Any]) -> float | None:
