@@ -16,8 +16,6 @@ from trainer.track.measure import Count, Measure, Text
 
 METRICS_FILE = "metrics.jsonl"
 SCHEMA = 1
-#: What every record has beside its values.
-HEAD = {"schema", "kind", "attempt", "step", "update", "tokens", "time"}
 #: The most bytes of a record's line; a longer line is no record.
 MAX_LINE_BYTES = 4 << 20
 #: A larger schema number is no newer version, but part of a broken line.

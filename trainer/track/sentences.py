@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trainer.track.records import HEAD, Record
+from trainer.track.meanings import EVERY_RECORD
+from trainer.track.records import Record
 from trainer.wording import counted, printable, shortened
 
 _Details = Mapping[str, Any]
@@ -24,7 +25,7 @@ def event_sentence(record: Record, *, most: int) -> str:
     Details of any kind are told: where a sentence cannot be made of them, by their values.
     `most` is the number of characters beyond which the middle is left out.
     """
-    details = {name: v for name, v in record.items() if name not in HEAD and name != "event"}
+    details = {n: v for n, v in record.items() if n not in EVERY_RECORD and n != "event"}
     event, step = record["event"], record["step"]
     try:
         said = sentence(event, details, step=step)

@@ -17,8 +17,9 @@ from trainer.config.recipe import TrackingConfig
 from trainer.errors import InputError
 from trainer.files import write_atomically
 from trainer.shell import command, program
+from trainer.track.meanings import EVERY_RECORD
 from trainer.track.metrics import read_metrics
-from trainer.track.records import HEAD, METRICS_FILE, Record, RecordKind
+from trainer.track.records import METRICS_FILE, Record, RecordKind
 from trainer.track.results import read_results
 from trainer.track.sentences import event_sentence
 
@@ -29,6 +30,8 @@ TRACKIO_DIR = "trackio"
 ID_FILE = "run_id.txt"
 #: Variables that make trackio send a run elsewhere, where nothing can be taken back.
 _ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
+#: What is in a record beside its values.
+_NO_VALUES = {*EVERY_RECORD, "of"}
 #: The most characters of an event's sentence.
 _SENTENCE = 2000
 
@@ -158,7 +161,7 @@ class TrackioLog:
         if record["kind"] == "event":
             self.event(record["event"], event_sentence(record, most=_SENTENCE), step=step)
             return
-        values = {name: value for name, value in record.items() if name not in HEAD | {"of"}}
+        values = {name: value for name, value in record.items() if name not in _NO_VALUES}
         counters = {"update": record["update"], "n_tokens": record["tokens"]}
         self.log(record["kind"], values=values, step=step, **counters)
 

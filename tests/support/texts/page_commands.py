@@ -14,7 +14,7 @@ from trainer.commands.models import Eval
 from trainer.commands.reference.options import command_table
 from trainer.commands.runs import Show
 from trainer.config.arguments import TrainArguments, parse_show, parse_train, train_flags
-from trainer.data.prepare.known_corpora import known_corpus
+from trainer.data.prepare.by_name.known_corpora import PG19, known_corpus
 from trainer.errors import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -90,7 +90,7 @@ def _check_txl(words: list[str]) -> None:
         parse_show(command.argv)
     if isinstance(command, Eval):
         _ = command.mem_lens
-    if getattr(command, "name", None):
+    if getattr(command, "name", None) not in (None, PG19):
         known_corpus(command.name)
 
 
