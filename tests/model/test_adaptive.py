@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainer.config.recipe import ModelConfig
 from trainer.data.rows import clusters_of
-from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax, cluster_bounds, with_rows
+from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax, cluster_bounds
 from trainer.protocol import IGNORED
 
 V = 23
@@ -137,19 +137,3 @@ def test_projections_are_shared_as_asked(ties: str, shared: int) -> None:
     both = {id(p) for p in embedding.projections} & {id(p) for p in softmax.projections}
     assert len(both) == shared
     assert len(softmax.projections) == 3
-
-
-def test_rows_that_are_lent_give_their_gradients_back() -> None:
-    """As selections do, whose gradients autograd adds up."""
-    torch.manual_seed(0)
-    x_ND = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
-    lists = [torch.tensor(rows, dtype=torch.int64) for rows in ([4, 0, 6], [], [6, 6, 1])]
-    made = with_rows(x_ND, lists)
-    wanted = [x_ND, *(x_ND.index_select(0, rows) for rows in lists)]
-    assert all(map(torch.equal, made, wanted))
-    weights = [torch.randn_like(x) for x in wanted]
-    before = [weight.clone() for weight in weights]
-    (got,) = torch.autograd.grad(made, x_ND, weights)
-    torch.testing.assert_close(got, torch.autograd.grad(wanted, x_ND, weights)[0])
-    assert all(map(torch.equal, weights, before)), "what arrives is not ours to change"
-    assert with_rows(x_ND, []) == [x_ND]

@@ -10,13 +10,14 @@ N positions (B·T) · D d_model · C width of a cluster · V vocabulary · K tai
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config.recipe import ModelConfig
+from trainer.model.lent_rows import with_rows
 from trainer.protocol import IGNORED
 
 Table = tuple[Tensor, Tensor]
@@ -104,32 +105,6 @@ def adaptive_nll(
     for rows, tail in of_tails:
         nll_N = nll_N.index_add(0, rows, tail)
     return nll_N
-
-
-def with_rows(x_ND: Tensor, lists: Sequence[Tensor]) -> list[Tensor]:
-    """Return `x_ND`, then its rows of each list, `[n, D]`.
-
-    The gradients of the rows are added to that of `x_ND` where they belong. With a selection each,
-    autograd would fill a tensor as large as `x_ND` for every list.
-    """
-    if not lists:
-        return [x_ND]
-    return list(_WithRows.apply(x_ND, *lists))  # type: ignore[no-untyped-call]
-
-
-class _WithRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, *lists: Tensor) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(*lists)
-        return x_ND.view_as(x_ND), *(x_ND.index_select(0, rows) for rows in lists)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_ND, *of_lists = grads
-        grad_ND = grad_ND.clone()  # not ours to change
-        for rows, grad_nD in zip(reversed(ctx.saved_tensors), reversed(of_lists), strict=True):
-            grad_ND.index_add_(0, rows, grad_nD)
-        return grad_ND, *[None] * len(of_lists)
 
 
 def _members(

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from trainer.model.triton.dropout import dropout_scale
-from trainer.model.triton.norm import load_counted, wide
+from trainer.model.triton.tiles import load_counted, wide
 
 _ROWS, _MAX_COLUMNS = 16, 256
 #: How many tiles a program of the backward pass adds to one partial sum.

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainer.model.triton.norm import tiles
+from trainer.model.triton.tiles import tiles
 
 #: How many tiles a program of the backward pass adds to one partial sum.
 _N_TILES = 8
