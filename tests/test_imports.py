@@ -17,7 +17,7 @@ LAYERS = """
 host_cpu protocol shell wording
 errors
 files memory_tree optional outside
-config launchers
+config launcher_report launchers
 distributed data.text
 data.vocabulary model
 data

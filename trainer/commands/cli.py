@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 from trainer.budget import shortage
 from trainer.commands.interrupts import Interrupts
-from trainer.commands.launcher_report import tell_launcher
 from trainer.commands.standard_streams import drop_standard_output, mend_standard_streams
 from trainer.errors import Exit, InputError, ShortageError
+from trainer.launcher_report import tell_launcher
 from trainer.launchers import is_first_task
 from trainer.training.stopping import StopRequests
 
