@@ -28,6 +28,7 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     mend_standard_streams()
     stops = StopRequests(speaks=is_first_task(environ))
     stops.install()
+    _watch_launchers(environ, stops)
 
     def train() -> int:
         """Import torch, choose the accelerator, and train."""
@@ -51,6 +52,12 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     except Exception:
         tell_launcher(traceback.format_exc(), environ=environ)
         raise
+
+
+def _watch_launchers(environ: Mapping[str, str], stops: StopRequests) -> None:
+    from trainer.training.peers.launcher import launchers, watch_launchers
+
+    watch_launchers(launchers(environ), stops.launcher_ended)
 
 
 def _tell_terminal(environ: Mapping[str, str]) -> None:
