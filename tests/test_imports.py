@@ -16,9 +16,10 @@ ROOT = Path(__file__).parent.parent
 LAYERS = """
 host_cpu protocol shell wording
 errors
-files memory_tree optional outside
+files memory_tree optional outside progress
 config launcher_report launchers
 distributed data.text
+meeting
 data.vocabulary model
 data
 data.prepare track engine budget

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from trainer.budget import shortage
 from trainer.commands.interrupts import Interrupts
 from trainer.commands.standard_streams import drop_standard_output, mend_standard_streams
-from trainer.errors import Exit, InputError, ShortageError
+from trainer.errors import Exit, InputError, LostRankError, ShortageError
 from trainer.launcher_report import tell_launcher
 from trainer.launchers import is_first_task
 from trainer.training.stopping import StopRequests
@@ -36,6 +36,8 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
         arguments = parse_train(argv)
         _tell_terminal(environ)
+        # Otherwise a rank whose peer is gone gets a stack in C++ for each try to reach it.
+        environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         import torch
 
         if arguments.device == "cpu" or not torch.cuda.is_available():
@@ -129,6 +131,11 @@ def _exit_code(
     except BrokenPipeError:
         drop_standard_output()
         code = Exit.UNREAD
+    except LostRankError as error:
+        close()
+        if error.speaks:
+            _tell(f"error: {error}", environ)
+        os._exit(error.code)  # a normal end waits for ranks that are gone
     except (ShortageError, MemoryError, RuntimeError, OSError) as error:
         if not isinstance(error, ShortageError) and not shortage.is_shortage(error):
             raise
@@ -144,10 +151,17 @@ def _exit_code(
 def _tell_shortage(error: Exception, environ: Mapping[str, str]) -> None:
     """Print a shortage of memory on the rank that ran out; other ranks only wait for that one."""
     line = f"error: {error if isinstance(error, ShortageError) else shortage.describe(error)}"
-    tell_launcher(line, environ=environ)
     if not isinstance(error, ShortageError) or error.is_own:
-        with contextlib.suppress(OSError):
-            print(line, file=sys.stderr, flush=True)
+        _tell(line, environ)
+    else:
+        tell_launcher(line, environ=environ)
+
+
+def _tell(line: str, environ: Mapping[str, str]) -> None:
+    """Print a line, and leave it for the launcher's report."""
+    tell_launcher(line, environ=environ)
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _written(work: Callable[[], int]) -> int:

@@ -5,8 +5,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import MutableMapping
-from contextlib import nullcontext
+from collections.abc import Mapping, MutableMapping
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +20,21 @@ from trainer.checkpoint.state import TrainState
 from trainer.checkpoint.tensors import load_engine
 from trainer.config.arguments import TrainArguments
 from trainer.data.read_ahead import AHEAD, SegmentReader
-from trainer.distributed import World, barrier, gather_objects, on_each, on_main
+from trainer.distributed import (
+    World,
+    barrier,
+    gather_objects,
+    on_each,
+    on_main,
+)
 from trainer.engine import deepspeed
 from trainer.engine.engine import Engine
 from trainer.engine.passes.captured import passes_of
 from trainer.errors import Exit, NonFiniteError, ShortageError
 from trainer.host_cpu import returning_freed, use_cpu_well
+from trainer.launcher_report import tell_launcher
 from trainer.launchers import complete_environ
+from trainer.meeting import limit_groups
 from trainer.model.build import build_in_parts, build_model
 from trainer.model.initialise import Fills
 from trainer.track.console.logs import close_logging, setup_logging
@@ -41,6 +49,7 @@ from trainer.training.opening.claimant import claimed
 from trainer.training.opening.dry_run import describe_start, refuse_without_memory
 from trainer.training.opening.plan import Plan, describe_plan, make_plan
 from trainer.training.opening.start import Start, announce, find_start, give_up
+from trainer.training.peers.company import in_company
 from trainer.training.profiling import Profiler
 from trainer.training.run import Run
 from trainer.training.stopping import StopRequests
@@ -101,17 +110,29 @@ def train_connected(
     """
     named, recipe = plan.arguments.run_dir, plan.arguments.recipe
     candidates = [named] if named else rundir.default_run_dirs(recipe, now=time.time())
+    limit_s = plan.arguments.experiment.limits.distributed_timeout_s
+    leave = partial(_leave, environ)
     with (
-        claimed(candidates, must_be_new=named is None, world=world, on_lost=_leave) as run_dir,
+        claimed(candidates, must_be_new=named is None, world=world, on_lost=_give_up) as run_dir,
+        in_company(world, run_dir, limit_s=limit_s, leave=leave),
         explained(world, plan.situation),
     ):
         return Ended(run_dir, _train_claimed(plan, world, run_dir, environ, stops))
 
 
-def _leave(reason: str) -> None:
+def _give_up(reason: str) -> None:
     """End this process at once: it must not write into a directory that another process holds."""
     print(f"error: {reason}: leaving, with nothing saved", file=sys.stderr, flush=True)
     os._exit(Exit.BAD_INPUT)
+
+
+def _leave(environ: Mapping[str, str], told: str, code: int) -> None:
+    """End this process at once, from any thread, since its main one waits in vain."""
+    if told:
+        tell_launcher(f"error: {told}", environ=environ)
+        with suppress(OSError):
+            print(f"error: {told}", file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def _train_claimed(
@@ -136,6 +157,8 @@ def _train_claimed(
             n_parameters = sum(p.numel() for p in model.parameters())
             log.info("building the engine for %s", counted(n_parameters, "parameter"))
             engine = _engine(plan, world, model, fills)
+            limit_groups(experiment.limits.distributed_timeout_s)
+            world.progress.note("building the engine")
             run = _open(plan, world, run_dir, start, attempt, engine, n_parameters, environ, stops)
             state = _begin(run, plan, start, attempt, n_parameters)
     except BaseException as error:
