@@ -72,6 +72,10 @@ class InputError(Exception):
         return "\n".join(self.lines)
 
 
+class LoneRefusalError(InputError):
+    """A refusal of one rank that could tell no other, so that it has to print it itself."""
+
+
 class ShortageError(Exception):
     """Memory ran out; the message is one line that says what to lower."""
 

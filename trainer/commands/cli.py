@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from trainer.budget import shortage
 from trainer.commands.interrupts import Interrupts
 from trainer.commands.standard_streams import drop_standard_output, mend_standard_streams
-from trainer.errors import Exit, InputError, LostRankError, ShortageError
+from trainer.errors import Exit, InputError, LoneRefusalError, LostRankError, ShortageError
 from trainer.launcher_report import tell_launcher
 from trainer.launchers import is_first_task
 from trainer.training.stopping import StopRequests
@@ -188,7 +188,7 @@ def _refuse(error: InputError, environ: Mapping[str, str]) -> int:
 
     text = "error: " + "\n".join(printable(line, most=_SHOWN) for line in error.lines)
     tell_launcher(text, environ=environ)
-    if not is_first_task(environ):
+    if not is_first_task(environ) and not isinstance(error, LoneRefusalError):
         time.sleep(3)  # a launcher ends all ranks with the first: let rank 0 print
         return Exit.BAD_INPUT
     try:

@@ -123,8 +123,8 @@ def _unseen(board: Board, ranks: list[int]) -> set[int]:
 
 def _explain(error: Exception, board: Board, peers: Peers, run_dir: Path) -> None:
     """Say on the board why this rank leaves; raise `LostRankError` if another is the reason."""
-    if isinstance(error, ShortageError):
-        board.write(left="")  # `trainer.budget.shortage` has told all
+    if isinstance(error, ShortageError):  # a rank in NCCL hears of it here alone
+        board.write(left=str(error), code=Exit.OUT_OF_MEMORY)
         return
     found = peers.find_lost() if is_of_connection(error) else None
     if found is None:
@@ -148,13 +148,14 @@ def _leave_word(found: Lost, board: Board, peers: Peers, run_dir: Path) -> bool:
     if not peers.leads(found.ranks):
         return False
     is_lost = found.code in (Exit.HUNG, Exit.LOST)
+    is_own = is_lost or found.code == Exit.OUT_OF_MEMORY
     with contextlib.suppress(InputError, OSError):
         status = read_status(run_dir)
         if status is not None:
             ended = {
                 "state": "requeue" if is_lost else "failed",
                 "reason": printable(found.told),
-                "exit_code": found.code if is_lost else None,
+                "exit_code": found.code if is_own else None,
                 "heartbeat": time.time(),
             }
             write_status(run_dir, status.model_copy(update=ended))
