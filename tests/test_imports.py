@@ -26,7 +26,7 @@ data.prepare track engine budget
 checkpoint report
 inference
 training
-calls
+calls doctor
 trainer
 exchange
 commands
@@ -237,6 +237,7 @@ def test_the_environment_is_read_where_a_command_or_a_call_begins() -> None:
         "trainer.commands.cli",
         "trainer.commands.models",
         "trainer.commands.command_line",
+        "trainer.commands.doctor",
     }
 
 

@@ -46,10 +46,11 @@ def meet(world: World, *, backend: str, timeout: timedelta) -> None:
 
 def _why_apart(world: World, error: str, timeout_s: float) -> str:
     """Return why ranks did not meet, in one line; `error` is the library's, of many lines."""
+    why = error.partition("\n")[0].rstrip(". ")
     where = "MASTER_ADDR and MASTER_PORT" if world.port is None else f"127.0.0.1:{world.port}"
     return (
         f"the {world.world_size} ranks did not meet at {where} within {timeout_s:g} s: rank "
-        f"{world.rank} ({socket.gethostname()}): {error.partition(chr(10))[0]}; start all of them "
+        f"{world.rank} ({socket.gethostname()}): {why}; start all of them "
         "with the same address and port, at which every host reaches rank 0's"
     )
 
