@@ -23,7 +23,6 @@ from trainer.distributed import (
     broadcast_object,
     choose_device,
     gather_objects,
-    join,
     largest,
     on_main,
     refuse_shared_gpus,
@@ -33,6 +32,7 @@ from trainer.distributed import (
 from trainer.errors import InputError
 from trainer.inference.score import Score, score
 from trainer.launchers import complete_environ
+from trainer.meeting import join
 from trainer.training.faults import FaultWatch
 from trainer.training.stopping import Wish
 

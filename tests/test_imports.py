@@ -16,16 +16,17 @@ ROOT = Path(__file__).parent.parent
 LAYERS = """
 host_cpu protocol shell wording
 errors
-files memory_tree optional outside
-config launchers
+files memory_tree optional outside progress
+config launcher_report launchers
 distributed data.text
+meeting
 data.vocabulary model
 data
 data.prepare track engine budget
 checkpoint report
 inference
 training
-calls
+calls doctor
 trainer
 exchange
 commands
@@ -236,6 +237,7 @@ def test_the_environment_is_read_where_a_command_or_a_call_begins() -> None:
         "trainer.commands.cli",
         "trainer.commands.models",
         "trainer.commands.command_line",
+        "trainer.commands.doctor",
     }
 
 

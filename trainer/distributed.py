@@ -7,15 +7,14 @@ a device. Every function here is called by all ranks.
 import atexit
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from trainer.errors import InputError
+from trainer.progress import Progress
 
 T = TypeVar("T")
 
@@ -66,6 +65,8 @@ class World:
     torchrun has opened one."""
     control: Control | None = None
     """None for a lone rank that needs no group, and before `trainer.engine.deepspeed.connect`."""
+    progress: Progress = field(default_factory=Progress, compare=False)
+    """What this rank has finished; whoever finishes a part of something long notes it there."""
 
     @property
     def is_main(self) -> bool:
@@ -128,56 +129,6 @@ def this_process(environ: Mapping[str, str], *, device: str) -> World:
     )
 
 
-def meet(world: World, *, backend: str, timeout: timedelta) -> None:
-    """Make the process group of all ranks; on a single host nothing listens beyond the host.
-
-    A lone rank opens no port, and several ranks on one host use a port of the loopback interface.
-    Under torchrun, or on several hosts, the store is where the environment says.
-
-    Raises:
-        InputError: rank 0 finds the port taken.
-    """
-    store: Store | None = None
-    if world.world_size == 1:
-        store = HashStore()
-    elif world.port is not None:
-        listener = _listen(world.port) if world.is_main else None
-        store = TCPStore(
-            "127.0.0.1",
-            world.port,
-            world.world_size,
-            world.is_main,
-            timeout,
-            master_listen_fd=None if listener is None else listener.detach(),
-        )
-    dist.init_process_group(
-        backend, store=store, rank=world.rank, world_size=world.world_size, timeout=timeout
-    )
-
-
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-    except OSError as error:
-        listener.close()
-        raise InputError(
-            f"port {port}, where the ranks are to meet: {(error.strerror or '').lower()}; give "
-            f"another: deepspeed --master_port, or MASTER_PORT"
-        ) from None
-    listener.listen()
-    return listener
-
-
-def join(world: World, *, timeout_s: float) -> World:
-    """Join the process group without DeepSpeed, for commands that only read a run."""
-    if world.world_size == 1:
-        return world
-    meet(world, backend="gloo", timeout=timedelta(seconds=timeout_s))
-    return replace(world, control=Control(dist.group.WORLD))
-
-
 def refuse_shared_gpus(world: World) -> None:
     """Refuse ranks that share a GPU, which NCCL does not support. Collective.
 
@@ -230,6 +181,7 @@ def broadcast_object(value: T, world: World) -> T:
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0, group=world.group)
+    world.progress.note()
     return box[0]
 
 
@@ -239,6 +191,7 @@ def gather_objects(value: T, world: World) -> list[T]:
         return [value]
     boxes: list[Any] = [None] * world.world_size
     dist.all_gather_object(boxes, value, group=world.group)
+    world.progress.note()
     return boxes
 
 
@@ -247,6 +200,7 @@ def sum_floats(values: list[float], world: World) -> list[float]:
     total = torch.tensor(values, dtype=torch.float64)
     if world.world_size > 1:
         dist.all_reduce(total, group=world.group)
+        world.progress.note()
     return total.tolist()
 
 
@@ -259,6 +213,7 @@ def barrier(world: World) -> None:
     """Wait for all ranks."""
     if world.world_size > 1:
         dist.barrier(group=world.group)
+        world.progress.note()
 
 
 class Agreement:

@@ -28,6 +28,8 @@ class Exit(IntEnum):
     NONFINITE = 70
     EXPECTATION = 71
     OUT_OF_MEMORY = 72
+    HUNG = 73
+    LOST = 74
     REQUEUE = 75
     STOPPED = 76
     HUNG_UP = 129
@@ -43,6 +45,8 @@ class Exit(IntEnum):
             Exit.NONFINITE: "the loss stayed non-finite after one rollback",
             Exit.EXPECTATION: "the run reached its end, but missed a target of --expect",
             Exit.OUT_OF_MEMORY: "out of memory: one line says what was asked for and what to lower",
+            Exit.HUNG: "no progress for limits.distributed_timeout_s; the rank is named, run again",
+            Exit.LOST: "another rank was lost without a word; it is named, run again",
             Exit.REQUEUE: "interrupted (signal, time limit); what was trained is saved, run again",
             Exit.STOPPED: "stopped by the user (STOP file or Ctrl-C); a checkpoint is saved",
             Exit.HUNG_UP: "a command other than training was ended by SIGHUP",
@@ -68,6 +72,10 @@ class InputError(Exception):
         return "\n".join(self.lines)
 
 
+class LoneRefusalError(InputError):
+    """A refusal of one rank that could tell no other, so that it has to print it itself."""
+
+
 class ShortageError(Exception):
     """Memory ran out; the message is one line that says what to lower."""
 
@@ -75,6 +83,15 @@ class ShortageError(Exception):
         """Make the error; `is_own` says that this process ran out, not another rank."""
         super().__init__(message)
         self.is_own = is_own
+
+
+class LostRankError(Exception):
+    """Another rank ended; the message is one line that names the rank, and how it ended."""
+
+    def __init__(self, message: str, *, code: int, speaks: bool) -> None:
+        """Make the error; of the ranks that remain one `speaks`, and all end with `code`."""
+        super().__init__(message)
+        self.code, self.speaks = code, speaks
 
 
 class NonFiniteError(Exception):

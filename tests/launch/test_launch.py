@@ -155,22 +155,36 @@ def test_torchrun_hands_sigterm_on_and_the_run_is_to_be_requeued(under_torchrun)
 
 @pytest.fixture(scope="module")
 def under_deepspeed(corpus, tmp_path_factory):
-    """Two ranks: Ctrl-C, which a terminal sends to all processes of a job; then left alone."""
+    """Two ranks: SIGTERM to the launcher alone; Ctrl-C, as a terminal sends it; then left alone.
+
+    A terminal sends it to all processes of a job.
+    """
     case = Case(tmp_path_factory.mktemp("deepspeed") / "run", flags=FLAGS)
-    launcher = [str(BIN / "deepspeed"), "--num_gpus=2", f"--master_port={free_port()}", TRAIN]
-    stopped = run_job(
-        launcher,
-        case.argv(corpus),
-        at="step 10/300",
-        act=lambda process: os.killpg(process.pid, signal.SIGINT),
-    )
-    return case.run_dir, stopped, ending(case.run_dir), run_job(launcher, case.argv(corpus))
+    port = f"--master_port={free_port()}"
+    launcher = [str(BIN / "deepspeed"), "--num_gpus=2", port, TRAIN]
+    stopped, left = [], []
+    for at, act in (
+        ("step 10/300", lambda process: process.terminate()),
+        ("step 60/300", lambda process: os.killpg(process.pid, signal.SIGINT)),
+    ):
+        stopped.append(run_job(launcher, case.argv(corpus), at=at, act=act))
+        left.append(ending(case.run_dir))
+    return case.run_dir, stopped, left, run_job(launcher, case.argv(corpus))
+
+
+def test_deepspeed_that_is_told_to_end_leaves_no_orphans_and_a_run_to_be_requeued(under_deepspeed):
+    """`run_job` has waited for the last process that held its output."""
+    _, stopped, left, _ = under_deepspeed
+    state, code, reason = left[0]
+    assert (state, code) == ("requeue", Exit.REQUEUE), stopped[0].said
+    assert reason.startswith("the launcher deepspeed (process ")
+    assert stopped[0].code == -signal.SIGTERM
 
 
 def test_ctrl_c_under_deepspeed_saves_and_is_not_to_be_requeued(under_deepspeed):
     run_dir, stopped, left, resumed = under_deepspeed
-    assert left == ("stopped", Exit.STOPPED, "Ctrl-C"), stopped.said
-    assert stopped.code != 0
+    assert left[1] == ("stopped", Exit.STOPPED, "Ctrl-C"), stopped[1].said
+    assert stopped[1].code != 0
     assert resumed.code == 0, resumed.said
     assert ending(run_dir) == ("done", Exit.DONE, None)
 

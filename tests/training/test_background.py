@@ -70,6 +70,26 @@ def test_a_job_begins_when_the_one_before_has_ended(background: Background) -> N
     assert seen == whole("first") + whole("second") + whole("third")
 
 
+def test_waiting_for_work_is_progress_while_the_work_gets_on_and_no_longer() -> None:
+    world = lone_world()
+    background = Background(world)
+    part_is_done, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        world.progress.note_work()
+        part_is_done.set()
+        assert may_end.wait(60)
+
+    background.start(iter([work]))
+    assert part_is_done.wait(60)
+    for _ in range(9):
+        background.advance()
+    assert world.progress.count == 1
+    may_end.set()
+    background.wait()
+    background.close()
+
+
 def test_advancing_step_by_step_comes_to_the_end(background: Background) -> None:
     seen: list[str] = []
     background.start(job("save", seen))

@@ -85,9 +85,12 @@ def save(
     def finish() -> None:
         if problems:
             return
-        _write(held, draft)
+        for name, values in held.items():
+            _write({name: values}, draft)
+            world.progress.note_work()
         for name in (*at_once, *held):
             written[name] = fingerprint(draft / name, sync=True)
+            world.progress.note_work()
 
     def seal() -> None:
         if world.is_main:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 from trainer.budget import shortage
 from trainer.commands.interrupts import Interrupts
-from trainer.commands.launcher_report import tell_launcher
 from trainer.commands.standard_streams import drop_standard_output, mend_standard_streams
-from trainer.errors import Exit, InputError, ShortageError
+from trainer.errors import Exit, InputError, LoneRefusalError, LostRankError, ShortageError
+from trainer.launcher_report import tell_launcher
 from trainer.launchers import is_first_task
 from trainer.training.stopping import StopRequests
 
@@ -28,6 +28,7 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     mend_standard_streams()
     stops = StopRequests(speaks=is_first_task(environ))
     stops.install()
+    _watch_launchers(environ, stops)
 
     def train() -> int:
         """Import torch, choose the accelerator, and train."""
@@ -35,6 +36,8 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
         arguments = parse_train(argv)
         _tell_terminal(environ)
+        # Otherwise a rank whose peer is gone gets a stack in C++ for each try to reach it.
+        environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         import torch
 
         if arguments.device == "cpu" or not torch.cuda.is_available():
@@ -51,6 +54,12 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     except Exception:
         tell_launcher(traceback.format_exc(), environ=environ)
         raise
+
+
+def _watch_launchers(environ: Mapping[str, str], stops: StopRequests) -> None:
+    from trainer.training.peers.launcher import launchers, watch_launchers
+
+    watch_launchers(launchers(environ), stops.launcher_ended)
 
 
 def _tell_terminal(environ: Mapping[str, str]) -> None:
@@ -122,6 +131,11 @@ def _exit_code(
     except BrokenPipeError:
         drop_standard_output()
         code = Exit.UNREAD
+    except LostRankError as error:
+        close()
+        if error.speaks:
+            _tell(f"error: {error}", environ)
+        os._exit(error.code)  # a normal end waits for ranks that are gone
     except (ShortageError, MemoryError, RuntimeError, OSError) as error:
         if not isinstance(error, ShortageError) and not shortage.is_shortage(error):
             raise
@@ -137,10 +151,17 @@ def _exit_code(
 def _tell_shortage(error: Exception, environ: Mapping[str, str]) -> None:
     """Print a shortage of memory on the rank that ran out; other ranks only wait for that one."""
     line = f"error: {error if isinstance(error, ShortageError) else shortage.describe(error)}"
-    tell_launcher(line, environ=environ)
     if not isinstance(error, ShortageError) or error.is_own:
-        with contextlib.suppress(OSError):
-            print(line, file=sys.stderr, flush=True)
+        _tell(line, environ)
+    else:
+        tell_launcher(line, environ=environ)
+
+
+def _tell(line: str, environ: Mapping[str, str]) -> None:
+    """Print a line, and leave it for the launcher's report."""
+    tell_launcher(line, environ=environ)
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _written(work: Callable[[], int]) -> int:
@@ -167,7 +188,7 @@ def _refuse(error: InputError, environ: Mapping[str, str]) -> int:
 
     text = "error: " + "\n".join(printable(line, most=_SHOWN) for line in error.lines)
     tell_launcher(text, environ=environ)
-    if not is_first_task(environ):
+    if not is_first_task(environ) and not isinstance(error, LoneRefusalError):
         time.sleep(3)  # a launcher ends all ranks with the first: let rank 0 print
         return Exit.BAD_INPUT
     try:

@@ -17,7 +17,7 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-from trainer.commands import corpora, exchange, models, reports, runs
+from trainer.commands import corpora, doctor, exchange, models, reports, runs
 from trainer.errors import InputError, did_you_mean
 from trainer.shell import typed_path
 from trainer.wording import printable_lines
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Any] = {
     "recipes": runs.Recipes,
     "config show": runs.Show,
     "config schema": runs.Schema,
+    "doctor": doctor.Doctor,
     "train": None,
     "watch": reports.Watch,
     "report": reports.Report,
@@ -102,7 +103,7 @@ def _overview(begin: str) -> str:
 
 def _parsed(name: str, argv: Sequence[str]) -> Any:
     command = COMMANDS[name]
-    if command in (runs.Show, exchange.LmEval):  # which read their words themselves
+    if command in (runs.Show, doctor.Doctor, exchange.LmEval):  # which read their words themselves
         return command(tuple(argv))
     parsed = _quoting_safely(
         lambda: tyro.cli(

@@ -30,10 +30,11 @@ class Eval(EvalOptions):
 
     def run(self) -> None:
         """Evaluate; under torchrun or deepspeed, on all ranks together."""
-        from trainer.distributed import join, this_process
+        from trainer.distributed import this_process
         from trainer.host_cpu import use_cpu_well
         from trainer.inference.evaluate import evaluate_run
         from trainer.launchers import complete_environ
+        from trainer.meeting import join
         from trainer.track.tracker import track_evaluations
 
         os.environ.update(complete_environ(os.environ))

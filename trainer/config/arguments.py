@@ -85,6 +85,14 @@ SHOW_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+#: The flags of `txl doctor` without a training command.
+DOCTOR_OPTIONS: dict[str, dict[str, Any]] = {
+    "--json": {"action": "store_true", "help": "print JSON"},
+    "--run-dir": TRAIN_OPTIONS["--run-dir"],
+    "--device": TRAIN_OPTIONS["--device"],
+}
+
+
 @dataclass(frozen=True)
 class TrainArguments:
     """A training command; `experiment` is the recipe with the command's changes."""
@@ -116,6 +124,16 @@ class ShowArguments:
     deepspeed_config: str | None
     world_size: int
     device: Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class DoctorArguments:
+    """A command to try what a run would need; `train` is the run, if one is named."""
+
+    train: TrainArguments | None
+    run_dir: Path | None
+    device: Literal["auto", "cpu", "cuda"]
+    as_json: bool
 
 
 class _Parser(ArgumentParser):
@@ -181,6 +199,26 @@ def parse_show(argv: Sequence[str]) -> ShowArguments:
         usage="txl config show RECIPE [--deepspeed-config FILE] [--world-size N] [flags]",
     )
     return ShowArguments(**given)
+
+
+def parse_doctor(argv: Sequence[str]) -> DoctorArguments:
+    """Read the words behind ``txl doctor``: ``--json``, and a training command or its beginnings.
+
+    Raises:
+        InputError: for the reasons of `parse_train`.
+    """
+    parser = _Parser(
+        usage="txl doctor [--json] [--run-dir DIR] [--device DEVICE] [RECIPE --data CORPUS …]",
+        description="Try what a run here would need; of a whole training command, compare ranks.",
+        allow_abbrev=False,
+    )
+    for flag, keywords in DOCTOR_OPTIONS.items():
+        parser.add_argument(flag, **keywords)
+    given, rest = parser.parse_known_args([_spelt(word) for word in argv])
+    train = None
+    if rest:
+        train = parse_train([word for word in argv if word != "--json"])
+    return DoctorArguments(train, given.run_dir, given.device, given.json)
 
 
 def _given(

@@ -53,7 +53,9 @@ class LimitsConfig(Section):
     nonfinite_steps: int = free(
         5, "non-finite losses in a row after which the run rolls back, once", ge=1
     )
-    distributed_timeout_s: float = free(1800.0, "seconds a collective may take", gt=0)
+    distributed_timeout_s: float = free(
+        1800.0, "seconds after which a rank that has finished nothing ends the run", gt=0
+    )
 
 
 class ExpectConfig(Section):

@@ -20,13 +20,14 @@ from torch import nn
 from trainer.config.deepspeed import ResolvedDs
 from trainer.config.experiment import OptimConfig
 from trainer.config.precision import is_autocast
-from trainer.distributed import Control, World, meet, refuse_shared_gpus
+from trainer.distributed import Control, World, refuse_shared_gpus
 from trainer.engine.engine import Engine
 from trainer.engine.optimizers.choice import optimizer_of
 from trainer.engine.optimizers.lamb import Lamb, matrices
 from trainer.engine.optimizers.schedules import cosine_of
 from trainer.engine.zero import cut, decide_by_norm, layers_are_called_once, refuse_frozen
 from trainer.errors import InputError
+from trainer.meeting import limit_of, meet
 from trainer.model.initialise import Fills
 from trainer.model.layer import Layer
 from trainer.model.precision import compute_dtype_of
@@ -58,7 +59,8 @@ def connect(world: World, *, timeout_s: float) -> World:
         rank=world.rank,
         world_size=world.world_size,
     )
-    world = replace(world, control=Control(dist.new_group(backend="gloo", timeout=timeout)))
+    control = Control(dist.new_group(backend="gloo", timeout=limit_of(timeout_s)))
+    world = replace(world, control=control)
     refuse_shared_gpus(world)
     return world
 

@@ -199,6 +199,7 @@ def score(
         loss_sum += _counted(output, plan)
         if on_tokens is not None:
             _tell(on_tokens, spans, nats_of(output).cpu(), plan.chunk)
+        world.progress.note("a pass of validation")
         on_share(1 / plan.n_forwards)
     (total,) = sum_floats([float(loss_sum)], world)
     return Score(

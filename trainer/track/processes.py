@@ -6,6 +6,7 @@ that got the same number. Times are compared by the kernel's clock only, so sett
 
 import fcntl
 import os
+import signal
 import socket
 import time
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from trainer.outside import printable, read_json
 _PROC = Path("/proc")
 #: States of a process that has ended, but whose parent has not noticed yet.
 _ENDED = ("Z", "X", "x")
+#: States of a process that a signal or a debugger has stopped.
+_STOPPED = ("T", "t")
+#: The kernel's fields of a process after its name; the last is how it ended.
+_N_FIELDS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,41 @@ def is_running(pid: int, *, since: int | None) -> bool | None:
     if fields[0] in _ENDED:
         return False
     return None if since is None else int(fields[19]) == since
+
+
+def parent_of(pid: int) -> int | None:
+    """Return the number of a process's parent; None if the system does not say."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[1])
+
+
+def how_ended(pid: int, *, since: int | None) -> str | None:
+    """Return how a process of this place ended, as a predicate; None if it may still run.
+
+    The system tells a signal or an exit code until the process's parent has noticed the end; after
+    that it is only known that the process is gone.
+
+    Args:
+        pid: the process's number.
+        since: the result of `begun` while the process ran.
+    """
+    if is_running(pid, since=since) is not False:
+        return None
+    fields = _stat(pid)
+    if fields is None or fields[0] not in _ENDED or len(fields) < _N_FIELDS:
+        return "is gone"
+    status = int(fields[_N_FIELDS - 1])
+    if os.WIFSIGNALED(status):
+        number = signal.Signals(os.WTERMSIG(status))
+        why = ", as the kernel does when memory runs out" if number == signal.SIGKILL else ""
+        return f"was ended by {number.name}{why}"
+    return f"ended with exit code {os.WEXITSTATUS(status)}"
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether a signal or a debugger has stopped a process of this place."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] in _STOPPED
 
 
 class Holder(BaseModel):

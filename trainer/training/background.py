@@ -7,11 +7,14 @@ between steps.
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from trainer.distributed import Agreement, World
 
 Job = Iterator[Callable[[], None]]
+
+#: Seconds after which ranks that wait for work tell each other whether it gets on.
+LOOK_S = 1.0
 
 
 class Background:
@@ -19,7 +22,8 @@ class Background:
 
     def __init__(self, world: World) -> None:
         """Make a thread, which idles until a job starts."""
-        self._agreement = Agreement(world, 1)
+        self._progress, self._n_works = world.progress, 0
+        self._agreement = Agreement(world, 2)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="background")
         self._job: Job = iter(())
         self._work: Future[None] | None = None
@@ -38,7 +42,9 @@ class Background:
         """
         if self._work is None:
             return
-        (is_busy,) = self._agreement.take()
+        is_busy, gets_on = self._agreement.take()
+        if gets_on:  # some rank's work does, for which this one may have to wait
+            self._progress.note()
         if is_busy:
             self._tell(self._work)
             return
@@ -49,7 +55,7 @@ class Background:
     def wait(self) -> None:
         """Finish the job, if one runs; raise what `advance` raises."""
         while self._work is not None:
-            self._work.exception()  # only waits: `advance` raises the error
+            wait([self._work], timeout=LOOK_S)
             self.advance()
 
     def close(self) -> None:
@@ -64,4 +70,6 @@ class Background:
             self._tell(self._work)
 
     def _tell(self, work: Future[None]) -> None:
-        self._agreement.post([int(not work.done())])
+        n_works = self._progress.n_works
+        self._agreement.post([int(not work.done()), int(n_works > self._n_works)])
+        self._n_works = n_works

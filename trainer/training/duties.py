@@ -144,7 +144,10 @@ def sample_if_due(run: Run, state: TrainState) -> None:
             dtype=run.engine.dtype,
             device=run.world.device,
         )
-        text = sample.prompt + "".join(pieces)
+        text = sample.prompt
+        for piece in pieces:
+            text += piece
+            run.world.progress.note("a token of a sample")
     run.tracker.log("sample", values={"sample/text": text}, **state.counters)
 
 

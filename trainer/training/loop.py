@@ -79,10 +79,12 @@ def train_step(run: Run, state: TrainState) -> StepStats:
         engine.step()
         loss_sum += passed.loss_sum.double()
         state.memories[slot] = passed.memory
+        world.progress.note(f"slot {slot} of step {state.step + 1:,}")
         finite.append(passed.finite_B)
     state.step += 1
     state.data_step += 1
     state.n_tokens += n_tokens
+    world.progress.note_step(state.step)
     if not engine.learns_late:
         duties.learn(run, state)
     return StepStats(

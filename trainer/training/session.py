@@ -1,9 +1,7 @@
 """From a plan to a trained run: claim the directory, build, resume, train."""
 
 import logging
-import os
 import socket
-import sys
 import time
 from collections.abc import MutableMapping
 from contextlib import nullcontext
@@ -20,27 +18,35 @@ from trainer.checkpoint.state import TrainState
 from trainer.checkpoint.tensors import load_engine
 from trainer.config.arguments import TrainArguments
 from trainer.data.read_ahead import AHEAD, SegmentReader
-from trainer.distributed import World, barrier, gather_objects, on_each, on_main
+from trainer.distributed import (
+    World,
+    barrier,
+    gather_objects,
+    on_each,
+    on_main,
+)
 from trainer.engine import deepspeed
 from trainer.engine.engine import Engine
 from trainer.engine.passes.captured import passes_of
-from trainer.errors import Exit, NonFiniteError, ShortageError
+from trainer.errors import Exit, InputError, NonFiniteError, ShortageError
 from trainer.host_cpu import returning_freed, use_cpu_well
 from trainer.launchers import complete_environ
+from trainer.meeting import limit_groups
 from trainer.model.build import build_in_parts, build_model
 from trainer.model.initialise import Fills
 from trainer.track.console.logs import close_logging, setup_logging
 from trainer.track.tracker import open_tracker
-from trainer.training import duties, recovery
+from trainer.training import duties, leaving, recovery
 from trainer.training.background import Background
 from trainer.training.due import pauses
 from trainer.training.faults import FaultWatch
 from trainer.training.loop import train
-from trainer.training.opening import identity, rundir
+from trainer.training.opening import agree, identity, rundir
 from trainer.training.opening.claimant import claimed
 from trainer.training.opening.dry_run import describe_start, refuse_without_memory
 from trainer.training.opening.plan import Plan, describe_plan, make_plan
 from trainer.training.opening.start import Start, announce, find_start, give_up
+from trainer.training.peers.company import in_company
 from trainer.training.profiling import Profiler
 from trainer.training.run import Run
 from trainer.training.stopping import StopRequests
@@ -61,7 +67,11 @@ def run_training(
     """
     environ.update(complete_environ(environ))
     log.info("opening the corpus in %s", arguments.data)
-    plan = make_plan(arguments, environ)
+    try:
+        plan = make_plan(arguments, environ)
+    except InputError as error:
+        agree.refuse_all(error, arguments, environ)
+        raise
     if arguments.dry_run:
         if plan.world.is_main:
             print(describe_plan(plan, describe_start(plan)))
@@ -70,6 +80,7 @@ def run_training(
     limits = arguments.experiment.limits
     log.info("connecting %s", counted(plan.world.world_size, "rank"))
     world = deepspeed.connect(plan.world, timeout_s=limits.distributed_timeout_s)
+    agree.hear_refusals(world)
     ended = train_connected(plan, world, environ, stops)
     barrier(world)
     deepspeed.disconnect()
@@ -99,19 +110,20 @@ def train_connected(
     Raises:
         InputError: on every rank.
     """
+    if world.world_size > 1:
+        agree.refuse_different(agree.facts_of_run(plan), world)
     named, recipe = plan.arguments.run_dir, plan.arguments.recipe
     candidates = [named] if named else rundir.default_run_dirs(recipe, now=time.time())
+    limit_s = plan.arguments.experiment.limits.distributed_timeout_s
+    leave = partial(leaving.leave, environ)
     with (
-        claimed(candidates, must_be_new=named is None, world=world, on_lost=_leave) as run_dir,
+        claimed(
+            candidates, must_be_new=named is None, world=world, on_lost=leaving.give_up
+        ) as run_dir,
+        in_company(world, run_dir, limit_s=limit_s, leave=leave),
         explained(world, plan.situation),
     ):
         return Ended(run_dir, _train_claimed(plan, world, run_dir, environ, stops))
-
-
-def _leave(reason: str) -> None:
-    """End this process at once: it must not write into a directory that another process holds."""
-    print(f"error: {reason}: leaving, with nothing saved", file=sys.stderr, flush=True)
-    os._exit(Exit.BAD_INPUT)
 
 
 def _train_claimed(
@@ -119,7 +131,6 @@ def _train_claimed(
 ) -> Exit:
     experiment = plan.arguments.experiment
     stops.hold(run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main)
-    identity.refuse_different(plan, world)
     refuse_without_memory(plan, run_dir, world)
     model, fills = _built(plan)
     start = led_with_hashes(partial(find_start, plan, run_dir, model), world)
@@ -136,6 +147,8 @@ def _train_claimed(
             n_parameters = sum(p.numel() for p in model.parameters())
             log.info("building the engine for %s", counted(n_parameters, "parameter"))
             engine = _engine(plan, world, model, fills)
+            limit_groups(experiment.limits.distributed_timeout_s)
+            world.progress.note("building the engine")
             run = _open(plan, world, run_dir, start, attempt, engine, n_parameters, environ, stops)
             state = _begin(run, plan, start, attempt, n_parameters)
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""Requests to stop: signals, the STOP file, the time limit and Ctrl-C.
+"""Requests to stop: signals, the STOP file, the time limit, Ctrl-C, and a launcher that is gone.
 
 While a process holds nothing that could be saved, a signal ends it at once. Later a handler only
 notes the request. Between steps the loop agrees with all ranks on a request, saves a checkpoint and
@@ -93,6 +93,16 @@ class StopRequests:
         if self._deadline is not None and now > self._deadline:
             self.want(Wish.REQUEUE, "time limit")
         return self.wish
+
+    def launcher_ended(self, reason: str) -> None:
+        """Ask for a requeue since the launcher is gone; any thread may call this.
+
+        A process that holds nothing ends at once, as it does for a signal.
+        """
+        self.want(Wish.REQUEUE, reason)
+        if not self._has_something_to_save:
+            self._say_once(f"{reason}, before anything was trained")
+            leave(Exit.REQUEUE)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal in the main thread."""

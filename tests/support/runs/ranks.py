@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainer.distributed import World, join, this_process
+from trainer.distributed import World, this_process
 from trainer.launchers import RENDEZVOUS, complete_environ
+from trainer.meeting import join
 
 Work = Callable[[World, Path], Any]
 

@@ -6,20 +6,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ranks import told_by_ranks
 from reported_runs import read
 from training import events
 
 from trainer import read_metrics
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import open_corpus
-from trainer.distributed import World
-from trainer.errors import InputError
 from trainer.report.table import report
 from trainer.track.measure import Measure
 from trainer.track.results import valid_measure
 from trainer.track.status import read_status
-from trainer.training.opening.identity import precision_change, refuse_different
+from trainer.training.opening.identity import precision_change
 
 
 @pytest.fixture(scope="module")
@@ -88,22 +85,3 @@ def test_another_precision_is_a_change_that_the_record_names() -> None:
     assert change.to_json() == {"field": "precision", "before": "bf16", "after": "bf16_autocast"}
     assert precision_change({"precision": "bf16_autocast"}, plan) == []
     assert precision_change({}, plan) == [], "older checkpoints do not say"
-
-
-def ways(world: World, folder: Path) -> str:
-    """What a rank is told whose file is another than that of its peer."""
-    resolved = SimpleNamespace(precision="bf16", zero_stage=world.rank)
-    plan: Any = SimpleNamespace(resolved=resolved)
-    refuse_different(SimpleNamespace(resolved=SimpleNamespace(precision="", zero_stage=0)), world)
-    try:
-        refuse_different(plan, world)
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-def test_ranks_that_would_train_in_different_ways_are_refused(tmp_path: Path) -> None:
-    first, second = told_by_ranks(ways, tmp_path)
-    assert first == second
-    assert "rank 0: bf16 at ZeRO-0, rank 1: bf16 at ZeRO-1" in first
-    assert "the same --deepspeed-config" in first

@@ -20,6 +20,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "WORLD_SIZE": (_TRAINING, "tasks in all"),
     "LOCAL_RANK": (_TRAINING, "number of this task on its machine"),
     "GLOO_SOCKET_IFNAME": (_TRAINING, "network interface between ranks on CPUs"),
+    "TORCH_CPP_LOG_LEVEL": (_TRAINING, "what PyTorch's C++ logs: ERROR, or INFO to see more"),
     "WANDB_MODE": (_TRAINING, "online, offline or disabled, before --tracking.wandb"),
     "WANDB_API_KEY": (_TRAINING, "key with which runs are online"),
     "WANDB_BASE_URL": (_TRAINING, "address of another wandb server"),

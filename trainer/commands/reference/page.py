@@ -8,7 +8,7 @@ from trainer.commands.reference.options import command_table, flag_table
 from trainer.commands.reference.records import file_tables, record_tables
 from trainer.commands.reference.settings import deepspeed_tables, recipe_tables
 from trainer.commands.reference.tables import Chapter, Table, code, link
-from trainer.config.arguments import SHOW_OPTIONS, TRAIN_OPTIONS
+from trainer.config.arguments import DOCTOR_OPTIONS, SHOW_OPTIONS, TRAIN_OPTIONS
 from trainer.errors import Exit
 
 _ABOUT = """\
@@ -89,6 +89,9 @@ def _command_tables(commands: Mapping[str, Any]) -> list[Table]:
         elif name == "config show":
             about = f"{command.__doc__} {_SETTINGS}"
             tables.append(flag_table(f"txl {name}", _RECIPE | SHOW_OPTIONS, text=about))
+        elif name == "doctor":
+            about = f"{command.__doc__} All of a training command may follow: ranks are compared."
+            tables.append(flag_table(f"txl {name}", DOCTOR_OPTIONS, text=about))
         else:
             tables.append(command_table(name, command))
     return tables

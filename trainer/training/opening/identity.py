@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.changes import Change
-from trainer.distributed import World, gather_objects
-from trainer.errors import InputError
+from trainer.distributed import World
 from trainer.outside import printable
 from trainer.track.console.ending import Last, ending
 from trainer.track.measure import corpus_label
@@ -43,22 +42,6 @@ def precision_change(saved: Mapping[str, Any], plan: Plan) -> list[Change]:
         return []
     log.info("from here on the run is in %s, before it was in %s", now, printable(str(before)))
     return [Change("precision", before, now, "announced")]
-
-
-def refuse_different(plan: Plan, world: World) -> None:
-    """Refuse ranks that would train in different ways. Collective.
-
-    Raises:
-        InputError: the ranks' GPUs, of different kinds, choose different defaults.
-    """
-    own = f"{plan.resolved.precision} at ZeRO-{plan.resolved.zero_stage}"
-    everyones = gather_objects(own, world)
-    if len(set(everyones)) > 1:
-        told = ", ".join(f"rank {rank}: {how}" for rank, how in enumerate(everyones))
-        raise InputError(
-            f"the ranks' devices choose different ways to train ({told}): give all of them the "
-            "same --deepspeed-config"
-        )
 
 
 def data_of(plan: Plan) -> dict[str, str]:

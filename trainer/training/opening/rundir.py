@@ -26,6 +26,7 @@ from trainer.files import write_atomically
 from trainer.outside import printable, read_json
 from trainer.track.records import METRICS_FILE
 from trainer.training.opening.claim import CLAIM, DRAFT
+from trainer.training.peers.board import NOTES
 
 T = TypeVar("T")
 
@@ -33,8 +34,8 @@ ENVIRONMENT_FILE = "environment.json"
 log = logging.getLogger(__name__)
 
 #: Folders and files that a directory may hold before a run starts in it: logs of a shell or a
-#: batch system, and the remains of a start that was killed.
-_FREE_FOLDERS = ("logs", CLAIM, f"{DRAFT}*", "lost+found")
+#: batch system, the ranks' notes, and the remains of a start that was killed.
+_FREE_FOLDERS = ("logs", CLAIM, f"{DRAFT}*", NOTES, "lost+found")
 _FREE_FILES = ("*.log", "*.out", "*.err", ".config.json.*", ".nfs*")
 #: Packages whose version can change a result.
 PACKAGES = ("torch", "deepspeed", "numpy", "pydantic", "wandb", "tokenizers", "safetensors")

@@ -9,8 +9,8 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from training import ROOT, environment
 
-from trainer.commands.launcher_report import tell_launcher
 from trainer.errors import Exit
+from trainer.launcher_report import tell_launcher
 
 
 def report(file: Path, *, code: int) -> list[str]:

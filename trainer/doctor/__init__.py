@@ -1,0 +1,1 @@
+"""Trying what a run on these ranks would need, without training: `txl doctor`."""

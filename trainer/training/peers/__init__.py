@@ -1,0 +1,1 @@
+"""The processes that a rank depends on: its launcher, and the other ranks."""
