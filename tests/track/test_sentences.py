@@ -16,8 +16,8 @@ SENTENCES = [
     (
         "resume",
         {"path": "step-1", "skipped": ["step-2: torn"], "changes": [CHANGE], "parent": None},
-        "training goes on from step 1,200, checkpoint step-1; passed over 1 newer checkpoint not "
-        "whole: step-2: torn; changed: train.max_steps is 30, was 20",
+        "training goes on from step 1,200, checkpoint step-1; passed over 1 newer checkpoint: "
+        "step-2: torn; changed: train.max_steps is 30, was 20",
     ),
     (
         "resume",

@@ -57,8 +57,8 @@ def _resume(at: str, details: _Details) -> str:
         said += f", begun from {details['parent']}"
     skipped = details.get("skipped") or []
     if skipped:
-        whole = counted(len(skipped), "newer checkpoint")
-        said += f"; passed over {whole} not whole: {'; '.join(map(str, skipped))}"
+        newer = counted(len(skipped), "newer checkpoint")
+        said += f"; passed over {newer}: {'; '.join(map(str, skipped))}"
     changes = details.get("changes") or []
     if changes:
         fields = (f"{c['field']} is {c['after']}, was {c['before']}" for c in changes)

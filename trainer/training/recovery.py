@@ -5,9 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint.folder import directory, newest_whole
+from trainer.checkpoint.folder import directory, go_back, newest_whole
 from trainer.checkpoint.hashing import led_with_hashes
 from trainer.checkpoint.memories import read_memories
+from trainer.checkpoint.rollback import Rollback
 from trainer.checkpoint.state import TrainState
 from trainer.checkpoint.tensors import load_engine
 from trainer.errors import NonFiniteError
@@ -20,8 +21,19 @@ from trainer.wording import counted
 log = logging.getLogger(__name__)
 
 
-def restore(path: Path, saved: dict[str, Any], *, run: Run, state: TrainState) -> None:
-    """Load the verified checkpoint at `path` into the engine and `state`, with its memories."""
+def restore(
+    path: Path,
+    saved: dict[str, Any],
+    *,
+    run: Run,
+    state: TrainState,
+    rollback: Rollback | None = None,
+) -> None:
+    """Load the verified checkpoint at `path` into the engine and `state`, with its memories.
+
+    After a `rollback` to it, the run goes on behind the text that failed, with memories that have
+    not read it.
+    """
     state.load_json(saved["train"])
     if not _compares_with_best(state, saved, run):
         log.info("validations are of %s, other than before: the best begins anew", run.valid_of)
@@ -33,6 +45,10 @@ def restore(path: Path, saved: dict[str, Any], *, run: Run, state: TrainState) -
     run.engine.load_scalars(scalars, step=state.step, skipped_steps=state.skipped_steps)
     ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
     state.memories = read_memories(path, ids, unread=run.empty_memories())
+    if rollback is not None:
+        state.data_step, state.memories = rollback.data_step, []
+        state.rolled_back, state.nonfinite_in_a_row = True, 0
+        duties.clear_window(state)
 
 
 def _listed(numbers: list[int]) -> str:
@@ -84,12 +100,14 @@ def handle_nonfinite(run: Run, state: TrainState, verdict: Verdict) -> bool:
         )
         raise NonFiniteError(f"{what}, {spent}: lower --optim.lr or look at the text there")
     run.watch.drain()
-    attempt, data_step, wandb_id = state.attempt, state.data_step, state.wandb_id
-    restore(newest.path, newest.state, run=run, state=state)
-    # Go on after the text that failed, with memories that have not read it.
-    state.data_step, state.attempt, state.wandb_id = data_step, attempt + 1, wandb_id
-    state.rolled_back, state.nonfinite_in_a_row, state.memories = True, 0, []
-    duties.clear_window(state)
+    wandb_id = state.wandb_id
+    rollback = Rollback(
+        step=newest.state["train"]["step"], data_step=state.data_step, attempt=state.attempt + 1
+    )
+    if run.world.is_main:  # before a step: a kill must not bring the newer checkpoints back
+        go_back(folder, rollback)
+    restore(newest.path, newest.state, run=run, state=state, rollback=rollback)
+    state.attempt, state.wandb_id = rollback.attempt, wandb_id
     run.tracker.begin_attempt(state.attempt, step=state.step)
-    duties.event(run, state, "rollback", path=newest.path.name, data_step=data_step, **where)
+    duties.event(run, state, "rollback", path=newest.path.name, data_step=state.data_step, **where)
     return True

@@ -240,10 +240,18 @@ def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) 
     identity.introduce(plan, run.run_dir, n_parameters=n_parameters, world=run.world)
     data = identity.data_of(plan)
     if origin is None:
-        duties.event(run, state, "start", parameters=n_parameters, parent=state.parent, **data)
+        duties.event(
+            run,
+            state,
+            "start",
+            parameters=n_parameters,
+            parent=state.parent,
+            data_step=state.data_step,
+            **data,
+        )
     else:
         log.info("loading %s", origin.path)
-        recovery.restore(origin.path, origin.saved, run=run, state=state)
+        recovery.restore(origin.path, origin.saved, run=run, state=state, rollback=origin.rollback)
         state.attempt = attempt
         if not origin.is_own:
             state.parent, state.saved_step = str(origin.path), -1
@@ -252,6 +260,7 @@ def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) 
             state,
             "resume",
             path=origin.path.name,
+            data_step=state.data_step,
             skipped=origin.skipped,
             changes=[
                 change.to_json()
