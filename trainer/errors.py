@@ -28,6 +28,7 @@ class Exit(IntEnum):
     NONFINITE = 70
     EXPECTATION = 71
     OUT_OF_MEMORY = 72
+    UNSAVED = 74
     REQUEUE = 75
     STOPPED = 76
     HUNG_UP = 129
@@ -43,6 +44,7 @@ class Exit(IntEnum):
             Exit.NONFINITE: "the loss stayed non-finite after one rollback",
             Exit.EXPECTATION: "the run reached its end, but missed a target of --expect",
             Exit.OUT_OF_MEMORY: "out of memory: one line says what was asked for and what to lower",
+            Exit.UNSAVED: "trained to its end, but the last checkpoint could not be written",
             Exit.REQUEUE: "interrupted (signal, time limit); what was trained is saved, run again",
             Exit.STOPPED: "stopped by the user (STOP file or Ctrl-C); a checkpoint is saved",
             Exit.HUNG_UP: "a command other than training was ended by SIGHUP",

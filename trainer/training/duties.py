@@ -20,7 +20,7 @@ from trainer.inference.sampling_options import Sampling
 from trainer.inference.score import score
 from trainer.outside import printable
 from trainer.track.perplexity import perplexity
-from trainer.track.status import RunState, Status, write_status
+from trainer.track.status import STATUS_FILE, RunState, Status, write_last_status, write_status
 from trainer.track.throughput import rates
 from trainer.training import due, saving
 from trainer.training.run import Run, StepStats
@@ -192,10 +192,11 @@ def set_status(
         result=result(run, state),
         best_of=state.best_of,
     )
+    write = write_status if run_state in ("starting", "running") else write_last_status
     try:
-        write_status(run.run_dir, status)
+        write(run.run_dir, status)
     except OSError as error:
-        log.error("status.json: %s", error)
+        run.failures.tell(STATUS_FILE, f"{STATUS_FILE} is not of this step: {error}")
     return status
 
 

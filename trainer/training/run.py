@@ -15,6 +15,7 @@ from trainer.engine.engine import Engine
 from trainer.engine.passes.captured import CapturedPasses
 from trainer.engine.passes.usual import Passes
 from trainer.protocol import Memory
+from trainer.track.failures import Failures
 from trainer.track.measure import Measure
 from trainer.track.tracker import Tracker
 from trainer.training.background import Background
@@ -39,6 +40,7 @@ class Run:
     watch: FaultWatch
     profiler: Profiler
     background: Background
+    failures: Failures
     world: World
     identity: dict[str, Any]
     """The run's description in each checkpoint: configurations, hashes, number of ranks."""

@@ -7,11 +7,12 @@ then the pointers name older checkpoints. All functions are called by all ranks 
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from trainer.checkpoint import pointers, tensors
-from trainer.checkpoint.folder import directory, prune
+from trainer.checkpoint.folder import directory, newest_whole, prune
 from trainer.checkpoint.state import TrainState
-from trainer.distributed import sum_floats
+from trainer.distributed import on_main, sum_floats
 from trainer.training.due import checkpoint_is_due
 from trainer.training.run import Run
 
@@ -38,6 +39,24 @@ def save_now(run: Run, state: TrainState) -> None:
         work()
 
 
+def save_last(run: Run, state: TrainState) -> str | None:
+    """Save a checkpoint at once, as `save_now` does; return why not, and which one is newest."""
+    try:
+        save_now(run, state)
+    except OSError as error:
+        log.error("%s", error)
+        run.tracker.event("checkpoint_failed", **state.counters, error=str(error), says=False)
+        newest = on_main(lambda: newest_there(directory(run.run_dir)), run.world)
+        return f"{error}; {newest}"
+    return None
+
+
+def newest_there(folder: Path) -> str:
+    """Return a phrase that says which checkpoint a later start finds."""
+    newest = newest_whole(folder).path
+    return "there is no checkpoint" if newest is None else f"the newest is {newest.name}"
+
+
 def mark_best(run: Run, step: int) -> None:
     """Point ``best`` at the checkpoint of `step`, if it was written."""
     if not run.world.is_main:
@@ -56,8 +75,8 @@ def _save_or_record_why_not(run: Run, state: TrainState) -> Iterator[Callable[[]
     try:
         yield from _save(run, state)
     except OSError as error:
-        log.error("%s", error)
-        run.tracker.event("checkpoint_failed", **counters, error=str(error))
+        run.failures.tell("checkpoint", f"{error}; training goes on, and tries again later")
+        run.tracker.event("checkpoint_failed", **counters, error=str(error), says=False)
 
 
 def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:

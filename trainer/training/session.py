@@ -30,6 +30,7 @@ from trainer.launchers import complete_environ
 from trainer.model.build import build_in_parts, build_model
 from trainer.model.initialise import Fills
 from trainer.track.console.logs import close_logging, setup_logging
+from trainer.track.failures import Failures
 from trainer.track.tracker import open_tracker
 from trainer.training import duties, recovery
 from trainer.training.background import Background
@@ -224,6 +225,7 @@ def _open(
         watch=FaultWatch(plan.streams, world),
         profiler=Profiler(plan.arguments.profile, run_dir=run_dir, world=world),
         background=Background(world),
+        failures=Failures(),
         world=world,
         identity=identity.identity_of(plan, world),
         peak_tokens_per_s=plan.peak_tokens_per_s,
