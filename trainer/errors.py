@@ -28,6 +28,7 @@ class Exit(IntEnum):
     NONFINITE = 70
     EXPECTATION = 71
     OUT_OF_MEMORY = 72
+    CORPUS = 73
     UNSAVED = 74
     REQUEUE = 75
     STOPPED = 76
@@ -44,6 +45,7 @@ class Exit(IntEnum):
             Exit.NONFINITE: "the loss stayed non-finite after one rollback",
             Exit.EXPECTATION: "the run reached its end, but missed a target of --expect",
             Exit.OUT_OF_MEMORY: "out of memory: one line says what was asked for and what to lower",
+            Exit.CORPUS: "the corpus was changed, cut or damaged under the run: the line names it",
             Exit.UNSAVED: "trained to its end, but the last checkpoint could not be written",
             Exit.REQUEUE: "interrupted (signal, time limit); what was trained is saved, run again",
             Exit.STOPPED: "stopped by the user (STOP file or Ctrl-C); a checkpoint is saved",
@@ -68,6 +70,10 @@ class InputError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
+
+
+class CorpusError(InputError):
+    """A corpus that was changed, cut or damaged while a run used it; the message names the file."""
 
 
 class ShortageError(Exception):

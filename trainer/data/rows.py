@@ -18,9 +18,8 @@ Ints = npt.NDArray[np.int64]
 class Text(Protocol):
     """Ids with the places where documents start, such as a `trainer.data.corpus.Split`."""
 
-    @property
-    def tokens(self) -> npt.NDArray[np.uint16] | npt.NDArray[np.uint32]:
-        """Return the ids."""
+    def take(self, places: Ints) -> npt.NDArray[np.uint16] | npt.NDArray[np.uint32]:
+        """Return the ids at some places, in their shape."""
         ...
 
     @property
@@ -76,8 +75,8 @@ def make_segment(
     starts_BT = _starts(text, spans, pairs_BT, cut_documents=cut_documents, cut_seam=cut_seam)
     is_pad_BT = np.arange(tgt_len) >= spans.lengths_B[:, None]
     pairs_BT[is_pad_BT] = 0
-    tokens_BT = np.take(text.tokens, pairs_BT).astype(np.int64)
-    targets_BT = np.take(text.tokens, pairs_BT + 1).astype(np.int64)
+    tokens_BT = text.take(pairs_BT).astype(np.int64)
+    targets_BT = text.take(pairs_BT + 1).astype(np.int64)
     tokens_BT[is_pad_BT] = 0
     targets_BT[is_pad_BT | ~spans.scored_B[:, None]] = IGNORED
     return Segment(

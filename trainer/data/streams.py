@@ -108,6 +108,11 @@ class Streams:
             cut_seam=self.epoch_order != "same" and self.memory_reset != "never",
         )
 
+    def begins(self, data_step: int, slot: int) -> np.ndarray:
+        """Return where in the split this rank's streams of `slot` read in `data_step`, `[B]`."""
+        epoch, index = divmod(data_step, self.steps_per_epoch)
+        return self._spans(self.stream_ids(slot), epoch, index).begins_B
+
     def _spans(self, streams_B: np.ndarray, epoch: int, index: int) -> Spans:
         """Return the spans of the streams' segment `index`, in this epoch's order."""
         lows_B, highs_B = self._borders[streams_B], self._borders[streams_B + 1]

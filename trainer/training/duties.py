@@ -13,6 +13,9 @@ import torch
 
 from trainer.budget.machine import peak_bytes
 from trainer.checkpoint.state import TrainState
+from trainer.data.corpus import Corpus
+from trainer.data.guard import check_blocks, sampled
+from trainer.data.streams import Streams
 from trainer.distributed import largest, sum_floats
 from trainer.errors import Exit
 from trainer.inference.generate import generate
@@ -146,6 +149,32 @@ def sample_if_due(run: Run, state: TrainState) -> None:
         )
         text = sample.prompt + "".join(pieces)
     run.tracker.log("sample", values={"sample/text": text}, **state.counters)
+
+
+def check_corpus(corpus: Corpus, streams: Streams) -> None:
+    """Hash some blocks of the splits that a run reads; each rank draws its own.
+
+    Raises:
+        CorpusError: a block was changed since the corpus was prepared.
+    """
+    for split in corpus.splits.values():
+        if split.name in ("train", "valid"):
+            own = streams.split is split
+            also = streams.begins(0, 0)[:1].tolist() if own else ()
+            check_blocks(split.path, split.header, sampled(split.header, also=also))
+
+
+def check_corpus_if_due(run: Run, state: TrainState) -> None:
+    """Hash the block that one of this rank's streams reads now, if it is due: of each in turn.
+
+    Raises:
+        CorpusError: the block was changed since the corpus was prepared.
+    """
+    if due.corpus_check_is_due(state):
+        begins_B = run.streams.begins(state.data_step, 0)
+        place = int(begins_B[state.step // due.CHECKED_STEPS % len(begins_B)])
+        header = run.streams.split.header
+        check_blocks(run.streams.split.path, header, sampled(header, also=[place], n=0))
 
 
 def tell_trace(run: Run, state: TrainState, trace: Path | None) -> None:

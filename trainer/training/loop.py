@@ -48,6 +48,7 @@ def train(run: Run, state: TrainState) -> Exit:
         if wish is not Wish.NONE or due.anything_is_due(run.experiment, state):
             duties.learn(run, state)
         duties.record(run, state, stats)
+        duties.check_corpus_if_due(run, state)
         duties.sample_if_due(run, state)
         if wish is Wish.NONE:
             wish = duties.validate_if_due(run, state)

@@ -24,7 +24,7 @@ from trainer.distributed import World, barrier, gather_objects, on_each, on_main
 from trainer.engine import deepspeed
 from trainer.engine.engine import Engine
 from trainer.engine.passes.captured import passes_of
-from trainer.errors import Exit, NonFiniteError, ShortageError
+from trainer.errors import CorpusError, Exit, NonFiniteError, ShortageError
 from trainer.host_cpu import returning_freed, use_cpu_well
 from trainer.launchers import complete_environ
 from trainer.model.build import build_in_parts, build_model
@@ -134,6 +134,7 @@ def _train_claimed(
     attempt = on_main(lambda: announce(plan, run_dir, start, hosts), world)
     try:
         with explained(world, plan.situation):
+            on_each(partial(duties.check_corpus, plan.corpus, plan.streams), world)
             n_parameters = sum(p.numel() for p in model.parameters())
             log.info("building the engine for %s", counted(n_parameters, "parameter"))
             engine = _engine(plan, world, model, fills)
@@ -286,6 +287,11 @@ def _train_to_the_end(run: Run, state: TrainState, plan: Plan) -> Exit:
         log.error("%s", error)
         duties.event(run, state, "stop", reason=str(error))
         duties.set_status(run, state, "failed", reason=str(error), code=Exit.OUT_OF_MEMORY)
+        raise
+    except CorpusError as error:
+        log.error("%s", error)
+        duties.event(run, state, "stop", reason=str(error))
+        duties.set_status(run, state, "failed", reason=str(error), code=Exit.CORPUS)
         raise
     except NonFiniteError as error:
         log.error("%s", error)
