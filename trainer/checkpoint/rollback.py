@@ -37,6 +37,10 @@ class Rollback(BaseModel):
     """The position in the text at which the run went on."""
     attempt: _Count
     """The attempt that began with the rollback."""
+    rolled_back: bool = True
+    """Whether the one rollback for losses that are not finite is spent."""
+    spiked_back_to: Annotated[int, Field(ge=-1, le=2**53)] = -1
+    """The step that the last rollback for a spike went back to; -1 before the first."""
 
     def is_after(self, train: Mapping[str, Any]) -> bool:
         """Return whether the checkpoint with this state was saved before the rollback."""

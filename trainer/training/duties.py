@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from trainer.budget.machine import peak_bytes
@@ -16,7 +17,7 @@ from trainer.checkpoint.state import TrainState
 from trainer.data.corpus import Corpus
 from trainer.data.guard import check_blocks, sampled
 from trainer.data.streams import Streams
-from trainer.distributed import largest, sum_floats
+from trainer.distributed import gather_objects, largest, sum_floats
 from trainer.errors import Exit
 from trainer.inference.generate import generate
 from trainer.inference.sampling_options import Sampling
@@ -24,15 +25,13 @@ from trainer.inference.score import score
 from trainer.outside import printable
 from trainer.track.perplexity import perplexity
 from trainer.track.status import STATUS_FILE, RunState, Status, write_last_status, write_status
+from trainer.track.stream_files import FIELDS, write_losses
 from trainer.track.throughput import rates
 from trainer.training import due, saving
 from trainer.training.run import Run, StepStats
 from trainer.training.stopping import Wish
 
 log = logging.getLogger(__name__)
-
-#: A record's loss that is so many nats above the previous record's is an event.
-SPIKE_NATS = 1.0
 
 
 def record(run: Run, state: TrainState, stats: StepStats) -> None:
@@ -45,8 +44,6 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
         return
     (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
     loss = loss_sum / state.window_tokens
-    if state.last_loss is not None and loss > state.last_loss + SPIKE_NATS:
-        event(run, state, "spike", loss=loss, before=state.last_loss)
     grad_norm = run.engine.grad_norm
     values: dict[str, float | int | str | None] = {
         "train/loss": loss,
@@ -175,6 +172,28 @@ def check_corpus_if_due(run: Run, state: TrainState) -> None:
         place = int(begins_B[state.step // due.CHECKED_STEPS % len(begins_B)])
         header = run.streams.split.header
         check_blocks(run.streams.split.path, header, sampled(header, also=[place], n=0))
+
+
+def file_losses(run: Run, state: TrainState, *, bad_step: int) -> None:
+    """Write the kept losses into the run's directory, called by what happened. Collective.
+
+    A full disk does not end the run.
+    """
+    steps, nats = run.losses.read()
+    ids = np.concatenate([run.streams.stream_ids(slot) for slot in range(run.streams.slots)])
+    everyones = gather_objects((ids, nats), run.world)
+    if not run.world.is_main:
+        return
+    streams = np.concatenate([own for own, _ in everyones])
+    order = np.argsort(streams)
+    table = np.empty((len(steps), len(streams)), FIELDS)
+    table["attempt"], table["step"] = state.attempt, np.array(steps, np.int64)[:, None]
+    table["stream"] = streams[order]
+    table["nats"] = np.concatenate([found for _, found in everyones], axis=1)[:, order]
+    try:
+        write_losses(run.run_dir, table.ravel(), step=bad_step)
+    except OSError as error:
+        run.failures.tell("losses of streams", f"the losses of streams were not filed: {error}")
 
 
 def tell_trace(run: Run, state: TrainState, trace: Path | None) -> None:

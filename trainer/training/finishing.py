@@ -24,7 +24,6 @@ def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
         log.warning(
             "nothing was profiled: no step of this attempt begins --profile %s:%s", first, last
         )
-    run.watch.drain()
     run.background.wait()
     if wish is Wish.NONE:
         wish = duties.validate_if_due(run, state, at_end=True)
@@ -32,6 +31,7 @@ def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
     if due.checkpoint_is_due(run.experiment, state, at_end=True):
         with duties.pause(run, state, "saving"):
             unsaved = saving.save_last(run, state)
+    run.watch.drain()
     reason = _reason(run, wish)
     ending: dict[Wish, tuple[RunState, Exit]] = {
         Wish.NONE: ("done", Exit.DONE),

@@ -22,6 +22,7 @@ from trainer.training.background import Background
 from trainer.training.faults import FaultWatch
 from trainer.training.profiling import Profiler
 from trainer.training.stopping import StopRequests
+from trainer.training.stream_losses import StreamLosses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class Run:
     tracker: Tracker
     stops: StopRequests
     watch: FaultWatch
+    losses: StreamLosses
     profiler: Profiler
     background: Background
     failures: Failures
@@ -66,6 +68,6 @@ class StepStats:
     """Targets over all ranks."""
     lr: float
     """The rate of the update, also if it was not applied."""
-    finite_S: Tensor
-    """For each of this rank's streams, slot after slot, True if its loss was finite."""
+    nats_S: Tensor
+    """The sum of nats of each of this rank's streams, slot after slot."""
     seconds: float

@@ -84,6 +84,9 @@ def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
     # Rank 0 gets the sum, here as in the file, so that any number of ranks can go on with it.
     (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
     state.window_loss_sum.fill_(loss_sum if run.world.is_main else 0.0)
+    under_way = run.watch.under_way()
+    state.unjudged_losses = [known.loss for known in under_way]
+    state.unjudged_streams = [known.bad_streams for known in under_way]
     step, counters, best_step = state.step, state.counters, state.best_step
     before, state.saved_step = state.saved_step, step
     folder = directory(run.run_dir)

@@ -45,6 +45,7 @@ from trainer.training.opening.start import Start, announce, find_start, give_up
 from trainer.training.profiling import Profiler
 from trainer.training.run import Run
 from trainer.training.stopping import StopRequests
+from trainer.training.stream_losses import StreamLosses
 from trainer.wording import counted
 
 log = logging.getLogger(__name__)
@@ -224,6 +225,7 @@ def _open(
         passes=passes_of(engine, experiment.train),
         stops=stops,
         watch=FaultWatch(plan.streams, world),
+        losses=StreamLosses(plan.streams.slots * plan.streams.micro, world.device),
         profiler=Profiler(plan.arguments.profile, run_dir=run_dir, world=world),
         background=Background(world),
         failures=Failures(),
