@@ -40,6 +40,7 @@ WITHOUT_TORCH = (
     "trainer.report.folders",
     "trainer.report.formats",
     "trainer.report.groups",
+    "trainer.report.inspect.text",
     "trainer.report.page.document",
     "trainer.report.plot",
     "trainer.report.summary",

@@ -34,6 +34,7 @@ COMMANDS: dict[str, Any] = {
     "watch": reports.Watch,
     "report": reports.Report,
     "compare": reports.Compare,
+    "inspect": reports.Inspect,
     "eval": models.Eval,
     "score": models.Score,
     "generate": models.Generate,
