@@ -1,5 +1,10 @@
 """A loss far above the usual is told of and leads back past the text, the same after any stop."""
 
+import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +13,17 @@ import pytest
 from builders import random_documents, write_corpus
 from hypothesis import given
 from hypothesis import strategies as st
-from training import Case, checkpoint_hashes, events, losses, run_cases
+from saved_checkpoints import contents
+from training import Case, checkpoint_hashes, environment, events, losses, run_cases
 
 from trainer.checkpoint.folder import directory
+from trainer.checkpoint.hashing import fingerprints
 from trainer.checkpoint.rollback import read_rollback
-from trainer.errors import Exit
+from trainer.errors import Exit, InputError
+from trainer.report.inspect.place import place_of
 from trainer.track.stream_files import filed_steps, read_losses
 from trainer.training import spikes
+from trainer.training.replaying import origin_of
 
 STREAMS, TGT_LEN, N_SEGMENTS = 8, 12, 60
 BAD_STREAM, BAD_STEPS, LAST = 5, (34, 35, 36), 48
@@ -118,6 +127,69 @@ def test_the_losses_of_each_stream_are_filed_and_name_the_bad_one(runs: dict[str
         losses(run_dir)[bad_step], rel=1e-6
     )
     assert read_losses(run_dir, attempt=1, step=bad_step + 2) == {}
+
+
+def inspected(*commands: list[str]) -> list[dict[str, Any]]:
+    """What `txl inspect` prints as JSON for several command lines, in one process."""
+    code = (
+        "import sys, json; from trainer.commands.command_line import parse_command\n"
+        "for words in json.load(sys.stdin): parse_command(['inspect', *words]).run()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps([[*words, "--json", "--device", "cpu"] for words in commands]),
+        env=environment(),
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(f"{{{part}") for part in re.split(r"^{", done.stdout, flags=re.M)[1:]]
+
+
+def test_a_replay_gives_the_recorded_losses_to_the_last_bit_and_writes_nothing(
+    runs: dict[str, Path],
+) -> None:
+    run_dir, bad_step = runs["back"], str(BAD_STEPS[0])
+    before = contents(run_dir)
+    words = [str(run_dir), "--replay", "--step"]
+    bad, again, first = inspected(
+        [*words, bad_step, "--attempt", "1"], [*words, bad_step], [*words, "3"]
+    )
+    assert contents(run_dir) == before
+    assert [bad["attempt"], bad["data_step"]] == [1, BAD_STEPS[0] - 1]
+    assert [again["attempt"], again["data_step"]] == [2, BAD_STEPS[-1] + 1]
+    worst = bad["streams"][0]
+    assert worst["stream"] == BAD_STREAM
+    assert worst["position"] == (BAD_STREAM * N_SEGMENTS + BAD_STEPS[0] - 1) * TGT_LEN
+    assert worst["loss"] > 2 * bad["streams"][1]["loss"]
+    for found, begun_from in (
+        (bad, "step-00000032"),
+        (again, "step-00000032"),
+        (first, "the beginning"),
+    ):
+        replayed = found["replayed"]
+        assert replayed["is_as_recorded"]
+        assert replayed["are_as_filed"]
+        assert replayed["record_loss"] == found["recorded_loss"]
+        assert replayed["begun_from"] == begun_from
+        squares = sum(norm**2 for norm in replayed["grad_norms"].values())
+        assert squares**0.5 == pytest.approx(replayed["grad_norm"], rel=1e-5)
+        assert {"layers.0"} < set(replayed["grad_norms"])
+
+
+def test_a_replay_on_other_ranks_or_without_a_checkpoint_is_refused(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run_dir = shutil.copytree(runs["back"], tmp_path / "run")
+    place = place_of(run_dir, step=BAD_STEPS[0], attempt=2)
+    with pytest.raises(InputError, match=r"trained on 1 rank, .* --nproc_per_node 1 "):
+        origin_of(run_dir, place, n_ranks=2, hashed=fingerprints)
+    assert origin_of(run_dir, place, n_ranks=1, hashed=fingerprints).rollback is not None
+    shutil.rmtree(directory(run_dir) / "step-00000032")
+    with pytest.raises(InputError, match="no checkpoint is left from which attempt 2 came to step"):
+        origin_of(run_dir, place, n_ranks=1, hashed=fingerprints)
 
 
 @given(st.lists(st.floats(0, 20), min_size=1, max_size=30), st.floats(0.1, 20))

@@ -131,39 +131,3 @@ class Watch:
             print(json.dumps(shot.to_json(), indent=2, allow_nan=False))
             return
         watch(self.run_dir, interval_s=self.interval, console=Console())
-
-
-@dataclass(frozen=True)
-class Inspect:
-    """Show what each stream read at a step: document, place and text, the worst loss first.
-
-    The losses of streams are filed at a spike or a loss that is not finite.
-    """
-
-    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run")]
-    """directory of the run"""
-    step: int
-    """the step, counted from 1"""
-    attempt: int | None = None
-    """the attempt, where several did the step; by default the last"""
-    data: Path | None = None
-    """the run's corpus, if it has moved"""
-    streams: int = 10
-    """streams shown"""
-    json: bool = False
-    """as JSON, with all streams and their whole texts"""
-
-    def run(self) -> None:
-        """Print what was read."""
-        from trainer.report.inspect.place import place_of
-        from trainer.report.inspect.reading import read_step
-        from trainer.report.inspect.text import to_json, told
-
-        if self.streams < 1:
-            raise InputError(f"--streams {self.streams} is not at least 1")
-        place = place_of(self.run_dir, step=self.step, attempt=self.attempt)
-        reading = read_step(self.run_dir, place, data=self.data)
-        if self.json:
-            print(json.dumps(to_json(reading), indent=2, allow_nan=False))
-        else:
-            print(told(reading, most=self.streams))

@@ -36,14 +36,9 @@ log = logging.getLogger(__name__)
 
 def record(run: Run, state: TrainState, stats: StepStats) -> None:
     """Add the step to the window of steps; at the window's end log its mean loss and metrics."""
-    state.window_loss_sum += stats.loss_sum
-    state.window_tokens += stats.n_tokens
-    state.window_seconds += stats.seconds
-    state.seconds += stats.seconds
-    if not due.record_is_due(run.experiment, state):
+    loss = window_loss(run, state, stats)
+    if loss is None:
         return
-    (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
-    loss = loss_sum / state.window_tokens
     grad_norm = run.engine.grad_norm
     values: dict[str, float | int | str | None] = {
         "train/loss": loss,
@@ -60,6 +55,18 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
     state.last_loss = loss
     clear_window(state)
     set_status(run, state, "running")
+
+
+def window_loss(run: Run, state: TrainState, stats: StepStats) -> float | None:
+    """Add the step to the window of steps; at the window's end return its mean loss."""
+    state.window_loss_sum += stats.loss_sum
+    state.window_tokens += stats.n_tokens
+    state.window_seconds += stats.seconds
+    state.seconds += stats.seconds
+    if not due.record_is_due(run.experiment, state):
+        return None
+    (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
+    return loss_sum / state.window_tokens
 
 
 def learn(run: Run, state: TrainState) -> None:

@@ -6,13 +6,11 @@ import socket
 import sys
 import time
 from collections.abc import MutableMapping
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from trainer.budget.shortage import explained
 from trainer.checkpoint.hashing import led_with_hashes
@@ -25,15 +23,14 @@ from trainer.engine import deepspeed
 from trainer.engine.engine import Engine
 from trainer.engine.passes.captured import passes_of
 from trainer.errors import CorpusError, Exit, NonFiniteError, ShortageError
-from trainer.host_cpu import returning_freed, use_cpu_well
+from trainer.host_cpu import use_cpu_well
 from trainer.launchers import complete_environ
-from trainer.model.build import build_in_parts, build_model
-from trainer.model.initialise import Fills
 from trainer.track.console.logs import close_logging, setup_logging
 from trainer.track.failures import Failures
 from trainer.track.tracker import open_tracker
 from trainer.training import duties, recovery
 from trainer.training.background import Background
+from trainer.training.building import built, engine_of
 from trainer.training.due import pauses
 from trainer.training.faults import FaultWatch
 from trainer.training.loop import train
@@ -123,7 +120,7 @@ def _train_claimed(
     stops.hold(run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main)
     identity.refuse_different(plan, world)
     refuse_without_memory(plan, run_dir, world)
-    model, fills = _built(plan)
+    model, fills = built(plan)
     start = led_with_hashes(partial(find_start, plan, run_dir, model), world)
     log_file = run_dir / "logs" / f"rank-{world.rank:05d}.log"
     on_each(rundir.writing(lambda: setup_logging(world.rank, log_file=log_file)), world)
@@ -138,7 +135,7 @@ def _train_claimed(
             on_each(partial(duties.check_corpus, plan.corpus, plan.streams), world)
             n_parameters = sum(p.numel() for p in model.parameters())
             log.info("building the engine for %s", counted(n_parameters, "parameter"))
-            engine = _engine(plan, world, model, fills)
+            engine = engine_of(plan, world, model, fills)
             run = _open(plan, world, run_dir, start, attempt, engine, n_parameters, environ, stops)
             state = _begin(run, plan, start, attempt, n_parameters)
     except BaseException as error:
@@ -155,33 +152,6 @@ def _train_claimed(
         close_logging()
     run.engine.destroy()
     return code
-
-
-def _built(plan: Plan) -> tuple[nn.Module, Fills | None]:
-    """Return the model; with it, at stage 3, what is to fill the parts that each rank keeps.
-
-    Another's model is built whole, since what its constructors draw is not known.
-    """
-    experiment, n_words = plan.arguments.experiment, plan.corpus.vocabulary.size
-    if plan.resolved.zero_stage == 3 and experiment.model.factory is None:
-        return build_in_parts(experiment.model, vocabulary_size=n_words, seed=experiment.seed)
-    model = build_model(experiment.model, vocabulary_size=n_words, seed=experiment.seed)
-    return model, None
-
-
-def _engine(plan: Plan, world: World, model: nn.Module, fills: Fills | None) -> Engine:
-    """Build the engine; a model in parts leaves no more than its parts in memory. Collective."""
-    experiment = plan.arguments.experiment
-    in_parts = fills is not None and world.device.type == "cpu"
-    with returning_freed() if in_parts else nullcontext():
-        return deepspeed.build(
-            model,
-            optim=experiment.optim,
-            max_steps=experiment.train.max_steps,
-            resolved=plan.resolved,
-            world=world,
-            fills=fills,
-        )
 
 
 def _open(

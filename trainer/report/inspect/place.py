@@ -27,6 +27,8 @@ class Attempt:
     """The last step of which something is recorded."""
     by_rollback: bool
     """Whether it began with a rollback, and so with memories that had read nothing."""
+    from_weights: bool
+    """Whether it began with the weights of another run."""
     losses: dict[int, float | None]
     """The recorded losses, each the mean since the record before."""
 
@@ -80,6 +82,7 @@ def attempts_of(run_dir: Path) -> tuple[Attempt, ...]:
                 begins_at=step,
                 data_step=_position(begin, step, found),
                 last=max(r["step"] for r in records),
+                from_weights=begin is not None and begin.get("parent") is not None,
                 by_rollback=begin is not None and begin["event"] == "rollback",
                 losses={r["step"]: r.get("train/loss") for r in records if r["kind"] == "train"},
             )

@@ -1,6 +1,7 @@
 """What each stream read at a step: place, document and text, from the settings and the corpus."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,18 @@ class Reading:
     experiment: ExperimentConfig
     epoch: int
     streams: list[StreamText]
+    filed: dict[int, float]
+    """The sum of nats of each stream as it was filed; empty if it was not."""
 
     @property
     def has_losses(self) -> bool:
         """Return whether the losses of this step's streams were filed."""
         return any(stream.loss is not None for stream in self.streams)
+
+    def with_nats(self, nats: Mapping[int, float]) -> "Reading":
+        """Return the same with the losses of a replay, given the sum of nats of each stream."""
+        streams = [replace(s, loss=nats[s.stream] / s.n_tokens) for s in self.streams]
+        return replace(self, streams=sorted(streams, key=_worst_first))
 
 
 def experiment_of(run_dir: Path) -> ExperimentConfig:
@@ -141,6 +149,7 @@ def read_step(run_dir: Path, place: Place, *, data: Path | None) -> Reading:
         experiment=experiment,
         epoch=place.data_step // positions.steps_per_epoch,
         streams=sorted(streams, key=_worst_first),
+        filed=nats,
     )
 
 
