@@ -26,7 +26,7 @@ from trainer.engine.passes.captured import passes_of
 from trainer.errors import InputError
 from trainer.outside import shortened
 from trainer.report.inspect.place import Attempt, Place
-from trainer.report.inspect.reading import corpus_of_run, experiment_of
+from trainer.report.inspect.reading import corpus_of_run, dealt_of, experiment_of
 from trainer.report.inspect.replayed import Replayed
 from trainer.track.failures import Failures
 from trainer.track.tracker import Tracker
@@ -78,6 +78,10 @@ def replay(
     Raises:
         InputError: no checkpoint before the step is left, or what is there does not fit.
     """
+    experiment, n_ranks = experiment_of(run_dir), int(environ["WORLD_SIZE"])
+    dealt = dealt_of(run_dir, experiment.train.train_batch_size)
+    if dealt is not None:
+        _refuse_other_ranks(dealt.n_ranks, run_dir, place, n_ranks=n_ranks)
     plan = make_plan(_arguments(run_dir, data=data, device=device, trust=trust), environ)
     prepare_products(plan.world.device, tf32=plan.arguments.experiment.train.tf32)
     limits = plan.arguments.experiment.limits
@@ -177,7 +181,8 @@ def origin_of(run_dir: Path, place: Place, hashed: Fingerprints, *, n_ranks: int
         if train["attempt"] == attempt.number or (
             train["step"] == attempt.begins_at and train["attempt"] < attempt.number
         ):
-            _refuse_other_ranks(newest.state, run_dir, place, n_ranks=n_ranks)
+            n_saved = int(newest.state.get("world_size", n_ranks))
+            _refuse_other_ranks(n_saved, run_dir, place, n_ranks=n_ranks)
             return Origin(path=newest.path, saved=newest.state, rollback=rollback)
         before = train["step"]
     if attempt.begins_at > 0 or attempt.from_weights:
@@ -196,13 +201,10 @@ def _rollback(train: Mapping[str, Any], attempt: Attempt) -> Rollback | None:
     return Rollback(step=train["step"], data_step=attempt.data_step, attempt=attempt.number)
 
 
-def _refuse_other_ranks(
-    saved: Mapping[str, Any], run_dir: Path, place: Place, *, n_ranks: int
-) -> None:
-    n_saved = saved.get("world_size", n_ranks)
+def _refuse_other_ranks(n_saved: int, run_dir: Path, place: Place, *, n_ranks: int) -> None:
     if n_saved != n_ranks:
         raise InputError(
-            f"{run_dir} was trained on {counted(int(n_saved), 'rank')}, whose sums are added in "
+            f"{run_dir} was trained on {counted(n_saved, 'rank')}, whose sums are added in "
             f"another order than those of {n_ranks}: replay it with torchrun "
             f"--nproc_per_node {n_saved} -m trainer inspect {run_dir} --step {place.step} --replay"
         )

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trainer.checkpoint import pointers, tensors
-from trainer.checkpoint.folder import directory, newest_whole, prune
+from trainer.checkpoint.folder import directory, prune, resolve
 from trainer.checkpoint.state import TrainState
 from trainer.distributed import on_main, sum_floats
+from trainer.errors import InputError
 from trainer.training.due import checkpoint_is_due
 from trainer.training.run import Run
 
@@ -46,15 +47,17 @@ def save_last(run: Run, state: TrainState) -> str | None:
     except OSError as error:
         log.error("%s", error)
         run.tracker.event("checkpoint_failed", **state.counters, error=str(error), says=False)
-        newest = on_main(lambda: newest_there(directory(run.run_dir)), run.world)
+        newest = on_main(lambda: _newest_there(run.run_dir), run.world)
         return f"{error}; {newest}"
     return None
 
 
-def newest_there(folder: Path) -> str:
-    """Return a phrase that says which checkpoint a later start finds."""
-    newest = newest_whole(folder).path
-    return "there is no checkpoint" if newest is None else f"the newest is {newest.name}"
+def _newest_there(run_dir: Path) -> str:
+    """Return a phrase that says which checkpoint a later start will find; read no tensors."""
+    try:
+        return f"the newest is {resolve(run_dir, 'last').name}"
+    except InputError:
+        return "there is no checkpoint"
 
 
 def mark_best(run: Run, step: int) -> None:

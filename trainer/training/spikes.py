@@ -46,7 +46,9 @@ def handle_spike(run: Run, state: TrainState, verdict: Verdict) -> bool:
         return False
     loss, recent = verdict.known.loss, state.recent_losses
     is_known = len(recent) >= limits.spike_window_steps
-    before = usual(recent, mads=limits.spike_mads) if is_known else None
+    # Of most steps the median is enough to know.
+    is_high = is_known and loss > median(recent) + LEAST_NATS
+    before = usual(recent, mads=limits.spike_mads) if is_high else None
     recent.append(loss)
     del recent[: -limits.spike_window_steps]
     if before is None or loss <= before.limit:

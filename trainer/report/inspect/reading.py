@@ -120,7 +120,7 @@ def read_step(run_dir: Path, place: Place, *, data: Path | None) -> Reading:
     spans = positions.spans(ids_S, place.data_step)
     pairs_ST = spans.pairs(experiment.train.tgt_len)
     nats = read_losses(run_dir, attempt=place.attempt.number, step=place.step)
-    dealt = _dealt(run_dir, n_streams)
+    dealt = dealt_of(run_dir, n_streams)
     streams = []
     for stream, length in zip(ids_S.tolist(), spans.lengths_B.tolist(), strict=True):
         if length <= 0:
@@ -129,12 +129,11 @@ def read_step(run_dir: Path, place: Place, *, data: Path | None) -> Reading:
         position = int(pairs_T[0])
         document = int(np.searchsorted(split.document_starts, position, side="right")) - 1
         read = split.take(np.append(pairs_T, pairs_T[-1] + 1)).tolist()
-        rank, slot = dealt(stream)
         streams.append(
             StreamText(
                 stream=stream,
-                rank=rank,
-                slot=slot,
+                rank=None if dealt is None else dealt.rank(stream),
+                slot=None if dealt is None else dealt.slot(stream),
                 loss=None if stream not in nats else nats[stream] / length,
                 n_tokens=length,
                 position=position,
@@ -161,18 +160,29 @@ def _worst_first(stream: StreamText) -> tuple[bool, float, int]:
     return False, -loss if np.isfinite(loss) else -np.inf, stream.stream
 
 
-def _dealt(run_dir: Path, n_streams: int) -> Any:
-    """Return a function that gives rank and slot of a stream; of unknown ones None."""
+@dataclass(frozen=True, kw_only=True)
+class Dealt:
+    """How a run dealt its streams out to ranks and slots."""
+
+    micro: int
+    """Streams of a micro step on one rank."""
+    n_ranks: int
+
+    def rank(self, stream: int) -> int:
+        """Return the rank that reads a stream."""
+        return stream % (self.micro * self.n_ranks) // self.micro
+
+    def slot(self, stream: int) -> int:
+        """Return the slot in which a stream is read."""
+        return stream // (self.micro * self.n_ranks)
+
+
+def dealt_of(run_dir: Path, n_streams: int) -> Dealt | None:
+    """Return how the last attempt at a run dealt out its streams; None if it does not say."""
     try:
         values = read_json(run_dir / "ds_config.json")
-        micro, slots = (
-            int(values[key])
-            for key in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-        )
-        per_slot = n_streams // slots
-        known = micro > 0 and per_slot > 0
-    except (InputError, KeyError, TypeError, ValueError, ZeroDivisionError):
-        known = False
-    if not known:
-        return lambda stream: (None, None)
-    return lambda stream: (stream % per_slot // micro, stream // per_slot)
+        micro = int(values["train_micro_batch_size_per_gpu"])
+        n_ranks = n_streams // (micro * int(values["gradient_accumulation_steps"]))
+    except (InputError, KeyError, TypeError, ValueError, ArithmeticError):
+        return None
+    return Dealt(micro=micro, n_ranks=n_ranks) if micro > 0 and n_ranks > 0 else None
