@@ -28,8 +28,8 @@ class Exit(IntEnum):
     NONFINITE = 70
     EXPECTATION = 71
     OUT_OF_MEMORY = 72
-    CORPUS = 73
-    UNSAVED = 74
+    CORPUS = 77
+    UNSAVED = 78
     REQUEUE = 75
     STOPPED = 76
     HUNG_UP = 129
