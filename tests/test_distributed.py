@@ -149,9 +149,9 @@ def _faults(world: World, folder: Path) -> dict[str, Any]:
     )
     watch = FaultWatch(streams, world)
     wish = Wish.STOP if world.rank == 0 else Wish.REQUEUE
-    finite_S = torch.tensor([True, world.rank == 0])
-    verdicts = [watch.exchange(wish, finite_S), watch.exchange(Wish.NONE, finite_S)]
-    verdicts.append(watch.exchange(Wish.NONE, finite_S))
+    nats_S = torch.tensor([1.0, 2.0 if world.rank == 0 else torch.nan])
+    asked = (wish, Wish.NONE, Wish.NONE)
+    verdicts = [watch.exchange(one, nats_S, n_tokens=16) for one in asked]
     watch.drain()
     return {"wishes": [v.wish for v in verdicts], "bad": [v.bad_streams for v in verdicts]}
 

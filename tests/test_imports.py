@@ -41,6 +41,7 @@ WITHOUT_TORCH = (
     "trainer.report.folders",
     "trainer.report.formats",
     "trainer.report.groups",
+    "trainer.report.inspect.replayed",
     "trainer.report.page.document",
     "trainer.report.plot",
     "trainer.report.summary",
@@ -57,6 +58,7 @@ WITHOUT_TORCH = (
     "trainer.commands.cli",
     "trainer.commands.corpora",
     "trainer.commands.exchange",
+    "trainer.commands.inspecting",
     "trainer.commands.models",
     "trainer.commands.reference.page",
     "trainer.commands.reports",
@@ -235,6 +237,7 @@ def test_the_environment_is_read_where_a_command_or_a_call_begins() -> None:
     assert {name for name in readers if not name.startswith("launch.")} <= {
         "trainer",
         "trainer.commands.cli",
+        "trainer.commands.inspecting",
         "trainer.commands.models",
         "trainer.commands.command_line",
         "trainer.commands.doctor",

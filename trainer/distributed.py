@@ -6,7 +6,7 @@ a device. Every function here is called by all ranks.
 
 import atexit
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -34,12 +34,19 @@ class Control:
 
     def start_largest(self, flags: torch.Tensor) -> Any:
         """Start to replace `flags` by their maximum over ranks; `finish` what this returns."""
-        work = dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.group, async_op=True)
+        return self._start(flags, dist.ReduceOp.MAX)
+
+    def start_sum(self, values: torch.Tensor) -> Any:
+        """Start to replace `values` by their sum over ranks; `finish` what this returns."""
+        return self._start(values, dist.ReduceOp.SUM)
+
+    def _start(self, values: torch.Tensor, operation: Any) -> Any:
+        work = dist.all_reduce(values, operation, group=self.group, async_op=True)
         self._under_way.add(work)
         return work
 
     def finish(self, work: Any) -> None:
-        """Wait for the result of `start_largest`."""
+        """Wait for the result of `start_largest` or `start_sum`."""
         work.wait()
         self._under_way.discard(work)
 
@@ -217,26 +224,28 @@ def barrier(world: World) -> None:
 
 
 class Agreement:
-    """Flags that ranks agree on one step late: the maximum over ranks, element by element.
+    """Numbers that ranks agree on one step late: the maximum over ranks, element by element.
 
-    `post` starts the exchange and returns at once; `take` returns the result of the last `post`.
+    If it `adds`, the sum: the same to the last bit on all ranks. `post` starts the exchange and
+    returns at once; `take` returns the result of the last `post`.
     """
 
-    def __init__(self, world: World, n_flags: int) -> None:
-        self.world, self.n_flags = world, n_flags
+    def __init__(self, world: World, n_flags: int, *, adds: bool = False) -> None:
+        self.world, self.n_flags, self._adds = world, n_flags, adds
         self._flags: torch.Tensor | None = None
         self._work: Any = None
 
-    def post(self, flags: list[int]) -> None:
-        """Start the exchange with this rank's flags."""
-        self._flags = torch.tensor(flags, dtype=torch.int32)
+    def post(self, flags: Sequence[float]) -> None:
+        """Start the exchange with this rank's numbers, in fp64."""
+        self._flags = torch.tensor(flags, dtype=torch.float64)
         if self.world.world_size > 1:
-            self._work = self._control.start_largest(self._flags)
+            start = self._control.start_sum if self._adds else self._control.start_largest
+            self._work = start(self._flags)
 
-    def take(self) -> list[int]:
-        """Wait for the last `post`; return the agreed flags, zeros if nothing was posted since."""
+    def take(self) -> list[float]:
+        """Wait for the last `post`; return the result, zeros if nothing was posted since."""
         if self._flags is None:
-            return [0] * self.n_flags
+            return [0.0] * self.n_flags
         if self._work is not None:
             self._control.finish(self._work)
         flags, self._flags, self._work = self._flags.tolist(), None, None

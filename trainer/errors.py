@@ -32,6 +32,8 @@ class Exit(IntEnum):
     LOST = 74
     REQUEUE = 75
     STOPPED = 76
+    CORPUS = 77
+    UNSAVED = 78
     HUNG_UP = 129
     ABORTED = 130
     UNREAD = 141
@@ -49,6 +51,8 @@ class Exit(IntEnum):
             Exit.LOST: "another rank was lost without a word; it is named, run again",
             Exit.REQUEUE: "interrupted (signal, time limit); what was trained is saved, run again",
             Exit.STOPPED: "stopped by the user (STOP file or Ctrl-C); a checkpoint is saved",
+            Exit.CORPUS: "the corpus was changed, cut or damaged under the run: the line names it",
+            Exit.UNSAVED: "trained to its end, but the last checkpoint could not be written",
             Exit.HUNG_UP: "a command other than training was ended by SIGHUP",
             Exit.ABORTED: "left at once by Ctrl-C, training by its second; nothing is saved",
             Exit.UNREAD: "the reader of the output left, as `| head` does",
@@ -74,6 +78,10 @@ class InputError(Exception):
 
 class LoneRefusalError(InputError):
     """A refusal of one rank that could tell no other, so that it has to print it itself."""
+
+
+class CorpusError(InputError):
+    """A corpus that was changed, cut or damaged while a run used it; the message names the file."""
 
 
 class ShortageError(Exception):

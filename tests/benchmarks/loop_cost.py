@@ -44,7 +44,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     ENGINE: [(Engine, "__call__"), (Engine, "backward"), (Engine, "step")],
     "read segments": [(Streams, "segment"), (Streams, "n_tokens")],
     "seed dropout": [(loop, "dropout_seed"), (torch, "manual_seed")],
-    "look for rows that are not finite": [(passes, "finite_rows"), (Passes, "_keep_finite")],
+    "look for rows that are not finite": [(passes, "nats_by_row"), (Passes, "_keep_finite")],
     "exchange flags": [(FaultWatch, "exchange"), (recovery, "handle_nonfinite")],
     "poll for a stop": [(StopRequests, "poll")],
     "profiler's hooks": [(Profiler, "before_step"), (Profiler, "after_step")],

@@ -54,6 +54,16 @@ def test_prepare_says_what_it_made_and_corpus_commands_check_it(txl: Txl, tmp_pa
     assert "train.bin: split train is corrupt" in damaged.err
 
 
+def test_a_changed_corpus_ends_a_command_with_a_code_of_its_own(
+    txl: Txl, trained: Path, corpus: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(corpus, tmp_path / "changed") / "valid.bin"
+    data.write_bytes(b"\xff" * data.stat().st_size)
+    ended = txl("eval", trained, "--data", data.parent, "--split", "valid", "--device", "cpu")
+    assert ended.code == Exit.CORPUS
+    assert f"error: {data} has id 65,535 where the run reads" in ended.err
+
+
 def test_eval_prints_a_table_and_files_its_numbers(txl: Txl, trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     ended = txl(

@@ -18,7 +18,8 @@ from builders import (
 
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Split
-from trainer.data.rows import Spans, make_segment
+from trainer.data.positions import Spans
+from trainer.data.rows import make_segment
 from trainer.inference.score import LONGEST, ScorePlan, fastest, score
 from trainer.model.memory import KeysAndValues, Room, spare_positions
 from trainer.model.transformer_xl import TransformerXL

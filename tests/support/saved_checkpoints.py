@@ -26,7 +26,8 @@ LISTED = [*TENSOR_FILES, "index.json", "state.json"]
 class Trained:
     """Tensors that a run would have after a step: random ones, seeded by the step."""
 
-    def __init__(self, step: int, *, uncopied: bool = False) -> None:
+    def __init__(self, step: int, *, uncopied: bool = False, attempt: int | None = None) -> None:
+        self.train = {"step": step} | ({} if attempt is None else {"attempt": attempt})
         draws = torch.Generator().manual_seed(step)
         weights = {name: torch.randn(30, 10, generator=draws) for name in ("a", "b.c")}
         self.items = {
@@ -74,16 +75,16 @@ class Trained:
                 "vocabulary": "0",
                 "corpus": "0",
                 "precision": "fp32",
-                "train": {"step": self.step},
+                "train": self.train,
                 "engine": {"optimizer_step": self.step},
             },
             memories=[([3, 1, 0, 2], self.memory)],
         )
 
 
-def save(folder: Path, step: int) -> Path:
+def save(folder: Path, step: int, *, attempt: int | None = None) -> Path:
     """A checkpoint of random tensors, seeded by the step."""
-    for work in Trained(step).saving(folder, lone_world()):
+    for work in Trained(step, attempt=attempt).saving(folder, lone_world()):
         work()
     return folder / pointers.name_of(step)
 

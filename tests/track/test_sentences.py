@@ -16,8 +16,8 @@ SENTENCES = [
     (
         "resume",
         {"path": "step-1", "skipped": ["step-2: torn"], "changes": [CHANGE], "parent": None},
-        "training goes on from step 1,200, checkpoint step-1; passed over 1 newer checkpoint not "
-        "whole: step-2: torn; changed: train.max_steps is 30, was 20",
+        "training goes on from step 1,200, checkpoint step-1; passed over 1 newer checkpoint: "
+        "step-2: torn; changed: train.max_steps is 30, was 20",
     ),
     (
         "resume",
@@ -43,8 +43,9 @@ SENTENCES = [
     ),
     (
         "spike",
-        {"loss": 9.5, "before": 4.25},
-        "the loss jumped up to 9.5000 at step 1,200, from 4.2500 a record before",
+        {"loss": 9.5, "median": 4.25, "limit": 5.5, "bad_step": 1198},
+        "the loss jumped up to 9.5000 at step 1,198; of the steps before the median is 4.2500, and "
+        "up to 5.5000 is usual",
     ),
     (
         "nonfinite",

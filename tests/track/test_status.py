@@ -1,5 +1,6 @@
 """The status of a run is always whole: the last one written, or the one before it."""
 
+import errno
 import json
 import math
 import os
@@ -11,7 +12,14 @@ import threading
 import pytest
 
 from trainer.errors import InputError
-from trainer.track.status import STATUS_FILE, Status, read_status, write_status
+from trainer.track import status as of_status
+from trainer.track.status import (
+    STATUS_FILE,
+    Status,
+    read_status,
+    write_last_status,
+    write_status,
+)
 
 
 def running(step: int) -> Status:
@@ -53,6 +61,27 @@ def test_only_a_heartbeat_does_not_wait_for_the_disk(tmp_path, monkeypatch, stat
     write_status(tmp_path, running(1).model_copy(update={"state": state}))
     expected = [os.stat(path).st_ino for path in (tmp_path / STATUS_FILE, tmp_path)]
     assert [found.st_ino for found in synced] == (expected if waits else [])
+
+
+def test_the_last_status_needs_no_place_on_a_full_disk(tmp_path, monkeypatch):
+    write_status(tmp_path, running(10).model_copy(update={"reason": "x" * 500}))
+    inode = (tmp_path / STATUS_FILE).stat().st_ino
+
+    def full(path, **how):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(of_status, "replacing", full)
+    last = running(12).model_copy(update={"state": "requeue"})
+    with pytest.raises(OSError, match="No space"):
+        write_status(tmp_path, last)
+    write_last_status(tmp_path, last)
+    assert read_status(tmp_path) == last
+    assert (tmp_path / STATUS_FILE).stat().st_ino == inode
+    before = (tmp_path / STATUS_FILE).read_bytes()
+    longer = last.model_copy(update={"reason": "x" * 100_000})  # it would need a new block
+    with pytest.raises(OSError, match="No space"):
+        write_last_status(tmp_path, longer)
+    assert (tmp_path / STATUS_FILE).read_bytes() == before
 
 
 def test_the_file_is_strict_json(tmp_path):

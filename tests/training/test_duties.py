@@ -112,15 +112,16 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_bytes,) * 2),
     )
-    assert done.returncode not in (0, Exit.REQUEUE), done.stderr
-    (failed,) = events(run_dir, "checkpoint_failed")
-    assert failed["step"] == 25
+    assert done.returncode == Exit.UNSAVED, done.stderr
+    assert "Traceback" not in done.stderr
+    assert [event["step"] for event in events(run_dir, "checkpoint_failed")] == [25, 30]
     assert list(losses(run_dir)) == list(range(1, 31))
     assert contents(directory(run_dir)) == before
     status = read_status(run_dir)
     assert status is not None
-    assert status.state == "failed"
+    assert (status.state, status.exit_code) == ("failed", Exit.UNSAVED)
     assert "step-00000030 was not written" in str(status.reason)
+    assert str(status.reason).endswith("the newest is step-00000020")
 
 
 def test_samples_are_the_same_at_every_stage_on_two_ranks(corpus: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from trainer.data.corpus import Split
 from trainer.data.streams import Streams
 from trainer.distributed import World
-from trainer.training.faults import FaultWatch, Verdict
+from trainer.training.faults import FaultWatch, Known, Verdict
 from trainer.training.stopping import Wish
 
 
@@ -26,32 +26,70 @@ def streams(tmp_path: Path) -> Streams:
     return Streams(split=split, train_batch_size=6, tgt_len=4, slots=3, rank=0, world_size=1)
 
 
-def finite(*bad: int) -> torch.Tensor:
-    """Flags of this rank's six streams, slot after slot."""
-    return torch.tensor([stream not in bad for stream in range(6)])
+def nats(*bad: int, of: float = 2.0) -> torch.Tensor:
+    """Nats of this rank's six streams, slot after slot; those of bad ones are not finite."""
+    return torch.tensor([torch.nan if stream in bad else of for stream in range(6)])
+
+
+def told(watch: FaultWatch, nats_S: torch.Tensor, wish: Wish = Wish.NONE) -> Verdict:
+    """What the watch tells at a step of 24 targets."""
+    return watch.exchange(wish, nats_S, n_tokens=24)
 
 
 def test_a_request_is_agreed_on_a_step_later(streams: Streams) -> None:
     watch = FaultWatch(streams, lone_world())
     wishes = [Wish.NONE, Wish.REQUEUE, Wish.STOP, Wish.STOP]
-    agreed = [watch.exchange(wish, finite()).wish for wish in wishes]
+    agreed = [told(watch, nats(), wish).wish for wish in wishes]
     assert agreed == [Wish.NONE, *wishes[:-1]]
 
 
 def test_streams_with_a_loss_that_is_not_finite_are_named_two_steps_later(streams: Streams) -> None:
     watch = FaultWatch(streams, lone_world())
-    faults = [finite(1, 4), finite(), finite(0), finite(), finite()]
-    named = [watch.exchange(Wish.NONE, flags).bad_streams for flags in faults]
+    faults = [nats(1, 4), nats(), nats(0), nats(), nats()]
+    named = [told(watch, nats_S).bad_streams for nats_S in faults]
     assert named == [[], [], [1, 4], [], [0]]
 
 
 def test_after_a_rollback_nothing_is_left_of_what_was_under_way(streams: Streams) -> None:
     watch = FaultWatch(streams, lone_world())
     for _ in range(2):
-        watch.exchange(Wish.REQUEUE, finite(2))
+        told(watch, nats(2), Wish.REQUEUE)
     watch.drain()
-    nothing = Verdict(wish=Wish.NONE, bad_streams=[])
-    assert [watch.exchange(Wish.NONE, finite()) for _ in range(3)] == [nothing] * 3
+    later = [told(watch, nats()) for _ in range(3)]
+    assert [(verdict.wish, verdict.bad_streams) for verdict in later] == [(Wish.NONE, [])] * 3
+    assert [verdict.known for verdict in later] == [None, None, Known(0.5, [])]
+
+
+def test_the_loss_is_that_of_all_streams_per_target_two_steps_later(streams: Streams) -> None:
+    watch = FaultWatch(streams, lone_world())
+    steps = [nats(of=4.0), nats(3), nats(of=8.0), nats(), nats()]
+    known = [told(watch, nats_S).known for nats_S in steps]
+    assert known == [None, None, Known(1.0, []), Known(None, [3]), Known(2.0, [])]
+
+
+@pytest.mark.parametrize("n_steps", [0, 1, 2, 5])
+def test_a_look_at_what_is_under_way_changes_no_verdict_and_a_later_watch_goes_on(
+    streams: Streams, n_steps: int
+) -> None:
+    undisturbed, looked = (FaultWatch(streams, lone_world()) for _ in range(2))
+    steps = [nats(step, of=step + 1.0) if step % 3 == 1 else nats(of=step) for step in range(9)]
+    for nats_S in steps[:n_steps]:
+        told(looked, nats_S)
+        told(undisturbed, nats_S)
+    resumed = FaultWatch(streams, lone_world())
+    resumed.load(looked.under_way())
+    later = [
+        [told(watch, nats_S).known or Known(None, []) for nats_S in steps[n_steps:6]]
+        for watch in (undisturbed, looked, resumed)
+    ]
+    assert later[0] == later[1] == later[2]
+
+
+def test_a_request_is_not_lost_by_a_look(streams: Streams) -> None:
+    watch = FaultWatch(streams, lone_world())
+    told(watch, nats(), Wish.REQUEUE)
+    watch.under_way()
+    assert told(watch, nats()).wish is Wish.REQUEUE
 
 
 def test_streams_are_traced_to_the_ranks_that_read_them(streams: Streams) -> None:
@@ -78,7 +116,7 @@ def test_the_words_sent_do_not_grow_with_the_streams_and_a_fault_names_the_same(
 ) -> None:
     for rank in told_by_ranks(exchange_on_ranks, tmp_path):
         few, many = rank["few"], rank["many"]
-        assert few["sent"] == many["sent"] == [[8]] * 4
+        assert few["sent"] == many["sent"] == [[32]] * 4
         assert few["named"] == [[], [], [0, 3], [], [2], []]
         assert many["named"] == [[], [], [0, 150], [], [100], []]
 
@@ -125,9 +163,9 @@ def exchanged(world: World, split: Split, n_streams: int) -> dict[str, Any]:
     faults = [(0, 3 * quarter), (), (2 * quarter,), (), (), ()]
     watch, sent, named = FaultWatch(streams, world), [], []
     for bad in faults:
-        finite_S = torch.tensor([stream not in bad for stream in ids])
+        nats_S = torch.tensor([torch.nan if stream in bad else 1.0 for stream in ids])
         with sizes_of(dist, "all_reduce", "all_gather_object") as sizes:
-            verdict = watch.exchange(Wish.NONE, finite_S)
+            verdict = watch.exchange(Wish.NONE, nats_S, n_tokens=4 * n_streams)
         named.append(verdict.bad_streams)
         if not verdict.bad_streams:
             sent.append(sizes)

@@ -113,17 +113,30 @@ def test_a_job_of_which_one_rank_cannot_save_trains_to_its_end(
     assert done.returncode == 1, done.stderr
     assert list(losses(case.run_dir)) == list(range(1, 21))
     failed = events(case.run_dir, "checkpoint_failed")
-    assert [event["step"] for event in failed] == [8, 16]
+    assert [event["step"] for event in failed] == [8, 16, 20]
     for rank in (0, 1):
         said = (case.run_dir / "logs" / f"rank-{rank:05d}.log").read_text()
-        for event in failed:
-            assert "rank 1: " in event["error"]
-            assert f"error: {event['error']}" in said
+        assert "rank 1: " in failed[0]["error"]
+        assert f"error: {failed[0]['error']}; training goes on, and tries again" in said
+        assert failed[1]["error"] not in said  # told at growing intervals
     status = read_status(case.run_dir)
     assert status is not None
     assert status.state == "failed"
     assert "step-00000020 was not written: rank 1: " in str(status.reason)
     assert list(directory(case.run_dir).iterdir()) == []
+
+
+def test_a_job_that_cannot_save_at_its_end_is_still_requeued(corpus: Path, tmp_path: Path) -> None:
+    flags = ["--model.factory", "full_disk_model:build", "--checkpoint.interval-steps", "0"]
+    asked = ("SIGTERM", 0, 5)
+    case = Case(tmp_path / "run", "zero1_bf16", flags, asked=asked, ends=Exit.REQUEUE)
+    run_cases([case], corpus=corpus, n_ranks=2)
+    status = case.left["status"]
+    assert (status["state"], status["exit_code"]) == ("requeue", Exit.REQUEUE)
+    assert status["reason"].startswith("SIGTERM, but checkpoint step-0000000")
+    assert "rank 1: " in status["reason"]
+    assert status["reason"].endswith("; there is no checkpoint")
+    assert case.left["checkpoints"] == []
 
 
 def test_the_best_is_pointed_at_once_it_is_there_whatever_the_pointer_was(tmp_path: Path) -> None:

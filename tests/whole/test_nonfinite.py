@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,9 +12,19 @@ import pytest
 import torch
 from builders import CPU, random_documents, write_corpus
 from saved_checkpoints import memory_by_stream
-from training import Case, checkpoint_hashes, ds_file_like, events, losses, run_cases
+from training import (
+    Case,
+    begun_from,
+    checkpoint_hashes,
+    ds_file_like,
+    events,
+    losses,
+    run_cases,
+)
 
 from trainer import read_metrics
+from trainer.checkpoint.folder import directory
+from trainer.checkpoint.rollback import ROLLBACK_FILE
 from trainer.checkpoint.tensors import read_weights
 from trainer.config.recipe import experiment_from
 from trainer.data.corpus import open_corpus
@@ -45,6 +56,16 @@ COMMON = [
 ]
 POISONED = ["--model.factory", "poisoned_model:build"]
 EVERY_STEP = ["--checkpoint.interval-steps", "1", "--checkpoint.keep-last", "99"]
+LONGER = [
+    "--checkpoint.interval-steps",
+    "8",
+    "--train.max-steps",
+    "20",
+    "--model.dropout",
+    "0",
+    "--checkpoint.keep-last",
+    "9",
+]
 KINDS = (
     "zero0_fp32",
     "zero0_fp16_autocast",
@@ -55,6 +76,11 @@ KINDS = (
 )
 OVERFLOWING = ("zero0_fp16_autocast", "zero1_fp16")
 BAD_STEP, BAD_STREAM = 7, 6
+
+
+def micro_of(n_ranks: int) -> list[str]:
+    """Flags that make two slots of the streams."""
+    return ["--train.train-micro-batch-size-per-gpu", str(STREAMS // 2 // n_ranks)]
 
 
 def write_text(folder: Path, poisoned: Mapping[int, Sequence[int]]) -> Path:
@@ -79,7 +105,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "blocks": write_text(folder / "text blocks", {1: [11, 12], 3: [13, 21, 22], 6: [23]}),
         "start": write_text(folder / "text start", {5: [3, 4, 5]}),
     }
-    micro = ["--train.train-micro-batch-size-per-gpu", str(STREAMS // 2 // n_ranks)]
+    micro = micro_of(n_ranks)
     cases: dict[str, Case] = {}
 
     def add(name: str, text: str, kind: str, flags: list[str], ends: Exit = Exit.DONE) -> None:
@@ -90,17 +116,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     for kind in KINDS:
         add(kind, "once", kind, [*POISONED, *EVERY_STEP])
         add(f"{kind} unharmed", "once", kind, EVERY_STEP)
-    longer = [
-        *POISONED,
-        "--checkpoint.interval-steps",
-        "8",
-        "--train.max-steps",
-        "20",
-        "--model.dropout",
-        "0",
-        "--checkpoint.keep-last",
-        "9",
-    ]
+    longer = [*POISONED, *LONGER]
     add("scattered", "scattered", "zero0_fp32", longer)
     for kind in ("zero0_fp32", "zero1_bf16", "zero3_fp32"):
         add(f"{kind} rolled back", "block", kind, longer)
@@ -226,6 +242,26 @@ def test_the_rollback_goes_on_with_the_checkpoint_s_weights_and_an_empty_memory(
         segment = streams.segment(event["data_step"], 0)
         loss = model(segment, memory).loss_sum / segment.n_tokens
     assert losses(run_dir)[9] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_a_kill_right_after_a_rollback_changes_nothing(runs: Any, tmp_path: Path) -> None:
+    run_dir, killed = runs[0]["zero0_fp32 rolled back"], tmp_path / "killed"
+    begun_from(run_dir, 8, killed)  # that, and the record, is what a kill leaves
+    shutil.copy(directory(run_dir) / ROLLBACK_FILE, directory(killed))
+    n_ranks = 1 + max(runs[1](*range(STREAMS)))
+    settings = json.loads((run_dir / "config.json").read_text())
+    flags = [*COMMON, *micro_of(n_ranks), *POISONED, *LONGER]
+    run_cases(
+        [Case(killed, "zero0_fp32", flags, corpus=corpus_of(run_dir))],
+        corpus=corpus_of(run_dir),
+        n_ranks=n_ranks,
+    )
+    assert json.loads((killed / "config.json").read_text()) == settings
+    (event,) = events(killed, "resume")
+    (rollback,) = events(run_dir, "rollback")
+    assert (event["step"], event["data_step"]) == (8, rollback["data_step"])
+    assert losses(killed) == {s: loss for s, loss in losses(run_dir).items() if s > 8}
+    assert checkpoint_hashes(killed, 20) == checkpoint_hashes(run_dir, 20)
 
 
 def test_a_second_time_ends_the_run_and_says_where(runs: Any) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from trainer.errors import ShortageError
+from trainer.errors import CorpusError, Exit, ShortageError
 
 if TYPE_CHECKING:
     from trainer.distributed import World
@@ -58,12 +58,15 @@ def _readable(size: str) -> str:
 def explained(world: "World | None", situation: Callable[[], str]) -> Iterator[None]:
     """Turn a shortage of memory into one line, on this rank and on those that wait for it.
 
+    What is wrong with a corpus is told to the other ranks, too.
+
     Args:
         world: this process among its peers; None without any.
         situation: called only for a shortage; returns sizes, and what to lower.
 
     Raises:
         ShortageError: the block ran out of memory, or failed because another rank's did.
+        CorpusError: the corpus failed this rank, or another one.
     """
     from trainer.budget.last_word import heard_from_peer, tell_peers
 
@@ -71,15 +74,22 @@ def explained(world: "World | None", situation: Callable[[], str]) -> Iterator[N
         yield
     except ShortageError:
         raise
+    except CorpusError as error:
+        if world is not None:
+            tell_peers(str(error), world, code=Exit.CORPUS)
+        raise
     except Exception as error:
         if not is_shortage(error):
             heard = None if world is None else heard_from_peer(world)
             if heard is None:
                 raise
-            raise ShortageError(heard, is_own=False) from error
+            code, told = heard
+            if code is Exit.CORPUS:
+                raise CorpusError(told) from error
+            raise ShortageError(told, is_own=False) from error
         line = describe(error, where=_where(world), situation=situation())
         if world is not None:
-            tell_peers(line, world)
+            tell_peers(line, world, code=Exit.OUT_OF_MEMORY)
         # Without the cause, whose frames would keep their tensors alive.
         raise ShortageError(line) from None
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from trainer.checkpoint.hashing import Fingerprints, fingerprint, fingerprints
 from trainer.checkpoint.pointers import MAX_DIGITS, name_of, point, pointed, step_of
+from trainer.checkpoint.rollback import Rollback, read_rollback, write_rollback
 from trainer.checkpoint.saved_state import FORMAT, read_manifest, read_state
 from trainer.errors import InputError, first_few
 from trainer.files import REPLACED, WRITING, remove, replace, sync_directory
@@ -41,7 +42,9 @@ class Newest:
     state: dict[str, Any]
     """The checkpoint's state of its run."""
     skipped: list[str]
-    """Newer checkpoints that are not whole, each with the reason."""
+    """Newer checkpoints that are not whole or not trusted, each with the reason."""
+    rollback: Rollback | None = None
+    """The rollback that came after the checkpoint was saved, if one did."""
 
 
 def directory(run_dir: Path) -> Path:
@@ -110,6 +113,33 @@ def prune(folder: Path, *, keep_last: int, spared: Iterable[str] = ()) -> None:
                 _or_log(partial(remove, path), f"{path.name} was not deleted")
 
     _or_log(delete_old, "old checkpoints were not deleted")
+
+
+def go_back(folder: Path, rollback: Rollback) -> None:
+    """Record a rollback, delete the checkpoints that it distrusts, and mend the pointers.
+
+    What fails is logged. If the record alone fails, and the others are gone, a later start goes
+    through the same steps to the same rollback again.
+    """
+
+    def forget_newer() -> None:
+        for step, path in _by_step(folder).items():
+            if step > rollback.step and not path.is_symlink() and (path / MANIFEST).is_file():
+                _or_log(partial(remove, path), f"{path.name} was not deleted")
+        point(folder, "latest", name_of(rollback.step))
+        if (best := pointed(folder, "best")) is not None and not (folder / best).is_dir():
+            (folder / "best").unlink()
+
+    def record() -> None:
+        write_rollback(folder, rollback)
+
+    try:
+        record()
+    except OSError:  # on a full disk there is place after the deletion
+        _or_log(forget_newer, "newer checkpoints were not deleted")
+        _or_log(record, "the rollback is forgotten if the run ends before its next checkpoint")
+    else:
+        _or_log(forget_newer, "newer checkpoints were not deleted")
 
 
 def _or_log(action: Callable[[], None], told: str) -> None:
@@ -231,19 +261,28 @@ def newest_whole(
 ) -> Newest:
     """Return the newest checkpoint saved before `before_step` that passes `verify`.
 
+    A checkpoint that a rollback went back from is passed over.
+
     Args:
         folder: the folder of a run's checkpoints.
         hashed: returns size and hash of a checkpoint's files.
         before_step: None takes the newest of all.
     """
     skipped: list[str] = []
+    last = read_rollback(folder)
     for step, path in _by_step(folder).items():
         if before_step is not None and step >= before_step:
             continue
         try:
-            return Newest(path=path, state=verify(path, hashed=hashed), skipped=skipped)
+            state = verify(path, hashed=hashed)
         except InputError as error:
             skipped.append(str(error))
+            continue
+        if last is not None and last.distrusts(state["train"]):
+            skipped.append(f"{path} was saved before the run went back to step {last.step}")
+            continue
+        later = last if last is not None and last.is_after(state["train"]) else None
+        return Newest(path=path, state=state, skipped=skipped, rollback=later)
     return Newest(path=None, state={}, skipped=skipped)
 
 

@@ -54,7 +54,17 @@ class TrainState:
     nonfinite_in_a_row: int = 0
     """The number of newest steps in a row with a loss that was not finite."""
     rolled_back: bool = False
-    """True once the run has used its one rollback."""
+    """True once the run has used its one rollback for losses that were not finite."""
+    recent_losses: list[float] = field(default_factory=list)
+    """Losses of the last steps with a finite one, which a spike is held against."""
+    spikes_in_a_row: int = 0
+    """The number of newest steps in a row whose loss was a spike."""
+    spiked_back_to: int = -1
+    """The step of the checkpoint that the last rollback for a spike went back to."""
+    unjudged_losses: list[float | None] = field(default_factory=list)
+    """At a checkpoint, losses of the newest steps, of which the loop learns later."""
+    unjudged_streams: list[list[int]] = field(default_factory=list)
+    """The streams whose loss was not finite in each of these steps."""
     attempt: int = 1
     """How often this run has started, counting the rollback."""
     wandb_id: str | None = None

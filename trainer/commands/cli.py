@@ -14,7 +14,14 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from trainer.budget import shortage
 from trainer.commands.interrupts import Interrupts
 from trainer.commands.standard_streams import drop_standard_output, mend_standard_streams
-from trainer.errors import Exit, InputError, LoneRefusalError, LostRankError, ShortageError
+from trainer.errors import (
+    CorpusError,
+    Exit,
+    InputError,
+    LoneRefusalError,
+    LostRankError,
+    ShortageError,
+)
 from trainer.launcher_report import tell_launcher
 from trainer.launchers import is_first_task
 from trainer.training.stopping import StopRequests
@@ -125,6 +132,12 @@ def _exit_code(
     """
     try:
         code = _written(work)
+    except CorpusError as error:
+        close()
+        _refuse(error, environ)
+        if environ.get("WORLD_SIZE", "1") != "1":
+            os._exit(Exit.CORPUS)  # a normal end waits for ranks that wait for this one
+        return Exit.CORPUS
     except InputError as error:
         close()  # when the first rank ends, a launcher ends all others
         return _refuse(error, environ)

@@ -17,7 +17,7 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-from trainer.commands import corpora, doctor, exchange, models, reports, runs
+from trainer.commands import corpora, doctor, exchange, inspecting, models, reports, runs
 from trainer.errors import InputError, did_you_mean
 from trainer.shell import typed_path
 from trainer.wording import printable_lines
@@ -35,6 +35,7 @@ COMMANDS: dict[str, Any] = {
     "watch": reports.Watch,
     "report": reports.Report,
     "compare": reports.Compare,
+    "inspect": inspecting.Inspect,
     "eval": models.Eval,
     "score": models.Score,
     "generate": models.Generate,

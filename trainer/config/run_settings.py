@@ -53,6 +53,18 @@ class LimitsConfig(Section):
     nonfinite_steps: int = free(
         5, "non-finite losses in a row after which the run rolls back, once", ge=1
     )
+    spike: Literal["off", "warn", "rollback"] = free(
+        "warn",
+        "what a loss far above those before leads to: a warning at the first, and with rollback, "
+        "after spike_steps in a row, the way back to a checkpoint and past the text",
+    )
+    spike_window_steps: int = free(
+        100, "losses that a spike is held against, those of the last steps", ge=10, le=10_000
+    )
+    spike_mads: float = free(
+        10.0, "median absolute deviations above their median from which a loss is a spike", gt=0
+    )
+    spike_steps: int = free(5, "spikes in a row after which the run rolls back", ge=1)
     distributed_timeout_s: float = free(
         1800.0, "seconds after which a rank that has finished nothing ends the run", gt=0
     )

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import xxhash
 
 from trainer.data.comparable import absent_figures, lost_characters
+from trainer.data.guard import StoredIds, take
 from trainer.data.header import BLOCK_BYTES, Header, read_header, split_paths
 from trainer.data.text.splitting import SPLITS
 from trainer.data.vocabulary.files import (
@@ -47,6 +48,7 @@ class Split:
             `trainer.data.comparable`.
         hash: hash of vocabulary, ids and document starts.
         header: everything else that is known of the split.
+        path: the file of the ids.
     """
 
     name: str
@@ -58,6 +60,11 @@ class Split:
     absent: Mapping[str, str]
     hash: str
     header: Header
+    path: Path
+
+    def take(self, places: npt.NDArray[np.int64]) -> StoredIds:
+        """Return the ids at some places; see `trainer.data.guard.take`."""
+        return take(self.path, self.tokens, places, self.header)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,6 +212,7 @@ def _open_split(folder: Path, header: Header, vocabulary: Vocabulary) -> Split:
         ),
         hash=header.content_hash,
         header=header,
+        path=data_path,
     )
 
 

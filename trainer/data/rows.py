@@ -4,47 +4,27 @@ B rows · T tgt_len.
 """
 
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from trainer.data.positions import Ints, Spans
 from trainer.protocol import IGNORED, Segment
-
-Ints = npt.NDArray[np.int64]
 
 
 class Text(Protocol):
     """Ids with the places where documents start, such as a `trainer.data.corpus.Split`."""
 
-    @property
-    def tokens(self) -> npt.NDArray[np.uint16] | npt.NDArray[np.uint32]:
-        """Return the ids."""
+    def take(self, places: Ints) -> npt.NDArray[np.uint16] | npt.NDArray[np.uint32]:
+        """Return the ids at some places, in their shape."""
         ...
 
     @property
     def document_starts(self) -> Ints:
         """Return the positions at which documents start, ascending; the first is 0."""
         ...
-
-
-class Spans(NamedTuple):
-    """A run of (input, target) pairs of a text for each row.
-
-    A span lies in a range of pairs; at the range's end it goes on from the range's start.
-    """
-
-    begins_B: Ints
-    """First pair of each span."""
-    lengths_B: Ints
-    """Pairs of each span; a row may have none."""
-    scored_B: npt.NDArray[np.bool_]
-    """True if the span's targets count; those of text that only warms a memory do not."""
-    lows_B: Ints
-    """First pair of each range."""
-    highs_B: Ints
-    """The pair after the last of each range."""
 
 
 def make_segment(
@@ -68,16 +48,12 @@ def make_segment(
         cut_documents: whether memory ends at a document's start.
         cut_seam: whether memory ends where a span goes from its range's end to the start.
     """
-    pairs_BT = spans.begins_B[:, None] + np.arange(tgt_len)
-    wraps_B = spans.begins_B + spans.lengths_B > spans.highs_B
-    if wraps_B.any():
-        low_W1, high_W1 = spans.lows_B[wraps_B, None], spans.highs_B[wraps_B, None]
-        pairs_BT[wraps_B] = low_W1 + (pairs_BT[wraps_B] - low_W1) % (high_W1 - low_W1)
+    pairs_BT = spans.pairs(tgt_len)
     starts_BT = _starts(text, spans, pairs_BT, cut_documents=cut_documents, cut_seam=cut_seam)
     is_pad_BT = np.arange(tgt_len) >= spans.lengths_B[:, None]
     pairs_BT[is_pad_BT] = 0
-    tokens_BT = np.take(text.tokens, pairs_BT).astype(np.int64)
-    targets_BT = np.take(text.tokens, pairs_BT + 1).astype(np.int64)
+    tokens_BT = text.take(pairs_BT).astype(np.int64)
+    targets_BT = text.take(pairs_BT + 1).astype(np.int64)
     tokens_BT[is_pad_BT] = 0
     targets_BT[is_pad_BT | ~spans.scored_B[:, None]] = IGNORED
     return Segment(

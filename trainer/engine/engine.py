@@ -155,6 +155,22 @@ class Engine:
         applied, self._applied = self._applied, None
         return applied
 
+    def note_norms(self) -> None:
+        """From now on have updates note the norm of each parameter's gradient; they wait for it."""
+        for gradients in (self.gradients, self.zero_gradients):
+            if gradients is not None:
+                gradients.notes_norms = True
+
+    @property
+    def noted_norms(self) -> dict[str, float]:
+        """Return the norm of each parameter's gradient at the last update, before clipping.
+
+        See `note_norms`; the gradients are those of all ranks, without a loss scale.
+        """
+        gradients = self.gradients or self.zero_gradients
+        noted = None if gradients is None else gradients.norms
+        return dict(zip(self.full_state.shapes(), noted or [], strict=False))
+
     @property
     def learns_late(self) -> bool:
         """Return whether `learned` would wait right after `step`."""

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Split
-from trainer.data.rows import Spans, make_segment
+from trainer.data.positions import Spans
+from trainer.data.rows import make_segment
 from trainer.distributed import World, sum_floats
 from trainer.errors import InputError
 from trainer.inference.figures import figures

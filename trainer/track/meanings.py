@@ -100,6 +100,7 @@ class EventMeaning(NamedTuple):
 
 
 _DATA = {
+    "data_step": "position in the text",
     "parent": "run or checkpoint whose weights it began with",
     "corpus_name": "name of the corpus's folder",
     "corpus_hash": "hash of the corpus",
@@ -110,6 +111,11 @@ _WHERE = {
     "ranks": "its ranks",
     "streams": "its streams",
 }
+_USUAL = {
+    "loss": "of the step, over all ranks",
+    "median": "of the losses before",
+    "limit": "the largest loss that is usual after them",
+}
 
 EVENTS: dict[str, EventMeaning] = {
     "start": EventMeaning("training begins", {"parameters": "of the model", **_DATA}),
@@ -117,7 +123,7 @@ EVENTS: dict[str, EventMeaning] = {
         "training goes on from a checkpoint",
         {
             "path": "the checkpoint",
-            "skipped": "newer checkpoints that are not whole",
+            "skipped": "newer checkpoints that are not whole or not trusted, and why",
             "changes": "settings that differ from before",
             **_DATA,
         },
@@ -129,15 +135,23 @@ EVENTS: dict[str, EventMeaning] = {
         {"loss_scale": "from now on"},
     ),
     "spike": EventMeaning(
-        "the loss of a record is more than 1 nat above that of the record before",
-        {"loss": "of the record", "before": "of the record before"},
+        "the loss of a step, the first of steps in a row, is above what is usual by "
+        "`limits.spike_window_steps` and `limits.spike_mads`",
+        {"bad_step": "the step, two before the event's", **_USUAL},
     ),
     "nonfinite": EventMeaning(
         "a loss was not finite", {"in_a_row": "steps in a row so far", **_WHERE}
     ),
     "rollback": EventMeaning(
-        "too many such steps in a row: training goes on from a checkpoint, after their text",
-        {"path": "the checkpoint", "data_step": "position in the text", **_WHERE},
+        "too many such steps in a row, or spikes: training goes on from a checkpoint, after their "
+        "text",
+        {
+            "path": "the checkpoint",
+            "data_step": "position in the text",
+            "cause": "nonfinite or spike",
+            **_WHERE,
+            **_USUAL,
+        },
     ),
     "profile": EventMeaning(
         "a trace is written", {"path": "its file", "opens_in": "page that shows it"}

@@ -57,8 +57,8 @@ def _resume(at: str, details: _Details) -> str:
         said += f", begun from {details['parent']}"
     skipped = details.get("skipped") or []
     if skipped:
-        whole = counted(len(skipped), "newer checkpoint")
-        said += f"; passed over {whole} not whole: {'; '.join(map(str, skipped))}"
+        newer = counted(len(skipped), "newer checkpoint")
+        said += f"; passed over {newer}: {'; '.join(map(str, skipped))}"
     changes = details.get("changes") or []
     if changes:
         fields = (f"{c['field']} is {c['after']}, was {c['before']}" for c in changes)
@@ -79,8 +79,10 @@ def _nonfinite(at: str, details: _Details) -> str:
 
 
 def _rollback(at: str, details: _Details) -> str:
+    is_spike = details.get("cause") == "spike"
+    why = "stayed far above the usual" if is_spike else f"stayed not finite{_where(details)}"
     return (
-        f"went back to {details.get('path')}, since losses stayed not finite{_where(details)}: "
+        f"went back to {details.get('path')}, since losses {why}: "
         "training goes on from there, with the text after the bad one"
     )
 
@@ -112,8 +114,9 @@ _SENTENCES: dict[str, Callable[[str, _Details], str]] = {
     ),
     "skip": _skip,
     "spike": lambda at, details: (
-        f"the loss jumped up to {_loss(details.get('loss'))} at {at}, from "
-        f"{_loss(details.get('before'))} a record before"
+        f"the loss jumped up to {_loss(details.get('loss'))} at step "
+        f"{_number(details.get('bad_step'))}; of the steps before the median is "
+        f"{_loss(details.get('median'))}, and up to {_loss(details.get('limit'))} is usual"
     ),
     "nonfinite": _nonfinite,
     "rollback": _rollback,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.config.strict import describe
 from trainer.errors import InputError
-from trainer.files import replacing
+from trainer.files import replacing, sync
 from trainer.outside import MAX_JSON_BYTES, printable, read_bytes
 from trainer.track.measure import Count, Measure
 from trainer.track.processes import Place, begun, is_running, this_place
@@ -104,6 +104,36 @@ def write_status(run_dir: Path, status: Status) -> None:
     waits = status.state != "running"
     with replacing(run_dir / STATUS_FILE, alone=True, synced=waits) as file:
         file.write(status.model_dump_json(indent=2) + "\n")
+
+
+def write_last_status(run_dir: Path, status: Status) -> None:
+    """Write the status with which a process ends, also on a full disk; rank 0 only.
+
+    Where no new file can be written, the old one is written over: its blocks are there already.
+
+    Raises:
+        OSError: the status could not be written in either way.
+    """
+    try:
+        write_status(run_dir, status)
+    except OSError as error:
+        if not _written_over(run_dir / STATUS_FILE, status.model_dump_json(indent=2) + "\n"):
+            raise error
+
+
+def _written_over(path: Path, text: str) -> bool:
+    """Write `text` over a file if it needs no new block; return whether that was done."""
+    written = text.encode()
+    try:
+        with path.open("r+b", buffering=0) as file:
+            if len(written) > os.fstat(file.fileno()).st_blocks * 512:
+                return False
+            file.write(written)
+            file.truncate(len(written))
+            sync(file.fileno())
+    except OSError:
+        return False
+    return True
 
 
 def read_status(run_dir: str | Path) -> Status | None:

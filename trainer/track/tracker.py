@@ -15,6 +15,7 @@ from trainer.outside import printable, read_json
 from trainer.track.board import Board, check_tensorboard
 from trainer.track.console.eta import Pause
 from trainer.track.console.printer import Console
+from trainer.track.failures import Failures
 from trainer.track.measure import Measure
 from trainer.track.metrics import MetricsWriter, read_metrics
 from trainer.track.records import METRICS_FILE, RecordKind
@@ -159,7 +160,7 @@ class Tracker:
         self._wandb = wandb_log
         self._board = board
         self._trackio = trackio_log
-        self._disk_failed = False
+        self._failures = Failures()
         self._is_lost_noted = False
 
     @property
@@ -200,11 +201,20 @@ class Tracker:
         if self._trackio:
             self._trackio.log(kind, step=step, update=update, n_tokens=n_tokens, values=values)
 
-    def event(self, name: str, *, step: int, update: int, n_tokens: int, **details: Any) -> None:
+    def event(
+        self,
+        name: str,
+        *,
+        step: int,
+        update: int,
+        n_tokens: int,
+        says: bool = True,
+        **details: Any,
+    ) -> None:
         """Record an event: ``start``, ``resume``, ``checkpoint`` and so on.
 
-        The step of a ``resume`` is the one resumed from: for readers, all later steps of earlier
-        attempts are done again.
+        Unless it `says` so, the log does not tell of the event. The step of a ``resume`` is the one
+        resumed from: for readers, all later steps of earlier attempts are done again.
         """
         if self._metrics is None:
             return
@@ -216,7 +226,8 @@ class Tracker:
         said = sentence(name, details, step=step)
         if self._trackio:
             self._trackio.event(name, printable(said), step=step)
-        _log.info("%s", said)
+        if says:
+            _log.info("%s", said)
 
     def _note_lost(self, *, step: int, update: int, n_tokens: int) -> None:
         """Record once that wandb no longer tracks the run, since a warning scrolls away."""
@@ -258,14 +269,17 @@ class Tracker:
             try:
                 self._metrics.sync()
             except OSError as error:
-                _log.error("%s: %s", METRICS_FILE, error.strerror)
+                self._failures.tell(METRICS_FILE, f"{METRICS_FILE}: {error.strerror}")
         if self._board:
             self._board.flush()
 
     def close(self, exit_code: int) -> None:
         """End tracking with the trainer's own exit code; nothing is tracked afterwards."""
         if self._metrics:
-            self._try_disk(self._metrics.close)
+            try:
+                self._metrics.close()
+            except OSError as error:
+                _log.error("the last records are lost: %s: %s", METRICS_FILE, error.strerror)
         if self._console:
             self._console.close()
         if self._wandb:
@@ -284,11 +298,9 @@ class Tracker:
     def _try_disk(self, action: Callable[[], None]) -> None:
         try:
             action()
-            self._disk_failed = False
         except OSError as error:
-            if not self._disk_failed:
-                _log.error("%s: %s; records wait in memory", METRICS_FILE, error.strerror)
-            self._disk_failed = True
+            told = f"{METRICS_FILE}: {error.strerror}; records wait in memory"
+            self._failures.tell(METRICS_FILE, told)
 
 
 def _axis(step: int, update: int, n_tokens: int) -> dict[str, int]:

@@ -10,6 +10,9 @@ from trainer.checkpoint.state import TrainState
 from trainer.config.recipe import ExperimentConfig
 from trainer.track.console.eta import Pause
 
+#: Steps between two looks at a block of the corpus: a look costs some milliseconds.
+CHECKED_STEPS = 500
+
 
 def is_done(experiment: ExperimentConfig, state: TrainState) -> bool:
     """Return whether `max_steps` updates were applied, or patience is exhausted."""
@@ -66,6 +69,11 @@ def checkpoint_is_due(
         return state.step > 0
     is_best = state.best_step == state.step
     return is_best or _ends_interval(state, experiment.checkpoint.interval_steps)
+
+
+def corpus_check_is_due(state: TrainState) -> bool:
+    """Return whether a block of the corpus is to be compared with its hash."""
+    return _ends_interval(state, CHECKED_STEPS)
 
 
 def pauses(experiment: ExperimentConfig, *, validates: bool) -> dict[str, Pause]:

@@ -9,18 +9,23 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from trainer.budget.machine import peak_bytes
 from trainer.checkpoint.state import TrainState
-from trainer.distributed import largest, sum_floats
+from trainer.data.corpus import Corpus
+from trainer.data.guard import check_blocks, sampled
+from trainer.data.streams import Streams
+from trainer.distributed import gather_objects, largest, sum_floats
 from trainer.errors import Exit
 from trainer.inference.generate import generate
 from trainer.inference.sampling_options import Sampling
 from trainer.inference.score import score
 from trainer.outside import printable
 from trainer.track.perplexity import perplexity
-from trainer.track.status import RunState, Status, write_status
+from trainer.track.status import STATUS_FILE, RunState, Status, write_last_status, write_status
+from trainer.track.stream_files import FIELDS, write_losses
 from trainer.track.throughput import rates
 from trainer.training import due, saving
 from trainer.training.run import Run, StepStats
@@ -28,22 +33,12 @@ from trainer.training.stopping import Wish
 
 log = logging.getLogger(__name__)
 
-#: A record's loss that is so many nats above the previous record's is an event.
-SPIKE_NATS = 1.0
-
 
 def record(run: Run, state: TrainState, stats: StepStats) -> None:
     """Add the step to the window of steps; at the window's end log its mean loss and metrics."""
-    state.window_loss_sum += stats.loss_sum
-    state.window_tokens += stats.n_tokens
-    state.window_seconds += stats.seconds
-    state.seconds += stats.seconds
-    if not due.record_is_due(run.experiment, state):
+    loss = window_loss(run, state, stats)
+    if loss is None:
         return
-    (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
-    loss = loss_sum / state.window_tokens
-    if state.last_loss is not None and loss > state.last_loss + SPIKE_NATS:
-        event(run, state, "spike", loss=loss, before=state.last_loss)
     grad_norm = run.engine.grad_norm
     values: dict[str, float | int | str | None] = {
         "train/loss": loss,
@@ -60,6 +55,18 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
     state.last_loss = loss
     clear_window(state)
     set_status(run, state, "running")
+
+
+def window_loss(run: Run, state: TrainState, stats: StepStats) -> float | None:
+    """Add the step to the window of steps; at the window's end return its mean loss."""
+    state.window_loss_sum += stats.loss_sum
+    state.window_tokens += stats.n_tokens
+    state.window_seconds += stats.seconds
+    state.seconds += stats.seconds
+    if not due.record_is_due(run.experiment, state):
+        return None
+    (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
+    return loss_sum / state.window_tokens
 
 
 def learn(run: Run, state: TrainState) -> None:
@@ -151,6 +158,54 @@ def sample_if_due(run: Run, state: TrainState) -> None:
     run.tracker.log("sample", values={"sample/text": text}, **state.counters)
 
 
+def check_corpus(corpus: Corpus, streams: Streams) -> None:
+    """Hash some blocks of the splits that a run reads; each rank draws its own.
+
+    Raises:
+        CorpusError: a block was changed since the corpus was prepared.
+    """
+    for split in corpus.splits.values():
+        if split.name in ("train", "valid"):
+            own = streams.split is split
+            also = streams.begins(0, 0)[:1].tolist() if own else ()
+            check_blocks(split.path, split.header, sampled(split.header, also=also))
+
+
+def check_corpus_if_due(run: Run, state: TrainState) -> None:
+    """Hash the block that one of this rank's streams reads now, if it is due: of each in turn.
+
+    Raises:
+        CorpusError: the block was changed since the corpus was prepared.
+    """
+    if due.corpus_check_is_due(state):
+        begins_B = run.streams.begins(state.data_step, 0)
+        place = int(begins_B[state.step // due.CHECKED_STEPS % len(begins_B)])
+        header = run.streams.split.header
+        check_blocks(run.streams.split.path, header, sampled(header, also=[place], n=0))
+
+
+def file_losses(run: Run, state: TrainState, *, bad_step: int) -> None:
+    """Write the kept losses into the run's directory, called by what happened. Collective.
+
+    A full disk does not end the run.
+    """
+    steps, nats = run.losses.read()
+    ids = np.concatenate([run.streams.stream_ids(slot) for slot in range(run.streams.slots)])
+    everyones = gather_objects((ids, nats), run.world)
+    if not run.world.is_main:
+        return
+    streams = np.concatenate([own for own, _ in everyones])
+    order = np.argsort(streams)
+    table = np.empty((len(steps), len(streams)), FIELDS)
+    table["attempt"], table["step"] = state.attempt, np.array(steps, np.int64)[:, None]
+    table["stream"] = streams[order]
+    table["nats"] = np.concatenate([found for _, found in everyones], axis=1)[:, order]
+    try:
+        write_losses(run.run_dir, table.ravel(), step=bad_step)
+    except OSError as error:
+        run.failures.tell("losses of streams", f"the losses of streams were not filed: {error}")
+
+
 def tell_trace(run: Run, state: TrainState, trace: Path | None) -> None:
     """Record the path of the profiled steps' trace, if `trace` was written."""
     if trace is not None:
@@ -195,10 +250,11 @@ def set_status(
         result=result(run, state),
         best_of=state.best_of,
     )
+    write = write_status if run_state in ("starting", "running") else write_last_status
     try:
-        write_status(run.run_dir, status)
+        write(run.run_dir, status)
     except OSError as error:
-        log.error("status.json: %s", error)
+        run.failures.tell(STATUS_FILE, f"{STATUS_FILE} is not of this step: {error}")
     return status
 
 

@@ -24,13 +24,14 @@ def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
         log.warning(
             "nothing was profiled: no step of this attempt begins --profile %s:%s", first, last
         )
-    run.watch.drain()
     run.background.wait()
     if wish is Wish.NONE:
         wish = duties.validate_if_due(run, state, at_end=True)
+    unsaved = None
     if due.checkpoint_is_due(run.experiment, state, at_end=True):
         with duties.pause(run, state, "saving"):
-            saving.save_now(run, state)
+            unsaved = saving.save_last(run, state)
+    run.watch.drain()
     reason = _reason(run, wish)
     ending: dict[Wish, tuple[RunState, Exit]] = {
         Wish.NONE: ("done", Exit.DONE),
@@ -38,10 +39,14 @@ def finish(run: Run, state: TrainState, wish: Wish) -> Exit:
         Wish.STOP: ("stopped", Exit.STOPPED),
     }
     run_state, code = ending[wish]
+    if unsaved is not None:  # what was asked for is still what a wrapper is told
+        reason = f"{reason}, but {unsaved}" if reason else unsaved
+        if wish is Wish.NONE:
+            run_state, code = "failed", Exit.UNSAVED
     expect = run.experiment.expect
     result, of = duties.result(run, state), run.valid_of
     lacks = []
-    if wish is Wish.NONE:
+    if run_state == "done":
         lacks = on_main(lambda: missed(expect, result, best_of=state.best_of, of=of), run.world)
     if lacks:
         reason, code = f"missed {'; '.join(lacks)}", Exit.EXPECTATION

@@ -17,6 +17,7 @@ from trainer.training import due, duties, recovery, saving
 from trainer.training.due import is_done
 from trainer.training.finishing import finish
 from trainer.training.run import Run, StepStats
+from trainer.training.spikes import handle_spike
 from trainer.training.stopping import Wish
 
 
@@ -40,14 +41,15 @@ def train(run: Run, state: TrainState) -> Exit:
         run.profiler.before_step(state.step)
         stats = train_step(run, state)
         duties.tell_trace(run, state, run.profiler.after_step(state.step))
-        verdict = run.watch.exchange(run.stops.poll(), stats.finite_S)
+        verdict = run.watch.exchange(run.stops.poll(), stats.nats_S, n_tokens=stats.n_tokens)
         run.background.advance()
-        if recovery.handle_nonfinite(run, state, verdict):
+        if recovery.handle_nonfinite(run, state, verdict) or handle_spike(run, state, verdict):
             continue
         wish = verdict.wish
         if wish is not Wish.NONE or due.anything_is_due(run.experiment, state):
             duties.learn(run, state)
         duties.record(run, state, stats)
+        duties.check_corpus_if_due(run, state)
         duties.sample_if_due(run, state)
         if wish is Wish.NONE:
             wish = duties.validate_if_due(run, state)
@@ -67,7 +69,7 @@ def train_step(run: Run, state: TrainState) -> StepStats:
     # The engine divides by slots and averages over ranks: the result is the mean per token.
     weight = world.world_size * engine.slots / n_tokens
     how = How(weight, config.clamp_len, config.same_length)
-    lr, finite = 0.0, []
+    lr, nats = 0.0, []
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
     for slot, memory in enumerate(state.memories):
         torch.manual_seed(dropout_seed(run.experiment.seed, state.step, slot, world.rank))
@@ -80,7 +82,7 @@ def train_step(run: Run, state: TrainState) -> StepStats:
         loss_sum += passed.loss_sum.double()
         state.memories[slot] = passed.memory
         world.progress.note(f"slot {slot} of step {state.step + 1:,}")
-        finite.append(passed.finite_B)
+        nats.append(passed.nats_B)
     state.step += 1
     state.data_step += 1
     state.n_tokens += n_tokens
@@ -91,7 +93,7 @@ def train_step(run: Run, state: TrainState) -> StepStats:
         loss_sum=loss_sum,
         n_tokens=n_tokens,
         lr=lr,
-        finite_S=torch.cat(finite),
+        nats_S=run.losses.keep(state.step, nats),
         seconds=time.perf_counter() - began,
     )
 

@@ -15,12 +15,14 @@ from trainer.engine.engine import Engine
 from trainer.engine.passes.captured import CapturedPasses
 from trainer.engine.passes.usual import Passes
 from trainer.protocol import Memory
+from trainer.track.failures import Failures
 from trainer.track.measure import Measure
 from trainer.track.tracker import Tracker
 from trainer.training.background import Background
 from trainer.training.faults import FaultWatch
 from trainer.training.profiling import Profiler
 from trainer.training.stopping import StopRequests
+from trainer.training.stream_losses import StreamLosses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,10 @@ class Run:
     tracker: Tracker
     stops: StopRequests
     watch: FaultWatch
+    losses: StreamLosses
     profiler: Profiler
     background: Background
+    failures: Failures
     world: World
     identity: dict[str, Any]
     """The run's description in each checkpoint: configurations, hashes, number of ranks."""
@@ -64,6 +68,6 @@ class StepStats:
     """Targets over all ranks."""
     lr: float
     """The rate of the update, also if it was not applied."""
-    finite_S: Tensor
-    """For each of this rank's streams, slot after slot, True if its loss was finite."""
+    nats_S: Tensor
+    """The sum of nats of each of this rank's streams, slot after slot."""
     seconds: float

@@ -7,11 +7,13 @@ then the pointers name older checkpoints. All functions are called by all ranks 
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from trainer.checkpoint import pointers, tensors
-from trainer.checkpoint.folder import directory, prune
+from trainer.checkpoint.folder import directory, prune, resolve
 from trainer.checkpoint.state import TrainState
-from trainer.distributed import sum_floats
+from trainer.distributed import on_main, sum_floats
+from trainer.errors import InputError
 from trainer.training.due import checkpoint_is_due
 from trainer.training.run import Run
 
@@ -38,6 +40,26 @@ def save_now(run: Run, state: TrainState) -> None:
         work()
 
 
+def save_last(run: Run, state: TrainState) -> str | None:
+    """Save a checkpoint at once, as `save_now` does; return why not, and which one is newest."""
+    try:
+        save_now(run, state)
+    except OSError as error:
+        log.error("%s", error)
+        run.tracker.event("checkpoint_failed", **state.counters, error=str(error), says=False)
+        newest = on_main(lambda: _newest_there(run.run_dir), run.world)
+        return f"{error}; {newest}"
+    return None
+
+
+def _newest_there(run_dir: Path) -> str:
+    """Return a phrase that says which checkpoint a later start will find; read no tensors."""
+    try:
+        return f"the newest is {resolve(run_dir, 'last').name}"
+    except InputError:
+        return "there is no checkpoint"
+
+
 def mark_best(run: Run, step: int) -> None:
     """Point ``best`` at the checkpoint of `step`, if it was written."""
     if not run.world.is_main:
@@ -56,8 +78,8 @@ def _save_or_record_why_not(run: Run, state: TrainState) -> Iterator[Callable[[]
     try:
         yield from _save(run, state)
     except OSError as error:
-        log.error("%s", error)
-        run.tracker.event("checkpoint_failed", **counters, error=str(error))
+        run.failures.tell("checkpoint", f"{error}; training goes on, and tries again later")
+        run.tracker.event("checkpoint_failed", **counters, error=str(error), says=False)
 
 
 def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
@@ -65,6 +87,9 @@ def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
     # Rank 0 gets the sum, here as in the file, so that any number of ranks can go on with it.
     (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
     state.window_loss_sum.fill_(loss_sum if run.world.is_main else 0.0)
+    under_way = run.watch.under_way()
+    state.unjudged_losses = [known.loss for known in under_way]
+    state.unjudged_streams = [known.bad_streams for known in under_way]
     step, counters, best_step = state.step, state.counters, state.best_step
     before, state.saved_step = state.saved_step, step
     folder = directory(run.run_dir)

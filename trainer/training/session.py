@@ -4,13 +4,11 @@ import logging
 import socket
 import time
 from collections.abc import MutableMapping
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from trainer.budget.shortage import explained
 from trainer.checkpoint.hashing import led_with_hashes
@@ -28,16 +26,16 @@ from trainer.distributed import (
 from trainer.engine import deepspeed
 from trainer.engine.engine import Engine
 from trainer.engine.passes.captured import passes_of
-from trainer.errors import Exit, InputError, NonFiniteError, ShortageError
-from trainer.host_cpu import returning_freed, use_cpu_well
+from trainer.errors import CorpusError, Exit, InputError, NonFiniteError, ShortageError
+from trainer.host_cpu import use_cpu_well
 from trainer.launchers import complete_environ
 from trainer.meeting import limit_groups
-from trainer.model.build import build_in_parts, build_model
-from trainer.model.initialise import Fills
 from trainer.track.console.logs import close_logging, setup_logging
+from trainer.track.failures import Failures
 from trainer.track.tracker import open_tracker
 from trainer.training import duties, leaving, recovery
 from trainer.training.background import Background
+from trainer.training.building import built, engine_of
 from trainer.training.due import pauses
 from trainer.training.faults import FaultWatch
 from trainer.training.loop import train
@@ -50,6 +48,7 @@ from trainer.training.peers.company import in_company
 from trainer.training.profiling import Profiler
 from trainer.training.run import Run
 from trainer.training.stopping import StopRequests
+from trainer.training.stream_losses import StreamLosses
 from trainer.wording import counted
 
 log = logging.getLogger(__name__)
@@ -132,7 +131,7 @@ def _train_claimed(
     experiment = plan.arguments.experiment
     stops.hold(run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main)
     refuse_without_memory(plan, run_dir, world)
-    model, fills = _built(plan)
+    model, fills = built(plan)
     start = led_with_hashes(partial(find_start, plan, run_dir, model), world)
     log_file = run_dir / "logs" / f"rank-{world.rank:05d}.log"
     on_each(rundir.writing(lambda: setup_logging(world.rank, log_file=log_file)), world)
@@ -144,9 +143,10 @@ def _train_claimed(
     attempt = on_main(lambda: announce(plan, run_dir, start, hosts), world)
     try:
         with explained(world, plan.situation):
+            on_each(partial(duties.check_corpus, plan.corpus, plan.streams), world)
             n_parameters = sum(p.numel() for p in model.parameters())
             log.info("building the engine for %s", counted(n_parameters, "parameter"))
-            engine = _engine(plan, world, model, fills)
+            engine = engine_of(plan, world, model, fills)
             limit_groups(experiment.limits.distributed_timeout_s)
             world.progress.note("building the engine")
             run = _open(plan, world, run_dir, start, attempt, engine, n_parameters, environ, stops)
@@ -165,33 +165,6 @@ def _train_claimed(
         close_logging()
     run.engine.destroy()
     return code
-
-
-def _built(plan: Plan) -> tuple[nn.Module, Fills | None]:
-    """Return the model; with it, at stage 3, what is to fill the parts that each rank keeps.
-
-    Another's model is built whole, since what its constructors draw is not known.
-    """
-    experiment, n_words = plan.arguments.experiment, plan.corpus.vocabulary.size
-    if plan.resolved.zero_stage == 3 and experiment.model.factory is None:
-        return build_in_parts(experiment.model, vocabulary_size=n_words, seed=experiment.seed)
-    model = build_model(experiment.model, vocabulary_size=n_words, seed=experiment.seed)
-    return model, None
-
-
-def _engine(plan: Plan, world: World, model: nn.Module, fills: Fills | None) -> Engine:
-    """Build the engine; a model in parts leaves no more than its parts in memory. Collective."""
-    experiment = plan.arguments.experiment
-    in_parts = fills is not None and world.device.type == "cpu"
-    with returning_freed() if in_parts else nullcontext():
-        return deepspeed.build(
-            model,
-            optim=experiment.optim,
-            max_steps=experiment.train.max_steps,
-            resolved=plan.resolved,
-            world=world,
-            fills=fills,
-        )
 
 
 def _open(
@@ -235,8 +208,10 @@ def _open(
         passes=passes_of(engine, experiment.train),
         stops=stops,
         watch=FaultWatch(plan.streams, world),
+        losses=StreamLosses(plan.streams.slots * plan.streams.micro, world.device),
         profiler=Profiler(plan.arguments.profile, run_dir=run_dir, world=world),
         background=Background(world),
+        failures=Failures(),
         world=world,
         identity=identity.identity_of(plan, world),
         peak_tokens_per_s=plan.peak_tokens_per_s,
@@ -253,10 +228,18 @@ def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) 
     identity.introduce(plan, run.run_dir, n_parameters=n_parameters, world=run.world)
     data = identity.data_of(plan)
     if origin is None:
-        duties.event(run, state, "start", parameters=n_parameters, parent=state.parent, **data)
+        duties.event(
+            run,
+            state,
+            "start",
+            parameters=n_parameters,
+            parent=state.parent,
+            data_step=state.data_step,
+            **data,
+        )
     else:
         log.info("loading %s", origin.path)
-        recovery.restore(origin.path, origin.saved, run=run, state=state)
+        recovery.restore(origin.path, origin.saved, run=run, state=state, rollback=origin.rollback)
         state.attempt = attempt
         if not origin.is_own:
             state.parent, state.saved_step = str(origin.path), -1
@@ -265,6 +248,7 @@ def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) 
             state,
             "resume",
             path=origin.path.name,
+            data_step=state.data_step,
             skipped=origin.skipped,
             changes=[
                 change.to_json()
@@ -288,6 +272,11 @@ def _train_to_the_end(run: Run, state: TrainState, plan: Plan) -> Exit:
         log.error("%s", error)
         duties.event(run, state, "stop", reason=str(error))
         duties.set_status(run, state, "failed", reason=str(error), code=Exit.OUT_OF_MEMORY)
+        raise
+    except CorpusError as error:
+        log.error("%s", error)
+        duties.event(run, state, "stop", reason=str(error))
+        duties.set_status(run, state, "failed", reason=str(error), code=Exit.CORPUS)
         raise
     except NonFiniteError as error:
         log.error("%s", error)

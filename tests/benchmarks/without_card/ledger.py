@@ -34,7 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainer.config.recipe import load_recipe
 from trainer.engine.passes.captured import place_for
 from trainer.engine.passes.forgetting import forget_in_place
-from trainer.engine.passes.usual import finite_rows
+from trainer.engine.passes.usual import nats_by_row
 from trainer.memory_tree import leaves
 from trainer.model.transformer_xl import TransformerXL
 from trainer.model.triton.storage import copies_of, store_aligned
@@ -197,7 +197,7 @@ def step_of(recipe: str) -> tuple[dict[str, Cost], int]:
             with torch.autocast("cpu", torch.bfloat16):
                 output = module(segment, memory, same_length=train.same_length)
             (output.loss_sum * 0.1).backward()
-            finite_B = finite_rows(output, n_rows=n_streams)
+            finite_B = nats_by_row(output, n_rows=n_streams).isfinite()
             after = output.memory
             pairs = [[x for _, x in leaves(m) if isinstance(x, Tensor)] for m in (memory, after)]
             torch._foreach_copy_(*pairs)

@@ -43,7 +43,7 @@ class Adding:
         loss = (self.weight * read_B).sum() * how.loss_weight
         loss.backward()
         return Passed(
-            loss.detach(), read_B.isfinite(), Sums(read_B.detach(), min(3, memory.sure + 1))
+            loss.detach(), read_B.detach().float(), Sums(read_B.detach(), min(3, memory.sure + 1))
         )
 
 

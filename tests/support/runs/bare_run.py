@@ -16,6 +16,7 @@ from trainer.engine import deepspeed
 from trainer.engine.passes.captured import passes_of
 from trainer.model.build import build_model
 from trainer.training.run import Run
+from trainer.training.stream_losses import StreamLosses
 
 
 def bare_run(
@@ -45,6 +46,7 @@ def bare_run(
         "passes": passes_of(built, experiment.train),
         "world": world,
         "tracker": mock.Mock(),
+        "losses": StreamLosses(streams.slots * streams.micro, world.device),
         "reader": SegmentReader(streams, world.device, n_ahead=0),
     }
     return cast(Any, Run)(**{field.name: used.get(field.name) for field in fields(Run)})

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton_processes import compile_launch
 
 from trainer.config.recipe import load_recipe
-from trainer.engine.passes.usual import finite_rows
+from trainer.engine.passes.usual import nats_by_row
 from trainer.memory_tree import forget_streams
 from trainer.model.choice import BackendName
 from trainer.model.transformer_xl import TransformerXL
@@ -83,7 +83,7 @@ def step_of(
             output = module(segment, memory, same_length=documents)
             output.loss_sum.backward()
             memory = forget_streams(
-                output.memory, finite_rows(output, n_rows=n_streams), unread=unread
+                output.memory, nats_by_row(output, n_rows=n_streams).isfinite(), unread=unread
             )
         assert {p.grad.dtype for p in module.parameters() if p.grad is not None} == {dtype}
     if backend == "triton" and dtype.itemsize == 2:

@@ -6,14 +6,17 @@ the way. So the hooks are taken off, and the reduction begins when the engine's 
 function that DeepSpeed has for gradients that several backward passes have left: it takes the
 same parameters in the same order to the same buckets as its reduction after a backward pass.
 
-Private in DeepSpeed, and touched only here: the list of hooks, `_flush_coalesced_reduction_zero12`
-and `scale_loss`. A test holds the weights and moments to those of DeepSpeed as it is.
+Private in DeepSpeed, and touched only here: the list of hooks, `_flush_coalesced_reduction_zero12`,
+`scale_loss`, and where a gradient lies after its reduction. A test holds the weights and moments to
+those of DeepSpeed as it is.
 """
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from trainer.engine.gradients.whole import norms_of
 
 
 class Outcome(NamedTuple):
@@ -33,6 +36,9 @@ class ZeroGradients:
         self.early = _early(ds.optimizer, stage=stage)
         self._parameters = list(ds.module.parameters())
         self._scale_tensor: Tensor | None = None
+        self.norms: list[float] | None = None
+        """Of each parameter's gradient at the last update, if `notes_norms`."""
+        self.notes_norms = False
         if self.early is not None:
             return
         ds.enable_backward_allreduce = False
@@ -56,6 +62,9 @@ class ZeroGradients:
                     parameter.grad = parameter.grad.detach()
             self._optimizer.set_gradient_accumulation_boundary(True)
             self._ds._flush_coalesced_reduction_zero12(self._optimizer)
+        if self.notes_norms:
+            scale = float(self._optimizer.loss_scale)
+            self.norms = norms_of(map(_full_gradient, self._parameters), scale=scale)
         self._ds.step()
         self.follow_scale()
         return Outcome(self._ds.get_global_grad_norm(), bool(self._ds.was_step_applied()))
@@ -66,6 +75,17 @@ class ZeroGradients:
         if self._scale_tensor is not None and scale != self._scale:
             self._scale = scale
             self._scale_tensor.fill_(scale)
+
+
+def _full_gradient(parameter: Any) -> Tensor | None:
+    """Return a parameter's gradient, averaged over ranks, from all ranks' parts. Collective."""
+    if hasattr(parameter, "ds_id"):
+        gradient: Tensor = parameter._z3_optimizer.get_fp32_grad_for_param(parameter)
+    elif hasattr(parameter, "get_full_hp_grad"):
+        gradient = parameter.get_full_hp_grad()
+    else:
+        return None
+    return gradient
 
 
 def zero_gradients_of(ds: Any, *, stage: int) -> ZeroGradients | None:

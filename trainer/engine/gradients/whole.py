@@ -5,7 +5,7 @@ a pass of its own.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -50,6 +50,9 @@ class WholeGradients:
         self._copies, self.loss_scale = copies, loss_scale
         self._outcome: HostCopy | None = None
         self.learns_late = False
+        self.norms: list[float] | None = None
+        """Of each parameter's gradient at the last update, if `notes_norms`."""
+        self.notes_norms = False
         self._parameters = list(module.parameters())
         self._clip, self._averages, self._world_size = clip, averages, world_size
         is_fused = isinstance(optimizer, Adam) and optimizer.defaults["fused"]
@@ -73,6 +76,8 @@ class WholeGradients:
             found_inf = _is_not_finite(norm)
             self.loss_scale.search(found_inf)
             self._outcome = HostCopy(torch.stack([norm, self.loss_scale.factor]))
+        if self.notes_norms:
+            self.norms = norms_of((p.grad for p in self._parameters), scale=scale)
         if self.learns_late:
             found_inf = _is_not_finite(norm) if found_inf is None else found_inf
             self._guard(norm, scale, found_inf=found_inf)
@@ -137,6 +142,12 @@ class WholeGradients:
             torch._foreach_div_([p.grad for p in self._parameters if p.grad is not None], scale)
         if self._clip > 0:
             nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
+
+
+def norms_of(gradients: Iterable[Tensor | None], *, scale: Tensor | float | None) -> list[float]:
+    """Return the norm of each gradient without its loss scale, 0 without a gradient; waits."""
+    factor = 1.0 if scale is None else float(scale)
+    return [0.0 if g is None else float(g.float().norm()) / factor for g in gradients]
 
 
 def _is_not_finite(norm: Tensor) -> Tensor:

@@ -79,11 +79,11 @@ class CapturedPasses:
         assert self._static is not None
         assert self._graphs is not None
         self._static.load(segment, memory)
-        loss_sum, finite_B = self._graphs.run()
+        loss_sum, nats_B = self._graphs.run()
         if self._slots == 1:
-            return Passed(loss_sum, finite_B, self._static.memory)
+            return Passed(loss_sum, nats_B, self._static.memory)
         # The next slot's pass writes where this one has written.
-        return Passed(loss_sum, finite_B.clone(), self._static.unload(memory))
+        return Passed(loss_sum, nats_B.clone(), self._static.unload(memory))
 
     def _can_go_on(self) -> bool:
         """Return whether the step's gradients, if it has some, lie where a graph adds to them."""
@@ -123,8 +123,8 @@ class CapturedPasses:
     def _work(self, static: "_Static", how: How) -> tuple[Tensor, Tensor]:
         passed = self._passes.read(static.segment, static.memory, how)
         _copy(passed.memory, into=static.memory)
-        self._passes.forget(static.memory, passed.finite_B)
-        return passed.loss_sum, passed.finite_B
+        self._passes.forget(static.memory, passed.is_finite())
+        return passed.loss_sum, passed.nats_B
 
 
 class _Kind(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 Work = Callable[[], tuple[Tensor, Tensor]]
-"""Both passes, on static tensors; returns the sum of nats, and which streams are finite."""
+"""Both passes, on static tensors; returns the sum of nats, and that of each stream."""
 
 
 class Graphs(ABC):

@@ -26,10 +26,14 @@ class Passed(NamedTuple):
 
     loss_sum: Tensor
     """Sum of nats over the segment's targets, a scalar in fp32 at least."""
-    finite_B: Tensor
-    """bool, whether each stream's loss was finite."""
+    nats_B: Tensor
+    """Sum of nats of each stream, fp32 at least; not finite where a target's were not."""
     memory: Memory
     """After the segment; forgotten where the loss was not finite."""
+
+    def is_finite(self) -> Tensor:
+        """Return whether each stream's loss was finite, bool, `[B]`."""
+        return self.nats_B.isfinite()
 
 
 class Passes:
@@ -54,9 +58,10 @@ class Passes:
             InputError: see `Engine.__call__`.
         """
         passed = self.read(segment, memory, how)
-        if self._asks and bool(passed.finite_B.all()):
+        finite_B = passed.is_finite()
+        if self._asks and bool(finite_B.all()):
             return passed
-        kept = forget_streams(passed.memory, passed.finite_B, unread=self._unread())
+        kept = forget_streams(passed.memory, finite_B, unread=self._unread())
         return passed._replace(memory=kept)
 
     def read(self, segment: Segment, memory: Memory, how: How) -> Passed:
@@ -64,8 +69,8 @@ class Passes:
         engine = self._engine
         output = engine(segment, memory, clamp_len=how.clamp_len, same_length=how.same_length)
         engine.backward(output.loss_sum * how.loss_weight)
-        finite_B = finite_rows(output, n_rows=len(segment.lengths_B))
-        return Passed(output.loss_sum.detach(), finite_B, output.memory)
+        nats_B = nats_by_row(output, n_rows=len(segment.lengths_B))
+        return Passed(output.loss_sum.detach(), nats_B, output.memory)
 
     def forget(self, memory: Memory, finite_B: Tensor) -> None:
         """Forget the streams whose loss was not finite, in the memory's own tensors."""
@@ -77,8 +82,8 @@ class Passes:
         return self._empty
 
 
-def finite_rows(output: Output, *, n_rows: int) -> Tensor:
-    """Return whether each row's loss is finite, `[B]`; without losses by row the sum decides."""
+def nats_by_row(output: Output, *, n_rows: int) -> Tensor:
+    """Return the sum of each row's nats, `[B]`; of a model that has only the sum, equal shares."""
     if output.nll_BT is None:
-        return output.loss_sum.isfinite().expand(n_rows)
-    return output.nll_BT.isfinite().all(dim=1)
+        return (output.loss_sum.detach() / n_rows).expand(n_rows)
+    return output.nll_BT.detach().sum(dim=1)

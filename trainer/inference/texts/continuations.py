@@ -14,7 +14,8 @@ from torch import nn
 
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import token_dtype
-from trainer.data.rows import Spans, make_segment
+from trainer.data.positions import Spans
+from trainer.data.rows import make_segment
 from trainer.inference.texts.encoded import Counts, EncodedTexts
 from trainer.inference.texts.rows import Round, rounds
 from trainer.inference.texts.scored import Reader, scores_of

@@ -4,12 +4,13 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.data.corpus import token_dtype
+from trainer.data.guard import StoredIds
 from trainer.data.prepare.encoding import Encoded, encode
 from trainer.data.text.pieces import Piece
 from trainer.data.vocabulary.files import Ids, Lost, UnknownSymbolError, Vocabulary
@@ -57,6 +58,10 @@ class EncodedTexts:
     document_starts: npt.NDArray[np.int64]
     bounds: tuple[int, ...]
     counts: tuple[Counts, ...]
+
+    def take(self, places: npt.NDArray[np.int64]) -> StoredIds:
+        """Return the ids at some places, in their shape."""
+        return cast(StoredIds, np.take(self.tokens, places))
 
     def joined(self) -> "EncodedTexts":
         """Return all texts as one."""

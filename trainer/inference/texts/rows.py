@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from trainer.config.recipe import ScoringConfig
-from trainer.data.rows import Spans
+from trainer.data.positions import Spans
 from trainer.inference.score import FORWARD_TOKENS, LONGEST
 
 

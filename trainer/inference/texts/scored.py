@@ -13,7 +13,8 @@ from torch import Tensor
 
 from trainer.config.recipe import ExperimentConfig, ScoringConfig
 from trainer.data.comparable import absent_figures
-from trainer.data.rows import Spans, make_segment
+from trainer.data.positions import Spans
+from trainer.data.rows import make_segment
 from trainer.data.vocabulary.files import Ids, Vocabulary
 from trainer.inference.figures import figures
 from trainer.inference.score import Forward, nats_of

@@ -29,7 +29,7 @@ TICK_SIZE, _TICK_PLACE = 16, 0.035
 MARKS = {
     "resume": ("mark", (0, (4, 3)), "resumed from a checkpoint"),
     "rollback": ("bad", "solid", "rolled back after losses that were not finite"),
-    "spike": ("bad", (0, (1, 2)), "loss far above the one before"),
+    "spike": ("bad", (0, (1, 2)), "loss far above the usual"),
     "skip": ("bad", None, "update skipped"),
     "nonfinite": ("bad", None, "loss not finite"),
 }

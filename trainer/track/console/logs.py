@@ -8,9 +8,8 @@ from pathlib import Path
 from rich.console import Console as Terminal
 
 from trainer.track.console.lines import Fitting, wrapped
+from trainer.track.failures import Failures
 from trainer.wording import LOGGED_CHARACTERS, LineFormatter, printable
-
-_log = logging.getLogger(__name__)
 
 
 class _Stderr:
@@ -40,26 +39,30 @@ class _StderrFormatter(LineFormatter):
         return head + f"\n{' ' * len(head)}".join(lines)
 
 
-class _LogFile(logging.FileHandler):
-    """A log file that reports once that it cannot be written, and goes on as soon as it can."""
-
-    _failed_last = _fails = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._fails = False
-        super().emit(record)
-        self._failed_last = self._fails
+class _Terminal(logging.StreamHandler[_Stderr]):
+    """Standard error, which is written when it can be: there is no other place to complain."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
-        """Report once that the file cannot be written."""
+        """Leave a line out if the disk of standard error is full, or its reader is gone."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that reports now and then that it cannot be written, and goes on when it can."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self._failures = Failures()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        """Report that the file cannot be written; the report itself comes here, too."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
             return
-        self._fails = True
-        if not self._failed_last:
-            self._failed_last = True  # the next message comes here, too
-            _log.error("%s cannot be written: %s", self.baseFilename, error.strerror)
+        told = f"{self.baseFilename} cannot be written: {error.strerror}"
+        self._failures.tell(self.baseFilename, told)
 
 
 def setup_logging(rank: int, *, log_file: Path | None = None) -> None:
@@ -71,11 +74,11 @@ def setup_logging(rank: int, *, log_file: Path | None = None) -> None:
         OSError: `log_file` cannot be written.
     """
     close_logging()
-    handlers: list[logging.Handler] = [logging.StreamHandler(_Stderr())]
+    handlers: list[logging.Handler] = [_Terminal(_Stderr())]
     handlers[0].setLevel(logging.INFO if rank == 0 else logging.WARNING)
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(_LogFile(log_file, encoding="utf-8", errors="backslashreplace"))
+        handlers.append(_LogFile(log_file))
     logger = logging.getLogger("trainer")
     logger.setLevel(logging.INFO)
     for handler, formatter in zip(handlers, (_StderrFormatter, LineFormatter), strict=False):

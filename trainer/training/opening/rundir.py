@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from trainer.checkpoint.folder import MANIFEST, directory, newest_whole, resolve, verify
 from trainer.checkpoint.hashing import Fingerprints
+from trainer.checkpoint.rollback import Rollback
 from trainer.checkpoint.tensor_files import refuse_misfit
 from trainer.checkpoint.tensors import read_shapes
 from trainer.config.changes import Change, admit, split_changes
@@ -51,7 +52,9 @@ class Origin:
     is_own: bool
     """True if the checkpoint is this run's, not a parent's."""
     skipped: list[str]
-    """Newer checkpoints that are not whole, each with the reason."""
+    """Newer checkpoints that are not whole or not trusted, each with the reason."""
+    rollback: Rollback | None = None
+    """The rollback that came after the checkpoint was saved, if one did."""
 
 
 def default_run_dirs(recipe: str, *, now: float) -> Iterator[Path]:
@@ -180,6 +183,7 @@ def find_origin(
         changes=changed,
         is_own=own.path is not None,
         skipped=own.skipped,
+        rollback=own.rollback,
     )
 
 

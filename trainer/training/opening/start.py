@@ -12,7 +12,7 @@ from torch import nn
 
 from trainer.checkpoint.hashing import Fingerprints, fingerprints
 from trainer.checkpoint.state import TrainState
-from trainer.errors import Exit, InputError, ShortageError
+from trainer.errors import CorpusError, Exit, InputError, ShortageError
 from trainer.outside import printable
 from trainer.track.metrics import next_attempt
 from trainer.track.status import Status, read_status, write_status
@@ -127,7 +127,11 @@ def give_up(run_dir: Path, error: BaseException) -> None:
     status = read_status(run_dir)
     if status is None:
         return
-    codes = {InputError: Exit.BAD_INPUT, ShortageError: Exit.OUT_OF_MEMORY}
+    codes = {
+        InputError: Exit.BAD_INPUT,
+        CorpusError: Exit.CORPUS,
+        ShortageError: Exit.OUT_OF_MEMORY,
+    }
     code = codes.get(type(error))
     reason = printable(f"{type(error).__name__}: {error}" if code is None else str(error))
     failed = {"state": "failed", "reason": reason, "exit_code": code}

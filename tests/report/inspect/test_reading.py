@@ -1,0 +1,128 @@
+"""What a stream read is what the run's streams give, in every order; the worst come first."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import random_documents, tiny_experiment, write_corpus
+
+from trainer.data.corpus import Corpus
+from trainer.data.streams import Streams
+from trainer.errors import InputError
+from trainer.report.inspect.place import place_of
+from trainer.report.inspect.reading import Reading, read_step
+from trainer.report.inspect.text import to_json, told
+from trainer.track.metrics import MetricsWriter
+from trainer.track.stream_files import FIELDS, read_losses, write_losses
+
+S, T, SEED = 6, 5, 3
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    documents = random_documents(400, vocabulary_size=30) + [[1, 2, 3]] * 5
+    return write_corpus(tmp_path / "corpus", vocabulary_size=30, train=documents)
+
+
+def a_run(tmp_path: Path, corpus: Corpus, *, order: str = "same") -> Path:
+    """A run of 200 steps that nobody trained."""
+    run_dir = tmp_path / f"run {order}"
+    run_dir.mkdir()
+    train = {"train_batch_size": S, "tgt_len": T}
+    experiment = tiny_experiment(train=train, data={"epoch_order": order}, model={})
+    experiment = experiment.model_copy(update={"seed": SEED})
+    (run_dir / "config.json").write_text(experiment.model_dump_json())
+    named = {"path": str(corpus.path), "hash": corpus.hash}
+    (run_dir / "corpus.json").write_text(json.dumps(named))
+    dealt = {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 3}
+    (run_dir / "ds_config.json").write_text(json.dumps(dealt))
+    writer = MetricsWriter(run_dir, attempt=1)
+    writer.write("train", step=200, update=200, n_tokens=1, values={"train/loss": 2.5})
+    writer.close()
+    return run_dir
+
+
+def reading_of(run_dir: Path, step: int) -> Reading:
+    return read_step(run_dir, place_of(run_dir, step=step, attempt=None), data=None)
+
+
+@pytest.mark.parametrize("order", ["same", "roll", "roll_streams"])
+def test_each_stream_s_text_is_that_of_its_segment(
+    tmp_path: Path, corpus: Corpus, order: str
+) -> None:
+    run_dir, split = a_run(tmp_path, corpus, order=order), corpus.splits["train"]
+    for step in (1, 14, 15, 33, 200):
+        found = {stream.stream: stream for stream in reading_of(run_dir, step).streams}
+        for rank in range(2):
+            streams = Streams(
+                split=split,
+                train_batch_size=S,
+                tgt_len=T,
+                slots=3,
+                rank=rank,
+                world_size=2,
+                epoch_order=order,
+                seed=SEED,
+            )
+            for slot in range(3):
+                segment = streams.segment(step - 1, slot)
+                (stream,) = streams.stream_ids(slot).tolist()
+                n = int(segment.lengths_B[0])
+                if n == 0:
+                    assert stream not in found
+                    continue
+                read = [*segment.tokens_BT[0, :n].tolist(), int(segment.targets_BT[0, n - 1])]
+                one = found[stream]
+                assert one.text == corpus.vocabulary.decode(read)
+                assert (one.rank, one.slot, one.n_tokens) == (rank, slot, n)
+                start = int(split.document_starts[one.document])
+                assert start + one.offset == one.position
+                assert split.tokens[one.position] == read[0]
+                ends = [*split.document_starts.tolist(), split.n_tokens][one.document + 1]
+                assert start <= one.position < ends
+
+
+def test_the_worst_streams_come_first_and_json_has_all(tmp_path: Path, corpus: Corpus) -> None:
+    run_dir = a_run(tmp_path, corpus)
+    unsorted = reading_of(run_dir, 7)
+    assert [stream.stream for stream in unsorted.streams] == list(range(S))
+    assert "were not filed" in told(unsorted, most=2)
+    losses = np.zeros(S, FIELDS)
+    losses["attempt"], losses["step"], losses["stream"] = 1, 7, np.arange(S)
+    losses["nats"] = [5, 10, np.nan, 30, 20, np.inf]
+    write_losses(run_dir, losses, step=7)
+    reading = reading_of(run_dir, 7)
+    assert [stream.stream for stream in reading.streams] == [2, 5, 3, 4, 1, 0]
+    assert [stream.loss for stream in reading.streams][2:] == [6.0, 4.0, 2.0, 1.0]
+    shown = told(reading, most=3).splitlines()
+    assert [line.split()[0] for line in shown[-4:]] == ["2", "5", "3", "and"]
+    values = json.loads(json.dumps(to_json(reading), allow_nan=False))
+    assert [stream["loss"] for stream in values["streams"]] == [None, None, 6.0, 4.0, 2.0, 1.0]
+    assert values["data_step"] == 6
+
+
+def test_another_corpus_is_refused(tmp_path: Path, corpus: Corpus) -> None:
+    run_dir = a_run(tmp_path, corpus)
+    other = write_corpus(tmp_path / "other", vocabulary_size=30, train=[[1, 2, 3] * 50])
+    place = place_of(run_dir, step=7, attempt=None)
+    with pytest.raises(InputError, match=r"was trained on .* give that one with --data"):
+        read_step(run_dir, place, data=other.path)
+
+
+def test_a_broken_file_of_losses_is_named(tmp_path: Path) -> None:
+    for n, content in enumerate([b"", b"\x93NUMPY", b"x" * 200]):
+        run_dir = tmp_path / str(n)
+        (run_dir / "streams").mkdir(parents=True)
+        (run_dir / "streams" / "step-00000001.npy").write_bytes(content)
+        with pytest.raises(InputError, match=r"step-00000001\.npy: no losses of streams"):
+            read_losses(run_dir, attempt=1, step=1)
+
+
+def test_only_the_newest_files_are_kept(tmp_path: Path) -> None:
+    for step in range(1, 21):
+        losses = np.zeros(1, FIELDS)
+        losses["attempt"], losses["step"] = 1, step
+        write_losses(tmp_path, losses, step=step)
+    kept = sorted(path.name for path in (tmp_path / "streams").iterdir())
+    assert kept == [f"step-{step:08d}.npy" for step in range(5, 21)]

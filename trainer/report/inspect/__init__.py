@@ -1,0 +1,1 @@
+"""What each stream of a run read at a step."""

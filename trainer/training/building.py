@@ -1,0 +1,40 @@
+"""Building the model and the engine of a plan."""
+
+from contextlib import nullcontext
+
+from torch import nn
+
+from trainer.distributed import World
+from trainer.engine import deepspeed
+from trainer.engine.engine import Engine
+from trainer.host_cpu import returning_freed
+from trainer.model.build import build_in_parts, build_model
+from trainer.model.initialise import Fills
+from trainer.training.opening.plan import Plan
+
+
+def built(plan: Plan) -> tuple[nn.Module, Fills | None]:
+    """Return the model; with it, at stage 3, what is to fill the parts that each rank keeps.
+
+    Another's model is built whole, since what its constructors draw is not known.
+    """
+    experiment, n_words = plan.arguments.experiment, plan.corpus.vocabulary.size
+    if plan.resolved.zero_stage == 3 and experiment.model.factory is None:
+        return build_in_parts(experiment.model, vocabulary_size=n_words, seed=experiment.seed)
+    model = build_model(experiment.model, vocabulary_size=n_words, seed=experiment.seed)
+    return model, None
+
+
+def engine_of(plan: Plan, world: World, model: nn.Module, fills: Fills | None) -> Engine:
+    """Build the engine; a model in parts leaves no more than its parts in memory. Collective."""
+    experiment = plan.arguments.experiment
+    in_parts = fills is not None and world.device.type == "cpu"
+    with returning_freed() if in_parts else nullcontext():
+        return deepspeed.build(
+            model,
+            optim=experiment.optim,
+            max_steps=experiment.train.max_steps,
+            resolved=plan.resolved,
+            world=world,
+            fills=fills,
+        )
