@@ -17,6 +17,12 @@ from trainer.errors import InputError
 from trainer.protocol import Segment
 
 
+def n_segments(n_pairs: int, *, n_streams: int, tgt_len: int) -> int:
+    """Return ⌈⌈P/S⌉/T⌉, the number of segments that cover the longest of S streams."""
+    longest = -(-n_pairs // n_streams)
+    return -(-longest // tgt_len)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Streams:
     """The streams that one rank reads of one split.
@@ -73,9 +79,8 @@ class Streams:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Return the number of segments that cover the longest stream, ⌈⌈P/S⌉/T⌉."""
-        longest = -(-self.n_pairs // self.train_batch_size)
-        return -(-longest // self.tgt_len)
+        """Return the number of segments that cover the longest stream."""
+        return n_segments(self.n_pairs, n_streams=self.train_batch_size, tgt_len=self.tgt_len)
 
     def stream_ids(self, slot: int) -> np.ndarray:
         """Return the global ids of the streams that this rank reads in `slot`, `[B]`."""
