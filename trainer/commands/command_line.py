@@ -17,7 +17,7 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-from trainer.commands import corpora, exchange, models, reports, runs
+from trainer.commands import corpora, exchange, models, planning, reports, runs
 from trainer.errors import InputError, did_you_mean
 from trainer.shell import typed_path
 from trainer.wording import printable_lines
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Any] = {
     "recipes": runs.Recipes,
     "config show": runs.Show,
     "config schema": runs.Schema,
+    "plan": planning.Plan,
     "train": None,
     "watch": reports.Watch,
     "report": reports.Report,
@@ -86,7 +87,7 @@ def parse_command(argv: Sequence[str]) -> Any:
 def _overview(begin: str) -> str:
     """Return a text that lists the commands whose names begin with `begin`, a line each."""
     about = {n: (c.__doc__ if c else _ABOUT_TRAIN).partition("\n")[0] for n, c in COMMANDS.items()}
-    lines = [f"  {name:15} {line}" for name, line in about.items() if name.startswith(begin)]
+    lines = [f"  {name:17} {line}" for name, line in about.items() if name.startswith(begin)]
     return "\n".join(
         [
             f"usage: txl {begin}COMMAND …",
@@ -102,7 +103,7 @@ def _overview(begin: str) -> str:
 
 def _parsed(name: str, argv: Sequence[str]) -> Any:
     command = COMMANDS[name]
-    if command in (runs.Show, exchange.LmEval):  # which read their words themselves
+    if command in (runs.Show, planning.Plan, exchange.LmEval):  # which read their words themselves
         return command(tuple(argv))
     parsed = _quoting_safely(
         lambda: tyro.cli(
