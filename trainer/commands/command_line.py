@@ -17,7 +17,7 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-from trainer.commands import corpora, exchange, models, planning, reports, runs
+from trainer.commands import checkpoints, corpora, exchange, models, planning, reports, runs
 from trainer.errors import InputError, did_you_mean
 from trainer.shell import typed_path
 from trainer.wording import printable_lines
@@ -35,6 +35,9 @@ COMMANDS: dict[str, Any] = {
     "watch": reports.Watch,
     "report": reports.Report,
     "compare": reports.Compare,
+    "checkpoint list": checkpoints.List,
+    "checkpoint verify": checkpoints.Verify,
+    "checkpoint prune": checkpoints.Prune,
     "eval": models.Eval,
     "score": models.Score,
     "generate": models.Generate,
