@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from saved_checkpoints import contents, flip_a_bit, save
+from saved_checkpoints import alter_train_state, contents, flip_a_bit, save
 
 from trainer.checkpoint.pointers import point
 from trainer.commands.command_line import parse_command
@@ -94,6 +94,14 @@ def test_pruning_keeps_the_newest_whole_ones_and_what_pointers_name(
     told(capsys, "prune", run, "--keep", 1)
     assert names(run) == ["step-00000002", "step-00000005"]
     assert not (run / "claim").exists()
+
+
+def test_what_the_newest_calls_the_best_stays_though_no_pointer_names_it_yet(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alter_train_state(run, best_step=3, best_loss=1.5)
+    told(capsys, "prune", run, "--keep", 1)
+    assert names(run) == ["step-00000002", "step-00000003", "step-00000005"]
 
 
 def test_a_run_in_training_is_not_pruned(
