@@ -86,7 +86,7 @@ def test_steps_of_an_epoch_are_those_of_the_streams(
         world_size=1,
     )
     by_corpus = planned(capsys, "quickstart", "--data", str(tmp_path / "corpus"))
-    by_hand = planned(capsys, "quickstart", "--vocabulary", "300", "--tokens", "9000")
+    by_hand = planned(capsys, "quickstart", "--vocabulary", "300", "--tokens", "9e3")
     for found in (by_corpus, by_hand):
         assert found["steps_per_epoch"] == streams.steps_per_epoch
         assert found["epochs"] == pytest.approx(train.max_steps / streams.steps_per_epoch)
@@ -131,6 +131,7 @@ def test_a_dry_run_without_a_corpus_is_a_plan_of_its_ranks(
         (["quickstart", "--data", "nowhere"], "nowhere"),
         (["quickstart", "--data", "x", "--tokens", "9"], "give one of them"),
         (["quickstart", "--gpu-memory", "nan"], "give more than 0"),
+        (["quickstart", "--tokens", "inf"], "--tokens: invalid"),
     ],
 )
 def test_a_plan_that_cannot_be_made_is_refused(words: list[str], problem: str) -> None:

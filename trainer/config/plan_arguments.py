@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,15 @@ from trainer.shell import typed_path
 #: in bf16, and NVLink; of a CPU, a core.
 _RATES = {"cuda": (240.0, 450.0), "cpu": (0.05, 1.0)}
 
+
+def _count(text: str) -> int:
+    """Read a number of things, which may be written 2e9."""
+    try:
+        return int(Decimal(text))
+    except (InvalidOperation, OverflowError, ValueError):
+        raise ValueError(f"{text} is no number") from None
+
+
 _OPTIONS: dict[str, dict[str, Any]] = {
     "--gpus": {"type": int, "default": 1, "metavar": "N", "help": "devices, a rank on each"},
     "--gpu-memory": {"type": float, "metavar": "GIB", "help": "of one device"},
@@ -23,12 +33,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--data": {"type": typed_path, "metavar": "CORPUS", "help": "folder made by `txl prepare`"},
     "--vocabulary": {
-        "type": int,
+        "type": _count,
         "metavar": "N",
         "help": "words, without --data; by default those of the text that a packaged recipe is for",
     },
     "--tokens": {
-        "type": int,
+        "type": _count,
         "metavar": "N",
         "help": "tokens of the train split, without --data",
     },
