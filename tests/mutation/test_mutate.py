@@ -87,7 +87,9 @@ def test_a_fault_is_found_one_that_changes_nothing_is_not_and_the_log_goes_on(
     )
     room, source = rooms.Room("schedules", (file,), (test,)), (tree / file).read_bytes()
     wrong = operators.by_text(file, source, was="0.5 * (lr", now="0.5000005 * (lr")
-    same = operators.by_text(file, source, was="max(1, max_steps", now="max(1.0, max_steps")
+    same = operators.by_text(
+        file, source, was="self.updates += 1", now="self.updates = self.updates + 1"
+    )
     monkeypatch.setattr(mutate, "copy_tree", lambda to: tree)
     log = tmp_path / "log.jsonl"
     mutate.try_all(log, [(room, wrong), (room, same)], jobs=1)
@@ -96,9 +98,7 @@ def test_a_fault_is_found_one_that_changes_nothing_is_not_and_the_log_goes_on(
     assert (told[wrong.id]["found"], told[same.id]["found"]) == (True, False)
     assert test in told[wrong.id]["by"]
     assert "| schedules | 2 | 0 | 1 | 50.0% |" in list(mutate.table(told))
-    monkeypatch.setitem(
-        mutate.EQUIVALENT, f"{file}: {same.id.partition(': ')[2]}", "a float is as good"
-    )
+    monkeypatch.setitem(mutate.EQUIVALENT, f"{file}: {same.id.partition(': ')[2]}", "the same sum")
     assert "| schedules | 2 | 1 | 1 | 100.0% |" in list(mutate.table(told))
     log.write_text(log.read_text() + json.dumps(told[same.id] | {"found": True}) + "\n")
     assert mutate.read_log(log)[same.id]["found"]
