@@ -51,7 +51,7 @@ EXTREMES = {
 }
 LEFT_OUT = {"detach", "clamp_min", "clamp_max", "double", "float", "long", "contiguous", "clone"}
 #: Functions whose arguments have no order, or that only look at types.
-UNORDERED = {"min", "max", "isinstance", "getattr"}
+UNORDERED = {"min", "max", "minimum", "maximum", "isinstance", "getattr"}
 TELLING = ("log", "warnings")
 
 
@@ -131,9 +131,8 @@ def arguments(node: ast.AST) -> Iterator[ast.AST]:
     """Let the first two arguments of a call change places."""
     if isinstance(node, ast.Call) and len(node.args) >= 2:
         one, other, *rest = node.args
-        if isinstance(node.func, ast.Name) and node.func.id in UNORDERED:
-            return
-        if not any(isinstance(x, ast.Starred) for x in (one, other)):
+        name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
+        if name not in UNORDERED and not any(isinstance(x, ast.Starred) for x in (one, other)):
             yield ast.Call(node.func, [other, one, *rest], node.keywords)
 
 
