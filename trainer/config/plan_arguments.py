@@ -24,7 +24,7 @@ def _count(text: str) -> int:
         raise ValueError(f"{text} is no number") from None
 
 
-_OPTIONS: dict[str, dict[str, Any]] = {
+PLAN_OPTIONS: dict[str, dict[str, Any]] = {
     "--gpus": {"type": int, "default": 1, "metavar": "N", "help": "devices, a rank on each"},
     "--gpu-memory": {"type": float, "metavar": "GIB", "help": "of one device"},
     "--deepspeed-config": {
@@ -91,7 +91,7 @@ def parse_plan(argv: Sequence[str]) -> PlanArguments:
     """
     given = given_of(
         argv,
-        _OPTIONS,
+        PLAN_OPTIONS,
         about="Tell what a training needs and sends on other machines, without a corpus or a GPU.",
         usage="txl plan RECIPE [--gpus N] [--gpu-memory GIB] [--deepspeed-config FILE] [flags]",
     )
