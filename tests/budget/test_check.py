@@ -15,7 +15,7 @@ from builders import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.budget.check import Budget, count_weights
+from trainer.budget.check import Budget, count_weights, words_of
 from trainer.budget.machine import There
 from trainer.config.deepspeed import load_ds_config, resolve
 from trainer.config.recipe import ModelConfig, load_recipe, recipe_names
@@ -35,7 +35,7 @@ def corpus_of_300(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 def budget(corpus: Corpus, *, ds: str = "zero0_fp32", **parts: Any) -> Budget:
     experiment = tiny_experiment(**parts)
     resolved = resolve(load_ds_config(ds), experiment, world_size=1, where=ds)
-    return Budget(experiment, corpus, resolved, lone_world())
+    return Budget(experiment, words_of(experiment.model, corpus), resolved, lone_world())
 
 
 @pytest.mark.parametrize("recipe", recipe_names())

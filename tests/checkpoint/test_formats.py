@@ -1,4 +1,4 @@
-"""A run of every older format of checkpoints goes on as it would have then."""
+"""A run of every format of checkpoints goes on as it would have then."""
 
 import json
 import shutil
@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 from training import Case, losses, run_cases
 
+from trainer.checkpoint.folder import newest_whole
+from trainer.checkpoint.saved_state import FORMAT
 from trainer.checkpoint.tensors import read_weights
 
 HERE = Path(__file__).parent
@@ -39,6 +41,15 @@ FLAGS = [
     "--optim.gradient-clipping",
     "1",
 ]
+#: What a run of two ranks logged after its checkpoint, undisturbed, under formats 2 and 3 alike.
+OF_TWO = {
+    7: 3.0771621068318686,
+    8: 3.074260711669922,
+    9: 3.071633497873942,
+    10: 3.082709312438965,
+    11: 3.0873700777689614,
+    12: 3.0638813972473145,
+}
 #: Per format, ranks of the run that made the fixture, and what it logged after its checkpoint,
 #: undisturbed.
 LOSSES = {
@@ -53,25 +64,15 @@ LOSSES = {
             12: 3.0631814002990723,
         },
     ),
-    "format_2": (
-        2,
-        {
-            7: 3.0771621068318686,
-            8: 3.074260711669922,
-            9: 3.071633497873942,
-            10: 3.082709312438965,
-            11: 3.0873700777689614,
-            12: 3.0638813972473145,
-        },
-    ),
+    "format_2": (2, OF_TWO),
+    "format_3": (2, OF_TWO),
 }
+OLDER = ("format_1", "format_2")
 
 
 @pytest.mark.parametrize("kind", ["zero0_fp32", "zero3_fp32"])
 @pytest.mark.parametrize("format_", LOSSES)
-def test_a_checkpoint_of_an_older_format_is_resumed(
-    tmp_path: Path, format_: str, kind: str
-) -> None:
+def test_a_checkpoint_of_every_format_is_resumed(tmp_path: Path, format_: str, kind: str) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(HERE / format_ / "step-00000006", run_dir / "checkpoints" / "step-00000006")
     corpus, (n_ranks, expected) = HERE / "format_1" / "corpus", LOSSES[format_]
@@ -79,7 +80,7 @@ def test_a_checkpoint_of_an_older_format_is_resumed(
     assert losses(run_dir) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("format_", LOSSES)
+@pytest.mark.parametrize("format_", OLDER)
 def test_weights_of_an_older_format_are_those_of_its_files(format_: str) -> None:
     path = HERE / format_ / "step-00000006"
     expected = {
@@ -92,6 +93,26 @@ def test_weights_of_an_older_format_are_those_of_its_files(format_: str) -> None
         name: weight.shape for name, weight in expected.items()
     }
     assert [name for name, weight in found.items() if not torch.equal(weight, expected[name])] == []
+
+
+@pytest.mark.parametrize("format_", LOSSES)
+def test_the_fixture_of_a_format_is_of_that_format(format_: str) -> None:
+    manifest = HERE / format_ / "step-00000006" / "manifest.json"
+    assert json.loads(manifest.read_text())["format"] == int(format_.removeprefix("format_"))
+    assert f"format_{FORMAT}" in LOSSES
+
+
+def test_a_run_of_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "step-00000006"
+    shutil.copytree(HERE / f"format_{FORMAT}" / path.name, path)
+    manifest = path / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": FORMAT + 1}))
+    found = newest_whole(tmp_path / "checkpoints")
+    assert found.path is None
+    assert found.skipped == [
+        f"{manifest} has format {FORMAT + 1}, newer than the {FORMAT} known here: "
+        "update txl-trainer"
+    ]
 
 
 def test_a_resumed_run_writes_the_newest_format(tmp_path: Path) -> None:

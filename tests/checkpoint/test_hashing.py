@@ -30,6 +30,12 @@ def test_every_file_is_hashed_by_one_rank_and_no_rank_has_much_more_to_do(
     assert max(loads) - min(loads) <= max(sizes, default=0)
 
 
+def test_small_files_fill_what_large_ones_leave(tmp_path: Path) -> None:
+    for name, size in {"a": 1, "b": 1, "c": 1, "d": 1, "e": 4}.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    assert shared_out(tmp_path, "abcde", n_ranks=2) == [["e"], ["a", "b", "c", "d"]]
+
+
 def _two_verify(world: World, folder: Path) -> list[Any]:
     """What each rank hashes of a whole checkpoint, and is told of one with a broken file each."""
     hashed: list[str] = []

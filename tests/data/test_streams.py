@@ -2,8 +2,10 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 from builders import write_split
 from hypothesis import given, settings
@@ -192,6 +194,26 @@ def test_streams_rolled_in_themselves_keep_their_text_and_begin_each_elsewhere(t
         begins = rolled.segment(epoch * rolled.steps_per_epoch, 0).tokens_BT[:, 0].tolist()
         offsets |= {begin - border for begin, border in zip(begins, borders, strict=True)}
     assert len(offsets) > 10  # of 20
+
+
+@pytest.mark.parametrize("order", ["roll", "roll_streams"])
+def test_an_epochs_offsets_are_those_drawn_of_seed_epoch_and_stream(
+    text: Split, order: str
+) -> None:
+    """A run that goes on under a later state of the code must read the same text."""
+    options: dict[str, Any] = {"slots": 2, "train_batch_size": 4, "tgt_len": 8, "seed": 3}
+    (rolled,) = all_ranks(text, **options, epoch_order=order)
+    n_pairs = text.n_tokens - 1
+    for epoch, index, stream in product(range(3), range(2), range(4)):
+        low, high = (i * n_pairs // 4 for i in (stream, stream + 1))
+        drawn: tuple[int, ...] = (3, epoch)
+        begin, first, size = low + 8 * index, 0, n_pairs
+        if order == "roll_streams":
+            drawn, first, size = (*drawn, stream), low, high - low
+        offset = np.random.default_rng(drawn).integers(size)
+        expected = text.tokens[first + (begin - first + offset) % size]
+        segment = rolled.segment(epoch * rolled.steps_per_epoch + index, stream // 2)
+        assert segment.tokens_BT[stream % 2, 0] == expected
 
 
 def test_the_corpus_rolled_gives_streams_other_text_in_every_epoch(text: Split) -> None:

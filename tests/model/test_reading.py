@@ -133,6 +133,7 @@ def test_tokens_that_come_one_by_one_are_written_where_they_stay() -> None:
                 rooms.append(memory.room)  # which keeps its place from being used again
             assert memory.layers[0].shape[1] == 40
     assert len(rooms) == -(-100 // spare_positions(40))
+    assert (spare_positions(0), spare_positions(40), spare_positions(1600)) == (16, 16, 100)
 
 
 def test_gradients_of_a_segment_go_through_its_own_keys_and_values() -> None:

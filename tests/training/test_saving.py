@@ -4,10 +4,12 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from builders import lone_world
 from ranks import told_by_ranks
@@ -17,6 +19,7 @@ from training import ROOT, Case, checkpoint_hashes, environment, events, losses,
 from trainer.checkpoint import pointers
 from trainer.checkpoint.folder import directory, draft_of, verify
 from trainer.checkpoint.pointers import name_of
+from trainer.checkpoint.state import TrainState
 from trainer.distributed import World
 from trainer.errors import Exit
 from trainer.track.status import read_status
@@ -137,6 +140,33 @@ def test_a_job_that_cannot_save_at_its_end_is_still_requeued(corpus: Path, tmp_p
     assert "rank 1: " in status["reason"]
     assert status["reason"].endswith("; there is no checkpoint")
     assert case.left["checkpoints"] == []
+
+
+@pytest.mark.parametrize(("rank", "kept"), [(0, 7.5), (1, 0.0)])
+def test_nats_since_the_last_record_are_all_with_rank_0_once_a_save_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, kept: float
+) -> None:
+    """In the file and in the run, so that any number of ranks goes on with the same loss."""
+    saved: dict[str, Any] = {}
+
+    def save_nothing(folder: Path, **values: Any) -> Iterator[Callable[[], None]]:
+        saved.update(values)
+        return iter(())
+
+    monkeypatch.setattr(saving, "sum_floats", lambda values, world: [values[0] + 5.25])
+    monkeypatch.setattr(saving.tensors, "save", save_nothing)
+    run: Any = SimpleNamespace(
+        world=lone_world(rank=rank, world_size=2),
+        run_dir=tmp_path,
+        streams=SimpleNamespace(stream_ids=lambda slot: np.arange(2)),
+        engine=SimpleNamespace(slots=1, scalars=dict),
+        identity={},
+    )
+    state = TrainState(step=4, memories=[()])
+    state.window_loss_sum.fill_(2.25)
+    next(saving._save(run, state))
+    assert state.window_loss_sum.item() == kept
+    assert saved["state"]["train"]["window_loss_sum"] == kept
 
 
 def test_the_best_is_pointed_at_once_it_is_there_whatever_the_pointer_was(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from trainer.budget import flops, machine, needs
 from trainer.budget.activations import PassSize
 from trainer.budget.machine import There
 from trainer.budget.needs import Needs
-from trainer.budget.sizes import How, Weights
+from trainer.budget.sizes import How, Weights, Words
 from trainer.config.deepspeed import ResolvedDs
 from trainer.config.deepspeed_checks import lookup
 from trainer.config.divisors import divisors
@@ -20,7 +20,7 @@ from trainer.data.corpus import Corpus
 from trainer.distributed import World
 from trainer.errors import InputError
 from trainer.model.build import build_model, check_cutoffs
-from trainer.model.choice import backend_name
+from trainer.model.choice import BackendName, backend_name
 
 #: Tokens that are read to estimate each cluster's share of the targets.
 _LOOKED_AT = 1 << 20
@@ -33,18 +33,30 @@ class Budget:
     """The memory needs of a planned run, and of the run with other micro batches."""
 
     def __init__(
-        self, experiment: ExperimentConfig, corpus: Corpus, resolved: ResolvedDs, world: World
+        self,
+        experiment: ExperimentConfig,
+        words: Words,
+        resolved: ResolvedDs,
+        world: World,
+        *,
+        backend: BackendName | None = None,
     ) -> None:
         """Count the needs; no weight is allocated.
+
+        Args:
+            experiment: what is trained.
+            words: the vocabulary.
+            resolved: how it is trained.
+            world: a rank.
+            backend: what computes on the rank's device; None asks the device, which must be there.
 
         Raises:
             InputError: the model cannot be built, see `build_model`.
         """
         self._experiment = experiment
-        self._vocabulary_size = corpus.vocabulary.size
-        self.weights = count_weights(experiment.model, corpus.vocabulary.size)
-        self._shares = _shares(experiment.model, corpus)
-        self.how = _how(experiment, resolved, world)
+        self._words = words
+        self.weights = count_weights(experiment.model, words.size)
+        self.how = _how(experiment, resolved, world, backend)
         self.needs = self._counted(self.how)
 
     @property
@@ -52,11 +64,11 @@ class Budget:
         """Return the operations of training per token, see `trainer.budget.flops`."""
         train = self._experiment.train
         size = PassSize(n_rows=self.how.micro, tgt_len=train.tgt_len, mem_len=train.mem_len)
-        tables, shares = self.weights.tables, self._shares
+        tables, shares = self.weights.tables, self._words.shares
         return flops.per_token(self._experiment.model, size, tables=tables, shares=shares)
 
     def _counted(self, how: How) -> Needs:
-        return needs.count(self._experiment, self.weights, how, shares=self._shares)
+        return needs.count(self._experiment, self.weights, how, shares=self._words.shares)
 
     def fits(self, device: There | None) -> bool:
         """Return whether a GPU of this memory, if there is one, has what the run needs of it."""
@@ -95,7 +107,7 @@ class Budget:
         return (
             f"by the plan a rank needs {_gib(self.needs.device_bytes)} GiB, {self.largest_part()}, "
             f"with train_micro_batch_size_per_gpu {self.how.micro}, tgt_len {train.tgt_len}, "
-            f"mem_len {train.mem_len} and a vocabulary of {self._vocabulary_size:,}: "
+            f"mem_len {train.mem_len} and a vocabulary of {self._words.size:,}: "
             f"{self._to_lower()}"
         )
 
@@ -114,7 +126,7 @@ class Budget:
                 "--deepspeed-config zero3_bf16, or a smaller --model.d-model, --model.n-layer or "
                 "vocabulary"
             )
-        fitting = self._micro_that_fits(total)
+        fitting = self.micro_that_fits(total)
         if fitting:
             return f"--train.train-micro-batch-size-per-gpu {fitting} (now {how.micro}) fits"
         return self._to_lower()
@@ -138,13 +150,13 @@ class Budget:
     def _part(self, name: str) -> int:
         return self.needs.device.get(name, 0)
 
-    def _micro_that_fits(self, total: int) -> int | None:
+    def micro_that_fits(self, total: int) -> int | None:
+        """Return the largest micro batch with which a rank needs at most `total` bytes, if any."""
         share = self.how.micro * self.how.slots
         for micro in reversed(divisors(share)):
-            if micro < self.how.micro:
-                fewer = replace(self.how, micro=micro, slots=share // micro)
-                if self._counted(fewer).device_bytes <= total:
-                    return micro
+            other = replace(self.how, micro=micro, slots=share // micro)
+            if self._counted(other).device_bytes <= total:
+                return micro
         return None
 
     def described(self) -> dict[str, Any]:
@@ -203,22 +215,25 @@ def check_memory(budget: Budget, world: World, *, n_sharing: int, insist: bool) 
     return warnings
 
 
-def _shares(model: ModelConfig, corpus: Corpus) -> list[float]:
-    """Return each cluster's share of the targets; 1 for the head, which predicts all of them."""
+def words_of(model: ModelConfig, corpus: Corpus) -> Words:
+    """Return the vocabulary of a corpus, and a model's clusters as they occur in its text."""
     if not model.cutoffs:
-        return [1.0]
+        return Words(corpus.vocabulary.size, (1.0,))
     tokens = np.asarray(corpus.splits["train"].tokens[:_LOOKED_AT])
     cluster = np.searchsorted(np.asarray(model.cutoffs), tokens, side="right")
     counts = np.bincount(cluster, minlength=len(model.cutoffs) + 1)
-    return [1.0, *(float(n) / max(1, len(tokens)) for n in counts[1:])]
+    shares = (float(n) / max(1, len(tokens)) for n in counts[1:])
+    return Words(corpus.vocabulary.size, (1.0, *shares))
 
 
-def _how(experiment: ExperimentConfig, resolved: ResolvedDs, world: World) -> How:
+def _how(
+    experiment: ExperimentConfig, resolved: ResolvedDs, world: World, backend: BackendName | None
+) -> How:
     dtype = torch.float32 if resolved.precision == "fp32" else torch.bfloat16
     bucket = lookup(resolved.values, "zero_optimization.reduce_bucket_size")
     fused = resolved.optimizer.fused is not False and not resolved.optimizer.offload
     return How(
-        backend=backend_name(experiment.model.kernels, world.device, dtype),
+        backend=backend or backend_name(experiment.model.kernels, world.device, dtype),
         precision=resolved.precision,
         stage=resolved.zero_stage,
         world_size=world.world_size,

@@ -2,10 +2,20 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from trainer.config.experiment import ModelConfig
 from trainer.config.precision import Precision, is_autocast
 from trainer.model.choice import BackendName
+
+
+class Words(NamedTuple):
+    """The vocabulary that a model reads, and how often its clusters occur."""
+
+    size: int
+    """Words of the vocabulary."""
+    shares: tuple[float, ...]
+    """Each cluster's share of the targets; 1 for the head, which predicts all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,15 +102,10 @@ def prune(folder: Path, *, keep_last: int, spared: Iterable[str] = ()) -> None:
     Checkpoints that are not whole do not count, and are deleted with whole ones of their age. A
     folder without a manifest was never a checkpoint, and stays. Failures to delete are logged.
     """
-    kept = {*spared, pointed(folder, "latest"), pointed(folder, "best")}
 
     def delete_old() -> None:
-        n_newer = 0
-        for path in _by_step(folder).values():
-            if n_newer < keep_last:
-                n_newer += seems_whole(path)
-            elif path.name not in kept and not path.is_symlink() and (path / MANIFEST).is_file():
-                _or_log(partial(remove, path), f"{path.name} was not deleted")
+        for path in prunable(folder, keep_last=keep_last, spared=spared):
+            _or_log(partial(remove, path), f"{path.name} was not deleted")
 
     _or_log(delete_old, "old checkpoints were not deleted")
 
@@ -123,7 +118,7 @@ def go_back(folder: Path, rollback: Rollback) -> None:
     """
 
     def forget_newer() -> None:
-        for step, path in _by_step(folder).items():
+        for step, path in by_step(folder).items():
             if step > rollback.step and not path.is_symlink() and (path / MANIFEST).is_file():
                 _or_log(partial(remove, path), f"{path.name} was not deleted")
         point(folder, "latest", name_of(rollback.step))
@@ -140,6 +135,22 @@ def go_back(folder: Path, rollback: Rollback) -> None:
         _or_log(record, "the rollback is forgotten if the run ends before its next checkpoint")
     else:
         _or_log(forget_newer, "newer checkpoints were not deleted")
+
+
+def prunable(folder: Path, *, keep_last: int, spared: Iterable[str] = ()) -> list[Path]:
+    """Return what `prune` deletes, newest first.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    kept = {*spared, pointed(folder, "latest"), pointed(folder, "best")}
+    n_newer, found = 0, []
+    for path in by_step(folder).values():
+        if n_newer < keep_last:
+            n_newer += seems_whole(path)
+        elif path.name not in kept and not path.is_symlink() and (path / MANIFEST).is_file():
+            found.append(path)
+    return found
 
 
 def _or_log(action: Callable[[], None], told: str) -> None:
@@ -191,15 +202,23 @@ def verify(path: Path, *, hashed: Fingerprints = fingerprints) -> dict[str, Any]
 
 def seems_whole(path: Path) -> bool:
     """Return whether a checkpoint's files have the right names and sizes; read no tensors."""
+    return flaw(path) is None
+
+
+def flaw(path: Path) -> str | None:
+    """Return why a checkpoint does not seem whole; None if it does. Read no tensors."""
+    if path.is_symlink():
+        return f"{path} is a link to {os.readlink(path)}"
     try:
         listed = _read_manifest(path / MANIFEST)
         sizes = {name: (path / name).lstat().st_size for name in listed}
         _read_state(path)
-    except (InputError, OSError):
-        return False
-    return not path.is_symlink() and all(
-        entry["bytes"] == sizes[name] for name, entry in listed.items()
-    )
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    wrong = [name for name, entry in listed.items() if entry["bytes"] != sizes[name]]
+    return f"{path / wrong[0]} has another size than the manifest says" if wrong else None
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -243,7 +262,7 @@ def resolve(run_dir: Path, which: str) -> Path:
     else:
         found = typed_path(which)
     if found is None or not os.path.isdir(found):
-        names = [path.name for path in _by_step(folder).values()]
+        names = [path.name for path in by_step(folder).values()]
         there = first_few(names, separator=", ") or "none"
         raise InputError(f"{run_dir}: no checkpoint {which!r}; there are: {there}")
     return found
@@ -253,7 +272,7 @@ def _last(folder: Path) -> Path | None:
     latest = pointed(folder, "latest")
     if latest is not None and (folder / latest).is_dir():
         return folder / latest
-    return next(filter(seems_whole, _by_step(folder).values()), None)
+    return next(filter(seems_whole, by_step(folder).values()), None)
 
 
 def newest_whole(
@@ -270,7 +289,7 @@ def newest_whole(
     """
     skipped: list[str] = []
     last = read_rollback(folder)
-    for step, path in _by_step(folder).items():
+    for step, path in by_step(folder).items():
         if before_step is not None and step >= before_step:
             continue
         try:
@@ -286,7 +305,7 @@ def newest_whole(
     return Newest(path=None, state={}, skipped=skipped)
 
 
-def _by_step(folder: Path) -> dict[int, Path]:
+def by_step(folder: Path) -> dict[int, Path]:
     """Return all paths that have the name of a checkpoint by step, newest first.
 
     Raises:

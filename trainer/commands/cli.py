@@ -39,8 +39,11 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
     def train() -> int:
         """Import torch, choose the accelerator, and train."""
+        from trainer.commands.planning import told_of_dry_run
         from trainer.config.arguments import parse_train
 
+        if told_of_dry_run(argv, environ):
+            return Exit.DONE
         arguments = parse_train(argv)
         _tell_terminal(environ)
         # Otherwise a rank whose peer is gone gets a stack in C++ for each try to reach it.

@@ -17,7 +17,17 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-from trainer.commands import corpora, doctor, exchange, inspecting, models, reports, runs
+from trainer.commands import (
+    checkpoints,
+    corpora,
+    doctor,
+    exchange,
+    inspecting,
+    models,
+    planning,
+    reports,
+    runs,
+)
 from trainer.errors import InputError, did_you_mean
 from trainer.shell import typed_path
 from trainer.wording import printable_lines
@@ -31,11 +41,15 @@ COMMANDS: dict[str, Any] = {
     "config show": runs.Show,
     "config schema": runs.Schema,
     "doctor": doctor.Doctor,
+    "plan": planning.Plan,
     "train": None,
     "watch": reports.Watch,
     "report": reports.Report,
     "compare": reports.Compare,
     "inspect": inspecting.Inspect,
+    "checkpoint list": checkpoints.List,
+    "checkpoint verify": checkpoints.Verify,
+    "checkpoint prune": checkpoints.Prune,
     "eval": models.Eval,
     "score": models.Score,
     "generate": models.Generate,
@@ -45,6 +59,8 @@ COMMANDS: dict[str, Any] = {
     "exit-codes": runs.ExitCodes,
     "reference": runs.Reference,
 }
+#: The commands that read their words themselves.
+_READERS = (runs.Show, doctor.Doctor, planning.Plan, exchange.LmEval)
 _ABOUT_TRAIN = "Train RECIPE on a corpus: the same as launch/train.py."
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
@@ -88,7 +104,7 @@ def parse_command(argv: Sequence[str]) -> Any:
 def _overview(begin: str) -> str:
     """Return a text that lists the commands whose names begin with `begin`, a line each."""
     about = {n: (c.__doc__ if c else _ABOUT_TRAIN).partition("\n")[0] for n, c in COMMANDS.items()}
-    lines = [f"  {name:15} {line}" for name, line in about.items() if name.startswith(begin)]
+    lines = [f"  {name:17} {line}" for name, line in about.items() if name.startswith(begin)]
     return "\n".join(
         [
             f"usage: txl {begin}COMMAND …",
@@ -104,7 +120,7 @@ def _overview(begin: str) -> str:
 
 def _parsed(name: str, argv: Sequence[str]) -> Any:
     command = COMMANDS[name]
-    if command in (runs.Show, doctor.Doctor, exchange.LmEval):  # which read their words themselves
+    if command in _READERS:
         return command(tuple(argv))
     parsed = _quoting_safely(
         lambda: tyro.cli(

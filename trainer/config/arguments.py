@@ -22,6 +22,9 @@ A number may be written 2e5, an absent value None, a list 2000 10000 or '[2000, 
 is its flag alone, or with True or False; --flag=value and underscores for hyphens are the same.
 """
 
+TRAIN_ABOUT = "Train a language model that carries memory across text."
+TRAIN_USAGE = "train.py RECIPE --data CORPUS [--run-dir DIR] [--deepspeed-config FILE] [flags]"
+
 _DEEPSPEED_CONFIG: dict[str, Any] = {
     "metavar": "FILE",
     "help": "packaged DeepSpeed file or JSON; by default by the device",
@@ -157,15 +160,11 @@ def parse_train(argv: Sequence[str]) -> TrainArguments:
         InputError: a flag or value is unknown, or the experiment is not valid. All flags of other
             systems are answered at once.
     """
-    given = _given(
-        argv,
-        TRAIN_OPTIONS,
-        about="Train a language model that carries memory across text.",
-        usage="train.py RECIPE --data CORPUS [--run-dir DIR] [--deepspeed-config FILE] [flags]",
-    )
+    given = given_of(argv, TRAIN_OPTIONS, about=TRAIN_ABOUT, usage=TRAIN_USAGE)
     if given["data"] is None:
         raise InputError(
-            "--data is missing: it takes a corpus, made of text by `txl prepare` (see its --help)"
+            "--data is missing: it takes a corpus, made of text by `txl prepare` (see its --help); "
+            "what a run would need, `txl plan` tells without one"
         )
     given["profile"] = _window(given["profile"])
     return checked(TrainArguments(**given))
@@ -192,7 +191,7 @@ def parse_show(argv: Sequence[str]) -> ShowArguments:
     Raises:
         InputError: for the reasons of `parse_train`.
     """
-    given = _given(
+    given = given_of(
         argv,
         SHOW_OPTIONS,
         about="Print a recipe and a DeepSpeed file as a run would use them.",
@@ -221,7 +220,7 @@ def parse_doctor(argv: Sequence[str]) -> DoctorArguments:
     return DoctorArguments(train, given.run_dir, given.device, given.json)
 
 
-def _given(
+def given_of(
     argv: Sequence[str], options: dict[str, dict[str, Any]], *, usage: str, about: str
 ) -> dict[str, Any]:
     """Return the values of `options` and the experiment from a command line."""

@@ -41,6 +41,12 @@ class Spans(NamedTuple):
         return pairs_BT
 
 
+def n_segments(n_pairs: int, *, n_streams: int, tgt_len: int) -> int:
+    """Return ⌈⌈P/S⌉/T⌉, the number of segments that cover the longest of S streams."""
+    longest = -(-n_pairs // n_streams)
+    return -(-longest // tgt_len)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Positions:
     """The positions of all streams of a split.
@@ -72,9 +78,8 @@ class Positions:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Return the number of segments that cover the longest stream, ⌈⌈P/S⌉/T⌉."""
-        longest = -(-self.n_pairs // self.n_streams)
-        return -(-longest // self.tgt_len)
+        """Return the number of segments that cover the longest stream."""
+        return n_segments(self.n_pairs, n_streams=self.n_streams, tgt_len=self.tgt_len)
 
     def n_tokens(self, data_step: int) -> int:
         """Return the number of targets of all streams in a step."""

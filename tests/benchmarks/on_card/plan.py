@@ -9,7 +9,7 @@ from measured.dims import Dims
 from measured.ours import corpus_of, experiment_of
 from measured.variants import Variant
 
-from trainer.budget.check import GIB, Budget
+from trainer.budget.check import GIB, Budget, words_of
 from trainer.config.deepspeed import load_ds_config, resolve
 from trainer.distributed import World
 
@@ -27,4 +27,5 @@ def planned_gib(dims: Dims, variant: Variant, *, device: str) -> float:
     world = World(rank=0, world_size=1, local_rank=0, device=torch.device(device))
     with tempfile.TemporaryDirectory() as folder:
         corpus = corpus_of(replace(dims, n_streams=1), Path(folder), train=100)
-        return Budget(experiment, corpus, resolved, world).needs.device_bytes / GIB
+        words = words_of(experiment.model, corpus)
+        return Budget(experiment, words, resolved, world).needs.device_bytes / GIB

@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 from trainer.commands.command_line import COMMANDS, parse_command
 from trainer.commands.models import Eval
+from trainer.commands.planning import Plan
 from trainer.commands.reference.options import command_table
 from trainer.commands.runs import Show
 from trainer.config.arguments import TrainArguments, parse_show, parse_train, train_flags
+from trainer.config.plan_arguments import PLAN_OPTIONS, parse_dry_run, parse_plan
 from trainer.data.prepare.by_name.known_corpora import PG19, known_corpus
 from trainer.errors import InputError
 
@@ -88,6 +90,8 @@ def _check_txl(words: list[str]) -> None:
     command = parse_command(words)
     if isinstance(command, Show):
         parse_show(command.argv)
+    if isinstance(command, Plan):
+        parse_plan(command.argv)
     if isinstance(command, Eval):
         _ = command.mem_lens
     if getattr(command, "name", None) not in (None, PG19):
@@ -108,7 +112,8 @@ def _check_launched(program: str, words: list[str]) -> None:
     file = ROOT / script.removeprefix("/txl/")
     assert file.is_file(), script
     if script.endswith("launch/train.py"):
-        parse_train(rest)
+        if parse_dry_run(rest, n_ranks=1) is None:
+            parse_train(rest)
         return
     ours, _, training = " ".join(rest).partition(" -- ")
     assert flags_of(ours) <= texts_in(file), f"{script}: {flags_of(ours) - texts_in(file)}"
@@ -137,6 +142,8 @@ def flags_of_command(name: str) -> frozenset[str]:
     """The long options of a command of `txl`."""
     if name in ("train", "config show"):
         return frozenset({*train_flags(), "--world-size"})
+    if name == "plan":
+        return frozenset({*train_flags(), *PLAN_OPTIONS})
     if name == "lm-eval":
         return LM_EVAL
     rows = command_table(name, COMMANDS[name]).rows

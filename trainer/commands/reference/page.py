@@ -9,6 +9,7 @@ from trainer.commands.reference.records import file_tables, record_tables
 from trainer.commands.reference.settings import deepspeed_tables, recipe_tables
 from trainer.commands.reference.tables import Chapter, Table, code, link
 from trainer.config.arguments import DOCTOR_OPTIONS, SHOW_OPTIONS, TRAIN_OPTIONS
+from trainer.config.plan_arguments import PLAN_OPTIONS
 from trainer.errors import Exit
 
 _ABOUT = """\
@@ -86,9 +87,10 @@ def _command_tables(commands: Mapping[str, Any]) -> list[Table]:
         if name == "train":
             about = f"Train RECIPE on a corpus: the same as `launch/train.py`. {_SETTINGS}"
             tables.append(flag_table(f"txl {name}", _RECIPE | TRAIN_OPTIONS, text=about))
-        elif name == "config show":
+        elif name in ("config show", "plan"):
             about = f"{command.__doc__} {_SETTINGS}"
-            tables.append(flag_table(f"txl {name}", _RECIPE | SHOW_OPTIONS, text=about))
+            options = SHOW_OPTIONS if name == "config show" else PLAN_OPTIONS
+            tables.append(flag_table(f"txl {name}", _RECIPE | options, text=about))
         elif name == "doctor":
             about = f"{command.__doc__} All of a training command may follow: ranks are compared."
             tables.append(flag_table(f"txl {name}", DOCTOR_OPTIONS, text=about))

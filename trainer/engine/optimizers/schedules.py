@@ -40,7 +40,7 @@ def cosine(
     if n >= max_steps:
         return min_lr
     before = warmup_steps if begins == "warmup" else 0
-    progress = (n - before) / max(1, max_steps - before)
+    progress = (n - before) / (max_steps - before)
     return min_lr + 0.5 * (lr - min_lr) * (1 + math.cos(math.pi * progress))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from trainer.budget import machine
-from trainer.budget.check import GIB, Budget, device_there
+from trainer.budget.check import GIB, Budget, device_there, words_of
 from trainer.budget.peaks import peak_tflops
 from trainer.config.arguments import TrainArguments
 from trainer.config.deepspeed import ResolvedDs, default_names, load_ds_config, resolve
@@ -91,12 +91,13 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
         encode_given(corpus.vocabulary, experiment.sample.prompt, what="--sample.prompt")
     budget = None
     if experiment.model.factory is None:
-        budget = Budget(experiment, corpus, resolved, world)
+        words = words_of(experiment.model, corpus)
+        budget = Budget(experiment, words, resolved, world)
         for other in names[1:]:
             if budget.fits(device_there(world)):
                 break
             resolved = _resolved(other, experiment, world)
-            budget = Budget(experiment, corpus, resolved, world)
+            budget = Budget(experiment, words, resolved, world)
     streams = Streams(
         split=corpus.splits["train"],
         train_batch_size=experiment.train.train_batch_size,
@@ -177,7 +178,8 @@ def describe_plan(plan: Plan, start: Mapping[str, Any]) -> str:
     `start` is the result of `trainer.training.opening.dry_run.describe_start`.
     """
     experiment, streams = plan.arguments.experiment, plan.streams
-    budget = plan.budget or Budget(experiment, plan.corpus, plan.resolved, plan.world)
+    words = words_of(experiment.model, plan.corpus)
+    budget = plan.budget or Budget(experiment, words, plan.resolved, plan.world)
     needs = {
         "parameters": budget.weights.total,
         "ranks": plan.world.world_size,

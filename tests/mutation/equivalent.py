@@ -1,0 +1,7 @@
+"""Faults that change nothing that anyone could see, and why. Keys are ids without the line."""
+
+EQUIVALENT: dict[str, str] = {
+    "trainer/inference/score.py: method: nats_of(output)[:, plan.columns()].double() → "
+    "(nats_of(output)[:, plan.columns()])": "PyTorch sums a pass's nats in fp32 pairwise: the mean "
+    "differs in its eighth digit, and passes are still added in fp64",
+}

@@ -1,0 +1,194 @@
+"""A plan of a training without a device or a corpus: bytes held and sent, and an estimate of time.
+
+Parameters, bytes and tokens are arithmetic. Activations are the estimate that a run's own check of
+memory makes. The time of a step is a plain estimate: the products of matrices at one rate, then all
+messages at another, and nothing else.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from trainer.budget.check import GIB, Budget
+from trainer.budget.held import Held, Sent, held, sent
+from trainer.budget.sizes import Words
+from trainer.config.deepspeed import ResolvedDs
+from trainer.config.precision import Precision
+from trainer.config.recipe import ExperimentConfig
+from trainer.data.positions import n_segments
+from trainer.distributed import World
+from trainer.model.build import build_model
+from trainer.model.choice import BackendName
+
+#: What of `Needs.device` a row tells under names of its own; all else are activations.
+_NOT_ACTIVATIONS = {
+    "weights",
+    "weights in 16 bits",
+    "gradients",
+    "their gradients in 16 bits",
+    "DeepSpeed's buckets",
+    "DeepSpeed's partitions",
+    "optimizer states",
+    "optimizer's own weights",
+    "memory",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The devices of a plan, one per rank."""
+
+    n_devices: int
+    on_gpu: bool
+    memory_gib: float | None
+    """Of one device; None if it is not to be held against anything."""
+    flops_per_s: float
+    """What a device computes of a step's products in a second."""
+    bytes_per_s: float
+    """What a rank sends in a second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The plan of one DeepSpeed file; bytes are of one rank."""
+
+    file: str
+    stage: int
+    precision: Precision
+    micro: int
+    """Streams of a micro step."""
+    slots: int
+    held: Held
+    memory: int
+    """Memory of the streams, with the one that is being made."""
+    activations: int
+    """At the moment that needs most, with working space and what the allocator wastes."""
+    at_once: int
+    """All that the device holds at that moment; not all gradients may be there."""
+    host: int
+    """In the host's memory, if the rank computes on a GPU."""
+    sent: Sent
+    fits: bool | None
+    """Whether `at_once` is below the device's memory; None if that is not known."""
+    largest_micro: int | None
+    """The largest micro batch that fits; None if none does, or the memory is not known."""
+    flops_per_token: float | None
+    """Operations of the products of matrices; None for a model of others."""
+    step_s: float | None
+    """Estimated seconds of a step; None where operations are not known."""
+    device_hours: float | None
+    """Estimated hours to the last step, times devices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """The plan of a training with each of several DeepSpeed files."""
+
+    machine: Machine
+    vocabulary_size: int
+    n_tokens: int | None
+    """Of the text; None if not known."""
+    parameters: int
+    tokens_per_step: int
+    steps_per_epoch: int | None
+    epochs: float | None
+    flops_per_token: float | None
+    checkpoint_bytes: int
+    rows: tuple[Row, ...]
+
+
+def forecast(
+    experiment: ExperimentConfig,
+    words: Words,
+    machine: Machine,
+    *,
+    files: Mapping[str, ResolvedDs],
+    n_tokens: int | None,
+) -> Forecast:
+    """Return the plan of an experiment.
+
+    Args:
+        experiment: what is trained.
+        words: the vocabulary.
+        machine: the devices.
+        files: completed DeepSpeed files by name, a row each.
+        n_tokens: tokens of the train split; None if not known.
+
+    Raises:
+        InputError: the model cannot be built.
+    """
+    with torch.device("meta"):
+        model = build_model(experiment.model, vocabulary_size=words.size, seed=0)
+    numels = [p.numel() for p in model.parameters()]
+    train = experiment.train
+    per_epoch = None
+    if n_tokens is not None:
+        per_epoch = n_segments(
+            n_tokens - 1, n_streams=train.train_batch_size, tgt_len=train.tgt_len
+        )
+    rows = tuple(
+        _row(name, resolved, experiment, words, machine, numels) for name, resolved in files.items()
+    )
+    return Forecast(
+        machine=machine,
+        vocabulary_size=words.size,
+        n_tokens=n_tokens,
+        parameters=sum(numels),
+        tokens_per_step=train.train_batch_size * train.tgt_len,
+        steps_per_epoch=per_epoch,
+        epochs=train.max_steps / per_epoch if per_epoch else None,
+        flops_per_token=rows[0].flops_per_token,
+        checkpoint_bytes=12 * sum(numels),
+        rows=rows,
+    )
+
+
+def _row(
+    name: str,
+    resolved: ResolvedDs,
+    experiment: ExperimentConfig,
+    words: Words,
+    machine: Machine,
+    numels: Sequence[int],
+) -> Row:
+    device = torch.device("cuda" if machine.on_gpu else "cpu")
+    world = World(rank=0, world_size=machine.n_devices, local_rank=0, device=device)
+    backend: BackendName | None = None
+    if machine.on_gpu:  # which need not be here
+        backend = "plain" if experiment.model.kernels == "plain" else "triton"
+    budget = Budget(experiment, words, resolved, world, backend=backend)
+    how, needs = budget.how, budget.needs
+    zero = resolved.values["zero_optimization"]
+    holds, sends = held(numels, how, zero), sent(numels, how, zero)
+    activations = sum(n for part, n in needs.device.items() if part not in _NOT_ACTIVATIONS)
+    step_s = None
+    flops = budget.flops_per_token if experiment.model.factory is None else None
+    if flops is not None:
+        tokens = experiment.train.train_batch_size * experiment.train.tgt_len
+        computing_s = flops * tokens / machine.n_devices / machine.flops_per_s
+        step_s = computing_s + sends.sum / machine.bytes_per_s
+    # The check of a run's memory leaves out what is small enough to stay whole at stage 3.
+    at_once = needs.device_bytes + holds.kept_whole
+    total = None
+    if machine.memory_gib is not None:
+        total = int(machine.memory_gib * GIB) - (at_once - needs.device_bytes)
+    hours = experiment.train.max_steps * machine.n_devices / 3600
+    return Row(
+        file=name,
+        stage=how.stage,
+        precision=how.precision,
+        micro=how.micro,
+        slots=how.slots,
+        held=holds,
+        memory=needs.device.get("memory", 0),
+        activations=activations,
+        at_once=at_once,
+        host=needs.host_bytes,
+        sent=sends,
+        fits=None if total is None else needs.device_bytes <= total,
+        largest_micro=None if total is None else budget.micro_that_fits(total),
+        flops_per_token=flops,
+        step_s=step_s,
+        device_hours=None if step_s is None else step_s * hours,
+    )
