@@ -156,7 +156,8 @@ def test_copies_of_weights_are_what_autocast_makes(run: Submit, norm: str, kind:
         run(trained, "triton", f"zero0_{kind}_autocast", copies=copies, **case)
         for copies in (True, False)
     )
-    torch.testing.assert_close(with_copies[:2], without[:2], rtol=0, atol=0)
+    # To the rounding of Adam's step, which PyTorch's kernel takes where there are no copies.
+    torch.testing.assert_close(with_copies[:2], without[:2], rtol=1e-6, atol=1e-7)
 
 
 def test_a_weight_that_is_not_trained_stays_though_it_has_a_copy(run: Submit) -> None:
