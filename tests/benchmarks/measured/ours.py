@@ -25,6 +25,7 @@ from trainer.engine import deepspeed
 from trainer.engine.passes.captured import passes_of
 from trainer.model.build import build_model
 from trainer.training.run import Run
+from trainer.training.stream_losses import StreamLosses
 
 
 def experiment_of(dims: Dims, dropout: float, *, kernels: str = "auto") -> ExperimentConfig:
@@ -135,6 +136,7 @@ def training(
             "engine": built,
             "passes": passes_of(built, experiment.train),
             "world": world,
+            "losses": StreamLosses(streams.slots * streams.micro, world.device),
             "reader": SegmentReader(streams, world.device, n_ahead=AHEAD[world.device.type]),
         }
         run = cast(Any, Run)(**{field.name: used.get(field.name) for field in fields(Run)})

@@ -56,14 +56,12 @@ def _dropout(x: Tensor, probability: float, *, training: bool = True) -> Tensor:
     return torch.native_dropout(x, probability, train=True)[0]
 
 
-def _multiply_widely(a_ON: Tensor, b_NI: Tensor, *, out: Tensor, add: bool) -> None:
+def _multiply_widely(a_ON: Tensor, b_NI: Tensor, *, out: Tensor) -> None:
     """One operation, as on a GPU. Real tensors stay as they are: a CPU has no such operation."""
-    if not isinstance(out, FakeTensor):
-        torch.mm(a_ON, b_NI)
-    elif add:
-        torch.addmm(out, a_ON, b_NI, out_dtype=torch.float32, out=out)
-    else:
+    if isinstance(out, FakeTensor):
         torch.mm(a_ON, b_NI, out_dtype=torch.float32, out=out)
+    else:
+        torch.mm(a_ON, b_NI)
 
 
 def _relu_dropout(x: Tensor, probability: float, *, training: bool) -> Tensor:

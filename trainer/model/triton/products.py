@@ -40,7 +40,7 @@ def twice_linear(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return `module`'s output for `new`, then `other`'s for `old` and for `new`.
 
-    Gradients that belong together are summed by the product that makes the second of them.
+    The gradients of `new` are summed by the product that makes the second of them.
 
     Args:
         module: as in `linear`.
@@ -59,36 +59,27 @@ def twice_linear(
         return made
 
 
-def multiply(a_ON: Tensor, b_NI: Tensor, *, out: Tensor, add: bool = False) -> None:
-    """Set `out`, `[O, I]`, to the first I columns of a product, or `add` these to it.
+def multiply(a_ON: Tensor, b_NI: Tensor, *, out: Tensor) -> None:
+    """Set `out`, `[O, I]`, to the first I columns of a product.
 
     No copy is made where a GPU can write the product in the dtype of `out`.
     """
-    fp32, width = torch.float32, out.shape[1]
-    if width != b_NI.shape[1] or out.dtype not in (a_ON.dtype, fp32):
-        product = (a_ON @ b_NI)[:, :width]
-        out.add_(product) if add else out.copy_(product)
-        return
-    if out.dtype != a_ON.dtype:
-        _multiply_widely(a_ON, b_NI, out=out, add=add)
-    elif add:
-        torch.addmm(out, a_ON, b_NI, out=out)
-    else:
+    width = out.shape[1]
+    if width != b_NI.shape[1] or out.dtype not in (a_ON.dtype, torch.float32):
+        out.copy_((a_ON @ b_NI)[:, :width])
+    elif out.dtype == a_ON.dtype:
         torch.mm(a_ON, b_NI, out=out)
-
-
-def _multiply_widely(a_ON: Tensor, b_NI: Tensor, *, out: Tensor, add: bool) -> None:
-    """Set `out` to, or `add` to it, a product of 16-bit numbers that is summed in fp32."""
-    fp32 = torch.float32
-    # PyTorch has products with sums as they are on CUDA alone.
-    how: dict[str, Any] = {"out_dtype": fp32}
-    factors = a_ON, b_NI
-    if not a_ON.is_cuda:
-        factors, how = (a_ON.to(fp32), b_NI.to(fp32)), {}
-    if add:
-        torch.addmm(out, *factors, **how, out=out)
     else:
-        torch.mm(*factors, **how, out=out)
+        _multiply_widely(a_ON, b_NI, out=out)
+
+
+def _multiply_widely(a_ON: Tensor, b_NI: Tensor, *, out: Tensor) -> None:
+    """Set `out` to a product of 16-bit numbers, as it is summed in fp32."""
+    fp32 = torch.float32
+    if a_ON.is_cuda:
+        torch.mm(a_ON, b_NI, out_dtype=fp32, out=out)
+    else:  # PyTorch has it on CUDA alone
+        torch.mm(a_ON.to(fp32), b_NI.to(fp32), out=out)
 
 
 def _weight(module: nn.Linear, *, n_in: int, n_out: int) -> tuple[Tensor, Tensor]:
@@ -149,16 +140,11 @@ class _TwiceLinear(torch.autograd.Function):
             d_weight_OI = _of_weight(weight_OI, d_out, new)
         if ctx.needs_input_grad[3]:
             d_other_OI = _of_weight(other_OI, d_of_old, old)
-            multiply(_columns(d_of_new), new.flatten(0, -2), out=d_other_OI, add=True)
+            d_other_OI += _of_weight(other_OI, d_of_new, new)
         return d_new, d_old, d_weight_OI, d_other_OI, None
 
 
 def _of_weight(weight_OI: Tensor, d_out: Tensor, x: Tensor) -> Tensor:
     d_weight_OI = torch.empty_like(weight_OI)
-    multiply(_columns(d_out), x.flatten(0, -2), out=d_weight_OI)
+    multiply(d_out.flatten(0, -2).t(), x.flatten(0, -2), out=d_weight_OI)
     return d_weight_OI
-
-
-def _columns(x: Tensor) -> Tensor:
-    """Return the rows of a tensor as columns, `[O, N]`."""
-    return x.flatten(0, -2).t()
