@@ -24,7 +24,7 @@ class Room(NamedTuple):
 ROOMS = (
     Room(
         "streams",
-        ("trainer/data/streams.py", "trainer/data/rows.py"),
+        ("trainer/data/positions.py", "trainer/data/streams.py", "trainer/data/rows.py"),
         (
             "tests/data/test_streams.py",
             "tests/data/test_rows.py",
@@ -125,12 +125,12 @@ BY_HAND = (
         "pass",
     ),
     (
-        "trainer/data/streams.py",
+        "trainer/data/positions.py",
         "_offset((seed, epoch, first + i), size)",
         "_offset((seed, epoch), size)",
     ),
     (
-        "trainer/data/streams.py",
+        "trainer/data/positions.py",
         "_offset((self.seed, epoch), self.n_pairs)",
         "_offset((self.seed, 0), self.n_pairs)",
     ),
