@@ -49,6 +49,26 @@ def _rendezvous_of_a_test():
     yield from _same_rendezvous_afterwards()
 
 
+def _same_signals_afterwards():
+    """A command that ends in this process ignores signals, which what is started then inherits."""
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        if handler is not None and signal.getsignal(number) != handler:
+            signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _signals_of_a_module():
+    yield from _same_signals_afterwards()
+
+
+@pytest.fixture(autouse=True)
+def _signals_of_a_test():
+    yield from _same_signals_afterwards()
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """A small corpus of several documents."""
