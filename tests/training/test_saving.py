@@ -160,6 +160,7 @@ def test_nats_since_the_last_record_are_all_with_rank_0_once_a_save_begins(
         run_dir=tmp_path,
         streams=SimpleNamespace(stream_ids=lambda slot: np.arange(2)),
         engine=SimpleNamespace(slots=1, scalars=dict),
+        watch=SimpleNamespace(under_way=list),
         identity={},
     )
     state = TrainState(step=4, memories=[()])

@@ -78,7 +78,7 @@ def filed_steps(run_dir: Path) -> Iterator[tuple[int, int]]:
 def _files(run_dir: Path) -> list[Path]:
     """Return the files, the newest first."""
     files = list((run_dir / FOLDER).glob("step-*.npy"))
-    return sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    return sorted(files, key=lambda path: (path.lstat().st_mtime_ns, path.name), reverse=True)
 
 
 def _read(path: Path) -> Losses:
