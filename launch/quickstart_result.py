@@ -14,7 +14,7 @@ from trainer.inference.loading import open_corpus_of, open_trained
 from trainer.inference.trained import TrainedModel
 from trainer.outside import printable
 from trainer.shell import command
-from trainer.track.results import EvalResult, measure_of, newest, read_results
+from trainer.track.run_files.results import EvalResult, measure_of, newest, read_results
 
 
 def main(run_dir: Path) -> int:

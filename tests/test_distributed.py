@@ -33,8 +33,8 @@ from trainer.errors import InputError
 from trainer.inference.score import Score, score
 from trainer.launchers import complete_environ
 from trainer.meeting import join
-from trainer.training.faults import FaultWatch
-from trainer.training.stopping import Wish
+from trainer.training.bad_losses.faults import FaultWatch
+from trainer.training.ending.stopping import Wish
 
 SRUN = {
     "SLURM_PROCID": "5",

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from trainer.config.precision import Precision
     from trainer.config.recipe import ExperimentConfig
     from trainer.inference.trained import TrainedModel
-    from trainer.track.records import Record, RecordKind
-    from trainer.track.results import EvalResult
+    from trainer.track.record.records import Record, RecordKind
+    from trainer.track.run_files.results import EvalResult
 
 __all__ = ["evaluate", "generate", "load", "read_metrics", "train"]
 
@@ -209,7 +209,8 @@ def load(path: str | Path, *, device: str = "cpu", trust: bool = False) -> "Trai
 def read_metrics(run_dir: str | Path, *, kind: "RecordKind | None" = None) -> "list[Record]":
     """Return a run's records by ascending step, each step once per kind, and all events.
 
-    `trainer.track.metrics.read_metrics` says which record is kept of a step that was done again.
+    Which record is kept of a step that was done again, says
+    `trainer.track.record.metrics.read_metrics`.
 
     Args:
         run_dir: the run's directory.
@@ -219,7 +220,7 @@ def read_metrics(run_dir: str | Path, *, kind: "RecordKind | None" = None) -> "l
         trainer.errors.InputError: the run has no file of records, or a newer version of the trainer
             wrote it.
     """
-    from trainer.track import metrics
+    from trainer.track.record import metrics
 
     return metrics.read_metrics(run_dir, kind=kind)
 

@@ -30,12 +30,13 @@ from trainer.engine.passes import usual as passes
 from trainer.engine.passes.usual import Passes
 from trainer.host_cpu import use_cpu_well
 from trainer.launchers import complete_environ
-from trainer.training import duties, loop, recovery, saving
-from trainer.training.faults import FaultWatch
+from trainer.training import duties, loop, saving
+from trainer.training.bad_losses import recovery
+from trainer.training.bad_losses.faults import FaultWatch
+from trainer.training.ending.stopping import StopRequests
 from trainer.training.opening.plan import make_plan
 from trainer.training.profiling import Profiler
 from trainer.training.session import train_connected
-from trainer.training.stopping import StopRequests
 
 WARM_STEPS = 5
 ENGINE, REST = "engine", "all else between"

@@ -13,7 +13,7 @@ from training import ROOT, Case, environment
 
 from trainer.budget import shortage
 from trainer.errors import Exit, ShortageError
-from trainer.track.status import read_status
+from trainer.track.run_files.status import read_status
 
 SCRIPT = ROOT / "tests" / "support" / "faults" / "short_of_memory.py"
 #: Attention scores of a GiB and more, and of none.

@@ -8,7 +8,7 @@ import pytest
 from txl_command import signals_kept
 
 from trainer.calls.signals import saving_first
-from trainer.training.stopping import StopRequests, Wish
+from trainer.training.ending.stopping import StopRequests, Wish
 
 Heard = list[int]
 

@@ -14,7 +14,7 @@ from trainer.config.flags import changed
 from trainer.config.recipe import load_recipe
 from trainer.errors import Exit, InputError
 from trainer.launchers import RENDEZVOUS, complete_environ
-from trainer.track.status import read_status
+from trainer.track.run_files.status import read_status
 
 #: The fields that the fixture `trained` sets, as far as they change what is trained.
 STEPS = {"train.max_steps": 6, "valid.interval_steps": 3, "checkpoint.interval_steps": 2}

@@ -19,7 +19,7 @@ from trainer.data.corpus import open_corpus
 from trainer.exchange.exporting import export
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
-from trainer.track.results import file_result
+from trainer.track.run_files.results import file_result
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from trainer.inference import evaluate
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
 from trainer.inference.scored_tokens import gathered, sum_of, token_table, train_counts
-from trainer.track.results import EvalResult
-from trainer.track.token_files import Tokens, read_tokens, tokens_path
+from trainer.track.run_files.results import EvalResult
+from trainer.track.run_files.token_files import Tokens, read_tokens, tokens_path
 
 
 def filed(run: Path, **options: Any) -> list[tuple[EvalResult, Tokens | None]]:

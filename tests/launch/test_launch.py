@@ -19,7 +19,7 @@ from training import ROOT, Case, environment, events, losses
 
 from trainer.config.arguments import parse_train
 from trainer.errors import Exit
-from trainer.track.status import read_status
+from trainer.track.run_files.status import read_status
 
 TRAIN = str(ROOT / "launch" / "train.py")
 BIN = Path(sys.executable).parent

@@ -16,7 +16,7 @@ from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.errors import InputError
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
-from trainer.track.results import file_result
+from trainer.track.run_files.results import file_result
 
 Main = Callable[[Path], int]
 

@@ -14,8 +14,8 @@ from training import ROOT, Case, environment, events, losses
 from wandb_reader import read_offline
 
 from trainer.errors import Exit
-from trainer.track.records import METRICS_FILE
-from trainer.track.status import read_status
+from trainer.track.record.records import METRICS_FILE
+from trainer.track.run_files.status import read_status
 
 CLUSTER = ROOT.parent / "shared" / "tools" / "slurm_cluster.sh"
 LONG_S = 60

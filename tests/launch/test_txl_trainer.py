@@ -88,13 +88,13 @@ def test_python_code_takes_its_own_also_after_another(elsewhere: Path) -> None:
     for name in ("__init__.py", "records.py"):
         (package / name).write_text("THEIRS = 1\n")
     code = """
-import trainer, trainer.track.records
+import trainer, trainer.track.record.records
 assert trainer.THEIRS
 import txl_trainer
 for _ in range(2):
     txl_trainer.own_trainer()
     import trainer
-    from trainer.track.records import METRICS_FILE
+    from trainer.track.record.records import METRICS_FILE
     kept = globals().setdefault("kept", trainer)
     assert trainer is kept
 print(METRICS_FILE, trainer.load.__name__)

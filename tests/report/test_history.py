@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from reported_runs import OF, make_run
 
 from trainer.report.history import MOST_EVENTS, History, read_history, recorded
-from trainer.track.metrics import read_metrics
-from trainer.track.records import METRICS_FILE
+from trainer.track.record.metrics import read_metrics
+from trainer.track.record.records import METRICS_FILE
 
 
 def record(kind: str, step: int, **values: Any) -> dict[str, Any]:

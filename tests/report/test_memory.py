@@ -9,7 +9,7 @@ from compared_runs import add_result, make_compared
 from reported_runs import LENGTHS, read
 
 from trainer.report.memory import LEAST_TOKENS, Bought, MemoryOfRun, memory_of
-from trainer.track.token_files import tokens_path
+from trainer.track.run_files.token_files import tokens_path
 
 N = 5000
 

@@ -6,8 +6,8 @@ import pytest
 from reported_runs import LENGTHS, NOW, OF, make_imported, make_run, read, write_valid
 
 from trainer.report.sentence import device_time, sentence, sentence_of_all, token_count
-from trainer.track.metrics import MetricsWriter
-from trainer.track.status import RunState, Status, write_status
+from trainer.track.record.metrics import MetricsWriter
+from trainer.track.run_files.status import RunState, Status, write_status
 
 HOSTS = {"hosts": ["a", "a", "b", "b"]}
 

@@ -12,10 +12,10 @@ from reported_runs import CORPUS, LENGTHS, NOW, OF, make_imported, make_run, wri
 
 from trainer.errors import InputError
 from trainer.report.summary import SILENT_S, read_run
-from trainer.track.metrics import MetricsWriter
 from trainer.track.processes import begun
-from trainer.track.records import MAX_LINE_BYTES
-from trainer.track.status import Status, write_status
+from trainer.track.record.metrics import MetricsWriter
+from trainer.track.record.records import MAX_LINE_BYTES
+from trainer.track.run_files.status import Status, write_status
 
 
 def test_the_numbers_of_a_run_are_those_of_its_records(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from txl_command import exit_code
 
 from trainer.errors import Exit
 from trainer.report.table import report, report_json, sparkline
-from trainer.track.metrics import MetricsWriter
+from trainer.track.record.metrics import MetricsWriter
 from trainer.track.throughput import SCORING, TRAINING
 
 

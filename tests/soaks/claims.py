@@ -38,8 +38,8 @@ from training import (  # noqa: E402
 
 from trainer.launchers import complete_environ  # noqa: E402
 from trainer.track.processes import read_holder  # noqa: E402
-from trainer.track.records import METRICS_FILE  # noqa: E402
-from trainer.track.status import read_status  # noqa: E402
+from trainer.track.record.records import METRICS_FILE  # noqa: E402
+from trainer.track.run_files.status import read_status  # noqa: E402
 from trainer.training.opening.claim import CLAIM  # noqa: E402
 
 TRAIN = str(ROOT / "launch" / "train.py")

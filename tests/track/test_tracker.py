@@ -9,7 +9,7 @@ import pytest
 from tracked_run import OPEN_AND_LOG, no_wandb_of_the_users, run_code, start, steps_recorded, train
 
 from trainer.errors import Exit, InputError
-from trainer.track.metrics import MetricsWriter, read_metrics
+from trainer.track.record.metrics import MetricsWriter, read_metrics
 
 pytestmark = pytest.mark.usefixtures(no_wandb_of_the_users.__name__)
 

@@ -16,7 +16,7 @@ from trainer import read_metrics
 from trainer.checkpoint.folder import directory, resolve
 from trainer.checkpoint.pointers import name_of
 from trainer.errors import Exit
-from trainer.track.status import read_status
+from trainer.track.run_files.status import read_status
 
 FLAGS = ["--train.max-steps", "20", "--checkpoint.interval-steps", "5"]
 

@@ -22,7 +22,7 @@ from trainer.checkpoint.pointers import name_of
 from trainer.checkpoint.state import TrainState
 from trainer.distributed import World
 from trainer.errors import Exit
-from trainer.track.status import read_status
+from trainer.track.run_files.status import read_status
 from trainer.training import saving
 from trainer.training.background import Background
 

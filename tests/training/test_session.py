@@ -22,7 +22,7 @@ from trainer.engine.optimizers.schedules import cosine
 from trainer.errors import Exit
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
-from trainer.track.results import valid_measure
+from trainer.track.run_files.results import valid_measure
 from trainer.training import session
 
 BASE = [

@@ -13,7 +13,7 @@ import pytest
 from training import ROOT, Case, checkpoint_hashes, environment, events, losses, run_cases
 
 from trainer.errors import Exit
-from trainer.track.status import Status, read_status
+from trainer.track.run_files.status import Status, read_status
 
 MAX_STEPS = 40
 FLAGS = [

@@ -32,7 +32,7 @@ from trainer.data.streams import Streams
 from trainer.errors import Exit
 from trainer.inference.loading import corpus_of
 from trainer.model.build import build_model
-from trainer.track.status import read_status
+from trainer.track.run_files.status import read_status
 
 VOCABULARY, STREAMS, TGT_LEN, N_SEGMENTS = 60, 8, 12, 40
 POISON = VOCABULARY - 1

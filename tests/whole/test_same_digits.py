@@ -25,7 +25,7 @@ from trainer.report.page.view import view
 from trainer.report.summary import read_run_or_reason
 from trainer.report.table import report
 from trainer.track.perplexity import perplexity
-from trainer.track.status import read_status
+from trainer.track.run_files.status import read_status
 
 #: So low that a share of it has digits.
 PEAK_TFLOPS = 0.01

@@ -21,9 +21,9 @@ from trainer.checkpoint.hashing import fingerprints
 from trainer.checkpoint.rollback import read_rollback
 from trainer.errors import Exit, InputError
 from trainer.report.inspect.place import place_of
-from trainer.track.stream_files import filed_steps, read_losses
-from trainer.training import spikes
-from trainer.training.replaying import origin_of
+from trainer.track.run_files.stream_files import filed_steps, read_losses
+from trainer.training.bad_losses import spikes
+from trainer.training.bad_losses.replaying import origin_of
 
 STREAMS, TGT_LEN, N_SEGMENTS = 8, 12, 60
 BAD_STREAM, BAD_STEPS, LAST = 5, (34, 35, 36), 48

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from trainer.training.stopping import StopRequests, Wish
+from trainer.training.ending.stopping import StopRequests, Wish
 
-#: Signals that stop a run, as `trainer.training.stopping` takes them for a command.
+#: Signals that stop a run, as `trainer.training.ending.stopping` takes them for a command.
 _SIGNALS = {
     signal.SIGINT: Wish.STOP,
     signal.SIGTERM: Wish.REQUEUE,

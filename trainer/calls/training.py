@@ -16,10 +16,10 @@ from trainer.config.recipe import ExperimentConfig, load_recipe
 from trainer.distributed import barrier
 from trainer.errors import Exit, InputError
 from trainer.launchers import complete_environ
-from trainer.track.metrics import read_metrics
-from trainer.track.records import Record, RecordKind
-from trainer.track.status import STATUS_FILE, RunState, read_status
-from trainer.training.stopping import StopRequests
+from trainer.track.record.metrics import read_metrics
+from trainer.track.record.records import Record, RecordKind
+from trainer.track.run_files.status import STATUS_FILE, RunState, read_status
+from trainer.training.ending.stopping import StopRequests
 from trainer.wording import LOGGED_CHARACTERS, printable
 
 #: The numbers of ranks with which this process has trained. Ranks that met again at the same port

@@ -24,7 +24,7 @@ from trainer.errors import (
 )
 from trainer.launcher_report import tell_launcher
 from trainer.launchers import is_first_task
-from trainer.training.stopping import StopRequests
+from trainer.training.ending.stopping import StopRequests
 
 #: The most characters of an error's line that are printed: enough to list all wrong fields.
 _SHOWN = 4000

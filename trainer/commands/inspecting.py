@@ -78,7 +78,7 @@ class Inspect:
         os.environ.update(complete_environ(os.environ))
         if self.device == "cpu" or not torch.cuda.is_available():
             os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed reads it at import
-        from trainer.training.replaying import replay
+        from trainer.training.bad_losses.replaying import replay
 
         return replay(
             self.run_dir,

@@ -1,13 +1,13 @@
 """Ending a command on a signal: by an exception, so that it leaves nothing half made behind.
 
-Training, which has something to save, uses `trainer.training.stopping` instead.
+Training, which has something to save, uses `trainer.training.ending.stopping` instead.
 """
 
 import signal
 import time
 from types import FrameType
 
-from trainer.training.signals import SignalListener, leave
+from trainer.training.ending.signals import SignalListener, leave
 
 #: Seconds that a command has to clean up after a signal other than Ctrl-C.
 GRACE_S = 10.0

@@ -12,7 +12,7 @@ from trainer.errors import InputError
 from trainer.inference.trained import TrainedModel
 from trainer.track.measure import Measure, corpus_label
 from trainer.track.perplexity import perplexity, shown_perplexity
-from trainer.track.results import EvalResult, by_text, read_results, table_rows
+from trainer.track.run_files.results import EvalResult, by_text, read_results, table_rows
 from trainer.track.tables import markdown_table, markdown_text
 from trainer.track.throughput import SCORING
 from trainer.wording import counted

@@ -33,10 +33,10 @@ from trainer.inference.trained import TrainedModel
 from trainer.outside import printable
 from trainer.track.console.progress import progress
 from trainer.track.measure import RULES, Rule
-from trainer.track.results import FOLDER, EvalResult, file_result, measure_of, table_rows
+from trainer.track.run_files.results import FOLDER, EvalResult, file_result, measure_of, table_rows
+from trainer.track.run_files.token_files import file_tokens
 from trainer.track.tables import shown, text_table
 from trainer.track.throughput import SCORING, tokens_per_s
-from trainer.track.token_files import file_tokens
 from trainer.wording import counted
 
 log = logging.getLogger(__name__)

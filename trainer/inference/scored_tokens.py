@@ -19,7 +19,7 @@ from trainer.distributed import World, gather_objects
 from trainer.errors import InputError
 from trainer.files import replacing
 from trainer.inference.loading import open_corpus_of
-from trainer.track.token_files import FIELDS, Tokens
+from trainer.track.run_files.token_files import FIELDS, Tokens
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from trainer.errors import InputError
 from trainer.report.summary import IMPORTED_FILE
-from trainer.track.records import METRICS_FILE
-from trainer.track.results import FOLDER as EVALS
-from trainer.track.status import STATUS_FILE
+from trainer.track.record.records import METRICS_FILE
+from trainer.track.run_files.results import FOLDER as EVALS
+from trainer.track.run_files.status import STATUS_FILE
 
 #: Files and folders of which every run has one, even a run that broke while it began.
 _MARKS = (STATUS_FILE, METRICS_FILE, IMPORTED_FILE, EVALS, "command.txt")

@@ -11,7 +11,7 @@ from trainer.report.published import PUBLISHED, Published
 from trainer.report.settings import SEED, read_settings, recipe_differences
 from trainer.report.summary import ReadRun, RunSummary
 from trainer.track.measure import Measure
-from trainer.track.results import EvalResult
+from trainer.track.run_files.results import EvalResult
 
 #: What a row of results shows, and how many digits of each.
 METRICS = {"loss": 4, "ppl": 2, "ppl_word": 2, "bpc": 4}

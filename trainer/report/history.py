@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic_core import to_json
 
-from trainer.track.attempts import AttemptSteps, LastAttempts
-from trainer.track.records import Record, RecordKind, whole_records
+from trainer.track.record.attempts import AttemptSteps, LastAttempts
+from trainer.track.record.records import Record, RecordKind, whole_records
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

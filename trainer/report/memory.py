@@ -10,8 +10,8 @@ import numpy.typing as npt
 from trainer.errors import InputError
 from trainer.report.compare.bootstrap import Interval, interval
 from trainer.report.summary import ReadRun
-from trainer.track.results import EvalResult
-from trainer.track.token_files import Tokens, read_tokens
+from trainer.track.run_files.results import EvalResult
+from trainer.track.run_files.token_files import Tokens, read_tokens
 
 Floats = npt.NDArray[np.float64]
 

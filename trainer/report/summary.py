@@ -18,9 +18,9 @@ from trainer.report.history import History, read_history, recorded
 from trainer.report.notes import noting
 from trainer.track.measure import Measure, Text
 from trainer.track.perplexity import perplexity
-from trainer.track.records import METRICS_FILE, Record
-from trainer.track.results import EvalResult, read_results
-from trainer.track.status import STATUS_FILE, Status, read_status
+from trainer.track.record.records import METRICS_FILE, Record
+from trainer.track.run_files.results import EvalResult, read_results
+from trainer.track.run_files.status import STATUS_FILE, Status, read_status
 from trainer.wording import human_seconds
 
 SILENT_S = 900.0

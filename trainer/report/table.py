@@ -9,7 +9,7 @@ from trainer.outside import printable
 from trainer.report.summary import ReadRun, RunSummary
 from trainer.track.measure import corpus_label
 from trainer.track.perplexity import shown_perplexity
-from trainer.track.results import by_text, table_rows
+from trainer.track.run_files.results import by_text, table_rows
 from trainer.track.tables import shown, text_table
 from trainer.track.throughput import MFU, SCORING, TRAINING
 from trainer.wording import counted, human_count

@@ -12,18 +12,18 @@ from typing import Any
 
 from trainer.config.recipe import TrackingConfig, experiment_from
 from trainer.outside import printable, read_json
-from trainer.track.board import Board, check_tensorboard
+from trainer.track.boards.tensorboard import Board, check_tensorboard
+from trainer.track.boards.trackio_log import TrackioLog, check_trackio, is_tracked
+from trainer.track.boards.wandb.log import Sample, WandbLog, choose_id, stored_id
+from trainer.track.boards.wandb.settings import check_wandb
 from trainer.track.console.eta import Pause
 from trainer.track.console.printer import Console
 from trainer.track.failures import Failures
 from trainer.track.measure import Measure
-from trainer.track.metrics import MetricsWriter, read_metrics
-from trainer.track.records import METRICS_FILE, RecordKind
-from trainer.track.sentences import sentence, told
-from trainer.track.status import Status, read_status
-from trainer.track.trackio_log import TrackioLog, check_trackio, is_tracked
-from trainer.track.wandb.log import Sample, WandbLog, choose_id, stored_id
-from trainer.track.wandb.settings import check_wandb
+from trainer.track.record.metrics import MetricsWriter, read_metrics
+from trainer.track.record.records import METRICS_FILE, RecordKind
+from trainer.track.record.sentences import sentence, told
+from trainer.track.run_files.status import Status, read_status
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def open_tracker(
         config: the destinations.
         run_dir: the run's directory, which exists.
         rank: the rank of this process.
-        attempt: starts of the run so far, with this one: `trainer.track.metrics.next_attempt`.
+        attempt: starts of the run so far, with this one.
         max_steps: updates after which the run ends.
         wandb_id: the id in the checkpoint, used if `run_dir` has none.
         run_config: the resolved configurations, shown by wandb.

@@ -24,12 +24,18 @@ from trainer.inference.sampling_options import Sampling
 from trainer.inference.score import score
 from trainer.outside import printable
 from trainer.track.perplexity import perplexity
-from trainer.track.status import STATUS_FILE, RunState, Status, write_last_status, write_status
-from trainer.track.stream_files import FIELDS, write_losses
+from trainer.track.run_files.status import (
+    STATUS_FILE,
+    RunState,
+    Status,
+    write_last_status,
+    write_status,
+)
+from trainer.track.run_files.stream_files import FIELDS, write_losses
 from trainer.track.throughput import rates
 from trainer.training import due, saving
+from trainer.training.ending.stopping import Wish
 from trainer.training.run import Run, StepStats
-from trainer.training.stopping import Wish
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,13 @@ import torch
 from trainer.checkpoint.state import TrainState
 from trainer.engine.passes.usual import How
 from trainer.errors import Exit
-from trainer.training import due, duties, recovery, saving
+from trainer.training import due, duties, saving
+from trainer.training.bad_losses import recovery
+from trainer.training.bad_losses.spikes import handle_spike
 from trainer.training.due import is_done
-from trainer.training.finishing import finish
+from trainer.training.ending.finishing import finish
+from trainer.training.ending.stopping import Wish
 from trainer.training.run import Run, StepStats
-from trainer.training.spikes import handle_spike
-from trainer.training.stopping import Wish
 
 
 def train(run: Run, state: TrainState) -> Exit:

@@ -19,10 +19,10 @@ from trainer.track.failures import Failures
 from trainer.track.measure import Measure
 from trainer.track.tracker import Tracker
 from trainer.training.background import Background
-from trainer.training.faults import FaultWatch
+from trainer.training.bad_losses.faults import FaultWatch
+from trainer.training.bad_losses.stream_losses import StreamLosses
+from trainer.training.ending.stopping import StopRequests
 from trainer.training.profiling import Profiler
-from trainer.training.stopping import StopRequests
-from trainer.training.stream_losses import StreamLosses
 
 
 @dataclass(frozen=True, kw_only=True)

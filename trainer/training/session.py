@@ -33,11 +33,15 @@ from trainer.meeting import limit_groups
 from trainer.track.console.logs import close_logging, setup_logging
 from trainer.track.failures import Failures
 from trainer.track.tracker import open_tracker
-from trainer.training import duties, leaving, recovery
+from trainer.training import duties
 from trainer.training.background import Background
+from trainer.training.bad_losses import recovery
+from trainer.training.bad_losses.faults import FaultWatch
+from trainer.training.bad_losses.stream_losses import StreamLosses
 from trainer.training.building import built, engine_of
 from trainer.training.due import pauses
-from trainer.training.faults import FaultWatch
+from trainer.training.ending import leaving
+from trainer.training.ending.stopping import StopRequests
 from trainer.training.loop import train
 from trainer.training.opening import agree, identity, rundir
 from trainer.training.opening.claimant import claimed
@@ -47,8 +51,6 @@ from trainer.training.opening.start import Start, announce, find_start, give_up
 from trainer.training.peers.company import in_company
 from trainer.training.profiling import Profiler
 from trainer.training.run import Run
-from trainer.training.stopping import StopRequests
-from trainer.training.stream_losses import StreamLosses
 from trainer.wording import counted
 
 log = logging.getLogger(__name__)

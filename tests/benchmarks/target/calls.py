@@ -14,9 +14,9 @@ from measured.processes import ROOT
 
 from trainer import read_metrics
 from trainer.errors import Exit
-from trainer.track.metrics import METRICS_FILE
-from trainer.track.status import STATUS_FILE, Status, read_status
-from trainer.training.stopping import STOP_FILE
+from trainer.track.record.metrics import METRICS_FILE
+from trainer.track.run_files.status import STATUS_FILE, Status, read_status
+from trainer.training.ending.stopping import STOP_FILE
 
 #: Seconds between looks at the run.
 LOOK_S = 0.5

@@ -11,7 +11,7 @@ from trainer import read_metrics
 from trainer.errors import Exit
 from trainer.shell import command
 from trainer.track.perplexity import perplexity
-from trainer.track.results import FOLDER
+from trainer.track.run_files.results import FOLDER
 
 #: What a call that ends with a code has come to.
 ENDS = {

@@ -20,7 +20,7 @@ from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
 from trainer.inference.texts.files import FileScores, score_files
 from trainer.inference.texts.options import ScoreOptions
-from trainer.track.results import EvalResult
+from trainer.track.run_files.results import EvalResult
 
 FIGURES = ("loss", "ppl", "ppl_word", "bpc")
 

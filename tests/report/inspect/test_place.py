@@ -7,7 +7,7 @@ import pytest
 
 from trainer.errors import InputError
 from trainer.report.inspect.place import place_of
-from trainer.track.metrics import MetricsWriter
+from trainer.track.record.metrics import MetricsWriter
 
 
 def record(run_dir: Path, attempt: int, begin: str, at: int, last: int, **details: Any) -> None:

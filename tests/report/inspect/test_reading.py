@@ -13,8 +13,8 @@ from trainer.errors import InputError
 from trainer.report.inspect.place import place_of
 from trainer.report.inspect.reading import Reading, read_step
 from trainer.report.inspect.text import to_json, told
-from trainer.track.metrics import MetricsWriter
-from trainer.track.stream_files import FIELDS, read_losses, write_losses
+from trainer.track.record.metrics import MetricsWriter
+from trainer.track.run_files.stream_files import FIELDS, read_losses, write_losses
 
 S, T, SEED = 6, 5, 3
 

@@ -16,7 +16,7 @@ from trainer.report.page import document
 from trainer.report.page.curves import TICK_SIZE
 from trainer.report.page.document import page, write_page
 from trainer.report.page.view import view
-from trainer.track.metrics import MetricsWriter
+from trainer.track.record.metrics import MetricsWriter
 
 HOSTILE = "<script>alert(1)</script>&amp;\x1b[31m\u202egnp.exe\x00\"'<img src=x onerror=alert(1)>"
 

@@ -27,14 +27,14 @@ from trainer.report.watch.follower import Follower
 from trainer.report.watch.screen import screen
 from trainer.report.watch.snapshot import snapshot
 from trainer.report.watch.watching import take, watch
-from trainer.track.metrics import MetricsWriter
-from trainer.track.status import Status, write_status
+from trainer.track.record.metrics import MetricsWriter
+from trainer.track.run_files.status import Status, write_status
 
 #: A run that says it trains, and is then stopped by itself, as by SIGSTOP from outside.
 STOPPED = """
 import os, signal, sys, time
 from pathlib import Path
-from trainer.track.status import Status, write_status
+from trainer.track.run_files.status import Status, write_status
 write_status(Path(sys.argv[1]), Status.of_this_process(
     state="running", step=61, update=59, max_steps=1000, attempt=2, eta_s=90,
     heartbeat=time.time() - 125,

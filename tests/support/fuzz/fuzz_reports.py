@@ -24,10 +24,10 @@ from trainer.report.page.view import view
 from trainer.report.summary import read_run_or_reason
 from trainer.report.table import report
 from trainer.report.watch.watching import take
-from trainer.track.metrics import MetricsWriter
-from trainer.track.results import EvalResult
-from trainer.track.stream_files import FIELDS, write_losses
-from trainer.track.token_files import tokens_path
+from trainer.track.record.metrics import MetricsWriter
+from trainer.track.run_files.results import EvalResult
+from trainer.track.run_files.stream_files import FIELDS, write_losses
+from trainer.track.run_files.token_files import tokens_path
 
 #: How a file is written, and what reads the folder that its first part names.
 Reading = tuple[Literal["json", "bytes"], Callable[[Path], object]]

@@ -15,8 +15,8 @@ from trainer.distributed import World
 from trainer.engine import deepspeed
 from trainer.engine.passes.captured import passes_of
 from trainer.model.build import build_model
+from trainer.training.bad_losses.stream_losses import StreamLosses
 from trainer.training.run import Run
-from trainer.training.stream_losses import StreamLosses
 
 
 def bare_run(

@@ -22,7 +22,7 @@ import torch
 import trainer
 from trainer.calls import training
 from trainer.errors import InputError
-from trainer.training.stopping import StopRequests, Wish
+from trainer.training.ending.stopping import StopRequests, Wish
 
 CORPUS, RUNS, OVERRIDES = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
 

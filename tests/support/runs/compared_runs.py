@@ -9,10 +9,10 @@ import numpy as np
 from reported_runs import OF, RESULT
 
 from trainer.config.recipe import load_recipe
-from trainer.track.metrics import MetricsWriter
-from trainer.track.results import EvalResult, file_result
-from trainer.track.status import Status, write_status
-from trainer.track.token_files import FIELDS, exact_loss, file_tokens
+from trainer.track.record.metrics import MetricsWriter
+from trainer.track.run_files.results import EvalResult, file_result
+from trainer.track.run_files.status import Status, write_status
+from trainer.track.run_files.token_files import FIELDS, exact_loss, file_tokens
 
 N_TOKENS = 3000
 #: The evaluation of a run, unless a test changes it.

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.report.summary import ReadRun, read_run_or_reason
-from trainer.track.metrics import MetricsWriter
-from trainer.track.status import RunState, Status, write_status
+from trainer.track.record.metrics import MetricsWriter
+from trainer.track.run_files.status import RunState, Status, write_status
 
 NOW = 1_800_000_000.0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainer.config.recipe import TrackingConfig
-from trainer.track.metrics import read_metrics
+from trainer.track.record.metrics import read_metrics
 from trainer.track.tracker import Tracker, open_tracker
 
 

@@ -23,10 +23,10 @@ from trainer.distributed import World, broadcast_object
 from trainer.engine import deepspeed
 from trainer.errors import Exit, InputError
 from trainer.launchers import complete_environ
-from trainer.track.status import STATUS_FILE, read_status
+from trainer.track.run_files.status import STATUS_FILE, read_status
+from trainer.training.ending.stopping import STOP_FILE, StopRequests, Wish
 from trainer.training.opening.plan import make_plan
 from trainer.training.session import train_connected
-from trainer.training.stopping import STOP_FILE, StopRequests, Wish
 
 
 class AskedToStop(StopRequests):

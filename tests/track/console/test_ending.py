@@ -3,7 +3,7 @@
 import math
 
 from trainer.track.console.ending import Last, ending
-from trainer.track.status import RunState, Status
+from trainer.track.run_files.status import RunState, Status
 
 RESULT = {
     "train/loss": 6.5,

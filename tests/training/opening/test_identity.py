@@ -14,8 +14,8 @@ from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import open_corpus
 from trainer.report.table import report
 from trainer.track.measure import Measure
-from trainer.track.results import valid_measure
-from trainer.track.status import read_status
+from trainer.track.run_files.results import valid_measure
+from trainer.track.run_files.status import read_status
 from trainer.training.opening.identity import precision_change
 
 

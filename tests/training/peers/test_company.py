@@ -13,7 +13,7 @@ from training import Case
 from trainer.distributed import World, gather_objects
 from trainer.errors import Exit, InputError
 from trainer.meeting import LAST_S
-from trainer.track.status import read_status
+from trainer.track.run_files.status import read_status
 from trainer.training.peers.board import NOTES, Board, Note
 from trainer.training.peers.company import refuse_unshared
 

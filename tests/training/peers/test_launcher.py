@@ -10,8 +10,8 @@ import pytest
 from training import ROOT, environment
 
 from trainer.errors import Exit
+from trainer.training.ending.stopping import StopRequests, Wish
 from trainer.training.peers.launcher import launchers
-from trainer.training.stopping import StopRequests, Wish
 
 #: A launcher that starts another, or in the end the rank, and waits for it.
 LAUNCHER = """
@@ -84,7 +84,8 @@ def test_a_run_that_holds_something_saves_it_before_it_leaves(tmp_path: Path) ->
 
 
 def test_a_process_that_holds_nothing_leaves_at_once() -> None:
-    code = "from trainer.training.stopping import StopRequests as S\nS().launcher_ended('gone')"
+    code = "from trainer.training.ending.stopping import StopRequests\n"
+    code += "StopRequests().launcher_ended('gone')"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from trainer.commands.reference.tables import Table, code
-from trainer.track.meanings import EVENTS, EVERY_RECORD, METRICS, RESULT, TRACKED, Meaning
-from trainer.track.results import EvalResult
-from trainer.track.status import Status
+from trainer.track.record.meanings import EVENTS, EVERY_RECORD, METRICS, RESULT, TRACKED, Meaning
+from trainer.track.run_files.results import EvalResult
+from trainer.track.run_files.status import Status
 
 _ABOUT_KIND = {
     "train": "A record every `--tracking.log-interval-steps` steps.",

@@ -27,7 +27,7 @@ def forget_in_place(memory: Memory, keep_B: Tensor, *, unread: Memory) -> None:
             continue
         assert isinstance(other, Tensor), "both memories are the model's"
         if _kernel_takes(leaf):
-            from trainer.model.triton.forgetting import overwrite_rows
+            from trainer.model.triton.rows.forgetting import overwrite_rows
 
             overwrite_rows(leaf, keep_B, other)
         else:

@@ -13,7 +13,7 @@ Q, K queries and keys of a block.
 import triton
 import triton.language as tl
 
-from trainer.model.triton.dropout import dropout_scale
+from trainer.model.triton.rows.dropout import dropout_scale
 
 
 @triton.jit

@@ -21,10 +21,10 @@ from trainer.model.layer import Hidden, Twin, narrow, wide
 from trainer.model.memory import Past
 from trainer.model.triton.alignment import aligned
 from trainer.model.triton.attention import fused_attention
-from trainer.model.triton.feed_forward import bias_relu_dropout
-from trainer.model.triton.norm import norm, residual, residual_norm
 from trainer.model.triton.products import linear, twice_linear
-from trainer.model.triton.queries import biased_queries
+from trainer.model.triton.rows.feed_forward import bias_relu_dropout
+from trainer.model.triton.rows.norm import norm, residual, residual_norm
+from trainer.model.triton.rows.queries import biased_queries
 
 
 def fused_layer(

@@ -18,7 +18,7 @@ from trainer.model.tied_embedding import Handoff
 from trainer.model.triton.alignment import ALIGNMENT, aligned, stored
 from trainer.model.triton.copies import computed
 from trainer.model.triton.products import multiply
-from trainer.model.triton.softmax import softmax_error_
+from trainer.model.triton.rows.softmax import softmax_error_
 
 #: Elements of a table that are copied at a time, if the table is unaligned or of another dtype.
 _BLOCK_WEIGHTS = 1 << 23

@@ -11,8 +11,8 @@ import numpy as np
 from trainer.errors import InputError
 from trainer.report.compare.bootstrap import Interval, interval
 from trainer.report.summary import ReadRun
-from trainer.track.results import EvalResult
-from trainer.track.token_files import read_tokens
+from trainer.track.run_files.results import EvalResult
+from trainer.track.run_files.token_files import read_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

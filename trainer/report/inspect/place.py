@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.errors import InputError
-from trainer.track.records import METRICS_FILE, Record, whole_records
+from trainer.track.record.records import METRICS_FILE, Record, whole_records
 
 _BEGIN = ("start", "resume", "rollback")
 

@@ -14,7 +14,7 @@ from trainer.data.positions import Positions
 from trainer.errors import InputError
 from trainer.outside import read_json
 from trainer.report.inspect.place import Place
-from trainer.track.stream_files import read_losses
+from trainer.track.run_files.stream_files import read_losses
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from trainer.report.settings import (
 )
 from trainer.report.summary import ReadRun
 from trainer.track.measure import corpus_label
-from trainer.track.results import by_text, table_rows
-from trainer.track.sentences import event_sentence
+from trainer.track.record.sentences import event_sentence
+from trainer.track.run_files.results import by_text, table_rows
 from trainer.wording import human_count, human_seconds
 
 #: The most events, samples and characters of a sample that a page shows.

@@ -7,7 +7,7 @@ from typing import BinaryIO
 from trainer.errors import InputError
 from trainer.outside import open_file
 from trainer.report.history import History, Recording
-from trainer.track.records import METRICS_FILE, parse_record
+from trainer.track.record.records import METRICS_FILE, parse_record
 
 #: Of a longer file only its end is read whole, and before that so many pieces: enough for a curve.
 WHOLE_BYTES, END_BYTES, N_PIECES, PIECE_BYTES = 16 << 20, 4 << 20, 300, 4096

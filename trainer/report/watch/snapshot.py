@@ -13,9 +13,9 @@ from trainer.report.folders import is_run
 from trainer.report.history import History
 from trainer.report.summary import best_validation, standing
 from trainer.track.perplexity import perplexity
-from trainer.track.records import Record
-from trainer.track.sentences import event_sentence
-from trainer.track.status import Status, read_status
+from trainer.track.record.records import Record
+from trainer.track.record.sentences import event_sentence
+from trainer.track.run_files.status import Status, read_status
 
 #: Events, and characters of their sentences and of a sample, that are shown.
 N_EVENTS, SENTENCE_CHARACTERS, SAMPLE_CHARACTERS = 8, 300, 2000

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from trainer.shell import command, program
 from trainer.track.perplexity import perplexity, shown_perplexity
-from trainer.track.status import RunState, Status
+from trainer.track.run_files.status import RunState, Status
 from trainer.wording import counted, human_count, human_seconds
 
 _ENDED: dict[RunState, str] = {

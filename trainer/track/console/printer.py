@@ -14,7 +14,7 @@ from trainer.track.console.ending import Last, ending
 from trainer.track.console.eta import Eta, Pause
 from trainer.track.console.lines import SampleText, step_line
 from trainer.track.console.progress import PlainLines
-from trainer.track.status import Status
+from trainer.track.run_files.status import Status
 from trainer.wording import human_seconds
 
 _log = logging.getLogger(__name__)

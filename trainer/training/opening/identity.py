@@ -11,8 +11,8 @@ from trainer.outside import printable
 from trainer.track.console.ending import Last, ending
 from trainer.track.measure import corpus_label
 from trainer.track.perplexity import perplexity
-from trainer.track.status import Status
-from trainer.training.expectations import missed
+from trainer.track.run_files.status import Status
+from trainer.training.ending.expectations import missed
 from trainer.training.opening.plan import Plan
 from trainer.wording import counted
 

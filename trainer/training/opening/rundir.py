@@ -25,7 +25,7 @@ from trainer.data.vocabulary.files import save_vocabulary
 from trainer.errors import InputError, first_few
 from trainer.files import write_atomically
 from trainer.outside import printable, read_json
-from trainer.track.records import METRICS_FILE
+from trainer.track.record.records import METRICS_FILE
 from trainer.training.opening.claim import CLAIM, DRAFT
 from trainer.training.peers.board import NOTES
 

@@ -14,8 +14,8 @@ from trainer.checkpoint.hashing import Fingerprints, fingerprints
 from trainer.checkpoint.state import TrainState
 from trainer.errors import CorpusError, Exit, InputError, ShortageError
 from trainer.outside import printable
-from trainer.track.metrics import next_attempt
-from trainer.track.status import Status, read_status, write_status
+from trainer.track.record.metrics import next_attempt
+from trainer.track.run_files.status import Status, read_status, write_status
 from trainer.training.due import is_done
 from trainer.training.opening import rundir
 from trainer.training.opening.plan import Plan

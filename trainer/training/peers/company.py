@@ -12,7 +12,7 @@ import torch.distributed as dist
 from trainer.distributed import World, barrier, broadcast_object, gather_objects
 from trainer.errors import Exit, InputError, LostRankError, ShortageError
 from trainer.outside import printable
-from trainer.track.status import read_status, write_status
+from trainer.track.run_files.status import read_status, write_status
 from trainer.training.peers.board import Board, Note
 from trainer.training.peers.lost import Lost, Peers
 from trainer.training.peers.watchdog import Watchdog

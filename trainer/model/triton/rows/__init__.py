@@ -1,0 +1,1 @@
+"""Kernels that compute row by row: norms, biases, ReLU, dropout, softmax, forgetting."""

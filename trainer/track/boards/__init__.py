@@ -1,0 +1,1 @@
+"""Curves of a run elsewhere: wandb, TensorBoard, trackio."""

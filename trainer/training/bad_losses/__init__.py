@@ -1,0 +1,1 @@
+"""Losses that are not finite or spike: found, kept by stream, gone back from, done again."""
