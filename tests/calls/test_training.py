@@ -164,3 +164,8 @@ def test_overrides_are_values_of_fields() -> None:
     assert changed(experiment, {}) == experiment
     with pytest.raises(InputError, match=r"overrides train\.max_steps: .*train.max_steps"):
         changed(experiment, {"train.max_steps": "80"})
+
+
+def test_no_watchdog_may_end_the_callers_process(found: dict[str, Any]) -> None:
+    assert "MainThread" in found["threads"]
+    assert "watchdog" not in found["threads"]

@@ -140,7 +140,7 @@ def _trained(
     timeout_s = arguments.experiment.limits.distributed_timeout_s
     world = deepspeed.connect(plan.world, timeout_s=timeout_s)
     try:
-        ended = train_connected(plan, world, environ, stops)
+        ended = train_connected(plan, world, environ, stops, owns_process=False)
         barrier(world)
     finally:
         if world.control is not None:

@@ -4,6 +4,7 @@ import logging
 import socket
 import time
 from collections.abc import MutableMapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,9 +105,22 @@ def prepare_products(device: torch.device, *, tf32: bool) -> None:
 
 
 def train_connected(
-    plan: Plan, world: World, environ: MutableMapping[str, str], stops: StopRequests
+    plan: Plan,
+    world: World,
+    environ: MutableMapping[str, str],
+    stops: StopRequests,
+    *,
+    owns_process: bool = True,
 ) -> Ended:
     """Train in a process group that exists already, and do not end it. Collective.
+
+    Args:
+        plan: what is trained.
+        world: this process among its peers.
+        environ: the environment of the process.
+        stops: who asks to stop.
+        owns_process: whether a rank that is alone ends the process too when nothing gets on. In a
+            notebook it may stand in a debugger.
 
     Raises:
         InputError: on every rank.
@@ -117,11 +131,12 @@ def train_connected(
     candidates = [named] if named else rundir.default_run_dirs(recipe, now=time.time())
     limit_s = plan.arguments.experiment.limits.distributed_timeout_s
     leave = partial(leaving.leave, environ)
+    is_watched = owns_process or world.world_size > 1
     with (
         claimed(
             candidates, must_be_new=named is None, world=world, on_lost=leaving.give_up
         ) as run_dir,
-        in_company(world, run_dir, limit_s=limit_s, leave=leave),
+        in_company(world, run_dir, limit_s=limit_s, leave=leave) if is_watched else nullcontext(),
         explained(world, plan.situation),
     ):
         return Ended(run_dir, _train_claimed(plan, world, run_dir, environ, stops))

@@ -26,6 +26,9 @@ from trainer.training.ending.stopping import StopRequests, Wish
 
 CORPUS, RUNS, OVERRIDES = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
 
+#: Names of the threads that run while a call trains.
+THREADS: set[str] = set()
+
 
 def train(name: str, **changes: Any) -> training.TrainResult:
     """Train as the tests' command does."""
@@ -56,6 +59,7 @@ def signalled(*numbers: int, look: int) -> Iterator[None]:
 
         def poll(self) -> Wish:
             self.n_looks += 1
+            THREADS.update(thread.name for thread in threading.enumerate())
             for number in numbers if self.n_looks == look else ():
                 signal.raise_signal(number)
             return super().poll()
@@ -135,6 +139,7 @@ def main() -> None:
     with signalled(signal.SIGTERM, look=3):
         result = train("requeued")
     found["term"] = [result.state, result.reason, result.exit_code, result.step < 6, heard]
+    found["threads"] = sorted(THREADS)
     found["thread"] = in_a_thread()
     found["again"] = train("first").state
     found["changed at the end"] = [
