@@ -154,7 +154,8 @@ def test_a_sparkline_spans_the_least_to_the_greatest() -> None:
 
 def test_reporting_imports_neither_torch_nor_deepspeed_nor_wandb() -> None:
     code = "import sys; from trainer.report import table;"
-    code += "from trainer.track import status, console, tracker;"
+    code += "from trainer.track import console, tracker;"
+    code += "from trainer.track.run_files import status;"
     code += "print([m for m in ('torch', 'deepspeed', 'wandb') if m in sys.modules])"
     command = [sys.executable, "-c", code]
     shown = subprocess.run(command, check=True, capture_output=True, text=True)

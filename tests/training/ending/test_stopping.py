@@ -168,6 +168,34 @@ def test_a_process_that_waits_for_a_peer_leaves_when_it_may(
     assert process.returncode == code
 
 
+#: What measures coverage, or prints to a slow terminal, delays the end.
+SLOW = """
+end = os._exit
+def end_slowly(code):
+    time.sleep(0.5)
+    end(code)
+os._exit = end_slowly
+print("slow", flush=True)
+while True:
+    stops.poll()
+"""
+
+
+def test_ctrl_c_that_is_held_down_leaves_as_the_second_one_does() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", BEGIN + HOLD + SLOW],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"slow\n"
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert (process.returncode, process.stderr.read()) == (Exit.ABORTED, b"")
+
+
 @pytest.mark.parametrize(("closes", "ends"), [(True, 0), (False, -signal.SIGUSR2)])
 def test_a_signal_after_the_end_does_not_kill_what_is_done(closes: bool, ends: int) -> None:
     done = ended(

@@ -9,12 +9,21 @@ from typing import NoReturn
 
 #: Shows the cursor of a terminal again, which a progress bar hides.
 _SHOW_CURSOR = b"\x1b[?25h\n"
+#: What a handler may be set for: Ctrl-C, and what clusters and closed terminals send.
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 #: Held by the thread that ends the process, since a handler and the listener may both try.
 _LEAVING = threading.RLock()
 
 
 def leave(code: int) -> NoReturn:
-    """End the process at once, from any thread, with the terminal as it was found."""
+    """End the process at once, from any thread, with the terminal as it was found.
+
+    In the main thread further signals are ignored: of a Ctrl-C that is held down each one would
+    call its handler inside that of the one before, to Python's limit.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in HANDLED:
+            signal.signal(number, signal.SIG_IGN)
     _LEAVING.acquire()
     with contextlib.suppress(OSError):
         if os.isatty(2):
