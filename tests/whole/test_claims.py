@@ -1,6 +1,6 @@
 """Of two starts in one directory one trains; if it is killed, the next ends as if it had not been.
 
-`python tests/soaks/claims.py` is the same for more of them, and for every launcher.
+`python tests/soak/claims.py` is the same for more of them, and for every launcher.
 """
 
 from pathlib import Path

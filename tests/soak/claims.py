@@ -1,7 +1,7 @@
 """Throws many trainings at one run directory, kills some at random, and says what became of it.
 
-    python tests/soaks/claims.py                       # 2, 4 and 8 starts under every launcher
-    python tests/soaks/claims.py --starts 2 --launchers srun --kills 3 --seed 7
+    python tests/soak/claims.py                       # 2, 4 and 8 starts under every launcher
+    python tests/soak/claims.py --starts 2 --launchers srun --kills 3 --seed 7
 
 Of the starts that are alive together one trains, all others are refused in a line that names it.
 Whoever trains is killed a few times, alone, with its launcher or by it, and as many starts follow.

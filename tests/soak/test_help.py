@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from training import ROOT
 
-FOLDERS = [ROOT / "tests" / room for room in ("soaks", "benchmarks", "mutation", "supply")]
+FOLDERS = [ROOT / "tests" / room for room in ("soak", "benchmarks", "mutation", "supply")]
 COMMANDS = [
     path.relative_to(ROOT)
     for folder in FOLDERS
