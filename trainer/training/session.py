@@ -243,16 +243,15 @@ def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) 
     if start.weights is not None:
         state.parent = str(start.weights)
     identity.introduce(plan, run.run_dir, n_parameters=n_parameters, world=run.world)
-    data = identity.data_of(plan)
+    begun = identity.data_of(plan) | {"parameters": n_parameters}
     if origin is None:
         duties.event(
             run,
             state,
             "start",
-            parameters=n_parameters,
             parent=state.parent,
             data_step=state.data_step,
-            **data,
+            **begun,
         )
     else:
         log.info("loading %s", origin.path)
@@ -272,7 +271,7 @@ def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) 
                 for change in (*origin.changes, *identity.precision_change(origin.saved, plan))
             ],
             parent=state.parent,
-            **data,
+            **begun,
         )
     if run.world.device.type == "cuda":
         log.info("the first steps compile the GPU's kernels and take longer")

@@ -50,6 +50,20 @@ def test_a_planted_rate_and_the_first_step_that_differs_are_found(tmp_path: Path
     assert "optim.lr  0.00025  0.0003" in " ".join(text.split(" ")) or "optim.lr" in text
 
 
+def test_means_over_other_steps_are_not_taken_for_other_losses(tmp_path: Path) -> None:
+    runs = [make_compared(tmp_path / str(every), every=every) for every in (4, 10, 20)]
+    for other in runs[1:]:
+        found, text = compared(runs[0], other)
+        assert found.partings[0][0].n_common == 0
+        assert "training losses of A and B: no record of the same steps" in text
+    again = make_compared(tmp_path / "again", every=4)
+    assert compared(runs[0], again)[0].partings[0][0] == (
+        25,
+        None,
+        *[pytest.approx(np.nan, nan_ok=True)] * 2,
+    )
+
+
 def test_a_planted_change_of_the_corpus_is_found(tmp_path: Path) -> None:
     one = make_compared(tmp_path / "a")
     other = make_compared(tmp_path / "b", corpus_hash="02" * 16)
@@ -162,7 +176,7 @@ def test_runs_without_records_in_common_are_compared_as_far_as_they_go(tmp_path:
     (other / "metrics.jsonl").write_text("")
     (other / "config.json").unlink()
     text = compared(one, other)[1]
-    assert "no step in common" in text
+    assert "no record of the same steps" in text
     assert "not read: " in text
 
 

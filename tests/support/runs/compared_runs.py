@@ -31,6 +31,7 @@ def make_compared(
     corpus_hash: str = "01" * 16,
     vocabulary_hash: str = "0a" * 16,
     ppl: float | None = None,
+    every: int = 1,
 ) -> Path:
     """A finished run of 100 steps of a recipe, with an evaluation and its tokens."""
     run_dir.mkdir(parents=True)
@@ -45,7 +46,9 @@ def make_compared(
     writer = MetricsWriter(run_dir, attempt=1)
     for step in range(1, 101):
         counters = {"step": step, "update": step, "n_tokens": 9000 * step}
-        writer.write("train", values={"train/loss": loss_at(step)}, **counters)
+        if step % every == 0:
+            mean = float(np.mean([loss_at(step - i) for i in range(every)]))
+            writer.write("train", values={"train/loss": mean}, **counters)
         if step % 10 == 0:
             valid = {"valid/loss": loss_at(step) + 0.1, "of": OF | {"corpus_hash": corpus_hash}}
             writer.write("valid", values=valid, **counters)

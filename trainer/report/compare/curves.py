@@ -19,6 +19,7 @@ class Parting(NamedTuple):
     """The first step at which the losses of two runs differ, of those that both recorded."""
 
     n_common: int
+    """Records of the same steps in both."""
     step: int | None
     """None if all are equal."""
     before: float
@@ -34,11 +35,18 @@ class Aligned(NamedTuple):
 
 
 def parting(before: History, after: History, *, part: Part) -> Parting:
-    """Return the first step whose losses differ, to the last bit, between two runs."""
+    """Return the first step whose losses differ, to the last bit, between two runs.
+
+    A record of training has the mean loss since the record before, so records at the same step are
+    compared only if the ones before them are at the same step, too.
+    """
     one, other = _columns(before, part), _columns(after, part)
     common, at_one, at_other = np.intersect1d(
         one.step, other.step, assume_unique=True, return_indices=True
     )
+    if part == "train":
+        same_stretch = _steps_before(before)[at_one] == _steps_before(after)[at_other]
+        common, at_one, at_other = (x[same_stretch] for x in (common, at_one, at_other))
     losses = one.values[f"{part}/loss"][at_one], other.values[f"{part}/loss"][at_other]
     same = (losses[0] == losses[1]) | (np.isnan(losses[0]) & np.isnan(losses[1]))
     if same.all():
@@ -100,6 +108,12 @@ def _curve(history: History, axis: Axis, part: Part) -> tuple[Floats, Floats]:
     along = history.hours(columns) if axis == "hours" else getattr(columns, axis)
     x = along[places].astype(np.float64)
     return (np.maximum.accumulate(x) if len(x) else x), losses
+
+
+def _steps_before(history: History) -> Floats:
+    """Return for each record of training the step after which its mean begins."""
+    begins = (e["step"] for e in history.events if e["event"] in ("start", "resume"))
+    return np.concatenate([[next(begins, 0)], history.train.step[:-1]])
 
 
 def _columns(history: History, part: Part) -> Columns:

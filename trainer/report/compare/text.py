@@ -136,7 +136,7 @@ def _partings(one: str, other: str, pair: tuple[Parting, Parting]) -> list[str]:
     lines = []
     for part, found in zip(("training", "validation"), pair, strict=True):
         if not found.n_common:
-            lines.append(f"{part} losses of {one} and {other}: no step in common")
+            lines.append(f"{part} losses of {one} and {other}: no record of the same steps")
         elif found.step is None:
             lines.append(
                 f"{part} losses of {one} and {other} are equal at all {found.n_common:,} steps "
