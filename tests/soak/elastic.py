@@ -26,7 +26,9 @@ SAVED, LAST = 10, 12
 FLAGS = ("--train.max-steps", str(LAST), "--checkpoint.interval-steps", str(SAVED))
 #: Relative to the loss: what a sum in another order changes, and rounding to 16 bits.
 TOLERANCES = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 5e-3}
-_MINUTES = 60.0
+#: Resumes in the same processes.
+AT_ONCE = 108
+_HOUR_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -63,33 +65,36 @@ class Resume:
 
 def resumes(settings: list[Setting], *, corpus: Path, folder: Path) -> list[Resume]:
     """Train in each setting, and go on from each in each."""
-    sources = {
-        setting: Case(folder / str(setting), ds_config=setting.kind, flags=list(FLAGS))
-        for setting in settings
-    }
-    _train(sources, corpus)
+    sources = {setting: folder / str(setting) for setting in settings}
+    for ranks, of_ranks in _by_ranks(settings):
+        cases = [_case(sources[setting], setting) for setting in of_ranks]
+        run_cases(cases, corpus=corpus, n_ranks=ranks, timeout_s=_HOUR_S)
+    expected = {setting: losses(run_dir)[SAVED + 1] for setting, run_dir in sources.items()}
     found = []
-    for before, source in sources.items():
-        expected = losses(source.run_dir)[SAVED + 1]
-        targets = {}
-        for after in settings:
-            target = folder / f"{before} to {after}"
-            begun_from(source.run_dir, SAVED, target)
-            targets[after] = Case(target, ds_config=after.kind, flags=list(FLAGS))
-        _train(targets, corpus)
-        for after, case in targets.items():
-            loss = losses(case.run_dir)[SAVED + 1]
-            found.append(Resume(before, after, abs(loss / expected - 1)))
-            shutil.rmtree(case.run_dir)
-        worst = max(found[-len(settings) :], key=lambda one: one.difference)
-        print(f"from {before}: at most {worst.difference:.1e}, to {worst.after}", flush=True)
+    for ranks, of_ranks in _by_ranks(settings):
+        pairs = list(itertools.product(settings, of_ranks))
+        for begin in range(0, len(pairs), AT_ONCE):
+            some = pairs[begin : begin + AT_ONCE]
+            targets = [folder / f"{before} to {after}" for before, after in some]
+            for (before, _), target in zip(some, targets, strict=True):
+                begun_from(sources[before], SAVED, target)
+            cases = [_case(target, after) for (_, after), target in zip(some, targets, strict=True)]
+            run_cases(cases, corpus=corpus, n_ranks=ranks, timeout_s=_HOUR_S)
+            for (before, after), target in zip(some, targets, strict=True):
+                loss = losses(target)[SAVED + 1]
+                found.append(Resume(before, after, abs(loss / expected[before] - 1)))
+                shutil.rmtree(target)
+            print(f"to {ranks} ranks: {begin + len(some)} of {len(pairs)}", flush=True)
     return found
 
 
-def _train(cases: dict[Setting, Case], corpus: Path) -> None:
-    for n_ranks in sorted({setting.ranks for setting in cases}):
-        of_ranks = [case for setting, case in cases.items() if setting.ranks == n_ranks]
-        run_cases(of_ranks, corpus=corpus, n_ranks=n_ranks, timeout_s=_MINUTES * 60)
+def _by_ranks(settings: list[Setting]) -> list[tuple[int, list[Setting]]]:
+    ranks = sorted({setting.ranks for setting in settings})
+    return [(n, [setting for setting in settings if setting.ranks == n]) for n in ranks]
+
+
+def _case(run_dir: Path, setting: Setting) -> Case:
+    return Case(run_dir, ds_config=setting.kind, flags=list(FLAGS))
 
 
 def table(found: list[Resume]) -> str:

@@ -111,17 +111,13 @@ class Job:
         return [pid for pid, _ in self._marked()]
 
     def has_ended(self) -> bool:
-        """Return whether its launcher is gone; of a warm start, all ranks but those that hang.
-
-        A launcher ends the ranks that are left when one has failed. Without a launcher this does.
-        """
+        """Return whether its launcher is gone; without one, whether all ranks are."""
         if self._process is not None:
             return self._process.poll() is not None
-        codes = [self._starter.exit_code(pid) for pid in self.ranks.values()]
-        return None not in codes
+        return len(self.ended_ranks()) == len(self.ranks)
 
-    def failed(self) -> list[int]:
-        """Return the ranks of a warm start that ended; a launcher looks after its own."""
+    def ended_ranks(self) -> list[int]:
+        """Return the ranks that have ended without a launcher; a launcher looks after its own."""
         if self._process is not None:
             return []
         codes = {rank: self._starter.exit_code(pid) for rank, pid in self.ranks.items()}

@@ -161,7 +161,7 @@ def _full_disk(then: int | None) -> Callable[[Scene], None]:
 def _second_start(scene: Scene) -> None:
     """Start the same command beside it, which is refused."""
     second = scene.start()
-    while not (second.has_ended() or second.failed()):
+    while not (second.has_ended() or second.ended_ranks()):
         time.sleep(0.05)
     second.kill()  # as a launcher does when one rank has failed
 

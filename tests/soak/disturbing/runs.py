@@ -132,7 +132,7 @@ class Disturbed:
         start = self._record.step if self._record.attempt > began else None
         deadline = time.monotonic() + STARTS_S
         while start is None or self._record.step < start + n_steps:
-            if job.has_ended() or (job.failed() and not job.running()):
+            if job.has_ended():
                 return False
             if time.monotonic() > deadline:
                 self.strange.append(f"no step in {STARTS_S:.0f} s: {self._told()}")
