@@ -103,6 +103,7 @@ class Generate:
             raise
 
     def _write(self) -> None:
+        """Print the prompt, then each piece of its continuation as it is made."""
         from trainer.budget.shortage import explained
         from trainer.distributed import choose_device
         from trainer.host_cpu import use_cpu_well

@@ -261,6 +261,7 @@ def _named_recipe(tokens: list[str]) -> ExperimentConfig | None:
 def _parser(
     recipe: ExperimentConfig | None, options: dict[str, dict[str, Any]], *, usage: str, about: str
 ) -> ArgumentParser:
+    """Return a parser of a command with all fields of an experiment as flags."""
     parser = _Parser(
         usage=usage,
         epilog=_EPILOG,

@@ -92,6 +92,7 @@ def import_checkpoint(
 def _import(
     path: Path, draft: Path, *, out: Path, vocab: Path | None, recipe: str | None
 ) -> Imported:
+    """Write the run of a foreign checkpoint to `draft`, which becomes `out`."""
     with working(f"reading {path}"):
         foreign = read_foreign(path)
     config = foreign.config
@@ -158,6 +159,7 @@ def _write(
     weights: dict[str, Tensor],
     foreign: Foreign,
 ) -> None:
+    """Write a run that has settings, vocabulary and one checkpoint, at step 0."""
     checkpoints = directory(folder)
     draft = draft_of(checkpoints, 0)
     draft.mkdir(parents=True)

@@ -189,6 +189,7 @@ def _describe(
     options: EvalOptions,
     world: World,
 ) -> EvalResult:
+    """Return a score as the result that is filed."""
     rule: Rule = "as fairseq" if options.as_fairseq else "every token"
     of = measure_of(corpus, split, scoring, precision=trained.precision, rule=rule)
     metrics = result.metrics(split)

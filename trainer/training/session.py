@@ -145,6 +145,7 @@ def train_connected(
 def _train_claimed(
     plan: Plan, world: World, run_dir: Path, environ: MutableMapping[str, str], stops: StopRequests
 ) -> Exit:
+    """Train in a directory that this job has claimed; return the exit code. Collective."""
     experiment = plan.arguments.experiment
     stops.hold(run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main)
     refuse_without_memory(plan, run_dir, world)
@@ -282,6 +283,7 @@ def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) 
 
 
 def _train_to_the_end(run: Run, state: TrainState, plan: Plan) -> Exit:
+    """Train until the run ends; where an error ends it, record the reason."""
     try:
         with explained(run.world, plan.situation):
             return train(run, state)

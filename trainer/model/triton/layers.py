@@ -70,6 +70,7 @@ def _attended(
     shared_biases: tuple[Tensor, Tensor] | None,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
+    """Return attention's output, `[B, T, P]`, and what `RelativeAttention` returns besides."""
     n_streams, tgt_len, _ = x_BTP.shape
     heads = (module.n_head, -1)
     q_BTX, old_BM2HX, new_BT2HX = _projected(module, x_BTP, past)

@@ -194,6 +194,7 @@ def _forward_kernel(
     COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
+    """Write the result of some rows: their total, normalised if there is a weight."""
     row_R1 = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     column_1C = tl.arange(0, COLUMNS)[None, :]
     at_RC = row_R1 * PITCH + column_1C
@@ -235,6 +236,7 @@ def _backward_kernel(
     WIDE: tl.constexpr,
     TILES: tl.constexpr,
 ):
+    """Write the gradients of some tiles of rows, and their sums for weight and biases."""
     program = tl.program_id(0).to(tl.int64)
     column_1C = tl.arange(0, COLUMNS)[None, :]
     if weight_D is not None:
