@@ -50,7 +50,7 @@ WITHOUT_TORCH = (
     "trainer.track.run_files.results",
     "trainer.track.record.metrics",
     "trainer.track.run_files.status",
-    "trainer.track.tracker",
+    "trainer.track.opening",
     "trainer.config.recipe",
     "trainer.config.deepspeed",
     "trainer.config.changes",

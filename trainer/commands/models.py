@@ -35,7 +35,7 @@ class Eval(EvalOptions):
         from trainer.inference.evaluate import evaluate_run
         from trainer.launchers import complete_environ
         from trainer.meeting import join
-        from trainer.track.tracker import track_evaluations
+        from trainer.track.opening import track_evaluations
 
         os.environ.update(complete_environ(os.environ))
         world = this_process(os.environ, device=self.device)

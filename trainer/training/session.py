@@ -33,7 +33,7 @@ from trainer.launchers import complete_environ
 from trainer.meeting import limit_groups
 from trainer.track.console.logs import close_logging, setup_logging
 from trainer.track.failures import Failures
-from trainer.track.tracker import open_tracker
+from trainer.track.opening import open_tracker
 from trainer.training import duties
 from trainer.training.background import Background
 from trainer.training.bad_losses import recovery

@@ -16,9 +16,9 @@ from tracked_run import start, train
 from trainer.config.recipe import load_recipe
 from trainer.errors import Exit, InputError
 from trainer.track.measure import Lengths
+from trainer.track.opening import track_evaluations
 from trainer.track.record.metrics import read_metrics
 from trainer.track.run_files.results import EvalResult, file_result
-from trainer.track.tracker import track_evaluations
 
 
 @pytest.fixture(scope="module")

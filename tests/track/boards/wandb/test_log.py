@@ -18,10 +18,10 @@ from trainer.errors import Exit
 from trainer.track.boards.wandb.log import choose_id, stored_id
 from trainer.track.boards.wandb.settings import id_problem
 from trainer.track.measure import Lengths
+from trainer.track.opening import track_evaluations
 from trainer.track.record.metrics import read_metrics
 from trainer.track.run_files.results import FOLDER, EvalResult, file_result
 from trainer.track.run_files.status import Status, write_status
-from trainer.track.tracker import track_evaluations
 
 pytestmark = pytest.mark.usefixtures(no_wandb_of_the_users.__name__)
 
