@@ -36,11 +36,13 @@ ROOMS = (
         "memory",
         (
             "trainer/model/memory.py",
+            "trainer/model/sight.py",
             "trainer/memory_tree.py",
             "trainer/engine/passes/forgetting.py",
         ),
         (
             "tests/model/test_memory.py",
+            "tests/model/test_sight.py",
             "tests/test_memory_tree.py",
             "tests/engine/passes/test_forgetting.py",
             "tests/model/test_reading.py",
@@ -141,7 +143,7 @@ BY_HAND = (
         "read_B",
     ),
     (
-        "trainer/model/memory.py",
+        "trainer/model/sight.py",
         "if segment.starts_BT is None and memory.valid_min == mem_len:",
         "if memory.valid_min == mem_len:",
     ),

@@ -47,7 +47,7 @@ def fused_layer(
         feed_forward: the second half, of which only the parameters are used.
         x_BTP: the layer's input, in aligned rows.
         past: aligned rows; the number of distances is aligned too.
-        visible_from_BT: the result of `trainer.model.memory.visible_from`.
+        visible_from_BT: the result of `trainer.model.sight.visible_from`.
         shared_biases: None if the layer has its own.
         seeds_4: int64 on the device, one per place of dropout; None in evaluation.
     """
