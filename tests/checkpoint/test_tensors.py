@@ -19,6 +19,7 @@ from file_changes import killed_before_change
 from saved_checkpoints import LISTED, Trained, contents, save
 
 from trainer.checkpoint import folder as files
+from trainer.checkpoint import sealing
 from trainer.checkpoint import tensors as checkpoint
 from trainer.checkpoint.hashing import fingerprint
 from trainer.checkpoint.memories import read_memories
@@ -152,7 +153,7 @@ def test_a_kill_at_any_file_operation_leaves_a_whole_newest(
         for step in (1, 2):
             save(folder, step)
         killed = killed_before_change(
-            n, lambda: (save_last(folder, 3), files.prune(folder, keep_last=1))
+            n, lambda: (save_last(folder, 3), sealing.prune(folder, keep_last=1))
         )
         found = files.newest_whole(folder)
         assert found.path is not None

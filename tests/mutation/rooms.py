@@ -60,6 +60,7 @@ ROOMS = (
             "trainer/checkpoint/memories.py",
             "trainer/checkpoint/parts.py",
             "trainer/checkpoint/pointers.py",
+            "trainer/checkpoint/sealing.py",
             "trainer/checkpoint/state.py",
             "trainer/checkpoint/tensors.py",
         ),
@@ -148,7 +149,7 @@ BY_HAND = (
         "if memory.valid_min == mem_len:",
     ),
     (
-        "trainer/checkpoint/folder.py",
+        "trainer/checkpoint/sealing.py",
         'kept = {*spared, pointed(folder, "latest"), pointed(folder, "best")}',
         'kept = {*spared, pointed(folder, "latest")}',
     ),

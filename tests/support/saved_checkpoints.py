@@ -113,6 +113,11 @@ def flip_a_bit(file: Path) -> None:
     file.write_bytes(data)
 
 
+def truncate(file: Path) -> None:
+    """Cut the last byte off a file."""
+    file.write_bytes(file.read_bytes()[:-1])
+
+
 def alter_state(run: Path, old: str, new: str) -> None:
     """Change what the last checkpoint of a run says of it, and keep it whole."""
     path = resolve(run, "last")

@@ -17,8 +17,9 @@ from saved_checkpoints import Trained, contents, save
 from training import ROOT, Case, checkpoint_hashes, environment, events, losses, run_cases
 
 from trainer.checkpoint import pointers
-from trainer.checkpoint.folder import directory, draft_of, verify
+from trainer.checkpoint.folder import directory, verify
 from trainer.checkpoint.pointers import name_of
+from trainer.checkpoint.sealing import draft_of
 from trainer.checkpoint.state import TrainState
 from trainer.distributed import World
 from trainer.errors import Exit

@@ -14,7 +14,8 @@ from saved_checkpoints import LISTED, save
 from training import ROOT, Case, losses
 
 from trainer.checkpoint import pointers
-from trainer.checkpoint.folder import directory, newest_whole, prune, verify
+from trainer.checkpoint.folder import directory, newest_whole, verify
+from trainer.checkpoint.sealing import prune
 from trainer.data.corpus import open_corpus, verify_corpus
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.data.prepare.writer import new_corpus_folder

@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.checkpoint import folder as files
+from trainer.checkpoint import sealing
 from trainer.checkpoint.hashing import fingerprint
 from trainer.checkpoint.index import (
     INDEX,
@@ -78,9 +78,9 @@ def save(
     Raises:
         OSError: on every rank, when any rank could not write. Older checkpoints are untouched.
     """
-    draft = _Draft(files.draft_of(folder, step), world)
+    draft = _Draft(sealing.draft_of(folder, step), world)
     if world.is_main:
-        draft.attempt(lambda: files.begin(draft.path))
+        draft.attempt(lambda: sealing.begin(draft.path))
     draft.agree()
     shapes = engine.full_state.shapes()
     owned, places = _owned(engine, world.rank)
@@ -96,7 +96,7 @@ def save(
         """Make the draft the checkpoint, on rank 0."""
         if world.is_main:
             listed = _listed(draft.path, shapes, told)
-            files.seal(draft.path, folder / name_of(step), state=state, files=listed)
+            sealing.seal(draft.path, folder / name_of(step), state=state, files=listed)
 
     yield lambda: draft.attempt(seal)
     draft.agree()
@@ -149,7 +149,7 @@ class _Draft:
             return
         if self.world.is_main:
             shutil.rmtree(self.path, ignore_errors=True)
-        name = self.path.name.removeprefix(files.DRAFT)
+        name = self.path.name.removeprefix(sealing.DRAFT)
         raise OSError(f"checkpoint {name} was not written: {'; '.join(told)}")
 
 

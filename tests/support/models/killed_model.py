@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from trainer.checkpoint.folder import DRAFT
 from trainer.checkpoint.pointers import name_of
+from trainer.checkpoint.sealing import DRAFT
 from trainer.config.recipe import ModelConfig
 from trainer.model.transformer_xl import TransformerXL
 
