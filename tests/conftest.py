@@ -4,6 +4,8 @@ import errno
 import fcntl
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import training
 from claiming import HERE
 from saved_checkpoints import contents
+from triton_device import interpret
 
 from trainer.launchers import RENDEZVOUS
 from trainer.training.opening.claim import Claim
@@ -135,3 +138,20 @@ def claim_of(run_dir: Path) -> Iterator[Callable[..., Claim]]:
     yield _claim_of
     for claim in taken:
         claim.release()
+
+
+@pytest.fixture
+def child() -> Iterator["subprocess.Popen[str]"]:
+    """A process that waits for its end."""
+    waits = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        yield child
+        child.kill()
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run Triton's kernels without a GPU, if there is none."""
+    interpret(monkeypatch)

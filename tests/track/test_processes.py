@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,17 +15,6 @@ from trainer.track.processes import Holder, begun, is_running, read_holder, this
 
 HERE = this_place()
 NEVER = 4_194_304  # the kernel gives no number that large
-
-
-@pytest.fixture
-def child() -> Iterator[subprocess.Popen[str]]:
-    """A process that waits for its end."""
-    waits = [sys.executable, "-c", "print(flush=True); input()"]
-    with subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        yield child
-        child.kill()
 
 
 def test_a_process_runs_until_it_ends(child: subprocess.Popen[str]) -> None:

@@ -7,23 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from triton_device import DEVICE, interpret
+from triton_device import DEVICE, importing_kernels
 
 from trainer.model.adaptive import Table
 from trainer.model.tied_embedding import Handoff, summed_by_id, tied_lookup
 from trainer.model.triton.alignment import aligned, aligned_weight
 from trainer.protocol import IGNORED
 
-with pytest.MonkeyPatch.context() as importing:
-    interpret(importing)
-    pytest.importorskip("triton", reason="Triton is not installed")
+with importing_kernels():
     from trainer.model.triton import linear_nll as module
     from trainer.model.triton.linear_nll import fused_linear_nll
 
-
-@pytest.fixture(autouse=True)
-def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    interpret(monkeypatch)
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 
 def problem(

@@ -9,23 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from triton_device import DEVICE, interpret
+from triton_device import DEVICE, importing_kernels
 
-with pytest.MonkeyPatch.context() as importing:
-    interpret(importing)
-    pytest.importorskip("triton", reason="Triton is not installed")
+with importing_kernels():
     from trainer.model.triton.rows.feed_forward import bias_relu_dropout
     from trainer.model.triton.rows.norm import norm, residual, residual_norm
 
 # The interpreter multiplies in numpy, which says so when Philox overflows, as it means to.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:overflow encountered in (scalar )?multiply:RuntimeWarning"
-)
+OVERFLOW = "ignore:overflow encountered in (scalar )?multiply:RuntimeWarning"
 
-
-@pytest.fixture(autouse=True)
-def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    interpret(monkeypatch)
+pytestmark = [pytest.mark.usefixtures("interpreted"), pytest.mark.filterwarnings(OVERFLOW)]
 
 
 SIZES = [(0, 41), (1, 5), (7, 41), (33, 410), (70, 24)]

@@ -7,19 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from triton_device import DEVICE, interpret
+from triton_device import DEVICE, importing_kernels
 
 from trainer.protocol import IGNORED
 
-with pytest.MonkeyPatch.context() as importing:
-    interpret(importing)
-    pytest.importorskip("triton", reason="Triton is not installed")
+with importing_kernels():
     from trainer.model.triton.rows.softmax import softmax_error_
 
-
-@pytest.fixture(autouse=True)
-def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    interpret(monkeypatch)
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 
 def logits_and_targets(
