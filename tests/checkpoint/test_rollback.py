@@ -17,7 +17,7 @@ BACK = Rollback(step=20, data_step=33, attempt=2)
 
 
 def saved(folder: Path) -> None:
-    """Checkpoints of a first attempt, of which the run goes back to 20."""
+    """Save checkpoints of a first attempt, of which the run goes back to 20."""
     for step in (10, 20, 30, 40):
         save(folder, step)
     pointers.point(folder, "best", pointers.name_of(30))

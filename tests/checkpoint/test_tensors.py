@@ -61,7 +61,7 @@ def test_nothing_in_a_checkpoint_is_ever_unpickled(tmp_path: Path) -> None:
 
 
 def read_whole(path: Path) -> None:
-    """All that a resuming run does with a checkpoint, to an engine that keeps nothing of it."""
+    """Do all that a resuming run does with a checkpoint, to an engine that keeps nothing of it."""
     files.verify(path)
     checkpoint.read_weights(path)
     read_memories(path, [[0]], unread=[Trained(0).unread(1)])
@@ -82,7 +82,7 @@ _seen: list[str] | None = None
 
 @contextlib.contextmanager
 def pickles_watched() -> Iterator[list[str]]:
-    """Collects what any unpickler looks up; audit hooks stay, so this one is mostly deaf."""
+    """Yield a list of what any unpickler looks up; audit hooks stay, so this one is mostly deaf."""
     global _seen
     if not hasattr(pickles_watched, "hooked"):
         sys.addaudithook(lambda name, args: _note(name, args))
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_made_is_reported_as_a_failed_save(tmp_path: Pat
 
 
 def save_beside_steps(folder: Path, step: int) -> None:
-    """As `save`, by a thread."""
+    """Save as `save` does, by a thread."""
     background = Background(lone_world())
     background.start(Trained(step).saving(folder, lone_world()))
     background.wait()

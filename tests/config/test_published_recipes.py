@@ -74,7 +74,7 @@ def test_nvidia_s_recipes_have_their_optimizer_order_and_validation(name: str) -
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED.keys() - NVIDIA.keys()))
 def test_kimiyoung_s_recipes_validate_and_decay_as_theirs_do(name: str) -> None:
-    """Their validation remembers mem_len + tgt_len - eval_tgt_len tokens."""
+    """kimiyoung's validation remembers mem_len + tgt_len - eval_tgt_len tokens."""
     recipe = load_recipe(name)
     train, valid = recipe.train, recipe.valid
     tgt_len = EVAL_TGT_LEN.get(name, 128)

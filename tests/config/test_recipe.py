@@ -33,7 +33,7 @@ FIELDS = dict(leaves(ExperimentConfig))
 
 
 def values_with(path: str, value: Any) -> dict[str, Any]:
-    """The quickstart recipe's values, one of them changed."""
+    """Return the quickstart recipe's values, one of them changed."""
     values = load_recipe("quickstart").model_dump(mode="json")
     *parents, leaf = path.split(".")
     part = values

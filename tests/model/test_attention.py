@@ -25,7 +25,7 @@ def memory_with(valid: list[int], mem_len: int) -> LayerInputs:
 
 
 def sees(query: int, key: int, *, mem_len: int, valid: int, start: int, same_length: bool) -> bool:
-    """Whether a query of the segment may look at a key of memory and segment."""
+    """Return whether a query of the segment may look at a key of memory and segment."""
     in_memory = key < mem_len
     if same_length and query + mem_len - key >= mem_len:
         return False

@@ -24,13 +24,13 @@ def segment_with(lengths: list[int], tgt_len: int, starts: list[list[int]] | Non
 
 
 def inputs(values_BT: list[list[float]]) -> list[torch.Tensor]:
-    """Per layer, the segment as the layer saw it; the second layer's is negative."""
+    """Return per layer the segment as the layer saw it; the second layer's is negative."""
     x_BTD = torch.tensor(values_BT, dtype=torch.float64)[:, :, None]
     return [x_BTD, -x_BTD]
 
 
 def kept(memory: LayerInputs, row: int) -> list[float]:
-    """What may be attended of a row's first layer, oldest first."""
+    """Return what may be attended of a row's first layer, oldest first."""
     n = int(memory.valid_B[row])
     values: list[float] = memory.layers[0][row, :, 0].tolist()
     return values[len(values) - n :]
@@ -38,7 +38,7 @@ def kept(memory: LayerInputs, row: int) -> list[float]:
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[int, int, list[tuple[list[int], list[list[bool]]]]]:
-    """mem_len, tgt_len, and per segment each row's length and where documents start in it."""
+    """Draw mem_len, tgt_len, and per segment each row's length and where documents start in it."""
     mem_len, tgt_len = draw(st.integers(0, 7)), draw(st.integers(1, 5))
     row = st.integers(0, tgt_len)
     marks = st.lists(st.booleans(), min_size=tgt_len, max_size=tgt_len)

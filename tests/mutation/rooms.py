@@ -187,7 +187,7 @@ BY_HAND = (
 
 
 def drawn(tree: Path, room: Room, *, n: int, seed: int) -> list[Fault]:
-    """`n` faults of a room beside those by hand, drawn by the seed, of every operator in turn."""
+    """Return `n` faults of a room beside those by hand, drawn by the seed, of operators in turn."""
     sources = {file: (tree / file).read_bytes() for file in room.files}
     every = [fault for file, source in sources.items() for fault in faults_of(file, source)]
     random.Random(f"{seed} {room.name}").shuffle(every)
@@ -202,6 +202,6 @@ def drawn(tree: Path, room: Room, *, n: int, seed: int) -> list[Fault]:
 
 
 def of_all(tree: Path, rooms: list[Room], *, n: int, seed: int) -> Iterator[tuple[Room, Fault]]:
-    """The faults of all rooms, which take turns: a run that is cut short has some of each."""
+    """Return the faults of all rooms, which take turns: a run cut short has some of each."""
     columns = [[(room, fault) for fault in drawn(tree, room, n=n, seed=seed)] for room in rooms]
     return (pair for pair in chain.from_iterable(zip_longest(*columns)) if pair is not None)

@@ -71,7 +71,7 @@ def test_where_a_system_tells_no_boot_the_name_of_the_host_tells() -> None:
 
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[tuple[Path, int]]:
-    """A file that this process holds, and its descriptor."""
+    """Yield a file that this process holds, and its descriptor."""
     file = tmp_path / "held"
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT)
     yield file, descriptor
@@ -79,7 +79,7 @@ def held(tmp_path: Path) -> Iterator[tuple[Path, int]]:
 
 
 def seen(file: Path, holder: Holder, here=HERE) -> bool | None:
-    """Whether the holder lives, as another process of this machine finds out."""
+    """Return whether the holder lives, as another process of this machine finds out."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         return holder.lives(descriptor, here)

@@ -127,7 +127,7 @@ def run(command: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def odd_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run that was trained, resumed, scored and exported on an odd machine."""
+    """Return the folder of a run trained, resumed, scored and exported on an odd machine."""
     folder = tmp_path_factory.mktemp("odd") / "work"
     flags = ["--checkpoint.interval-steps", "2", "--valid.interval-steps", "3"]
     more = ["--train.max-steps", "7", "--allow-change", "train.max_steps", "--profile", "1:2"]

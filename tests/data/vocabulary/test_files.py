@@ -96,7 +96,7 @@ def test_bpe_is_learnt_the_same_way_twice() -> None:
 
 
 def bpe_joining_line_ends(text: str) -> TokenizerVocabulary:
-    """BPE with the pre-tokens of newer models, where line ends join what is before them."""
+    """Return BPE with the pre-tokens of newer models, where line ends join what is before them."""
     pattern = r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

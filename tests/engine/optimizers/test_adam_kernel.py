@@ -22,7 +22,7 @@ SHAPES = ((3, 700), (5, 7), (1,))
 
 
 def adams(**settings: float | bool) -> list[tuple[Adam, list[nn.Parameter]]]:
-    """One with copies of its first two parameters, and one without, of the same weights."""
+    """Return an Adam with copies of its first two parameters, and one without, of equal weights."""
     made = []
     for has_copies in (True, False):
         torch.manual_seed(0)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("interpreted")
 def problem(
     n_rows: int, width: int, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor, list[Table]]:
-    """Hidden states, targets, and two tables of 21 and 4 words."""
+    """Return hidden states, targets, and two tables of 21 and 4 words."""
     torch.manual_seed(n_rows)
     hidden_NC, *flat = (
         torch.randn(size, dtype=dtype, device=DEVICE).requires_grad_()

@@ -18,7 +18,7 @@ from trainer.model.transformer_xl import TransformerXL
 
 
 def build(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    """What `--model.factory killed_model:build` calls."""
+    """Build the model of `--model.factory killed_model:build`."""
     if step := os.environ.get("KILLED_IN"):
         name = f"{DRAFT}{name_of(int(step))}"
         sys.addaudithook(lambda event, args: _kill_at(event, args, name))

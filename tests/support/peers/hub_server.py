@@ -20,7 +20,7 @@ TOKEN, USER = "hf_writes", "someone"
 
 @dataclass
 class Hub:
-    """What the stand-in holds, and how it behaves.
+    """State of the stand-in, and how it behaves.
 
     Attributes:
         repositories: the payload that made each repository, by USER/NAME.
@@ -89,7 +89,7 @@ class Hub:
 
 
 def mode_of(file: dict[str, Any]) -> dict[str, Any]:
-    """How a file is to be sent."""
+    """Return how a file is to be sent."""
     is_large = file["path"].endswith(".safetensors")
     return {
         "path": file["path"],

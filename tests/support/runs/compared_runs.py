@@ -32,7 +32,7 @@ def make_compared(
     vocabulary_hash: str = "0a" * 16,
     ppl: float | None = None,
 ) -> Path:
-    """A finished run of 100 steps of a recipe, with an evaluation and its tokens."""
+    """Make a finished run of 100 steps of a recipe, with an evaluation and its tokens."""
     run_dir.mkdir(parents=True)
     values = load_recipe("wt103-base").model_dump(mode="json")
     values["train"] |= train or {}

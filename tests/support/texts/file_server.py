@@ -10,7 +10,7 @@ from local_server import local_server
 
 @dataclass
 class Served:
-    """What a server has, how it behaves, and what it was asked for.
+    """State of a server: what it has, how it behaves, and what it was asked for.
 
     Attributes:
         files: content by path, such as ``/a.zip``.

@@ -121,7 +121,7 @@ def test_of_ranks_that_all_live_the_one_that_has_finished_less_is_named(tmp_path
 
 
 def near(child: "subprocess.Popen[str]") -> dict[str, object]:
-    """What a note says of a process of this machine."""
+    """Return what a note says of a process of this machine."""
     here = Note.of_this_process(1, token="one")
     return {"pid": child.pid, "begun": begun(child.pid), "host": here.host, "boot": here.boot}
 

@@ -22,7 +22,7 @@ NAMES = ("wikitext-103", "wikitext-2", "enwik8", "text8", "ptb")
 
 @pytest.fixture(params=NAMES)
 def known(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Small]:
-    """Each known corpus with a small text, on a server."""
+    """Yield each known corpus with a small text, on a server."""
     with serving() as served:
         texts = small_texts(request.param)
         yield small(request.param, served, tmp_path / "packed", texts)

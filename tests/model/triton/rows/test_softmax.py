@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("interpreted")
 def logits_and_targets(
     n_rows: int, n_words: int, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits in 7 columns more than there are words, the memory around them, and targets."""
+    """Return logits in 7 columns more than there are words, the memory around them, and targets."""
     torch.manual_seed(n_rows)
     around = 3 * torch.randn(n_rows, n_words + 11, dtype=dtype, device=DEVICE)
     targets_N = torch.randint(n_words, (n_rows,), device=DEVICE)
