@@ -63,21 +63,14 @@ def open_tracker(
     if rank != 0:
         return Tracker()
     check_tracking(config, environ=environ)
-    mode = check_wandb(config, environ=environ)
-    if mode == "disabled":
-        wandb_log, wandb_id = None, stored_id(run_dir) or wandb_id
-    else:
-        wandb_id = choose_id(run_dir, wandb_id=wandb_id, environ=environ)
-        wandb_log = WandbLog(
-            config,
-            mode=mode,
-            run_dir=run_dir,
-            run_id=wandb_id,
-            run_config=run_config,
-            environ=environ,
-            samples=_samples(run_dir, up_to=step),
-        )
-        wandb_log.log_evaluations()
+    wandb_log, wandb_id = _opened_wandb(
+        config,
+        run_dir=run_dir,
+        wandb_id=wandb_id,
+        run_config=run_config,
+        environ=environ,
+        step=step,
+    )
     return Tracker(
         metrics=MetricsWriter(run_dir, attempt=attempt),
         console=Console(max_steps=max_steps, update=update, pauses=pauses),
@@ -91,6 +84,33 @@ def open_tracker(
             else None
         ),
     )
+
+
+def _opened_wandb(
+    config: TrackingConfig,
+    *,
+    run_dir: Path,
+    wandb_id: str | None,
+    run_config: Mapping[str, Any],
+    environ: MutableMapping[str, str],
+    step: int,
+) -> tuple[WandbLog | None, str | None]:
+    """Return the open wandb run, None where wandb is disabled, and the id that it has or had."""
+    mode = check_wandb(config, environ=environ)
+    if mode == "disabled":
+        return None, stored_id(run_dir) or wandb_id
+    run_id = choose_id(run_dir, wandb_id=wandb_id, environ=environ)
+    wandb_log = WandbLog(
+        config,
+        mode=mode,
+        run_dir=run_dir,
+        run_id=run_id,
+        run_config=run_config,
+        environ=environ,
+        samples=_samples(run_dir, up_to=step),
+    )
+    wandb_log.log_evaluations()
+    return wandb_log, run_id
 
 
 def _samples(run_dir: Path, *, up_to: int) -> list[Sample]:

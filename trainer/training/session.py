@@ -56,6 +56,13 @@ from trainer.wording import counted
 
 log = logging.getLogger(__name__)
 
+#: The exit codes of the errors that end a run in training.
+_CODES: dict[type[Exception], Exit] = {
+    CorpusError: Exit.CORPUS,
+    NonFiniteError: Exit.NONFINITE,
+    ShortageError: Exit.OUT_OF_MEMORY,
+}
+
 
 def run_training(
     arguments: TrainArguments, environ: MutableMapping[str, str], stops: StopRequests
@@ -287,21 +294,14 @@ def _train_to_the_end(run: Run, state: TrainState, plan: Plan) -> Exit:
     try:
         with explained(run.world, plan.situation):
             return train(run, state)
-    except ShortageError as error:
+    except (CorpusError, NonFiniteError, ShortageError) as error:
+        code = _CODES[type(error)]
         log.error("%s", error)
         duties.event(run, state, "stop", reason=str(error))
-        duties.set_status(run, state, "failed", reason=str(error), code=Exit.OUT_OF_MEMORY)
+        duties.set_status(run, state, "failed", reason=str(error), code=code)
+        if isinstance(error, NonFiniteError):
+            return code
         raise
-    except CorpusError as error:
-        log.error("%s", error)
-        duties.event(run, state, "stop", reason=str(error))
-        duties.set_status(run, state, "failed", reason=str(error), code=Exit.CORPUS)
-        raise
-    except NonFiniteError as error:
-        log.error("%s", error)
-        duties.event(run, state, "stop", reason=str(error))
-        duties.set_status(run, state, "failed", reason=str(error), code=Exit.NONFINITE)
-        return Exit.NONFINITE
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
         duties.set_status(run, state, "failed", reason=reason)
