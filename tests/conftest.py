@@ -4,6 +4,8 @@ import errno
 import fcntl
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import training
 from claiming import HERE
 from saved_checkpoints import contents
+from triton_device import interpret
 
 from trainer.launchers import RENDEZVOUS
 from trainer.training.opening.claim import Claim
@@ -29,7 +32,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup hangups
 
 
 def _same_rendezvous_afterwards():
-    """Commands run in this process say in its environment who they are, as in one of their own."""
+    """Restore who this process is: commands that run in it say so in its environment."""
     before = {key: os.environ.get(key) for key in RENDEZVOUS}
     yield
     for key, value in before.items():
@@ -50,7 +53,7 @@ def _rendezvous_of_a_test():
 
 
 def _same_signals_afterwards():
-    """A command that ends in this process ignores signals, which what is started then inherits."""
+    """Restore the handlers of signals: a command that ends in this process ignores them."""
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
     yield
@@ -71,13 +74,13 @@ def _signals_of_a_test():
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    """A small corpus of several documents."""
+    """Return a small corpus of several documents."""
     return training.make_corpus(tmp_path_factory.mktemp("corpora") / "stories")
 
 
 @pytest.fixture(scope="session")
 def trained(corpus, tmp_path_factory):
-    """Directory of a run of six steps that validated, sampled, profiled and drew curves.
+    """Yield the directory of a run of six steps that validated, sampled, profiled and drew curves.
 
     Many tests read it: one that files something copies it first.
     """
@@ -110,7 +113,7 @@ def trained(corpus, tmp_path_factory):
 
 @pytest.fixture(params=["locks", "no locks"])
 def run_dir(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run directory, on a file system with locks and on one without."""
+    """Return a run directory, on a file system with locks and on one without."""
 
     def flock(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -124,7 +127,7 @@ def run_dir(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def claim_of(run_dir: Path) -> Iterator[Callable[..., Claim]]:
-    """Claims the directory for a process of this number, at this place."""
+    """Yield a function that claims the directory for a process of a number, at a place."""
     taken: list[Claim] = []
 
     def _claim_of(here=HERE) -> Claim:
@@ -135,3 +138,20 @@ def claim_of(run_dir: Path) -> Iterator[Callable[..., Claim]]:
     yield _claim_of
     for claim in taken:
         claim.release()
+
+
+@pytest.fixture
+def child() -> Iterator["subprocess.Popen[str]"]:
+    """Yield a process that waits for its end."""
+    waits = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        yield child
+        child.kill()
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run Triton's kernels without a GPU, if there is none."""
+    interpret(monkeypatch)

@@ -58,7 +58,7 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
 
 
 class Gpus:
-    """What PyTorch says of GPUs, on a machine that has as many as are told."""
+    """A stand-in for PyTorch's word on GPUs, of a machine that has as many as are told."""
 
     def __init__(self, patch: pytest.MonkeyPatch, n_gpus: int) -> None:
         self.taken: list[int] = []
@@ -114,7 +114,7 @@ def _fail() -> int:
 
 
 def _collectives(world: World, folder: Path) -> dict[str, Any]:
-    """What one of two ranks learns of the other."""
+    """Return what one of two ranks learns of the other."""
     try:
         on_main(_fail, world)
         refused = ""
@@ -138,7 +138,7 @@ def _collectives(world: World, folder: Path) -> dict[str, Any]:
 
 
 def _faults(world: World, folder: Path) -> dict[str, Any]:
-    """Rank 0 is asked to stop; the loss of stream 3, which rank 1 reads, is not finite."""
+    """Ask rank 0 to stop; the loss of stream 3, which rank 1 reads, is not finite."""
     streams = Streams(
         split=open_corpus(folder / "corpus").splits["train"],
         train_batch_size=4,
@@ -157,7 +157,7 @@ def _faults(world: World, folder: Path) -> dict[str, Any]:
 
 
 def _evaluation(world: World, folder: Path) -> dict[str, Any]:
-    """The mean loss, with more rows than there are segments."""
+    """Return the mean loss, with more rows than there are segments."""
     split, model = open_corpus(folder / "corpus").splits["train"], tiny_model(9).eval()
     losses = []
     for batch_size in (1, 2, 9):
@@ -178,7 +178,7 @@ def _evaluation(world: World, folder: Path) -> dict[str, Any]:
 
 
 def _listening(world: World, folder: Path) -> list[str]:
-    """Addresses at which this process takes connections, but for the loopback's."""
+    """Return addresses at which this process takes connections, but for the loopback's."""
     sockets = set()
     for descriptor in os.listdir("/proc/self/fd"):
         try:
@@ -200,7 +200,7 @@ def _listening(world: World, folder: Path) -> list[str]:
 
 
 def _leaving(world: World, folder: Path) -> list[int]:
-    """Rank 0 leaves while an exchange is under way, and after it; last of all, for none is left."""
+    """Let rank 0 leave while an exchange is under way, after it, and last, for none is left."""
     assert world.control is not None
     agreement, has_left, threads = Agreement(world, 1), folder / "has left", [len(gloo_threads())]
     if world.is_main:
@@ -226,7 +226,7 @@ def _all(world: World, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
-    """What each of two real processes found."""
+    """Return what each of two real processes found."""
     folder = tmp_path_factory.mktemp("ranks")
     write_split(folder / "corpus", random_documents(40, vocabulary_size=9), vocabulary_size=9)
     first, second = told_by_ranks(_all, folder)

@@ -39,7 +39,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def read(path: Path) -> str | None:
-    """The text of a folder that is whole; None where there is none."""
+    """Return the text of a folder that is whole; None where there is none."""
     if not path.exists():
         return None
     found = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}

@@ -50,7 +50,7 @@ WITHOUT_TORCH = (
     "trainer.track.run_files.results",
     "trainer.track.record.metrics",
     "trainer.track.run_files.status",
-    "trainer.track.tracker",
+    "trainer.track.opening",
     "trainer.config.recipe",
     "trainer.config.deepspeed",
     "trainer.config.changes",
@@ -117,7 +117,7 @@ TREES = {name_of(path): ast.parse(path.read_text()) for path in SOURCES}
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
-    """Modules imported anywhere in a file, also inside functions."""
+    """Yield modules imported anywhere in a file, also inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -136,7 +136,7 @@ GRAPH = {
 
 
 def room_of(module: str, rooms: list[str]) -> str:
-    """The entry of `LAYERS` that a module belongs to."""
+    """Return the entry of `LAYERS` that a module belongs to."""
     inner = module.removeprefix("trainer.")
     found = [room for room in rooms if inner == room or inner.startswith(f"{room}.")]
     return max(found, key=len) if found else pytest.fail(f"{module} has no place in LAYERS")
@@ -190,7 +190,7 @@ def test_the_code_that_exports_carry_stands_alone() -> None:
 
 
 def heavy_imports(code: str) -> str:
-    """What of torch, deepspeed and wandb a new process has loaded after running `code`."""
+    """Return what of torch, deepspeed and wandb a new process has loaded after running `code`."""
     code += "\nimport sys\nprint({'torch', 'deepspeed', 'wandb'} & set(sys.modules), end='')"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -255,7 +255,7 @@ def test_nothing_but_definitions_runs_at_import() -> None:
 
 
 def defines(statement: ast.stmt) -> bool:
-    """Whether a statement of a module does nothing but give names to things."""
+    """Return whether a statement of a module does nothing but give names to things."""
     match statement:
         case ast.Import() | ast.ImportFrom() | ast.FunctionDef() | ast.ClassDef():
             return True
@@ -269,7 +269,7 @@ def defines(statement: ast.stmt) -> bool:
 
 
 def calls(node: ast.AST) -> Iterator[ast.Call]:
-    """What an expression calls when it is evaluated: the body of a lambda is not."""
+    """Yield what an expression calls when it is evaluated: the body of a lambda is not."""
     if isinstance(node, ast.Call):
         yield node
     if not isinstance(node, ast.Lambda):

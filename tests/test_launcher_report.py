@@ -14,7 +14,7 @@ from trainer.launcher_report import tell_launcher
 
 
 def report(file: Path, *, code: int) -> list[str]:
-    """What torchrun prints of a worker that left `file` for it."""
+    """Return what torchrun prints of a worker that left `file` for it."""
     failure = ProcessFailure(local_rank=0, pid=1, exitcode=code, error_file=str(file))
     return ChildFailedError("train.py", {0: failure}).format_msg().splitlines()
 

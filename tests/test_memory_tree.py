@@ -27,7 +27,7 @@ class Carried(NamedTuple):
 
 
 def carried(n_streams: int = B, *, fill: float = 0.0, n_read: int = 0) -> Carried:
-    """A memory of five dimensions, one and none, in two dtypes."""
+    """Return a memory of five dimensions, one and none, in two dtypes."""
     layers = tuple(Inner(torch.full((n_streams, 2, 2, 3, 4), fill), n_read) for _ in range(2))
     return Carried(layers, torch.full((n_streams,), int(fill)))
 
@@ -80,7 +80,7 @@ def test_a_memory_that_can_be_carried_on_is_let_be() -> None:
 
 
 def aliased(memory: Carried) -> Carried:
-    """A memory of which a part is a view of the one before."""
+    """Return a memory of which a part is a view of the one before."""
     first = memory.layers[0]._replace(matrix=memory.layers[0].matrix[:])
     return carried()._replace(layers=(first, carried().layers[1]))
 

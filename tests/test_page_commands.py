@@ -64,7 +64,7 @@ def test_a_command_that_is_wrong_is_found(line: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_an_option_in_a_page_s_text_exists(page: Path) -> None:
-    rooms = ("tests/benchmarks/**", "tests/mutation", "tests/supply", "launch")
+    rooms = ("tests/benchmarks/**", "tests/mutation", "tests/soak", "tests/supply", "launch")
     scripts = [script for room in rooms for script in ROOT.glob(f"{room}/*.py")]
     known = {flag for name in COMMANDS for flag in flags_of_command(name)}
     known |= {"--version", "--tyro-print-completion", *FOREIGN}

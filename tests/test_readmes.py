@@ -17,7 +17,7 @@ def test_every_link_leads_to_a_file(page: Path) -> None:
 
 
 def anchor_of(heading: str) -> str:
-    """What a heading is linked by."""
+    """Return what a heading is linked by."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 

@@ -56,7 +56,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def path_fields(part: type, *owners: str) -> Iterator[tuple[str, ...]]:
-    """Where a command keeps paths: names of fields, those of a part of it after the part's own."""
+    """Yield where a command keeps paths: names of fields, those of a part after the part's own."""
     hints = get_type_hints(part, include_extras=False)
     for field in fields(part):
         kind = hints[field.name]

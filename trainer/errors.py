@@ -85,7 +85,7 @@ class CorpusError(InputError):
 
 
 class ShortageError(Exception):
-    """Memory ran out; the message is one line that says what to lower."""
+    """An error: memory ran out. The message is one line that says what to lower."""
 
     def __init__(self, message: str, *, is_own: bool = True) -> None:
         """Make the error; `is_own` says that this process ran out, not another rank."""
@@ -94,7 +94,7 @@ class ShortageError(Exception):
 
 
 class LostRankError(Exception):
-    """Another rank ended; the message is one line that names the rank, and how it ended."""
+    """An error: another rank ended. The message is a line that says which rank, and how."""
 
     def __init__(self, message: str, *, code: int, speaks: bool) -> None:
         """Make the error; of the ranks that remain one `speaks`, and all end with `code`."""

@@ -56,7 +56,7 @@ STEPS = 3
 
 
 class Work(TorchDispatchMode):
-    """Adds up what is copied, and what is taken for buffers of a bucket's size."""
+    """A sum of what is copied, and of what is taken for buffers of a bucket's size."""
 
     def __init__(self, bucket: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Work(TorchDispatchMode):
 
 
 class Messages(Traffic):
-    """Counts messages, but for those of a single number, beside the bytes that are sent."""
+    """A count of the bytes that are sent, and of messages but those of a single number."""
 
     def __init__(self, n_ranks: int) -> None:
         super().__init__(n_ranks)
@@ -87,7 +87,7 @@ class Messages(Traffic):
 
 
 def with_buckets(file: str, *, bucket: int, overlap: bool, **more: Any) -> dict[str, Any]:
-    """A packaged DeepSpeed file with another size of its bucket, and another overlap_comm."""
+    """Return a packaged DeepSpeed file with another bucket, and another overlap_comm."""
     raw = load_ds_config(file)
     raw["zero_optimization"] |= {"reduce_bucket_size": bucket, "overlap_comm": overlap, **more}
     return raw
@@ -113,12 +113,12 @@ def measure(world: World, corpus: Path, raw: dict[str, Any], dims: Dims) -> dict
 
 
 def settings() -> Iterator[tuple[str, int, bool]]:
-    """Files, the size of their bucket, and overlap_comm."""
+    """Yield files, the size of their bucket, and overlap_comm."""
     yield from product(FILES, BUCKETS, (False, True))
 
 
 def measure_all(world: World, folder: Path) -> list[Any]:
-    """What each setting does on this rank."""
+    """Return what each setting does on this rank."""
     torch.set_num_threads(1)
     world = deepspeed.connect(world, timeout_s=600)
     thresholds = {"stage3_param_persistence_threshold": 100_000 // SHARE}

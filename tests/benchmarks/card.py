@@ -62,7 +62,7 @@ LAST = (
 
 
 def fields_of(device: str, peers: list[tuple[Variant, ...]]) -> list[Field]:
-    """What is trained in turns: ours, and the peers that are here."""
+    """Return what is trained in turns: ours, and the peers that are here."""
     fields = list(ON_A_CPU if device == "cpu" else ON_A_CARD)
     first = fields[0]
     return fields + [
@@ -77,7 +77,7 @@ def fields_of(device: str, peers: list[tuple[Variant, ...]]) -> list[Field]:
 
 
 def measured_jobs(device: str, peers: list[tuple[Variant, ...]]) -> list[Job]:
-    """What is timed, one after the other."""
+    """Return what is timed, one after the other."""
     speed = [
         Job(name=f"speed of {field.name}", part="speed", told=asdict(field), limit_s=field.limit_s)
         for field in fields_of(device, peers)

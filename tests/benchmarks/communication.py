@@ -25,7 +25,7 @@ LINKS = {"NVLink": 450e9, "InfiniBand": 50e9, "10 GbE": 1.25e9}
 
 @dataclass(frozen=True)
 class Message:
-    """What one rank sends, and from when on it could."""
+    """A message of one rank, and the time from which on it could be sent."""
 
     ready_s: float
     n_bytes: float
@@ -42,21 +42,21 @@ class Setting:
 
     @property
     def layers_s(self) -> float:
-        """The backward pass of all layers: what is left of it after the softmax's."""
+        """Return the time of the backward pass of all layers: what is left after the softmax's."""
         layer = cost_model.attention(self.dims).flops + cost_model.feed_forward(self.dims).flops
         return 2 / 3 * self.dims.n_layer * layer / self.flops_per_s
 
     @property
     def step_s(self) -> float:
-        """What is computed, as if it all were products of matrices."""
+        """Return the time of what is computed, as if it all were products of matrices."""
         return cost_model.step(self.dims).flops / self.flops_per_s
 
     def reduced(self, n_elements: float) -> float:
-        """Bytes of an all-reduce."""
+        """Return bytes of an all-reduce."""
         return 2 * (1 - 1 / self.n_ranks) * n_elements * self.itemsize
 
     def sent(self, *, tables_first: bool, rest_as_it_comes: bool) -> Iterator[Message]:
-        """All of a step's messages; the backward pass after the softmax's is at 0 … layers_s."""
+        """Yield a step's messages; the backward pass after the softmax's is at 0 … layers_s."""
         tokens, width = self.dims.n_streams * self.dims.tgt_len, self.dims.d_model
         tables, early, rows = width * self.dims.vocab_size, 0, 0.0
         for n_words, share in clusters(self.dims) if tables_first else ():
@@ -71,7 +71,7 @@ class Setting:
         yield Message(self.layers_s, (self.n_ranks - 1) * rows * (width * self.itemsize + 8))
 
     def waited_s(self, link: float, *, is_zero: bool = False, **when: bool) -> float:
-        """What the messages take after the backward pass. ZeRO-1 gathers weights for half of it."""
+        """Return what messages take after the backward pass; for half of it ZeRO-1 gathers."""
         share, free_s, gathered = 0.5 if is_zero else 1.0, 0.0, 0.0
         for message in self.sent(**when):
             free_s = max(free_s, message.ready_s) + share * message.n_bytes / link

@@ -41,13 +41,13 @@ NEAR_FRAC = 0.1
 
 
 def guard(ours: Variant, peer: Variant, task: dict[str, Any], folder: Path) -> float:
-    """Largest relative difference of the losses of the first steps, without dropout."""
+    """Return the largest relative difference of the losses of the first steps, without dropout."""
     theirs, mine = (first_losses(variant, task, folder) for variant in (peer, ours))
     return max(abs(a - b) / b for a, b in zip(theirs, mine, strict=True))
 
 
 def first_losses(variant: Variant, task: dict[str, Any], folder: Path) -> list[float]:
-    """Losses of the first steps without dropout, nats per target."""
+    """Return losses of the first steps without dropout, nats per target."""
     worker = Worker(variant, task | {"dropout": 0.0}, folder)
     losses: list[float] = worker.steps(GUARD_STEPS)["losses"]
     worker.close()
@@ -149,7 +149,7 @@ def compare(
 
 
 def line(result: dict[str, Any]) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     speed, peak, (low, high) = result["tokens_per_s"], result["peak_mib"], result["range"]
     if "loss_difference" in result:
         losses = f"loss differs by {result['loss_difference']:.1e}"
@@ -165,7 +165,7 @@ def line(result: dict[str, Any]) -> str:
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Ratios as bars, the range of their rounds as whiskers."""
+    """Draw the ratios as bars, and the range of their rounds as whiskers."""
     from matplotlib.figure import Figure
 
     labels = [f"{r['config']}\n{r['ours']['name']}\nvs {r['peer']['name']}" for r in results]

@@ -57,12 +57,12 @@ class Point:
 
     @property
     def measured(self) -> float:
-        """Seconds of a step: of the processor, or with several ranks of the clock."""
+        """Return seconds of a step: of the processor, or with several ranks of the clock."""
         return statistics.median(self.processor if self.n_ranks == 1 else self.clock)
 
 
 def sweeps() -> dict[str, list[Point]]:
-    """Points by what varies."""
+    """Return points by what varies."""
     found = {
         name: [Point(x=x, dims=replace(BASE, **{name: x})) for x in sizes]
         for name, sizes in {
@@ -144,7 +144,7 @@ def _serve(pipe: Connection, environ: dict[str, str], every: list[Dims], n_segme
 
 
 def _message_seconds() -> float:
-    """Of an all-reduce of `MESSAGE_BYTES`."""
+    """Return the seconds of an all-reduce of `MESSAGE_BYTES`."""
     message, seconds = torch.zeros(MESSAGE_BYTES // 4), []
     for _ in range(5):
         dist.barrier()
@@ -178,7 +178,7 @@ def measure(points: list[Point], *, n_rounds: int) -> dict[str, float]:
 
 
 def plot(found: dict[str, list[Point]], path: Path) -> None:
-    """What was measured as dots, the middle half of its rounds as bars, and what was expected."""
+    """Draw what was measured as dots, the middle half of its rounds as bars, and the expected."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 7), layout="constrained")

@@ -57,7 +57,7 @@ EVALUATIONS = {
 
 
 def numbers(folder: Path, *, kinds: Sequence[str], most_ranks: int) -> dict[str, Any]:
-    """All numbers of this tree, by name."""
+    """Return all numbers of this tree, by name."""
     corpus = make_corpus(folder / "corpus")
     found: dict[str, Any] = {}
     for n_ranks in range(1, most_ranks + 1):
@@ -89,7 +89,7 @@ def numbers(folder: Path, *, kinds: Sequence[str], most_ranks: int) -> dict[str,
 
 
 def of_run(run: Path, name: str) -> dict[str, Any]:
-    """Losses, norms and skipped steps of a run, and the hashes of its last checkpoint."""
+    """Return losses, norms and skipped steps of a run, and the hashes of its last checkpoint."""
     records = list(read_metrics(run, kind="train"))
     found: dict[str, Any] = {
         f"{name}: {metric}": [record.get(metric) for record in records]
@@ -100,7 +100,7 @@ def of_run(run: Path, name: str) -> dict[str, Any]:
 
 
 def txl(*argv: Any) -> str:
-    """What a command prints."""
+    """Return what a command prints."""
     done = subprocess.run(
         [sys.executable, "-m", "trainer", *map(str, argv)],
         env=environment() | DEVICE,
@@ -116,7 +116,7 @@ DEVICE = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """A line for each name whose numbers are not the same."""
+    """Return a line for each name whose numbers are not the same."""
     lines = []
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)

@@ -44,7 +44,7 @@ SAVED = 12
 
 
 def measure(sizes: dict[str, int], n_words: int, folder: Path, *, n_ranks: int) -> dict[str, float]:
-    """The largest of all ranks' numbers, by name."""
+    """Return the largest of all ranks' numbers, by name."""
     (folder / "sizes.json").write_text(json.dumps([sizes, n_words]))
     told: dict[str, float] = {}
     for work in (start_and_save, load_again):
@@ -54,7 +54,7 @@ def measure(sizes: dict[str, int], n_words: int, folder: Path, *, n_ranks: int) 
 
 
 def beyond(told: dict[str, float], moment: str) -> float:
-    """What is taken at a moment beyond the rank's own, as a fraction of the whole fp32 model."""
+    """Return what is taken beyond the rank's own at a moment, as a share of the fp32 model."""
     return (told[moment] - told[f"owned at {moment}"]) / (4 * told["parameters"])
 
 
@@ -73,16 +73,16 @@ class Expected:
 
     @property
     def sent_at_start(self) -> float:
-        """DeepSpeed gathers each parameter once, to hang its hooks on it; we send nothing."""
+        """Return what is sent: DeepSpeed gathers each parameter once, for its hooks; we none."""
         return self.itemsize * self.n_parameters * (1 - 1 / self.n_ranks)
 
     @property
     def own(self) -> float:
-        """Weights and moments that are written, or read, or hashed."""
+        """Return the bytes of weights and moments that are written, or read, or hashed."""
         return SAVED * self.n_parameters / self.n_ranks
 
     def index_bytes(self) -> int:
-        """The index, which every rank reads and whose parts rank 0 gathers."""
+        """Return the bytes of the index, which each rank reads and whose parts rank 0 gathers."""
         parts: dict[int, list[tuple[str, int, int]]] = {}
         for name, shape in self.shapes.items():
             n_elements = math.prod(shape)
@@ -101,7 +101,7 @@ def shapes_of(sizes: dict[str, int], n_words: int) -> dict[str, tuple[int, ...]]
 
 
 def counts(n_ranks: int) -> list[dict[str, Any]]:
-    """What each rank counts on the small model."""
+    """Return what each rank counts on the small model."""
     with tempfile.TemporaryDirectory() as folder:
         told: list[dict[str, Any]] = told_by_ranks(count, Path(folder), n_ranks=n_ranks)
     return told

@@ -62,7 +62,7 @@ Times = npt.NDArray[np.float64]
 
 
 class Watch:
-    """Adds up what functions take, step by step: microseconds of processor and of the clock."""
+    """A sum of what functions take, step by step: microseconds of processor and of the clock."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Times]] = []
@@ -83,7 +83,7 @@ class Watch:
         setattr(owner, name, watched)
 
     def begin_step(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Wraps what begins every step."""
+        """Return `function`, wrapped so that each call begins a step."""
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             now = _clocks()

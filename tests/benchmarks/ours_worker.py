@@ -39,7 +39,7 @@ class PeersTargets(Streams):
     """Streams whose segments lack their last target, and whose memory is never taken away."""
 
     def segment(self, data_step: int, slot: int) -> Segment:
-        """The segment, its last column of targets ignored."""
+        """Return the segment, its last column of targets ignored."""
         segment = super().segment(data_step, slot)
         targets_BT = segment.targets_BT.clone()
         targets_BT[:, -1] = IGNORED
@@ -50,16 +50,16 @@ class PeersTargets(Streams):
         )
 
     def n_tokens(self, data_step: int) -> int:
-        """Targets that are left."""
+        """Return the number of targets that are left."""
         return super().n_tokens(data_step) - self.train_batch_size
 
     def forgets_memory(self, data_step: int) -> bool:
-        """The first memory is made here, not by the loop."""
+        """Return False: the first memory is made here, not by the loop."""
         return False
 
 
 def valid_zeros(memory: LayerInputs) -> LayerInputs:
-    """The memory with all of its zeros to be attended."""
+    """Return the memory with all of its zeros to be attended."""
     mem_len = memory.layers[0].shape[1]
     return memory._replace(valid_B=torch.full_like(memory.valid_B, mem_len), valid_min=mem_len)
 
@@ -72,7 +72,7 @@ def scorer_of(
     *,
     is_huggingface: bool,
 ) -> Callable[[], torch.Tensor]:
-    """Scoring as `txl eval` does it; a call is worth tgt_len tokens, whatever is read at a time."""
+    """Return a function that scores as `txl eval` does; a call is worth tgt_len tokens."""
     scoring = experiment.eval
     plan = ScorePlan(
         n_pairs=10**6, scoring=scoring, n_layer=experiment.model.n_layer, rank=0, world_size=1
@@ -109,7 +109,7 @@ def scorer_of(
 
 
 def weights_of(dims: Dims, path: Path) -> dict[str, torch.Tensor]:
-    """Parameters by our names, of a peer's file."""
+    """Return parameters by our names, of a peer's file."""
     table = table_of(experiment_of(dims, 0.0).model, dims.vocab_size)
     return to_ours(read_foreign(path).tensors, table, where=str(path))
 

@@ -46,7 +46,7 @@ ROWS = ("data", *MODEL, KEEPING, "clipping", "optimizer", ENGINE, LOOP)
 
 
 class Clock:
-    """Adds up processor time by the part that is at work, in seconds since `begin`."""
+    """A clock of processor time by the part that is at work, in seconds since `begin`."""
 
     def __init__(self) -> None:
         self.spent: dict[tuple[str, str], float] = {}
@@ -59,14 +59,14 @@ class Clock:
         self.spent = {}
 
     def switch(self, part: str, direction: str = "") -> None:
-        """From now on this part is at work."""
+        """Count the time from now on for this part."""
         now = time.process_time()
         self.spent[self._stack[-1]] = self.spent.get(self._stack[-1], 0.0) + now - self._since
         self._stack[-1], self._since = (part, direction), now
 
     @contextmanager
     def at_work(self, part: str, direction: str = "") -> Iterator[None]:
-        """A part that interrupts another."""
+        """Let a part interrupt another until the block ends."""
         self.enter(part, direction)
         yield
         self.leave()
@@ -84,7 +84,7 @@ class Clock:
 
 
 class Watch:
-    """Tells a clock which part of a run is at work, until it is closed."""
+    """A watch that tells a clock which part of a run is at work, until it is closed."""
 
     def __init__(self, run: Run) -> None:
         self.clock = Clock()
@@ -163,7 +163,7 @@ class Watch:
 def profile(
     config: str, ds_file: str, *, n_steps: int, world: World
 ) -> dict[str, dict[str, float]]:
-    """Seconds of a step by row and direction, the median over steps."""
+    """Return seconds of a step by row and direction, the median over steps."""
     dims = CONFIGS[config]
     n_segments = n_steps + WARM_STEPS
     spent = []

@@ -38,31 +38,31 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 
 
 def picture(height: float, about: str, parts: Iterable[str]) -> str:
-    """An SVG of these parts, with a sentence for readers who do not see it."""
+    """Return an SVG of these parts, with a sentence for readers who do not see it."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" role="img">'
     lines = [head, f"<title>{escape(about)}</title>", f"<style>{STYLE}</style>", *parts, "</svg>"]
     return "\n".join(lines) + "\n"
 
 
 def text(x: float, y: float, words: str, *, kind: str = "", anchor: str = "start") -> str:
-    """Words that begin, end or are centred at a place."""
+    """Return words that begin, end or are centred at a place."""
     return f'<text x="{x:g}" y="{y:g}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def box(x: float, y: float, width: float, height: float, kind: str) -> str:
-    """A rectangle."""
+    """Return a rectangle."""
     place = f'x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}"'
     return f'<rect {place} rx="2" class="{kind}"/>'
 
 
 def line(points: Sequence[tuple[float, float]], kind: str) -> str:
-    """A line through points."""
+    """Return a line through points."""
     where = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return f'<polyline points="{where}" class="{kind}"/>'
 
 
 def streams() -> str:
-    """Four streams of two ranks: memory behind the segment that a step reads, and text to come."""
+    """Draw four streams of two ranks: memory behind the segment of a step, and text to come."""
     parts = [
         text(116, 16, "memory: mem_len", kind="small"),
         text(268, 16, "segment: tgt_len", kind="small"),
@@ -84,7 +84,7 @@ def streams() -> str:
 
 
 def reach() -> str:
-    """What a token sees through three layers, each with a memory of three tokens."""
+    """Draw what a token sees through three layers, each with a memory of three tokens."""
     mem_len, n_columns = 3, 13
     parts = []
     for row, name in enumerate(("layer 3", "layer 2", "layer 1", "words")):
@@ -101,7 +101,7 @@ def reach() -> str:
 
 
 def curves(with_memory: Path, without: Path) -> str:
-    """Losses of two runs by step: of training as lines, of validation as dots."""
+    """Draw losses of two runs by step: of training as lines, of validation as dots."""
     left, top, width, height = 26.0, 12.0, 310.0, 190.0
     runs = {"with": with_memory, "without": without}
     trained = {kind: read_metrics(run, kind="train") for kind, run in runs.items()}
@@ -142,7 +142,7 @@ ROW = re.compile(r"^\| `([\w/-]+)` \| (fp32|bf16 autocast) \| ([\d.]+) \(", re.M
 
 
 def speeds(table: str) -> str:
-    """Bars of how many times as fast as Hugging Face's model, by configuration and precision."""
+    """Draw our speed in times that of Hugging Face's model, by configuration and precision."""
     rows = ROW.findall(table)
     assert rows, "the table of speeds has another form"
     unit, left, height = 62.0, 170.0, 26.0

@@ -45,7 +45,7 @@ class Setting:
     extra: tuple[str, ...] = field(default=())
 
     def argv(self, corpus: Path, run_dir: Path) -> list[str]:
-        """The training command, without the program's name."""
+        """Return the training command, without the program's name."""
         train = {
             "model.n-layer": self.n_layer,
             "model.d-model": self.d_model,
@@ -73,7 +73,7 @@ class Setting:
 
     @property
     def smallest(self) -> "Setting":
-        """The same run of nearly no size."""
+        """Return the same run of nearly no size."""
         return Setting(
             1, 8, 1, 8, 8, self.ranks, 8, 8, 100, self.ds_config, self.ranks, (), self.extra
         )
@@ -107,7 +107,7 @@ SETTINGS = {
 
 
 def make_corpus(folder: Path, n_words: int, n_tokens: int = 60_000) -> Path:
-    """A corpus of just so many different words, the frequent ones as frequent as in a text."""
+    """Make a corpus of just so many words, the frequent ones as frequent as in a text."""
     if folder.is_dir():
         return folder
     rng = np.random.default_rng(1)
@@ -125,7 +125,7 @@ def make_corpus(folder: Path, n_words: int, n_tokens: int = 60_000) -> Path:
 
 
 def measure(setting: Setting, corpus: Path, folder: Path) -> float:
-    """Bytes of the largest rank's peak, the libraries' own included."""
+    """Return bytes of the largest rank's peak, the libraries' own included."""
     command = [sys.executable, "-m", "trainer", "train"]
     if setting.ranks > 1:
         launcher = [
@@ -154,7 +154,7 @@ def environment() -> dict[str, str]:
 
 
 def planned(setting: Setting, corpus: Path, folder: Path) -> float:
-    """Bytes that `--dry-run` prints as their sum, of the same command."""
+    """Return bytes that `--dry-run` prints as their sum, of the same command."""
     environ = environment() | {"WORLD_SIZE": str(setting.ranks), "RANK": "0", "LOCAL_RANK": "0"}
     environ |= {"LOCAL_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611"}
     flags = [*setting.argv(corpus, folder / "planned"), "--dry-run", "--beyond-memory"]
@@ -170,7 +170,7 @@ def planned(setting: Setting, corpus: Path, folder: Path) -> float:
 
 
 def compare(setting: Setting, folder: Path, bases: dict[Setting, float]) -> tuple[float, float]:
-    """Bytes planned and measured; `bases` keeps what was measured of nearly no size."""
+    """Return bytes planned and measured; `bases` keeps what was measured of nearly no size."""
     base = setting.smallest
     corpora = [make_corpus(folder / f"words-{s.vocabulary}", s.vocabulary) for s in (setting, base)]
     if base not in bases:

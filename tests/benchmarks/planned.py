@@ -45,7 +45,7 @@ MODEL = {"n_layer": 4, "cutoffs": (1000, 3000), "d_model": 96, "d_inner": 384, "
 
 
 def measure_all(world: World, folder: Path) -> dict[str, Any]:
-    """What this rank holds and sends by each file, and what is planned."""
+    """Return what this rank holds and sends by each file, and what is planned."""
     torch.set_num_threads(1)
     world = deepspeed.connect(world, timeout_s=900)
     found = {}
@@ -62,7 +62,7 @@ def measure_all(world: World, folder: Path) -> dict[str, Any]:
 
 
 def rows(told: list[dict[str, Any]], n_ranks: int) -> list[dict[str, Any]]:
-    """A row per file."""
+    """Return a row per file."""
     made = []
     for file in FILES:
         plan = told[0][file]["planned"]

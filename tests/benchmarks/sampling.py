@@ -30,7 +30,7 @@ READ_BYTES = 1 << 30
 
 
 def bytes_per_second() -> float:
-    """The rate at which a tensor is read that fits into no cache."""
+    """Return the rate at which a tensor is read that fits into no cache."""
     x = torch.ones(READ_BYTES // 4)
     times = []
     for _ in range(5):

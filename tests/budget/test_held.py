@@ -29,7 +29,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], int]] = {
 
 @pytest.fixture(scope="module", params=[1, 2])
 def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What each rank measures, by setting."""
+    """Return what each rank measures, by setting."""
     folder = tmp_path_factory.mktemp("held")
     documents = random_documents(4000, vocabulary_size=N_WORDS)
     write_corpus(folder / "corpus", vocabulary_size=N_WORDS, train=documents)
@@ -47,7 +47,7 @@ def test_ranks_hold_and_send_what_the_plan_says(told: Any, name: str) -> None:
 
 
 def measure_all(world: World, folder: Path) -> dict[str, Any]:
-    """What each setting holds and sends on this rank."""
+    """Return what each setting holds and sends on this rank."""
     torch.set_num_threads(1)
     world = deepspeed.connect(world, timeout_s=60)
     found = {}

@@ -14,7 +14,7 @@ MACHINE = "MemTotal: 8388608 kB\nMemAvailable: 4194304 kB\nSwapTotal: 0 kB\nSwap
 
 
 def machine(folder: Path, **files: str) -> Path:
-    """A root of a file system with these files; a double underscore is a slash."""
+    """Return a root of a file system with these files; a double underscore is a slash."""
     for name, text in {"proc__meminfo": MACHINE, **files}.items():
         file = folder / name.replace("__", "/")
         file.parent.mkdir(parents=True, exist_ok=True)

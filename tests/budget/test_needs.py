@@ -31,7 +31,7 @@ HOW = How(
 
 
 def counted(how: How = HOW, *, weights: Weights = WEIGHTS, **train: Any) -> Needs:
-    """The needs of wt103-base with other settings."""
+    """Return the needs of wt103-base with other settings."""
     recipe = load_recipe("wt103-base").model_dump()
     recipe["train"] |= train
     return needs.count(ExperimentConfig.model_validate(recipe), weights, how, shares=[1.0, 0.1])

@@ -17,7 +17,7 @@ from trainer.inference.loading import open_trained
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the trained run, to file results in."""
+    """Return a copy of the trained run, to file results in."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 

@@ -15,7 +15,7 @@ Heard = list[int]
 
 @pytest.fixture
 def heard() -> Iterator[Heard]:
-    """Signals that the process's own handler of SIGTERM was given."""
+    """Yield signals that the process's own handler of SIGTERM was given."""
     numbers: Heard = []
     with signals_kept():
         signal.signal(signal.SIGTERM, lambda number, frame: numbers.append(number))

@@ -21,7 +21,7 @@ STEPS = {"train.max_steps": 6, "valid.interval_steps": 3, "checkpoint.interval_s
 
 
 def overrides() -> dict[str, Any]:
-    """The flags of `TINY` as values."""
+    """Return the flags of `TINY` as values."""
     values: dict[str, Any] = {}
     for word in TINY:
         if word.startswith("--"):
@@ -41,7 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(corpus: Path, runs: Path) -> dict[str, Any]:
-    """What came of the calls."""
+    """Return what came of the calls."""
     worker = SUPPORT / "runs" / "calls_worker.py"
     command = [sys.executable, str(worker), str(corpus), str(runs), json.dumps(overrides())]
     done = subprocess.run(

@@ -37,7 +37,7 @@ def test_small_files_fill_what_large_ones_leave(tmp_path: Path) -> None:
 
 
 def _two_verify(world: World, folder: Path) -> list[Any]:
-    """What each rank hashes of a whole checkpoint, and is told of one with a broken file each."""
+    """Return what each rank hashes of a whole checkpoint, and is told of a broken file of each."""
     hashed: list[str] = []
     real = hashing.fingerprint
 

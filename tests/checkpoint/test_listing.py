@@ -17,7 +17,7 @@ from trainer.training.opening.claim import Claim
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run with checkpoints of steps 1 to 5, of which the second is the best."""
+    """Return a run with checkpoints of steps 1 to 5, of which the second is the best."""
     folder = tmp_path / "saved" / "checkpoints"
     for step in range(1, 6):
         save(folder, step)

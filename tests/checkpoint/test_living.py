@@ -17,7 +17,7 @@ from trainer.inference import source
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A run that saved steps 2, 4 and 6, as it was when 4 was its newest."""
+    """Return a run that saved steps 2, 4 and 6, as it was when 4 was its newest."""
     run_dir = tmp_path / "run"
     shutil.copytree(trained, run_dir)
     go_on(run_dir, 4)
@@ -25,7 +25,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 def go_on(run_dir: Path, step: int, *, delete: int | None = None) -> None:
-    """What a training does when it has saved `step`."""
+    """Do what a training does when it has saved `step`."""
     folder = files.directory(run_dir)
     for pointer in ("latest", "best"):
         point(folder, pointer, files.name_of(step))
@@ -115,7 +115,7 @@ def test_nothing_of_a_checkpoint_is_read_once_it_is_open(run: Path) -> None:
 
 
 def _two_read(world: World, folder: Path) -> list[Any]:
-    """What each rank reads; before rank 1 begins, what rank 0 has read is deleted."""
+    """Return what each rank reads; before rank 1 begins, what rank 0 has read is deleted."""
     read_source = source.read_source
     tried: list[str] = []
 

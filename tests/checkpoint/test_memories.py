@@ -24,7 +24,7 @@ class Carried(NamedTuple):
 
 
 def carried(ids: list[int], *, n_read: int = 0) -> Carried:
-    """Memory whose values tell the stream they belong to."""
+    """Return memory whose values tell the stream they belong to."""
     stream = torch.tensor(ids)
     wide = stream.double()[:, None, None, None, None].expand(-1, 2, 2, 3, 3)
     narrow = stream.to(torch.bfloat16)[:, None].expand(-1, 5)
@@ -34,7 +34,7 @@ def carried(ids: list[int], *, n_read: int = 0) -> Carried:
 
 
 def written(folder: Path, ranks: list[list[tuple[list[int], Carried]]]) -> Path:
-    """A checkpoint's folder with a file of each rank's memories."""
+    """Return a checkpoint's folder with a file of each rank's memories."""
     for rank, memories in enumerate(ranks):
         save_tensors(memory_tensors(memories), folder / f"memory-{rank:05d}.safetensors")
     return folder

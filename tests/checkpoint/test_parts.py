@@ -34,7 +34,7 @@ SHAPES = {"table": (7, 3), "bias": (5,), "scale": (), "cube": (2, 3, 2)}
 
 
 def values(key: str) -> dict[str, Tensor]:
-    """Numbers of which none is there twice."""
+    """Return numbers of which none is there twice."""
     first, found = 1000.0 * len(key), {}
     for name, shape in SHAPES.items():
         found[name] = torch.arange(first, first + math.prod(shape)).view(shape)
@@ -43,7 +43,7 @@ def values(key: str) -> dict[str, Tensor]:
 
 
 def write_format_3(folder: Path, cuts: dict[str, list[int]]) -> None:
-    """Parts between the cuts, each in another rank's files, not in order; moments as well."""
+    """Write parts between the cuts, each in another rank's files, not in order; moments as well."""
     files: dict[str, dict[str, Tensor]] = {}
     places: dict[int, list[tuple[str, int, int]]] = {}
     for name, shape in SHAPES.items():
@@ -62,7 +62,7 @@ def write_format_3(folder: Path, cuts: dict[str, list[int]]) -> None:
 
 
 def write_format_2(folder: Path) -> None:
-    """Whole parameters, one half of them in each rank's files."""
+    """Write whole parameters, one half of them in each rank's files."""
     for rank, names in enumerate((["table", "scale"], ["bias", "cube"])):
         save_tensors({name: values("weight")[name] for name in names}, folder / weights_file(rank))
         moments = {f"{name}|exp_avg": values("exp_avg")[name] for name in names}

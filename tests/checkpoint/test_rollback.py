@@ -10,14 +10,14 @@ from file_changes import killed_before_change
 from saved_checkpoints import save
 
 from trainer.checkpoint import folder as files
-from trainer.checkpoint import pointers
+from trainer.checkpoint import pointers, sealing
 from trainer.checkpoint.rollback import ROLLBACK_FILE, Rollback, read_rollback, write_rollback
 
 BACK = Rollback(step=20, data_step=33, attempt=2)
 
 
 def saved(folder: Path) -> None:
-    """Checkpoints of a first attempt, of which the run goes back to 20."""
+    """Save checkpoints of a first attempt, of which the run goes back to 20."""
     for step in (10, 20, 30, 40):
         save(folder, step)
     pointers.point(folder, "best", pointers.name_of(30))
@@ -37,7 +37,7 @@ def test_it_goes_back_past_the_checkpoints_it_distrusts(tmp_path: Path) -> None:
 
 def test_what_is_saved_afterwards_counts_and_knows_of_it(tmp_path: Path) -> None:
     saved(tmp_path)
-    files.go_back(tmp_path, BACK)
+    sealing.go_back(tmp_path, BACK)
     save(tmp_path, 30, attempt=2)
     found = files.newest_whole(tmp_path)
     assert (found.path, found.rollback) == (tmp_path / pointers.name_of(30), None)
@@ -48,7 +48,7 @@ def test_a_kill_at_any_moment_forgets_the_rollback_or_knows_all_of_it(tmp_path: 
     for n in count(1):
         folder = tmp_path / str(n)
         saved(folder)
-        killed = killed_before_change(n, lambda folder=folder: files.go_back(folder, BACK))
+        killed = killed_before_change(n, lambda folder=folder: sealing.go_back(folder, BACK))
         newest = files.newest_whole(folder)
         assert newest.path is not None
         found.append((pointers.step_of(newest.path.name), newest.rollback))
@@ -65,15 +65,15 @@ def test_a_full_disk_makes_place_for_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved(tmp_path)
-    write = files.write_rollback
+    write = sealing.write_rollback
 
     def refuse(folder: Path, rollback: Rollback) -> None:
         if (folder / pointers.name_of(40)).exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(folder, rollback)
 
-    monkeypatch.setattr(files, "write_rollback", refuse)
-    files.go_back(tmp_path, BACK)
+    monkeypatch.setattr(sealing, "write_rollback", refuse)
+    sealing.go_back(tmp_path, BACK)
     assert files.newest_whole(tmp_path).rollback == BACK
 
 

@@ -19,6 +19,7 @@ from file_changes import killed_before_change
 from saved_checkpoints import LISTED, Trained, contents, save
 
 from trainer.checkpoint import folder as files
+from trainer.checkpoint import sealing
 from trainer.checkpoint import tensors as checkpoint
 from trainer.checkpoint.hashing import fingerprint
 from trainer.checkpoint.memories import read_memories
@@ -60,7 +61,7 @@ def test_nothing_in_a_checkpoint_is_ever_unpickled(tmp_path: Path) -> None:
 
 
 def read_whole(path: Path) -> None:
-    """All that a resuming run does with a checkpoint, to an engine that keeps nothing of it."""
+    """Do all that a resuming run does with a checkpoint, to an engine that keeps nothing of it."""
     files.verify(path)
     checkpoint.read_weights(path)
     read_memories(path, [[0]], unread=[Trained(0).unread(1)])
@@ -81,7 +82,7 @@ _seen: list[str] | None = None
 
 @contextlib.contextmanager
 def pickles_watched() -> Iterator[list[str]]:
-    """Collects what any unpickler looks up; audit hooks stay, so this one is mostly deaf."""
+    """Yield a list of what any unpickler looks up; audit hooks stay, so this one is mostly deaf."""
     global _seen
     if not hasattr(pickles_watched, "hooked"):
         sys.addaudithook(lambda name, args: _note(name, args))
@@ -134,7 +135,7 @@ def test_a_folder_that_cannot_be_made_is_reported_as_a_failed_save(tmp_path: Pat
 
 
 def save_beside_steps(folder: Path, step: int) -> None:
-    """As `save`, by a thread."""
+    """Save as `save` does, by a thread."""
     background = Background(lone_world())
     background.start(Trained(step).saving(folder, lone_world()))
     background.wait()
@@ -152,7 +153,7 @@ def test_a_kill_at_any_file_operation_leaves_a_whole_newest(
         for step in (1, 2):
             save(folder, step)
         killed = killed_before_change(
-            n, lambda: (save_last(folder, 3), files.prune(folder, keep_last=1))
+            n, lambda: (save_last(folder, 3), sealing.prune(folder, keep_last=1))
         )
         found = files.newest_whole(folder)
         assert found.path is not None

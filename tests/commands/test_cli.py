@@ -24,7 +24,7 @@ Txl = Callable[..., Ended]
 
 @pytest.fixture
 def txl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Txl:
-    """Runs a command as the shell does, in this process, which it leaves as it was."""
+    """Return a function that runs a command as the shell does, in this process, left as it was."""
     for key in RENDEZVOUS:  # which `txl eval` sets
         monkeypatch.setenv(key, complete_environ({})[key])
 

@@ -78,7 +78,7 @@ def test_an_import_that_swallows_exceptions_is_left_all_the_same(tmp_path: Path)
 def interrupted_at(
     moment: str, number: signal.Signals, *argv: str
 ) -> "subprocess.CompletedProcess[str]":
-    """What becomes of a command that gets a signal as soon as it has read the module `moment`."""
+    """Return what becomes of a command that gets a signal once it has read the module `moment`."""
     said = ""
     with subprocess.Popen(
         [sys.executable, "-X", "importtime", *argv],

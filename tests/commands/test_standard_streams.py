@@ -110,7 +110,7 @@ def test_a_reader_that_leaves_ends_a_command_quietly(
 def ended(
     argv: list[str], *, closing: int | None = None, **streams: object
 ) -> "subprocess.CompletedProcess[str]":
-    """What becomes of a command in a process of its own, one of its standard streams closed."""
+    """Run a command with one of its standard streams closed; return what becomes of it."""
     close: Callable[[], None] | None = None if closing is None else lambda: os.close(closing)
     return subprocess.run(
         [sys.executable, "-m", "trainer", *argv],

@@ -11,7 +11,7 @@ from trainer.errors import InputError
 
 
 def saved(**parts: dict[str, Any]) -> dict[str, Any]:
-    """An experiment as a checkpoint holds it."""
+    """Return an experiment as a checkpoint holds it."""
     return tiny_experiment(**parts).model_dump(mode="json")
 
 

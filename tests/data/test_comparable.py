@@ -27,7 +27,7 @@ FOREIGN = str.maketrans("aeos", "аеос")
 
 
 def lines_of_words(n_words: int) -> str:
-    """Lines with one space between words, all that ids of words tell, of so many ids of words."""
+    """Return so many ids' lines of one space between words, which is all that ids of words tell."""
     lines, left = [], n_words
     for line in made_text("A story", n_lines=n_words).splitlines():
         words = line.split()[: left - 1]
@@ -40,7 +40,7 @@ def lines_of_words(n_words: int) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text, the same with foreign letters in its second half, and a tokenizer that drops them."""
+    """Return a folder: a text, one with foreign letters, and a tokenizer that drops these."""
     folder = tmp_path_factory.mktemp("texts")
     text = lines_of_words(N_WORDS)
     middle = len(text) // 2
@@ -75,12 +75,12 @@ def prepared(folder: Path, text: str, how: str) -> Split:
 
 
 def nats(character: str) -> float:
-    """Nats of a character, by a distribution that knows of no tokens."""
+    """Return nats of a character, by a distribution that knows of no tokens."""
     return 1 + ord(character) % 7 / 4
 
 
 def figures(split: Split, *, told: str) -> dict[str, float | None]:
-    """Metrics of a model that finds in the ids the characters that they tell, and nothing else."""
+    """Return metrics of a model that finds in the ids the characters that they tell, no others."""
     total = math.fsum(map(nats, told))
     loss = total / split.n_tokens
     score = Score(loss=loss, n_tokens=split.n_tokens, loss_sum=total, seconds=1.0)

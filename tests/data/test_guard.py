@@ -21,7 +21,7 @@ TEN = np.arange(10)
 
 @pytest.fixture
 def split(tmp_path: Path) -> Split:
-    """A split of ids up to 29, of a vocabulary of 40."""
+    """Return a split of ids up to 29, of a vocabulary of 40."""
     ids = [*random_documents(2000, vocabulary_size=30)[0], 29]
     return write_corpus(tmp_path / "corpus", vocabulary_size=40, train=[ids]).splits["train"]
 

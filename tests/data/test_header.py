@@ -12,7 +12,7 @@ from trainer.errors import InputError
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """30 tokens of two documents."""
+    """Return 30 tokens of two documents."""
     return write_corpus(tmp_path / "corpus", vocabulary_size=9, valid=[[1, 2, 8] * 5] * 2).path
 
 

@@ -33,7 +33,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 
 def parts(segment: Segment) -> list[Any]:
-    """All that a segment holds, its tensors on the CPU as lists."""
+    """Return all that a segment holds, its tensors on the CPU as lists."""
     flat = [part for field in segment for part in (field if isinstance(field, tuple) else (field,))]
     return [part.tolist() if isinstance(part, torch.Tensor) else part for part in flat]
 
@@ -64,7 +64,7 @@ def test_after_any_jump_and_over_ends_of_epochs_the_segment_asked_for_comes(
 
 
 class Recording(Streams):
-    """Notes which micro steps are read; those of step 3 cannot be."""
+    """Streams that note which micro steps are read; those of step 3 cannot be."""
 
     def segment(self, data_step: int, slot: int) -> Segment:
         read.append(2 * data_step + slot)

@@ -17,7 +17,7 @@ V, N = 30, 41
 
 
 class Span(NamedTuple):
-    """One row's."""
+    """A span of one row."""
 
     begin: int
     length: int
@@ -60,7 +60,7 @@ def segment(
 
 @st.composite
 def spans(draw: st.DrawFn) -> list[Span]:
-    """Some go around in the whole split, some in a range of it."""
+    """Return spans of which some go around in the whole split, some in a range of it."""
     found = []
     for _ in range(draw(st.integers(1, 4))):
         low = draw(st.integers(0, N - 2))
@@ -72,7 +72,7 @@ def spans(draw: st.DrawFn) -> list[Span]:
 
 
 def pair(span: Span, i: int) -> int:
-    """The pair at place i of a span."""
+    """Return the pair at place i of a span."""
     return span.low + (span.begin - span.low + i) % (span.high - span.low)
 
 

@@ -21,7 +21,7 @@ V = 3000
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    """Every token is its own position, so that it tells where it came from."""
+    """Return a text in which every token is its own position, and so tells where it came from."""
     folder = tmp_path_factory.mktemp("streams") / "corpus"
     return write_split(folder, [range(40), range(40, 45), range(45, 200)], vocabulary_size=V)
 
@@ -174,7 +174,7 @@ def test_the_seam_of_a_rolled_epoch_is_a_document_start(text: Split, memory_rese
 
 
 def passages(streams: Streams, epoch: int) -> list[set[int]]:
-    """The text of each stream in an epoch, wherever it begins."""
+    """Return the text of each stream in an epoch, wherever it begins."""
     steps = range(epoch * streams.steps_per_epoch, (epoch + 1) * streams.steps_per_epoch)
     read: list[set[int]] = [set() for _ in range(streams.train_batch_size)]
     for segment in (streams.segment(step, 0) for step in steps):

@@ -40,12 +40,12 @@ WRONG = {
 
 
 def older(version: Callable[[str], str], name: str) -> str:
-    """The version of a package, where another torch is installed."""
+    """Return the version of a package, where another torch is installed."""
     return "1.0" if name == "torch" else version(name)
 
 
 def later(now: Callable[[], float]) -> float:
-    """The time on a clock that is half a minute ahead."""
+    """Return the time on a clock that is half a minute ahead."""
     return now() + 30
 
 
@@ -66,7 +66,7 @@ def on_the_second(wrong: str, folder: Path, stack: ExitStack) -> dict[str, str]:
 
 
 def examinations(world: World, folder: Path) -> dict[str, list[Any]]:
-    """What a rank finds in a healthy pair, and in each of the others."""
+    """Return what a rank finds in a healthy pair, and in each of the others."""
     argv = json.loads((folder / "argv.json").read_text())
     found = {}
     for wrong in ("nothing", *WRONG):

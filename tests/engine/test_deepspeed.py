@@ -64,7 +64,7 @@ def records(run_dir: Path) -> Records:
 
 @pytest.fixture(scope="module")
 def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Directories of runs of 20 steps by name, in two slots; those `resumed` began at step 10."""
+    """Return directories of runs of 20 steps by name, in two slots; `resumed` began at step 10."""
     folder = tmp_path_factory.mktemp("engine")
     kinds = {stage: stage for stage in STAGES}
     for type_, params in SCHEDULERS.items():
@@ -90,7 +90,7 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 
 
 def begun_at_10(case: Case, name: str, *flags: str) -> Case:
-    """The case in a directory that knows nothing but its checkpoint of step 10."""
+    """Return the case in a directory that knows nothing but its checkpoint of step 10."""
     run_dir = case.run_dir.with_name(f"{case.run_dir.name} {name}")
     shutil.copytree(
         files.directory(case.run_dir) / files.name_of(10),
@@ -129,7 +129,7 @@ def test_a_precision_that_the_device_has_not_names_the_file_to_use(
 
 
 def plain_adam(corpus: Path, *, decoupled: bool, weight_decay: float) -> Records:
-    """Ten steps of the plain loop."""
+    """Return ten steps of the plain loop."""
     kind = torch.optim.AdamW if decoupled else torch.optim.Adam
     found, _ = plain_loop(
         corpus,
@@ -179,7 +179,7 @@ def test_the_cosine_counts_updates_and_not_the_steps_that_overflowed(
 
 
 def deepspeed_s_rates(name: str, *, lr: float) -> Iterator[float]:
-    """DeepSpeed's formulas, in which the rate of the second update is that of iteration 0."""
+    """Yield DeepSpeed's formulas, in which the rate of the second update is that of iteration 0."""
     for iteration in range(-1, MAX_STEPS - 1):
         left = (MAX_STEPS - iteration) / (MAX_STEPS - WARMUP)
         wave = (1 + math.cos(math.pi * (iteration - WARMUP + 1) / (MAX_STEPS - WARMUP))) / 2
@@ -210,7 +210,7 @@ def test_a_changed_rate_acts_at_once_under_deepspeed_s_schedulers(
 
 @pytest.fixture(scope="module")
 def offloaded(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Directories of runs whose optimizer is on the CPU, of their resumptions, and of one not."""
+    """Return directories of runs with the optimizer on the CPU, resumed ones, and one without."""
     for tool in ("g++", "ninja"):
         if shutil.which(tool) is None:
             pytest.skip(f"DeepSpeedCPUAdam is compiled with {tool}, which is not installed")

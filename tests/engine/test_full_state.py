@@ -29,7 +29,7 @@ ENGINES = (
 
 @pytest.fixture(scope="module")
 def written(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A run's checkpoint, and what engines of every kind on one and two ranks made of it."""
+    """Return a run's checkpoint, and what engines of every kind on one and two ranks made of it."""
     folder = tmp_path_factory.mktemp("engines")
     flags = ["--train.max-steps", "9", "--model.dropout", "0.1"]
     source = Case(folder / "source", "zero1_fp32", flags)
@@ -52,7 +52,7 @@ def written(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def small_partitions(kind: str, folder: Path) -> str:
-    """A DeepSpeed file like `kind` that at stage 3 shares out all but the smallest parameters."""
+    """Write a DeepSpeed file like `kind` that at stage 3 shares out nearly all parameters."""
     values = json.loads((ROOT / "ds_configs" / f"{kind}.json").read_text())
     if values["zero_optimization"]["stage"] == 3:
         values["zero_optimization"]["stage3_param_persistence_threshold"] = 100
@@ -88,7 +88,7 @@ def test_every_engine_gives_back_the_memory_it_was_given_in_its_own_precision(
 
 
 def tensors(path: Path, part: str) -> dict[str, torch.Tensor]:
-    """All tensors of a part, each put together from every rank's file."""
+    """Return all tensors of a part, each put together from every rank's file."""
     index = read_index(path)
     parts, found = Parts(path, index), {}
     for name, (shape, _) in index.items():

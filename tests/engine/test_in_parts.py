@@ -37,7 +37,7 @@ MODELS: dict[str, tuple[str, list[str]]] = {
 
 @pytest.fixture(scope="module")
 def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Directories of runs on two ranks: of each model built in parts, and built whole."""
+    """Return directories of runs on two ranks: of each model built in parts, and built whole."""
     folder = tmp_path_factory.mktemp("in parts")
     cases = {
         (name, how): Case(

@@ -36,7 +36,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs of two ranks at every ZeRO stage that shares the weights or their state."""
+    """Return runs of two ranks at every ZeRO stage that shares the weights or their state."""
     folder = tmp_path_factory.mktemp("runs")
     flags = ["--train.max-steps", "4", "--valid.interval-steps", "4"]
     cases = [Case(folder / stage, stage, flags) for stage in STAGES]
@@ -46,7 +46,7 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    """Of the corpus's valid split."""
+    """Return the corpus's valid split."""
     title, n_lines = VALID
     return made_text(title, n_lines=n_lines)
 
@@ -97,7 +97,7 @@ def test_no_deepspeed_and_no_wandb_are_needed_to_load_it(
 
 
 def environment_of(packages: tuple[str, ...], folder: Path) -> Path:
-    """The interpreter of an environment that holds these packages, what they need, and ours."""
+    """Return the Python of an environment that holds these packages, what they need, and ours."""
     venv.create(folder, symlinks=True)
     (site,) = (folder / "lib").glob("python*/site-packages")
     wanted, seen = [Requirement(package) for package in packages], set[str]()

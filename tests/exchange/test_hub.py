@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """The stand-in, which the Hub's client asks; somebody is logged in."""
+    """Yield the stand-in, which the Hub's client asks; somebody is logged in."""
     with hub() as served:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", served.url)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
@@ -43,7 +43,7 @@ def there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 def push(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Push:
-    """Exports and pushes; returns the exit code and what was said."""
+    """Export and push; return the exit code and what was said."""
 
     def _push(name: str, *flags: str) -> tuple[int, str, str]:
         words = ("export", run, "--out", tmp_path / "out", "--push-to-hub", name, *flags)

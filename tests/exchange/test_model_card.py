@@ -24,12 +24,12 @@ from trainer.track.run_files.results import file_result
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the trained run, to file results in."""
+    """Return a copy of the trained run, to file results in."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 def card_of(run: Path, *, out: str = "out") -> str:
-    """The card of the run's last checkpoint."""
+    """Return the card of the run's last checkpoint."""
     export(run, out=run.parent / out, which="last", form="txl")
     return (run.parent / out / "README.md").read_text()
 
@@ -106,7 +106,7 @@ def test_another_corpus_in_the_place_of_its_own_is_not_taken_for_it(run: Path) -
 
 
 def test_no_export_holds_a_path_of_this_machine(run: Path, tmp_path: Path) -> None:
-    """Neither in its card nor in its configuration: a finetuned run has a parent somewhere."""
+    """A finetuned run has a parent somewhere, which no card and no configuration tells."""
     parent = tmp_path / "home" / "first" / "checkpoints" / "step-00000001"
     alter_state(run, '"parent": null', f'"parent": "{parent}"')
     evaluate_run(EvalOptions(run_dir=run, split="valid", checkpoint="last"), lone_world())

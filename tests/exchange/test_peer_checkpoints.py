@@ -31,14 +31,14 @@ IDS = torch.randint(V, (2, 4 * TGT_LEN + 1), generator=torch.Generator().manual_
 
 
 def build(layout: str) -> Any:
-    """The same model for all, but that fairseq's has biases in every layer."""
+    """Return the same model for all, but that fairseq's has biases in every layer."""
     biases = "per_layer" if layout == "fairseq" else "shared"
     return tiny_model(V, **MODEL, position_biases=biases)
 
 
 @pytest.fixture(scope="module")
 def peers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What the peer made of each model, by layout, and of what we export for it."""
+    """Return what the peer made of each model, by layout, and of what we export for it."""
     folder = tmp_path_factory.mktemp("peer")
     tasks = []
     for layout in WRITERS:
@@ -58,7 +58,7 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def ours(run: Path) -> Tensor:
-    """Nats with the memory that the peer has: zeros that are attended."""
+    """Return nats with the memory that the peer has: zeros that are attended."""
     trained = open_trained(run, which="best", precision=None, device=CPU)
     memory = trained.zero_memory(len(IDS), MEM_LEN)
     parts = []

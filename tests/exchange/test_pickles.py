@@ -25,7 +25,7 @@ MEMORY_BYTES = 200 << 20
 
 
 def nested(opcodes: bytes, times: int) -> bytes:
-    """A value on the stack, and opcodes that are repeated."""
+    """Return a value on the stack, and opcodes that are repeated."""
     return b"\x80\x04" + b"K\x01" + opcodes * times
 
 
@@ -97,7 +97,7 @@ def test_a_bomb_is_refused_in_little_memory(tmp_path: Path, name: str) -> None:
 
 
 def billion_laughs(times: int) -> Any:
-    """A list that holds another one twice, and so on."""
+    """Return a list that holds another one twice, and so on."""
     value: Any = ["ha"]
     for _ in range(times):
         value = [value, value]
@@ -136,7 +136,7 @@ def test_a_module_that_holds_itself_twice_is_refused(tmp_path: Path) -> None:
 def archive(
     path: Path, pickled: bytes, *, method: int = zipfile.ZIP_STORED, **members: bytes
 ) -> Path:
-    """A zip archive in the layout of `torch.save`."""
+    """Return a zip archive in the layout of `torch.save`."""
     with zipfile.ZipFile(path, "w", method) as file:
         file.writestr("archive/data.pkl", pickled)
         for name, content in members.items():
@@ -145,7 +145,7 @@ def archive(
 
 
 def storage_of(numel: int, key: str = "0") -> bytes:
-    """Opcodes that refer to a storage of so many numbers."""
+    """Return opcodes that refer to a storage of so many numbers."""
     number = b"\x8a\x08" + struct.pack("<q", numel)
     kind, device = b"X\x07\x00\x00\x00storagectorch\nFloatStorage\n", b"X\x03\x00\x00\x00cpu"
     return b"(" + kind + b"X\x01\x00\x00\x00" + key.encode() + device + number + b"tQ"
@@ -154,7 +154,7 @@ def storage_of(numel: int, key: str = "0") -> bytes:
 def tensor_of(
     storage: bytes, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0
 ) -> bytes:
-    """A pickle of one tensor."""
+    """Return a pickle of one tensor."""
 
     def longs(values: tuple[int, ...]) -> bytes:
         return b"(" + b"".join(b"\x8a\x08" + struct.pack("<q", n) for n in values) + b"t"

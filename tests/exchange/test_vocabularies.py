@@ -26,7 +26,7 @@ WORDS = ["<eos>", "<unk>", *(f"w{i}" for i in range(2, V))]
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
-    """A whole checkpoint with its vocabulary."""
+    """Return a whole checkpoint with its vocabulary."""
     return foreign_files.write_huggingface(tmp_path / "theirs", tiny_model(V), WORDS)
 
 
@@ -100,7 +100,7 @@ def test_a_tokenizer_with_objects_of_its_libraries_is_read(tmp_path: Path) -> No
 
 
 def changing(module: str, name: str, state: Any) -> bytes:
-    """A pickle that sets attributes of a function or class that it names."""
+    """Return a pickle that sets attributes of a function or class that it names."""
     named = b"c" + module.encode() + b"\n" + name.encode() + b"\n"
     return b"\x80\x02" + named + pickle.dumps(state, 2)[2:-1] + b"b."
 

@@ -24,7 +24,7 @@ LENGTHS: dict[str, dict[str, Any]] = {
 
 
 def fairseq_loss(model: TransformerXL, ids: list[int], settings: ScoringConfig) -> float:
-    """Mean nats that fairseq reports: chunk by chunk, predicting inside the chunk alone."""
+    """Return mean nats that fairseq reports: chunk by chunk, predicting inside the chunk alone."""
     stream = NaiveStream(
         model,
         mem_len=settings.mem_len,
@@ -42,7 +42,7 @@ def fairseq_loss(model: TransformerXL, ids: list[int], settings: ScoringConfig) 
 
 
 def zeros(model: TransformerXL, rows: int, mem_len: int) -> LayerInputs:
-    """A memory of zeros that are attended."""
+    """Return a memory of zeros that are attended."""
     memory = empty(model, rows, mem_len)
     return memory._replace(valid_B=torch.full((rows,), mem_len), valid_min=mem_len)
 

@@ -32,7 +32,7 @@ def words(
 
 
 def counting(found: LogProbs) -> tuple[LogProbs, Counter[int]]:
-    """The same, and how often each tail is asked for its words."""
+    """Return the log-probabilities, and how often each tail is asked for its words."""
     asked: Counter[int] = Counter()
 
     def of_tail(c: int) -> torch.Tensor:

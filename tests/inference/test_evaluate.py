@@ -24,7 +24,7 @@ from trainer.inference.scored_tokens import write_text
 
 
 def evaluated(run: Path, **options: Any) -> dict[str, Any]:
-    """The one result of an evaluation of the valid split, as its file has it."""
+    """Return the one result of an evaluation of the valid split, as its file has it."""
     (result,) = evaluate_run(
         EvalOptions(run_dir=run, **{"split": "valid", **options}), lone_world()
     )
@@ -32,7 +32,7 @@ def evaluated(run: Path, **options: Any) -> dict[str, Any]:
 
 
 def ranks(n_ranks: int, run: Path, *flags: object) -> str:
-    """What `txl eval` of the valid split prints under torchrun."""
+    """Return what `txl eval` of the valid split prints under torchrun."""
     command = [
         sys.executable,
         "-m",
@@ -61,7 +61,7 @@ def ranks(n_ranks: int, run: Path, *flags: object) -> str:
 
 
 def per_token(path: Path) -> list[tuple[int, str, float]]:
-    """Position, token and nats in the lines of a file."""
+    """Return position, token and nats in the lines of a file."""
     header, *lines, end = path.read_text().split("\n")
     assert (header, end) == ("position\ttoken\tnats", "")
     rows = [line.split("\t") for line in lines]
@@ -74,7 +74,7 @@ def filed(run: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the trained run, to file results in."""
+    """Return a copy of the trained run, to file results in."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 

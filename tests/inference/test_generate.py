@@ -54,12 +54,12 @@ COLD = {"temperature": 0.0}
 
 @pytest.fixture(scope="module")
 def talker() -> TransformerXL:
-    """A model whose likeliest text does not soon repeat itself."""
+    """Return a model whose likeliest text does not soon repeat itself."""
     return tiny_model(V, cutoffs=(6, 12), seed=1, init_std=1.0, tie_embedding=False).eval()
 
 
 def likeliest(stream: NaiveStream, ids: list[int]) -> list[int]:
-    """The likeliest token after each of `ids`, which the naive model reads in one piece."""
+    """Return the likeliest token after each of `ids`, which the naive model reads in one piece."""
     return [int(log_probs_V.argmax()) for log_probs_V in stream.read(ids, starts=set())]
 
 

@@ -46,7 +46,7 @@ class Scripted:
 def said(
     vocabulary: Vocabulary, prompt: str, says: Sequence[int], stop: str | None = None
 ) -> list[str]:
-    """The pieces in which the text of the tokens `says` is told."""
+    """Return the pieces in which the text of the tokens `says` is told."""
     model = Scripted(says, vocabulary, n_prompt=len(vocabulary.encode(prompt)))
     return list(
         generate(
@@ -107,7 +107,7 @@ def test_only_what_may_begin_a_stop_is_held_back() -> None:
 
 
 def command(trained: Path, *flags: str) -> list[str]:
-    """`txl generate` of a run, without end."""
+    """Return `txl generate` of a run, without end."""
     fixed = ["--device", "cpu", "--n-tokens", "1000000000"]
     return [sys.executable, "-m", "trainer", "generate", str(trained), *fixed, *flags]
 

@@ -26,7 +26,7 @@ WORDS = ["<eos>", "<unk>", *(f"w{i}" for i in range(2, V))]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run's directory with one whole checkpoint."""
+    """Return a run's directory with one whole checkpoint."""
     theirs = foreign_files.write_huggingface(tmp_path / "theirs", tiny_model(V), WORDS)
     return import_checkpoint(theirs, out=tmp_path / "run").run_dir
 
@@ -65,7 +65,7 @@ def build(config, vocabulary_size):
 
 @pytest.fixture
 def evil(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that names code which leaves a file where it was imported."""
+    """Return a run that names code which leaves a file where it was imported."""
     folder = run.parent / "code"
     folder.mkdir()
     (folder / "evil.py").write_text(EVIL)

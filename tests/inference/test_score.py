@@ -43,7 +43,7 @@ def run(
     world_size: int = 1,
     cut_documents: bool = False,
 ) -> tuple[float, torch.Tensor]:
-    """Mean nats, and nats by position in the split, of ranks that take turns."""
+    """Return mean nats, and nats by position in the split, of ranks that take turns."""
     nats_N = torch.full((split.n_tokens,), torch.nan)
     scores = []
 
@@ -74,7 +74,7 @@ def run(
 
 @pytest.fixture
 def _ranks_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each rank keeps its own sum, for the test to add up: one process cannot reduce over two."""
+    """Let each rank keep its own sum: one process cannot reduce over two, so the test adds them."""
     monkeypatch.setattr("trainer.inference.score.sum_floats", lambda values, world: values)
 
 

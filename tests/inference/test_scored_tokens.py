@@ -21,7 +21,7 @@ from trainer.track.run_files.token_files import Tokens, read_tokens, tokens_path
 
 
 def filed(run: Path, **options: Any) -> list[tuple[EvalResult, Tokens | None]]:
-    """The results of an evaluation with their tokens."""
+    """Return the results of an evaluation with their tokens."""
     values = {"split": "valid", "per_token": True, **options}
     results = evaluate_run(EvalOptions(run_dir=run, **values), lone_world())
     return [(result, read_tokens(run, result)) for result in results]

@@ -29,7 +29,7 @@ WITHOUT.pop("PYTHONPATH")
 
 @pytest.fixture(params=["checkout", "my own checkout", "it's $HOME; & more"])
 def checkout(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """What launch/environment.sh needs of a checkout, with an environment that it began."""
+    """Return what launch/environment.sh needs of a checkout, with an environment that it began."""
     folder = tmp_path / request.param
     for name in ("launch/environment.sh", "pyproject.toml", "constraints.txt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ def test_a_machine_that_is_not_named_is_told_so(own: str) -> None:
 
 
 def own_address() -> str | None:
-    """An address of this machine that others could reach, if it has one."""
+    """Return an address of this machine that others could reach, if it has one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing

@@ -28,7 +28,7 @@ FLAGS = ["--model.dropout", "0", "--model.norm", "post", "--train.max-steps", "3
 
 
 class Ended(NamedTuple):
-    """What a job left behind: its launcher's exit code, and all it said."""
+    """The end of a job: its launcher's exit code, and all it said."""
 
     code: int
     said: str
@@ -73,7 +73,7 @@ def insist(process: "subprocess.Popen[str]") -> None:
 
 
 def ending(run_dir: Path) -> tuple[str, int | None, str | None]:
-    """State, exit code and reason of the run, as a wrapper reads them."""
+    """Return state, exit code and reason of the run, as a wrapper reads them."""
     status = read_status(run_dir)
     assert status is not None
     return status.state, status.exit_code, status.reason
@@ -88,7 +88,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def under_python(corpus, tmp_path_factory):
-    """Stopped by SIGUSR2, the STOP file, two Ctrl-C and the time limit, then left alone."""
+    """Stop runs by SIGUSR2, the STOP file, two Ctrl-C and the time limit, then leave one alone."""
     case = Case(tmp_path_factory.mktemp("python") / "run", flags=FLAGS)
     argv, launcher = case.argv(corpus), [sys.executable, TRAIN]
     ended, endings = [], []
@@ -136,7 +136,7 @@ def test_a_finished_run_says_its_result_and_is_left_as_it_is(under_python):
 
 @pytest.fixture(scope="module")
 def under_torchrun(corpus, tmp_path_factory):
-    """Two ranks: SIGTERM to the launcher alone, as clusters send it; then left alone."""
+    """Train on two ranks: SIGTERM to the launcher alone, as clusters send it; then left alone."""
     case = Case(tmp_path_factory.mktemp("torchrun") / "run", flags=FLAGS)
     launcher = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node=2", TRAIN]
     stopped = run_job(
@@ -155,7 +155,7 @@ def test_torchrun_hands_sigterm_on_and_the_run_is_to_be_requeued(under_torchrun)
 
 @pytest.fixture(scope="module")
 def under_deepspeed(corpus, tmp_path_factory):
-    """Two ranks: SIGTERM to the launcher alone; Ctrl-C, as a terminal sends it; then left alone.
+    """Train on two ranks: SIGTERM to the launcher alone; Ctrl-C, as at a terminal; then left alone.
 
     A terminal sends it to all processes of a job.
     """

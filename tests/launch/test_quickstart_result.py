@@ -23,14 +23,14 @@ Main = Callable[[Path], int]
 
 @pytest.fixture
 def main() -> Main:
-    """The script's own."""
+    """Return the script's own `main`."""
     found: Main = runpy.run_path(str(ROOT / "launch" / "quickstart_result.py"))["main"]
     return found
 
 
 @pytest.fixture
 def run(trained: Path, corpus: Path, tmp_path: Path) -> Path:
-    """A copy of the trained run, of a corpus that has a test split, too."""
+    """Return a copy of the trained run, of a corpus that has a test split, too."""
     made = read_header(corpus, "train").made
     splits = {name: tuple(map(Path, made[name])) for name in ("train", "valid")}
     test = write_text(tmp_path / "test.txt", "the bell", n_lines=60)

@@ -8,7 +8,7 @@ from training import ROOT
 
 
 def texts(library: Path) -> list[str]:
-    """The quick start's files, relative to the library."""
+    """Return the quick start's files, relative to the library."""
     found = runpy.run_path(str(ROOT / "launch" / "quickstart_texts.py"))["texts"](library)
     return [str(path.relative_to(library)) for path in found]
 

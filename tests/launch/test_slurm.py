@@ -33,7 +33,7 @@ class Job:
     output: Path
 
     def state(self) -> dict[str, str]:
-        """What Slurm knows of the job."""
+        """Return what Slurm knows of the job."""
         shown = run("scontrol", "--oneliner", "show", "job", self.id)
         return dict(word.split("=", 1) for word in shown.split() if "=" in word)
 
@@ -65,7 +65,7 @@ def steps(run_dir: Path) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Two one-core nodes on this machine; Slurm's commands speak to them meanwhile."""
+    """Start two one-core nodes on this machine; Slurm's commands speak to them meanwhile."""
     missing = [name for name in ("slurmctld", "munged") if shutil.which(name) is None]
     if missing:
         pytest.skip(f"{' and '.join(missing)} not installed: apt install slurm-wlm munge")
@@ -84,7 +84,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture
 def submit(cluster, corpus, tmp_path):
-    """Submits a case with options of sbatch and variables of train.sbatch."""
+    """Return a function that submits a case with options of sbatch and variables of its script."""
 
     def _submit(name: str, flags: list[str], *options: str, **variables: str) -> Job:
         case = Case(tmp_path / name, flags=flags)
@@ -149,7 +149,7 @@ def test_a_run_that_meets_its_time_limit_is_requeued_and_ends_as_if_undisturbed(
 
 
 def busy_controller(folder: Path) -> tuple[dict[str, str], Path]:
-    """A scontrol that leaves two questions for a node unanswered; and where it notes them."""
+    """Return a scontrol that leaves two questions for a node unanswered, and its notes of them."""
     asked, script = folder / "asked", folder / "scontrol"
     folder.mkdir()
     script.write_text(

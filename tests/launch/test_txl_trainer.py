@@ -16,7 +16,7 @@ FOREIGN = """raise SystemExit("another trainer ran")\n"""
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """A folder in which somebody has files of their own under our names."""
+    """Return a folder in which somebody has files of their own under our names."""
     folder = tmp_path / "my models"
     (folder / "ds_configs").mkdir(parents=True)
     for name in ("trainer.py", "launch.py", "ds_configs/__init__.py"):
@@ -27,7 +27,7 @@ def elsewhere(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the built wheel is installed, as into site-packages."""
+    """Return a folder in which the built wheel is installed, as into site-packages."""
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE", "txl_trainer.py"):
         shutil.copy(ROOT / name, source)

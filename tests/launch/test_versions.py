@@ -12,7 +12,7 @@ FILES = ("pyproject.toml", "constraints.txt", "uv.lock", "pylock.toml", "require
 
 
 def hosts(text: str) -> set[str]:
-    """The hosts of all addresses in a text, and `file` for those of this machine."""
+    """Return the hosts of all addresses in a text, and `file` for those of this machine."""
     found = re.findall(r"(?:(file):/|[a-z+]+://(?:[^/@\s\"']*@)?([\w.-]+))", text)
     return {local or host for local, host in found}
 

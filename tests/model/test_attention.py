@@ -13,7 +13,8 @@ from torch import Tensor
 from trainer.model.attention import position_embedding, rel_shift, relative_attention
 from trainer.model.cpu import attention as cpu
 from trainer.model.cpu.attention import cpu_attention
-from trainer.model.memory import LayerInputs, hidden_keys
+from trainer.model.memory import LayerInputs
+from trainer.model.sight import hidden_keys
 
 B, T, H, E = 2, 4, 3, 5
 NO_START = -1
@@ -24,7 +25,7 @@ def memory_with(valid: list[int], mem_len: int) -> LayerInputs:
 
 
 def sees(query: int, key: int, *, mem_len: int, valid: int, start: int, same_length: bool) -> bool:
-    """Whether a query of the segment may look at a key of memory and segment."""
+    """Return whether a query of the segment may look at a key of memory and segment."""
     in_memory = key < mem_len
     if same_length and query + mem_len - key >= mem_len:
         return False

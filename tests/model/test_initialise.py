@@ -30,7 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def in_parts(config: ModelConfig, *, n_parts: int) -> dict[str, Tensor]:
-    """Every parameter put together from parts that are filled by each rank by itself."""
+    """Return every parameter put together from parts that are filled by each rank by itself."""
     parts: dict[str, list[Tensor]] = {}
     for rank in range(n_parts):
         model, fills = build_in_parts(config, vocabulary_size=V, seed=SEED)
@@ -70,7 +70,7 @@ def test_what_is_tied_in_the_whole_is_tied_in_a_model_without_weights(name: str)
 
 
 def ties(model: nn.Module) -> list[tuple[str, ...]]:
-    """Names of each parameter."""
+    """Return names of each parameter."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)

@@ -6,7 +6,7 @@ from builders import CPU, segment_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.model.memory import LayerInputs, empty_memory, hidden_keys, remember
+from trainer.model.memory import LayerInputs, empty_memory, remember
 from trainer.protocol import Segment
 
 L, D = 2, 1
@@ -24,13 +24,13 @@ def segment_with(lengths: list[int], tgt_len: int, starts: list[list[int]] | Non
 
 
 def inputs(values_BT: list[list[float]]) -> list[torch.Tensor]:
-    """Per layer, the segment as the layer saw it; the second layer's is negative."""
+    """Return per layer the segment as the layer saw it; the second layer's is negative."""
     x_BTD = torch.tensor(values_BT, dtype=torch.float64)[:, :, None]
     return [x_BTD, -x_BTD]
 
 
 def kept(memory: LayerInputs, row: int) -> list[float]:
-    """What may be attended of a row's first layer, oldest first."""
+    """Return what may be attended of a row's first layer, oldest first."""
     n = int(memory.valid_B[row])
     values: list[float] = memory.layers[0][row, :, 0].tolist()
     return values[len(values) - n :]
@@ -38,7 +38,7 @@ def kept(memory: LayerInputs, row: int) -> list[float]:
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[int, int, list[tuple[list[int], list[list[bool]]]]]:
-    """mem_len, tgt_len, and per segment each row's length and where documents start in it."""
+    """Draw mem_len, tgt_len, and per segment each row's length and where documents start in it."""
     mem_len, tgt_len = draw(st.integers(0, 7)), draw(st.integers(1, 5))
     row = st.integers(0, tgt_len)
     marks = st.lists(st.booleans(), min_size=tgt_len, max_size=tgt_len)
@@ -84,20 +84,6 @@ def test_the_host_knows_when_a_memory_is_full(tgt_len: int, mem_len: int) -> Non
     for n_read in range(tgt_len, 12, tgt_len):
         memory = remember(memory, segment_with([tgt_len], tgt_len, None), inputs([[1.0] * tgt_len]))
         assert memory.valid_min == memory.valid_B.item() == min(mem_len, n_read)
-
-
-def test_nothing_of_an_empty_memory_is_seen() -> None:
-    segment = segment_with([3, 3], 3, None)
-    hidden = hidden_keys(empty(2, 4), segment, same_length=False)
-    assert hidden[..., :4].all()
-
-
-def test_rows_are_seen_as_far_as_each_is_valid() -> None:
-    layers = tuple(torch.zeros(L, 2, 4, D))
-    memory = LayerInputs(layers, torch.tensor([1, 3]), 1)
-    hidden = hidden_keys(memory, segment_with([2, 2], 2, None), same_length=False)
-    assert hidden[0, 0, 1].tolist() == [True, True, True, False, False, False]
-    assert hidden[1, 0, 0].tolist() == [True, False, False, False, False, True]
 
 
 def test_memory_keeps_its_own_dtype_and_is_detached() -> None:

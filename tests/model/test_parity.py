@@ -78,7 +78,7 @@ def ids() -> Tensor:
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
-    """The peer's weights and answers, by configuration and dtype; all from one process."""
+    """Return the peer's weights and answers, by configuration and dtype; all from one process."""
     folder = tmp_path_factory.mktemp("peer")
     folders = {
         (name, dtype): folder / f"{dtype}-{i}" for i, name in enumerate(CONFIGS) for dtype in LIMITS
@@ -102,7 +102,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], P
 
 
 def read(model: TransformerXL, settings: ForeignConfig, dtype: torch.dtype) -> Tensor:
-    """Nats of every target, read segment by segment with memory, `[B, N]`."""
+    """Return nats of every target, read segment by segment with memory, `[B, N]`."""
     memory = model.empty_memory(N_STREAMS, mem_len=settings.mem_len, dtype=dtype, device=CPU)
     attended = torch.full((N_STREAMS,), settings.mem_len)
     memory = memory._replace(valid_B=attended, valid_min=settings.mem_len)

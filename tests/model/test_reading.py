@@ -85,7 +85,7 @@ def test_keys_values_and_positions_are_projected_once() -> None:
 
 
 def read(model: TransformerXL, texts: list[torch.Tensor], memory: KeysAndValues) -> torch.Tensor:
-    """The nats of all segments, read one after another."""
+    """Return the nats of all segments, read one after another."""
     nats = []
     with torch.no_grad():
         for tokens_BT in texts:
@@ -97,7 +97,7 @@ def read(model: TransformerXL, texts: list[torch.Tensor], memory: KeysAndValues)
 
 @pytest.mark.parametrize("mem_len", [0, 1, 6, 40])
 def test_of_one_memory_any_number_of_texts_can_go_on(mem_len: int) -> None:
-    """They share what was read before, and none sees what another reads."""
+    """The texts share what was read before, and none sees what another reads."""
     model = tiny_model(V, n_layer=2).eval()
     torch.manual_seed(3)
     begun = projected(model, 2, mem_len)
@@ -251,7 +251,7 @@ def test_lengthened_segments_and_projected_memories_give_the_nats_of_a_token_at_
 
 
 def one_by_one(model: TransformerXL, split: Split, *, cut_documents: bool) -> torch.Tensor:
-    """Nats of all targets, read a token at a time with a memory of inputs."""
+    """Return nats of all targets, read a token at a time with a memory of inputs."""
     memory, nats = empty(model, 1, 16), []
     for pair in range(split.n_tokens - 1):
         begin, one, end = (np.array([n]) for n in (pair, 1, split.n_tokens - 1))

@@ -104,7 +104,7 @@ def running_starts(rows: list[set[int]]) -> Tensor:
 def nll_in_segments(
     model: TransformerXL, tokens_BN: Tensor, borders: list[int], mem_len: int, **options: Any
 ) -> Tensor:
-    """Nats per token of a text read in segments with these borders."""
+    """Return nats per token of a text read in segments with these borders."""
     targets_BN = tokens_BN.roll(-1, dims=1)
     memory = empty(model, len(tokens_BN), mem_len)
     parts = []
@@ -248,7 +248,7 @@ def test_dropout_follows_the_seed_and_only_in_training() -> None:
 
 @pytest.fixture
 def dropouts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...], float]]:
-    """Notes the shape of everything that dropout is applied to, and its probability."""
+    """Return a list that gets the shape and probability of everything that is dropped out."""
     seen: list[tuple[tuple[int, ...], float]] = []
 
     def noting(drop: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -45,7 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def compiler() -> Iterator[Callable[..., Step]]:
-    """`step_of` in a process that compiles instead of launching."""
+    """Yield `step_of` in a process that compiles instead of launching."""
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=compile_only) as pool:
         yield lambda *args, **keywords: pool.submit(step_of, *args, **keywords).result()
 

@@ -40,7 +40,7 @@ TEST_LIMIT_S, ROOM_LIMIT_S = 240, 1800
 
 
 def copy_tree(to: Path) -> Path:
-    """A copy of all files of the tree that git keeps or would keep."""
+    """Return a copy of all files of the tree that git keeps or would keep."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     for name in filter(None, listed.decode().split("\0")):
@@ -51,7 +51,7 @@ def copy_tree(to: Path) -> Path:
 
 
 def tested(tree: Path, tests: tuple[str, ...]) -> tuple[int, str]:
-    """Pytest's exit code in a copy, and the first test that fails; 1 where time is up."""
+    """Return Pytest's exit code in a copy, and the first test that fails; 1 where time is up."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     command += [f"--timeout={TEST_LIMIT_S}", *tests]
     environ = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
@@ -77,7 +77,7 @@ def tested(tree: Path, tests: tuple[str, ...]) -> tuple[int, str]:
 
 
 def tried(tree: Path, room: Room, fault: Fault) -> dict[str, Any]:
-    """The log's line about a fault; the copy is as before."""
+    """Return the log's line about a fault; the copy is as before."""
     file, began = tree / fault.file, time.monotonic()
     source = file.read_bytes()
     file.write_bytes(fault.seeded(source))
@@ -119,24 +119,24 @@ def try_all(log: Path, pairs: list[tuple[Room, Fault]], *, jobs: int) -> None:
 
 
 def line_of(told: dict[str, Any]) -> str:
-    """What a line of the log says, for people."""
+    """Return what a line of the log says, for people."""
     end = f"found by {told['by']}" if told["found"] else "SURVIVED"
     return f"{told['room']:10} {told['seconds']:6.0f} s  {told['fault']}  {end}"
 
 
 def read_log(log: Path) -> dict[str, dict[str, Any]]:
-    """The newest line of each fault."""
+    """Return the newest line of each fault."""
     lines = log.read_text().splitlines() if log.exists() else []
     return {told["fault"]: told for told in map(json.loads, lines)}
 
 
 def why_the_same(fault: str) -> str | None:
-    """Why a fault changes nothing, wherever in its file it is now; None if it changes something."""
+    """Return why a fault, wherever in its file it is, changes nothing; None if it does."""
     return EQUIVALENT.get(re.sub(r":\d+: ", ": ", fault, count=1))
 
 
 def table(tried_ones: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Lines of a table of rooms, and one for each survivor."""
+    """Yield lines of a table of rooms, and one for each survivor."""
     rooms: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for told in tried_ones.values():
         rooms[told["room"]].append(told)

@@ -70,11 +70,11 @@ class Fault:
 
     @property
     def id(self) -> str:
-        """What the log knows the fault by."""
+        """Return what the log knows the fault by."""
         return f"{self.file}:{self.line}: {self.operator}: {self.was} → {self.now}"
 
     def seeded(self, source: bytes) -> bytes:
-        """The file with the fault."""
+        """Return the file with the fault."""
         assert source[self.begin : self.end].decode() == self.was
         return source[: self.begin] + self.now.encode() + source[self.end :]
 
@@ -158,7 +158,7 @@ OPERATORS: tuple[Callable[[ast.AST], Iterator[ast.AST]], ...] = (
 
 
 def faults_of(file: str, source: bytes) -> Iterator[Fault]:
-    """All faults that the operators can seed into a file."""
+    """Yield all faults that the operators can seed into a file."""
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
@@ -177,7 +177,7 @@ def faults_of(file: str, source: bytes) -> Iterator[Fault]:
 
 
 def _changeable(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a tree on which what it computes depends."""
+    """Yield the nodes of a tree on which what it computes depends."""
     yield node
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "bases", "type_params"):
@@ -205,7 +205,7 @@ def _only_tells(node: ast.AST) -> bool:
 
 
 def by_text(file: str, source: bytes, *, was: str, now: str) -> Fault:
-    """A fault by hand: a text that is in the file once, and what stands there instead."""
+    """Return a fault by hand: a text that is in the file once, and what stands there instead."""
     begin = source.find(was.encode())
     assert source.count(was.encode()) == 1, f"{file} has {was!r} {source.count(was.encode())} times"
     line = source[:begin].count(b"\n") + 1

@@ -36,11 +36,13 @@ ROOMS = (
         "memory",
         (
             "trainer/model/memory.py",
+            "trainer/model/sight.py",
             "trainer/memory_tree.py",
             "trainer/engine/passes/forgetting.py",
         ),
         (
             "tests/model/test_memory.py",
+            "tests/model/test_sight.py",
             "tests/test_memory_tree.py",
             "tests/engine/passes/test_forgetting.py",
             "tests/model/test_reading.py",
@@ -58,6 +60,7 @@ ROOMS = (
             "trainer/checkpoint/memories.py",
             "trainer/checkpoint/parts.py",
             "trainer/checkpoint/pointers.py",
+            "trainer/checkpoint/sealing.py",
             "trainer/checkpoint/state.py",
             "trainer/checkpoint/tensors.py",
         ),
@@ -141,12 +144,12 @@ BY_HAND = (
         "read_B",
     ),
     (
-        "trainer/model/memory.py",
+        "trainer/model/sight.py",
         "if segment.starts_BT is None and memory.valid_min == mem_len:",
         "if memory.valid_min == mem_len:",
     ),
     (
-        "trainer/checkpoint/folder.py",
+        "trainer/checkpoint/sealing.py",
         'kept = {*spared, pointed(folder, "latest"), pointed(folder, "best")}',
         'kept = {*spared, pointed(folder, "latest")}',
     ),
@@ -184,7 +187,7 @@ BY_HAND = (
 
 
 def drawn(tree: Path, room: Room, *, n: int, seed: int) -> list[Fault]:
-    """`n` faults of a room beside those by hand, drawn by the seed, of every operator in turn."""
+    """Return `n` faults of a room beside those by hand, drawn by the seed, of operators in turn."""
     sources = {file: (tree / file).read_bytes() for file in room.files}
     every = [fault for file, source in sources.items() for fault in faults_of(file, source)]
     random.Random(f"{seed} {room.name}").shuffle(every)
@@ -199,6 +202,6 @@ def drawn(tree: Path, room: Room, *, n: int, seed: int) -> list[Fault]:
 
 
 def of_all(tree: Path, rooms: list[Room], *, n: int, seed: int) -> Iterator[tuple[Room, Fault]]:
-    """The faults of all rooms, which take turns: a run that is cut short has some of each."""
+    """Return the faults of all rooms, which take turns: a run cut short has some of each."""
     columns = [[(room, fault) for fault in drawn(tree, room, n=n, seed=seed)] for room in rooms]
     return (pair for pair in chain.from_iterable(zip_longest(*columns)) if pair is not None)

@@ -76,7 +76,7 @@ def test_faults_are_drawn_of_every_room_and_the_same_by_the_same_seed(mutate: An
 def test_a_fault_is_found_one_that_changes_nothing_is_not_and_the_log_goes_on(
     mutate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a copy with a single room, of which the real test is the judge."""
+    """The copy has a single room, of which the real test is the judge."""
     import operators
     import rooms
 

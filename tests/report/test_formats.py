@@ -36,7 +36,7 @@ ROWS = [
 
 
 def cells(form: Format) -> list[list[str]]:
-    """The cells of a table, however it is written."""
+    """Return the cells of a table, however it is written."""
     text = table(ROWS, form=form)
     if form == "csv":
         return list(csv.reader(io.StringIO(text)))

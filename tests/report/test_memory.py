@@ -15,7 +15,7 @@ N = 5000
 
 
 def with_lengths(folder: Path, nats: dict[int, np.ndarray | None], **changes: Any) -> MemoryOfRun:
-    """What is found of a run with evaluations of these lengths of memory."""
+    """Return what is found of a run with evaluations of these lengths of memory."""
     run = make_compared(folder, result={"split": "valid"})
     for mem_len, part in nats.items():
         settings = {"settings": LENGTHS | {"mem_len": mem_len, "same_length": mem_len > 0}}

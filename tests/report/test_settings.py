@@ -17,7 +17,7 @@ from trainer.report.settings import (
 
 
 def settings(folder: Path, recipe: str, **changes: object) -> Path:
-    """A run directory of a recipe with some fields of `train` changed."""
+    """Return a run directory of a recipe with some fields of `train` changed."""
     values = load_recipe(recipe).model_dump(mode="json")
     values["train"] |= changes
     folder.mkdir(exist_ok=True)

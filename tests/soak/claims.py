@@ -49,12 +49,12 @@ ENDS_S = 120.0
 
 
 def flags(max_steps: int) -> list[str]:
-    """Of a run of so many steps that saves many of them."""
+    """Return the flags of a run of so many steps that saves many of them."""
     return ["--train.max-steps", str(max_steps), "--checkpoint.interval-steps", "5"]
 
 
 def variables(launcher: str, rank: int, size: int, port: str) -> dict[str, str]:
-    """What srun or Open MPI tell a task of one node."""
+    """Return what srun or Open MPI tell a task of one node."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     if launcher == "srun":
         return meeting | {
@@ -107,7 +107,7 @@ class Job:
         self.tree = [psutil.Process(process.pid) for process in self.processes]
 
     def has_ended(self) -> bool:
-        """Whether all its processes are gone, orphans of its launcher included."""
+        """Return whether all its processes are gone, orphans of its launcher included."""
         for process in self.processes:
             if process.poll() is None:
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -137,7 +137,7 @@ def alive(process: psutil.Process) -> bool:
 
 @dataclass
 class Outcome:
-    """What became of many starts in one directory."""
+    """A tally of what became of many starts in one directory."""
 
     n_started: int = 0
     n_refused: int = 0
@@ -225,7 +225,7 @@ def list_claim(run_dir: Path) -> list[Path]:
 
 
 def metrics(run_dir: Path) -> list[str]:
-    """Whole lines of the record, but for what a kill cut off."""
+    """Return whole lines of the record, but for what a kill cut off."""
     lines = (run_dir / METRICS_FILE).read_text(errors="replace").splitlines()
     return [line for line in lines if line.startswith("{") and line.endswith("}")]
 
@@ -238,7 +238,7 @@ def newest_step(run_dir: Path) -> int:
 
 
 def differences(run_dir: Path, undisturbed: Path) -> list[str]:
-    """What of a run is not bit for bit that of another."""
+    """Return what of a run is not bit for bit that of another."""
     found = []
     last = max(losses(undisturbed))
     if checkpoint_hashes(run_dir, last) != checkpoint_hashes(undisturbed, last):

@@ -21,7 +21,7 @@ SOUND, WEAK, NOT_ASKED = 0, 1, 3
 
 
 def verdict(report: dict[str, Any], wanted: set[str]) -> tuple[int, list[str]]:
-    """The exit code for a report on these packages, and lines that tell why."""
+    """Return the exit code for a report on these packages, and lines that tell why."""
     packages = {package["name"].lower(): package for package in report["dependencies"]}
     lines = [
         f"{name} {package['version']}: {weakness['id']}, mended in "
@@ -39,14 +39,14 @@ def verdict(report: dict[str, Any], wanted: set[str]) -> tuple[int, list[str]]:
 
 
 def pinned(file: Path) -> dict[str, str]:
-    """The packages and versions that a file of constraints names."""
+    """Return the packages and versions that a file of constraints names."""
     lines = (line.partition("#")[0].strip() for line in file.read_text().splitlines())
     pairs = (line.split("==") for line in lines if line)
     return {name.lower(): version for name, version in pairs}
 
 
 def asked(versions: dict[str, str], folder: Path) -> dict[str, Any] | None:
-    """pip-audit's report on these versions; None where it gives none."""
+    """Return pip-audit's report on these versions; None where it gives none."""
     python, report = folder / "venv" / "bin" / "python", folder / "report.json"
     wanted = folder / "wanted.txt"
     wanted.write_text("".join(f"{name}=={version}\n" for name, version in versions.items()))

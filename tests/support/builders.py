@@ -31,17 +31,17 @@ Document = Sequence[int] | npt.NDArray[np.int64]
 
 
 def lone_world(*, rank: int = 0, world_size: int = 1) -> World:
-    """A process on the CPU that talks to no other."""
+    """Return a process on the CPU that talks to no other."""
     return World(rank=rank, world_size=world_size, local_rank=rank, device=CPU)
 
 
 def words(size: int) -> WordVocabulary:
-    """A vocabulary of `size` words."""
+    """Return a vocabulary of `size` words."""
     return WordVocabulary(["<eos>", "<unk>", *(f"w{i}" for i in range(2, size))])
 
 
 def write_corpus(folder: Path, *, vocabulary_size: int, **splits: Iterable[Document]) -> Corpus:
-    """A corpus with the given splits, each a list of documents of ids."""
+    """Write a corpus with the given splits, each a list of documents of ids."""
     folder.mkdir(parents=True)
     vocabulary = words(vocabulary_size)
     save_vocabulary(vocabulary, folder / VOCABULARY_FILE)
@@ -62,21 +62,21 @@ def rewrite_header(path: Path, **changes: object) -> None:
 
 
 def write_split(folder: Path, documents: Iterable[Document], *, vocabulary_size: int) -> Split:
-    """The one split of a corpus."""
+    """Write the one split of a corpus."""
     return write_corpus(folder, vocabulary_size=vocabulary_size, train=documents).splits["train"]
 
 
 def random_documents(
     n_tokens: int, *, vocabulary_size: int, n_documents: int = 1, seed: int = 0
 ) -> list[npt.NDArray[np.int64]]:
-    """`n_tokens` random ids, cut at random into up to `n_documents`."""
+    """Return `n_tokens` random ids, cut at random into up to `n_documents`."""
     random = np.random.default_rng(seed)
     ids = random.integers(0, vocabulary_size, n_tokens)
     return np.split(ids, np.sort(random.integers(0, n_tokens, n_documents - 1)))
 
 
 def tiny_model_config(**changes: Any) -> ModelConfig:
-    """Two layers, no dropout, weights large enough that everything matters."""
+    """Return a model of two layers, without dropout, whose weights are large enough to matter."""
     sizes = {"n_layer": 2, "d_model": 8, "n_head": 2, "d_head": 3, "d_inner": 12}
     return ModelConfig(
         **{**sizes, "dropout": 0.0, "init_std": 0.5, "projection_init_std": 0.5, **changes}
@@ -84,7 +84,7 @@ def tiny_model_config(**changes: Any) -> ModelConfig:
 
 
 def tiny_model(vocabulary_size: int = 20, *, seed: int = 0, **changes: Any) -> TransformerXL:
-    """A model of `tiny_model_config` in fp64, with every bias away from zero."""
+    """Return a model of `tiny_model_config` in fp64, with every bias away from zero."""
     torch.manual_seed(seed)
     model = TransformerXL(tiny_model_config(**changes), vocabulary_size).double()
     with torch.no_grad():
@@ -94,7 +94,7 @@ def tiny_model(vocabulary_size: int = 20, *, seed: int = 0, **changes: Any) -> T
 
 
 def empty(model: TransformerXL, n_streams: int, mem_len: int) -> LayerInputs:
-    """Its empty memory, in the dtype of its weights."""
+    """Return a model's empty memory, in the dtype of its weights."""
     dtype = next(model.parameters()).dtype
     return model.empty_memory(n_streams, mem_len=mem_len, dtype=dtype, device=CPU)
 
@@ -107,7 +107,7 @@ def segment_of(
     starts_BT: Tensor | None = None,
     cutoffs: tuple[int, ...] = (),
 ) -> Segment:
-    """A segment of these tokens, predicting `targets_BT`, or else each row's next token."""
+    """Return a segment of these tokens, predicting `targets_BT`, or else each row's next token."""
     n_streams, tgt_len = tokens_BT.shape
     lengths_B = torch.tensor(lengths if lengths is not None else [tgt_len] * n_streams)
     if targets_BT is None:
@@ -127,12 +127,12 @@ def segment_of(
 
 
 def scoring(**changes: Any) -> ScoringConfig:
-    """Settings of an evaluation."""
+    """Return settings of an evaluation."""
     return ScoringConfig(**{"tgt_len": 4, "mem_len": 6, "batch_size": 2, **changes})
 
 
 def tiny_experiment(**parts: dict[str, Any]) -> ExperimentConfig:
-    """An experiment of a tiny model; `parts` change fields, as in ``train={"tgt_len": 5}``."""
+    """Return a tiny model's experiment; `parts` change fields, as in ``train={"tgt_len": 5}``."""
     lengths = {"tgt_len": 4, "mem_len": 6}
     values: dict[str, dict[str, Any]] = {
         "model": tiny_model_config().model_dump(),

@@ -53,6 +53,6 @@ BLOCKS = dict(blocks(deepspeed_keys.DsFile))
 
 
 def keys_spoken_of(block: str) -> set[str]:
-    """Keys of a block (its path with a final dot) that are taken or refused with a reason."""
+    """Return keys of a block (its path with a final dot) that are taken, or refused by name."""
     refused = {path.removeprefix(block) for path in REFUSED if path.startswith(block)}
     return set(BLOCKS[block].model_fields) | {key for key in refused if "." not in key}

@@ -40,7 +40,7 @@ class Trained:
 
     @staticmethod
     def unread(n_streams: int, *, dtype: torch.dtype = torch.float32) -> LayerInputs:
-        """Memory of the same shapes that has read nothing."""
+        """Return memory of the same shapes that has read nothing."""
         return empty_memory(2, n_streams, 3, 5, dtype=dtype, device=CPU)
 
     def train_on(self) -> None:
@@ -50,7 +50,7 @@ class Trained:
             tensor.add_(1)
 
     def parts(self, world: World) -> list[Part]:
-        """What the rank owns: of all parameters the same share."""
+        """Return what the rank owns: of all parameters the same share."""
         low, high = (300 * i // world.world_size for i in (world.rank, world.rank + 1))
         return [
             Part(name, low, {key: value.flatten()[low:high] for key, value in item.items()})
@@ -58,7 +58,7 @@ class Trained:
         ]
 
     def saving(self, folder: Path, world: World) -> Iterator[Callable[[], None]]:
-        """The job that saves them."""
+        """Return the job that saves the tensors."""
         full_state = SimpleNamespace(
             shapes=lambda: {name: tuple(item["weight"].shape) for name, item in self.items.items()},
             parts=lambda: iter(self.parts(world)),
@@ -83,14 +83,14 @@ class Trained:
 
 
 def save(folder: Path, step: int, *, attempt: int | None = None) -> Path:
-    """A checkpoint of random tensors, seeded by the step."""
+    """Return a checkpoint of random tensors, seeded by the step."""
     for work in Trained(step, attempt=attempt).saving(folder, lone_world()):
         work()
     return folder / pointers.name_of(step)
 
 
 def memory_by_stream(path: Path) -> dict[str, torch.Tensor]:
-    """What a checkpoint has of the memory of all streams, in their order."""
+    """Return what a checkpoint has of the memory of all streams, in their order."""
     parts = [load_tensors(file) for file in sorted(path.glob("memory-*.safetensors"))]
     together = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     order = together.pop("stream_ids").argsort()
@@ -98,7 +98,7 @@ def memory_by_stream(path: Path) -> dict[str, torch.Tensor]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder`, hidden ones as well, but the logs."""
+    """Return every file below `folder`, hidden ones as well, but the logs."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -107,10 +107,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def flip_a_bit(file: Path) -> None:
-    """What a disk does in its old age."""
+    """Flip a bit, as a disk does in its old age."""
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
+
+
+def truncate(file: Path) -> None:
+    """Cut the last byte off a file."""
+    file.write_bytes(file.read_bytes()[:-1])
 
 
 def alter_state(run: Path, old: str, new: str) -> None:

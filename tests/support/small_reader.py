@@ -16,7 +16,7 @@ V = 20
 
 
 def small_reader(*, memory_reset: str = "epoch", factory: str | None = None) -> TrainedModel:
-    """A small model of words."""
+    """Return a small model of words."""
     experiment = tiny_experiment(data={"memory_reset": memory_reset}, model={"factory": factory})
     module = tiny_model(V, cutoffs=()).float()
     return TrainedModel(
@@ -32,7 +32,7 @@ def small_reader(*, memory_reset: str = "epoch", factory: str | None = None) -> 
 
 
 def text_of(n_words: int, *, seed: int) -> str:
-    """Words at random, in lines."""
+    """Return words at random, in lines."""
     random = np.random.default_rng(seed)
     ends = " ", "\n"
     return "".join(f"w{i}{ends[i % 3 == 0]}" for i in random.integers(2, V, n_words).tolist())
@@ -40,7 +40,7 @@ def text_of(n_words: int, *, seed: int) -> str:
 
 @torch.no_grad()
 def one_token_at_a_time(model: TrainedModel, ids: list[int], **lengths: Any) -> list[float]:
-    """Nats of every token but the first: what the one before it predicts, asked for alone."""
+    """Return nats of every token but the first, each predicted by a call of its own."""
     at = scoring(**lengths)
     how = {"clamp_len": at.clamp_len, "same_length": at.same_length}
     memory = model.module.empty_memory(1, mem_len=at.mem_len, dtype=torch.float32, device=CPU)
@@ -54,6 +54,6 @@ def one_token_at_a_time(model: TrainedModel, ids: list[int], **lengths: Any) -> 
 
 
 def segment_of(ids: list[int]) -> Segment:
-    """The ids as they are read before something else is predicted."""
+    """Return the ids as they are read before something else is predicted."""
     tokens = np.array(ids, np.int64)
     return one_row(tokens, np.full_like(tokens, IGNORED), cutoffs=())

@@ -20,7 +20,7 @@ PASSES = {
 
 
 class Traffic(TorchDispatchMode):
-    """While it is entered, adds up the bytes that each of `n_ranks` sends in the mean.
+    """A sum of the bytes that each of `n_ranks` sends in the mean, while it is entered.
 
     They are those of the best algorithm, a ring: all-reduce 2(n-1)/n of the data, every other
     collective (n-1)/n of it. A collective that is not in `PASSES` is an error.
@@ -40,6 +40,6 @@ class Traffic(TorchDispatchMode):
 
 
 def n_bytes(argument: Any) -> int:
-    """Of all tensors in a collective's argument: its input or, of a gathering, its output."""
+    """Return the bytes of all tensors in a collective's input or, of a gathering, in its output."""
     tensors = (leaf for leaf in tree_leaves(argument) if isinstance(leaf, torch.Tensor))
     return sum(tensor.nbytes for tensor in tensors)

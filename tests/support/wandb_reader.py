@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class OfflineRuns(NamedTuple):
-    """What the offline folders of one run directory hold, in the order they were written."""
+    """Content of the offline folders of one run directory, in the order they were written."""
 
     ids: list[str]
     """One per attempt."""
@@ -19,7 +19,7 @@ class OfflineRuns(NamedTuple):
 
 
 def read_offline(run_dir: Path) -> OfflineRuns:
-    """All offline attempts under `run_dir`/wandb; one killed before it wrote anything is none."""
+    """Return all offline attempts below `run_dir`/wandb but those killed before they wrote."""
     attempts = []
     for log in run_dir.glob("wandb/offline-run-*/run-*.wandb"):
         records = read_records(log)
@@ -35,7 +35,7 @@ def read_offline(run_dir: Path) -> OfflineRuns:
 
 
 def read_records(log: Path) -> list[dict[str, Any]]:
-    """All records of one .wandb file."""
+    """Return all records of one .wandb file."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
     shown = subprocess.run(command, check=True, capture_output=True, text=True)
     return [json.loads(line) for line in shown.stdout.splitlines()]

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,17 +15,6 @@ from trainer.track.processes import Holder, begun, is_running, read_holder, this
 
 HERE = this_place()
 NEVER = 4_194_304  # the kernel gives no number that large
-
-
-@pytest.fixture
-def child() -> Iterator[subprocess.Popen[str]]:
-    """A process that waits for its end."""
-    waits = [sys.executable, "-c", "print(flush=True); input()"]
-    with subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        yield child
-        child.kill()
 
 
 def test_a_process_runs_until_it_ends(child: subprocess.Popen[str]) -> None:
@@ -83,7 +71,7 @@ def test_where_a_system_tells_no_boot_the_name_of_the_host_tells() -> None:
 
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[tuple[Path, int]]:
-    """A file that this process holds, and its descriptor."""
+    """Yield a file that this process holds, and its descriptor."""
     file = tmp_path / "held"
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT)
     yield file, descriptor
@@ -91,7 +79,7 @@ def held(tmp_path: Path) -> Iterator[tuple[Path, int]]:
 
 
 def seen(file: Path, holder: Holder, here=HERE) -> bool | None:
-    """Whether the holder lives, as another process of this machine finds out."""
+    """Return whether the holder lives, as another process of this machine finds out."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         return holder.lives(descriptor, here)

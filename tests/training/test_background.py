@@ -15,7 +15,7 @@ from trainer.training.background import Background
 def job(
     name: str, seen: list[str], *, waits_for: threading.Event | None = None
 ) -> Iterator[Callable[[], None]]:
-    """Two pieces of work, and what is done before, between and after them."""
+    """Yield two pieces of work, and what is done before, between and after them."""
 
     def work(part: int) -> None:
         if waits_for is not None:
@@ -33,7 +33,7 @@ def here() -> str:
 
 
 def whole(name: str) -> list[str]:
-    """What is seen of a job from its beginning to its end."""
+    """Return what is seen of a job from its beginning to its end."""
     return [
         f"{name} begins 1 in the main thread",
         f"{name} works 1 in another",
@@ -137,7 +137,7 @@ BUSY_STEPS = 5
 
 
 def uneven(world: World, folder: Path) -> dict[str, object]:
-    """At which step each rank goes on with a job of which rank 1 does its part late."""
+    """Return at which step each rank goes on with a job of which rank 1 does its part late."""
     seen: list[str] = []
     steps_done = threading.Event()
     background = Background(world)

@@ -18,7 +18,7 @@ def experiment(**sections: dict[str, Any]) -> ExperimentConfig:
 
 
 def steps(is_due: Any, every: ExperimentConfig, **state: Any) -> list[int]:
-    """The steps of the first ten, the beginning included, at which something is due."""
+    """Return the steps of the first ten, the beginning included, at which something is due."""
     return [step for step in range(11) if is_due(every, TrainState(step=step, **state))]
 
 

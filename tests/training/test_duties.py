@@ -23,7 +23,7 @@ FLAGS = ["--train.max-steps", "20", "--checkpoint.interval-steps", "5"]
 
 @pytest.fixture(scope="module")
 def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Directories of runs by name."""
+    """Return directories of runs by name."""
     folder = tmp_path_factory.mktemp("duties")
     ids = random_documents(4000, vocabulary_size=599)
     poisoned = write_corpus(

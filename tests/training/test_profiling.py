@@ -12,13 +12,13 @@ from trainer.training.profiling import Profiler
 
 
 def steps_traced(trace: Path) -> int:
-    """How many of the marked steps a trace shows."""
+    """Return how many of the marked steps a trace shows."""
     shown = json.loads(trace.read_text())["traceEvents"]
     return sum(event.get("name") == "one step" for event in shown)
 
 
 def train(profiler: Profiler, *, n_steps: int, begins_at: int = 0) -> list[Path | None]:
-    """Steps that multiply a matrix, and what the profiler wrote after each."""
+    """Run steps that multiply a matrix; return what the profiler wrote after each."""
     written = []
     for step in range(begins_at, n_steps):
         profiler.before_step(step)

@@ -17,8 +17,9 @@ from saved_checkpoints import Trained, contents, save
 from training import ROOT, Case, checkpoint_hashes, environment, events, losses, run_cases
 
 from trainer.checkpoint import pointers
-from trainer.checkpoint.folder import directory, draft_of, verify
+from trainer.checkpoint.folder import directory, verify
 from trainer.checkpoint.pointers import name_of
+from trainer.checkpoint.sealing import draft_of
 from trainer.checkpoint.state import TrainState
 from trainer.distributed import World
 from trainer.errors import Exit
@@ -55,7 +56,7 @@ def test_a_checkpoint_is_of_the_step_at_which_saving_it_began(
 
 
 def in_the_background(world: World, folder: Path) -> dict[str, Any]:
-    """Two ranks save; then the disk of rank 1 is full; then it is not any more."""
+    """Save on two ranks; then the disk of rank 1 is full; then it is not any more."""
     background, told = Background(world), []
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for step, largest_bytes in ((1, soft), (2, 500), (3, soft)):
@@ -146,7 +147,7 @@ def test_a_job_that_cannot_save_at_its_end_is_still_requeued(corpus: Path, tmp_p
 def test_nats_since_the_last_record_are_all_with_rank_0_once_a_save_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, kept: float
 ) -> None:
-    """In the file and in the run, so that any number of ranks goes on with the same loss."""
+    """File and run agree, so that any number of ranks goes on with the same loss."""
     saved: dict[str, Any] = {}
 
     def save_nothing(folder: Path, **values: Any) -> Iterator[Callable[[], None]]:

@@ -74,7 +74,7 @@ class Runs:
 
 
 def retell(folder: Path, corpus: Path, *, vocabulary: bool) -> Path:
-    """Another text; in the same vocabulary, or in its own."""
+    """Return another text; in the same vocabulary, or in its own."""
     text = write_text(folder / "other.txt", "the island", n_lines=400)
     out = folder / ("kept" if vocabulary else "own")
     vocab = corpus if vocabulary else None
@@ -83,7 +83,7 @@ def retell(folder: Path, corpus: Path, *, vocabulary: bool) -> Path:
 
 
 def prepared_again(folder: Path, corpus: Path, name: str, **splits: Path) -> Path:
-    """The same train text in the same vocabulary, with other texts beside it."""
+    """Return the same train text in the same vocabulary, with other texts beside it."""
     train = tuple(map(Path, read_header(corpus, "train").made["train"]))
     others = {split: (path,) for split, path in splits.items()}
     prepare(PrepareOptions(out=folder / name, train=train, vocab=corpus, **others))
@@ -95,7 +95,7 @@ FEW_STEPS = ["--valid.interval-steps", "1", "--train.max-steps", "2", "--optim.w
 
 @pytest.fixture(scope="module")
 def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """All of these runs, in two processes one after the other."""
+    """Train all of these runs, in two processes one after the other."""
     folder = tmp_path_factory.mktemp("session")
     runs = Runs(folder, corpus)
     run_cases([runs.case("base")], corpus=corpus, n_ranks=1)

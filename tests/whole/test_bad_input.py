@@ -79,7 +79,7 @@ FILES = {
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every path below `folder`, and a hash of what it holds."""
+    """Return every path below `folder`, and a hash of what it holds."""
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in folder.rglob("*")
@@ -87,7 +87,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def other_corpus(folder: Path) -> Path:
-    """A corpus with a vocabulary of its own."""
+    """Return a corpus with a vocabulary of its own."""
     text = folder.parent / "other.txt"
     text.write_text("other words than those of the tests\n" * 99)
     prepare(PrepareOptions(out=folder, train=(text,), tokenizer="words"))
@@ -96,7 +96,7 @@ def other_corpus(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def refusals(corpus, tmp_path_factory):
-    """What each case was told, and whether anything on the disk changed by asking."""
+    """Return what each case was told, and whether anything on the disk changed by asking."""
     folder = tmp_path_factory.mktemp("bad")
     others = other_corpus(folder / "others")
     cases = {}
@@ -137,7 +137,7 @@ def test_bad_input_is_refused_in_one_line_with_what_and_where(refusals, name):
 
 
 def refused(*argv: str) -> str:
-    """What a training process says when it exits as bad input makes it; all of it."""
+    """Return what a training process says when it exits as bad input makes it; all of it."""
     command = [sys.executable, str(ROOT / "launch" / "train.py"), *argv]
     ended = subprocess.run(
         command, env=environment(), capture_output=True, text=True, check=False, timeout=300

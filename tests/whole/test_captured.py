@@ -42,7 +42,7 @@ POISONED = ["--model.factory", "poisoned_model:build"]
 
 
 class Kind(NamedTuple):
-    """What a run is, whether captured or not."""
+    """A kind of run, whether captured or not."""
 
     ds_config: str = "zero0_fp32"
     slots: int = 1
@@ -77,7 +77,7 @@ RESUMED = ("recorded seldom", "fp16, not finite", "ZeRO-1 in fp16, not finite, t
 
 
 def write_texts(folder: Path) -> dict[str, Path]:
-    """Texts of 9 segments, the last of which is short; two streams of one read the poison."""
+    """Write texts of 9 segments, the last one short; two streams of one read the poison."""
     n_pairs = STREAMS * (N_SEGMENTS * TGT_LEN - 5)
     documents = random_documents(n_pairs + 1, vocabulary_size=POISON, n_documents=4)
     paths = {"clean": write_corpus(folder / "clean", vocabulary_size=VOCABULARY, train=documents)}
@@ -89,7 +89,7 @@ def write_texts(folder: Path) -> dict[str, Path]:
 
 
 def case_of(kind: Kind, run_dir: Path, setting: str, *, n_ranks: int, texts: Any) -> Case:
-    """A run of a kind, with this setting of `train.cuda_graph`."""
+    """Return a run of a kind, with this setting of `train.cuda_graph`."""
     micro = ["--train.train-micro-batch-size-per-gpu", str(STREAMS // n_ranks // kind.slots)]
     flags = [*COMMON, *micro, *kind.flags, "--train.cuda-graph", setting]
     file = overflowing(kind.ds_config, run_dir.parent)
@@ -98,7 +98,7 @@ def case_of(kind: Kind, run_dir: Path, setting: str, *, n_ranks: int, texts: Any
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The directories of both runs of each kind, the captured one last."""
+    """Return the directories of both runs of each kind, the captured one last."""
     folder, n_ranks = tmp_path_factory.mktemp("captured"), request.param
     texts = write_texts(folder)
     cases = {
@@ -146,7 +146,7 @@ def test_losses_rates_and_checkpoints_are_those_of_the_usual_way(runs: Any, name
 
 
 def assert_same_checkpoints(one: Path, other: Path, step: int) -> None:
-    """Bit by bit, but for the lower bound of memory's length that is known without asking."""
+    """Compare bit by bit, but for the bound of memory's length that is known without asking."""
     hashes, memories = [], []
     for run in (one, other):
         found = checkpoint_hashes(run, step)

@@ -44,7 +44,7 @@ REASONS = {"SIGINT": "Ctrl-C", "STOP": "STOP file"}
 
 @pytest.fixture(scope="module")
 def cases(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
-    """Attempts at one run on two ranks, each ended in another way, the last by its end.
+    """Return attempts at one run on two ranks, each ended in another way, the last by its end.
 
     The first run of all is another, which nobody disturbs.
     """

@@ -37,7 +37,7 @@ FORMS = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A valid file of every kind."""
+    """Return a valid file of every kind."""
     folder = tmp_path_factory.mktemp("fuzz") / "valid"
     fuzz_targets.make(folder)
     return folder
@@ -45,14 +45,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reader(base: Path) -> Iterator[Reader]:
-    """The process that reads."""
+    """Yield the process that reads."""
     reader = Reader(base)
     yield reader
     reader.close()
 
 
 def mutated(target: Target, data: bytes) -> st.SearchStrategy[bytes]:
-    """What may become of a valid file."""
+    """Return what may become of a valid file."""
     if target.form == "bytes":
         return mutated_bytes(data).map(Content)
     by_form = FORMS[target.form](data)

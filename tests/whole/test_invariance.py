@@ -24,7 +24,7 @@ EXACT = [
 
 @pytest.fixture(scope="module")
 def runs(corpus, tmp_path_factory):
-    """Losses of 30 steps by (stage, ranks, slots), 8 streams each; and without memory."""
+    """Return losses of 30 steps by (stage, ranks, slots), 8 streams each; and without memory."""
     folder = tmp_path_factory.mktemp("runs")
     found = {}
     for n_ranks, slots in ((1, 1), (1, 4), (2, 2), (2, 1)):

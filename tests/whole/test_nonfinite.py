@@ -79,12 +79,12 @@ BAD_STEP, BAD_STREAM = 7, 6
 
 
 def micro_of(n_ranks: int) -> list[str]:
-    """Flags that make two slots of the streams."""
+    """Return flags that make two slots of the streams."""
     return ["--train.train-micro-batch-size-per-gpu", str(STREAMS // 2 // n_ranks)]
 
 
 def write_text(folder: Path, poisoned: Mapping[int, Sequence[int]]) -> Path:
-    """A corpus whose stream s reads the poison in each step, counted from 1, of `poisoned[s]`."""
+    """Write a corpus whose stream s reads the poison in each step of `poisoned[s]`, from 1 on."""
     n_pairs = STREAMS * N_SEGMENTS * TGT_LEN
     (ids,) = random_documents(n_pairs + 1, vocabulary_size=POISON)
     for stream, steps in poisoned.items():
@@ -95,7 +95,7 @@ def write_text(folder: Path, poisoned: Mapping[int, Sequence[int]]) -> Path:
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The run directories by name, and the rank that reads a stream."""
+    """Return the run directories by name, and the rank that reads a stream."""
     folder, n_ranks = tmp_path_factory.mktemp("nonfinite"), request.param
     texts = {
         "clean": write_text(folder / "text clean", {}),
@@ -136,14 +136,14 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def memory_at(run_dir: Path, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states and valid lengths of all streams after `step`."""
+    """Return hidden states and valid lengths of all streams after `step`."""
     memory = memory_by_stream(run_dir / "checkpoints" / f"step-{step:08d}")
     layers = [saved for name, saved in memory.items() if name.startswith("memory.layers.")]
     return torch.stack(layers), memory["memory.valid_B"]
 
 
 def weights_and_moments(run_dir: Path, step: int) -> dict[str, str]:
-    """Hashes of their files."""
+    """Return hashes of their files."""
     hashes = checkpoint_hashes(run_dir, step)
     return {name: h for name, h in hashes.items() if not name.startswith("memory")}
 

@@ -14,7 +14,8 @@ from saved_checkpoints import LISTED, save
 from training import ROOT, Case, losses
 
 from trainer.checkpoint import pointers
-from trainer.checkpoint.folder import directory, newest_whole, prune, verify
+from trainer.checkpoint.folder import directory, newest_whole, verify
+from trainer.checkpoint.sealing import prune
 from trainer.data.corpus import open_corpus, verify_corpus
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.data.prepare.writer import new_corpus_folder
@@ -126,7 +127,7 @@ def run(command: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def odd_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run that was trained, resumed, scored and exported on an odd machine."""
+    """Return the folder of a run trained, resumed, scored and exported on an odd machine."""
     folder = tmp_path_factory.mktemp("odd") / "work"
     flags = ["--checkpoint.interval-steps", "2", "--valid.interval-steps", "3"]
     more = ["--train.max-steps", "7", "--allow-change", "train.max_steps", "--profile", "1:2"]

@@ -22,7 +22,7 @@ V = 20
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the README's code lies as `lstm.py`."""
+    """Return where the README's code lies as `lstm.py`."""
     readme = (ROOT / "trainer" / "README.md").read_text()
     section = readme.partition("## Other recurrent models\n")[2]
     (code,) = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
@@ -81,7 +81,7 @@ def test_its_nats_are_those_of_its_predictions_however_the_text_is_cut(lstm: Mod
 
 
 def trainer(folder: Path, *argv: object, ends: Exit = Exit.DONE) -> subprocess.CompletedProcess:
-    """Runs a command of `txl` that can import what lies in `folder`."""
+    """Return a function that runs a command of `txl` that can import what lies in `folder`."""
     path = os.pathsep.join([str(ROOT), str(folder)])
     done = subprocess.run(
         [sys.executable, "-m", "trainer", *map(str, argv)],
@@ -102,7 +102,7 @@ def runs(
     corpus: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, Path]:
-    """A run in one go, and one that goes on from its checkpoint at step 5."""
+    """Return a run in one go, and one that goes on from its checkpoint at step 5."""
     where = tmp_path_factory.mktemp("runs")
     flags = [
         "--model.factory",

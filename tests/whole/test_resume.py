@@ -40,7 +40,7 @@ SAVING = [
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
 def pairs(request, corpus, tmp_path_factory):
-    """Per kind, a run of 40 steps in one go, and one resumed from its step 20."""
+    """Return per kind a run of 40 steps in one go, and one resumed from its step 20."""
     folder = tmp_path_factory.mktemp("runs")
     whole, resumed = {}, {}
     for kind in KINDS:
@@ -80,7 +80,7 @@ def test_the_loss_scale_overflowed_before_and_after_the_resume(pairs, kind):
 
 @pytest.fixture(scope="module")
 def elsewhere(corpus, tmp_path_factory):
-    """A run on one rank at stage 1, taken up on two at stage 3; and the undisturbed one."""
+    """Return a run on one rank at stage 1, taken up on two at stage 3; and the undisturbed one."""
     folder = tmp_path_factory.mktemp("elastic")
     exact = [*SLOTS, "--checkpoint.interval-steps", "20", "--model.dropout", "0"]
     one = Case(folder / "one", "zero1_fp32", exact)

@@ -33,7 +33,7 @@ PEAK_TFLOPS = 0.01
 
 @pytest.fixture(scope="module")
 def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose last validation is its best."""
+    """Return a run whose last validation is its best."""
     flags = ["--train.max-steps", "12", "--valid.interval-steps", "4", "--tracking.wandb"]
     flags += ["offline", "--tracking.peak-tflops", str(PEAK_TFLOPS)]
     case = Case(tmp_path_factory.mktemp("digits") / "run", flags=flags)
@@ -42,13 +42,13 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def printed(pattern: str, text: str) -> str:
-    """The one number that `pattern` finds."""
+    """Return the one number that `pattern` finds."""
     (number,) = set(re.findall(pattern, text))
     return str(number)
 
 
 def cell(table: str, name: str) -> str:
-    """The cell under the head `name`, in the first row of a table with that head."""
+    """Return the cell under the head `name`, in the first row of a table with that head."""
     lines = table.splitlines()
     (at,) = (i for i, line in enumerate(lines) if f"  {name}  " in line)
     begin = lines[at].index(f"  {name}  ") + 2
@@ -112,7 +112,7 @@ def test_the_share_of_the_peak_is_the_same_everywhere(run: Path, corpus: Path) -
 
 
 def flops_per_token(run: Path, corpus: Path) -> float:
-    """Counted from the run's own configuration."""
+    """Return operations per token, counted from the run's own configuration."""
     experiment = read_source(run, "last").experiment
     weights = Weights.of(experiment.model, open_corpus(corpus).vocabulary.size)
     train = experiment.train

@@ -53,7 +53,7 @@ BACK = ["--limits.spike", "rollback"]
 
 
 def planted(folder: Path) -> Path:
-    """A corpus that counts to ten again and again, but for noise in a stream at some steps."""
+    """Write a corpus that counts to ten again and again, with noise in a stream at some steps."""
     n_pairs = STREAMS * N_SEGMENTS * TGT_LEN
     ids = np.arange(n_pairs + 1) % 10
     for step in BAD_STEPS:
@@ -64,7 +64,7 @@ def planted(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Directories of runs by name."""
+    """Return directories of runs by name."""
     folder = tmp_path_factory.mktemp("spikes")
     corpus = planted(folder / "corpus")
     # A stop between the step of the spike and the step that knows of it.
@@ -130,7 +130,7 @@ def test_the_losses_of_each_stream_are_filed_and_name_the_bad_one(runs: dict[str
 
 
 def inspected(*commands: list[str]) -> list[dict[str, Any]]:
-    """What `txl inspect` prints as JSON for several command lines, in one process."""
+    """Return what `txl inspect` prints as JSON for several command lines, in one process."""
     code = (
         "import sys, json; from trainer.commands.command_line import parse_command\n"
         "for words in json.load(sys.stdin): parse_command(['inspect', *words]).run()"

@@ -38,7 +38,7 @@ LEFT = {"memory.matrix", "memory.shift.0", "memory.shift.1"}
 
 
 def case_of(kind: str, n_ranks: int, folder: Path, name: str) -> Case:
-    """One run of a kind on so many ranks."""
+    """Return one run of a kind on so many ranks."""
     return Case(folder / f"{kind}-{n_ranks}-{name}", overflowing(kind, folder), FLAGS)
 
 
@@ -46,7 +46,7 @@ def case_of(kind: str, n_ranks: int, folder: Path, name: str) -> Case:
 def pairs(
     corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[str, int], tuple[Path, Path]]:
-    """Per kind and ranks, a run of 12 steps in one go, and one resumed from its step 8."""
+    """Return per kind and ranks a run of 12 steps in one go, and one resumed from its step 8."""
     folder, found = tmp_path_factory.mktemp("states"), {}
     for n_ranks in (1, 2):
         whole = {kind: case_of(kind, n, folder, "whole") for kind, n in KINDS if n == n_ranks}
@@ -125,7 +125,7 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def told(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
-    """By number of layers, what a model that hands back that was told."""
+    """Return what each model that misbehaves was told, by its number of layers."""
     folder = tmp_path_factory.mktemp("misbehaved")
     cases = [
         Case(

@@ -229,6 +229,7 @@ def words_of(model: ModelConfig, corpus: Corpus) -> Words:
 def _how(
     experiment: ExperimentConfig, resolved: ResolvedDs, world: World, backend: BackendName | None
 ) -> How:
+    """Return how the run computes, as far as its memory depends on that."""
     dtype = torch.float32 if resolved.precision == "fp32" else torch.bfloat16
     bucket = lookup(resolved.values, "zero_optimization.reduce_bucket_size")
     fused = resolved.optimizer.fused is not False and not resolved.optimizer.offload

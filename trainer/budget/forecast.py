@@ -152,6 +152,7 @@ def _row(
     machine: Machine,
     numels: Sequence[int],
 ) -> Row:
+    """Return what a training would need and send with one DeepSpeed file."""
     device = torch.device("cuda" if machine.on_gpu else "cpu")
     world = World(rank=0, world_size=machine.n_devices, local_rank=0, device=device)
     backend: BackendName | None = None

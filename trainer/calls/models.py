@@ -11,8 +11,8 @@ from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate as evaluated
 from trainer.inference.loading import open_trained
 from trainer.inference.sampling_options import Sampling
+from trainer.track.opening import track_evaluations
 from trainer.track.run_files.results import EvalResult
-from trainer.track.tracker import track_evaluations
 
 Device = Literal["auto", "cpu", "cuda"]
 

@@ -116,6 +116,7 @@ def _spelt(
 def _trained(
     arguments: TrainArguments, environ: MutableMapping[str, str], stops: StopRequests
 ) -> TrainResult:
+    """Train as one rank of a job, and leave the process group again. Collective."""
     environ.update(complete_environ(environ))
     if arguments.device == "cpu" or not torch.cuda.is_available():
         environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed reads it at import

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint.folder import MANIFEST, STATE, by_step, directory, flaw, prunable, verify
+from trainer.checkpoint.folder import MANIFEST, STATE, by_step, directory, flaw, verify
 from trainer.checkpoint.pointers import name_of, pointed
 from trainer.checkpoint.saved_state import read_state
+from trainer.checkpoint.sealing import prunable
 from trainer.errors import InputError
 
 

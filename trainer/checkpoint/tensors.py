@@ -17,7 +17,7 @@ copied: see `save`.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.checkpoint import folder as files
+from trainer.checkpoint import sealing
 from trainer.checkpoint.hashing import fingerprint
 from trainer.checkpoint.index import (
     INDEX,
@@ -78,38 +78,79 @@ def save(
     Raises:
         OSError: on every rank, when any rank could not write. Older checkpoints are untouched.
     """
-    draft, final = files.draft_of(folder, step), folder / name_of(step)
-    problems: list[str] = []
-    written: dict[str, Any] = {}
-
-    def finish() -> None:
-        if problems:
-            return
-        for name, values in held.items():
-            _write({name: values}, draft)
-            world.progress.note_work()
-        for name in (*at_once, *held):
-            written[name] = fingerprint(draft / name, sync=True)
-            world.progress.note_work()
-
-    def seal() -> None:
-        if world.is_main:
-            files.seal(draft, final, state=state, files=_listed(draft, shapes, told))
-
+    draft = _Draft(sealing.draft_of(folder, step), world)
     if world.is_main:
-        _try(lambda: files.begin(draft), problems)
-    _raise_together(problems, draft, world)
+        draft.attempt(lambda: sealing.begin(draft.path))
+    draft.agree()
     shapes = engine.full_state.shapes()
     owned, places = _owned(engine, world.rank)
     at_once = owned if engine.full_state.saves_uncopied else {}
     held = {name: _copied(values) for name, values in owned.items() if name not in at_once}
     held[f"memory-{world.rank:05d}.safetensors"] = memory_tensors(memories)
-    _try(lambda: _write(at_once, draft), problems)
-    yield lambda: _try(finish, problems)
-    _raise_together(problems, draft, world)
-    told = _gathered_on_main((places, written), world)
-    yield lambda: _try(seal, problems)
-    _raise_together(problems, draft, world)
+    draft.attempt(lambda: draft.write(at_once))
+    yield lambda: draft.attempt(lambda: draft.finish(held, written=at_once))
+    draft.agree()
+    told = _gathered_on_main((places, draft.listed), world)
+
+    def seal() -> None:
+        """Make the draft the checkpoint, on rank 0."""
+        if world.is_main:
+            listed = _listed(draft.path, shapes, told)
+            sealing.seal(draft.path, folder / name_of(step), state=state, files=listed)
+
+    yield lambda: draft.attempt(seal)
+    draft.agree()
+
+
+class _Draft:
+    """A checkpoint that all ranks write; where one of them fails, it fails for all."""
+
+    def __init__(self, path: Path, world: World) -> None:
+        self.path, self.world = path, world
+        self.listed: dict[str, Any] = {}
+        """Size and hash of each file that this rank has finished, by name."""
+        self._problem: str | None = None
+
+    def attempt(self, action: Callable[[], None]) -> None:
+        """Do `action`, unless an earlier one could not write; remember why one cannot."""
+        if self._problem is not None:
+            return
+        try:
+            action()
+        except OSError as error:
+            self._problem = str(error)
+
+    def write(self, tensors: dict[str, dict[str, Tensor]]) -> None:
+        """Write files of tensors."""
+        for name, values in tensors.items():
+            save_tensors(values, self.path / name)
+
+    def finish(self, tensors: dict[str, dict[str, Tensor]], *, written: Iterable[str]) -> None:
+        """Write the rest of this rank's files; bring all to the disk, and list them."""
+        for name, values in tensors.items():
+            self.write({name: values})
+            self.world.progress.note_work()
+        for name in (*written, *tensors):
+            self.listed[name] = fingerprint(self.path / name, sync=True)
+            self.world.progress.note_work()
+
+    def agree(self) -> None:
+        """Raise the problems of all ranks on every rank, and remove the draft. Collective.
+
+        Raises:
+            OSError: on some rank an `attempt` failed.
+        """
+        told = [
+            f"rank {rank}: {problem}"
+            for rank, problem in enumerate(gather_objects(self._problem, self.world))
+            if problem is not None
+        ]
+        if not told:
+            return
+        if self.world.is_main:
+            shutil.rmtree(self.path, ignore_errors=True)
+        name = self.path.name.removeprefix(sealing.DRAFT)
+        raise OSError(f"checkpoint {name} was not written: {'; '.join(told)}")
 
 
 def _listed(
@@ -157,34 +198,6 @@ def _copied(values: dict[str, Tensor]) -> dict[str, Tensor]:
     if any(value.device.type == "cuda" for value in values.values()):
         torch.cuda.synchronize()
     return copies
-
-
-def _write(tensors: dict[str, dict[str, Tensor]], folder: Path) -> None:
-    for name, values in tensors.items():
-        save_tensors(values, folder / name)
-
-
-def _try(action: Callable[[], None], problems: list[str]) -> None:
-    """Do `action`, and add its error to `problems` if it could not write."""
-    try:
-        action()
-    except OSError as error:
-        problems.append(str(error))
-
-
-def _raise_together(problems: list[str], draft: Path, world: World) -> None:
-    """If any rank has problems, remove the draft and raise all problems on all ranks."""
-    told = [
-        f"rank {rank}: {problem}"
-        for rank, found in enumerate(gather_objects(problems, world))
-        for problem in found
-    ]
-    if not told:
-        return
-    if world.is_main:
-        shutil.rmtree(draft, ignore_errors=True)
-    name = draft.name.removeprefix(files.DRAFT)
-    raise OSError(f"checkpoint {name} was not written: {'; '.join(told)}")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ class List:
     """as JSON"""
 
     def run(self) -> None:
-        """Print a line each; a checkpoint that is not whole is told with the reason."""
+        """Print a line per checkpoint, with the reason where one is not whole."""
         from trainer.checkpoint.listing import checkpoints_of
 
         _print(checkpoints_of(self.run_dir), as_json=self.json, whole="whole by names and sizes")
@@ -47,7 +47,7 @@ class Verify:
     """as JSON"""
 
     def run(self) -> None:
-        """Print a line each; bad input where one is not whole."""
+        """Print a line per checkpoint; bad input where one is not whole."""
         from trainer.checkpoint.folder import resolve
         from trainer.checkpoint.listing import checkpoints_of, found_at
 
@@ -82,7 +82,7 @@ class Prune:
     """as JSON"""
 
     def run(self) -> None:
-        """Delete, and print what is gone; bad input where the run trains."""
+        """Delete old checkpoints, and print which; bad input where the run trains."""
         from trainer.training.opening.claimant import Claimant
 
         if self.keep < 1:

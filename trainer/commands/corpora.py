@@ -83,7 +83,7 @@ class Verify:
     """folder made by `txl prepare`"""
 
     def run(self) -> None:
-        """Verify."""
+        """Verify the corpus, and print that it is whole; bad input where it is not."""
         from trainer.data.corpus import verify_corpus
 
         verify_corpus(self.corpus)

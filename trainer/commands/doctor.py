@@ -21,7 +21,7 @@ class Doctor:
     """--json, --run-dir, --device; or all of a training command, whose ranks are then compared"""
 
     def run(self) -> None:
-        """Try it, and print a table or JSON.
+        """Try everything, and print a table or JSON.
 
         Raises:
             InputError: something is wrong; names what, and what to do.

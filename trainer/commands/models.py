@@ -35,7 +35,7 @@ class Eval(EvalOptions):
         from trainer.inference.evaluate import evaluate_run
         from trainer.launchers import complete_environ
         from trainer.meeting import join
-        from trainer.track.tracker import track_evaluations
+        from trainer.track.opening import track_evaluations
 
         os.environ.update(complete_environ(os.environ))
         world = this_process(os.environ, device=self.device)
@@ -103,6 +103,7 @@ class Generate:
             raise
 
     def _write(self) -> None:
+        """Print the prompt, then each piece of its continuation as it is made."""
         from trainer.budget.shortage import explained
         from trainer.distributed import choose_device
         from trainer.host_cpu import use_cpu_well

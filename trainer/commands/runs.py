@@ -16,7 +16,7 @@ class Show:
     """as of the training command: a recipe, --deepspeed-config, --world-size, flags of fields"""
 
     def run(self) -> None:
-        """Print both."""
+        """Print the resolved recipe and DeepSpeed file."""
         from trainer.config.arguments import parse_show
         from trainer.config.deepspeed import default_names, show
 
@@ -35,7 +35,7 @@ class Schema:
     """Print the JSON Schema of recipes and DeepSpeed files."""
 
     def run(self) -> None:
-        """Print it."""
+        """Print the schemas."""
         from trainer.config.deepspeed import schema
 
         print(schema())
@@ -46,7 +46,7 @@ class Recipes:
     """List the packaged recipes."""
 
     def run(self) -> None:
-        """Print a line each."""
+        """Print a line per recipe."""
         from trainer.config.recipe import load_recipe, recipe_names
 
         for name in recipe_names():
@@ -68,6 +68,6 @@ class ExitCodes:
     """List the exit codes."""
 
     def run(self) -> None:
-        """Print a line each."""
+        """Print a line per code."""
         for code in Exit:
             print(f"{code:3} {code.describe()}")

@@ -1,26 +1,14 @@
 """The training command line: a recipe, a corpus, and a flag for every field of the experiment."""
 
-from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-from trainer.config import foreign_flags, strict
-from trainer.config.flags import arity, flag_of, leaves, metavar, overridden, value_at
-from trainer.config.recipe import (
-    ExperimentConfig,
-    load_recipe,
-    recipe_names,
-    resume_class,
-)
+from trainer.config.flags import Parser, flags_with, given_of, hyphened, leaves
+from trainer.config.recipe import ExperimentConfig, resume_class
 from trainer.errors import InputError, did_you_mean
 from trainer.shell import typed_path
-
-_EPILOG = """\
-A number may be written 2e5, an absent value None, a list 2000 10000 or '[2000, 10000]'; a boolean
-is its flag alone, or with True or False; --flag=value and underscores for hyphens are the same.
-"""
 
 TRAIN_ABOUT = "Train a language model that carries memory across text."
 TRAIN_USAGE = "train.py RECIPE --data CORPUS [--run-dir DIR] [--deepspeed-config FILE] [flags]"
@@ -139,18 +127,9 @@ class DoctorArguments:
     as_json: bool
 
 
-class _Parser(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
-
-
 def train_flags() -> list[str]:
     """Return every flag of the training command, spelt with hyphens."""
-    return _flags(TRAIN_OPTIONS)
-
-
-def _flags(options: dict[str, dict[str, Any]]) -> list[str]:
-    return ["--help", *options, *(flag_of(path) for path, _ in leaves(ExperimentConfig))]
+    return flags_with(TRAIN_OPTIONS)
 
 
 def parse_train(argv: Sequence[str]) -> TrainArguments:
@@ -206,90 +185,18 @@ def parse_doctor(argv: Sequence[str]) -> DoctorArguments:
     Raises:
         InputError: for the reasons of `parse_train`.
     """
-    parser = _Parser(
+    parser = Parser(
         usage="txl doctor [--json] [--run-dir DIR] [--device DEVICE] [RECIPE --data CORPUS …]",
         description="Try what a run here would need; of a whole training command, compare ranks.",
         allow_abbrev=False,
     )
     for flag, keywords in DOCTOR_OPTIONS.items():
         parser.add_argument(flag, **keywords)
-    given, rest = parser.parse_known_args([_spelt(word) for word in argv])
+    given, rest = parser.parse_known_args([hyphened(word) for word in argv])
     train = None
     if rest:
         train = parse_train([word for word in argv if word != "--json"])
     return DoctorArguments(train, given.run_dir, given.device, given.json)
-
-
-def given_of(
-    argv: Sequence[str], options: dict[str, dict[str, Any]], *, usage: str, about: str
-) -> dict[str, Any]:
-    """Return the values of `options` and the experiment from a command line."""
-    tokens = [_spelt(token) for token in argv]
-    known = _flags(options)
-    unknown = [t for t, spelt in zip(argv, tokens, strict=True) if _is_unknown(spelt, known)]
-    if unknown:
-        raise foreign_flags.unknown_flags(unknown, known=known)
-    parser = _parser(_named_recipe(tokens), options, usage=usage, about=about)
-    given = vars(parser.parse_intermixed_args(tokens))
-    if given["recipe"] is None:
-        raise InputError(
-            f"RECIPE is missing: start with one of {', '.join(recipe_names())}, or a JSON file"
-        )
-    overrides = {path: given.pop(path) for path, _ in leaves(ExperimentConfig) if path in given}
-    return given | {"experiment": overridden(given["recipe"], overrides)}
-
-
-def _spelt(token: str) -> str:
-    head, equals, value = token.partition("=")
-    return head.replace("_", "-") + equals + value if token.startswith("--") else token
-
-
-def _is_unknown(token: str, known: list[str]) -> bool:
-    """Return whether `token` is a flag, not a value such as -1, and not one of ours."""
-    flag = token.partition("=")[0]
-    is_flag = flag.startswith("--") or (flag[:1] == "-" and flag[1:2].isalpha())
-    return is_flag and flag not in (*known, "-h")
-
-
-def _named_recipe(tokens: list[str]) -> ExperimentConfig | None:
-    """Return the recipe whose values ``--help`` shows; None without a recipe or ``--help``."""
-    names = [token for token in tokens if not token.startswith("-")]
-    asked = {"-h", "--help"} & set(tokens)
-    return load_recipe(names[0]) if asked and names else None
-
-
-def _parser(
-    recipe: ExperimentConfig | None, options: dict[str, dict[str, Any]], *, usage: str, about: str
-) -> ArgumentParser:
-    parser = _Parser(
-        usage=usage,
-        epilog=_EPILOG,
-        allow_abbrev=False,
-        description=about,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    names = ", ".join(recipe_names())
-    parser.add_argument(
-        "recipe", nargs="?", metavar="RECIPE", help=f"a JSON file, or one of {names}"
-    )
-    for flag, keywords in options.items():
-        parser.add_argument(flag, **keywords)
-    groups = {
-        name: parser.add_argument_group(f"--{name}", field.description)
-        for name, field in ExperimentConfig.model_fields.items()
-        if strict.model_at(ExperimentConfig, name)
-    }
-    for path, field in leaves(ExperimentConfig):
-        value = f" [{value_at(recipe, path)}]" if recipe else ""
-        groups.get(path.partition(".")[0], parser).add_argument(
-            flag_of(path),
-            dest=path,
-            default=SUPPRESS,
-            help=f"{field.description}{value}",
-            metavar=metavar(field),
-            **arity(field),
-        )
-    return parser
 
 
 def _changeable(field: str) -> str:

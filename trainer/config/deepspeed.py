@@ -225,6 +225,7 @@ def _fill(values: Any, path: str, value: Any) -> None:
 
 
 def _resolved(filled: dict[str, Any], micro: int, accumulation: int) -> ResolvedDs:
+    """Return the choices of a file that is valid and has no ``"auto"`` left."""
     for path, value in (
         ("scheduler.type", "cosine"),
         ("zero_optimization.stage", 0),

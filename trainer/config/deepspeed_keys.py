@@ -142,7 +142,7 @@ SCHEDULE_PARAMS: dict[ScheduleType, type[Block]] = {
 
 
 class Scheduler(Block):
-    """Which schedule; what params it takes is in `SCHEDULE_PARAMS`."""
+    """A choice of schedule; `SCHEDULE_PARAMS` has the params that each takes."""
 
     type: ScheduleType = Field(
         "cosine",

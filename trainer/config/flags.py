@@ -1,16 +1,22 @@
-"""Flags for all fields of the experiment: their spelling, their values, changes to a recipe."""
+"""Flags for all fields of the experiment: their spelling and values, and lines that have them."""
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from trainer.config import strict
-from trainer.config.recipe import ExperimentConfig, experiment_from, load_recipe
+from trainer.config import foreign_flags, strict
+from trainer.config.recipe import ExperimentConfig, experiment_from, load_recipe, recipe_names
 from trainer.errors import InputError, did_you_mean
 from trainer.outside import text_argument
+
+_EPILOG = """\
+A number may be written 2e5, an absent value None, a list 2000 10000 or '[2000, 10000]'; a boolean
+is its flag alone, or with True or False; --flag=value and underscores for hyphens are the same.
+"""
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -132,3 +138,90 @@ def _read_one(text: str, types: list[Any]) -> Any:
     except ValueError:
         return text
     return int(number) if int in types and number.is_integer() else number
+
+
+class Parser(ArgumentParser):
+    """A parser that raises what is wrong as an `InputError`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise an `InputError`."""
+        raise InputError(message)
+
+
+def flags_with(options: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the flags of a command: its `options`, and one for every field."""
+    return ["--help", *options, *(flag_of(path) for path, _ in leaves(ExperimentConfig))]
+
+
+def given_of(
+    argv: Sequence[str], options: dict[str, dict[str, Any]], *, usage: str, about: str
+) -> dict[str, Any]:
+    """Return the values of `options` and the experiment from a command line."""
+    tokens = [hyphened(token) for token in argv]
+    known = flags_with(options)
+    unknown = [t for t, spelt in zip(argv, tokens, strict=True) if _is_unknown(spelt, known)]
+    if unknown:
+        raise foreign_flags.unknown_flags(unknown, known=known)
+    parser = _parser(_named_recipe(tokens), options, usage=usage, about=about)
+    given = vars(parser.parse_intermixed_args(tokens))
+    if given["recipe"] is None:
+        raise InputError(
+            f"RECIPE is missing: start with one of {', '.join(recipe_names())}, or a JSON file"
+        )
+    overrides = {path: given.pop(path) for path, _ in leaves(ExperimentConfig) if path in given}
+    return given | {"experiment": overridden(given["recipe"], overrides)}
+
+
+def hyphened(token: str) -> str:
+    """Return a word of a command line; a flag is spelt with hyphens, its value as it is."""
+    head, equals, value = token.partition("=")
+    return head.replace("_", "-") + equals + value if token.startswith("--") else token
+
+
+def _is_unknown(token: str, known: list[str]) -> bool:
+    """Return whether `token` is a flag, not a value such as -1, and not one of ours."""
+    flag = token.partition("=")[0]
+    is_flag = flag.startswith("--") or (flag[:1] == "-" and flag[1:2].isalpha())
+    return is_flag and flag not in (*known, "-h")
+
+
+def _named_recipe(tokens: list[str]) -> ExperimentConfig | None:
+    """Return the recipe whose values ``--help`` shows; None without a recipe or ``--help``."""
+    names = [token for token in tokens if not token.startswith("-")]
+    asked = {"-h", "--help"} & set(tokens)
+    return load_recipe(names[0]) if asked and names else None
+
+
+def _parser(
+    recipe: ExperimentConfig | None, options: dict[str, dict[str, Any]], *, usage: str, about: str
+) -> ArgumentParser:
+    """Return a parser of a command with all fields of an experiment as flags."""
+    parser = Parser(
+        usage=usage,
+        epilog=_EPILOG,
+        allow_abbrev=False,
+        description=about,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    names = ", ".join(recipe_names())
+    parser.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help=f"a JSON file, or one of {names}"
+    )
+    for flag, keywords in options.items():
+        parser.add_argument(flag, **keywords)
+    groups = {
+        name: parser.add_argument_group(f"--{name}", field.description)
+        for name, field in ExperimentConfig.model_fields.items()
+        if strict.model_at(ExperimentConfig, name)
+    }
+    for path, field in leaves(ExperimentConfig):
+        value = f" [{value_at(recipe, path)}]" if recipe else ""
+        groups.get(path.partition(".")[0], parser).add_argument(
+            flag_of(path),
+            dest=path,
+            default=SUPPRESS,
+            help=f"{field.description}{value}",
+            metavar=metavar(field),
+            **arity(field),
+        )
+    return parser

@@ -15,7 +15,7 @@ class SampleConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When the state of the run is saved."""
+    """Times at which the state of the run is saved, and the number of checkpoints kept."""
 
     interval_steps: int = free(1000, "steps between checkpoints; 0 is only at the end", ge=0)
     keep_last: int = free(2, "newest checkpoints kept, beside the best", ge=1)

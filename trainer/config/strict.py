@@ -83,6 +83,7 @@ def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
 
 def _describe(problem: dict[str, Any], model: type[BaseModel]) -> str:
+    """Return one problem that pydantic found, in a line."""
     path = printable(".".join(str(key) for key in problem["loc"]), most=200)
     kind, got = problem["type"], problem["input"]
     if kind == "extra_forbidden":

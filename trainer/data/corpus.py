@@ -143,6 +143,7 @@ def verify_corpus(path: Path) -> None:
 
 
 def _verify_ids(path: Path, header: Header, vocabulary: Vocabulary) -> None:
+    """Compare the ids of a split with the hashes and counts in its header."""
     corrupt, largest_id, n_unknown = [], 0, 0
     with path.open("rb") as data:
         for i, expected in enumerate(header.block_hashes):
@@ -175,6 +176,7 @@ def _verify_documents(path: Path, split: Split) -> None:
 
 
 def _open_split(folder: Path, header: Header, vocabulary: Vocabulary) -> Split:
+    """Return a split whose header fits its file and the vocabulary; map its ids."""
     data_path, _, documents_path = split_paths(folder, header.name)
     if header.vocabulary_hash != vocabulary.hash:
         raise InputError(

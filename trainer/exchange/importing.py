@@ -13,9 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from trainer.checkpoint import pointers
-from trainer.checkpoint.folder import directory, draft_of, seal
+from trainer.checkpoint.folder import directory
 from trainer.checkpoint.hashing import fingerprint
 from trainer.checkpoint.index import INDEX, index_of_whole, weights_file, write_index
+from trainer.checkpoint.sealing import draft_of, seal
 from trainer.checkpoint.state import TrainState
 from trainer.checkpoint.tensor_files import save_tensors
 from trainer.config.recipe import ExperimentConfig, experiment_from, load_recipe, recipe_names
@@ -92,6 +93,7 @@ def import_checkpoint(
 def _import(
     path: Path, draft: Path, *, out: Path, vocab: Path | None, recipe: str | None
 ) -> Imported:
+    """Write the run of a foreign checkpoint to `draft`, which becomes `out`."""
     with working(f"reading {path}"):
         foreign = read_foreign(path)
     config = foreign.config
@@ -158,6 +160,7 @@ def _write(
     weights: dict[str, Tensor],
     foreign: Foreign,
 ) -> None:
+    """Write a run that has settings, vocabulary and one checkpoint, at step 0."""
     checkpoints = directory(folder)
     draft = draft_of(checkpoints, 0)
     draft.mkdir(parents=True)

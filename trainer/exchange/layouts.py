@@ -102,6 +102,7 @@ def _config_beside(file: Path) -> Path:
 
 
 def _huggingface(file: Path) -> Foreign:
+    """Return a checkpoint of Hugging Face's TransfoXL, with the `config.json` beside it."""
     config_file = _config_beside(file)
     if not config_file.exists():
         raise InputError(f"{config_file} is missing: it says what model {file.name} is of")

@@ -172,6 +172,7 @@ def _config(
     vocabulary_size: int,
     position_biases: str,
 ) -> ForeignConfig:
+    """Return our settings, by the values and tensors of a checkpoint by kimiyoung's names."""
     said = _checked(values, _Said, where)
     for name, only in (("attn_type", 0), ("sample_softmax", -1), ("layer_norm_epsilon", 1e-5)):
         if abs(getattr(said, name) - only) > 1e-12:

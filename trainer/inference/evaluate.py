@@ -27,7 +27,7 @@ from trainer.inference.scored_tokens import (
     train_counts,
     write_text,
 )
-from trainer.inference.settings import scoring_of
+from trainer.inference.settings import scoring_of, situation
 from trainer.inference.source import read_together
 from trainer.inference.trained import TrainedModel
 from trainer.outside import printable
@@ -72,7 +72,7 @@ def evaluate(options: EvalOptions, world: World) -> list[EvalResult]:
     for scoring in scorings:
         label = f"scoring {split.name}, mem_len {scoring.mem_len}"
         with (
-            explained(world, partial(_situation, scoring, trained)),
+            explained(world, partial(situation, scoring, vocabulary_size=trained.vocabulary.size)),
             progress(label, total=1, shows=world.is_main) as on_share,
         ):
             result, rows = _score(scoring, split, trained, options, world, on_share)
@@ -119,15 +119,6 @@ def _score(
     rows = gathered(scored, world)
     loss_sum = sum_of(rows)
     return replace(result, loss_sum=loss_sum, loss=loss_sum / result.n_tokens), rows
-
-
-def _situation(scoring: ScoringConfig, trained: TrainedModel) -> str:
-    """Return the sizes of an evaluation that ran out of memory, and which of them to lower."""
-    return (
-        f"reading {scoring.batch_size} rows with tgt_len {scoring.tgt_len}, mem_len "
-        f"{scoring.mem_len} and a vocabulary of {trained.vocabulary.size:,}: lower --batch-size, "
-        "--tgt-len or --mem-len"
-    )
 
 
 def _refuse_misuse(
@@ -189,6 +180,7 @@ def _describe(
     options: EvalOptions,
     world: World,
 ) -> EvalResult:
+    """Return a score as the result that is filed."""
     rule: Rule = "as fairseq" if options.as_fairseq else "every token"
     of = measure_of(corpus, split, scoring, precision=trained.precision, rule=rule)
     metrics = result.metrics(split)

@@ -74,7 +74,7 @@ FORWARD_TOKENS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class ScorePlan:
-    """Which segments each row of a rank reads.
+    """The segments that each row of a rank reads.
 
     Args:
         n_pairs: P, the number of targets of the split.

@@ -24,3 +24,12 @@ def scoring_of(experiment: ExperimentConfig, **asked: Any) -> ScoringConfig:
     except ValidationError as error:
         problems = "; ".join(strict.describe(error, ScoringConfig))
         raise InputError(f"evaluation settings: {problems}") from None
+
+
+def situation(scoring: ScoringConfig, *, vocabulary_size: int) -> str:
+    """Return the sizes of a scoring that ran out of memory, and which of them to lower."""
+    return (
+        f"reading {scoring.batch_size} rows with tgt_len {scoring.tgt_len}, mem_len "
+        f"{scoring.mem_len} and a vocabulary of {vocabulary_size:,}: lower --batch-size, "
+        "--tgt-len or --mem-len"
+    )

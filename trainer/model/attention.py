@@ -153,7 +153,7 @@ class RelativeAttention(nn.Module):
 
 
 def heads_first(r_SHE: Tensor) -> Tensor:
-    """Return the same tensor, of which each head's part lies in one piece."""
+    """Return `r_SHE` laid out so that the part of each head lies in one piece."""
     return r_SHE.transpose(0, 1).contiguous().transpose(0, 1)
 
 

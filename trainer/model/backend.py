@@ -12,7 +12,8 @@ from torch import Tensor
 from trainer.model.adaptive import Table, linear_nats, lookup
 from trainer.model.attention import Attend, relative_attention
 from trainer.model.layer import Hidden, Layer, wide
-from trainer.model.memory import KeysAndValues, LayerInputs, Past, hidden_keys
+from trainer.model.memory import KeysAndValues, LayerInputs, Past
+from trainer.model.sight import hidden_keys
 from trainer.protocol import IGNORED, Segment
 
 

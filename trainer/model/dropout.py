@@ -11,7 +11,7 @@ _LEVELS = 1 << 16
 
 
 class Kept(NamedTuple):
-    """Which elements dropout keeps, and the factor that makes up for the others."""
+    """The elements that dropout keeps, and the factor that makes up for the others."""
 
     mask: Tensor | None
     """uint8, 1 where an element is kept; None where all are."""

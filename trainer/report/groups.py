@@ -120,6 +120,7 @@ def _identity(run: ReadRun) -> tuple[tuple[object, ...], str | None]:
 
 
 def _own_rows(runs: Sequence[ReadRun]) -> list[Row]:
+    """Return a group's rows: its best validations, then its evaluations."""
     name = group_name([run.summary.run for run in runs])
     rows = []
     validated: dict[tuple[object, ...] | None, list[RunSummary]] = {}

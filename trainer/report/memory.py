@@ -142,6 +142,7 @@ def _filed(run: ReadRun, group: Mapping[int, EvalResult], notes: list[str]) -> d
 def _bought(
     group: Mapping[int, EvalResult], filed: Mapping[int, Tokens], notes: list[str]
 ) -> Bought | None:
+    """Return what memory bought per token; None without evaluations to compare."""
     if 0 not in filed or len(filed) < 2:
         return None
     mem_lens = tuple(sorted(filed))

@@ -123,7 +123,7 @@ def read_run(run_dir: Path, *, now: float) -> ReadRun:
 
 
 def read_run_or_reason(run_dir: Path, *, now: float) -> ReadRun:
-    """Return the same; where nothing can be shown, a summary whose `error` says why."""
+    """Return what `read_run` does; where it fails, a summary whose `error` says why."""
     try:
         return read_run(run_dir, now=now)
     except InputError as error:

@@ -42,7 +42,7 @@ def report(runs: Sequence[ReadRun]) -> RunsReport:
 
 
 def report_json(runs: Sequence[ReadRun]) -> RunsReport:
-    """Return the same as a JSON list with one object per directory."""
+    """Return the summaries of runs as a JSON list with one object per directory."""
     values = [run.summary.model_dump(mode="json") for run in runs]
     n_shown = sum(run.summary.error is None for run in runs)
     return RunsReport(json.dumps(values, indent=2, allow_nan=False), n_shown)
@@ -69,6 +69,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def _table(runs: Sequence[tuple[str, RunSummary]]) -> str:
+    """Return a table with a row per run, and what its columns mean."""
     head = ["run", "state", "step", "corpus", "train loss", "best valid loss", "ppl", "at step"]
     has_mfu = any(run.mfu is not None for _, run in runs)
     rows = [[*head, "tok/s", *(["mfu"] * has_mfu), "skipped", "attempts"]]

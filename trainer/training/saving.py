@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trainer.checkpoint import pointers, tensors
-from trainer.checkpoint.folder import directory, prune, resolve
+from trainer.checkpoint.folder import directory, resolve
+from trainer.checkpoint.sealing import prune
 from trainer.checkpoint.state import TrainState
 from trainer.distributed import on_main, sum_floats
 from trainer.errors import InputError

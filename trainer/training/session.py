@@ -33,7 +33,7 @@ from trainer.launchers import complete_environ
 from trainer.meeting import limit_groups
 from trainer.track.console.logs import close_logging, setup_logging
 from trainer.track.failures import Failures
-from trainer.track.tracker import open_tracker
+from trainer.track.opening import open_tracker
 from trainer.training import duties
 from trainer.training.background import Background
 from trainer.training.bad_losses import recovery
@@ -55,6 +55,13 @@ from trainer.training.run import Run
 from trainer.wording import counted
 
 log = logging.getLogger(__name__)
+
+#: The exit codes of the errors that end a run in training.
+_CODES: dict[type[Exception], Exit] = {
+    CorpusError: Exit.CORPUS,
+    NonFiniteError: Exit.NONFINITE,
+    ShortageError: Exit.OUT_OF_MEMORY,
+}
 
 
 def run_training(
@@ -145,6 +152,7 @@ def train_connected(
 def _train_claimed(
     plan: Plan, world: World, run_dir: Path, environ: MutableMapping[str, str], stops: StopRequests
 ) -> Exit:
+    """Train in a directory that this job has claimed; return the exit code. Collective."""
     experiment = plan.arguments.experiment
     stops.hold(run_dir, time_limit_s=experiment.limits.time_limit_s, watches_file=world.is_main)
     refuse_without_memory(plan, run_dir, world)
@@ -281,24 +289,18 @@ def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) 
 
 
 def _train_to_the_end(run: Run, state: TrainState, plan: Plan) -> Exit:
+    """Train until the run ends; where an error ends it, record the reason."""
     try:
         with explained(run.world, plan.situation):
             return train(run, state)
-    except ShortageError as error:
+    except (CorpusError, NonFiniteError, ShortageError) as error:
+        code = _CODES[type(error)]
         log.error("%s", error)
         duties.event(run, state, "stop", reason=str(error))
-        duties.set_status(run, state, "failed", reason=str(error), code=Exit.OUT_OF_MEMORY)
+        duties.set_status(run, state, "failed", reason=str(error), code=code)
+        if isinstance(error, NonFiniteError):
+            return code
         raise
-    except CorpusError as error:
-        log.error("%s", error)
-        duties.event(run, state, "stop", reason=str(error))
-        duties.set_status(run, state, "failed", reason=str(error), code=Exit.CORPUS)
-        raise
-    except NonFiniteError as error:
-        log.error("%s", error)
-        duties.event(run, state, "stop", reason=str(error))
-        duties.set_status(run, state, "failed", reason=str(error), code=Exit.NONFINITE)
-        return Exit.NONFINITE
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
         duties.set_status(run, state, "failed", reason=reason)

@@ -26,18 +26,18 @@ _PARAMETER_PASSES = 13
 
 @dataclass(frozen=True)
 class Work:
-    """Of one rank in one step."""
+    """Work of one rank in one step."""
 
     flops: float
     n_bytes: float
 
     def seconds(self, *, flops_per_s: float, bytes_per_s: float) -> float:
-        """One after the other, at these rates."""
+        """Return the seconds of one after the other, at these rates."""
         return self.flops / flops_per_s + self.n_bytes / bytes_per_s
 
 
 def n_parameters(dims: Dims) -> int:
-    """Elements of all parameters, embedding and softmax tied."""
+    """Return elements of all parameters, embedding and softmax tied."""
     width = dims.n_head * dims.d_head
     attention = 5 * dims.d_model * width  # queries, keys, values, positions and out
     feed_forward = 2 * dims.d_model * dims.d_inner + dims.d_inner + dims.d_model
@@ -47,7 +47,7 @@ def n_parameters(dims: Dims) -> int:
 
 
 def attention(dims: Dims) -> Work:
-    """Of one layer: five projections, those of keys and values over memory too, three products."""
+    """Return a layer's work: five projections, two of them over memory too, three products."""
     size = _size(dims)
     keys, scores = size.n_rows * size.n_keys, size.n_positions * size.n_keys
     passes = _SCORE_PASSES * scores * dims.n_head + 2 * _HIDDEN_PASSES * keys * dims.d_model / 3
@@ -55,7 +55,7 @@ def attention(dims: Dims) -> Work:
 
 
 def feed_forward(dims: Dims) -> Work:
-    """Of one layer."""
+    """Return the work of one layer."""
     tokens = dims.n_streams * dims.tgt_len
     passes = tokens * (_INNER_PASSES * dims.d_inner + _HIDDEN_PASSES * dims.d_model / 3)
     computed = flops.TRAINING * flops.feed_forward(_model(dims), _size(dims))
@@ -63,7 +63,7 @@ def feed_forward(dims: Dims) -> Work:
 
 
 def softmax(dims: Dims) -> Work:
-    """Every token's logits in the head, and those of a tail for the tokens that are in it."""
+    """Return the work of every token's logits in the head, and in a tail for its own tokens."""
     tokens = dims.n_streams * dims.tgt_len
     (head, _), *tails = clusters(dims)
     logits = tokens * (head + len(tails) + sum(n_words * share for n_words, share in tails))
@@ -77,7 +77,7 @@ def softmax(dims: Dims) -> Work:
 
 
 def _model(dims: Dims) -> ModelConfig:
-    """The layers; tables are as wide as the model."""
+    """Return the layers; tables are as wide as the model."""
     return ModelConfig(
         n_layer=dims.n_layer,
         d_model=dims.d_model,
@@ -92,14 +92,14 @@ def _size(dims: Dims) -> PassSize:
 
 
 def step(dims: Dims) -> Work:
-    """All of a rank's step but its messages."""
+    """Return the work of a rank's step, but for its messages."""
     parts = [softmax(dims), *[part(dims) for part in (attention, feed_forward)] * dims.n_layer]
     moved = _FLOAT * _PARAMETER_PASSES * n_parameters(dims)
     return Work(sum(part.flops for part in parts), moved + sum(part.n_bytes for part in parts))
 
 
 def fit(measured: list[tuple[Work, float]]) -> dict[str, float]:
-    """The two rates that come nearest to the measured seconds, relative errors squared.
+    """Return the two rates that come nearest to the measured seconds, relative errors squared.
 
     Where one of them would be negative, the other does all.
     """

@@ -31,7 +31,7 @@ class Dims:
     """Steps of one timing; long enough for the clock, short enough for many rounds."""
 
     def huggingface(self, *, dropout: float) -> dict[str, Any]:
-        """The peer's configuration; one bias for all layers, as kimiyoung's."""
+        """Return the peer's configuration; one bias for all layers, as kimiyoung's."""
         return {
             "vocab_size": self.vocab_size,
             "cutoffs": list(self.cutoffs),
@@ -166,7 +166,7 @@ def clusters(dims: Dims) -> list[tuple[int, float]]:
 
 
 def text(dims: Dims, *, n_segments: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Ids `[n_streams, n_segments·tgt_len]`, as frequent as words are."""
+    """Return ids `[n_streams, n_segments·tgt_len]`, as frequent as words are."""
     draws = np.random.default_rng(seed)
     shape = (dims.n_streams, n_segments * dims.tgt_len)
     return draws.choice(dims.vocab_size, size=shape, p=frequencies(dims)).astype(np.int64)

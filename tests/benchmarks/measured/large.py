@@ -35,7 +35,7 @@ N_WORDS = {"large": 4_000, "huge": 32_000, "small": 1_000}
 
 
 def experiment_of(sizes: dict[str, int], n_ranks: int) -> ExperimentConfig:
-    """An experiment that trains a model of these sizes."""
+    """Return an experiment that trains a model of these sizes."""
     return tiny_experiment(model={**sizes, "init_std": 0.02}, train={"train_batch_size": n_ranks})
 
 
@@ -84,7 +84,7 @@ def load(engine: Engine, folder: Path, world: World) -> float:
 
 
 def owned_bytes(engine: Engine) -> int:
-    """Bytes of the rank's tensors, each storage once: weights, gradients and moments."""
+    """Return bytes of the rank's tensors, each storage once: weights, gradients and moments."""
     optimizer: Any = engine.ds.optimizer
     state = engine.ds.basic_optimizer.state
     found = [optimizer.lp_param_buffer, *optimizer.fp32_partitioned_groups_flat]
@@ -110,7 +110,7 @@ class Memory:
         return self._kib("VmRSS") - getattr(self, "_base", 0)
 
     def peak(self) -> int:
-        """The most that was held since `now`."""
+        """Return the most that was held since `now`."""
         return self._kib("VmHWM") - self._base
 
     def _kib(self, name: str) -> int:
@@ -131,7 +131,7 @@ def begin(world: World) -> tuple[World, Memory]:
 
 
 def start_and_save(world: World, folder: Path) -> dict[str, float]:
-    """What one rank takes to start and to save."""
+    """Return what one rank takes to start and to save."""
     sizes, n_words = json.loads((folder / "sizes.json").read_text())
     world, memory = begin(world)
     began = time.perf_counter()
@@ -149,7 +149,7 @@ def start_and_save(world: World, folder: Path) -> dict[str, float]:
 
 
 def load_again(world: World, folder: Path) -> dict[str, float]:
-    """What one rank takes to load, in a process that has saved nothing."""
+    """Return what one rank takes to load, in a process that has saved nothing."""
     sizes, n_words = json.loads((folder / "sizes.json").read_text())
     world, memory = begin(world)
     engine = build(world, sizes, n_words)
@@ -166,7 +166,7 @@ def n_parameters(engine: Engine) -> int:
 
 @contextmanager
 def counted(world: World) -> Iterator[dict[str, float]]:
-    """While it is entered, count what this rank reads of parameters and to hash, and sends."""
+    """Count, until the block ends, what this rank reads of parameters and to hash, and sends."""
     found = {"read": 0.0, "hashed": 0.0, "sent": 0.0}
     read, fingerprint = Parts.read, hashing.fingerprint
 
@@ -187,7 +187,7 @@ def counted(world: World) -> Iterator[dict[str, float]]:
 
 
 def count(world: World, folder: Path) -> dict[str, Any]:
-    """The bytes that this rank reads, writes and sends of a small model, by moment."""
+    """Return the bytes that this rank reads, writes and sends of a small model, by moment."""
     os.environ["DS_ACCELERATOR"] = "cpu"
     world = deepspeed.connect(world, timeout_s=300)
     told: dict[str, Any] = {}

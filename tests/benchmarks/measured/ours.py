@@ -29,7 +29,7 @@ from trainer.training.run import Run
 
 
 def experiment_of(dims: Dims, dropout: float, *, kernels: str = "auto") -> ExperimentConfig:
-    """The experiment that a configuration is."""
+    """Return the experiment that a configuration is."""
     lengths = {
         "tgt_len": dims.tgt_len,
         "mem_len": dims.mem_len,
@@ -54,7 +54,7 @@ def experiment_of(dims: Dims, dropout: float, *, kernels: str = "auto") -> Exper
 
 
 def corpus_of(dims: Dims, folder: Path, **n_segments: int) -> Corpus:
-    """A corpus of splits of so many segments; the same text as the peer's rows, row after row.
+    """Write a corpus of splits of so many segments; its text is that of the peer's rows in turn.
 
     That is how streams read it.
     """
@@ -69,14 +69,14 @@ def corpus_of(dims: Dims, folder: Path, **n_segments: int) -> Corpus:
 
 
 def split_of(dims: Dims, n_segments: int, folder: Path) -> Split:
-    """The split to train on of such a corpus."""
+    """Return the split to train on of such a corpus."""
     return corpus_of(dims, folder, train=n_segments).splits["train"]
 
 
 def model_of(
     dims: Dims, experiment: ExperimentConfig, weights: dict[str, Tensor] | None
 ) -> nn.Module:
-    """The model, with the parameters that are taken out of `weights`, or with fresh ones."""
+    """Return the model, with the parameters that are taken out of `weights`, or with fresh ones."""
     model = build_model(experiment.model, vocabulary_size=dims.vocab_size, seed=0)
     if weights is not None:
         with torch.no_grad():
@@ -98,7 +98,7 @@ def training(
     kernels: str = "auto",
     cuda_graph: str = "auto",
 ) -> Iterator[tuple[Run, TrainState]]:
-    """A run that is ready for `train_step`, its memory empty, in a connected `world`.
+    """Yield a run that is ready for `train_step`, its memory empty, in a connected `world`.
 
     Args:
         dims: `n_streams` are those of all ranks.

@@ -25,7 +25,7 @@ BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def python_path(*first: Path) -> str:
-    """PYTHONPATH: these, and then what is on it."""
+    """Return a PYTHONPATH of these folders, and then of what is on it."""
     return os.pathsep.join(filter(None, [*map(str, first), os.environ.get("PYTHONPATH", "")]))
 
 

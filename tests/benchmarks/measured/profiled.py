@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity
 
 @dataclass(frozen=True)
 class Profile:
-    """Of some steps."""
+    """A profile of some steps."""
 
     seconds: dict[str, float]
     """Of the device, by the name of what it did."""

@@ -29,12 +29,12 @@ class Variant:
 
     @property
     def is_another_model(self) -> bool:
-        """Whether it is no Transformer-XL, so that its losses are not those of ours."""
+        """Return whether this is no Transformer-XL, whose losses are not those of ours."""
         return self.script == GPT_WORKER
 
     @property
     def is_earlier(self) -> bool:
-        """Whether it is this project as it was."""
+        """Return whether this is the project as it was."""
         return self.script == OURS_WORKER and self.checkout != ""
 
 

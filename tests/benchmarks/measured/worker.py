@@ -98,5 +98,5 @@ def _peak_mib(device: torch.device) -> float:
 
 
 def _reserved_mib(device: torch.device) -> float | None:
-    """What PyTorch has asked of the device; it holds the tensors of a graph, too."""
+    """Return what PyTorch has asked of the device; it holds the tensors of a graph, too."""
     return torch.cuda.max_memory_reserved(device) / 2**20 if device.type == "cuda" else None

@@ -27,7 +27,7 @@ LIMITS = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.01, 0.06), torch.float
 
 
 def model(ask: Ask) -> Iterator[Row]:
-    """Whole models with documents, clusters and odd widths, against the plain ones."""
+    """Yield whole models with documents, clusters and odd widths, against the plain ones."""
     device = ask.device
     changes: dict[str, dict[str, Any]] = {
         "post-norm": {},
@@ -50,7 +50,7 @@ def model(ask: Ask) -> Iterator[Row]:
 def _grads(
     device: str, dtype: torch.dtype, backend: BackendName, changes: dict[str, Any]
 ) -> dict[str, list[Tensor]]:
-    """Nats and gradients of three segments, all in fp32."""
+    """Return nats and gradients of three segments, all in fp32."""
     torch.manual_seed(0)
     config = experiment_of(CONFIGS["wt103-base"], 0.0).model.model_copy(
         update={"n_layer": 2, "cutoffs": (100, 300), **changes}
@@ -89,7 +89,7 @@ def _error(found: list[Tensor], exact: list[Tensor]) -> float:
 
 
 def waits(ask: Ask) -> Iterator[Row]:
-    """What waits for the device in a step: none of it is to be ours."""
+    """Yield what waits for the device in a step: none of it is to be ours."""
     if ask.device == "cpu":
         return
     with our_step(ask.device) as step, warnings.catch_warnings():
@@ -106,7 +106,7 @@ def waits(ask: Ask) -> Iterator[Row]:
 
 
 def _waiter() -> tuple[str, bool]:
-    """The innermost line of ours or DeepSpeed's that is running, and whether it is ours."""
+    """Return the innermost line of ours or DeepSpeed's that is running, and whether it is ours."""
     for frame in reversed(traceback.extract_stack()):
         for folder, is_ours in ((str(ROOT / "trainer"), True), ("/deepspeed/", False)):
             if folder in frame.filename:

@@ -15,7 +15,7 @@ _QUERY = "--query-gpu=name,driver_version,clocks.max.sm,memory.total"
 
 
 def environment(ask: Ask) -> Iterator[Row]:
-    """Versions, the processor, and the card."""
+    """Yield versions, the processor, and the card."""
     for name in _PACKAGES:
         if find_spec(name) is not None:
             yield row("environment", name, metadata.version(name))

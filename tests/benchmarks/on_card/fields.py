@@ -23,7 +23,7 @@ class Field:
 
 
 def ours(ds_config: str, how: str = "captured", **settings: str) -> Variant:
-    """This trainer with a DeepSpeed file; `how` says what its name adds."""
+    """Return this trainer with a DeepSpeed file; `how` says what its name adds."""
     words = {"captured": "on", "not captured": "off"}
     told = {"cuda_graph": words[how.partition(",")[0]]} | settings
     return Variant(

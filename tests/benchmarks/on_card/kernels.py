@@ -14,7 +14,7 @@ from trainer.model.triton.alignment import aligned
 
 
 def milliseconds(work: Callable[[], object], device: str, *, n: int = 20) -> float:
-    """Of one call, warm; by the device's events on a GPU."""
+    """Return the time of one call, warm; by the device's events on a GPU."""
     for _ in range(3):
         work()
     if device == "cpu":
@@ -31,7 +31,7 @@ def milliseconds(work: Callable[[], object], device: str, *, n: int = 20) -> flo
 
 
 def blocks(ask: Ask) -> Iterator[Row]:
-    """Attention forward and backward, by how each kernel cuts its work."""
+    """Yield attention forward and backward, by how each kernel cuts its work."""
     from trainer.model.triton.attention import Blocks, Cut, default_cut, fused_attention
 
     device, (_, dims) = ask.device, dims_on(ask.device)
@@ -69,7 +69,7 @@ def blocks(ask: Ask) -> Iterator[Row]:
 
 
 def products(ask: Ask) -> Iterator[Row]:
-    """What aligned rows are worth, with what it costs to align them."""
+    """Yield what aligned rows are worth, with what it costs to align them."""
     device, (_, dims) = ask.device, dims_on(ask.device)
     n, width, inner = dims.n_streams * dims.tgt_len, dims.d_model, dims.d_inner
     n_words = dims.cutoffs[0]

@@ -12,7 +12,7 @@ from on_card.rows import Ask, Part, Row
 
 
 class Where(NamedTuple):
-    """Where a part's function is; only its own module is imported."""
+    """The place of a part's function; only its own module is imported."""
 
     module: str
     interprets: bool = False

@@ -15,7 +15,7 @@ from trainer.distributed import World
 
 
 def planned_gib(dims: Dims, variant: Variant, *, device: str) -> float:
-    """GiB of the device that a rank alone needs for steps, as `--dry-run` tells it."""
+    """Return GiB of the device that a rank alone needs for steps, as `--dry-run` tells it."""
     experiment = experiment_of(dims, 0.1, kernels=variant.kernels)
     changes = {
         "train": experiment.train.model_copy(update={"cuda_graph": variant.cuda_graph}),

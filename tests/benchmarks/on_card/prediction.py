@@ -12,7 +12,7 @@ from on_card.rows import Ask, Row, row
 
 
 def prediction(_: Ask) -> Iterator[Row]:
-    """Milliseconds of a captured step, by recipe and card."""
+    """Yield milliseconds of a captured step, by recipe and card."""
     sys.path.append(str(Path(__file__).parents[1] / "without_card"))
     from ledger import CARDS, step_of
 

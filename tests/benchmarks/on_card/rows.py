@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """What a part found."""
+    """A result of a part."""
 
     part: str
     name: str
@@ -15,14 +15,14 @@ class Row:
     ok: bool
 
     def __str__(self) -> str:
-        """A line of the table."""
+        """Return a line of the table."""
         value = f"{self.value:,.4g}" if isinstance(self.value, float) else self.value
         return f"{'' if self.ok else 'FAILED':7}{self.part:44} {self.name:36} {value}"
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a part is asked."""
+    """A question to a part."""
 
     device: str
     """cuda, or cpu for a test of the part."""
@@ -36,11 +36,11 @@ Part = Callable[[Ask], Iterator[Row]]
 
 
 def row(part: str, name: str, value: float | str, *, ok: bool = True) -> Row:
-    """A row; numbers are kept as floats."""
+    """Return a row; numbers are kept as floats."""
     return Row(part, name, value if isinstance(value, str) else float(value), ok)
 
 
 def last_line(text: str) -> str:
-    """Of what a process said before it failed."""
+    """Return the last line of what a process said before it failed."""
     lines = text.strip().splitlines()
     return lines[-1][:300] if lines else "it says nothing"

@@ -39,7 +39,7 @@ LIMITS = {
 
 
 def captured(ask: Ask) -> Iterator[Row]:
-    """Losses of the same steps, captured and not."""
+    """Yield losses of the same steps, captured and not."""
     os.environ.update(complete_environ(os.environ))
     world = deepspeed.connect(this_process(os.environ, device=ask.device), timeout_s=600)
     dims = CONFIGS["toy"] if ask.device == "cpu" else SMALL
@@ -63,7 +63,7 @@ def captured(ask: Ask) -> Iterator[Row]:
 
 
 class _Said(logging.Handler):
-    """What the trainer says of capturing."""
+    """A handler that keeps what the trainer says of capturing."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -92,7 +92,7 @@ def _differ(found: list[float], wanted: list[float]) -> float:
 
 
 def resumed(ask: Ask) -> Iterator[Row]:
-    """Losses and a checkpoint of a run of 20 steps, in one go and from its step 10."""
+    """Yield losses and a checkpoint of a run of 20 steps, in one go and from its step 10."""
     files = ("zero0_fp32",) if ask.device == "cpu" else ("zero0_bf16_autocast", "zero1_bf16")
     flags = ["--train.max-steps", "20", "--checkpoint.interval-steps", "10"]
     flags += ["--checkpoint.keep-last", "9", "--model.dropout", "0.2", "--device", ask.device]

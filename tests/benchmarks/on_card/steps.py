@@ -20,19 +20,19 @@ PROFILED, TOLD = 3, 25
 
 
 def dims_on(device: str) -> tuple[str, Dims]:
-    """What is measured there."""
+    """Return the configuration that is measured on a device, after its name."""
     config = "toy" if device == "cpu" else "wt103-base-60"
     return config, CONFIGS[config]
 
 
 def ds_file_on(device: str) -> str:
-    """The DeepSpeed file that is the default there."""
+    """Return the DeepSpeed file that is the default on a device."""
     return "zero0_fp32" if device == "cpu" else "zero0_bf16_autocast"
 
 
 @contextmanager
 def our_step(device: str) -> Iterator[Callable[[], object]]:
-    """A step of our training as the recipe is, warm."""
+    """Yield a step of our training as the recipe is, warm."""
     os.environ.update(complete_environ(os.environ))
     world = deepspeed.connect(this_process(os.environ, device=device), timeout_s=600)
     _, dims = dims_on(device)
@@ -43,7 +43,7 @@ def our_step(device: str) -> Iterator[Callable[[], object]]:
 
 
 def kernels(ask: Ask) -> Iterator[Row]:
-    """What the device spends steps on, kernel by kernel, in a graph and outside."""
+    """Yield what the device spends steps on, kernel by kernel, in a graph and outside."""
     with our_step(ask.device) as step:
         found = profile(step, PROFILED, torch.device(ask.device))
     busy_ms = 1e3 * sum(found.seconds.values()) / PROFILED

@@ -71,7 +71,7 @@ def _speed_line(part: str, rows: dict[str, Row], found: dict[str, dict[str, Row]
 
 
 def _predicted_ms(rows: dict[str, Row], found: dict[str, dict[str, Row]]) -> float | None:
-    """Of the card that was measured, if its name says which of those predicted it is."""
+    """Return the time predicted for the card, if its name says which of those predicted it is."""
     card = str(found["environment"]["card"].value) if "card" in found.get("environment", {}) else ""
     recipe = rows["predicted as"].value if "predicted as" in rows else None
     for name, one in found.get("prediction", {}).items():

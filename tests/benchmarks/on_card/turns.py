@@ -67,7 +67,7 @@ class Entrant:
 
 
 def speed(ask: Ask) -> Iterator[Row]:
-    """Rows of a field; see `on_card.fields`."""
+    """Yield rows of a field; see `on_card.fields`."""
     began = time.monotonic()
     config, variants = ask.told["config"], [Variant(**told) for told in ask.told["variants"]]
     names = [f"{config}, {variant.name}" for variant in variants]
@@ -154,7 +154,7 @@ def _most_gib(entrant: Entrant, key: str) -> float | None:
 
 
 def _predicted(variant: Variant, ask: Ask) -> str | None:
-    """The recipe whose prediction is of this row."""
+    """Return the recipe whose prediction is of this row."""
     as_told = (variant.ds_config, variant.cuda_graph, variant.kernels)
     covers = as_told == ("zero0_bf16_autocast", "on", "auto") and variant.checkout == ""
     return ask.told["recipe"] or None if covers else None

@@ -133,7 +133,7 @@ class GPT(nn.Module):
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW; matrices decay, norms and biases do not."""
+    """Return AdamW; matrices decay, norms and biases do not."""
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": WEIGHT_DECAY},

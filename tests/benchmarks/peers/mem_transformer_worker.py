@@ -35,7 +35,7 @@ def model_class(style: str, checkout: Path) -> Any:
 
 
 def settings(dims: Dims, *, style: str, dropout: float) -> dict[str, Any]:
-    """Arguments of the class."""
+    """Return arguments of the class."""
     own = {"dtype": None} if style == "nvidia" else {}
     return {
         "n_token": dims.vocab_size,
@@ -64,7 +64,7 @@ def settings(dims: Dims, *, style: str, dropout: float) -> dict[str, Any]:
 
 
 def segments(dims: Dims, n_segments: int, device: torch.device) -> Any:
-    """Inputs and targets `[tgt_len, n_streams]`; rows follow one another, as our streams do."""
+    """Yield inputs and targets `[tgt_len, n_streams]`; rows go on, as our streams do."""
     ids = np.append(text(dims, n_segments=n_segments).reshape(-1), 0)
     both = [torch.from_numpy(x).view(dims.n_streams, -1).t() for x in (ids[:-1], ids[1:])]
     return zip(*(x.contiguous().to(device).split(dims.tgt_len) for x in both), strict=True)

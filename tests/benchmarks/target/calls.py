@@ -37,13 +37,13 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a run is to reach."""
+    """A target of a run."""
 
     loss: float | None
     """Nats per token of the valid split; None is the end of all steps."""
 
     def is_met(self, run_dir: Path) -> bool:
-        """Whether a validation was as good."""
+        """Return whether a validation was as good."""
         losses = [record["valid/loss"] for record in validations(run_dir)]
         return self.loss is not None and any(
             loss is not None and loss <= self.loss for loss in losses
@@ -51,24 +51,24 @@ class Target:
 
 
 def validations(run_dir: Path) -> list[dict[str, Any]]:
-    """Records of the run's validations, each step's last."""
+    """Return records of the run's validations, each step's last."""
     if not (run_dir / METRICS_FILE).is_file():
         return []
     return list(read_metrics(run_dir, kind="valid"))
 
 
 def status_of(run_dir: Path) -> Status | None:
-    """The run's status; None before its first start."""
+    """Return the run's status; None before its first start."""
     return read_status(run_dir) if (run_dir / STATUS_FILE).is_file() else None
 
 
 def calls_file(run_dir: Path) -> Path:
-    """The file beside a run's directory that knows its calls."""
+    """Return the file beside a run's directory that knows its calls."""
     return run_dir.with_name(f"{run_dir.name}.calls.json")
 
 
 def earlier_calls(run_dir: Path) -> list[Call]:
-    """Calls that were kept."""
+    """Return the calls that were kept."""
     file = calls_file(run_dir)
     return [Call(**told) for told in json.loads(file.read_text())] if file.is_file() else []
 
@@ -135,7 +135,7 @@ def evaluate(run_dir: Path, flags: list[str], *, limit_s: float) -> str | None:
 
 
 def code_of(run_dir: Path, target: Target, *, trained: int) -> int:
-    """The exit code of a call, as the product has them; `trained` is that of training."""
+    """Return the exit code of a call, as the product has them; `trained` is that of training."""
     if target.is_met(run_dir):
         return Exit.DONE
     if trained == Exit.DONE and target.loss is not None:

@@ -50,7 +50,7 @@ def summary(
 
 
 def _curve(run_dir: Path, calls: list[Call]) -> Iterator[dict[str, Any]]:
-    """Validations, with the minutes of calls and the training loss until then."""
+    """Yield validations, with the minutes of calls and the training loss until then."""
     trained = list(read_metrics(run_dir, kind="train")) if validations(run_dir) else []
     for record in validations(run_dir):
         before = [one["train/loss"] for one in trained if one["step"] <= record["step"]]
@@ -69,7 +69,7 @@ def _evaluations(run_dir: Path) -> list[Path]:
 
 
 def _to_carry(run_dir: Path, corpus: Path) -> list[dict[str, Any]]:
-    """The folders that the next call needs, and the sizes of their files."""
+    """Return the folders that the next call needs, and the sizes of their files."""
     found = []
     checkpoints = run_dir / "checkpoints"
     for path in (corpus, run_dir, *sorted(checkpoints.glob("step-*")), calls_file(run_dir)):
@@ -118,7 +118,7 @@ def markdown(told: dict[str, Any], again: list[str]) -> str:
 
 
 def _some(curve: list[dict[str, Any]], best: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Some rows, evenly, the last and the best among them."""
+    """Return some rows, evenly, the last and the best among them."""
     every = -(-len(curve) // SHOWN) or 1
     return [row for n, row in enumerate(reversed(curve)) if n % every == 0 or row is best][::-1]
 

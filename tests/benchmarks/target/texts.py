@@ -49,14 +49,14 @@ def corpus_at(
 
 
 def tokenizer_of(recipe: str) -> list[str]:
-    """Words, where a recipe shares a large vocabulary out on clusters; else subwords."""
+    """Return words, where a recipe shares a large vocabulary out on clusters; else subwords."""
     if load_recipe(recipe).model.cutoffs:
         return ["--tokenizer", "words", "--min-count", "2"]
     return ["--tokenizer", "bpe"]
 
 
 def sources(texts: list[Path]) -> list[str]:
-    """Flags that name the texts of each split: a file per split, or shares of all of it."""
+    """Return flags that name the texts of each split: a file per split, or shares of all of it."""
     if not texts and CLASSICS.is_dir():
         texts = [CLASSICS]
     if not texts:
@@ -76,7 +76,7 @@ def sources(texts: list[Path]) -> list[str]:
 
 
 def _library() -> list[str]:
-    """The files that the quick start trains on."""
+    """Return the files that the quick start trains on."""
     script = ROOT / "launch" / "quickstart_texts.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     files = done.stdout.rstrip("\0").split("\0")

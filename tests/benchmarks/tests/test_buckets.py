@@ -26,7 +26,7 @@ SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What each rank measures, by file and setting."""
+    """Return what each rank measures, by file and setting."""
     folder = tmp_path_factory.mktemp("buckets")
     documents = random_documents(4000, vocabulary_size=400)
     write_corpus(folder / "corpus", vocabulary_size=400, train=documents)
@@ -61,7 +61,7 @@ def test_the_bucket_of_gathered_weights_changes_nothing(told: Any, file: str) ->
 
 
 def measure_all(world: World, folder: Path) -> Any:
-    """What each file does with each setting, as the benchmark measures it."""
+    """Return what each file does with each setting, as the benchmark measures it."""
     sys.path.append(str(BENCHMARKS))
     import buckets
     from measured.dims import CONFIGS

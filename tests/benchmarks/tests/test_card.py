@@ -36,7 +36,7 @@ for n_asked, line in enumerate(sys.stdin):
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[SimpleNamespace]:
-    """The modules that the script is made of."""
+    """Yield the modules that the script is made of."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         from measured.variants import Variant

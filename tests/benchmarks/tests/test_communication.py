@@ -34,7 +34,7 @@ FILES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Bytes per rank in one step, by file and number of slots; and those of all parameters."""
+    """Return bytes per rank in a step, by file and number of slots; and those of all parameters."""
     folder = tmp_path_factory.mktemp("sent")
     documents = random_documents(4000, vocabulary_size=N_WORDS)
     write_corpus(folder / "corpus", vocabulary_size=N_WORDS, train=documents)
@@ -85,7 +85,7 @@ def test_slots_send_nothing_until_the_last_but_where_gradients_are_shared_out(
 
 
 def train_with_all(world: World, folder: Path) -> dict[str, Any]:
-    """What each file sends on this rank."""
+    """Return what each file sends on this rank."""
     world = deepspeed.connect(world, timeout_s=60)
     corpus = folder / "corpus"
     found = {name: second_step(world, corpus, raw, slots=1) for name, raw in FILES.items()}

@@ -27,7 +27,7 @@ processor\t: 1
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[SimpleNamespace]:
-    """The modules that a comparison is made of."""
+    """Yield the modules that a comparison is made of."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         import compare
@@ -40,7 +40,7 @@ def here() -> Iterator[SimpleNamespace]:
 
 
 def met(here: SimpleNamespace, told: str, **how: object) -> list[tuple[str, str]]:
-    """Names of ours and of the peer that it meets."""
+    """Return the names of ours and of the peer that a comparison meets."""
     peers = here.variants.peer_variants(told)
     found = here.variants.pairs(peers, **{"device": "cpu", "scores": False} | how)
     return [(ours.name, peer.name) for ours, peer in found]

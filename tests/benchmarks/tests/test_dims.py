@@ -12,7 +12,7 @@ N_TARGETS, RAREST = 103_227_021, 3
 
 @pytest.fixture
 def dims(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module of sizes and texts."""
+    """Return the module of sizes and texts."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import measured.dims
 

@@ -14,7 +14,7 @@ HERE = ROOT / "tests" / "benchmarks"
 
 @pytest.fixture(scope="module")
 def drawn(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the script has drawn them of one run, twice."""
+    """Return where the script has drawn the pictures of one run, twice."""
     folder = tmp_path_factory.mktemp("pictures")
     command = [sys.executable, HERE / "pictures.py", "--out", folder]
     command += ["--memory", trained, "--none", trained]

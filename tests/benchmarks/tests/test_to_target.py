@@ -23,7 +23,7 @@ Call = Callable[..., tuple[int, dict[str, Any], str]]
 
 @pytest.fixture
 def call(tmp_path: Path) -> Call:
-    """Calls the script; gives its exit code, the summary and what it printed."""
+    """Return a function that calls the script: its exit code, the summary, and what it printed."""
     for split, n_lines in {"train": 2000, "valid": 30, "test": 30}.items():
         (tmp_path / "texts").mkdir(exist_ok=True)
         text = made_text(split, n_lines=n_lines)

@@ -67,7 +67,7 @@ CARDS = (
 
 @dataclass
 class Cost:
-    """What operations of a kind take in all."""
+    """Costs of all operations of a kind."""
 
     n: int = 0
     n_bytes: int = 0
@@ -86,7 +86,7 @@ class Cost:
 
 
 class Ledger(TorchDispatchMode):
-    """Counts what is dispatched and launched in the graph."""
+    """A count of what is dispatched and launched in the graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ def _flops(name: str, tensors: list[Tensor]) -> int:
 
 
 def _segment(n_streams: int, tgt_len: int, cutoffs: tuple[int, ...]) -> Segment:
-    """Ids with the tails' shares of targets, in lists that are filled up, as a graph reads them."""
+    """Return ids with the tails' shares of targets, in lists filled up as a graph reads them."""
     n = n_streams * tgt_len
     ids_N = torch.arange(n) % 1000
     first = 0
@@ -176,7 +176,7 @@ def _as_captured(ledger: Ledger) -> Iterator[FakeTensorMode]:
 
 
 def step_of(recipe: str) -> tuple[dict[str, Cost], int]:
-    """Costs of a step by kind, and the number of parameters."""
+    """Return costs of a step by kind, and the number of parameters."""
     loaded, ledger = load_recipe(recipe), Ledger()
     config, train = loaded.model, loaded.train
     n_streams = train.train_batch_size

@@ -51,7 +51,7 @@ COLUMNS = ("forward", "backward", "beside, in the graph", "reduction, norm, upda
 
 
 class Operations(TorchDispatchMode):
-    """Counts what is dispatched and launched, under the name of the part that is running."""
+    """A count of what is dispatched and launched, by the part that is running."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def parts_of(operations: Operations) -> Iterator[None]:
 
 
 def count(ds_file: str, world: World, *, cuda_graph: str) -> dict[str, Counter[str]]:
-    """Operations of a step of many, by part and name."""
+    """Return operations of a step of many, by part and name."""
     operations = Operations()
     with (
         as_on_a_gpu("triton", operations.launch),

@@ -18,7 +18,7 @@ OF_LIBRARIES = {"TMPDIR", "RAYON_NUM_THREADS"}
 
 
 def read_here() -> set[str]:
-    """The names of variables that the source and the scripts read."""
+    """Return the names of variables that the source and the scripts read."""
     source = "\n".join(
         path.read_text()
         for path in [*PACKAGE.rglob("*.py"), *LAUNCH.glob("*.py")]

@@ -16,7 +16,7 @@ CHAPTERS = {chapter.title: chapter for chapter in chapters(COMMANDS)}
 
 
 def first_cells(chapter: str, table: str) -> list[str]:
-    """What the rows of a table are about, as it is typed."""
+    """Return what the rows of a table are about, as it is typed."""
     (found,) = (t for t in CHAPTERS[chapter].tables if t.title == table)
     return [row[0].strip("`") for row in found.rows]
 

@@ -34,7 +34,7 @@ places = st.lists(st.floats(0, 1), max_size=6)
 
 
 def document(text: str, places: Sequence[float] = ()) -> list[Piece]:
-    """A document, cut at places between 0 and 1 but not inside a line end, as the reader cuts."""
+    """Return a document, cut at places between 0 and 1, but as the reader cuts: in no line end."""
     at = {int(place * len(text)) for place in places} - {0, len(text)}
     bounds = [0, *sorted(i for i in at if text[i - 1 : i + 1] != "\r\n"), len(text)]
     pieces = [Piece(text[a:b], False) for a, b in itertools.pairwise(bounds)]
@@ -59,7 +59,7 @@ def made_here() -> dict[str, Vocabulary]:
 
 
 def summed(pieces: list[Piece], vocabulary: Vocabulary) -> tuple[list[int], tuple[int, ...]]:
-    """All ids, and the sums of all counts."""
+    """Return all ids, and the sums of all counts."""
     encoded = list(encode(pieces, vocabulary))
     assert [one.ends_document for one in encoded] == [piece.ends_document for piece in pieces]
     counts = [(one.n_words, one.n_characters, *one.lost) for one in encoded]

@@ -68,7 +68,7 @@ def arrow_file(folder: Path) -> Path:
 
 
 def datasets_folder(folder: Path) -> Path:
-    """What `Dataset.save_to_disk` writes, with a file that it keeps for itself."""
+    """Return what `Dataset.save_to_disk` writes, with a file that it keeps for itself."""
     names, half = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"], len(TEXTS) // 2
     for name, part in zip(names, (TEXTS[:half], TEXTS[half:]), strict=True):
         table = pa.table({"text": pa.array(part, pa.large_string())})
@@ -99,7 +99,7 @@ FORMS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The hash of the corpus of plain text, by tokenizer."""
+    """Return the hash of the corpus of plain text, by tokenizer."""
     folder = tmp_path_factory.mktemp("plain")
     path = written_plain(folder)
     kinds = ("words", "bytes", "bpe")

@@ -20,7 +20,7 @@ from trainer.errors import InputError
 
 
 def inputs_of(folder: Path, *texts: str) -> Inputs:
-    """The texts as files of a folder, train's alone."""
+    """Return the texts as files of a folder, train's alone."""
     path = folder / "texts"
     path.mkdir()
     for i, text in enumerate(texts):
@@ -29,7 +29,7 @@ def inputs_of(folder: Path, *texts: str) -> Inputs:
 
 
 def texts_of(inputs: Inputs) -> dict[str, list[str]]:
-    """The documents of every split."""
+    """Return the documents of every split."""
     texts: dict[str, list[str]] = {name: [""] for name in inputs.splits}
     for name, piece in inputs.read("reading"):
         texts[name][-1] += piece.text

@@ -5,10 +5,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prepared import decoded, made
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from trainer.data.corpus import Corpus, open_corpus
-from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.data.vocabulary.files import (
     SymbolVocabulary,
     Vocabulary,
@@ -25,15 +24,6 @@ def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text(TEXT)
     return path
-
-
-def made(tmp_path: Path, **options: object) -> Corpus:
-    prepare(PrepareOptions(out=tmp_path / "corpus", **options))  # type: ignore[arg-type]
-    return open_corpus(tmp_path / "corpus")
-
-
-def decoded(corpus: Corpus, name: str) -> str:
-    return corpus.vocabulary.decode(corpus.splits[name].tokens.tolist())
 
 
 def test_unknown_characters_need_unk_or_bytes(tmp_path: Path, text: Path) -> None:

@@ -14,7 +14,7 @@ from trainer.data.prepare.progress import progress
 
 
 def pieces(n_bytes: int = 100) -> Iterator[int]:
-    """Ten pieces of ten bytes, with what is read of them shown."""
+    """Yield ten pieces of ten bytes, with what is read of them shown."""
     with progress("measuring", n_bytes=n_bytes) as on_read:
         for number in range(10):
             on_read(10)

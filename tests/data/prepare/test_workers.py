@@ -31,7 +31,7 @@ def totals(encoded: list[Encoded]) -> tuple[list[int], int, Lost]:
 
 
 def texts(folder: Path) -> Path:
-    """Odd texts, in one file of many parts and in short ones."""
+    """Return odd texts, in one file of many parts and in short ones."""
     pick = random.Random(0)
     (folder / "texts").mkdir()
     for i, n in enumerate([40_000, 0, 1, 7, 3000]):

@@ -27,7 +27,7 @@ MAKERS = {"zip": make_zip, "tgz": make_tgz}
 
 @pytest.fixture(params=MAKERS)
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path]:
-    """Makes an archive of either kind, alone in a folder."""
+    """Return a function that makes an archive of either kind, alone in a folder."""
     maker, suffix = MAKERS[request.param], request.param
     (tmp_path / "in").mkdir()
     return lambda *args, **kwargs: maker(tmp_path / "in" / f"corpus.{suffix}", *args, **kwargs)

@@ -6,7 +6,7 @@ from trainer.data.text.choosing import Choice, choose
 
 
 def chosen(*names: str, suffixes: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
-    """What is read, and the lines about what is left out."""
+    """Return what is read, and the lines about what is left out."""
     choice = choose(names, suffixes)
     assert set(choice.names) | {n for one in choice.left_out for n in one.names} == set(names)
     return list(choice.names), [one.line() for one in choice.left_out]

@@ -31,7 +31,7 @@ def a_tar(kind: int) -> bytes:
 
 
 def an_old_tar() -> bytes:
-    """As of before POSIX: no mark, and the sum of the header made anew without it."""
+    """Return a tar of before POSIX: no mark, and the sum of the header made anew without it."""
     data = bytearray(a_tar(tarfile.USTAR_FORMAT))
     data[257:265] = bytes(8)
     data[148:156] = b" " * 8

@@ -30,7 +30,7 @@ def one_piece_each(lengths: Iterable[int]) -> Iterator[Piece]:
 
 
 def split_of_each(lengths: list[int], shares: dict[str, float]) -> list[str]:
-    """The split of each document."""
+    """Return the split of each document."""
     placement = place(measure(one_piece_each(lengths), shares), shares)
     routed = by_document(one_piece_each(lengths), placement)
     return [name for name, _ in routed]
@@ -45,7 +45,7 @@ def came(lengths: list[int], shares: dict[str, float]) -> dict[str, int]:
 
 
 def long_tailed(n: int, seed: int) -> list[int]:
-    """Lengths as of web pages and books: most are short, a few hold most of the text."""
+    """Return lengths as of web pages and books: most are short, a few hold most of the text."""
     pick = random.Random(seed)
     return [int(pick.lognormvariate(5, 1.5)) for _ in range(n)]
 

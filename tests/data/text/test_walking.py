@@ -99,7 +99,7 @@ def test_broken_links_pipes_sockets_and_hidden_things_are_told(
 
 @contextmanager
 def without_rights() -> Iterator[None]:
-    """As somebody whom permissions hold, which they do not hold root."""
+    """Run as somebody whom permissions hold, which they do not hold root."""
     was = os.geteuid()
     if was == 0:
         os.seteuid(65534)

@@ -1,4 +1,4 @@
-"""Vocabularies: ids by count, texts that come back, and files that are checked."""
+"""Vocabularies of all kinds: texts that come back, and files that are checked."""
 
 import json
 import random
@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_texts import TEXT, document
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from trainer.data.text.finding import text_file
-from trainer.data.text.pieces import Piece, read_pieces
+from trainer.data.text.pieces import read_pieces
 from trainer.data.text.source import Reading
 from trainer.data.vocabulary.files import (
     SymbolVocabulary,
     TokenizerVocabulary,
-    UnknownSymbolError,
     Vocabulary,
     WordVocabulary,
     canonical_hash,
@@ -27,12 +27,6 @@ from trainer.data.vocabulary.files import (
     save_vocabulary,
 )
 from trainer.errors import InputError
-
-TEXT = "the cat sat\n\nthe  dog ,\tthe <unk> sat\n"
-
-
-def document(text: str) -> list[Piece]:
-    return [Piece(text, ends_document=True)]
 
 
 def vocabularies(text: str) -> list[Vocabulary]:
@@ -57,99 +51,6 @@ def test_a_vocabulary_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert load_vocabulary(path).hash == vocabulary.hash
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_words_are_ranked_by_count_then_first_appearance_after_eos() -> None:
-    assert WordVocabulary.build(document(TEXT)).words == (
-        "<eos>",
-        "the",
-        "sat",
-        "cat",
-        "dog",
-        ",",
-        "<unk>",
-    )
-
-
-def test_a_line_is_its_words_and_eos_and_an_empty_line_is_eos() -> None:
-    vocabulary = WordVocabulary.build(document(TEXT))
-    assert vocabulary.encode(TEXT) == [1, 3, 2, 0, 0, 1, 4, 5, 1, 6, 2, 0]
-    assert vocabulary.encode("the cat") == [1, 3]
-    assert vocabulary.decode(vocabulary.encode(TEXT)) == "the cat sat\n\nthe dog , the <unk> sat\n"
-
-
-def test_only_a_document_gets_an_eos_that_its_last_line_lacks() -> None:
-    vocabulary = WordVocabulary.build(document(TEXT))
-    pieces = [Piece("the cat", True), Piece("sat\n", True), Piece("", True)]
-    assert [ids.tolist() for ids in vocabulary.encode_pieces(pieces)] == [[1, 3, 0], [2, 0], []]
-
-
-def test_unk_is_id_1_unless_the_text_ranks_it() -> None:
-    assert WordVocabulary.build(document("a a b\n")).words == ("<eos>", "<unk>", "a", "b")
-    assert WordVocabulary.build(document("a a <unk>\n")).words == ("<eos>", "a", "<unk>")
-    rare = WordVocabulary.build(document("a a b b <unk>\n"), min_count=2)
-    assert rare.words == ("<eos>", "<unk>", "a", "b")
-
-
-@pytest.mark.parametrize("max_size", range(2, 9))
-def test_max_size_keeps_the_commonest_words_and_always_unk(max_size: int) -> None:
-    words = WordVocabulary.build(document(TEXT), max_size=max_size).words
-    assert len(words) == min(max_size, 7)
-    assert {"<eos>", "<unk>"} <= set(words)
-    kept = [word for word in words if not word.startswith("<")]
-    assert kept == ["the", "sat", "cat", "dog", ","][: len(kept)]
-
-
-def test_min_count_and_lowercase_make_one_word_of_many() -> None:
-    vocabulary = WordVocabulary.build(document("The the cat\n"), min_count=2, lowercase=True)
-    assert vocabulary.words == ("<eos>", "<unk>", "the")
-    assert vocabulary.encode("THE dog") == [2, 1]
-
-
-def test_an_unknown_word_is_refused_where_there_is_no_unk() -> None:
-    with pytest.raises(InputError, match="word 'dog' is not in the vocabulary"):
-        WordVocabulary(["<eos>", "cat"]).encode("cat dog")
-
-
-def test_symbols_are_those_of_the_text_by_count() -> None:
-    vocabulary = SymbolVocabulary.build("characters", document("abbcccé"))
-    assert (vocabulary.symbols, vocabulary.size) == ("cbaé", 4)
-    as_bytes = SymbolVocabulary.build("bytes", document("é é".encode().decode("latin-1")))
-    assert as_bytes.size == 3
-    assert as_bytes.decode(as_bytes.encode("é é")) == "é é"
-
-
-@pytest.mark.parametrize("kind", ["bytes", "characters"])
-def test_a_symbol_that_train_lacks_is_an_error_or_unk_as_asked(kind: str) -> None:
-    assert kind in ("bytes", "characters")
-    strict = SymbolVocabulary.build(kind, document("ab"))  # type: ignore[arg-type]
-    for unseen in "zA\x00":
-        with pytest.raises(UnknownSymbolError, match="is not in the vocabulary") as error:
-            strict.encode(f"a{unseen}b")
-        assert error.value.symbol == unseen
-        assert f"{ord(unseen):02x}" in str(error.value).lower()
-    lenient = SymbolVocabulary.build(kind, document("ab"), unk=True)  # type: ignore[arg-type]
-    assert lenient.size == 3
-    assert lenient.encode("azbA\x00") == [0, 2, 1, 2, 2]
-    assert lenient.decode([0, 2, 1]) == "a\ufffdb"
-
-
-def test_characters_become_bytes_where_train_has_none(tmp_path: Path) -> None:
-    vocabulary = SymbolVocabulary.build("characters", document("abé"), byte_fallback=True)
-    assert vocabulary.size == 3 + 256
-    assert vocabulary.encode("bé日") == [1, 2, *(3 + byte for byte in "日".encode())]
-    assert vocabulary.decode([3 + 0xE6, 0]) == "\ufffda"
-    save_vocabulary(vocabulary, tmp_path / "vocabulary.json")
-    loaded = load_vocabulary(tmp_path)
-    assert (loaded.hash, loaded.size) == (vocabulary.hash, vocabulary.size)
-    assert loaded.encode("日") == vocabulary.encode("日")
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"])))
-@settings(max_examples=200, deadline=None)
-def test_characters_with_bytes_give_any_text_back(text: str) -> None:
-    vocabulary = SymbolVocabulary.build("characters", document("abc \n"), byte_fallback=True)
-    assert vocabulary.decode(vocabulary.encode(text)) == text
 
 
 def test_a_text_for_a_model_says_what_it_may_not_hold() -> None:
@@ -195,7 +96,7 @@ def test_bpe_is_learnt_the_same_way_twice() -> None:
 
 
 def bpe_joining_line_ends(text: str) -> TokenizerVocabulary:
-    """BPE with the pre-tokens of newer models, where line ends join what is before them."""
+    """Return BPE with the pre-tokens of newer models, where line ends join what is before them."""
     pattern = r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

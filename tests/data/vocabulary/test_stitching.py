@@ -27,7 +27,7 @@ places = st.lists(st.floats(0, 1), max_size=6)
 
 
 def cut(text: str, places: Sequence[float]) -> list[Piece]:
-    """A document in pieces, cut at places between 0 and 1; only that of no text is empty."""
+    """Return a document in pieces, cut at places between 0 and 1; only that of no text is empty."""
     at = sorted({int(place * len(text)) for place in places} - {0, len(text)})
     pieces = [Piece(text[a:b], False) for a, b in itertools.pairwise([0, *at, len(text)])]
     return [*pieces[:-1], Piece(pieces[-1].text, True)]

@@ -38,7 +38,7 @@ def ours(settings: Fp16 = SETTINGS) -> LossScale:
 
 
 def zero_s() -> Any:
-    """ZeRO's, which does not end the run at the least scale."""
+    """Return ZeRO's scaler, which does not end the run at the least scale."""
     return theirs.DynamicLossScaler(
         init_scale=2.0**POWER,
         scale_window=WINDOW,
@@ -60,7 +60,7 @@ def lone_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def both(found: list[bool], one: LossScale, other: Any) -> tuple[list[float], list[float]]:
-    """The scales after each step."""
+    """Return the scales after each step."""
     scales: tuple[list[float], list[float]] = ([], [])
     for overflowed in found:
         one.search(found_inf(overflowed))
@@ -171,7 +171,7 @@ N_STEPS, SAVED = 15, 6
 
 @pytest.fixture(scope="module")
 def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, ...]]:
-    """Runs of both kinds, and resumptions of each as the other.
+    """Train runs of both kinds, and resume each as the other; return their directories.
 
     In ``search`` all segments are the same, and weights hardly change: whether gradients overflow
     at a scale does not hang by a rounding. With slots it might be a larger one here, where a

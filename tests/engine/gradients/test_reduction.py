@@ -20,7 +20,7 @@ MISSING = ("matrix", "bias")
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Of both ranks, the elements of every gradient, and those that moved."""
+    """Return of both ranks the elements of every gradient, and those that moved."""
     return told_by_ranks(average, tmp_path_factory.mktemp("reduction"))
 
 

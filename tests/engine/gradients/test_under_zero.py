@@ -41,7 +41,7 @@ FILES: dict[str, tuple[str, dict[str, dict[str, Any]], int]] = {
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
 def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What each rank has after some steps, by file and way."""
+    """Return what each rank has after some steps, by file and way."""
     folder = tmp_path_factory.mktemp("zero")
     documents = random_documents(4000, vocabulary_size=N_WORDS)
     write_corpus(folder / "corpus", vocabulary_size=N_WORDS, train=documents)
@@ -75,7 +75,7 @@ def test_a_graph_s_gradients_stay_where_they_are_and_the_next_step_begins_withou
 
 
 def train_with_all(world: World, folder: Path) -> dict[str, Any]:
-    """What each file leaves on this rank, by way."""
+    """Return what each file leaves on this rank, by way."""
     # The CPU computes in fp16 well enough to test loss scaling; DeepSpeed only refuses to.
     type(get_accelerator()).is_fp16_supported = lambda self: True
     torch.set_num_threads(1)

@@ -6,20 +6,15 @@ On a GPU the kernel is compiled; without one Triton's interpreter runs it.
 import pytest
 import torch
 from torch import Tensor, nn
-from triton_device import DEVICE, interpret
+from triton_device import DEVICE, importing_kernels
 
 from trainer.engine.optimizers.adam import Adam
 from trainer.model.triton.copies import Copies, computed
 
-with pytest.MonkeyPatch.context() as importing:
-    interpret(importing)
-    pytest.importorskip("triton", reason="Triton is not installed")
+with importing_kernels():
     import trainer.engine.optimizers.adam_kernel
 
-
-@pytest.fixture(autouse=True)
-def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    interpret(monkeypatch)
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 
 #: More than a chunk, less than one, and one element.
@@ -27,7 +22,7 @@ SHAPES = ((3, 700), (5, 7), (1,))
 
 
 def adams(**settings: float | bool) -> list[tuple[Adam, list[nn.Parameter]]]:
-    """One with copies of its first two parameters, and one without, of the same weights."""
+    """Return an Adam with copies of its first two parameters, and one without, of equal weights."""
     made = []
     for has_copies in (True, False):
         torch.manual_seed(0)

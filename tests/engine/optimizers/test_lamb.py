@@ -49,7 +49,7 @@ def whole(parts: Sequence[Tensor]) -> Tensor:
 
 
 def parts_of(model: nn.Module) -> list[list[nn.Parameter]]:
-    """The parameters of every matrix of the authors' model with one width of embeddings."""
+    """Return the parameters of every matrix of the authors' model with one width of embeddings."""
     parts: dict[str, list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         head, _, leaf = name.rpartition(".")
@@ -61,7 +61,7 @@ def parts_of(model: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def ours(model: nn.ParameterDict, *, weight_decay: float, lr: float) -> Lamb:
-    """The optimizer, handed whole parameters."""
+    """Return the optimizer, handed whole parameters."""
     made = Lamb(model.values(), lr=lr, betas=BETAS, eps=EPS, weight_decay=weight_decay)
     made.cut(
         {p: [Fragment(name, 0, p.numel())] for name, p in model.items()},
@@ -72,7 +72,7 @@ def ours(model: nn.ParameterDict, *, weight_decay: float, lr: float) -> Lamb:
 
 
 def random_model(dtype: torch.dtype) -> nn.ParameterDict:
-    """A matrix larger than the clamp, small ones, one of zeros, a single number."""
+    """Return a matrix larger than the clamp, small ones, one of zeros, a single number."""
     torch.manual_seed(0)
     tensors = {
         "large": torch.randn(20, 30),
@@ -85,7 +85,7 @@ def random_model(dtype: torch.dtype) -> nn.ParameterDict:
 
 
 def give_gradients(*models: nn.ParameterDict, seed: int) -> None:
-    """The same gradients to all; those of ``still`` are zeros."""
+    """Give the same gradients to all; those of ``still`` are zeros."""
     for model in models:
         torch.manual_seed(seed)
         for name, p in model.items():
@@ -178,7 +178,7 @@ Piece = tuple[int, nn.Parameter, int, int]
 def cut_up(
     tensors: list[Tensor], names: list[str], cuts: list[int]
 ) -> tuple[list[nn.Parameter], dict[Tensor, list[Fragment]], list[list[Piece]]]:
-    """Flat tensors with a gap before every fragment; where each piece of a tensor went."""
+    """Return flat tensors with a gap before every fragment; where each piece of a tensor went."""
     total = sum(t.numel() for t in tensors)
     borders = [0, *sorted(min(cut, total) for cut in cuts), total]
     flats = [nn.Parameter(torch.full((2 * total + 1,), torch.nan).double()) for _ in borders[1:]]
@@ -257,7 +257,7 @@ DECAY = ["--optim.weight-decay", "0.1"]
 
 @pytest.fixture(scope="module")
 def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Directory of a run by its name: every stage on two ranks, and those begun with step 6."""
+    """Return a run's directory by name: each stage on two ranks, and those begun with step 6."""
     folder = tmp_path_factory.mktemp("lamb")
     flags = [*FLAGS, *KEEPING]
     cases = {

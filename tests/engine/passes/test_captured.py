@@ -25,7 +25,7 @@ class Sums(NamedTuple):
 
 
 class Adding:
-    """Passes of a model with one weight, which adds what it reads to its memory."""
+    """A stand-in for `Passes`: a model with one weight, which adds what it reads to its memory."""
 
     def __init__(self) -> None:
         self.weight = nn.Parameter(torch.tensor([2.0]))
@@ -52,7 +52,7 @@ def segments(n: int) -> list[Segment]:
 
 
 def train(passes: Callable[..., Passed], weight: nn.Parameter, *, slots: int) -> list[Any]:
-    """Losses, gradients and memories of steps of so many micro steps."""
+    """Return losses, gradients and memories of steps of so many micro steps."""
     memories = [Sums(torch.zeros(2), 0) for _ in range(slots)]
     told: list[Any] = []
     for step in range(6):
@@ -69,7 +69,7 @@ def train(passes: Callable[..., Passed], weight: nn.Parameter, *, slots: int) ->
 @pytest.mark.parametrize("n_idle", [0, 2])
 @pytest.mark.parametrize("slots", [1, 2, 3])
 def test_captured_passes_do_what_passes_do(slots: int, n_idle: int) -> None:
-    """Also where the first parameters never get a gradient."""
+    """The first parameters of a model may never get a gradient."""
     usual, static = Adding(), Adding()
     parameters = [*(nn.Parameter(torch.ones(1)) for _ in range(n_idle)), static.weight]
     passes = CapturedPasses(static, parameters, slots=slots, insists=True)  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ DOCUMENTS = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a small model of subwords."""
+    """Return a run of a small model of subwords."""
     folder = tmp_path_factory.mktemp("lm-eval")
     vocabulary = TokenizerVocabulary.build(iter([Piece(LEARNT_FROM, ends_document=True)]), size=300)
     (folder / "vocabulary").mkdir()
@@ -76,7 +76,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(run: Path) -> list[dict[str, Any]]:
-    """What lm-eval files of the run, of its export for us, and of its export for transformers."""
+    """Return what lm-eval files of the run, and of its exports for us and for transformers."""
     folder = run.parent
     export(run, out=folder / "ours", which="best", form="txl")
     export(run, out=folder / "theirs-now", which="best", form="transformers")
@@ -127,14 +127,14 @@ def test_generations_end_in_different_places(answers: Any) -> None:
 
 
 def flat(answers: Any) -> list[Any]:
-    """Numbers and texts in any nesting of lists, in order."""
+    """Return numbers and texts in any nesting of lists, in order."""
     if not isinstance(answers, list):
         return [number(answers)]
     return [value for answer in answers for value in flat(answer)]
 
 
 def number(answer: Any) -> Any:
-    """A number that lm-eval filed as a text."""
+    """Return a number that lm-eval filed as a text."""
     try:
         return float(answer)
     except ValueError:

@@ -58,7 +58,7 @@ PIPED = "div_val 2"
 
 
 def model_of(case: str) -> TransformerXL:
-    """A model in fp64 whose weights are exact in fp32, and which likes no line ends."""
+    """Return a model in fp64 whose weights are exact in fp32, and which likes no line ends."""
     model = tiny_model(SIZE, seed=CASES[case].seed, **CASES[case].model)
     with torch.no_grad():
         model.softmax.biases[0][0] = -30
@@ -92,7 +92,7 @@ def prompt_of(case: str, n_ids: int = N_IDS) -> str:
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
-    """What transformers tells of every case, by the case and what was asked."""
+    """Return what transformers tells of every case, by the case and what was asked."""
     folder, tasks = tmp_path_factory.mktemp("transformers"), []
     for case in CASES:
         trained, out = trained_of(case), folder / case.replace(" ", "-")
@@ -112,7 +112,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], d
 
 
 def nats_here(case: str, model: TransformerXL, ids: list[int], borders: list[int]) -> Tensor:
-    """Nats of all tokens but the first, of segments that end at these borders."""
+    """Return nats of all tokens but the first, of segments that end at these borders."""
     scoring = trained_of(case).experiment.eval
     memory, parts = empty(model, 1, scoring.mem_len), []
     targets = torch.tensor([ids[1:]])

@@ -94,7 +94,7 @@ def test_a_character_that_is_not_there_is_refused_there_too() -> None:
 
 
 class TestInTransformers:
-    """As its tokenizer reads what is written."""
+    """Tests in an environment of transformers, whose tokenizer reads what is written."""
 
     pytestmark = needs_peer(TODAY)
 
@@ -112,7 +112,7 @@ class TestInTransformers:
 
 
 def written(name: str, folder: Path) -> Path:
-    """The export of a small model with this vocabulary."""
+    """Return the export of a small model with this vocabulary."""
     vocabulary, out = vocabulary_of(name), folder / name.replace(" ", "-").replace(",", "")
     model = tiny_model(vocabulary.size).float()
     trained = TrainedModel(

@@ -19,7 +19,7 @@ PAGE = ROOT / "trainer" / "exchange" / "README.md"
 
 
 def code_for_transformers(page: str) -> str:
-    """The one piece of Python that imports transformers."""
+    """Return the one piece of Python that imports transformers."""
     found = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (code,) = (piece for piece in found if "AutoModelForCausalLM" in piece)
     return str(code)
@@ -30,7 +30,7 @@ Export = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Export:
-    """Runs the command; returns its exit code, and what it says."""
+    """Run the command; return its exit code, and what it says."""
 
     def _export(run: Path, out: Path, *flags: str) -> tuple[int, str]:
         how = ("--out", out, "--as", "transformers", *flags)
@@ -68,7 +68,7 @@ class TestInTransformers:
 
 
 def continued(model: TrainedModel, prompt: str, *, n_tokens: int) -> str:
-    """The prompt and what follows, as the model's tokens spell both."""
+    """Return the prompt and what follows, as the model's tokens spell both."""
     vocabulary = model.vocabulary
     made = model.generate(prompt, n_tokens=n_tokens, temperature=0)
     return vocabulary.decode([*vocabulary.encode(prompt), *vocabulary.encode(made)])

@@ -21,7 +21,7 @@ TEXTS = [text_of(n, seed=n) for n in (1, 20, 3, 0, 50, 2, 11)]
 
 
 def cut_in_two(ids: list[int]) -> list[tuple[list[int], list[int]]]:
-    """After the first token, in the middle, before the last one, and at the very end."""
+    """Return ids cut after the first one, in the middle, before the last one, and at the end."""
     places = sorted({1, max(1, len(ids) // 2), max(1, len(ids) - 1), len(ids)})
     return [(ids[:place], ids[place:]) for place in places]
 

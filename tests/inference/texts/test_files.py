@@ -31,7 +31,7 @@ def score(run: Path, *files: Path, stdin: bytes | None = None, **options: Any) -
 
 
 def evaluated(run: Path, folder: Path, *files: Path, **options: Any) -> EvalResult:
-    """The evaluation of a corpus of the files, filed in a copy of the run."""
+    """Return the evaluation of a corpus of the files, filed in a copy of the run."""
     prepare(PrepareOptions(out=folder, test=files, vocab=run))
     copy = shutil.copytree(run, folder.with_name("copy"))
     (result,) = evaluate_run(EvalOptions(run_dir=copy, data=folder, **options), lone_world())
@@ -40,7 +40,7 @@ def evaluated(run: Path, folder: Path, *files: Path, **options: Any) -> EvalResu
 
 @pytest.fixture(scope="session")
 def stories(corpus: Path) -> list[Path]:
-    """The texts of the tests' corpus: one has unknown words."""
+    """Return the texts of the tests' corpus: one has unknown words."""
     folder = corpus.with_name(f"{corpus.name} texts")
     return [folder / "valid.txt", folder / "the mill.txt"]
 

@@ -17,7 +17,7 @@ FACTORIES = [None, "linear_attention_model:build"]
 
 
 def parts(*cuts: int) -> Iterator[str]:
-    """The text, cut before these words."""
+    """Yield the text, cut before these words."""
     borders = [0, *cuts, len(WORDS)]
     for begin, end in itertools.pairwise(borders):
         yield " ".join(WORDS[begin:end])

@@ -19,7 +19,7 @@ V = 20
 
 
 def problem(n_rows: int, *, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
-    """Hidden states, targets, and two tables of 7 and 4 words."""
+    """Return hidden states, targets, and two tables of 7 and 4 words."""
     torch.manual_seed(n_rows)
     leaves = [torch.randn(size, dtype=dtype) for size in ((n_rows, 5), (7, 5), (7,), (4, 5), (4,))]
     targets_N = torch.randint(11, (n_rows,))

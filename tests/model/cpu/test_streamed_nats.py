@@ -17,7 +17,7 @@ V, OTHERS, C = 70, 4, 5
 
 
 def problem(n_rows: int, *, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
-    """Hidden states, targets, and tables of 70 and 4 words."""
+    """Return hidden states, targets, and tables of 70 and 4 words."""
     torch.manual_seed(n_rows)
     shapes = ((n_rows, C), (V, C), (V,), (OTHERS, C), (OTHERS,))
     hidden_NC, *tables = [torch.randn(shape, dtype=dtype) for shape in shapes]
@@ -29,7 +29,7 @@ def problem(n_rows: int, *, dtype: torch.dtype = torch.float64) -> tuple[Tensor,
 
 
 def plain_nats(hidden_NC: Tensor, targets_N: Tensor, *tables: Tensor) -> Tensor:
-    """PyTorch's own cross entropy over all words, in fp32 at least."""
+    """Return PyTorch's own cross entropy over all words, in fp32 at least."""
     logits = F.linear(hidden_NC, torch.cat(tables[::2]), torch.cat(tables[1::2]))
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(wide, targets_N, ignore_index=IGNORED, reduction="none")

@@ -19,7 +19,7 @@ WEIGHTS = {
 
 
 def stored(name: str) -> tuple[torch.Tensor, torch.nn.Parameter, Pads]:
-    """A weight, and how it is stored."""
+    """Return a weight, and how it is stored."""
     shape, sides = WEIGHTS[name]
     weight = torch.randn(shape)
     parameter = torch.nn.Parameter(weight.clone())

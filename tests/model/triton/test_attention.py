@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is n
 
 @contextmanager
 def process(prepare: Callable[[], None]) -> Iterator[Fused]:
-    """`fused` in a process of its own, prepared before Triton is imported."""
+    """Yield `fused` in a process of its own, prepared before Triton is imported."""
     context = get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=prepare) as pool:
         yield lambda *args, **keywords: pool.submit(fused, *args, **keywords).result()
@@ -53,7 +53,7 @@ def on_gpu(*args: Tensor, **keywords: Any) -> list[Tensor]:
 
 @pytest.fixture(params=["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)])
 def run(request: pytest.FixtureRequest) -> Fused:
-    """`fused` where it can run, from and to the CPU."""
+    """Return `fused` where it can run, from and to the CPU."""
     if request.param == "gpu":
         if not torch.cuda.is_available():
             pytest.skip("no GPU")
@@ -163,7 +163,7 @@ def test_columns_that_align_rows_are_not_read_and_get_gradient_zero(run: Fused) 
 
 
 def drop_mask(run: Fused, sizes: Sizes, **keywords: Any) -> Tensor:
-    """What weights are multiplied by, `[B, H, T, S]`, seen through values that name their key."""
+    """Return the factors of weights, `[B, H, T, S]`, seen through values that name their key."""
     B, T, M, H, E = sizes
     assert E >= M + T
     kv_BS2HE = torch.zeros(B, M + T, 2, H, E)
@@ -224,7 +224,7 @@ def test_large_scores_neither_overflow_nor_lose_the_others(run: Fused) -> None:
 
 @pytest.fixture(scope="module")
 def compiler() -> Iterator[Fused]:
-    """`fused` without running a kernel, but compiling each for cards that are not there."""
+    """Yield `fused` without running a kernel, but compiling each for cards that are not there."""
     with process(compile_only) as run:
         yield run
 

@@ -7,29 +7,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from triton_device import DEVICE, interpret
+from triton_device import DEVICE, importing_kernels
 
 from trainer.model.adaptive import Table
 from trainer.model.tied_embedding import Handoff, summed_by_id, tied_lookup
 from trainer.model.triton.alignment import aligned, aligned_weight
 from trainer.protocol import IGNORED
 
-with pytest.MonkeyPatch.context() as importing:
-    interpret(importing)
-    pytest.importorskip("triton", reason="Triton is not installed")
+with importing_kernels():
     from trainer.model.triton import linear_nll as module
     from trainer.model.triton.linear_nll import fused_linear_nll
 
-
-@pytest.fixture(autouse=True)
-def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    interpret(monkeypatch)
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 
 def problem(
     n_rows: int, width: int, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor, list[Table]]:
-    """Hidden states, targets, and two tables of 21 and 4 words."""
+    """Return hidden states, targets, and two tables of 21 and 4 words."""
     torch.manual_seed(n_rows)
     hidden_NC, *flat = (
         torch.randn(size, dtype=dtype, device=DEVICE).requires_grad_()

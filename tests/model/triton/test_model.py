@@ -46,7 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Submit]:
-    """Calls a function of `triton_model` in the process that interprets."""
+    """Yield a function that calls one of `triton_model` in the process that interprets."""
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=prepare) as pool:
         yield lambda work, *args, **keywords: pool.submit(work, *args, **keywords).result()
 
@@ -109,7 +109,7 @@ def test_bf16_under_autocast_is_near_fp32(run: Submit, norm: str) -> None:
 
 
 def error(reading: Reading, exact: Reading) -> float:
-    """Of all gradients, relative to their size."""
+    """Return the error of all gradients, relative to their size."""
     pairs = [(reading.grads[name], grad) for name, grad in exact.grads.items()]
     wrong = sum(float((got - grad).square().sum()) for got, grad in pairs)
     return (wrong / sum(float(grad.square().sum()) for _, grad in pairs)) ** 0.5

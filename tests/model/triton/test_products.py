@@ -19,7 +19,7 @@ def numbers(*shape: int, dtype: torch.dtype) -> Tensor:
 
 
 def assert_same(ours: list[Tensor], plain: list[Tensor], leaves: list[Tensor]) -> None:
-    """In values and in gradients."""
+    """Compare values and gradients."""
     torch.testing.assert_close(ours, plain)
     weights = [torch.randn_like(x) for x in plain]
     got, wanted = (torch.autograd.grad(made, leaves, weights) for made in (ours, plain))

@@ -7,7 +7,7 @@ from trainer.report.compare.bootstrap import block_length, interval
 
 
 def alike(n: int, *, likeness: float, seed: int) -> np.ndarray:
-    """Values of mean 0, each `likeness` of the one before and some noise."""
+    """Return values of mean 0, each `likeness` of the one before and some noise."""
     noise = np.random.default_rng(seed).standard_t(5, n + 200)
     values = np.zeros(n + 200)
     for i in range(1, n + 200):

@@ -11,7 +11,7 @@ from trainer.track.record.metrics import MetricsWriter
 
 
 def record(run_dir: Path, attempt: int, begin: str, at: int, last: int, **details: Any) -> None:
-    """An attempt of these steps."""
+    """Record an attempt of these steps."""
     run_dir.mkdir(exist_ok=True)
     writer = MetricsWriter(run_dir, attempt=attempt)
     how = {"update": 0, "n_tokens": 0}
@@ -25,7 +25,7 @@ def record(run_dir: Path, attempt: int, begin: str, at: int, last: int, **detail
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """A run that went back from step 33 to 20, past the text, and was resumed from 30."""
+    """Return a run that went back from step 33 to 20, past the text, and was resumed from 30."""
     run_dir = tmp_path / "run"
     record(run_dir, 1, "start", 0, 33, data_step=0)
     record(run_dir, 2, "rollback", 20, 37, data_step=33)

@@ -26,7 +26,7 @@ def corpus(tmp_path: Path) -> Corpus:
 
 
 def a_run(tmp_path: Path, corpus: Corpus, *, order: str = "same") -> Path:
-    """A run of 200 steps that nobody trained."""
+    """Return a run of 200 steps that nobody trained."""
     run_dir = tmp_path / f"run {order}"
     run_dir.mkdir()
     train = {"train_batch_size": S, "tgt_len": T}

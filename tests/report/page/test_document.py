@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No matplotlib, which takes its time."""
+    """Hide matplotlib, which takes its time."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
 
 

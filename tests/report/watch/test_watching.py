@@ -45,7 +45,7 @@ os.kill(os.getpid(), signal.SIGSTOP)
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> "subprocess.Popen[bytes]":
-    """A process whose run, in `tmp_path`, has been mute for two minutes."""
+    """Yield a process whose run, in `tmp_path`, has been mute for two minutes."""
     run = make_run(tmp_path / "run")
     writer = MetricsWriter(run, attempt=2)
     text = "once \x1b[31m upon\u202e a time\n" * 30
@@ -59,7 +59,7 @@ def stopped(tmp_path: Path) -> "subprocess.Popen[bytes]":
 
 
 def seen_in_a_terminal(run: Path, *, columns: int, until: str) -> tuple[str, int]:
-    """What `txl watch` shows on a terminal of so many columns, and its exit code after Ctrl-C."""
+    """Return what `txl watch` shows on a terminal, and its exit code after Ctrl-C."""
     own, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     command = [sys.executable, "-m", "txl_trainer", "watch", str(run), "--interval", "0.1"]

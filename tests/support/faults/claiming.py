@@ -52,7 +52,7 @@ def contents(run_dir: Path) -> set[str]:
 
 
 def killed(run_dir: Path) -> int:
-    """Number of a process that claimed the directory and was killed."""
+    """Return the number of a process that claimed the directory and was killed."""
     code = f"""
 from pathlib import Path
 from trainer.training.opening.claimant import Claimant

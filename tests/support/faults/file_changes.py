@@ -44,7 +44,7 @@ def _hook(name: str, args: tuple[Any, ...]) -> None:
 
 
 def at_call(n: int, act: Callable[[], None]) -> Callable[[], None]:
-    """What calls `act` the n-th time that it is called."""
+    """Return what calls `act` the n-th time that it is called."""
     left = [n]
 
     def count() -> None:
@@ -75,5 +75,5 @@ def killed_before_change(n: int, action: Callable[[], object]) -> bool:
 
 
 def stages(found: Iterable[Any]) -> list[Any]:
-    """What was found time after time, without what was the same as before."""
+    """Return what was found time after time, without what was the same as before."""
     return [one for one, _ in groupby(found)]

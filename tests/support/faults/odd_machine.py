@@ -33,7 +33,7 @@ def no_folder_sync(code: int) -> Callable[[Any], None]:
 
 
 def no_replacing(code: int) -> Callable[..., None]:
-    """Renames, but onto no file that is there."""
+    """Return a function that renames, but onto no file that is there."""
     real = os.rename
 
     def rename(source: Any, target: Any, **how: Any) -> None:
@@ -45,7 +45,7 @@ def no_replacing(code: int) -> Callable[..., None]:
 
 
 class PrivateMmap(mmap.mmap):
-    """Maps files for one process alone, as FUSE does with direct_io."""
+    """A map of a file for one process alone, as FUSE has it with direct_io."""
 
     def __new__(cls, fileno: int, length: int, *args: Any, **how: Any) -> "PrivateMmap":
         if fileno != -1 and how.get("access") != mmap.ACCESS_COPY:
@@ -78,7 +78,7 @@ def put_on(oddities: Iterable[str], put: Callable[[Any, str, Any], None] = setat
 
 
 def environment_of(*oddities: str, **changes: str) -> dict[str, str]:
-    """Environment of a process on such a machine, started with the tests' own `environment`."""
+    """Return the environment of a process on such a machine, made of the tests' own."""
     import training
 
     folder = Path(__file__).with_name("odd_machine_site")

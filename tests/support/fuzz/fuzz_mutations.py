@@ -12,7 +12,7 @@ Draw = st.DrawFn
 
 
 class Content(bytes):
-    """What a file holds, shown short."""
+    """Content of a file, shown short."""
 
     def __repr__(self) -> str:
         return f"{bytes(self[:300])!r}, {len(self)} bytes"
@@ -80,7 +80,7 @@ MAGICS = [b"PK\x03\x04", b"\x1f\x8b\x08\x00", b"BZh9", b"\x93NUMPY\x01\x00", b"\
 
 
 def written(value: Any) -> str:
-    """JSON, in which a `Raw` stands as it is."""
+    """Return JSON, in which a `Raw` stands as it is."""
     if isinstance(value, Raw):
         return str(value)
     if isinstance(value, dict):
@@ -91,12 +91,12 @@ def written(value: Any) -> str:
 
 
 def as_items(value: Any) -> list[tuple[Any, Any]]:
-    """Keys and values, of an object alone."""
+    """Return keys and values, of an object alone."""
     return list(value.items()) if isinstance(value, dict) else []
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Paths to every value, of a list the first few."""
+    """Yield paths to every value, of a list the first few."""
     yield path
     inner = enumerate(value[:4]) if isinstance(value, list) else as_items(value)
     for key, part in inner:
@@ -104,7 +104,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def swept_json(text: bytes) -> Iterator[bytes]:
-    """JSON with every odd value at the top and elsewhere, and at every place an odd value."""
+    """Yield JSON with every odd value at the top and elsewhere, and at every place an odd value."""
     found = list(places(json.loads(text)))[1:]
     for odd in ODD_VALUES:
         yield written(odd).encode("utf-8", "surrogatepass")
@@ -119,7 +119,7 @@ def swept_json(text: bytes) -> Iterator[bytes]:
 
 @st.composite
 def mutated_json(draw: Draw, text: bytes) -> bytes:
-    """JSON with one to three values changed, left out, doubled, renamed or put deeper."""
+    """Return JSON with one to three values changed, left out, doubled, renamed or put deeper."""
     document = json.loads(text)
     for _ in range(draw(st.integers(1, 3))):
         document = _changed(draw, document)
@@ -154,7 +154,7 @@ def _changed(draw: Draw, document: Any) -> Any:
 
 @st.composite
 def mutated_bytes(draw: Draw, data: bytes) -> bytes:
-    """Bytes flipped, cut, put in, doubled, zeroed, or replaced by numbers and other magics."""
+    """Draw bytes flipped, cut, put in, doubled, zeroed, or replaced by numbers and other magics."""
     changed = bytearray(data)
     for _ in range(draw(st.integers(1, 4))):
         near = draw(st.sampled_from(["anywhere", "anywhere", "begin", "end"]))

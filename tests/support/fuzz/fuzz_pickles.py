@@ -90,20 +90,20 @@ SNIPPETS = [
 
 @st.composite
 def made_up(draw: Draw) -> bytes:
-    """A pickle of opcodes that fit together by chance alone."""
+    """Return a pickle of opcodes that fit together by chance alone."""
     parts = draw(st.lists(st.sampled_from(SNIPPETS), max_size=40))
     return draw(st.sampled_from([b"", b"\x80\x02", b"\x80\x04"])) + b"".join(parts) + b"."
 
 
 def opcodes(data: bytes) -> list[bytes]:
-    """A pickle in pieces."""
+    """Return a pickle in pieces."""
     starts = [place or 0 for _, _, place in pickletools.genops(data)]
     return [data[a:b] for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
 
 
 @st.composite
 def mutated_pickle(draw: Draw, data: bytes) -> bytes:
-    """A pickle with one to four opcodes changed, or another one."""
+    """Return a pickle with one to four opcodes changed, or another one."""
     if draw(st.integers(0, 3)) == 0:
         return draw(made_up())
     parts = opcodes(data)
@@ -129,7 +129,7 @@ def mutated_pickle(draw: Draw, data: bytes) -> bytes:
 
 @st.composite
 def mutated_archive(draw: Draw, data: bytes) -> bytes:
-    """A file of `torch.save` with another pickle or member, or packed."""
+    """Return a file of `torch.save` with another pickle or member, or packed."""
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         members = {info.filename: file.read(info) for info in file.infolist()}
     (pickled,) = [name for name in members if name.endswith("data.pkl")]
@@ -153,7 +153,7 @@ def mutated_archive(draw: Draw, data: bytes) -> bytes:
 
 @st.composite
 def mutated_older_file(draw: Draw, data: bytes) -> bytes:
-    """A file of the layout before PyTorch 1.6 with one of its pickles changed."""
+    """Return a file of the layout before PyTorch 1.6 with one of its pickles changed."""
     pickles, rest = [], io.BytesIO(data)
     for _ in range(5):
         begin = rest.tell()

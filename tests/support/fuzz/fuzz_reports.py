@@ -45,7 +45,7 @@ def make(base: Path) -> None:
 
 
 def _make_inspected(run: Path, corpus: Path) -> None:
-    """A run that went back, with the losses of its streams."""
+    """Make a run that went back, with the losses of its streams."""
     run.mkdir()
     (run / "config.json").write_text(tiny_experiment().model_dump_json())
     (run / "corpus.json").write_text(json.dumps({"path": str(corpus)}))
@@ -66,7 +66,7 @@ def _make_inspected(run: Path, corpus: Path) -> None:
 
 
 def targets() -> dict[str, Reading]:
-    """The files below the folder of all valid ones."""
+    """Return the files below the folder of all valid ones."""
     tokens = str(tokens_path(Path(), EvalResult.model_validate(COMPARED)))
     return {
         "reported/status.json": ("json", _report),

@@ -10,7 +10,7 @@ from trainer.protocol import Output
 
 
 class CuttingXL(TransformerXL):
-    """It cuts the file that the environment variable CUT names in its third training pass."""
+    """A model that in its third training pass cuts the file that the variable CUT names."""
 
     n_passes = 0
 
@@ -22,5 +22,5 @@ class CuttingXL(TransformerXL):
 
 
 def build(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    """What `--model.factory cutting_model:build` calls."""
+    """Build the model of `--model.factory cutting_model:build`."""
     return CuttingXL(config, vocabulary_size)

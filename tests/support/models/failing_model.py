@@ -11,7 +11,7 @@ from trainer.model.transformer_xl import TransformerXL
 
 
 def build(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    """What `--model.factory failing_model:build` calls."""
+    """Build the model of `--model.factory failing_model:build`."""
     model = TransformerXL(config, vocabulary_size)
     passes = itertools.count(1)
 

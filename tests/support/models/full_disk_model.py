@@ -10,7 +10,7 @@ from trainer.model.transformer_xl import TransformerXL
 
 
 def build(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    """What `--model.factory full_disk_model:build` calls."""
+    """Build the model of `--model.factory full_disk_model:build`."""
     if os.environ["RANK"] == "1":
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # enough for its log

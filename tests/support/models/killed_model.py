@@ -11,14 +11,14 @@ from typing import Any
 
 from torch import nn
 
-from trainer.checkpoint.folder import DRAFT
 from trainer.checkpoint.pointers import name_of
+from trainer.checkpoint.sealing import DRAFT
 from trainer.config.recipe import ModelConfig
 from trainer.model.transformer_xl import TransformerXL
 
 
 def build(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    """What `--model.factory killed_model:build` calls."""
+    """Build the model of `--model.factory killed_model:build`."""
     if step := os.environ.get("KILLED_IN"):
         name = f"{DRAFT}{name_of(int(step))}"
         sys.addaudithook(lambda event, args: _kill_at(event, args, name))

@@ -14,7 +14,7 @@ from trainer.protocol import IGNORED, Output, Segment
 
 
 class State(NamedTuple):
-    """What a stream carries."""
+    """State that a stream carries."""
 
     matrix: Tensor
     """Sums of keys times values, `[B, L, H, E, E]`, in fp32 whatever the rest is computed in."""
@@ -35,7 +35,7 @@ class Layer(nn.Module):
     def forward(
         self, x_BTD: Tensor, matrix_BHEE: Tensor, shift_BD: Tensor, is_read_BT: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The layer's output and its matrix after the segment; padding changes nothing."""
+        """Return the layer's output and its matrix after the segment; padding changes nothing."""
         before_BTD = torch.cat([shift_BD[:, None].to(x_BTD.dtype), x_BTD[:, :-1]], dim=1)
         mixed_BTD = (x_BTD + before_BTD) / 2
         q, k, v = self.qkv(mixed_BTD).float().unflatten(-1, (3, *self.heads)).unbind(2)
@@ -64,7 +64,7 @@ class LinearAttention(nn.Module):
     def empty_memory(
         self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device
     ) -> State:
-        """The state of streams that have read nothing."""
+        """Return the state of streams that have read nothing."""
         size = self.config
         shape = (n_streams, size.n_layer, size.n_head, size.d_head, size.d_head)
         shift = [torch.zeros(n_streams, size.d_model, dtype=dtype, device=device)] * size.n_layer
@@ -81,7 +81,7 @@ class LinearAttention(nn.Module):
         return Output(nll_BT.sum(), nll_BT.detach(), memory)
 
     def predict(self, segment: Segment, memory: State, **_: object) -> tuple[Tensor, State]:
-        """Log-probabilities of the token after each."""
+        """Return log-probabilities of the token after each."""
         logits_BTV, memory = self._read(segment, memory)
         return logits_BTV.log_softmax(dim=-1), memory
 
@@ -101,15 +101,15 @@ class LinearAttention(nn.Module):
 
 
 def build(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    """What `--model.factory linear_attention_model:build` calls."""
+    """Build the model of `--model.factory linear_attention_model:build`."""
     return LinearAttention(config, vocabulary_size)
 
 
 class Misbehaved(LinearAttention):
-    """One that hands back, of its matrix, what its `n_layer` says it should not."""
+    """A model that hands back, of its matrix, what its `n_layer` says it should not."""
 
     def forward(self, segment: Segment, memory: State, **_: object) -> Output:
-        """As its parent, but for the memory."""
+        """Compute as the parent does, but for the memory."""
         output = super().forward(segment, memory)
         after: State = output.memory
         wrong = {
@@ -120,12 +120,12 @@ class Misbehaved(LinearAttention):
         return output._replace(memory=after._replace(matrix=wrong))
 
     def gate_of_first(self) -> Tensor:
-        """A number that needs a gradient."""
+        """Return a number that needs a gradient."""
         first = self.layers[0]
         assert isinstance(first, Layer)
         return first.gate.bias.sum()
 
 
 def build_misbehaved(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    """What `--model.factory linear_attention_model:build_misbehaved` calls."""
+    """Build the model of `--model.factory linear_attention_model:build_misbehaved`."""
     return Misbehaved(config, vocabulary_size)

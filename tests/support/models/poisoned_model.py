@@ -39,11 +39,11 @@ class PoisonedXL(TransformerXL):
 
 
 def _nan_where(poisoned: Tensor, like: Tensor) -> Tensor:
-    """NaN where `poisoned`, else one."""
+    """Return NaN where `poisoned`, else one."""
     one = like.new_ones(())
     return one.where(~poisoned, float("nan"))
 
 
 def build(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    """What `--model.factory poisoned_model:build` calls."""
+    """Build the model of `--model.factory poisoned_model:build`."""
     return PoisonedXL(config, vocabulary_size)

@@ -8,6 +8,6 @@ from trainer.data import read_ahead
 
 
 def build(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    """What `--model.factory reading_ahead_model:build` calls."""
+    """Build the model of `--model.factory reading_ahead_model:build`."""
     read_ahead.AHEAD["cpu"] = read_ahead.AHEAD["cuda"]
     return PoisonedXL(config, vocabulary_size)

@@ -20,7 +20,7 @@ def stop(model: nn.Module, _: object) -> None:
 
 
 def build(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    """What `--model.factory stopping_model:build` calls."""
+    """Build the model of `--model.factory stopping_model:build`."""
     model = TransformerXL(config, vocabulary_size)
     model.register_forward_pre_hook(stop)
     return model

@@ -7,5 +7,5 @@ from trainer.model.transformer_xl import TransformerXL
 
 
 def build(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    """What `--model.factory whole_model:build` calls."""
+    """Build the model of `--model.factory whole_model:build`."""
     return TransformerXL(config, vocabulary_size)

@@ -35,13 +35,13 @@ CLASSES = {
 
 
 def state_of(model: TransformerXL, vocabulary_size: int) -> dict[str, Tensor]:
-    """The model's weights by Hugging Face's names, all tensors that are shared written out."""
+    """Return weights by Hugging Face's names, all tensors that are shared written out."""
     ours = {name: p.detach().float() for name, p in model.named_parameters()}
     return to_theirs(ours, table_of(model.config, vocabulary_size))
 
 
 def mem_transformer_state(model: TransformerXL, vocabulary_size: int) -> dict[str, Tensor]:
-    """The same by kimiyoung's names: clusters the other way around, and no copies per layer."""
+    """Return weights by kimiyoung's names: clusters the other way around, no copies per layer."""
     state = {}
     for name, tensor in state_of(model, vocabulary_size).items():
         if name.endswith(("r_w_bias", "r_r_bias")) and ".layers." in name:
@@ -54,7 +54,7 @@ def mem_transformer_state(model: TransformerXL, vocabulary_size: int) -> dict[st
 def write_huggingface(
     folder: Path, model: TransformerXL, symbols: list[str], *, safetensors: bool = True
 ) -> Path:
-    """`config.json`, the weights, and `vocab.txt`."""
+    """Write `config.json`, the weights, and `vocab.txt`."""
     folder.mkdir(parents=True)
     state = state_of(model, len(symbols))
     if safetensors:
@@ -69,7 +69,7 @@ def write_huggingface(
 
 
 def huggingface_config(config: ModelConfig, vocabulary_size: int) -> dict[str, Any]:
-    """The fields of `TransfoXLConfig` that matter here."""
+    """Return the fields of `TransfoXLConfig` that matter here."""
     return {
         "model_type": "transfo-xl",
         "vocab_size": vocabulary_size,
@@ -99,7 +99,7 @@ def write_kimiyoung(
     legacy: bool = False,
     **attributes: Any,
 ) -> Path:
-    """`model.pt`, the module pickled whole, and `cache.pt`, the corpus."""
+    """Write `model.pt`, the module pickled whole, and `cache.pt`, the corpus."""
     folder.mkdir(parents=True)
     config = model.config
     with foreign_classes(), warnings.catch_warnings():
@@ -128,7 +128,7 @@ def write_kimiyoung(
 
 
 def write_nvidia(folder: Path, model: TransformerXL, symbols: list[str], **entries: Any) -> Path:
-    """`checkpoint_best.pt`: a dict with the vocabulary in it."""
+    """Write `checkpoint_best.pt`: a dict with the vocabulary in it."""
     folder.mkdir(parents=True)
     config = model.config
     state = {}
@@ -169,7 +169,7 @@ def write_fairseq(
     argparsed: bool = False,
     **entries: Any,
 ) -> Path:
-    """`checkpoint_best.pt` with `cfg`, or with `args` as before 2021; and `dict.txt`."""
+    """Write `checkpoint_best.pt` with `cfg`, or with `args` as before 2021; and `dict.txt`."""
     folder.mkdir(parents=True)
     config = model.config
     settings = {
@@ -207,7 +207,7 @@ def write_fairseq(
 
 
 def foreign_vocabulary(symbols: list[str], *, module: str = "vocabulary") -> Any:
-    """A vocabulary object of kimiyoung's and NVIDIA's; needs `foreign_classes` around it."""
+    """Return a vocabulary object of kimiyoung's and NVIDIA's; needs `foreign_classes` around it."""
     vocabulary = sys.modules[module].Vocab()
     vocabulary.counter = Counter(symbols)
     vocabulary.lower_case = False
@@ -217,14 +217,14 @@ def foreign_vocabulary(symbols: list[str], *, module: str = "vocabulary") -> Any
 
 
 def write_pickled_vocabulary(path: Path, symbols: list[str]) -> Path:
-    """`vocab.pkl`, the attributes of Hugging Face's tokenizer."""
+    """Write `vocab.pkl`, the attributes of Hugging Face's tokenizer."""
     values = {"counter": Counter(symbols), "idx2sym": symbols, "lower_case": False}
     path.write_bytes(pickle.dumps(values))
     return path
 
 
 class Attack:
-    """What a poisoned pickle holds: unpickled as usual, it makes the folder `marker`."""
+    """An object of a poisoned pickle: unpickled as usual, it makes the folder `marker`."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = str(marker)
@@ -257,7 +257,7 @@ def foreign_classes() -> Iterator[None]:
 
 
 def _module(state: dict[str, Tensor], config: ModelConfig) -> nn.Module:
-    """A tree of modules of kimiyoung's classes that holds `state`."""
+    """Return a tree of modules of kimiyoung's classes that holds `state`."""
     root = _of_class("")
     for name, tensor in state.items():
         *path, leaf = name.split(".")

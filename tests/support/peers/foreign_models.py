@@ -33,7 +33,7 @@ WRITERS: dict[str, tuple[Writer, dict[str, Any]]] = {
 
 
 def source(folder: Path, layout: str, **model: Any) -> tuple[Path, TransformerXL]:
-    """A checkpoint in a layout, and the model whose weights it has."""
+    """Return a checkpoint in a layout, and the model whose weights it has."""
     if layout.startswith("fairseq"):
         model = {**model, "position_biases": "per_layer"}
     built = tiny_model(V, **model)

@@ -7,19 +7,20 @@ where, uploads of large files by LFS, and a commit. It trusts one token.
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from local_server import local_server
 
 TOKEN, USER = "hf_writes", "someone"
 
 
 @dataclass
 class Hub:
-    """What the stand-in holds, and how it behaves.
+    """State of the stand-in, and how it behaves.
 
     Attributes:
         repositories: the payload that made each repository, by USER/NAME.
@@ -88,7 +89,7 @@ class Hub:
 
 
 def mode_of(file: dict[str, Any]) -> dict[str, Any]:
-    """How a file is to be sent."""
+    """Return how a file is to be sent."""
     is_large = file["path"].endswith(".safetensors")
     return {
         "path": file["path"],
@@ -102,41 +103,25 @@ def hub() -> Iterator[Hub]:
     """Serve until the block ends."""
     served = Hub()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            served.asked.append(f"{self.command} {path}")
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            trusted = (
-                path.startswith("/large/") or self.headers["Authorization"] == f"Bearer {TOKEN}"
-            )
-            refused = (code for end, code in served.refuses.items() if path.endswith(end))
-            status: int = next(refused, 0)
-            if status or not trusted:
-                status, told = (
-                    status or 401,
-                    {"error": "Invalid credentials in Authorization header"},
-                )
-            else:
-                status, told = served.answer(self.command, path, body)
-            content = json.dumps(told).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        path = request.path.partition("?")[0]
+        served.asked.append(f"{request.command} {path}")
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        trusted = (
+            path.startswith("/large/") or request.headers["Authorization"] == f"Bearer {TOKEN}"
+        )
+        refused = (code for end, code in served.refuses.items() if path.endswith(end))
+        status: int = next(refused, 0)
+        if status or not trusted:
+            status, told = status or 401, {"error": "Invalid credentials in Authorization header"}
+        else:
+            status, told = served.answer(request.command, path, body)
+        content = json.dumps(told).encode()
+        request.send_response(status)
+        request.send_header("Content-Type", "application/json")
+        request.send_header("Content-Length", str(len(content)))
+        request.end_headers()
+        request.wfile.write(content)
 
-        do_POST = do_PUT = do_GET
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        served.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield served
-        finally:
-            server.shutdown()
-            thread.join()
+    with local_server(answer) as served.url:
+        yield served

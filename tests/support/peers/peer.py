@@ -21,7 +21,7 @@ TRACKIO = ROOT / ".trackio"
 
 
 def needs_peer(folder: Path = PEER, package: str = "transformers") -> list[pytest.MarkDecorator]:
-    """The marks of a test module that asks the peer in a folder."""
+    """Return the marks of a test module that asks the peer in a folder."""
     absent = not (folder / package).is_dir()
     return [
         pytest.mark.peer,
@@ -30,7 +30,7 @@ def needs_peer(folder: Path = PEER, package: str = "transformers") -> list[pytes
 
 
 def ask_today(folder: Path, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The answers of `transformers_worker` to `tasks`, all in one process that lacks this project.
+    """Return what `transformers_worker` answers to `tasks`, in one process that lacks this project.
 
     Without `site` a process sees the packages of the environment, but not what is linked into it.
     """
@@ -58,7 +58,7 @@ def ask_today(folder: Path, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]
 
 
 def ask_lm_eval(folder: Path, commands: list[list[str]]) -> list[dict[str, Any]]:
-    """The results that lm-eval files of each command, all in one process, with all samples."""
+    """Return what lm-eval files of each command, all in one process, with all samples."""
     words, outs = folder / "commands.json", [folder / f"out-{i}" for i in range(len(commands))]
     filed = [
         [*command, "--output_path", str(out), "--log_samples"]
@@ -81,7 +81,7 @@ def ask_lm_eval(folder: Path, commands: list[list[str]]) -> list[dict[str, Any]]
 
 
 def _filed(out: Path) -> dict[str, Any]:
-    """Results by task, and the answers of each task in the order of its documents."""
+    """Return results by task, and the answers of each task in the order of its documents."""
     (results,) = out.rglob("results_*.json")
     samples: dict[str, list[Any]] = {}
     for file in out.rglob("samples_*.jsonl"):

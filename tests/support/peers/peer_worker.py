@@ -23,7 +23,7 @@ from transformers import TransfoXLConfig, TransfoXLLMHeadModel
 
 
 def nats(model: Any, ids_BN: Tensor, *, tgt_len: int, targets_BN: Tensor) -> Tensor:
-    """Nats of `targets_BN`, read in segments of tgt_len with memory, `[B, N]`."""
+    """Return nats of `targets_BN`, read in segments of tgt_len with memory, `[B, N]`."""
     mems, parts = None, []
     for begin in range(0, ids_BN.shape[1], tgt_len):
         here = slice(begin, begin + tgt_len)
@@ -42,7 +42,7 @@ def nats(model: Any, ids_BN: Tensor, *, tgt_len: int, targets_BN: Tensor) -> Ten
 
 
 def parity(task: dict[str, Any], folder: Path) -> None:
-    """A model of random weights: its weights, nats and gradients."""
+    """Make a model of random weights; save its weights, nats and gradients."""
     torch.manual_seed(0)
     model = TransfoXLLMHeadModel(TransfoXLConfig(**task["config"])).eval()
     with torch.no_grad():
@@ -64,7 +64,7 @@ def parity(task: dict[str, Any], folder: Path) -> None:
 
 
 def score(task: dict[str, Any], folder: Path) -> None:
-    """A model as `from_pretrained` loads it: its nats, and what it was missing."""
+    """Load a model by `from_pretrained`; save its nats, and what it was missing."""
     model, report = TransfoXLLMHeadModel.from_pretrained(task["path"], output_loading_info=True)
     model.eval()
     model.crit.keep_order = True
@@ -76,7 +76,7 @@ def score(task: dict[str, Any], folder: Path) -> None:
 
 
 def fairseq(task: dict[str, Any], folder: Path) -> None:
-    """A fairseq checkpoint of an imported model's tensors with a real omegaconf object in it."""
+    """Save a fairseq checkpoint of an imported model's tensors, with a real omegaconf object."""
     from omegaconf import OmegaConf
 
     content = torch.load(task["path"], weights_only=False)

@@ -15,7 +15,7 @@ from trainer.model.transformer_xl import Layer, TransformerXL
 
 
 def sinusoid(distance: int, d_model: int) -> Tensor:
-    """Sines, then cosines, of distance / 10000^(2i/D)."""
+    """Return sines, then cosines, of distance / 10000^(2i/D)."""
     angles = [distance / 10000 ** (2 * i / d_model) for i in range(d_model // 2)]
     return torch.tensor([*map(math.sin, angles), *map(math.cos, angles)], dtype=torch.float64)
 
@@ -23,7 +23,7 @@ def sinusoid(distance: int, d_model: int) -> Tensor:
 def attend(
     q_E: Tensor, keys: list[tuple[Tensor, Tensor, Tensor]], u_E: Tensor, v_E: Tensor
 ) -> Tensor:
-    """One query over its visible keys, each given as (key, projected position, value)."""
+    """Attend from one query to visible keys, each given as (key, projected position, value)."""
     scale = math.sqrt(len(q_E))
     scores = [((q_E + u_E) @ key + (q_E + v_E) @ position) / scale for key, position, _ in keys]
     weights = torch.stack(scores).softmax(0)
@@ -43,7 +43,7 @@ def embed(embedding: AdaptiveEmbedding, word: int) -> Tensor:
 
 
 def log_probabilities(softmax: AdaptiveSoftmax, hidden_D: Tensor) -> Tensor:
-    """Of all words: log P(head entry), and log P(cluster) + log P(word in cluster) for the rest."""
+    """Return log P of all words: of the head's own, and log P(cluster) + log P(word in cluster)."""
     n_head = softmax.bounds[0][1]
     tables = list(softmax.tables)
     biases = list(softmax.biases)

@@ -25,13 +25,13 @@ def load(folder: str) -> Any:
 
 
 def nats(model: Any, ids_BN: Tensor, **how: Any) -> list[list[float]]:
-    """Nats of all tokens but the first."""
+    """Return nats of all tokens but the first."""
     logits = model(ids_BN, **how).logits[:, :-1]
     return (-logits.gather(2, ids_BN[:, 1:, None])[..., 0]).tolist()
 
 
 def read(task: dict[str, Any]) -> dict[str, Any]:
-    """Nats of a text, read whole and otherwise, and gradients, in fp64."""
+    """Return nats of a text, read whole and otherwise, and gradients, in fp64."""
     model, ids_1N = load(task["folder"]).double(), torch.tensor([task["ids"]])
     n_ids = ids_1N.shape[1]
     with torch.no_grad():
@@ -60,7 +60,7 @@ def read(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def go_on(task: dict[str, Any]) -> dict[str, Any]:
-    """What follows prompts, and whether a saved model is the same."""
+    """Return what follows prompts, and whether a saved model is the same."""
     model, ids_1N = load(task["folder"]), torch.tensor([task["ids"]])
     n_tokens, n_ids = task["n_tokens"], ids_1N.shape[1]
     how = {"max_new_tokens": n_tokens, "do_sample": False}
@@ -100,7 +100,7 @@ def go_on(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def refusals(model: Any, ids_1N: Tensor) -> list[str]:
-    """What is said of input that cannot be."""
+    """Return what is said of input that cannot be."""
     hole = torch.ones_like(ids_1N)
     hole[0, 2] = 0
     told = []
@@ -117,14 +117,14 @@ def refusals(model: Any, ids_1N: Tensor) -> list[str]:
 
 
 def tokenize(task: dict[str, Any]) -> dict[str, Any]:
-    """Ids of texts, and the texts of the ids."""
+    """Return ids of texts, and the texts of the ids."""
     tokenizer = AutoTokenizer.from_pretrained(task["folder"], trust_remote_code=True)
     ids = [tokenizer(text)["input_ids"] for text in task["texts"]]
     return {"ids": ids, "texts": [tokenizer.decode(row) for row in ids]}
 
 
 def pipe(task: dict[str, Any]) -> dict[str, Any]:
-    """A continuation by a pipeline."""
+    """Return a continuation by a pipeline."""
     generator = pipeline("text-generation", model=task["folder"], trust_remote_code=True)
     (made,) = generator(
         task["prompt"], max_new_tokens=task["n_tokens"], do_sample=False, return_full_text=False
@@ -133,7 +133,7 @@ def pipe(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
-    """What a piece of Python prints."""
+    """Return what a piece of Python prints."""
     os.chdir(task["folder"])
     out = io.StringIO()
     with contextlib.redirect_stdout(out):

@@ -22,7 +22,7 @@ from trainer.training.run import Run
 def bare_run(
     world: World, corpus: Path, raw: Mapping[str, Any], experiment: ExperimentConfig
 ) -> Run:
-    """A run on a connected rank; nobody reads its events. The caller destroys its engine."""
+    """Return a run on a connected rank; nobody reads its events. The caller destroys its engine."""
     resolved = resolve(raw, experiment, world_size=world.world_size, where="test")
     opened = open_corpus(corpus)
     n_words = opened.vocabulary.size

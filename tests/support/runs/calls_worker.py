@@ -42,7 +42,7 @@ def train(name: str, **changes: Any) -> training.TrainResult:
 
 
 def told(call: Callable[[], Any]) -> str:
-    """What a call raises."""
+    """Return what a call raises."""
     try:
         call()
     except (InputError, KeyboardInterrupt) as error:
@@ -52,7 +52,7 @@ def told(call: Callable[[], Any]) -> str:
 
 @contextmanager
 def signalled(*numbers: int, look: int) -> Iterator[None]:
-    """A block in which a run's nth look for requests meets these signals."""
+    """Let a run's nth look for requests meet these signals, until the block ends."""
 
     class Asked(StopRequests):
         n_looks = 0
@@ -72,7 +72,7 @@ def signalled(*numbers: int, look: int) -> Iterator[None]:
 
 
 def process_state() -> dict[str, str]:
-    """What a call must leave as it was."""
+    """Return what a call must leave as it was."""
     loggers = [logging.getLogger(name) for name in ("trainer", "DeepSpeed", "")]
     return {
         "environment": repr(sorted(os.environ.items())),

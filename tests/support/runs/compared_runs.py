@@ -33,7 +33,7 @@ def make_compared(
     ppl: float | None = None,
     every: int = 1,
 ) -> Path:
-    """A finished run of 100 steps of a recipe, with an evaluation and its tokens."""
+    """Make a finished run of 100 steps of a recipe, with an evaluation and its tokens."""
     run_dir.mkdir(parents=True)
     values = load_recipe("wt103-base").model_dump(mode="json")
     values["train"] |= train or {}

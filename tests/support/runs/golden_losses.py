@@ -37,14 +37,14 @@ RATES_AGREE = 1e-9
 
 
 def allowed(kind: str, step: int) -> float:
-    """The relative difference that the loss of a step may have, counted from 1."""
+    """Return the relative difference that the loss of a step may have, counted from 1."""
     precision = next(name for name in ROUNDING if name in kind)
     of_one = 4 * ROUNDING["fp32"] + ROUNDING[precision] / math.sqrt(12 * N_TARGETS)
     return min(MOST, SAFETY * of_one * 2 ** ((step - 1) / DOUBLES))
 
 
 def trained(folder: Path) -> dict[str, list[float]]:
-    """Losses of all steps by DeepSpeed file; and the learning rates, which are the same for all."""
+    """Return losses of all steps by DeepSpeed file, and the learning rates, the same for all."""
     corpus = make_corpus(folder / "corpus")
     cases = {kind: Case(folder / kind, kind, FLAGS) for kind in KINDS}
     run_cases(list(cases.values()), corpus=corpus, n_ranks=1)
@@ -56,7 +56,7 @@ def trained(folder: Path) -> dict[str, list[float]]:
 
 
 def drifts(found: dict[str, list[float]], golden: dict[str, list[float]]) -> list[str]:
-    """A line for each file whose losses have drifted: from which step on, and how far."""
+    """Return a line for each file whose losses have drifted: from which step on, and how far."""
     lines = []
     for name, expected in golden.items():
         for step, (now, then) in enumerate(zip(found[name], expected, strict=True), start=1):

@@ -25,7 +25,7 @@ Storages = dict[int, int]
 
 
 def storages(tensors: Iterable[Any]) -> Storages:
-    """Where tensors lie; what several share is there once."""
+    """Return where tensors lie; what several share is there once."""
     found = {}
     for tensor in tensors:
         if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu":
@@ -35,20 +35,20 @@ def storages(tensors: Iterable[Any]) -> Storages:
 
 
 def everything() -> Storages:
-    """Where all tensors of this process lie, gradients among them."""
+    """Return where all tensors of this process lie, gradients among them."""
     gc.collect()
     tensors = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
     return storages([*tensors, *(t.grad for t in tensors if t.is_leaf)])
 
 
 def beyond(before: Storages) -> int:
-    """Bytes of tensors that were not there before."""
+    """Return bytes of tensors that were not there before."""
     now = everything()
     return sum(size for place, size in now.items() if before.get(place) != size)
 
 
 def parts(run: Run) -> dict[str, int]:
-    """Bytes of weights and of what the optimizer keeps; a storage of both counts as weights."""
+    """Return bytes of weights and of what the optimizer keeps; a storage of both is of weights."""
     module, base = run.engine.ds.module, run.engine.ds.basic_optimizer
     weights = storages(
         tensor for p in module.parameters() for tensor in (p.data, getattr(p, "ds_tensor", None))
@@ -62,7 +62,7 @@ def parts(run: Run) -> dict[str, int]:
 def measured(
     world: World, corpus: Path, raw: dict[str, Any], experiment: ExperimentConfig
 ) -> dict[str, Any]:
-    """Bytes that this rank holds before a second step's update and sends in it, and the plan's.
+    """Return what this rank holds before a second step's update and sends in it, and the plan.
 
     Collective.
     """
@@ -92,7 +92,7 @@ def measured(
 def planned(
     world: World, corpus: Path, raw: dict[str, Any], experiment: ExperimentConfig
 ) -> dict[str, Any]:
-    """The plan's numbers of the same run."""
+    """Return the plan's numbers of the same run."""
     from trainer.model.build import build_in_parts
 
     words = words_of(experiment.model, open_corpus(corpus))

@@ -16,7 +16,7 @@ from trainer.model.build import build_model
 
 
 class Records(NamedTuple):
-    """What a run recorded, step by step."""
+    """Records of a run, step by step."""
 
     loss: list[float]
     grad_norm: list[float]

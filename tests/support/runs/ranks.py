@@ -46,7 +46,7 @@ def _run(rank: int, n_ranks: int, port: str, work: Work, folder: Path) -> None:
 
 
 def gloo_threads() -> list[str]:
-    """Names of this process's threads in which gloo does its work, and may ask for Python."""
+    """Return names of threads in which gloo does its work, and which may ask for Python."""
     names = []
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # it ends meanwhile

@@ -43,12 +43,12 @@ RESULT = {
 
 
 def read(folders: Sequence[Path], *, now: float = NOW) -> list[ReadRun]:
-    """What a report reads of folders."""
+    """Return what a report reads of folders."""
     return [read_run_or_reason(folder, now=now) for folder in folders]
 
 
 def write_valid(writer: MetricsWriter, step: int, loss: float, of: dict[str, Any] | None) -> None:
-    """A validation record; one of an older run says nothing of what it is of."""
+    """Write a validation record; one of an older run says nothing of what it is of."""
     values = {"valid/loss": loss} | ({} if of is None else {"of": of})
     writer.write("valid", step=step, update=step - 2, n_tokens=step, values=values)
 
@@ -56,7 +56,7 @@ def write_valid(writer: MetricsWriter, step: int, loss: float, of: dict[str, Any
 def make_run(
     run_dir: Path, *, state: RunState = "running", heartbeat: float = NOW, host: str | None = None
 ) -> Path:
-    """A run of two attempts, of 61 steps of which two were skipped."""
+    """Make a run of two attempts, of 61 steps of which two were skipped."""
     run_dir.mkdir()
     first = MetricsWriter(run_dir, attempt=1)
     for step in range(1, 61):
@@ -88,7 +88,7 @@ def make_run(
 
 
 def make_imported(run_dir: Path) -> Path:
-    """What `txl import` leaves, as far as a report reads it, and one evaluation."""
+    """Make what `txl import` leaves, as far as a report reads it, and one evaluation."""
     (run_dir / "evals").mkdir(parents=True)
     origin = {"layout": "kimiyoung", "path": "/home/a/LM-TFM/model.pt", "file": "model.pt"}
     (run_dir / "imported.json").write_text(json.dumps(origin | {"bytes": 3, "xxh3_128": "0"}))

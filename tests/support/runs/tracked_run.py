@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from trainer.config.recipe import TrackingConfig
+from trainer.track.opening import open_tracker
 from trainer.track.record.metrics import read_metrics
-from trainer.track.tracker import Tracker, open_tracker
+from trainer.track.tracker import Tracker
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ import os, sys
 from pathlib import Path
 from trainer.config.recipe import TrackingConfig
 from trainer.track.console.logs import setup_logging
-from trainer.track.tracker import open_tracker
+from trainer.track.opening import open_tracker
 setup_logging(0)
 tracker = open_tracker(
     TrackingConfig(), run_dir=Path(sys.argv[1]), rank=0, attempt=1, max_steps=99, wandb_id=None,

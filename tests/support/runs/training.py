@@ -134,7 +134,7 @@ class Case:
     """What was in the directory when it had ended: `training_worker.left_in`."""
 
     def argv(self, corpus: Path) -> list[str]:
-        """The training command."""
+        """Return the training command."""
         where = ["--data", str(self.corpus or corpus), "--run-dir", str(self.run_dir)]
         how = ["--deepspeed-config", self.ds_config]
         return [self.recipe, *where, *how, *TINY, *self.flags]
@@ -178,7 +178,7 @@ def run_cases(
 
 
 def ds_file_like(kind: str, path: Path, **blocks: dict[str, Any]) -> str:
-    """A DeepSpeed file at `path` like a packaged one, with some of its blocks changed."""
+    """Return a DeepSpeed file at `path` like a packaged one, with some of its blocks changed."""
     values = json.loads((ROOT / "ds_configs" / f"{kind}.json").read_text())
     for block, changes in blocks.items():
         values[block] = values.get(block, {}) | changes
@@ -187,7 +187,7 @@ def ds_file_like(kind: str, path: Path, **blocks: dict[str, Any]) -> str:
 
 
 def overflowing(kind: str, folder: Path) -> str:
-    """A DeepSpeed file like `kind` whose loss scale overflows now and then; in fp16 only.
+    """Return a DeepSpeed file like `kind` whose loss scale overflows now and then; in fp16 only.
 
     At stage 3 it shares out all but the smallest parameters.
     """
@@ -202,7 +202,7 @@ def overflowing(kind: str, folder: Path) -> str:
 
 
 def begun_from(source: Path, step: int, target: Path) -> Path:
-    """A run directory that knows nothing but the checkpoint of `source` at `step`."""
+    """Return a run directory that knows nothing but the checkpoint of `source` at `step`."""
     name = f"step-{step:08d}"
     (target / "checkpoints").mkdir(parents=True)
     shutil.copy(source / "config.json", target)
@@ -211,7 +211,7 @@ def begun_from(source: Path, step: int, target: Path) -> Path:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """One thread per process: two that spin on two cores wait for each other."""
+    """Return an environment of one thread per process: two that spin wait for each other."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     before = os.environ.get("PYTHONPATH", "")
     rooms = [SUPPORT, *(room for room in sorted(SUPPORT.iterdir()) if room.is_dir())]
@@ -220,17 +220,17 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def losses(run_dir: Path) -> dict[int, float]:
-    """Training loss by step."""
+    """Return the training loss by step."""
     return {record["step"]: record["train/loss"] for record in read_metrics(run_dir, kind="train")}
 
 
 def checkpoint_hashes(run_dir: Path, step: int) -> dict[str, str]:
-    """Hash of every tensor file of a checkpoint: equal hashes are bitwise equal contents."""
+    """Return the hash of every tensor file of a checkpoint; equal hashes are equal contents."""
     path = run_dir / "checkpoints" / f"step-{step:08d}" / "manifest.json"
     files = json.loads(path.read_text())["files"]
     return {name: entry["xxh3_128"] for name, entry in files.items() if name.endswith("tensors")}
 
 
 def events(run_dir: Path, name: str) -> list[dict]:
-    """The run's events of that name."""
+    """Return the run's events of that name."""
     return [record for record in read_metrics(run_dir, kind="event") if record["event"] == name]

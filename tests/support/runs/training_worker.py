@@ -49,7 +49,7 @@ class AskedToStop(StopRequests):
 
 
 def left_in(run_dir: Path) -> dict[str, Any]:
-    """What there is for a wrapper, and the next attempt."""
+    """Return what there is for a wrapper, and the next attempt."""
     status = read_status(run_dir) if (run_dir / STATUS_FILE).is_file() else None
     folder = directory(run_dir)
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

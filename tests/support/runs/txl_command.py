@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Ended(NamedTuple):
-    """What a command left behind."""
+    """The end of a command: what it left behind."""
 
     code: int
     out: str
@@ -25,7 +25,7 @@ class Ended(NamedTuple):
 
 @contextmanager
 def signals_kept() -> Iterator[None]:
-    """A block after which signals are taken as before."""
+    """Take signals as before, once the block has ended."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
@@ -35,7 +35,7 @@ def signals_kept() -> Iterator[None]:
 
 
 def exit_code(monkeypatch: pytest.MonkeyPatch, *argv: object) -> int:
-    """How the command that these words are ends."""
+    """Return the exit code of a command of these words."""
     monkeypatch.setattr(sys, "argv", ["txl", *map(str, argv)])
     with signals_kept(), pytest.raises(SystemExit) as ended:
         main()
@@ -44,7 +44,7 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, *argv: object) -> int:
 
 
 def said_in(encoding: str, monkeypatch: pytest.MonkeyPatch, *argv: object) -> Ended:
-    """What the command says on streams that know no more than `encoding`."""
+    """Return what the command says on streams that know no more than `encoding`."""
     streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", streams[0])
@@ -58,7 +58,7 @@ def said_in(encoding: str, monkeypatch: pytest.MonkeyPatch, *argv: object) -> En
 
 
 def unread(monkeypatch: pytest.MonkeyPatch, *argv: object, buffering: int = -1) -> int:
-    """How the command ends whose standard output nobody reads."""
+    """Return how the command ends whose standard output nobody reads."""
     reading, writing = os.pipe()
     os.close(reading)
     with monkeypatch.context() as patch, open(writing, "wb", buffering) as pipe:

@@ -11,7 +11,7 @@ from trainer.data.text.source import Reading
 def documents(
     path: Path, *, bad_lines: BadLines | None = None, suffixes: tuple[str, ...] = (), **how: object
 ) -> list[str]:
-    """The texts of all documents below `path`; `how` is of `Reading`."""
+    """Return the texts of all documents below `path`; `how` is of `Reading`."""
     reading = Reading(**how)  # type: ignore[arg-type]
     texts = [""]
     for piece in read_pieces(

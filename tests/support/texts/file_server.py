@@ -1,15 +1,16 @@
 """A small HTTP server on this machine that serves files, and misbehaves as it is told."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from local_server import local_server
 
 
 @dataclass
 class Served:
-    """What a server has, how it behaves, and what it was asked for.
+    """State of a server: what it has, how it behaves, and what it was asked for.
 
     Attributes:
         files: content by path, such as ``/a.zip``.
@@ -32,23 +33,8 @@ class Served:
 def serving(**behaviour: object) -> Iterator[Served]:
     """Serve until the block ends."""
     served = Served(**behaviour)  # type: ignore[arg-type]
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self, served)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        served.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield served
-        finally:
-            server.shutdown()
-            thread.join()
+    with local_server(lambda request: answer(request, served)) as served.url:
+        yield served
 
 
 def answer(request: BaseHTTPRequestHandler, served: Served) -> None:

@@ -41,7 +41,7 @@ class Typed(NamedTuple):
 
 
 def fenced(page: Path) -> Iterator[Typed]:
-    """The commands in a page's blocks of shell, one after the other."""
+    """Yield the commands in a page's blocks of shell, one after the other."""
     for _, language, block in FENCE.findall(page.read_text()):
         if language == "bash":
             for line in block.replace("\\\n", " ").splitlines():
@@ -53,12 +53,12 @@ def fenced(page: Path) -> Iterator[Typed]:
 
 
 def spans(page: Path) -> Iterator[str]:
-    """What a page's text, outside of its blocks, shows as code."""
+    """Yield what a page's text, outside of its blocks, shows as code."""
     yield from re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text()))
 
 
 def _without_ellipsis(words: list[str]) -> list[str]:
-    """Words without an ellipsis that is no option's value."""
+    """Return words without an ellipsis that is no option's value."""
     before = ["", *words]
     return [w for w, b in zip(words, before, strict=False) if w != "…" or b.startswith("--")]
 
@@ -129,7 +129,7 @@ def _check_script(words: list[str]) -> None:
 
 
 def flags_of(text: str) -> set[str]:
-    """The long options in a text."""
+    """Return the long options in a text."""
     return set(re.findall(r"(?<!\S)(--[a-z][\w.-]*)", text))
 
 
@@ -139,7 +139,7 @@ LM_EVAL = frozenset({"--help", "--model", "--model_args", "--tasks", "--batch_si
 
 @cache
 def flags_of_command(name: str) -> frozenset[str]:
-    """The long options of a command of `txl`."""
+    """Return the long options of a command of `txl`."""
     if name in ("train", "config show"):
         return frozenset({*train_flags(), "--world-size"})
     if name == "plan":
@@ -152,14 +152,14 @@ def flags_of_command(name: str) -> frozenset[str]:
 
 @cache
 def texts_in(file: Path) -> frozenset[str]:
-    """Every constant text in a file's source, and so every option that it takes."""
+    """Return every constant text in a file's source, and so every option that it takes."""
     nodes = ast.walk(ast.parse(file.read_text()))
     constants = (node.value for node in nodes if isinstance(node, ast.Constant))
     return frozenset(value for value in constants if isinstance(value, str))
 
 
 def launcher_flags(program: str) -> frozenset[str]:
-    """The options of a launcher as it is installed."""
+    """Return the options of a launcher as it is installed."""
     if program == "python":
         return frozenset({"-m", "-c"})
     package, inner = {
@@ -173,5 +173,5 @@ def launcher_flags(program: str) -> frozenset[str]:
 
 
 def trained_by(words: list[str]) -> TrainArguments:
-    """What a text of training options alone says of a recipe."""
+    """Return what a text of training options alone says of a recipe."""
     return parse_train(["wt103-base", "--data", "corpora/mine", "--run-dir", "runs/mine", *words])

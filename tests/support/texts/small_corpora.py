@@ -29,7 +29,7 @@ CHARACTERS = "  the cat" + " " * 100_000 + "sat" + " " * 100_009 + "q dog ran  "
 
 
 def small_texts(name: str) -> dict[str, bytes]:
-    """A small text in the place of each text of a corpus."""
+    """Return a small text in the place of each text of a corpus."""
     whole = {"enwik8": BYTES, "text8": CHARACTERS.encode()}
     if name in whole:
         return {"train": whole[name]}
@@ -78,7 +78,7 @@ def pack(file: KnownFile, texts: dict[str, bytes], scratch: Path) -> bytes:
 
 
 def reference(name: str, texts: dict[str, bytes]) -> tuple[list[str], dict[str, list[str]]]:
-    """Vocabulary and tokens of each split as the reference's scripts have them, done plainly."""
+    """Return each split's vocabulary and tokens by the reference's scripts, done plainly."""
     if name == "enwik8":
         cuts = in_three(texts["train"])
         lines = {

@@ -38,7 +38,7 @@ BLANKS = (" ", " ", " ", " ", "  ", "    ", "\n", "\n\n", " \n", "\n    ", "\t",
 
 
 def some_text(seed: int, *, n_words: int) -> str:
-    """Words and blanks as they fall, with a run now and then that no blank interrupts."""
+    """Return words and blanks as they fall, with a run now and then that no blank interrupts."""
     pick = random.Random(seed)
     parts = []
     for _ in range(n_words):
@@ -55,14 +55,14 @@ LEARNT_FROM = some_text(0, n_words=4000)
 
 @cache
 def tokenizer_files() -> dict[str, dict[str, Any]]:
-    """The content of each file by a name that says what it does."""
+    """Return the content of each file by a name that says what it does."""
     made = {**_byte_level(), **_sentencepiece(), **_unigram(), **_whole_words(), **_normalized()}
     return {name: json.loads(tokenizer.to_str()) for name, tokenizer in made.items()}
 
 
 @cache
 def vocabulary_of(name: str) -> TokenizerVocabulary:
-    """The vocabulary that a file makes."""
+    """Return the vocabulary that a file makes."""
     return TokenizerVocabulary(tokenizer_files()[name])
 
 
@@ -128,7 +128,7 @@ def _byte_level() -> dict[str, Tokenizer]:
 
 
 def _sentencepiece() -> dict[str, Tokenizer]:
-    """Llama-2: a space before the text, spaces as ▁, no pre-tokens, bytes for what it lacks."""
+    """Return Llama-2's: a space before the text, spaces as ▁, no pre-tokens, bytes for the rest."""
     learnt = _trained(
         models.BPE(unk_token="<unk>"),
         _bpe(byte_level=False, special=("<unk>", "</s>")),

@@ -4,7 +4,7 @@ from typing import Any
 
 
 def tokenizer(**parts: Any) -> dict[str, Any]:
-    """A small tokenizer with parts of its own."""
+    """Return a small tokenizer with parts of its own."""
     model = {
         "type": "BPE",
         "dropout": None,
@@ -31,18 +31,18 @@ def tokenizer(**parts: Any) -> dict[str, Any]:
 
 
 def split(pattern: str) -> dict[str, Any]:
-    """A pre-tokenizer that cuts by a pattern."""
+    """Return a pre-tokenizer that cuts by a pattern."""
     behavior = {"behavior": "Isolated", "invert": False}
     return {"type": "Split", "pattern": {"Regex": pattern}, **behavior}
 
 
 def replace(text: str, by: str) -> dict[str, Any]:
-    """A normalizer or decoder that writes one text for another."""
+    """Return a normalizer or decoder that writes one text for another."""
     return {"type": "Replace", "pattern": {"String": text}, "content": by}
 
 
 def sequence(*parts: dict[str, Any], name: str = "normalizers") -> dict[str, Any]:
-    """Several after another."""
+    """Return several parts, one after another."""
     return {"type": "Sequence", name: list(parts)}
 
 

@@ -50,14 +50,14 @@ def as_on_a_gpu(backend: BackendName, launch: Callable[..., None]) -> Iterator[N
 
 
 def _dropout(x: Tensor, probability: float, *, training: bool = True) -> Tensor:
-    """The one kernel that `F.dropout` is on a GPU; on a CPU it would be three operations."""
+    """Return the one kernel that `F.dropout` is on a GPU; on a CPU it would be three operations."""
     if not training or probability == 0:
         return x
     return torch.native_dropout(x, probability, train=True)[0]
 
 
 def _multiply_widely(a_ON: Tensor, b_NI: Tensor, *, out: Tensor) -> None:
-    """One operation, as on a GPU. Real tensors stay as they are: a CPU has no such operation."""
+    """Multiply in one operation, as on a GPU. Real tensors stay: a CPU has no such operation."""
     if isinstance(out, FakeTensor):
         torch.mm(a_ON, b_NI, out_dtype=torch.float32, out=out)
     else:

@@ -23,7 +23,7 @@ V = 267_735
 
 
 class Hosts(TorchDispatchMode):
-    """Notes the tensors that are made of the host's values: on a GPU a copy that is waited for."""
+    """A list of the tensors made of the host's values: on a GPU, of copies that are waited for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Hosts(TorchDispatchMode):
 
 
 class Step(NamedTuple):
-    """What two forward and backward passes did."""
+    """Results of two forward and backward passes."""
 
     launches: Counter[str]
     """Triton kernels by name, each compiled for the arguments it was given."""

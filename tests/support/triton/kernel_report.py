@@ -29,7 +29,7 @@ class Kernel(NamedTuple):
 
     @property
     def occupancy(self) -> float:
-        """The share of a multiprocessor's warps that can be resident."""
+        """Return the share of a multiprocessor's warps that can be resident."""
         limit = _LIMITS[self.capability]
         by_registers = limit.registers // (-(-self.registers // 8) * 8 * 32 * self.num_warps)
         by_shared = limit.shared // (self.shared + _RESERVED)
@@ -38,7 +38,7 @@ class Kernel(NamedTuple):
 
 
 class _Limit(NamedTuple):
-    """Of a multiprocessor (CUDA C++ Programming Guide, "Compute Capabilities")."""
+    """Limits of a multiprocessor (CUDA C++ Programming Guide, "Compute Capabilities")."""
 
     registers: int
     shared: int
@@ -52,7 +52,7 @@ _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/")
 
 
 def kernel_of(binary: Any, *, name: str, capability: int, num_warps: int) -> Kernel:
-    """What became of a kernel that `triton.compile` compiled."""
+    """Return what became of a kernel that `triton.compile` compiled."""
     cubin, shared = binary.asm["cubin"], binary.metadata.shared
     in_tf32 = "tf32" in binary.asm["ptx"]
     registers, stack, *lengths = _taken(cubin)
@@ -61,7 +61,7 @@ def kernel_of(binary: Any, *, name: str, capability: int, num_warps: int) -> Ker
 
 @cache
 def _taken(cubin: bytes) -> tuple[int, int, int, int]:
-    """Registers, stack, instructions and those of the longest loop."""
+    """Return registers, stack, instructions and those of the longest loop."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()

@@ -27,7 +27,7 @@ def fused(
     autocast: bool = False,
     tf32: bool = False,
 ) -> list[Tensor]:
-    """The output and, if its own is given, the gradients; what is not written is NaN."""
+    """Return the output and, given its own, the gradients; what is not written is NaN."""
     from trainer.model.triton.attention import Blocks, Cut, fused_attention
 
     torch.use_deterministic_algorithms(True)  # fills new memory with NaN
@@ -58,7 +58,7 @@ def fused(
 
 
 def multiply_in_tf32(*, asked: bool) -> set[bool]:
-    """Whether kernels for fp32 multiply in TF32, in a process that compiles."""
+    """Return whether kernels for fp32 multiply in TF32, in a process that compiles."""
     from triton.runtime import JITFunction
     from triton_processes import compile_launch
 
@@ -101,7 +101,7 @@ class Problem:
         return [self.query_BTHE, self.kv_BS2HE, self.position_BHTS]
 
     def plain(self, hidden_keys: Tensor) -> list[Tensor]:
-        """`relative_attention` and its gradients by the leaves."""
+        """Return `relative_attention` and its gradients by the leaves."""
         q_BTHE, kv_BS2HE, r_SHE, u_HE, v_HE = self.leaves
         out_BTHE = relative_attention(
             q_BTHE,
@@ -118,14 +118,14 @@ class Problem:
         ]
 
     def fused(self, run: Fused, **keywords: Any) -> list[Tensor]:
-        """The same by `fused_attention`, its gradients taken on to the leaves."""
+        """Return what `plain` does, by `fused_attention`, its gradients taken on to the leaves."""
         parts = [x.detach() for x in self.parts]
         out_BTHE, *grads = run(*parts, d_out_BTHE=self.d_out_BTHE, **keywords)
         return [out_BTHE, *torch.autograd.grad(self.parts, self.leaves, grads, retain_graph=True)]
 
 
 def visible_from(kind: str, sizes: Sizes) -> Tensor | None:
-    """First visible keys `[B, T]` or `[1, T]`, as memories and documents make them."""
+    """Return first visible keys `[B, T]` or `[1, T]`, as memories and documents make them."""
     B, T, M, *_ = sizes
     query_T = torch.arange(T)
     if kind == "everything":
@@ -141,7 +141,7 @@ def visible_from(kind: str, sizes: Sizes) -> Tensor | None:
 
 
 def hidden_keys(from_BT: Tensor | None, sizes: Sizes) -> Tensor:
-    """`[B or 1, 1, T, S]`, from the definition."""
+    """Return hidden keys, `[B or 1, 1, T, S]`, by their definition."""
     _, T, M, *_ = sizes
     key_S, query_T1 = torch.arange(M + T), torch.arange(T)[:, None]
     hidden_TS = key_S > query_T1 + M
@@ -153,7 +153,7 @@ def hidden_keys(from_BT: Tensor | None, sizes: Sizes) -> Tensor:
 def naive(
     parts: list[Tensor], d_out_BTHE: Tensor, hidden: Tensor, kept_BHTS: Tensor | float = 1.0
 ) -> list[Tensor]:
-    """The output and the gradients of the parts, with weights multiplied by `kept_BHTS`."""
+    """Return the output and the gradients of the parts, with weights multiplied by `kept_BHTS`."""
     leaves = [x.detach().clone().requires_grad_() for x in parts]
     query_BTHE, kv_BS2HE, position_BHTS = leaves
     key_BSHE, value_BSHE = kv_BS2HE.unbind(2)

@@ -40,7 +40,7 @@ ODD = {"d_model": 10, "d_head": 5, "d_inner": 21}
 
 
 def prepare() -> None:
-    """In this process Triton interprets; tails are filled up to fewer rows, which take it long."""
+    """Let Triton interpret in this process; tails are filled up to fewer rows, which is faster."""
     os.environ["DS_ACCELERATOR"] = "cpu"
     interpret()
     # It multiplies in numpy, which says so when Philox overflows, as it means to.
@@ -51,7 +51,7 @@ def prepare() -> None:
 
 
 class Reading(NamedTuple):
-    """What a model made of a text."""
+    """Results of a model that read a text."""
 
     loss: Tensor
     nats: list[Tensor]
@@ -62,7 +62,7 @@ class Reading(NamedTuple):
 
 
 def text(cutoffs: tuple[int, ...], *, documents: bool) -> list[Segment]:
-    """Three segments of two streams; the second row is short and then absent."""
+    """Return three segments of two streams; the second row is short and then absent."""
     torch.manual_seed(1)
     lengths = [[5, 5], [5, 3], [5, 0]] if documents else [[5, 5]] * 3
     starts = [
@@ -83,7 +83,7 @@ def text(cutoffs: tuple[int, ...], *, documents: bool) -> list[Segment]:
 
 @contextmanager
 def taking(backend: BackendName) -> Iterator[None]:
-    """Has models take this back end, on whatever device."""
+    """Let models take this back end, on whatever device, until the block ends."""
     with ExitStack() as stack:
         for room in CHOOSERS:
             patch = mock.patch(f"trainer.model.{room}.backend_name", return_value=backend)
@@ -93,7 +93,7 @@ def taking(backend: BackendName) -> Iterator[None]:
 
 @contextmanager
 def counted() -> Iterator[Counter[str]]:
-    """Counts the launches of Triton's kernels."""
+    """Yield a count of the launches of Triton's kernels."""
     from triton.runtime.interpreter import GridExecutor
 
     launches: Counter[str] = Counter()
@@ -143,7 +143,7 @@ def read(
 def scored(
     backend: BackendName, *, model: dict[str, Any], stored_aligned: bool = False, **options: Any
 ) -> list[Tensor]:
-    """Nats of `text` with weights that stay, and a memory made for it; then of single tokens.
+    """Return nats of `text` with weights that stay and a memory for it; then of single tokens.
 
     And in the end the probabilities of every word after one of them.
     """
@@ -165,7 +165,7 @@ def scored(
 
 
 def grads_of(module: TransformerXL) -> dict[str, Tensor]:
-    """Without pads, whose gradients are zero."""
+    """Return gradients without pads, whose gradients are zero."""
     grads = {}
     for name, p in module.named_parameters():
         if p.grad is None:
@@ -179,7 +179,7 @@ def grads_of(module: TransformerXL) -> dict[str, Tensor]:
 
 @cache
 def world() -> World:
-    """The process group of this process alone; DeepSpeed keeps hold of its first."""
+    """Return the process group of this process alone; DeepSpeed keeps hold of its first."""
     from trainer.engine import deepspeed
 
     os.environ.update(complete_environ(os.environ))
@@ -189,7 +189,7 @@ def world() -> World:
 def engine_of(
     backend: BackendName, ds_file: str, *, model: dict[str, Any], frozen: tuple[str, ...] = ()
 ) -> Any:
-    """DeepSpeed's engine on one rank, its weights stored for a back end, some not trained."""
+    """Return DeepSpeed's engine on one rank, some of its weights not trained, for a back end."""
     warnings.simplefilter("ignore")  # DeepSpeed's own
     from trainer.config.deepspeed import load_ds_config, resolve
     from trainer.engine import deepspeed
@@ -225,7 +225,7 @@ def trained(
     copies: bool = True,
     frozen: tuple[str, ...] = (),
 ) -> tuple[list[float], dict[str, Tensor], Counter[str]]:
-    """Losses, and weights in the end, of steps through DeepSpeed's engine on one rank.
+    """Return losses, and weights in the end, of steps through DeepSpeed's engine on one rank.
 
     Adam's eps is so large that a step is one along the gradient. Without `copies` autocast casts.
     """
@@ -244,7 +244,7 @@ def trained(
 
 
 def whole_state(built: Any) -> dict[str, dict[str, Tensor]]:
-    """Weights and moments of an engine on one rank, which owns all."""
+    """Return weights and moments of an engine on one rank, which owns all."""
     shapes = built.full_state.shapes()
     state: dict[str, dict[str, Tensor]] = {}
     for name, begin, tensors in built.full_state.parts():
@@ -275,7 +275,7 @@ def steps_of(built: Any, model: dict[str, Any], n_steps: int) -> list[float]:
 def carried_over(
     ds_file: str, *, model: dict[str, Any]
 ) -> tuple[list[dict[str, dict[str, Tensor]]], list[float]]:
-    """Weights and moments after steps on the kernels, then as other engines have taken them.
+    """Return weights and moments after steps on the kernels, then as other engines have taken them.
 
     And the loss that each then has.
     """

@@ -53,7 +53,7 @@ def interpret() -> None:
 
 
 def compile_only() -> None:
-    """In this process, where a kernel is launched, compile it for the arguments; run nothing.
+    """Let a launch in this process compile the kernel for its arguments, and run nothing.
 
     What has not changed since comes from Triton's cache.
     """
@@ -72,7 +72,7 @@ def compile_launch(
     num_stages: int = 3,
     **constants: Any,
 ) -> list[Kernel]:
-    """As Triton does at a launch: types of the arguments, and what is known of their values.
+    """Compile as Triton does at a launch: by arguments' types, and what is known of their values.
 
     Returns what became of the kernel for each of `CAPABILITIES`.
     """
@@ -104,7 +104,7 @@ def compile_launch(
 
 
 def type_of(value: Any) -> str:
-    """None and 1 are known when compiling."""
+    """Return the type of an argument, as Triton calls it; None and 1 are known when compiling."""
     if value is None or (isinstance(value, int) and value == 1):
         return "constexpr"
     if isinstance(value, Tensor):

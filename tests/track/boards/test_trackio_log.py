@@ -16,14 +16,14 @@ from tracked_run import start, train
 from trainer.config.recipe import load_recipe
 from trainer.errors import Exit, InputError
 from trainer.track.measure import Lengths
+from trainer.track.opening import track_evaluations
 from trainer.track.record.metrics import read_metrics
 from trainer.track.run_files.results import EvalResult, file_result
-from trainer.track.tracker import track_evaluations
 
 
 @pytest.fixture(scope="module")
 def _trackio(tmp_path_factory):
-    """Trackio can be imported; its data are the tests' own."""
+    """Let trackio be imported; its data are the tests' own."""
     if not (TRACKIO / "trackio").is_dir():
         pytest.skip(f"{TRACKIO} is absent: bash tests/peer.sh makes it")
     with pytest.MonkeyPatch.context() as patch:
@@ -36,19 +36,19 @@ def _trackio(tmp_path_factory):
 
 @pytest.fixture
 def project(_trackio, tmp_path: Path) -> str:
-    """A project that no other test has."""
+    """Return a project that no other test has."""
     return tmp_path.name
 
 
 def runs_of(project: str) -> list[Any]:
-    """The runs that trackio has now."""
+    """Return the runs that trackio has now."""
     import trackio
 
     return list(trackio.Api().runs(project))
 
 
 def rows(project: str, run_id: str | None = None) -> list[dict[str, Any]]:
-    """All rows of a run, of the only one by default."""
+    """Return all rows of a run, of the only one by default."""
     from trackio.sqlite_storage import SQLiteStorage
 
     ids = [run_id] if run_id else [run.id for run in runs_of(project)]
@@ -66,7 +66,7 @@ def sample(tracker, step: int) -> None:
 
 
 def assert_as_recorded(run_dir: Path, project: str) -> None:
-    """Every record of a step is a row of it, once and with the same figures, and so are samples."""
+    """Compare rows with records: each of a step once and with the same figures, and all samples."""
     found = rows(project)
     for kind in ("train", "valid"):
         shown = {

@@ -60,7 +60,7 @@ def test_a_terminal_shows_a_bar_and_is_given_back_clean(monkeypatch: pytest.Monk
 def shown_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, show: Callable[[], AbstractContextManager[object]]
 ) -> str:
-    """What a terminal gets while the block of `show` is entered and left."""
+    """Return what a terminal gets while the block of `show` is entered and left."""
     reading, writing = pty.openpty()
     with os.fdopen(writing, "w") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", terminal)

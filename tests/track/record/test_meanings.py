@@ -26,7 +26,7 @@ def constants() -> Iterator[str]:
 
 
 def recorded_events() -> Iterator[tuple[str, set[str]]]:
-    """Names and details of the events in the source."""
+    """Yield names and details of the events in the source."""
     for tree in TREES.values():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("event"):

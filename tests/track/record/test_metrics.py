@@ -167,7 +167,7 @@ def test_lines_that_are_no_records_are_passed_over(tmp_path, caplog):
 
 
 def naively_read(records: list[Record]) -> list[Record]:
-    """Of the records of a step and kind the last one of the highest attempt that did the step."""
+    """Return of a step and kind the last record of the highest attempt that did the step."""
     done: dict[int, range] = {}
     for attempt in {r["attempt"] for r in records if r["kind"] != "event"}:
         own = [r for r in records if r["attempt"] == attempt]

@@ -83,7 +83,7 @@ OLD = {
 
 
 def result(**changes: Any) -> EvalResult:
-    """A result; changes of `settings` are changes of single lengths."""
+    """Return a result; changes of `settings` are changes of single lengths."""
     values = VALUES | changes
     return EvalResult(**values | {"settings": VALUES["settings"] | changes.get("settings", {})})
 

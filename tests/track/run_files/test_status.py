@@ -191,7 +191,7 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def of_a_killed(tmp_path_factory):
-    """The status of a process that was killed, once it was seen to live."""
+    """Return the status of a process that was killed, once it was seen to live."""
     folder = tmp_path_factory.mktemp("killed")
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE

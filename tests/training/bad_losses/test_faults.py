@@ -27,12 +27,12 @@ def streams(tmp_path: Path) -> Streams:
 
 
 def nats(*bad: int, of: float = 2.0) -> torch.Tensor:
-    """Nats of this rank's six streams, slot after slot; those of bad ones are not finite."""
+    """Return nats of this rank's six streams, slot after slot; those of bad ones are not finite."""
     return torch.tensor([torch.nan if stream in bad else of for stream in range(6)])
 
 
 def told(watch: FaultWatch, nats_S: torch.Tensor, wish: Wish = Wish.NONE) -> Verdict:
-    """What the watch tells at a step of 24 targets."""
+    """Return what the watch tells at a step of 24 targets."""
     return watch.exchange(wish, nats_S, n_tokens=24)
 
 
@@ -122,7 +122,7 @@ def test_the_words_sent_do_not_grow_with_the_streams_and_a_fault_names_the_same(
 
 
 def exchange_on_ranks(world: World, folder: Path) -> dict[str, Any]:
-    """What the ranks send and name, with few streams and with many."""
+    """Return what the ranks send and name, with few streams and with many."""
     documents = random_documents(2000, vocabulary_size=9)
     split = write_split(folder / f"split {world.rank}", documents, vocabulary_size=9)
     return {"few": exchanged(world, split, 4), "many": exchanged(world, split, 200)}
@@ -149,7 +149,7 @@ def sizes_of(module: Any, *names: str) -> Iterator[list[int]]:
 
 
 def exchanged(world: World, split: Split, n_streams: int) -> dict[str, Any]:
-    """Bytes by message of each step without a fault, and the streams named in each step."""
+    """Return bytes by message of each step without a fault, and the streams named in each step."""
     streams = Streams(
         split=split,
         train_batch_size=n_streams,

@@ -27,7 +27,7 @@ HARD = ["--expect.ppl", "1.5", "--expect.tokens-per-s", "1e12"]
 
 @pytest.fixture(scope="module")
 def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Directories of runs by name, and of copies of them as they were before they ran again."""
+    """Return directories of runs by name, and of copies of them before they ran again."""
     folder = tmp_path_factory.mktemp("expectations")
     lone = write_corpus(
         folder / "lone", vocabulary_size=600, train=random_documents(4000, vocabulary_size=600)

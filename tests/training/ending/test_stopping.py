@@ -26,7 +26,7 @@ def _restore_handlers() -> Iterator[None]:
 
 @pytest.fixture
 def stops(tmp_path: Path) -> Iterator[StopRequests]:
-    """Those of a process with something to save, which watches for the STOP file."""
+    """Yield the requests of a process with something to save, which watches for the STOP file."""
     stops = StopRequests()
     stops.install()
     stops.hold(tmp_path, time_limit_s=None, watches_file=True)

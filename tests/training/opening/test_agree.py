@@ -30,7 +30,7 @@ PLANTED = {
 
 
 def refusals(world: World, folder: Path) -> dict[str, str]:
-    """What a rank is told of each difference; the facts are in a file, as a plan has them."""
+    """Return what a rank is told of each difference; a file has the facts, as a plan has them."""
     facts = json.loads((folder / "facts.json").read_text())
     told = {}
     for part, planted in {"nothing": None, **PLANTED}.items():
@@ -47,7 +47,7 @@ def refusals(world: World, folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def facts(corpus: Path) -> agree.Facts:
-    """What a run of the tests' corpus is compared by."""
+    """Return what a run of the tests' corpus is compared by."""
     case = Case(Path("nowhere"), flags=["--model.factory", "whole_model:build"])
     environ = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_SIZE": "1"}
     plan = make_plan(parse_train(case.argv(corpus)), environ | {"MASTER_PORT": "1"})

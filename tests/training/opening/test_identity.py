@@ -21,7 +21,7 @@ from trainer.training.opening.identity import precision_change
 
 @pytest.fixture(scope="module")
 def of(corpus: Path) -> Measure:
-    """What the trained run's validations are of."""
+    """Return what the trained run's validations are of."""
     lengths = ScoringConfig(tgt_len=12, mem_len=20, batch_size=2)
     measure = valid_measure(open_corpus(corpus), lengths, precision="fp32")
     assert measure is not None

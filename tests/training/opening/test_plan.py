@@ -36,7 +36,7 @@ def test_a_sample_that_cannot_begin_is_refused(tmp_path: Path) -> None:
 
 
 def corpus_of(folder: Path, **n_tokens: int) -> Corpus:
-    """A corpus whose splits have so many tokens."""
+    """Return a corpus whose splits have so many tokens."""
     splits = {name: random_documents(n, vocabulary_size=9) for name, n in n_tokens.items()}
     return write_corpus(folder / "corpus", vocabulary_size=9, **splits)
 

@@ -29,7 +29,7 @@ LONGER = ["--train.max-steps", "8", "--allow-change", "train.max_steps"]
 
 @pytest.fixture(scope="module")
 def refused(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Case, str]]:
-    """Runs of two ranks in directories with something in the way, and what they were told."""
+    """Train two ranks in directories with something in the way; return what they were told."""
     folder = tmp_path_factory.mktemp("start")
     cases = {}
     for name in (*FOLDERS, *FILES):
@@ -68,7 +68,7 @@ class Left:
         self.told: dict[str, str] = {}
 
     def add(self, name: str, *flags: str, ends: Exit = Exit.DONE) -> Path:
-        """A copy of a run of six steps, to be spoilt before it goes on."""
+        """Return a copy of a run of six steps, to be spoilt before it goes on."""
         run_dir = self.folder / name
         shutil.copytree(self.trained, run_dir)
         self.cases[name] = Case(run_dir, flags=[*LONGER, *flags], ends=ends)

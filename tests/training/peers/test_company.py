@@ -33,7 +33,7 @@ FLAGS = [
 def disturbed(
     corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Pair, int, Path]]:
-    """Two runs of two ranks whose second is killed, or stopped: the pair, a code, the folder."""
+    """Return two runs of two ranks, the second killed or stopped: the pair, a code, the folder."""
     folder = tmp_path_factory.mktemp("company")
     found = {}
     for number in (signal.SIGKILL, signal.SIGSTOP):
@@ -109,7 +109,7 @@ def test_a_rank_that_fails_says_why_and_the_others_name_it_and_its_error(
 
 
 def notes_of(world: World, folder: Path) -> dict[str, object]:
-    """What ranks say of a folder that they share, and of one that they do not."""
+    """Return what ranks say of a folder that they share, and of one that they do not."""
     told = []
     for name in ("shared", "own"):
         run_dir = folder / (name if name == "shared" else f"own {world.rank}")

@@ -4,12 +4,8 @@ import dataclasses
 import os
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from trainer.errors import Exit
 from trainer.progress import Progress
@@ -124,19 +120,8 @@ def test_of_ranks_that_all_live_the_one_that_has_finished_less_is_named(tmp_path
     assert told.endswith("; all ranks wait")
 
 
-@pytest.fixture
-def child() -> Iterator["subprocess.Popen[str]"]:
-    """A process that waits for its end."""
-    waits = [sys.executable, "-c", "print(flush=True); input()"]
-    with subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        yield child
-        child.kill()
-
-
 def near(child: "subprocess.Popen[str]") -> dict[str, object]:
-    """What a note says of a process of this machine."""
+    """Return what a note says of a process of this machine."""
     here = Note.of_this_process(1, token="one")
     return {"pid": child.pid, "begun": begun(child.pid), "host": here.host, "boot": here.boot}
 

@@ -202,6 +202,7 @@ def _write(
     *,
     made: dict[str, object],
 ) -> tuple[SplitReport, ...]:
+    """Write vocabulary and splits to `folder`, reading the ids once."""
     save_vocabulary(source.vocabulary, folder / VOCABULARY_FILE)
     with ExitStack() as stack:
         writers = {

@@ -143,6 +143,7 @@ def prepare(options: PrepareOptions, *, stdin: BinaryIO | None = None) -> Prepar
 def _prepare(
     options: PrepareOptions, kind: VocabularyKind, given: Vocabulary | None, stdin: BinaryIO | None
 ) -> PrepareReport:
+    """Write the corpus, by options that go together; see `prepare`."""
     with new_corpus_folder(options.out, overwrite=options.overwrite) as folder:
         paths = {name: getattr(options, name) for name in SPLITS}
         inputs = find_inputs(
@@ -248,6 +249,7 @@ def _fix_of_unknown(given: Vocabulary | None) -> str:
 
 
 def _build_vocabulary(options: PrepareOptions, inputs: Inputs) -> Vocabulary:
+    """Build the vocabulary from the train split alone."""
     with closing(inputs.read_only(["train"], "vocabulary")) as pieces:
         match options.tokenizer or "words":
             case "words":

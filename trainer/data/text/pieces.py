@@ -140,6 +140,7 @@ def _pieces_of(
 
 
 def _decoded(stream: IO[bytes], file: TextFile, reading: Reading) -> Iterator[str]:
+    """Yield the characters of a file, block by block; refuse what is no text."""
     may_hold_nul = reading.as_bytes or file.format == "raw"
     decoder = codecs.getincrementaldecoder("latin-1" if reading.as_bytes else "utf-8")()
     instead = ", or read it with --tokenizer bytes" if reading.chooses_tokenizer else ""

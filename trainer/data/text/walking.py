@@ -84,6 +84,7 @@ def _walk_folder(
 def _follow(
     folder: Path, name: str, top: str, walked: Walked, links: list[str], seen: set[str]
 ) -> None:
+    """Follow the link `name` below `folder`, and note what it leads to."""
     path = folder / name
     place = os.path.realpath(path)
     try:

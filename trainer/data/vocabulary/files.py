@@ -124,6 +124,7 @@ def encode_given(vocabulary: Vocabulary, text: str, *, what: str) -> list[int]:
 
 
 def _vocabulary_from(values: dict[str, Any], *, where: Path) -> Vocabulary:
+    """Return the vocabulary that was saved as JSON values."""
     check_values(values, where=str(where))
     try:
         match values["kind"]:

@@ -57,7 +57,8 @@ class ListedVocabulary:
         symbols = text.split()
         return [self._id_of(s) for s in (symbols if self.is_spaced else "".join(symbols))]
 
-    def encode_pieces(self, pieces: Iterable[Piece]) -> Iterator[Ids]:  # noqa: D102
+    def encode_pieces(self, pieces: Iterable[Piece]) -> Iterator[Ids]:
+        """Yield the ids of documents; one without any symbol has no `end_id` either."""
         has_text = False
         for text, ends_document in whole_words(pieces):
             ids = self.encode(text)

@@ -101,6 +101,7 @@ class Lamb(torch.optim.Optimizer):
                 self._update(flats, group)
 
     def _update(self, flats: list[Tensor], group: dict[str, Any]) -> None:
+        """Update the tensors of a parameter group that have a gradient."""
         (b1, b2), eps = group["betas"], group["eps"]
         grads = [flat.grad for flat in flats if flat.grad is not None]
         states = [self._state_of(flat) for flat in flats]

@@ -71,7 +71,7 @@ class CapturedPasses:
             self._kind = kind
         if kind is None or kind != self._kind or self._failed or not self._can_go_on():
             return self._as_usual(segment, memory, how)
-        if self._static is None or not self._static.hasplace_for(segment):
+        if self._static is None or not self._static.has_place_for(segment):
             if some_gradient(self._parameters) is not None:
                 return self._as_usual(segment, memory, how)  # captured at a step's first pass
             if not self._try_to_capture(segment, memory, how):
@@ -184,7 +184,7 @@ class _Static:
             },
         )
 
-    def hasplace_for(self, segment: Segment) -> bool:
+    def has_place_for(self, segment: Segment) -> bool:
         """Return whether the lists of clusters are long enough."""
         clusters = (*segment.token_clusters, *segment.target_clusters)
         return all(len(c) <= place for c, place in zip(clusters, self.places, strict=True))

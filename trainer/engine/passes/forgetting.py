@@ -13,7 +13,7 @@ from trainer.protocol import Memory
 
 
 def forget_in_place(memory: Memory, keep_B: Tensor, *, unread: Memory) -> None:
-    """Have streams have read nothing where `keep_B` is false, as `forget_streams` does.
+    """Empty in place the memory of streams where `keep_B` is false; see `forget_streams`.
 
     Args:
         memory: memory of B streams, whose tensors no other memory shares; its numbers stay.

@@ -76,7 +76,7 @@ class TxlMemory(Cache):
 
 
 class Sight:
-    """Which keys the next tokens see; all tokens of the rows are counted from 0, pads included."""
+    """The keys that the next tokens see; all tokens of a row are counted from 0, its pads too."""
 
     def __init__(self, memory: TxlMemory, n_new: int, n_alone: int, config: TxlConfig) -> None:
         self.begin, self.n_new, self.n_alone, self.config = memory.n_read, n_new, n_alone, config

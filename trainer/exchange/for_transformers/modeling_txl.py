@@ -98,15 +98,7 @@ class TxlForCausalLM(PreTrainedModel, GenerationMixin):
         goes_on = _take_in_mask(memory, attention_mask, n_new)
         # The tokenizer's pad follows the vocabulary; rows that have ended are filled up with it.
         input_ids = input_ids.masked_fill(input_ids == self.config.vocab_size, 0)
-        states: list[list[Tensor]] = []
-        begin = 0
-        while begin < n_new:
-            n_left = self.config.tgt_len - memory.n_read % self.config.tgt_len
-            end = min(n_new, begin + n_left)
-            alone = max(0, end - (n_new - n_alone))
-            states.append(self._read(input_ids[:, begin:end], memory, alone))
-            begin = end
-        of_layers = tuple(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))
+        of_layers = self._read_in_segments(input_ids, memory, n_alone)
         hidden_BTD = of_layers[-1]
         kept_BTD = hidden_BTD[:, -logits_to_keep:] if logits_to_keep else hidden_BTD
         logits = self.softmax(kept_BTD, self.embedding)
@@ -121,6 +113,21 @@ class TxlForCausalLM(PreTrainedModel, GenerationMixin):
             **{CACHE: kept},
         )
         return output.to_tuple() if return_dict is False else output
+
+    def _read_in_segments(
+        self, tokens_BT: Tensor, memory: TxlMemory, n_alone: int
+    ) -> tuple[Tensor, ...]:
+        """Return the embedding and each layer's output, `[B, T, D]`; see `_read`."""
+        n_new = tokens_BT.shape[1]
+        states: list[list[Tensor]] = []
+        begin = 0
+        while begin < n_new:
+            n_left = self.config.tgt_len - memory.n_read % self.config.tgt_len
+            end = min(n_new, begin + n_left)
+            alone = max(0, end - (n_new - n_alone))
+            states.append(self._read(tokens_BT[:, begin:end], memory, alone))
+            begin = end
+        return tuple(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))
 
     def _read(self, tokens_BT: Tensor, memory: TxlMemory, n_alone: int) -> list[Tensor]:
         """Read at most tgt_len tokens into memory; return what every layer reads, and the last's.

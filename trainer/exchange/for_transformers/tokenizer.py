@@ -62,6 +62,7 @@ def _with_pad(tokenizer: Tokenizer, size: int, end: str | None) -> ExportedToken
 
 
 def _of_words(vocabulary: WordVocabulary) -> Tokenizer:
+    """Return a tokenizer that cuts a text into words and `<eos>` as the vocabulary does."""
     ids = {word: i for i, word in enumerate(vocabulary.words)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
     lower = [normalizers.Lowercase()] if vocabulary.lowercase else []

@@ -6,33 +6,18 @@ B rows · T segment · V vocabulary.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
 
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import token_dtype
 from trainer.data.positions import Spans
-from trainer.data.rows import make_segment
 from trainer.inference.texts.encoded import Counts, EncodedTexts
 from trainer.inference.texts.rows import Round, rounds
-from trainer.inference.texts.scored import Reader, scores_of
+from trainer.inference.texts.scored import Predictor, Reader, scores_of, segments
 from trainer.protocol import Segment
-
-
-class Predictor(Reader, Protocol):
-    """A `Reader` whose module predicts, such as `trainer.inference.trained.TrainedModel`."""
-
-    @property
-    def module(self) -> nn.Module:
-        """Return the model, a `trainer.protocol.RecurrentModel`."""
-        ...
-
-    def autocast(self) -> torch.autocast:
-        """Return the context in which forward passes run."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,18 +86,10 @@ def _round(
     scoring: ScoringConfig,
 ) -> list[tuple[int, float, bool]]:
     """Read the rows of a round; return a document's first position and its score, in parts."""
-    experiment, found = reader.experiment, []
+    found = []
     memory = reader.reading_memory(len(one.rows), scoring.mem_len)
     lengths: dict[str, Any] = {"clamp_len": scoring.clamp_len, "same_length": scoring.same_length}
-    for index in range(one.n_forwards):
-        spans = one.spans(index)
-        segment = make_segment(
-            texts,
-            spans,
-            tgt_len=one.width,
-            cutoffs=experiment.model.cutoffs,
-            cut_documents=experiment.data.memory_reset == "document",
-        ).to(reader.device)
+    for spans, segment in segments(reader, texts, one):
         # A pair's target is the token after the pair's own.
         begins_B = np.array([firsts[low] - 1 for low in spans.lows_B.tolist()]) - spans.begins_B
         with torch.no_grad(), reader.autocast():

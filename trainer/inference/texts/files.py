@@ -20,7 +20,7 @@ from trainer.data.text.source import Reading
 from trainer.data.vocabulary.files import UnknownSymbolError, Vocabulary
 from trainer.errors import InputError
 from trainer.inference.loading import open_trained
-from trainer.inference.settings import scoring_of
+from trainer.inference.settings import scoring_of, situation
 from trainer.inference.texts.encoded import Counts, EncodedTexts, encoded
 from trainer.inference.texts.options import ScoreOptions
 from trainer.inference.texts.scored import Tally, token_nats
@@ -125,7 +125,7 @@ def score_files(
         raise InputError(
             f"nothing to predict: {counted(len(names), 'file')}, none of more than one token"
         )
-    with explained(None, lambda: _situation(scoring, trained)):
+    with explained(None, lambda: situation(scoring, vocabulary_size=trained.vocabulary.size)):
         tallies = _tallies(trained, texts, scoring, joined=options.memory_across_files)
     total = Counts()
     for counts in texts.counts:
@@ -201,14 +201,6 @@ def _tallies(
         Tally.of(counts, n_scored=n, loss_sum=loss_sum, vocabulary=trained.vocabulary)
         for counts, n, loss_sum in zip(texts.counts, n_scored, loss_sums, strict=True)
     ]
-
-
-def _situation(scoring: ScoringConfig, trained: TrainedModel) -> str:
-    return (
-        f"reading {scoring.batch_size} rows with tgt_len {scoring.tgt_len}, mem_len "
-        f"{scoring.mem_len} and a vocabulary of {trained.vocabulary.size:,}: lower --batch-size, "
-        "--tgt-len or --mem-len"
-    )
 
 
 def _values(tally: Tally) -> dict[str, Any]:

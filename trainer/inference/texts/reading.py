@@ -8,17 +8,17 @@ T tgt_len · D d_model · V vocabulary · N tokens.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.data.rows import one_row
 from trainer.data.vocabulary.files import encode_given
 from trainer.errors import InputError
 from trainer.inference.score import nats_of
-from trainer.inference.texts.scored import Nats, Reader
+from trainer.inference.texts.scored import Nats, Predictor
 from trainer.protocol import IGNORED, Memory, Output, Segment
 
 
@@ -60,20 +60,7 @@ class Prediction(NamedTuple):
     """For the next part."""
 
 
-class ReaderOfOne(Reader, Protocol):
-    """A `Reader` with its module."""
-
-    @property
-    def module(self) -> nn.Module:
-        """Return the model, a `trainer.protocol.RecurrentModel`."""
-        ...
-
-    def autocast(self) -> torch.autocast:
-        """Return the context in which forward passes run."""
-        ...
-
-
-def read(reader: ReaderOfOne, text: str, memory: TextMemory | None) -> Reading:
+def read(reader: Predictor, text: str, memory: TextMemory | None) -> Reading:
     """Read a part of a text; see `trainer.inference.trained.TrainedModel.read`."""
     ids, part = _part(reader, text, memory)
     nats: list[Nats] = []
@@ -89,7 +76,7 @@ def read(reader: ReaderOfOne, text: str, memory: TextMemory | None) -> Reading:
     return Reading(ids, every[len(every) - len(ids) + is_first :], part.after())
 
 
-def hidden(reader: ReaderOfOne, text: str, memory: TextMemory | None) -> Hidden:
+def hidden(reader: Predictor, text: str, memory: TextMemory | None) -> Hidden:
     """Return hidden states; see `trainer.inference.trained.TrainedModel.hidden`."""
     states_of = getattr(reader.module, "hidden", None)
     if states_of is None:
@@ -111,7 +98,7 @@ def hidden(reader: ReaderOfOne, text: str, memory: TextMemory | None) -> Hidden:
     return Hidden(every_TD[len(every_TD) - len(ids) :], part.after())
 
 
-def predict(reader: ReaderOfOne, text: str, memory: TextMemory | None) -> Prediction:
+def predict(reader: Predictor, text: str, memory: TextMemory | None) -> Prediction:
     """Return a prediction; see `trainer.inference.trained.TrainedModel.predict`."""
     _, part = _part(reader, text, memory)
     for segment in part.whole_segments(predicting=False):
@@ -124,7 +111,7 @@ def predict(reader: ReaderOfOne, text: str, memory: TextMemory | None) -> Predic
     return Prediction(log_probs_BTV[0, -1].float(), part.after())
 
 
-def _part(reader: ReaderOfOne, text: str, memory: TextMemory | None) -> tuple[list[int], "_Part"]:
+def _part(reader: Predictor, text: str, memory: TextMemory | None) -> tuple[list[int], "_Part"]:
     ids = encode_given(reader.vocabulary, text, what="the text")
     if memory is None:
         memory = TextMemory(reader.reading_memory(1, reader.experiment.eval.mem_len), ())
@@ -139,7 +126,7 @@ def _told(output: Output) -> Nats:
 class _Part:
     """A part of a text behind the tokens of its memory, cut into segments of T."""
 
-    def __init__(self, reader: ReaderOfOne, memory: TextMemory, ids: Sequence[int]) -> None:
+    def __init__(self, reader: Predictor, memory: TextMemory, ids: Sequence[int]) -> None:
         self.memory, self.n_old = memory.memory, len(memory.ids)
         self._reader, self._ids = reader, np.array([*memory.ids, *ids], np.int64)
         self._tgt_len = reader.experiment.eval.tgt_len

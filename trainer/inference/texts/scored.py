@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.config.recipe import ExperimentConfig, ScoringConfig
 from trainer.data.comparable import absent_figures
@@ -20,7 +20,7 @@ from trainer.inference.figures import figures
 from trainer.inference.score import Forward, nats_of
 from trainer.inference.texts.encoded import Counts, EncodedTexts
 from trainer.inference.texts.rows import Round, rounds
-from trainer.protocol import Memory
+from trainer.protocol import Memory, Segment
 
 Nats = npt.NDArray[np.float32]
 
@@ -48,6 +48,19 @@ class Reader(Forward, Protocol):
 
     def reading_memory(self, n_rows: int, mem_len: int) -> Memory:
         """Return memory of rows that have read nothing."""
+        ...
+
+
+class Predictor(Reader, Protocol):
+    """A `Reader` whose module can be called by itself, to predict."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Return the model, a `trainer.protocol.RecurrentModel`."""
+        ...
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which forward passes run."""
         ...
 
 
@@ -187,12 +200,9 @@ def token_nats(
             yield from _told(held)
 
 
-def _passes(
-    reader: Reader, texts: EncodedTexts, one: Round, scoring: ScoringConfig
-) -> Iterator[tuple[Spans, Tensor]]:
-    """Run every forward pass of a round; yield its spans and the nats of its targets."""
+def segments(reader: Reader, texts: EncodedTexts, one: Round) -> Iterator[tuple[Spans, Segment]]:
+    """Yield the segment of every forward pass of a round, with its spans."""
     experiment = reader.experiment
-    memory = reader.reading_memory(len(one.rows), scoring.mem_len)
     for index in range(one.n_forwards):
         spans = one.spans(index)
         segment = make_segment(
@@ -201,7 +211,16 @@ def _passes(
             tgt_len=one.width,
             cutoffs=experiment.model.cutoffs,
             cut_documents=experiment.data.memory_reset == "document",
-        ).to(reader.device)
+        )
+        yield spans, segment.to(reader.device)
+
+
+def _passes(
+    reader: Reader, texts: EncodedTexts, one: Round, scoring: ScoringConfig
+) -> Iterator[tuple[Spans, Tensor]]:
+    """Run every forward pass of a round; yield its spans and the nats of its targets."""
+    memory = reader.reading_memory(len(one.rows), scoring.mem_len)
+    for spans, segment in segments(reader, texts, one):
         with torch.no_grad():
             output = reader(
                 segment, memory, clamp_len=scoring.clamp_len, same_length=scoring.same_length

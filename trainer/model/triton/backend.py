@@ -11,7 +11,8 @@ from torch import Tensor
 from trainer.model.adaptive import Table
 from trainer.model.backend import Backend, fill_up
 from trainer.model.layer import Hidden, Layer, Twin, wide
-from trainer.model.memory import KeysAndValues, LayerInputs, Past, visible_from
+from trainer.model.memory import KeysAndValues, LayerInputs, Past
+from trainer.model.sight import visible_from
 from trainer.model.tied_embedding import Handoff, tied_lookup
 from trainer.model.triton.alignment import aligned, stored
 from trainer.model.triton.layers import fused_layer

@@ -47,7 +47,7 @@ def fused_layer(
         feed_forward: the second half, of which only the parameters are used.
         x_BTP: the layer's input, in aligned rows.
         past: aligned rows; the number of distances is aligned too.
-        visible_from_BT: the result of `trainer.model.memory.visible_from`.
+        visible_from_BT: the result of `trainer.model.sight.visible_from`.
         shared_biases: None if the layer has its own.
         seeds_4: int64 on the device, one per place of dropout; None in evaluation.
     """
@@ -70,6 +70,7 @@ def _attended(
     shared_biases: tuple[Tensor, Tensor] | None,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
+    """Return attention's output, `[B, T, P]`, and what `RelativeAttention` returns besides."""
     n_streams, tgt_len, _ = x_BTP.shape
     heads = (module.n_head, -1)
     q_BTX, old_BM2HX, new_BT2HX = _projected(module, x_BTP, past)

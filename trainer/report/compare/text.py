@@ -11,6 +11,7 @@ from trainer.report.compare.facts import Differing, Row, differing, vocabulary_h
 from trainer.report.summary import ReadRun
 from trainer.report.table import names_of
 from trainer.shell import command, program
+from trainer.track.record.metrics import strict_json
 from trainer.track.tables import text_table
 from trainer.wording import human_count, printable
 
@@ -89,11 +90,11 @@ def to_json(compared: Comparison) -> dict[str, Any]:
         "text": {row.name: row.values for row in facts.text},
         "notes": facts.notes,
         "axis": compared.axis,
-        "train": _finite(compared.train._asdict()),
-        "valid": _finite(compared.valid._asdict()),
+        "train": strict_json(compared.train._asdict()),
+        "valid": strict_json(compared.valid._asdict()),
         "first_difference": {
             letter: {
-                part: _finite(found._asdict())
+                part: strict_json(found._asdict())
                 for part, found in zip(("train", "valid"), pair, strict=True)
             }
             for letter, pair in zip(letters[1:], compared.partings, strict=True)
@@ -207,11 +208,3 @@ def _difference_json(difference: Difference) -> dict[str, Any]:
         "interval": None if found is None else [found.low, found.high],
         "block": None if found is None else found.block,
     }
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -42,7 +42,7 @@ class Attempt:
 
 
 class Place(NamedTuple):
-    """Where a run was at a step."""
+    """The place of a run in the text at a step."""
 
     step: int
     attempt: Attempt

@@ -19,7 +19,7 @@ from trainer.track.run_files.stream_files import read_losses
 
 @dataclass(frozen=True, kw_only=True)
 class StreamText:
-    """What a stream read at a step."""
+    """The text that a stream read at a step, and its loss."""
 
     stream: int
     rank: int | None
@@ -45,7 +45,7 @@ class StreamText:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What all streams read at a step, the highest loss first."""
+    """The texts that all streams read at a step, the highest loss first."""
 
     place: Place
     corpus: Corpus
@@ -61,7 +61,7 @@ class Reading:
         return any(stream.loss is not None for stream in self.streams)
 
     def with_nats(self, nats: Mapping[int, float]) -> "Reading":
-        """Return the same with the losses of a replay, given the sum of nats of each stream."""
+        """Return this reading with the losses of a replay, given each stream's sum of nats."""
         streams = [replace(s, loss=nats[s.stream] / s.n_tokens) for s in self.streams]
         return replace(self, streams=sorted(streams, key=_worst_first))
 
@@ -162,7 +162,7 @@ def _worst_first(stream: StreamText) -> tuple[bool, float, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Dealt:
-    """How a run dealt its streams out to ranks and slots."""
+    """The way in which a run dealt its streams out to ranks and slots."""
 
     micro: int
     """Streams of a micro step on one rank."""

@@ -211,6 +211,8 @@ def _draw_marks(axes: Any, history: History, axis: str) -> None:
 
 
 def _panel(panel: Panel, curve: Curve, history: History, *, name: str) -> Picture:
+    """Return the picture of one metric by step."""
+
     def fill(axes: Any) -> None:
         axes.plot(curve.x, curve.y, color=COLOURS["c1"], linewidth=1.1)
         if panel.is_log and curve.y.min() > 0:

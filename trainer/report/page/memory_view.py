@@ -85,6 +85,7 @@ def eval_command(run: ReadRun) -> str:
 
 
 def _sentence(found: MemoryOfRun) -> str:
+    """Return in words what memory bought."""
     if found.bought is None:
         if len(found.lengths) < 2:
             return "The run was not evaluated with several lengths of memory."

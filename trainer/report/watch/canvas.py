@@ -36,7 +36,7 @@ def dots(
 
 
 def stars(values: Sequence[float], *, width: int, height: int) -> list[str]:
-    """Return the same in ASCII, for terminals without Unicode."""
+    """Return the lines of a picture as `dots` makes it, in ASCII for terminals without Unicode."""
     y = np.array(values, np.float64)
     x = np.arange(len(y), dtype=np.float64)
     return [

@@ -9,7 +9,7 @@ ETA_WINDOW = 50
 
 
 class Pause(NamedTuple):
-    """When a run pauses its steps, for example to validate."""
+    """The steps after which a run pauses, for example to validate."""
 
     interval_steps: int
     """0 is never between steps."""

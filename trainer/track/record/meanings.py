@@ -10,7 +10,7 @@ from trainer.track.throughput import MFU, TRAINING
 
 
 class Meaning(NamedTuple):
-    """What a value says; `unit` is empty where it has none."""
+    """The meaning of a value; `unit` is empty where it has none."""
 
     unit: str
     text: str
@@ -93,7 +93,7 @@ RESULT: dict[str, Meaning] = {
 
 
 class EventMeaning(NamedTuple):
-    """When an event is recorded, and what its details say."""
+    """The occasion on which an event is recorded, and the meaning of its details."""
 
     when: str
     details: dict[str, str]

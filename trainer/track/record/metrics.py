@@ -66,7 +66,7 @@ class MetricsWriter:
             raise ValueError(f"metrics may not be called {', '.join(sorted(reserved))}")
         if kind in ("train", "valid") and any(isinstance(v, str) for v in values.values()):
             raise ValueError(f"metrics of kind {kind} are numbers: text is for samples and events")
-        line = json.dumps(record | _strict(values), allow_nan=False, separators=(",", ":"))
+        line = json.dumps(record | strict_json(values), allow_nan=False, separators=(",", ":"))
         self._unwritten += line.encode() + b"\n"
         self._drain()
 
@@ -140,10 +140,10 @@ def attempt_steps(records: Iterable[Record]) -> AttemptSteps:
     return steps
 
 
-def _strict(value: Any) -> Any:
+def strict_json(value: Any) -> Any:
     """Return `value` with None for everything that strict JSON does not have."""
     if isinstance(value, Mapping):
-        return {key: _strict(part) for key, part in value.items()}
+        return {key: strict_json(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(part) for part in value]
+        return [strict_json(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -240,6 +240,8 @@ def table_rows(results: Sequence[EvalResult]) -> tuple[list[list[str]], list[str
 
 
 def _cells(result: EvalResult, notes: list[str]) -> dict[str, str]:
+    """Return the cells of a result by column; why a number is absent goes to `notes`."""
+
     def number(name: str, spec: str) -> str:
         """Format a number; where it is absent, note the reason and return a mark."""
         value = getattr(result, name)

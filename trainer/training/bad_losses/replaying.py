@@ -133,6 +133,7 @@ def _replayed(run: Run, state: TrainState, place: Place, origin: Origin) -> Repl
 def _arguments(
     run_dir: Path, *, data: Path | None, device: Literal["auto", "cpu", "cuda"], trust: bool
 ) -> TrainArguments:
+    """Return the arguments of a training that goes on with a run but records nothing."""
     experiment = experiment_of(run_dir)
     factory = experiment.model.factory
     if factory is not None and not trust:

@@ -20,8 +20,8 @@ from trainer.distributed import World, has_fast_bf16, this_process
 from trainer.engine.deepspeed import check_device
 from trainer.errors import InputError
 from trainer.track.measure import Measure
+from trainer.track.opening import check_tracking
 from trainer.track.run_files.results import valid_measure
-from trainer.track.tracker import check_tracking
 
 
 @dataclass(frozen=True, kw_only=True)

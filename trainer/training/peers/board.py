@@ -28,7 +28,7 @@ _MAX_BYTES = 64 << 10
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """Who a rank is, and what it last said of itself."""
+    """The identity of a rank, and what it last said of itself."""
 
     token: str
     """What all notes of one attempt have in common, and no other."""

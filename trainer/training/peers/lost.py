@@ -20,7 +20,7 @@ _MOST_NAMED = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
-    """What is known of ranks that ended or do not get on."""
+    """Ranks that ended or do not get on, as far as they are known."""
 
     told: str
     """A sentence without a full stop, which names rank and host."""

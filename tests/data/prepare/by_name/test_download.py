@@ -17,11 +17,6 @@ OTHER = CONTENT[:-1] + b"?"
 OTHER_SUM = f"sha256:{hashlib.sha256(OTHER).hexdigest()}"
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "a.zip"

@@ -20,14 +20,9 @@ DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "wikitext2"
 NAMES = ("wikitext-103", "wikitext-2", "enwik8", "text8", "ptb")
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
 @pytest.fixture(params=NAMES)
 def known(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Small]:
-    """Each known corpus with a small text, on a server."""
+    """Yield each known corpus with a small text, on a server."""
     with serving() as served:
         texts = small_texts(request.param)
         yield small(request.param, served, tmp_path / "packed", texts)

@@ -26,13 +26,8 @@ TEXTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
 def bucket(texts: dict[str, bytes], **changed: Any) -> Callable[[str], bytes | None]:
-    """Answers of a bucket that lists three objects a page; `changed` are fields of every item."""
+    """Return how a bucket of three objects a page answers; `changed` are fields of all items."""
 
     def answer(path: str) -> bytes | None:
         parts = urlsplit(path)

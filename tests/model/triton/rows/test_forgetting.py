@@ -2,17 +2,14 @@
 
 import pytest
 import torch
-from triton_device import DEVICE, interpret
+from triton_device import DEVICE, importing_kernels
 
-with pytest.MonkeyPatch.context() as importing:
-    interpret(importing)
-    pytest.importorskip("triton", reason="Triton is not installed")
+with importing_kernels():
     from trainer.model.triton.rows import forgetting
 
 
 @pytest.fixture(autouse=True)
-def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    interpret(monkeypatch)
+def _small_blocks(interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forgetting, "_BLOCK", 16)
 
 

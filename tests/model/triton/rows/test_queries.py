@@ -5,17 +5,12 @@ On a GPU it is compiled; without one Triton's interpreter runs it.
 
 import pytest
 import torch
-from triton_device import DEVICE, interpret
+from triton_device import DEVICE, importing_kernels
 
-with pytest.MonkeyPatch.context() as importing:
-    interpret(importing)
-    pytest.importorskip("triton", reason="Triton is not installed")
+with importing_kernels():
     from trainer.model.triton.rows.queries import biased_queries
 
-
-@pytest.fixture(autouse=True)
-def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    interpret(monkeypatch)
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

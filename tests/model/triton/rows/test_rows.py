@@ -9,30 +9,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from triton_device import DEVICE, interpret
+from triton_device import DEVICE, importing_kernels
 
-with pytest.MonkeyPatch.context() as importing:
-    interpret(importing)
-    pytest.importorskip("triton", reason="Triton is not installed")
+with importing_kernels():
     from trainer.model.triton.rows.feed_forward import bias_relu_dropout
     from trainer.model.triton.rows.norm import norm, residual, residual_norm
 
 # The interpreter multiplies in numpy, which says so when Philox overflows, as it means to.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:overflow encountered in (scalar )?multiply:RuntimeWarning"
-)
+OVERFLOW = "ignore:overflow encountered in (scalar )?multiply:RuntimeWarning"
 
-
-@pytest.fixture(autouse=True)
-def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    interpret(monkeypatch)
+pytestmark = [pytest.mark.usefixtures("interpreted"), pytest.mark.filterwarnings(OVERFLOW)]
 
 
 SIZES = [(0, 41), (1, 5), (7, 41), (33, 410), (70, 24)]
 
 
 def rows(n_rows: int, width: int, dtype: torch.dtype) -> Tensor:
-    """Random `[N, P]` with NaN in its pads."""
+    """Return random `[N, P]` with NaN in its pads."""
     n_stored = -(-width // 8) * 8
     x_NP = torch.randn(n_rows, n_stored, dtype=dtype, device=DEVICE)
     x_NP[:, width:] = torch.nan
@@ -48,7 +41,7 @@ def seed(value: int) -> Tensor:
 
 
 def gradients(out: Tensor, width: int, leaves: list[Tensor]) -> list[Tensor]:
-    """Of a weighted sum of what counts in `out`; the gradient of what does not is NaN."""
+    """Return gradients of a weighted sum of what counts in `out`; that of what does not is NaN."""
     counts = torch.linspace(-1, 2, out[..., :width].numel()).view(*out.shape[:-1], width)
     d_out = F.pad(counts, (0, out.shape[-1] - width), value=torch.nan).to(out)
     return list(torch.autograd.grad(out, leaves, d_out))
@@ -61,7 +54,7 @@ def assert_equal_and_zero_in_pads(
     leaves: list[Tensor],
     **tolerance: float,
 ) -> None:
-    """In value and gradients; `plain` gives the columns that count alone."""
+    """Compare values and gradients; `plain` gives the columns that count alone."""
     out, wanted = fused(), plain()
     pairs = [
         (out, wanted),
@@ -149,7 +142,7 @@ def test_any_leading_dimensions_and_strides_will_do() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bits_are_computed_in_32(dtype: torch.dtype) -> None:
-    """Near the same numbers in 32 bits, with parameters in either, and a stream in 32."""
+    """The result is near that in 32 bits; parameters may have 16 or 32, and a stream 32."""
     torch.manual_seed(0)
     tolerance = {"rtol": 0.02, "atol": 0.02}
     for stream, parameter in ((dtype, torch.float32), (dtype, dtype), (torch.float32, dtype)):
@@ -171,14 +164,14 @@ def test_16_bits_are_computed_in_32(dtype: torch.dtype) -> None:
 
 
 def kept_scale(n_rows: int, width: int, *, dropout: float, at: int) -> Tensor:
-    """What every element of a branch is multiplied by, `[N, width]`."""
+    """Return what every element of a branch is multiplied by, `[N, width]`."""
     ones = torch.ones_like(rows(n_rows, width, torch.float32))
     return residual(0 * ones, ones, width=width, dropout=dropout, seed=seed(at))[:, :width]
 
 
 @pytest.mark.parametrize("uses", ["both", "wide", "narrow"])
 def test_the_narrow_result_is_the_wide_one_rounded(uses: str) -> None:
-    """And the gradient of either reaches all that it is made of."""
+    """The gradient of either reaches all that it is made of."""
     torch.manual_seed(0)
     x, branch = rows(9, 41, torch.float32), rows(9, 41, torch.bfloat16)
     leaves = [x, branch, vector(41, torch.float32), vector(41, torch.float32)]

@@ -7,25 +7,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from triton_device import DEVICE, interpret
+from triton_device import DEVICE, importing_kernels
 
 from trainer.protocol import IGNORED
 
-with pytest.MonkeyPatch.context() as importing:
-    interpret(importing)
-    pytest.importorskip("triton", reason="Triton is not installed")
+with importing_kernels():
     from trainer.model.triton.rows.softmax import softmax_error_
 
-
-@pytest.fixture(autouse=True)
-def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    interpret(monkeypatch)
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 
 def logits_and_targets(
     n_rows: int, n_words: int, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits in 7 columns more than there are words, the memory around them, and targets."""
+    """Return logits in 7 columns more than there are words, the memory around them, and targets."""
     torch.manual_seed(n_rows)
     around = 3 * torch.randn(n_rows, n_words + 11, dtype=dtype, device=DEVICE)
     targets_N = torch.randint(n_words, (n_rows,), device=DEVICE)

@@ -18,10 +18,10 @@ from trainer.errors import Exit
 from trainer.track.boards.wandb.log import choose_id, stored_id
 from trainer.track.boards.wandb.settings import id_problem
 from trainer.track.measure import Lengths
+from trainer.track.opening import track_evaluations
 from trainer.track.record.metrics import read_metrics
 from trainer.track.run_files.results import FOLDER, EvalResult, file_result
 from trainer.track.run_files.status import Status, write_status
-from trainer.track.tracker import track_evaluations
 
 pytestmark = pytest.mark.usefixtures(no_wandb_of_the_users.__name__)
 
@@ -29,7 +29,7 @@ KEY = "k" * 40
 
 
 def samples_of(run: Path, row: dict[str, Any]) -> list[list[Any]]:
-    """The rows of the table that a logged row names."""
+    """Return the rows of the table that a logged row names."""
     assert row["sample/texts._type"] == "table-file"
     (file,) = run.glob(f"wandb/offline-run-*/files/{row['sample/texts.path']}")
     content = json.loads(file.read_text())
@@ -139,7 +139,7 @@ def test_a_service_that_is_killed_is_started_again_once(tmp_path):
 
 
 def test_a_service_that_ends_before_the_run_is_open_is_started_again(tmp_path):
-    """As on a machine that stands still for longer than the service waits."""
+    """A machine may stand still for longer than the service waits."""
     dies_once = """
 import psutil
 from trainer.track.boards.wandb import service
@@ -186,7 +186,7 @@ assert "WANDB_SERVICE" not in os.environ
 
 
 def test_what_ends_a_jobs_processes_costs_no_row(tmp_path):
-    """As a terminal and the `deepspeed` launcher do at Ctrl-C."""
+    """A terminal and the `deepspeed` launcher hand Ctrl-C to all processes of a job."""
     with subprocess.Popen(
         [sys.executable, "-c", LAUNCHER_ENDS_ALL, str(tmp_path)],
         start_new_session=True,
@@ -242,7 +242,7 @@ def test_samples_of_all_attempts_are_one_table(tmp_path):
 
 
 def test_evaluations_reach_the_wandb_run_once_whoever_was_there(tmp_path):
-    """Those made while a run trains come as it ends, later ones with `txl eval` itself."""
+    """Evaluations made while a run trains come as it ends, later ones with `txl eval` itself."""
     tracker = start(tmp_path)
     file_result(tmp_path, result(mem_len=64, loss=2.0))
     tracker.close(Exit.DONE)
@@ -264,7 +264,7 @@ def test_evaluations_reach_the_wandb_run_once_whoever_was_there(tmp_path):
 
 
 def test_an_evaluation_that_wandb_may_not_have_comes_with_the_next_attempt(tmp_path):
-    """Nor does a file of names that is no file end an attempt: its evaluations come again."""
+    """A list of names that cannot be read ends no attempt: its evaluations come again."""
     file_result(tmp_path, result(mem_len=64, loss=2.0))
     (tmp_path / FOLDER).rename(tmp_path / "later")
     filed = f"Path(sys.argv[1], 'later').rename(Path(sys.argv[1], {FOLDER!r}))\n"

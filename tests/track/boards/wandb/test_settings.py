@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trainer.config.recipe import TrackingConfig
 from trainer.errors import InputError
 from trainer.track.boards.wandb.settings import check_wandb, id_problem, wandb_mode
-from trainer.track.tracker import open_tracker
+from trainer.track.opening import open_tracker
 
 KEY = "k" * 40
 

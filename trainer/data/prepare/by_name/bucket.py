@@ -83,7 +83,7 @@ def copy(bucket: str, files: Sequence[Listed], *, into: Path, label: str, host: 
 
 
 class _Fetch:
-    """Brings a file to the disk; called by several threads at a time."""
+    """A function that brings a file to the disk; several threads call it at a time."""
 
     def __init__(self, url: str, into: Path, on_bytes: Callable[[int], None]) -> None:
         self._url, self._into, self._on_bytes = url, into, on_bytes

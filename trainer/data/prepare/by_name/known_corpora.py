@@ -123,6 +123,7 @@ def known_corpora() -> tuple[KnownCorpus, ...]:
 def _wikitext(
     name: str, archive: str, *, counted: tuple[str, ...], note: str, **texts: str
 ) -> KnownCorpus:
+    """Return a WikiText: its archive, or its texts; `archive` and `texts` are checksums."""
     members = {split: f"{name}/wiki.{split}.tokens" for split in texts}
     packed = KnownFile(
         name=f"{name}-v1.zip",
@@ -150,6 +151,7 @@ def _one_text(
     text: str,
     note: str,
 ) -> KnownCorpus:
+    """Return a corpus of one text, whose ends are valid and test."""
     packed = KnownFile(
         name=f"{name}.zip",
         checksum=archive,
@@ -172,6 +174,7 @@ def _one_text(
 
 
 def _ptb() -> KnownCorpus:
+    """Return the Penn Treebank: three texts, or the archive that also holds them."""
     checksums = {
         "train": "sha256:fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
         "valid": "sha256:c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",

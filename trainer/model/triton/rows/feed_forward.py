@@ -104,6 +104,7 @@ def _forward_kernel(
     COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
+    """Write `dropout(relu(x + bias))` of a tile of rows."""
     first_column = tl.program_id(1) * COLUMNS
     row_R1 = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     column_1C = first_column + tl.arange(0, COLUMNS)[None, :]
@@ -133,6 +134,7 @@ def _backward_kernel(
     WIDE: tl.constexpr,
     TILES: tl.constexpr,
 ):
+    """Write the gradient of `x` for some tiles, and their sum for the bias."""
     program = tl.program_id(0).to(tl.int64)
     column_C = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     column_1C = column_C[None, :]

@@ -52,13 +52,10 @@ def residual_norm(
         eps: added to the variance.
         narrow: None is the dtype of `x`: both results are the same tensor then.
     """
-    if narrow in (None, x.dtype):
-        out, _ = _apply(x, branch, branch_bias_D, weight_D, bias_D, seed, width, dropout, eps)
-        return out, out
+    other = None if narrow == x.dtype else narrow
     tensors = (x, branch, branch_bias_D, weight_D, bias_D, seed)
-    out, narrow_out = _apply(*tensors, width, dropout, eps, narrow)
-    assert narrow_out is not None
-    return out, narrow_out
+    out, narrow_out = _apply(*tensors, width, dropout, eps, other)
+    return out, out if narrow_out is None else narrow_out
 
 
 def norm(x: Tensor, weight_D: Tensor, bias_D: Tensor, *, width: int, eps: float = 1e-5) -> Tensor:
@@ -194,6 +191,7 @@ def _forward_kernel(
     COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
+    """Write the result of some rows: their total, normalised if there is a weight."""
     row_R1 = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     column_1C = tl.arange(0, COLUMNS)[None, :]
     at_RC = row_R1 * PITCH + column_1C
@@ -235,6 +233,7 @@ def _backward_kernel(
     WIDE: tl.constexpr,
     TILES: tl.constexpr,
 ):
+    """Write the gradients of some tiles of rows, and their sums for weight and biases."""
     program = tl.program_id(0).to(tl.int64)
     column_1C = tl.arange(0, COLUMNS)[None, :]
     if weight_D is not None:

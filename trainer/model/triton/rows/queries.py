@@ -89,6 +89,7 @@ def _bias_kernel(
     COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
+    """Write the queries of some rows with either bias, scaled."""
     row_R1 = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     column_1C = tl.arange(0, COLUMNS)[None, :]
     inside_RC = (row_R1 < n_rows) & (column_1C < PITCH)
@@ -116,6 +117,7 @@ def _bias_backward_kernel(
     WIDE: tl.constexpr,
     TILES: tl.constexpr,
 ):
+    """Write the queries' gradient for some tiles, and its sums for both biases."""
     program = tl.program_id(0).to(tl.int64)
     column_1C = tl.arange(0, COLUMNS)[None, :]
     d_u_RC = tl.zeros((ROWS, COLUMNS), WIDE)

@@ -64,6 +64,7 @@ def _softmax_error_kernel(
     IGNORED: tl.constexpr,
     KEEP: tl.constexpr,
 ):
+    """Write the nats of a row; with `KEEP`, the gradient over its logits."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * PITCH
     wide = nll.dtype.element_ty
