@@ -114,6 +114,7 @@ def test_a_living_run_tells_its_numbers(tmp_path: Path) -> None:
     assert (shot.valid_loss, shot.valid_step, shot.best_loss, shot.best_step) == (2.5, 60, 2.0, 40)
     assert shot.events == ((60, "resume", "training goes on from step 60"),)
     assert take(run, now=status.heartbeat + 600).missing_s == 600
+    assert take(run, now=status.heartbeat + 600).eta_s is None
 
 
 def test_the_heartbeat_of_a_slow_run_may_be_old(tmp_path: Path) -> None:
@@ -273,12 +274,15 @@ def test_a_curve_of_dots_spans_its_values() -> None:
     assert [len(line) for line in falling] == [10] * 4
     assert falling[0][0] != "\u2800"
     assert falling[0][-1] == falling[-1][0] == "\u2800"
+    few = dots(np.array([0.0, 1.0, 2.0]), np.array([9.0, 1.0, 0.0]), width=10, height=4)
+    assert all(any(line[at] != "\u2800" for line in few) for at in range(10)), "a line, no dots"
+    assert sum(character != "\u2800" for line in few for character in line) < 20
     assert falling[-1][-1] != "\u2800"
     assert dots(np.array([1.0]), np.array([2.0]), width=3, height=2)[0][0] != "\u2800"
     spike = np.zeros(1000)
     spike[500] = 1
     assert any(c != "\u2800" for c in dots(np.arange(1000.0), spike, width=20, height=5)[0])
-    assert stars([1.0, 2.0], width=4, height=2)[0].count("*") == 1
+    assert stars([1.0, 2.0], width=4, height=2) == ["  **", "**  "]
 
 
 def test_watching_starts_without_torch() -> None:

@@ -15,6 +15,8 @@ def dots(
 ) -> list[str]:
     """Return the lines of a picture of a curve; each column spans the least to the greatest.
 
+    A column without a value lies on the straight line between its neighbours.
+
     Args:
         x: places, ascending; at least one.
         y: values, finite.
@@ -28,9 +30,15 @@ def dots(
     column = np.minimum(n_columns - 1, ((x - x[0]) / reach * n_columns).astype(int))
     row = np.minimum(n_rows - 1, ((high - y) / span * n_rows).astype(int))
     cells = np.full((height, width), _EMPTY)
-    for place in np.unique(column):
-        own = row[column == place]
-        for at in range(int(own.min()), int(own.max()) + 1):
+    between = np.interp(np.arange(n_columns), column, row).astype(int)
+    top, bottom = between.copy(), between
+    np.minimum.at(top, column, row)
+    np.maximum.at(bottom, column, row)
+    for place in range(column[-1] + 1):
+        if place > 0:  # each column touches the one before
+            top[place] = min(top[place], bottom[place - 1] + 1)
+            bottom[place] = max(bottom[place], top[place - 1] - 1)
+        for at in range(top[place], bottom[place] + 1):
             cells[at // 4, place // 2] |= _DOTS[at % 4][place % 2]
     return ["".join(map(chr, line)) for line in cells.tolist()]
 

@@ -91,6 +91,8 @@ def snapshot(run_dir: Path, history: History, *, now: float) -> Snapshot:
         "memory_gib": _last(history, "memory/peak_gib"),
     }
     samples = history.samples
+    is_missing = is_alive and age is not None and age > _patience_s(history)
+    missing_s = age if is_missing else None
     return Snapshot(
         run=printable(run_dir.resolve().name, most=80),
         state=standing(status, None, now=now),
@@ -100,9 +102,9 @@ def snapshot(run_dir: Path, history: History, *, now: float) -> Snapshot:
         last_step=status.max_steps + max(0, step - update) if status else None,
         attempt=max(status.attempt if status else 0, history.attempts),
         tokens=_of(history.last, "tokens", None),
-        eta_s=_eta_s(status, age) if is_alive else None,
+        eta_s=_eta_s(status, age) if is_alive and missing_s is None else None,
         heartbeat_age_s=age,
-        missing_s=age if is_alive and age is not None and age > _patience_s(history) else None,
+        missing_s=missing_s,
         where=_where(status),
         ppl=None if numbers["loss"] is None else perplexity(numbers["loss"]),
         **numbers,
