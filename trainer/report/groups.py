@@ -133,7 +133,8 @@ def _own_rows(runs: Sequence[ReadRun]) -> list[Row]:
         figures = {"loss": figure(run.best_loss for run in best if run.best_loss is not None)}
         ppl = [run.best_ppl for run in best if run.best_ppl is not None]
         figures |= {"ppl": figure(ppl)} if ppl else {}
-        rows.append(Row(name=name, of=_in_words(of) if of else "best validation", figures=figures))
+        best_of = "best validation" if of is None else f"best validation, {_in_words(of)}"
+        rows.append(Row(name=name, of=best_of, figures=figures))
     by_measure: dict[tuple[object, ...], list[EvalResult]] = {}
     for run in runs:
         newest: dict[tuple[object, ...], EvalResult] = {}

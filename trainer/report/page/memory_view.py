@@ -152,7 +152,7 @@ def _by_frequency(bought: Bought, *, name: str) -> Picture:
         colours = [COLOURS["c1" if gain >= 0 else "c2"] for gain in gains]
         axes.bar(range(len(gains)), gains, color=colours, width=0.65)
         axes.axhline(0, color=COLOURS["quiet"], linewidth=0.8)
-        axes.set_xticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), [name.replace("–", "–\n") for name in names])
         axes.grid(False, axis="x")
         axes.set_xlabel("times the token stands in the train split")
         axes.set_ylabel("nats bought per token")
