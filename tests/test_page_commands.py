@@ -26,7 +26,7 @@ from trainer.errors import InputError
 TYPED = [typed for page in PAGES for typed in fenced(page)]
 #: Options of programs of others that pages speak of.
 SLURM = {"--partition", "--account", "--gpus-per-node", "--gpus-per-task", "--ntasks-per-node"}
-FOREIGN = {*SLURM, "--constraint", "--strict", "--nv"}
+FOREIGN = {*SLURM, "--signal", "--constraint", "--strict", "--nv"}
 #: A page of the options of other trainers.
 NOT_OURS = ROOT / "trainer" / "config" / "MIGRATING.md"
 

@@ -18,7 +18,7 @@ from trainer.track.run_files.status import read_status
 LONG_S = 60
 """Training that a job of one minute, Slurm's shortest, cannot end: it is told to stop before."""
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]  # one cluster waits for another
 
 
 def test_a_run_that_meets_its_time_limit_is_requeued_and_ends_as_if_undisturbed(submit, tmp_path):
@@ -40,17 +40,7 @@ def test_a_run_that_meets_its_time_limit_is_requeued_and_ends_as_if_undisturbed(
     cut.wait("requeue", lambda job: job.state()["Restarts"] == "1")
     assert read_status(cut.case.run_dir).state == "requeue"
     assert whole.wait_for_end() == "0:0"
-    seconds_idle = 0
-    while (state := cut.state()["JobState"]) not in ("COMPLETED", "FAILED"):
-        # Slurm lets it wait two minutes, for nodes that are not idle are not rid of its last start.
-        # A start in the second of that one's end they take for that one, and refuse.
-        is_idle = state == "PENDING" and set(run("sinfo", "-h", "-o", "%T").split()) == {"idle"}
-        seconds_idle = seconds_idle + 1 if is_idle else 0
-        if seconds_idle > 2:
-            at_once = ["scontrol", "update", f"JobId={cut.id}", "StartTime=now"]
-            subprocess.run(at_once, check=False, capture_output=True)
-        time.sleep(1)
-
+    cut.wait_for_restart(1)
     assert cut.wait_for_end() == "0:0", cut.output.read_text()
     assert read_status(cut.case.run_dir).state == "done"
     assert losses(cut.case.run_dir) == losses(whole.case.run_dir)

@@ -2,44 +2,91 @@
 
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from training import ROOT, Case, environment, losses
+from training import ROOT, Case, environment
 
+from trainer import read_metrics
 from trainer.track.record.records import METRICS_FILE
+
+FAILED = ("FAILED", "TIMEOUT", "NODE_FAIL")
+OVER = (*FAILED, "COMPLETED", "CANCELLED")
+STARTED = (*OVER, "RUNNING")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job of train.sbatch on both nodes, one rank each."""
+    """A training of train.sbatch, one rank per node: a job, or a task of an array."""
 
     id: str
     case: Case
     output: Path
+    n_nodes: int = 2
 
     def state(self) -> dict[str, str]:
         """What Slurm knows of the job."""
         shown = run("scontrol", "--oneliner", "show", "job", self.id)
         return dict(word.split("=", 1) for word in shown.split() if "=" in word)
 
-    def wait(self, what: str, happened: Callable[["Job"], object], timeout_s: float = 240) -> None:
-        """Return when it `happened`; a job that ends before that says why."""
+    def wait(self, what: str, happened: Callable[["Job"], object], timeout_s: float = 500) -> None:
+        """Return when it `happened`; a job that fails before that says why."""
         deadline = time.monotonic() + timeout_s
-        while not happened(self):
+        while True:
+            state = self.state()
+            if happened(self):
+                return
             said = self.output.read_text() if self.output.exists() else ""
-            assert time.monotonic() < deadline, f"no sign of {what}: {self.state()}\n{said}"
+            is_hopeless = state["JobState"] in FAILED or time.monotonic() > deadline
+            assert not is_hopeless, f"no sign of {what}: {state}\n{said}"
             time.sleep(0.5)
 
     def wait_for_step(self, step: int) -> None:
         """Return when the run has recorded the step."""
         self.wait(f"step {step}", lambda job: step in steps(job.case.run_dir))
 
+    def wait_for_attempt(self, *, after: int = 0, n_steps: int = 4) -> int:
+        """Number of the first attempt after that one, once it has recorded so many steps."""
+        counts: Counter[int] = Counter()
+
+        def happened(job: Job) -> bool:
+            counts.clear()
+            counts.update(record["attempt"] for record in records(job.case.run_dir))
+            return counts[max(counts, default=0)] >= n_steps and max(counts) > after
+
+        self.wait(f"{n_steps} steps after attempt {after}", happened)
+        return max(counts)
+
+    def wait_for_restart(self, restarts: int) -> None:
+        """Return when Slurm has started the job again, for so many times in all.
+
+        Slurm lets it wait two minutes, for nodes that are not idle are not rid of its last start. A
+        start in the second of that one's end they take for that one, and refuse.
+        """
+        looks_idle = 0
+
+        def happened(job: Job) -> bool:
+            nonlocal looks_idle
+            state = job.state()
+            assert int(state["Restarts"]) <= restarts
+            if int(state["Restarts"]) < restarts or state["JobState"] in STARTED:
+                return int(state["Restarts"]) == restarts
+            n_idle = run("sinfo", "-h", "-N", "-p", "low", "-o", "%T").split().count("idle")
+            may_start = state["JobState"] == "PENDING" and n_idle >= job.n_nodes
+            looks_idle = looks_idle + 1 if may_start else 0
+            if looks_idle > 4:
+                at_once = ["scontrol", "update", f"JobId={job.id}", "StartTime=now"]
+                subprocess.run(at_once, check=False, capture_output=True)
+            return False
+
+        self.wait(f"restart {restarts}", happened)
+
     def wait_for_end(self) -> str:
         """Exit code and signal of the batch script, once the job is over."""
-        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        self.wait("its end", lambda job: job.state()["JobState"] in over)
+        self.wait("its end", lambda job: job.state()["JobState"] in OVER)
         return self.state()["ExitCode"]
 
 
@@ -48,9 +95,16 @@ def run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def records(run_dir: Path) -> list[dict[str, Any]]:
+    """Every step that an attempt has trained last; nothing before the first."""
+    if not (run_dir / METRICS_FILE).exists():
+        return []
+    return read_metrics(run_dir, kind="train")
+
+
 def steps(run_dir: Path) -> dict[int, float]:
     """Training loss by step; nothing before the first."""
-    return losses(run_dir) if (run_dir / METRICS_FILE).exists() else {}
+    return {record["step"]: record["train/loss"] for record in records(run_dir)}
 
 
 def sbatch(*words: str, **variables: str) -> str:
