@@ -33,8 +33,14 @@ class Job:
         return dict(word.split("=", 1) for word in shown.split() if "=" in word)
 
     def wait(self, what: str, happened: Callable[["Job"], object], timeout_s: float = 500) -> None:
-        """Return when it `happened`; a job that fails before that says why."""
+        """Return when it `happened`; a job that fails before that says why.
+
+        Slurm lets a job that was requeued wait two minutes, for nodes that are not idle are not rid
+        of its last start. A start in the second of that one's end they take for that one, and
+        refuse. Where they have been idle for longer the job starts at once.
+        """
         deadline = time.monotonic() + timeout_s
+        looks_idle = 0
         while True:
             state = self.state()
             if happened(self):
@@ -42,6 +48,11 @@ class Job:
             said = self.output.read_text() if self.output.exists() else ""
             is_hopeless = state["JobState"] in FAILED or time.monotonic() > deadline
             assert not is_hopeless, f"no sign of {what}: {state}\n{said}"
+            is_back = state["JobState"] == "PENDING" and state["Restarts"] != "0"
+            looks_idle = looks_idle + 1 if is_back and self.n_nodes <= n_idle() else 0
+            if looks_idle > 4:
+                at_once = ["scontrol", "update", f"JobId={self.id}", "StartTime=now"]
+                subprocess.run(at_once, check=False, capture_output=True)
             time.sleep(0.5)
 
     def wait_for_step(self, step: int) -> None:
@@ -61,26 +72,12 @@ class Job:
         return max(counts)
 
     def wait_for_restart(self, restarts: int) -> None:
-        """Return when Slurm has started the job again, for so many times in all.
-
-        Slurm lets it wait two minutes, for nodes that are not idle are not rid of its last start. A
-        start in the second of that one's end they take for that one, and refuse.
-        """
-        looks_idle = 0
+        """Return when Slurm has started the job again, for so many times in all."""
 
         def happened(job: Job) -> bool:
-            nonlocal looks_idle
             state = job.state()
             assert int(state["Restarts"]) <= restarts
-            if int(state["Restarts"]) < restarts or state["JobState"] in STARTED:
-                return int(state["Restarts"]) == restarts
-            n_idle = run("sinfo", "-h", "-N", "-p", "low", "-o", "%T").split().count("idle")
-            may_start = state["JobState"] == "PENDING" and n_idle >= job.n_nodes
-            looks_idle = looks_idle + 1 if may_start else 0
-            if looks_idle > 4:
-                at_once = ["scontrol", "update", f"JobId={job.id}", "StartTime=now"]
-                subprocess.run(at_once, check=False, capture_output=True)
-            return False
+            return int(state["Restarts"]) == restarts and state["JobState"] in STARTED
 
         self.wait(f"restart {restarts}", happened)
 
@@ -93,6 +90,11 @@ class Job:
 def run(*command: str) -> str:
     """What a command prints that must succeed."""
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def n_idle() -> int:
+    """Number of nodes on which nothing runs or is being cleared away."""
+    return run("sinfo", "-h", "-N", "-p", "low", "-o", "%T").split().count("idle")
 
 
 def records(run_dir: Path) -> list[dict[str, Any]]:
