@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -40,7 +41,6 @@ def test_a_run_that_meets_its_time_limit_is_requeued_and_ends_as_if_undisturbed(
     cut.wait("requeue", lambda job: job.state()["Restarts"] == "1")
     assert read_status(cut.case.run_dir).state == "requeue"
     assert whole.wait_for_end() == "0:0"
-    cut.wait_for_restart(1)
     assert cut.wait_for_end() == "0:0", cut.output.read_text()
     assert read_status(cut.case.run_dir).state == "done"
     assert losses(cut.case.run_dir) == losses(whole.case.run_dir)
@@ -112,3 +112,33 @@ def test_tasks_that_have_no_place_to_meet_are_refused_in_one_line(cluster, corpu
     assert len(said) == 1, refused.stderr
     assert "MASTER_ADDR is missing for 2 tasks of Slurm" in said[0]
     assert not case.run_dir.exists()
+
+
+def test_a_corpus_that_one_node_lacks_is_one_error_before_anything_is_written(
+    submit, corpus, tmp_path
+):
+    (tmp_path / "elsewhere").mkdir()
+    python = tmp_path / "python"
+    # A folder that is not shared: on the second node the same path leads to nothing.
+    python.write_text(
+        f"""#!/bin/sh
+case "$1.$SLURM_NODEID" in launch/train.py.1)
+  script="$PWD/$1"; shift; set -- "$script" "$@"
+  cd "{tmp_path}/elsewhere" ;;
+esac
+exec "{sys.executable}" "$@"
+"""
+    )
+    python.chmod(0o755)
+    path = Path(os.path.relpath(tmp_path / "corpus", ROOT))
+    (tmp_path / "corpus").symlink_to(corpus)
+    job = submit("split", [], "--time=10", data=path, PYTHON=str(python))
+    assert job.wait_for_end() == f"{Exit.BAD_INPUT}:0"
+    said = job.output.read_text()
+    errors = [line for line in said.splitlines() if "error: " in line and "srun: " not in line]
+    assert len(errors) == 1, said
+    for part in (f"rank 1 ({socket.gethostname()})", str(path), "txl prepare"):
+        assert part in errors[0]
+    assert job.state()["Restarts"] == "0"
+    assert not job.case.run_dir.exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
