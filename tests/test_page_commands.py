@@ -26,7 +26,7 @@ from trainer.errors import InputError
 TYPED = [typed for page in PAGES for typed in fenced(page)]
 #: Options of programs of others that pages speak of.
 SLURM = {"--partition", "--account", "--gpus-per-node", "--gpus-per-task", "--ntasks-per-node"}
-FOREIGN = {*SLURM, "--constraint", "--strict", "--nv"}
+FOREIGN = {*SLURM, "--signal", "--constraint", "--strict", "--nv"}
 #: A page of the options of other trainers.
 NOT_OURS = ROOT / "trainer" / "config" / "MIGRATING.md"
 
@@ -53,6 +53,8 @@ def test_a_command_of_a_page_can_be_read(typed: Typed) -> None:
         "bash launch/quickstarts.sh",
         "bash launch/multi_node.sh hosts wt103-base",
         "sbatch --nodes=2 launch/slurm/train.sbatch wt103-base --data x --optim.lrs 3",
+        "sbatch --array=0-3 launch/slurm/sweep.sbatch lines.txt wt103-base --data x --optim.lrs 3",
+        "sbatch --array=0-3 launch/slurm/sweep.sbatch --data x",
         "docker build -f launch/Containerfile .",
         "unheard of",
     ],

@@ -14,10 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import yaml
 from training import ROOT, Case, environment, events, losses
 
-from trainer.config.arguments import parse_train
 from trainer.errors import Exit
 from trainer.track.run_files.status import read_status
 
@@ -222,17 +220,6 @@ def test_machines_without_ssh_start_the_same_command_each(corpus, tmp_path):
     assert [machine.returncode for machine in machines] == [0, 0], "".join(said)
     assert "2 ranks" in said[0]
     assert list(losses(case.run_dir)) == [1, 2, 3, 4, 5]
-
-
-def test_every_parameter_of_the_sweep_is_a_flag_and_takes_its_values():
-    sweep = yaml.safe_load((ROOT / "launch" / "sweep.yaml").read_text())
-    words = sweep["command"]
-    fixed = [word for word in words[words.index("${program}") + 1 :] if word != "${args}"]
-    for name, how in sweep["parameters"].items():
-        for value in how.get("values", [how.get("min"), how.get("max")]):
-            experiment = parse_train([*fixed, f"--{name}={value}"]).experiment
-            part, field = name.split(".")
-            assert getattr(getattr(experiment, part), field) == value
 
 
 def test_without_a_python_that_is_new_enough_it_says_so(tmp_path):

@@ -10,8 +10,8 @@ PACKAGE = Path(trainer.__file__).parent
 LAUNCH = PACKAGE.parent / "launch"
 #: What launchers, wandb's sweeps and the system set.
 SET_BY_OTHERS = re.compile(
-    r"SLURM_\w+|PMI_\w+|PMIX_RANK|OMPI_\w+|TORCHELASTIC_\w+|LOCAL_(WORLD_)?SIZE|HOME|NETRC"
-    r"|WANDB_(SWEEP_ID|SERVICE|CONFIG_DIR|IDENTITY_TOKEN_FILE)|DS_ACCELERATOR|BASH_SOURCE"
+    r"SLURM_\w+|PMI_\w+|PMIX_RANK|OMPI_\w+|TORCHELASTIC_\w+|LOCAL_(WORLD_)?SIZE|HOME|NETRC|BASH_\w+"
+    r"|WANDB_(SWEEP_ID|SERVICE|CONFIG_DIR|IDENTITY_TOKEN_FILE)|DS_ACCELERATOR"
 )
 #: What libraries read.
 OF_LIBRARIES = {"TMPDIR", "RAYON_NUM_THREADS"}
@@ -21,7 +21,7 @@ def read_here() -> set[str]:
     """Return the names of variables that the source and the scripts read."""
     source = "\n".join(
         path.read_text()
-        for path in [*PACKAGE.rglob("*.py"), *LAUNCH.glob("*.py")]
+        for path in [*PACKAGE.rglob("*.py"), *LAUNCH.rglob("*.py")]
         if path.parent.name != "reference"
     )
     scripts = "\n".join(

@@ -79,6 +79,10 @@ def check(words: list[str]) -> None:
         training = [i for i, w in enumerate(rest) if w.endswith(("train.py", "train.sbatch"))]
         if training:
             parse_train(rest[training[0] + 1 :])
+        sweep = [i for i, w in enumerate(rest) if w.endswith("sweep.sbatch")]
+        if sweep:
+            assert not rest[sweep[0] + 1].startswith("-"), "the file of its lines is missing"
+            parse_train(rest[sweep[0] + 2 :])
     else:
         raise InputError(f"{program}: what this program takes is not known to this test")
 

@@ -5,12 +5,14 @@ from trainer.commands.reference.tables import Table, code
 _TRAINING = "training"
 _SCRIPTS = "`launch/*.sh`"
 _SLURM = "`launch/slurm/train.sbatch`"
+_SWEEP = "`launch/slurm/sweep.sbatch`"
 
 #: What reads each variable, and what it says. Launchers set others, which are not to be touched.
 VARIABLES: dict[str, tuple[str, str]] = {
     "DEVICE": ("`launch/environment.sh`", "cpu or cuda: the device that PyTorch is installed for"),
     "PYTHON": (_SCRIPTS, "interpreter to make .venv with; under Slurm the one that trains"),
     "RUN_DIR": (_SLURM, "directory of the run; by default runs/slurm-JOBID"),
+    "SWEEP_DIR": (_SWEEP, "directory of the runs of a sweep; by default runs/sweep-ARRAYJOBID"),
     "MAX_STALLS": (_SLURM, "attempts in a row without progress after which it gives up; 3"),
     "NODE_RANK": ("`launch/multi_node.sh`", "line of this machine in the host file, from 0"),
     "OMP_NUM_THREADS": ("every command", "threads of a rank on CPUs: cores divided by ranks"),

@@ -2,109 +2,24 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from slurm_jobs import run, steps
 from training import ROOT, Case, environment, events, losses
 from wandb_reader import read_offline
 
 from trainer.errors import Exit
-from trainer.track.record.records import METRICS_FILE
 from trainer.track.run_files.status import read_status
 
-CLUSTER = ROOT.parent / "shared" / "tools" / "slurm_cluster.sh"
 LONG_S = 60
 """Training that a job of one minute, Slurm's shortest, cannot end: it is told to stop before."""
 
-pytestmark = pytest.mark.slurm
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job of train.sbatch on both nodes, one rank each."""
-
-    id: str
-    case: Case
-    output: Path
-
-    def state(self) -> dict[str, str]:
-        """Return what Slurm knows of the job."""
-        shown = run("scontrol", "--oneliner", "show", "job", self.id)
-        return dict(word.split("=", 1) for word in shown.split() if "=" in word)
-
-    def wait(self, what: str, happened: Callable[["Job"], object], timeout_s: float = 240) -> None:
-        """Return when it `happened`; a job that ends before that says why."""
-        deadline = time.monotonic() + timeout_s
-        while not happened(self):
-            said = self.output.read_text() if self.output.exists() else ""
-            assert time.monotonic() < deadline, f"no sign of {what}: {self.state()}\n{said}"
-            time.sleep(0.5)
-
-    def wait_for_step(self, step: int) -> None:
-        self.wait(f"step {step}", lambda job: step in steps(job.case.run_dir))
-
-    def wait_for_end(self) -> str:
-        """Exit code and signal of the batch script, once the job is over."""
-        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        self.wait("its end", lambda job: job.state()["JobState"] in over)
-        return self.state()["ExitCode"]
-
-
-def run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def steps(run_dir: Path) -> dict[int, float]:
-    return losses(run_dir) if (run_dir / METRICS_FILE).exists() else {}
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """Start two one-core nodes on this machine; Slurm's commands speak to them meanwhile."""
-    missing = [name for name in ("slurmctld", "munged") if shutil.which(name) is None]
-    if missing:
-        pytest.skip(f"{' and '.join(missing)} not installed: apt install slurm-wlm munge")
-    if os.geteuid() != 0:
-        pytest.skip("starting a Slurm cluster needs root")
-    if not CLUSTER.is_file():
-        pytest.skip(f"{CLUSTER} is absent: it starts the cluster")
-    folder = tmp_path_factory.mktemp("slurm")
-    run("bash", str(CLUSTER), "start", "2", str(folder))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
-        yield
-        run("scancel", "--user=root", "--full", "--signal=KILL")
-        run("bash", str(CLUSTER), "stop", str(folder))
-
-
-@pytest.fixture
-def submit(cluster, corpus, tmp_path):
-    """Return a function that submits a case with options of sbatch and variables of its script."""
-
-    def _submit(name: str, flags: list[str], *options: str, **variables: str) -> Job:
-        case = Case(tmp_path / name, flags=flags)
-        argv = case.argv(corpus)
-        at = argv.index("--run-dir")
-        variables |= {"RUN_DIR": argv[at + 1], "PYTHON": sys.executable}
-        del argv[at : at + 2]
-        output = tmp_path / f"{name}.out"
-        command = ["sbatch", "--parsable", "--nodes=2", f"--output={output}", *options]
-        job_id = subprocess.run(
-            [*command, "launch/slurm/train.sbatch", *argv],
-            cwd=ROOT,
-            text=True,
-            check=True,
-            env=environment(**variables),
-            stdout=subprocess.PIPE,
-        ).stdout.strip()
-        return Job(job_id, case, output)
-
-    return _submit
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]  # one cluster waits for another
 
 
 def test_a_run_that_meets_its_time_limit_is_requeued_and_ends_as_if_undisturbed(submit, tmp_path):
@@ -126,17 +41,6 @@ def test_a_run_that_meets_its_time_limit_is_requeued_and_ends_as_if_undisturbed(
     cut.wait("requeue", lambda job: job.state()["Restarts"] == "1")
     assert read_status(cut.case.run_dir).state == "requeue"
     assert whole.wait_for_end() == "0:0"
-    seconds_idle = 0
-    while (state := cut.state()["JobState"]) not in ("COMPLETED", "FAILED"):
-        # Slurm lets it wait two minutes, for nodes that are not idle are not rid of its last start.
-        # A start in the second of that one's end they take for that one, and refuse.
-        is_idle = state == "PENDING" and set(run("sinfo", "-h", "-o", "%T").split()) == {"idle"}
-        seconds_idle = seconds_idle + 1 if is_idle else 0
-        if seconds_idle > 2:
-            at_once = ["scontrol", "update", f"JobId={cut.id}", "StartTime=now"]
-            subprocess.run(at_once, check=False, capture_output=True)
-        time.sleep(1)
-
     assert cut.wait_for_end() == "0:0", cut.output.read_text()
     assert read_status(cut.case.run_dir).state == "done"
     assert losses(cut.case.run_dir) == losses(whole.case.run_dir)
@@ -208,3 +112,33 @@ def test_tasks_that_have_no_place_to_meet_are_refused_in_one_line(cluster, corpu
     assert len(said) == 1, refused.stderr
     assert "MASTER_ADDR is missing for 2 tasks of Slurm" in said[0]
     assert not case.run_dir.exists()
+
+
+def test_a_corpus_that_one_node_lacks_is_one_error_before_anything_is_written(
+    submit, corpus, tmp_path
+):
+    (tmp_path / "elsewhere").mkdir()
+    python = tmp_path / "python"
+    # A folder that is not shared: on the second node the same path leads to nothing.
+    python.write_text(
+        f"""#!/bin/sh
+case "$1.$SLURM_NODEID" in launch/train.py.1)
+  script="$PWD/$1"; shift; set -- "$script" "$@"
+  cd "{tmp_path}/elsewhere" ;;
+esac
+exec "{sys.executable}" "$@"
+"""
+    )
+    python.chmod(0o755)
+    path = Path(os.path.relpath(tmp_path / "corpus", ROOT))
+    (tmp_path / "corpus").symlink_to(corpus)
+    job = submit("split", [], "--time=10", data=path, PYTHON=str(python))
+    assert job.wait_for_end() == f"{Exit.BAD_INPUT}:0"
+    said = job.output.read_text()
+    errors = [line for line in said.splitlines() if "error: " in line and "srun: " not in line]
+    assert len(errors) == 1, said
+    for part in (f"rank 1 ({socket.gethostname()})", str(path), "txl prepare"):
+        assert part in errors[0]
+    assert job.state()["Restarts"] == "0"
+    assert not job.case.run_dir.exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
