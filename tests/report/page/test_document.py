@@ -160,6 +160,7 @@ def test_losses_that_are_not_finite_or_far_away_do_not_hide_the_others(tmp_path:
     text = page(read([tmp_path]))
     assert "a perplexity beyond numbers" in text
     assert text.count("<use") > 10
+    assert "higher than drawn" in text
 
 
 @pytest.mark.parametrize("n_records", [0, 1])
@@ -169,7 +170,10 @@ def test_a_run_of_hardly_any_records_has_a_page(tmp_path: Path, n_records: int) 
     for step in range(n_records):
         writer.write("train", step=step, update=0, n_tokens=0, values={"train/loss": 3.0})
     writer.close()
-    assert ("<svg" in page(read([tmp_path]))) is (n_records > 0)
+    text = page(read([tmp_path]))
+    assert ("<svg" in text) is (n_records > 0)
+    assert "</span>validation</li>" not in text
+    assert "higher than drawn" not in text
 
 
 @pytest.mark.usefixtures("without_pictures")

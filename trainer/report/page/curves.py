@@ -81,6 +81,14 @@ def loss_picture(history: History, *, axis: str, name: str, n_bins: int) -> Pict
     return Picture(title=title, about=about, wide=wide, narrow=narrow)
 
 
+def drawn_of(history: History) -> frozenset[str]:
+    """Return what pictures of losses hold: train, valid, and above where losses are cut off."""
+    parts = {part: _losses(history, part, "step").y for part in ("train", "valid")}
+    known = {part: y for part, y in parts.items() if len(y)}
+    top = _top(list(known.values())) if known else 0.0
+    return frozenset(known) | {"above" for y in known.values() if (y > top).any()}
+
+
 def panel_pictures(history: History, *, name: str, n_bins: int) -> list[Picture]:
     """Return a small picture for each metric of `PANELS` that the run has and that changes."""
     pictures = []

@@ -64,6 +64,8 @@ class RunView:
     best_of: str | None = None
     losses: list[tuple[str, Picture]] = field(default_factory=list)
     """Pictures by what they are drawn against."""
+    drawn: frozenset[str] = frozenset()
+    """What these pictures hold, see `drawn_of`."""
     panels: list[Picture] = field(default_factory=list)
     marks: list[tuple[str, str, str, int]] = field(default_factory=list)
     """Name, colour, meaning and number of the events that are marked."""
@@ -155,6 +157,7 @@ def _add_pictures(seen: RunView, run: ReadRun, *, n_bins: int) -> None:
         picture = curves.loss_picture(run.history, axis=axis, name=seen.anchor, n_bins=n_bins)
         if picture is not None:
             seen.losses.append((title, picture))
+    seen.drawn = curves.drawn_of(run.history)
     seen.panels = curves.panel_pictures(run.history, name=seen.anchor, n_bins=n_bins // 2)
 
 
