@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from builders import CPU, segment_of, tiny_model_config
+from builders import CPU, segment_of
+from readme_model import write_readme_model
 from training import ROOT, Case, begun_from, checkpoint_hashes, environment, losses
 
 from trainer.errors import Exit
+from trainer.report.settings import read_settings, recipe_differences
 
 V = 20
 
@@ -23,12 +24,7 @@ V = 20
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return where the README's code lies as `lstm.py`."""
-    readme = (ROOT / "trainer" / "README.md").read_text()
-    section = readme.partition("## Other recurrent models\n")[2]
-    (code,) = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
-    folder = tmp_path_factory.mktemp("lstm")
-    (folder / "lstm.py").write_text(code)
-    return folder
+    return write_readme_model(tmp_path_factory.mktemp("lstm")).parent
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +39,7 @@ def lstm(folder: Path) -> ModuleType:
 
 def built(lstm: ModuleType) -> Any:
     torch.manual_seed(0)
-    return lstm.build(tiny_model_config(), V).double()
+    return lstm.LSTM(lstm.Options(width=8), V).double()
 
 
 def unread(model: Any, n_streams: int) -> tuple[torch.Tensor, ...]:
@@ -107,6 +103,8 @@ def runs(
     flags = [
         "--model.factory",
         "lstm:build",
+        "--model.options.width",
+        "32",
         "--train.max-steps",
         "12",
         "--valid.interval-steps",
@@ -133,6 +131,24 @@ def test_resumed_it_is_the_same_run_bit_by_bit(runs: tuple[Path, Path]) -> None:
     assert losses(resumed) == {step: losses(whole)[step] for step in range(6, 13)}
     assert losses(whole)[12] < losses(whole)[1] - 0.3
     assert checkpoint_hashes(resumed, 12) == checkpoint_hashes(whole, 12)
+
+
+def test_a_run_with_another_option_is_another_run(
+    runs: tuple[Path, Path], folder: Path, corpus: Path
+) -> None:
+    whole, _ = runs
+    options = json.loads((whole / "config.json").read_text())["model"]["options"]
+    assert options == {"width": 32, "depth": 2}
+    settings = ["--data", corpus, "--run-dir", whole, "--model.factory", "lstm:build"]
+    other = ["train", "quickstart", *settings, "--model.options.depth", "3"]
+    refused = trainer(folder, *other, ends=Exit.BAD_INPUT).stderr
+    assert "model.options.width 32, not 256" in refused
+    assert "model.options.depth 2, not 3" in refused
+    other += ["--allow-change", "model.options.depth"]
+    refused = trainer(folder, *other, ends=Exit.BAD_INPUT).stderr
+    assert "--allow-change model.options.depth: a resumed run cannot change it" in refused
+    differences = {row.path: row for row in recipe_differences(whole, read_settings(whole)).rows}
+    assert differences["model.options.width"].after == "32"
 
 
 def test_txl_scores_it_and_lets_it_write(runs: tuple[Path, Path], folder: Path) -> None:

@@ -27,8 +27,11 @@ class ModelConfig(Section):
     """Sizes of the network (Dai et al. 2019, section 3 and appendix)."""
 
     factory: str | None = refused(
-        None, "another model of the same Protocol, 'package:build'; None is Transformer-XL"
+        None,
+        "another model of the same Protocol, 'package:build'; None is Transformer-XL; what its "
+        "function takes as options are flags, too: --model.options.NAME",
     )
+    options: dict[str, Any] = refused({}, "the factory's own options")
     n_layer: int = refused(..., "layers", ge=1, le=MAX_SIZE)
     d_model: int = refused(..., "width of the residual stream; even", ge=2, le=MAX_SIZE)
     n_head: int = refused(..., "attention heads", ge=1, le=MAX_SIZE)
@@ -79,6 +82,11 @@ class ModelConfig(Section):
             )
         if self.factory is not None and self.factory.count(":") != 1:
             raise ValueError(f"factory {self.factory!r} is not of the form 'package:build'")
+        if self.options and self.factory is None:
+            raise ValueError(
+                f"options {', '.join(self.options)} are a factory's, and there is no factory: name "
+                "one with --model.factory, or leave them out"
+            )
         return self
 
 
