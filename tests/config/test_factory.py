@@ -170,10 +170,20 @@ def test_a_recipe_names_a_factory_and_its_options(tmp_path: Path, flag: str) -> 
     path.write_text(experiment.model_dump_json())
     expected = DEFAULTS | {"kind": "lstm"} | ({"width": 5} if "width" in flag else {})
     for words in ([str(path), flag], [flag, str(path)]):
-        assert parse_show(words).experiment.model.options == expected
+        assert parse_train([*words, "--data", "c"]).experiment.model.options == expected
     path.write_text(path.read_text().replace('"kind"', '"kidn"'))
     with pytest.raises(InputError, match=r"unknown key model\.options\.kidn \(did you mean 'kind'"):
-        parse_show([str(path), flag])
+        parse_train([str(path), flag, "--data", "c"])
+
+
+def test_what_only_shows_a_recipe_imports_no_code_that_the_recipe_names(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    experiment = recipe_with({"factory": "no_such_module:build", "options": {"kind": "lstm"}})
+    path.write_text(experiment.model_dump_json())
+    assert parse_show([str(path), "--seed", "3"]).experiment.model == experiment.model
+    for flag in ("--model.options.kind=gru", "--model.factory=no_such_module:other"):
+        with pytest.raises(InputError, match="cannot be imported"):
+            parse_show([str(path), flag])
 
 
 def test_a_factory_gets_its_options_as_it_declares_them() -> None:

@@ -175,6 +175,7 @@ def parse_show(argv: Sequence[str]) -> ShowArguments:
         SHOW_OPTIONS,
         about="Print a recipe and a DeepSpeed file as a run would use them.",
         usage="txl config show RECIPE [--deepspeed-config FILE] [--world-size N] [flags]",
+        only_reads=True,
     )
     return ShowArguments(**given)
 

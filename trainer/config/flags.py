@@ -9,12 +9,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from trainer.config import foreign_flags, strict
-from trainer.config.factory import (
-    OPTIONS_FLAG,
-    TAKES_OPTIONS,
-    experiment_type,
-    named,
-    with_options,
+from trainer.config.factory import OPTIONS_FLAG, with_options
+from trainer.config.factory_flags import (
+    experiment_type_of,
+    is_flag,
+    named_factory,
+    refuse_unknown_options,
 )
 from trainer.config.fields import kinds_of
 from trainer.config.recipe import ExperimentConfig, experiment_from, load_recipe, recipe_names
@@ -78,18 +78,23 @@ def arity(field: FieldInfo) -> dict[str, Any]:
 
 
 def overridden(
-    recipe: str, overrides: dict[str, str | list[str]], fields: Mapping[str, FieldInfo]
+    recipe: str,
+    overrides: dict[str, str | list[str]],
+    fields: Mapping[str, FieldInfo],
+    imports: bool,
 ) -> ExperimentConfig:
     """Read a recipe and change it by `overrides`, the text of each value by its field's path.
 
-    `fields` are all fields by their paths. A factory that the result names is imported.
+    `fields` are all fields by their paths. If it `imports`, the factory that the result names
+    checks the options and fills them up.
 
     Raises:
         InputError: the recipe cannot be read, or the resulting experiment is not valid.
     """
     experiment = load_recipe(recipe)
     if not overrides:
-        return with_options(experiment, where=f"recipe {recipe}")
+        where = f"recipe {recipe}"
+        return with_options(experiment, where=where) if imports else experiment
     values = experiment.model_dump(mode="json")
     for path, given in overrides.items():
         *parents, leaf = path.split(".")
@@ -99,7 +104,8 @@ def overridden(
         part[leaf] = _read(_as_text(given, name=flag_of(path)), fields[path])
     flags = " ".join(flag_of(path) for path in overrides)
     where = f"{recipe} with {flags}"
-    return with_options(experiment_from(values, where=where), where=where)
+    experiment = experiment_from(values, where=where)
+    return with_options(experiment, where=where) if imports else experiment
 
 
 def changed(experiment: ExperimentConfig, changes: Mapping[str, Any]) -> ExperimentConfig:
@@ -111,7 +117,7 @@ def changed(experiment: ExperimentConfig, changes: Mapping[str, Any]) -> Experim
         InputError: there is no such field, or the resulting experiment is not valid.
     """
     factory = changes.get("model.factory", experiment.model.factory)
-    fields = dict(leaves(_type_of(factory)))
+    fields = dict(leaves(experiment_type_of(factory)))
     values = experiment.model_dump(mode="json")
     for path, value in changes.items():
         if path not in fields:
@@ -127,12 +133,6 @@ def changed(experiment: ExperimentConfig, changes: Mapping[str, Any]) -> Experim
     except (TypeError, ValueError) as error:  # what JSON does not have, such as an array
         raise InputError(f"{where}: {error}") from None
     return with_options(experiment, where=where if changes else "the experiment")
-
-
-def _type_of(factory: Any) -> type[ExperimentConfig]:
-    """Return the class of a factory's experiments; what is no factory is left for validation."""
-    is_factory = isinstance(factory, str) and factory.count(":") == 1
-    return experiment_type(factory if is_factory else None)
 
 
 def _as_text(given: str | list[str], *, name: str) -> str | list[str]:
@@ -183,12 +183,19 @@ def flags_with(
 
 
 def given_of(
-    argv: Sequence[str], options: dict[str, dict[str, Any]], *, usage: str, about: str
+    argv: Sequence[str],
+    options: dict[str, dict[str, Any]],
+    *,
+    usage: str,
+    about: str,
+    only_reads: bool = False,
 ) -> dict[str, Any]:
     """Return the values of `options` and the experiment from a command line.
 
     A factory that the command line or its recipe names is imported: what flags there are depends
-    on the options that it takes.
+    on the options that it takes. A command that `only_reads` builds no model, and imports none
+    unless the command line speaks of a factory or of options: what the recipe says of options is
+    then taken as it is.
     """
     tokens = [hyphened(token) for token in argv]
     known = flags_with(options)
@@ -196,10 +203,12 @@ def given_of(
     if unknown:
         raise foreign_flags.unknown_flags(unknown, known=known)
     parser = _parser(_named_recipe(tokens), options, usage=usage, about=about)
-    factory = _named_factory(parser, tokens)
-    schema = _type_of(factory)
+    speaks = any(token.startswith((OPTIONS_FLAG, "--model.factory")) for token in tokens)
+    imports = speaks or not only_reads
+    factory = named_factory(parser, tokens) if imports else None
+    schema = experiment_type_of(factory)
     fields = dict(leaves(schema))
-    _refuse_unknown_options(tokens, factory, list(map(flag_of, fields)))
+    refuse_unknown_options(tokens, factory, list(map(flag_of, fields)))
     _add_options(parser, fields)
     given = vars(parser.parse_intermixed_args(tokens))
     if given["recipe"] is None:
@@ -207,7 +216,7 @@ def given_of(
             f"RECIPE is missing: start with one of {', '.join(recipe_names())}, or a JSON file"
         )
     overrides = {path: given.pop(path) for path in fields if path in given}
-    return given | {"experiment": overridden(given["recipe"], overrides, fields)}
+    return given | {"experiment": overridden(given["recipe"], overrides, fields, imports)}
 
 
 def hyphened(token: str) -> str:
@@ -219,49 +228,7 @@ def hyphened(token: str) -> str:
 def _is_unknown(token: str, known: list[str]) -> bool:
     """Return whether `token` is a flag, and neither one of ours nor a factory's option."""
     flag = token.partition("=")[0]
-    return _is_flag(flag) and not flag.startswith(OPTIONS_FLAG) and flag not in (*known, "-h")
-
-
-def _is_flag(token: str) -> bool:
-    """Return whether `token` is a flag, not a value such as -1."""
-    return token.startswith("--") or (token[:1] == "-" and token[1:2].isalpha())
-
-
-def _named_factory(parser: ArgumentParser, tokens: list[str]) -> str | None:
-    """Return the factory that a command line names, or else its recipe; None without one.
-
-    Which words belong to a factory's options is not known yet, but for the first of each.
-    """
-    words, is_option = [], False
-    for token in tokens:
-        if _is_flag(token):
-            is_option = token.startswith(OPTIONS_FLAG)
-        if not is_option and token not in ("-h", "--help"):
-            words.append(token)
-        if "=" in token:
-            is_option = False
-    given = vars(parser.parse_known_intermixed_args(words)[0])
-    if "model.factory" in given:
-        return None if given["model.factory"] in ("None", "null") else str(given["model.factory"])
-    return load_recipe(given["recipe"]).model.factory if given["recipe"] else None
-
-
-def _refuse_unknown_options(tokens: list[str], factory: str | None, known: list[str]) -> None:
-    """Refuse options that the factory does not take."""
-    given = [token.partition("=")[0] for token in tokens if token.startswith(OPTIONS_FLAG)]
-    unknown = [flag for flag in dict.fromkeys(given) if flag not in known]
-    if not unknown:
-        return
-    own = [flag for flag in known if flag.startswith(OPTIONS_FLAG)]
-    if own:
-        raise foreign_flags.unknown_flags(unknown, known=own)
-    flags = " ".join(unknown)
-    if factory is None:
-        raise InputError(
-            f"{flags}: a factory's option, and there is no factory: name one with --model.factory, "
-            "or in the recipe, which then comes first"
-        )
-    raise InputError(f"{flags}: {named(factory)} takes no options: {TAKES_OPTIONS}")
+    return is_flag(flag) and not flag.startswith(OPTIONS_FLAG) and flag not in (*known, "-h")
 
 
 def _named_recipe(tokens: list[str]) -> ExperimentConfig | None:
