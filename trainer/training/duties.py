@@ -23,6 +23,7 @@ from trainer.inference.generate import generate
 from trainer.inference.sampling_options import Sampling
 from trainer.inference.score import score
 from trainer.outside import printable
+from trainer.protocol import reach_of
 from trainer.track.perplexity import perplexity
 from trainer.track.run_files.status import (
     STATUS_FILE,
@@ -113,7 +114,7 @@ def _validate(run: Run, state: TrainState) -> Wish:
             engine,
             split,
             scoring=experiment.valid,
-            n_layer=experiment.model.n_layer,
+            reach=reach_of(engine.ds.module, n_layer=experiment.model.n_layer),
             first_memory=lambda rows, mem_len: engine.reading_memory(rows, mem_len=mem_len),
             cutoffs=experiment.model.cutoffs,
             world=run.world,
