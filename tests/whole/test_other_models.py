@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +17,7 @@ from builders import CPU, segment_of
 from readme_model import write_readme_model
 from training import ROOT, Case, begun_from, checkpoint_hashes, environment, losses
 
+from trainer.config.recipe import load_recipe
 from trainer.errors import Exit
 from trainer.report.settings import read_settings, recipe_differences
 
@@ -100,9 +103,10 @@ def runs(
 ) -> tuple[Path, Path]:
     """Return a run in one go, and one that goes on from its checkpoint at step 5."""
     where = tmp_path_factory.mktemp("runs")
+    recipe = where / "bare.json"
+    values = load_recipe("quickstart").model_dump(mode="json")
+    recipe.write_text(json.dumps(values | {"model": {"factory": "lstm:build"}}))
     flags = [
-        "--model.factory",
-        "lstm:build",
         "--model.options.width",
         "32",
         "--train.max-steps",
@@ -118,11 +122,23 @@ def runs(
         "--checkpoint.keep-last",
         "9",
     ]
-    whole = Case(where / "whole", request.param, flags)
-    trainer(folder, "train", *whole.argv(corpus))
-    resumed = Case(begun_from(whole.run_dir, 5, where / "resumed"), request.param, flags)
-    trainer(folder, "train", *resumed.argv(corpus))
+    whole = Case(where / "whole", request.param, flags, recipe=str(recipe))
+    trainer(folder, "train", *without_sizes(whole.argv(corpus)))
+    resumed = replace(whole, run_dir=begun_from(whole.run_dir, 5, where / "resumed"))
+    trainer(folder, "train", *without_sizes(resumed.argv(corpus)))
     return whole.run_dir, resumed.run_dir
+
+
+def without_sizes(argv: list[str]) -> list[str]:
+    """Return a command without the sizes of Transformer-XL."""
+    is_size = False
+    kept = []
+    for word in argv:
+        if word.startswith("--"):
+            is_size = re.match(r"--model\.(?!options)", word) is not None
+        if not is_size:
+            kept.append(word)
+    return kept
 
 
 def test_resumed_it_is_the_same_run_bit_by_bit(runs: tuple[Path, Path]) -> None:
@@ -139,8 +155,8 @@ def test_a_run_with_another_option_is_another_run(
     whole, _ = runs
     options = json.loads((whole / "config.json").read_text())["model"]["options"]
     assert options == {"width": 32, "depth": 2}
-    settings = ["--data", corpus, "--run-dir", whole, "--model.factory", "lstm:build"]
-    other = ["train", "quickstart", *settings, "--model.options.depth", "3"]
+    settings = ["--data", corpus, "--run-dir", whole, "--model.options.depth", "3"]
+    other = ["train", whole / "config.json", *settings, "--model.options.width", "256"]
     refused = trainer(folder, *other, ends=Exit.BAD_INPUT).stderr
     assert "model.options.width 32, not 256" in refused
     assert "model.options.depth 2, not 3" in refused
@@ -157,10 +173,9 @@ def test_txl_scores_it_and_lets_it_write(runs: tuple[Path, Path], folder: Path) 
     assert "only with --trust-code" in trainer(folder, *scored, ends=Exit.BAD_INPUT).stderr
     scored.append("--trust-code")
     by_batch = []
-    # As many tokens of memory as the text has: every row then reads all of the text before it.
-    for batch_size in (1, 3):
-        trainer(folder, *scored, "--batch-size", batch_size, "--mem-len", 2000)
-        (result,) = (json.loads(path.read_text()) for path in (run / "evals").glob("*mem2000*"))
+    for batch_size in (1, 3):  # every row reads all of the text before it
+        trainer(folder, *scored, "--batch-size", batch_size)
+        (result,) = (json.loads(path.read_text()) for path in (run / "evals").glob("*.json"))
         by_batch.append(result["loss"])
     assert by_batch == pytest.approx([by_batch[0]] * 2, rel=1e-6)
     assert result["settings"]["batch_size"] == 3
