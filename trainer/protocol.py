@@ -79,6 +79,10 @@ class Output(NamedTuple):
     """Nats per target, in fp32 at least, 0 without one; None if the model only has the sum."""
     memory: Any
     """`Memory` after the segment: nested, shaped and typed as the one before, in new tensors."""
+    extra: dict[str, Tensor] | None = None
+    """Further losses by name (a to z and _, the same in every training pass), each a scalar in fp32
+    at least, summed over the segment's tokens. They join the backward pass as the sum of nats
+    does, and are recorded per token; nothing else counts them, and evaluations do not ask."""
 
 
 def reading_memory(
