@@ -33,6 +33,7 @@ from trainer.errors import InputError
 from trainer.inference.score import Score, score
 from trainer.launchers import complete_environ
 from trainer.meeting import join
+from trainer.protocol import layered
 from trainer.training.bad_losses.faults import FaultWatch
 from trainer.training.ending.stopping import Wish
 
@@ -165,7 +166,7 @@ def _evaluation(world: World, folder: Path) -> dict[str, Any]:
             model,
             split,
             scoring=scoring(batch_size=batch_size),
-            n_layer=2,
+            reach=layered(2),
             world=world,
             first_memory=lambda rows, mem_len: empty(model, rows, mem_len),
             cutoffs=(),

@@ -17,6 +17,7 @@ from page_commands import (
     texts_in,
     trained_by,
 )
+from readme_model import write_readme_model
 
 from trainer.commands.command_line import COMMANDS
 from trainer.config.arguments import train_flags
@@ -29,6 +30,14 @@ SLURM = {"--partition", "--account", "--gpus-per-node", "--gpus-per-task", "--nt
 FOREIGN = {*SLURM, "--signal", "--constraint", "--strict", "--nv"}
 #: A page of the options of other trainers.
 NOT_OURS = ROOT / "trainer" / "config" / "MIGRATING.md"
+
+
+@pytest.fixture(autouse=True)
+def _factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the factories that pages name importable, as a reader of the pages has them."""
+    write_readme_model(tmp_path)
+    (tmp_path / "package.py").write_text("def build(config, vocabulary_size): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
 
 
 @pytest.mark.parametrize("typed", TYPED, ids=str)
@@ -69,7 +78,7 @@ def test_an_option_in_a_page_s_text_exists(page: Path) -> None:
     rooms = ("tests/benchmarks/**", "tests/mutation", "tests/soak", "tests/supply", "launch")
     scripts = [script for room in rooms for script in ROOT.glob(f"{room}/*.py")]
     known = {flag for name in COMMANDS for flag in flags_of_command(name)}
-    known |= {"--version", "--tyro-print-completion", *FOREIGN}
+    known |= {"--version", "--tyro-print-completion", "--model.options.NAME", *FOREIGN}
     known |= {flag.partition(".")[0] for flag in train_flags()}
     known |= {text for script in scripts for text in texts_in(script) if text.startswith("--")}
     for span in spans(page):

@@ -79,6 +79,10 @@ class Output(NamedTuple):
     """Nats per target, in fp32 at least, 0 without one; None if the model only has the sum."""
     memory: Any
     """`Memory` after the segment: nested, shaped and typed as the one before, in new tensors."""
+    extra: dict[str, Tensor] | None = None
+    """Further losses by name (a to z and _, the same in every training pass), each a scalar in fp32
+    at least, summed over the segment's tokens. They join the backward pass as the sum of nats
+    does, and are recorded per token; nothing else counts them, and evaluations do not ask."""
 
 
 def reading_memory(
@@ -94,6 +98,29 @@ def reading_memory(
     return memory
 
 
+class Reach(Protocol):
+    """How far back the predictions of a segment look, beyond the segment itself."""
+
+    def __call__(self, mem_len: int, tgt_len: int, /) -> int | None:
+        """Return a number of segments of `tgt_len` tokens; None is without end."""
+        ...
+
+
+def layered(n_layer: int) -> Callable[[int, int], int]:
+    """Return the `Reach` of layers one above the other that each look `mem_len` tokens back."""
+
+    def reach(mem_len: int, tgt_len: int) -> int:
+        return n_layer * -(-mem_len // tgt_len)
+
+    return reach
+
+
+def reach_of(model: Any, *, n_layer: int | None) -> Reach:
+    """Return a model's reach; one that does not tell is taken for layers, one without a number."""
+    reach: Reach = getattr(model, "reach", layered(n_layer or 1))
+    return reach
+
+
 class RecurrentModel(Protocol):
     """The methods that the loop calls of a recurrent model, which is an `nn.Module` as well.
 
@@ -101,8 +128,13 @@ class RecurrentModel(Protocol):
     shapes follow from those of the segment and the memory, and the model reads clusters that are
     `filled`. Then a step may be captured: see `trainer.engine.passes.captured`.
 
+    A model may have a method `reach`, see `Reach`: where rows score a split side by side, each row
+    first reads so many segments before its own, or the text from its beginning. Without it a model
+    is taken to look as far back as a Transformer-XL of `model.n_layer` layers, and a single text
+    is not divided among rows.
+
     A model may have a method `hidden`, which takes what `predict` does and returns hidden states
-    `[B, T, D]`, of width `model.d_model`, and memory: `TrainedModel.hidden` calls it.
+    `[B, T, D]` and memory: `TrainedModel.hidden` calls it.
     """
 
     def empty_memory(

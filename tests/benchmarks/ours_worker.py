@@ -31,7 +31,7 @@ from trainer.host_cpu import use_cpu_well
 from trainer.inference.score import ScorePlan, fastest
 from trainer.launchers import complete_environ
 from trainer.model.memory import LayerInputs
-from trainer.protocol import IGNORED, Segment, reading_memory
+from trainer.protocol import IGNORED, Segment, layered, reading_memory
 from trainer.training.loop import train_step
 
 
@@ -75,7 +75,11 @@ def scorer_of(
     """Return a function that scores as `txl eval` does; a call is worth tgt_len tokens."""
     scoring = experiment.eval
     plan = ScorePlan(
-        n_pairs=10**6, scoring=scoring, n_layer=experiment.model.n_layer, rank=0, world_size=1
+        n_pairs=10**6,
+        scoring=scoring,
+        reach=layered(experiment.model.n_layer),
+        rank=0,
+        world_size=1,
     )
     streams = replace(streams, tgt_len=fastest(plan).scoring.tgt_len)
     module.to(world.device).eval()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from builders import (
+    CPU,
     lone_world,
     random_documents,
     tiny_experiment,
@@ -14,11 +15,14 @@ from builders import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from trainer.budget.check import Budget, count_weights, words_of
+from trainer.budget.forecast import Machine, forecast
 from trainer.budget.machine import There
+from trainer.budget.sizes import Words
 from trainer.config.deepspeed import load_ds_config, resolve
-from trainer.config.recipe import ModelConfig, load_recipe, recipe_names
+from trainer.config.recipe import ExperimentConfig, ModelConfig, load_recipe, recipe_names
 from trainer.data.corpus import Corpus
 from trainer.model.build import build_model
 from trainer.model.transformer_xl import TransformerXL
@@ -82,6 +86,43 @@ def test_a_model_of_others_is_counted_whole(corpus_of_300: Corpus) -> None:
     counted = count_weights(config, V)
     assert counted.tables == ()
     assert counted.total == count_weights(tiny_experiment().model, V).total
+
+
+class Counter(nn.Module):
+    """A model with a state of its own, which reads no size of Transformer-XL."""
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        self.rows = nn.Linear(vocabulary_size, 5)
+
+    def empty_memory(
+        self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device
+    ) -> tuple[torch.Tensor, ...]:
+        ids = torch.zeros(n_streams, mem_len, dtype=torch.int64, device=device)
+        return torch.zeros(n_streams, 7, 3, dtype=dtype, device=device), ids
+
+    predict = nn.Module.forward
+
+
+@pytest.mark.parametrize("ds", ["zero0_fp32", "zero0_bf16_autocast", "zero1_bf16", "zero3_fp32"])
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_the_state_of_others_counts_with_its_own_size(ds: str, on_gpu: bool) -> None:
+    values = tiny_experiment().model_dump() | {"model": {"factory": f"{__name__}:Counter"}}
+    experiment = ExperimentConfig.model_validate(values)
+    machine = Machine(n_devices=1, on_gpu=on_gpu, memory_gib=80, flops_per_s=1e12, bytes_per_s=1e9)
+    files = {ds: resolve(load_ds_config(ds), experiment, world_size=1, where=ds)}
+    found = forecast(experiment, Words(V, (1.0,)), machine, files=files, n_tokens=None)
+    state = Counter(experiment.model, V).empty_memory(
+        experiment.train.train_batch_size,
+        mem_len=experiment.train.mem_len,
+        dtype=torch.float32 if ds.endswith("fp32") else torch.bfloat16,
+        device=CPU,
+    )
+    (row,) = found.rows
+    is_captured = on_gpu and row.stage <= 1
+    assert row.memory == (2 + is_captured) * sum(part.nbytes for part in state)
+    assert found.parameters == 5 * (V + 1)
+    assert row.fits
 
 
 def test_what_a_machine_cannot_have_is_refused_with_what_fits(corpus_of_300: Corpus) -> None:

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from trainer.config.recipe import (
     ExperimentConfig,
+    experiment_from,
     load_recipe,
     parse_experiment,
     recipe_names,
@@ -93,6 +94,28 @@ def test_the_json_schema_describes_every_field_and_closes_every_object() -> None
         for field in part["properties"].values():
             assert field["description"]
             assert "on_resume" in field
+
+
+SIZES = ("n_layer", "d_model", "n_head", "d_head", "d_inner")
+
+
+def test_a_factory_s_recipe_may_leave_out_the_sizes_of_transformer_xl() -> None:
+    values = load_recipe("quickstart").model_dump(mode="json")
+    bare = values | {"model": {"factory": "lstm:build"}}
+    experiment = experiment_from(bare, where="bare")
+    assert [getattr(experiment.model, name) for name in SIZES] == [None] * 5
+    again = parse_experiment(experiment.model_dump_json().encode(), where="copy")
+    assert again == experiment
+    wrong = bare | {"model": {"factory": "lstm:build", "n_layer": 0, "d_head": 3}}
+    assert "model.n_layer: input should be greater than or equal to 1" in refusal(wrong)
+
+
+def test_transformer_xl_demands_its_sizes() -> None:
+    values = load_recipe("quickstart").model_dump(mode="json")
+    del values["model"]["factory"]
+    expected = "; ".join(f"model.{name} is missing" for name in SIZES)
+    for model in ({}, dict.fromkeys(SIZES)):
+        assert expected in refusal(values | {"model": model, "seed": -1})
 
 
 def test_what_is_written_reads_back_the_same() -> None:

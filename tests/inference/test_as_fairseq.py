@@ -73,7 +73,7 @@ def test_as_fairseq_is_what_fairseq_counts(
                 model,
                 split,
                 scoring=settings.model_copy(update={"batch_size": batch_size}),
-                n_layer=model.config.n_layer,
+                reach=model.reach,
                 on_tokens=keep,
                 as_fairseq=True,
                 first_memory=lambda rows, mem_len: zeros(model, rows, mem_len),

@@ -19,7 +19,7 @@ from trainer.data.corpus import Split
 from trainer.errors import InputError
 from trainer.inference.score import Score, ScorePlan, score
 from trainer.model.transformer_xl import TransformerXL
-from trainer.protocol import Memory, Output, Segment
+from trainer.protocol import Memory, Output, Segment, layered
 
 V, N = 20, 60
 
@@ -56,7 +56,7 @@ def run(
             model,
             split,
             scoring=settings,
-            n_layer=model.config.n_layer,
+            reach=model.reach,
             on_tokens=keep,
             first_memory=lambda rows, mem_len: empty(model, rows, mem_len),
             cutoffs=model.config.cutoffs,
@@ -170,7 +170,7 @@ def test_a_model_that_does_not_tell_nats_by_token_is_scored_as_a_whole_alone(
             silent,
             split,
             scoring=scoring(),
-            n_layer=3,
+            reach=layered(3),
             world=lone_world(),
             first_memory=lambda rows, mem_len: empty(model, rows, mem_len),
             cutoffs=model.config.cutoffs,
@@ -196,7 +196,7 @@ def plans(draw: st.DrawFn) -> Callable[[int], ScorePlan]:
     n_pairs, n_layer = draw(st.integers(1, 150)), draw(st.integers(1, 4))
     world_size = draw(st.integers(1, 4))
     return lambda rank: ScorePlan(
-        n_pairs=n_pairs, scoring=settings, n_layer=n_layer, rank=rank, world_size=world_size
+        n_pairs=n_pairs, scoring=settings, reach=layered(n_layer), rank=rank, world_size=world_size
     )
 
 
@@ -231,7 +231,9 @@ def test_ranks_score_every_pair_once_in_equally_many_forward_passes(
 def test_rows_read_ahead_as_far_as_the_top_layer_can_look() -> None:
     def lead(batch_size: int) -> int:
         settings = scoring(tgt_len=4, mem_len=6, batch_size=batch_size)
-        return ScorePlan(n_pairs=10_000, scoring=settings, n_layer=3, rank=0, world_size=1).lead
+        return ScorePlan(
+            n_pairs=10_000, scoring=settings, reach=layered(3), rank=0, world_size=1
+        ).lead
 
     assert lead(8) == 3 * 2
     assert lead(1) == 0  # the first row begins where the text does
@@ -254,7 +256,7 @@ def test_scoring_gives_up_when_asked(model: TransformerXL, split: Split) -> None
         forward,
         split,
         scoring=scoring(tgt_len=1, batch_size=1),
-        n_layer=3,
+        reach=layered(3),
         world=lone_world(),
         first_memory=lambda rows, mem_len: empty(model, rows, mem_len),
         cutoffs=model.config.cutoffs,

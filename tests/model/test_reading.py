@@ -23,7 +23,7 @@ from trainer.data.rows import make_segment
 from trainer.inference.score import LONGEST, ScorePlan, fastest, score
 from trainer.model.memory import KeysAndValues, Room, spare_positions
 from trainer.model.transformer_xl import TransformerXL
-from trainer.protocol import Memory, Output, Segment, reading_memory
+from trainer.protocol import Memory, Output, Segment, layered, reading_memory
 
 V = 17
 
@@ -156,7 +156,8 @@ def test_training_refuses_a_memory_that_holds_as_long_as_the_weights_do() -> Non
 def plan(n_pairs: int, **settings: Any) -> ScorePlan:
     """Return the plan for a model as deep as wt103's, on one rank."""
     settings = {"batch_size": 1, **settings}
-    return ScorePlan(n_pairs=n_pairs, scoring=scoring(**settings), n_layer=16, rank=0, world_size=1)
+    how = {"reach": layered(16), "rank": 0, "world_size": 1}
+    return ScorePlan(n_pairs=n_pairs, scoring=scoring(**settings), **how)
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +233,7 @@ def test_lengthened_segments_and_projected_memories_give_the_nats_of_a_token_at_
             forward,
             split,
             scoring=settings,
-            n_layer=3,
+            reach=layered(3),
             on_tokens=keep,
             world=lone_world(),
             first_memory=lambda rows, mem_len: projected(model, rows, mem_len),

@@ -175,7 +175,11 @@ BY_HAND = (
         "if self._applied and self.ds.lr_scheduler is not None:",
         "if self.ds.lr_scheduler is not None:",
     ),
-    ("trainer/inference/score.py", "reach *= self.n_layer", "reach *= self.n_layer - 1"),
+    (
+        "trainer/inference/score.py",
+        "return last_start if reach is None else min(reach, last_start)",
+        "return last_start if reach is None else min(max(0, reach - 1), last_start)",
+    ),
     ("trainer/inference/score.py", "scored_B=segments_B >= firsts_B", "scored_B=segments_B >= 0"),
     ("trainer/engine/optimizers/schedules.py", "0.5 * (lr - min_lr)", "0.5000005 * (lr - min_lr)"),
     (

@@ -163,12 +163,16 @@ def test_nats_since_the_last_record_are_all_with_rank_0_once_a_save_begins(
         engine=SimpleNamespace(slots=1, scalars=dict),
         watch=SimpleNamespace(under_way=list),
         identity={},
+        window_extra=lambda state: {"size": float(state.window_extra["size"]) + 5.25},
     )
     state = TrainState(step=4, memories=[()])
     state.window_loss_sum.fill_(2.25)
+    state.window_extra["size"] = state.window_loss_sum.clone()
     next(saving._save(run, state))
     assert state.window_loss_sum.item() == kept
     assert saved["state"]["train"]["window_loss_sum"] == kept
+    assert state.window_extra["size"].item() == kept
+    assert saved["state"]["train"]["window_extra"] == {"size": kept}
 
 
 def test_the_best_is_pointed_at_once_it_is_there_whatever_the_pointer_was(tmp_path: Path) -> None:

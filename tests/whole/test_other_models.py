@@ -6,16 +6,20 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from builders import CPU, segment_of, tiny_model_config
+from builders import CPU, segment_of
+from readme_model import write_readme_model
 from training import ROOT, Case, begun_from, checkpoint_hashes, environment, losses
 
+from trainer.config.recipe import load_recipe
 from trainer.errors import Exit
+from trainer.report.settings import read_settings, recipe_differences
 
 V = 20
 
@@ -23,12 +27,7 @@ V = 20
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return where the README's code lies as `lstm.py`."""
-    readme = (ROOT / "trainer" / "README.md").read_text()
-    section = readme.partition("## Other recurrent models\n")[2]
-    (code,) = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
-    folder = tmp_path_factory.mktemp("lstm")
-    (folder / "lstm.py").write_text(code)
-    return folder
+    return write_readme_model(tmp_path_factory.mktemp("lstm")).parent
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def lstm(folder: Path) -> ModuleType:
 
 def built(lstm: ModuleType) -> Any:
     torch.manual_seed(0)
-    return lstm.build(tiny_model_config(), V).double()
+    return lstm.LSTM(lstm.Options(width=8), V).double()
 
 
 def unread(model: Any, n_streams: int) -> tuple[torch.Tensor, ...]:
@@ -104,9 +103,12 @@ def runs(
 ) -> tuple[Path, Path]:
     """Return a run in one go, and one that goes on from its checkpoint at step 5."""
     where = tmp_path_factory.mktemp("runs")
+    recipe = where / "bare.json"
+    values = load_recipe("quickstart").model_dump(mode="json")
+    recipe.write_text(json.dumps(values | {"model": {"factory": "lstm:build"}}))
     flags = [
-        "--model.factory",
-        "lstm:build",
+        "--model.options.width",
+        "32",
         "--train.max-steps",
         "12",
         "--valid.interval-steps",
@@ -120,11 +122,23 @@ def runs(
         "--checkpoint.keep-last",
         "9",
     ]
-    whole = Case(where / "whole", request.param, flags)
-    trainer(folder, "train", *whole.argv(corpus))
-    resumed = Case(begun_from(whole.run_dir, 5, where / "resumed"), request.param, flags)
-    trainer(folder, "train", *resumed.argv(corpus))
+    whole = Case(where / "whole", request.param, flags, recipe=str(recipe))
+    trainer(folder, "train", *without_sizes(whole.argv(corpus)))
+    resumed = replace(whole, run_dir=begun_from(whole.run_dir, 5, where / "resumed"))
+    trainer(folder, "train", *without_sizes(resumed.argv(corpus)))
     return whole.run_dir, resumed.run_dir
+
+
+def without_sizes(argv: list[str]) -> list[str]:
+    """Return a command without the sizes of Transformer-XL."""
+    is_size = False
+    kept = []
+    for word in argv:
+        if word.startswith("--"):
+            is_size = re.match(r"--model\.(?!options)", word) is not None
+        if not is_size:
+            kept.append(word)
+    return kept
 
 
 def test_resumed_it_is_the_same_run_bit_by_bit(runs: tuple[Path, Path]) -> None:
@@ -135,16 +149,33 @@ def test_resumed_it_is_the_same_run_bit_by_bit(runs: tuple[Path, Path]) -> None:
     assert checkpoint_hashes(resumed, 12) == checkpoint_hashes(whole, 12)
 
 
+def test_a_run_with_another_option_is_another_run(
+    runs: tuple[Path, Path], folder: Path, corpus: Path
+) -> None:
+    whole, _ = runs
+    options = json.loads((whole / "config.json").read_text())["model"]["options"]
+    assert options == {"width": 32, "depth": 2}
+    settings = ["--data", corpus, "--run-dir", whole, "--model.options.depth", "3"]
+    other = ["train", whole / "config.json", *settings, "--model.options.width", "256"]
+    refused = trainer(folder, *other, ends=Exit.BAD_INPUT).stderr
+    assert "model.options.width 32, not 256" in refused
+    assert "model.options.depth 2, not 3" in refused
+    other += ["--allow-change", "model.options.depth"]
+    refused = trainer(folder, *other, ends=Exit.BAD_INPUT).stderr
+    assert "--allow-change model.options.depth: a resumed run cannot change it" in refused
+    differences = {row.path: row for row in recipe_differences(whole, read_settings(whole)).rows}
+    assert differences["model.options.width"].after == "32"
+
+
 def test_txl_scores_it_and_lets_it_write(runs: tuple[Path, Path], folder: Path) -> None:
     run, _ = runs
     scored = ["eval", run, "--split", "valid", "--device", "cpu", "--precision", "fp32"]
     assert "only with --trust-code" in trainer(folder, *scored, ends=Exit.BAD_INPUT).stderr
     scored.append("--trust-code")
     by_batch = []
-    # As many tokens of memory as the text has: every row then reads all of the text before it.
-    for batch_size in (1, 3):
-        trainer(folder, *scored, "--batch-size", batch_size, "--mem-len", 2000)
-        (result,) = (json.loads(path.read_text()) for path in (run / "evals").glob("*mem2000*"))
+    for batch_size in (1, 3):  # every row reads all of the text before it
+        trainer(folder, *scored, "--batch-size", batch_size)
+        (result,) = (json.loads(path.read_text()) for path in (run / "evals").glob("*.json"))
         by_batch.append(result["loss"])
     assert by_batch == pytest.approx([by_batch[0]] * 2, rel=1e-6)
     assert result["settings"]["batch_size"] == 3

@@ -15,12 +15,15 @@ from trainer.budget.sizes import How, Weights, Words
 from trainer.config.deepspeed import ResolvedDs
 from trainer.config.deepspeed_checks import lookup
 from trainer.config.divisors import divisors
+from trainer.config.factory import named, told
 from trainer.config.recipe import ExperimentConfig, ModelConfig
 from trainer.data.corpus import Corpus
 from trainer.distributed import World
 from trainer.errors import InputError
+from trainer.memory_tree import leaves
 from trainer.model.build import build_model, check_cutoffs
 from trainer.model.choice import BackendName, backend_name
+from trainer.model.precision import compute_dtype_of
 
 #: Tokens that are read to estimate each cluster's share of the targets.
 _LOOKED_AT = 1 << 20
@@ -55,7 +58,10 @@ class Budget:
         """
         self._experiment = experiment
         self._words = words
-        self.weights = count_weights(experiment.model, words.size)
+        dtype = compute_dtype_of(resolved.precision)
+        self.weights = count_weights(
+            experiment.model, words.size, mem_len=experiment.train.mem_len, dtype=dtype
+        )
         self.how = _how(experiment, resolved, world, backend)
         self.needs = self._counted(self.how)
 
@@ -170,18 +176,45 @@ class Budget:
         return needs
 
 
-def count_weights(config: ModelConfig, vocabulary_size: int) -> Weights:
-    """Return the sizes of a model's weights.
+def count_weights(
+    config: ModelConfig,
+    vocabulary_size: int,
+    *,
+    mem_len: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Weights:
+    """Return the sizes of a model's weights, and of its state if the model is not ours.
 
     Our model is not built for this; another model is built without allocating its weights.
+
+    Args:
+        config: the model.
+        vocabulary_size: the number of words.
+        mem_len: tokens of memory.
+        dtype: what the model computes in.
     """
     check_cutoffs(config, vocabulary_size)
     if config.factory is None:
         return Weights.of(config, vocabulary_size)
-    with torch.device("meta"):
-        model = build_model(config, vocabulary_size=vocabulary_size, seed=0)
+    meta = torch.device("meta")
+    with meta:
+        model: Any = build_model(config, vocabulary_size=vocabulary_size, seed=0)
+        try:
+            state = model.empty_memory(1, mem_len=mem_len, dtype=dtype, device=meta)
+        except Exception as error:  # any code
+            raise InputError(
+                f"{named(config.factory)}: its empty_memory fails on the device `meta`, where "
+                f"tensors have sizes alone: {told(error)}"
+            ) from error
+    parts = [part for _, part in leaves(state) if isinstance(part, torch.Tensor)]
     numels = [p.numel() for p in model.parameters()]
-    return Weights(total=sum(numels), layer=0, largest=max(numels, default=0), tables=())
+    return Weights(
+        total=sum(numels),
+        layer=0,
+        largest=max(numels, default=0),
+        tables=(),
+        state_bytes=sum(part.numel() * part.element_size() for part in parts),
+    )
 
 
 def device_there(world: World) -> There | None:

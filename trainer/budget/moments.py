@@ -63,7 +63,7 @@ class Step:
     def moments(self) -> dict[str, Holdings]:
         """Return the holdings at each moment, by the moment's name."""
         model, how, size, widths = self._model, self._how, self._size, self._widths
-        if not self._weights.tables:
+        if not self._weights.is_ours:
             return {"the update": self._gradients() | self._update()}
         one = activations.layer(model, size, widths, how.backend)
         head = activations.softmax(

@@ -47,7 +47,7 @@ def count(
     widths = Widths.of(how.precision)
     lasting = _lasting(experiment, weights, how, widths)
     by_moment = moments.Step(experiment, weights, how, widths, shares).moments()
-    if experiment.valid.interval_steps:
+    if experiment.valid.interval_steps and weights.is_ours:
         by_moment["validation"] = moments.validation(experiment, how, widths)
     grown = {
         moment: {name: part.grown(how.on_gpu) for name, part in parts.items()}
@@ -79,14 +79,15 @@ def count(
 
 def _passes(grown: Mapping[str, Mapping[str, int]]) -> int:
     """Return the bytes of both passes of a micro step at their peak, without gradients."""
+    passes = (parts for moment, parts in grown.items() if moment.endswith("pass"))
     return max(
-        sum(n for name, n in parts.items() if name != "gradients")
-        for moment, parts in grown.items()
-        if moment.endswith("pass")
+        (sum(n for name, n in parts.items() if name != "gradients") for parts in passes), default=0
     )
 
 
-def _memory_bytes(experiment: ExperimentConfig, how: How, widths: Widths) -> int:
+def _memory_bytes(experiment: ExperimentConfig, weights: Weights, how: How, widths: Widths) -> int:
+    if not weights.is_ours:
+        return how.micro * weights.state_bytes
     model, rows = experiment.model, how.micro * experiment.train.mem_len
     return model.n_layer * rows * model.d_model * widths.compute
 
@@ -100,7 +101,7 @@ def _saved(experiment: ExperimentConfig, weights: Weights, how: How, widths: Wid
         return 0  # only the last one, when the space of a step is free
     is_written = how.stage == 3 and (how.offload or not how.on_gpu)
     n_copied = 0 if is_written else weights.total // how.world_size
-    return 12 * n_copied + how.slots * _memory_bytes(experiment, how, widths)
+    return 12 * n_copied + how.slots * _memory_bytes(experiment, weights, how, widths)
 
 
 def _lasting(
@@ -115,12 +116,12 @@ def _lasting(
     if how.stage == 3:
         parts["DeepSpeed's partitions"] = total * widths.weight * share
     if how.keeps_copies:
-        n_multiplied = experiment.model.n_layer * weights.layer
+        n_multiplied = experiment.model.n_layer * weights.layer if weights.is_ours else 0
         parts["weights in 16 bits"] = 2 * total
         parts["their gradients in 16 bits"] = 2 * n_multiplied
     # A slot's next memory is made while its present one is read; a graph has one of its own.
     n_memories = how.slots + 1 + how.captured
-    parts["memory"] = n_memories * _memory_bytes(experiment, how, widths)
+    parts["memory"] = n_memories * _memory_bytes(experiment, weights, how, widths)
     return {name: int(n) for name, n in parts.items()}
 
 

@@ -29,6 +29,13 @@ class Weights:
     """Weights of the largest single parameter."""
     tables: tuple[tuple[int, int], ...]
     """Words and width of each table of the softmax; empty if the model is not ours."""
+    state_bytes: int = 0
+    """Bytes of the state of a stream of another's model; 0 if the model is ours."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the model is Transformer-XL, of which more is known than its weights."""
+        return bool(self.tables)
 
     @classmethod
     def of(cls, config: ModelConfig, vocabulary_size: int) -> "Weights":

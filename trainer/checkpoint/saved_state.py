@@ -92,7 +92,8 @@ class _Exported(_Strict):
 
 def _train_state() -> type[BaseModel]:
     """Return the schema of `TrainState`: all its fields but the memories, with their types."""
-    hints = get_type_hints(TrainState) | {"window_loss_sum": float | None}
+    sums = {"window_loss_sum": float | None, "window_extra": dict[str, float | None]}
+    hints = get_type_hints(TrainState) | sums
     definitions: dict[str, Any] = {
         field.name: (hints[field.name], 0.0 if field.default is MISSING else field.default)
         for field in fields(TrainState)

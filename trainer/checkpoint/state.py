@@ -73,6 +73,8 @@ class TrainState:
     """The other run's checkpoint that this run began from, if any."""
     window_loss_sum: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     """This rank's nats since the last record, fp64 on the device."""
+    window_extra: dict[str, Tensor] = field(default_factory=dict)
+    """Likewise this rank's sums of the model's extra losses, by name."""
     memories: list[Memory] = field(default_factory=list)
     """Per slot, the memory of this rank's streams."""
 
@@ -96,13 +98,20 @@ class TrainState:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "memories"}
         best_of = self.best_of and self.best_of.model_dump(mode="json")
         losses = {"window_loss_sum": float(self.window_loss_sum), "last_loss": self.last_loss}
-        return values | {"best_of": best_of} | {key: _finite(x) for key, x in losses.items()}
+        extra = {name: _finite(float(loss)) for name, loss in self.window_extra.items()}
+        finite = {key: _finite(x) for key, x in losses.items()}
+        return values | {"best_of": best_of, "window_extra": extra} | finite
 
     def load_json(self, values: dict[str, Any]) -> None:
         """Set everything but the memories to what `to_json` returned."""
         for name, value in values.items():
             if name == "window_loss_sum":
                 self.window_loss_sum.fill_(math.nan if value is None else value)
+            elif name == "window_extra":
+                like = self.window_loss_sum
+                self.window_extra = {
+                    key: like.new_tensor(math.nan if x is None else x) for key, x in value.items()
+                }
             elif name == "best_of":
                 self.best_of = value and Measure.model_validate(value)
             else:

@@ -42,12 +42,13 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
         from trainer.commands.planning import told_of_dry_run
         from trainer.config.arguments import parse_train
 
+        # Otherwise a rank whose peer is gone gets a stack in C++ for each try to reach it. Reading
+        # the arguments imports the model's factory, and so torch, which looks only then.
+        environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         if told_of_dry_run(argv, environ):
             return Exit.DONE
         arguments = parse_train(argv)
         _tell_terminal(environ)
-        # Otherwise a rank whose peer is gone gets a stack in C++ for each try to reach it.
-        environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         import torch
 
         if arguments.device == "cpu" or not torch.cuda.is_available():

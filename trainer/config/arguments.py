@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.config.flags import Parser, flags_with, given_of, hyphened, leaves
-from trainer.config.recipe import ExperimentConfig, resume_class
+from trainer.config.recipe import OPTIONS, ExperimentConfig, resume_class
 from trainer.errors import InputError, did_you_mean
 from trainer.shell import typed_path
 
@@ -175,6 +175,7 @@ def parse_show(argv: Sequence[str]) -> ShowArguments:
         SHOW_OPTIONS,
         about="Print a recipe and a DeepSpeed file as a run would use them.",
         usage="txl config show RECIPE [--deepspeed-config FILE] [--world-size N] [flags]",
+        only_reads=True,
     )
     return ShowArguments(**given)
 
@@ -202,7 +203,7 @@ def parse_doctor(argv: Sequence[str]) -> DoctorArguments:
 def _changeable(field: str) -> str:
     path = field.removeprefix("--").replace("-", "_")
     paths = [path for path, _ in leaves(ExperimentConfig)]
-    if path not in paths:
+    if path not in paths and not path.startswith(f"{OPTIONS}."):
         raise InputError(f"--allow-change {field}: no such field{did_you_mean(path, paths)}")
     if resume_class(path) == "refused":
         raise InputError(f"--allow-change {field}: a resumed run cannot change it")

@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
+from trainer.config.factory import experiment_type
 from trainer.config.recipe import ExperimentConfig, OnResume, resume_class
+from trainer.config.strict import model_at
 from trainer.errors import InputError
 from trainer.outside import printable
 
@@ -34,9 +36,10 @@ class Change:
 def changes(old: Mapping[str, Any], new: ExperimentConfig) -> list[Change]:
     """Return the fields of a saved experiment that `new` sets differently.
 
-    A field that did not exist when `old` was saved counts with its default.
+    A field that did not exist when `old` was saved counts with its default, as does an option of
+    the factory of `new`, which is imported.
     """
-    filled = _filled(old, ExperimentConfig)
+    filled = _filled(old, experiment_type(new.model.factory))
     return [
         Change(path, before, after, resume_class(path))
         for path, before, after in _differences(filled, new.model_dump(mode="json"), prefix="")
@@ -93,11 +96,11 @@ def _filled(old: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     old = old if isinstance(old, Mapping) else {}  # anything else differs in every field
     filled = dict(old)
     for name, field in model.model_fields.items():
-        part = field.annotation
-        if name not in old and not field.is_required():
-            filled[name] = to_jsonable_python(field.default)
-        elif isinstance(part, type) and issubclass(part, BaseModel) and name in old:
-            filled[name] = _filled(old[name], part)
+        part = model_at(model, name)
+        if part is not None and (name in old or not field.is_required()):
+            filled[name] = _filled(old.get(name, {}), part)
+        elif name not in old and not field.is_required():
+            filled[name] = to_jsonable_python(field.get_default(call_default_factory=True))
     return filled
 
 

@@ -5,9 +5,10 @@ The DeepSpeed JSON says how to train (precision, ZeRO, offload, a fused optimize
 `trainer.config.fields`.
 """
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import model_validator
+from pydantic import GetCoreSchemaHandler, ValidationInfo, field_validator, model_validator
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from trainer.config.divisors import divisors_near
 from trainer.config.fields import Section, announced, free, refused
@@ -23,17 +24,38 @@ from trainer.config.run_settings import (
 MAX_SIZE = 1_000_000
 
 
+class _OrNull:
+    """The mark of a field that is null where a factory's recipe leaves it out."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.nullable_schema(handler(source))
+
+
+#: A size that Transformer-XL always has. A factory's recipe may leave it out, then it is None: who
+#: reads it there is the factory alone.
+Size: TypeAlias = Annotated[int, _OrNull]
+
+
+def _demanded(meaning: str, *, ge: int = 1) -> Any:
+    """Make the field of a `Size`, which must be given unless there is a factory."""
+    return refused(None, meaning, ge=ge, le=MAX_SIZE, validate_default=True)
+
+
 class ModelConfig(Section):
     """Sizes of the network (Dai et al. 2019, section 3 and appendix)."""
 
     factory: str | None = refused(
-        None, "another model of the same Protocol, 'package:build'; None is Transformer-XL"
+        None,
+        "another model of the same Protocol, 'package:build'; None is Transformer-XL; what its "
+        "function takes as options are flags, too: --model.options.NAME",
     )
-    n_layer: int = refused(..., "layers", ge=1, le=MAX_SIZE)
-    d_model: int = refused(..., "width of the residual stream; even", ge=2, le=MAX_SIZE)
-    n_head: int = refused(..., "attention heads", ge=1, le=MAX_SIZE)
-    d_head: int = refused(..., "width of one attention head", ge=1, le=MAX_SIZE)
-    d_inner: int = refused(..., "hidden width of the feed-forward layer", ge=1, le=MAX_SIZE)
+    options: dict[str, Any] = refused({}, "the factory's own options")
+    n_layer: Size = _demanded("layers")
+    d_model: Size = _demanded("width of the residual stream; even", ge=2)
+    n_head: Size = _demanded("attention heads")
+    d_head: Size = _demanded("width of one attention head")
+    d_inner: Size = _demanded("hidden width of the feed-forward layer")
     d_embed: int | None = refused(
         None, "width of the first cluster's embedding; None is d_model", ge=1, le=MAX_SIZE
     )
@@ -66,19 +88,32 @@ class ModelConfig(Section):
         False, "recompute each layer in the backward pass instead of keeping it"
     )
 
+    @field_validator("n_layer", "d_model", "n_head", "d_head", "d_inner")
+    @classmethod
+    def _given_without_a_factory(cls, size: int | None, info: ValidationInfo) -> int | None:
+        if size is None and info.data.get("factory") is None:
+            raise PydanticKnownError("missing")
+        return size
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.d_model % 2:
+        if self.d_model and self.d_model % 2:
             raise ValueError(f"d_model {self.d_model} is odd: sine and cosine share it in halves")
         if list(self.cutoffs) != sorted(set(self.cutoffs)) or min(self.cutoffs, default=1) < 1:
             raise ValueError(f"cutoffs {self.cutoffs} do not ascend from at least 1")
-        if (self.d_embed or self.d_model) < self.div_val ** len(self.cutoffs):
+        widest = self.d_embed or self.d_model
+        if widest and widest < self.div_val ** len(self.cutoffs):
             raise ValueError(
                 f"div_val {self.div_val} leaves the embedding's last of {len(self.cutoffs) + 1} "
                 f"clusters no width: lower --model.div-val or give fewer --model.cutoffs"
             )
         if self.factory is not None and self.factory.count(":") != 1:
             raise ValueError(f"factory {self.factory!r} is not of the form 'package:build'")
+        if self.options and self.factory is None:
+            raise ValueError(
+                f"options {', '.join(self.options)} are a factory's, and there is no factory: name "
+                "one with --model.factory, or leave them out"
+            )
         return self
 
 

@@ -4,7 +4,7 @@ A change of a `free` field is accepted silently, a change of an `announced` fiel
 ``--allow-change FIELD``, and a change of a `refused` field is an error.
 """
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,6 +23,14 @@ class Section(BaseModel):
             if isinstance(value, int) and abs(value) > 2**53:
                 raise ValueError(f"{name} is beyond 2**53, where JSON's numbers are not exact")
         return self
+
+
+def kinds_of(annotation: Any) -> list[Any]:
+    """Return the types of a field, or of its entries if it is a list; a Literal gives strings."""
+    if get_origin(annotation) is Annotated:
+        return kinds_of(get_args(annotation)[0])
+    parts = get_args(annotation)
+    return [kind for part in parts for kind in kinds_of(part)] if parts else [annotation]
 
 
 def refused(default: Any, meaning: str, **limits: Any) -> Any:

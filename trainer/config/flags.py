@@ -3,12 +3,20 @@
 import json
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from trainer.config import foreign_flags, strict
+from trainer.config.factory import OPTIONS_FLAG, with_options
+from trainer.config.factory_flags import (
+    experiment_type_of,
+    is_flag,
+    named_factory,
+    refuse_unknown_options,
+)
+from trainer.config.fields import kinds_of
 from trainer.config.recipe import ExperimentConfig, experiment_from, load_recipe, recipe_names
 from trainer.errors import InputError, did_you_mean
 from trainer.outside import text_argument
@@ -20,9 +28,14 @@ is its flag alone, or with True or False; --flag=value and underscores for hyphe
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yield every field that is no section, with its path, such as ``train.tgt_len``."""
+    """Yield every field that is no section, with its path, such as ``train.tgt_len``.
+
+    The options of a factory are fields of its `trainer.config.factory.experiment_type` only.
+    """
     for name, field in model.model_fields.items():
         part = strict.model_at(model, name)
+        if get_origin(field.annotation) is dict:
+            continue
         if part is None:
             yield prefix + name, field
         else:
@@ -43,12 +56,11 @@ def value_at(experiment: ExperimentConfig, path: str) -> Any:
 
 
 def _is_list(field: FieldInfo) -> bool:
-    return getattr(field.annotation, "__origin__", None) is tuple
+    return ... in _types(field) or get_origin(field.annotation) in (tuple, list)
 
 
 def _types(field: FieldInfo) -> list[Any]:
-    """Return the types of a field, or of its entries if it is a list; a Literal gives strings."""
-    return list(get_args(field.annotation)) or [field.annotation]
+    return kinds_of(field.annotation)
 
 
 def metavar(field: FieldInfo) -> str:
@@ -65,17 +77,25 @@ def arity(field: FieldInfo) -> dict[str, Any]:
     return {"nargs": "*" if _is_list(field) else None}
 
 
-def overridden(recipe: str, overrides: dict[str, str | list[str]]) -> ExperimentConfig:
+def overridden(
+    recipe: str,
+    overrides: dict[str, str | list[str]],
+    fields: Mapping[str, FieldInfo],
+    imports: bool,
+) -> ExperimentConfig:
     """Read a recipe and change it by `overrides`, the text of each value by its field's path.
+
+    `fields` are all fields by their paths. If it `imports`, the factory that the result names
+    checks the options and fills them up.
 
     Raises:
         InputError: the recipe cannot be read, or the resulting experiment is not valid.
     """
     experiment = load_recipe(recipe)
     if not overrides:
-        return experiment
+        where = f"recipe {recipe}"
+        return with_options(experiment, where=where) if imports else experiment
     values = experiment.model_dump(mode="json")
-    fields = dict(leaves(ExperimentConfig))
     for path, given in overrides.items():
         *parents, leaf = path.split(".")
         part = values
@@ -83,16 +103,21 @@ def overridden(recipe: str, overrides: dict[str, str | list[str]]) -> Experiment
             part = part[name]
         part[leaf] = _read(_as_text(given, name=flag_of(path)), fields[path])
     flags = " ".join(flag_of(path) for path in overrides)
-    return experiment_from(values, where=f"{recipe} with {flags}")
+    where = f"{recipe} with {flags}"
+    experiment = experiment_from(values, where=where)
+    return with_options(experiment, where=where) if imports else experiment
 
 
 def changed(experiment: ExperimentConfig, changes: Mapping[str, Any]) -> ExperimentConfig:
     """Return an experiment with the values of `changes`, by the paths of their fields.
 
+    A factory that the result names is imported.
+
     Raises:
         InputError: there is no such field, or the resulting experiment is not valid.
     """
-    fields = dict(leaves(ExperimentConfig))
+    factory = changes.get("model.factory", experiment.model.factory)
+    fields = dict(leaves(experiment_type_of(factory)))
     values = experiment.model_dump(mode="json")
     for path, value in changes.items():
         if path not in fields:
@@ -102,10 +127,12 @@ def changed(experiment: ExperimentConfig, changes: Mapping[str, Any]) -> Experim
         for name in parents:
             part = part[name]
         part[leaf] = value
+    where = f"overrides {', '.join(changes)}"
     try:
-        return experiment_from(values, where=f"overrides {', '.join(changes)}")
+        experiment = experiment_from(values, where=where)
     except (TypeError, ValueError) as error:  # what JSON does not have, such as an array
-        raise InputError(f"overrides {', '.join(changes)}: {error}") from None
+        raise InputError(f"{where}: {error}") from None
+    return with_options(experiment, where=where if changes else "the experiment")
 
 
 def _as_text(given: str | list[str], *, name: str) -> str | list[str]:
@@ -148,28 +175,48 @@ class Parser(ArgumentParser):
         raise InputError(message)
 
 
-def flags_with(options: dict[str, dict[str, Any]]) -> list[str]:
+def flags_with(
+    options: dict[str, dict[str, Any]], schema: type[ExperimentConfig] = ExperimentConfig
+) -> list[str]:
     """Return the flags of a command: its `options`, and one for every field."""
-    return ["--help", *options, *(flag_of(path) for path, _ in leaves(ExperimentConfig))]
+    return ["--help", *options, *(flag_of(path) for path, _ in leaves(schema))]
 
 
 def given_of(
-    argv: Sequence[str], options: dict[str, dict[str, Any]], *, usage: str, about: str
+    argv: Sequence[str],
+    options: dict[str, dict[str, Any]],
+    *,
+    usage: str,
+    about: str,
+    only_reads: bool = False,
 ) -> dict[str, Any]:
-    """Return the values of `options` and the experiment from a command line."""
+    """Return the values of `options` and the experiment from a command line.
+
+    A factory that the command line or its recipe names is imported: what flags there are depends
+    on the options that it takes. A command that `only_reads` builds no model, and imports none
+    unless the command line speaks of a factory or of options: what the recipe says of options is
+    then taken as it is.
+    """
     tokens = [hyphened(token) for token in argv]
     known = flags_with(options)
     unknown = [t for t, spelt in zip(argv, tokens, strict=True) if _is_unknown(spelt, known)]
     if unknown:
         raise foreign_flags.unknown_flags(unknown, known=known)
     parser = _parser(_named_recipe(tokens), options, usage=usage, about=about)
+    speaks = any(token.startswith((OPTIONS_FLAG, "--model.factory")) for token in tokens)
+    imports = speaks or not only_reads
+    factory = named_factory(parser, tokens) if imports else None
+    schema = experiment_type_of(factory)
+    fields = dict(leaves(schema))
+    refuse_unknown_options(tokens, factory, list(map(flag_of, fields)))
+    _add_options(parser, fields)
     given = vars(parser.parse_intermixed_args(tokens))
     if given["recipe"] is None:
         raise InputError(
             f"RECIPE is missing: start with one of {', '.join(recipe_names())}, or a JSON file"
         )
-    overrides = {path: given.pop(path) for path, _ in leaves(ExperimentConfig) if path in given}
-    return given | {"experiment": overridden(given["recipe"], overrides)}
+    overrides = {path: given.pop(path) for path in fields if path in given}
+    return given | {"experiment": overridden(given["recipe"], overrides, fields, imports)}
 
 
 def hyphened(token: str) -> str:
@@ -179,10 +226,9 @@ def hyphened(token: str) -> str:
 
 
 def _is_unknown(token: str, known: list[str]) -> bool:
-    """Return whether `token` is a flag, not a value such as -1, and not one of ours."""
+    """Return whether `token` is a flag, and neither one of ours nor a factory's option."""
     flag = token.partition("=")[0]
-    is_flag = flag.startswith("--") or (flag[:1] == "-" and flag[1:2].isalpha())
-    return is_flag and flag not in (*known, "-h")
+    return is_flag(flag) and not flag.startswith(OPTIONS_FLAG) and flag not in (*known, "-h")
 
 
 def _named_recipe(tokens: list[str]) -> ExperimentConfig | None:
@@ -216,12 +262,28 @@ def _parser(
     }
     for path, field in leaves(ExperimentConfig):
         value = f" [{value_at(recipe, path)}]" if recipe else ""
-        groups.get(path.partition(".")[0], parser).add_argument(
-            flag_of(path),
-            dest=path,
-            default=SUPPRESS,
-            help=f"{field.description}{value}",
-            metavar=metavar(field),
-            **arity(field),
-        )
+        _add_field(groups.get(path.partition(".")[0], parser), path, field, value)
     return parser
+
+
+def _add_options(parser: ArgumentParser, fields: Mapping[str, FieldInfo]) -> None:
+    """Add the flags of a factory's options; help shows their defaults."""
+    options = {path: field for path, field in fields.items() if path.count(".") > 1}
+    if not options:
+        return
+    group = parser.add_argument_group(OPTIONS_FLAG.rstrip("."), "the factory's own options")
+    for path, field in options.items():
+        value = "" if field.is_required() else f" [{field.get_default(call_default_factory=True)}]"
+        _add_field(group, path, field, value)
+
+
+def _add_field(group: Any, path: str, field: FieldInfo, value: str) -> None:
+    """Add the flag of a field to a parser, or to a group of one."""
+    group.add_argument(
+        flag_of(path),
+        dest=path,
+        default=SUPPRESS,
+        help=f"{field.description or ''}{value}".strip().replace("%", "%%"),
+        metavar=metavar(field),
+        **arity(field),
+    )

@@ -19,7 +19,11 @@ from trainer.config.run_settings import TrackingConfig
 from trainer.errors import InputError
 from trainer.outside import parse_json
 
+#: The path of a factory's own options.
+OPTIONS = "model.options"
+
 __all__ = [
+    "OPTIONS",
     "ExperimentConfig",
     "ModelConfig",
     "OnResume",
@@ -63,18 +67,28 @@ def parse_experiment(text: bytes, *, where: str) -> ExperimentConfig:
     return experiment_from(values, where=where)
 
 
-def experiment_from(values: Any, *, where: str) -> ExperimentConfig:
-    """Validate plain values as an experiment; raise `InputError` that lists every problem."""
+def experiment_from(
+    values: Any, *, where: str, schema: type[ExperimentConfig] = ExperimentConfig
+) -> ExperimentConfig:
+    """Validate plain values as an experiment; raise `InputError` that lists every problem.
+
+    `schema` is of a factory's experiments: see `trainer.config.factory`.
+    """
     try:
         # By JSON's strict rules a list may be a tuple and 1 a float, but "1" is no number.
-        return ExperimentConfig.model_validate_json(json.dumps(values), strict=True)
+        return schema.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        problems = strict.describe(error, ExperimentConfig)
+        problems = strict.describe(error, schema)
         raise InputError(f"{where}: {'; '.join(problems)}") from None
 
 
 def resume_class(path: str) -> OnResume:
-    """Return what a change on resume means for the field at dotted `path`; else `KeyError`."""
+    """Return what a change on resume means for the field at dotted `path`; else `KeyError`.
+
+    A factory's options may change no more than all of them may, `model.options`.
+    """
+    if path.startswith(f"{OPTIONS}."):
+        path = OPTIONS
     *parents, leaf = path.split(".")
     part = strict.model_at(ExperimentConfig, *parents)
     if part is None or leaf not in part.model_fields:

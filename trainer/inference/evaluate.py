@@ -31,6 +31,7 @@ from trainer.inference.settings import scoring_of, situation
 from trainer.inference.source import read_together
 from trainer.inference.trained import TrainedModel
 from trainer.outside import printable
+from trainer.protocol import reach_of
 from trainer.track.console.progress import progress
 from trainer.track.measure import RULES, Rule
 from trainer.track.run_files.results import FOLDER, EvalResult, file_result, measure_of, table_rows
@@ -106,7 +107,7 @@ def _score(
         scoring=scoring,
         world=world,
         first_memory=trained.zero_memory if options.as_fairseq else trained.reading_memory,
-        n_layer=trained.experiment.model.n_layer,
+        reach=reach_of(trained.module, n_layer=trained.experiment.model.n_layer),
         cutoffs=trained.experiment.model.cutoffs,
         cut_documents=_cuts_documents(options, trained),
         as_fairseq=options.as_fairseq,

@@ -2,8 +2,9 @@
 
 The split's P targets are cut into ⌈P/T⌉ segments at multiples of T = tgt_len. Each row scores a
 contiguous run of segments. Before its run it reads earlier segments without scoring them, until its
-memory is what one long pass would have: n_layer·⌈mem_len/tgt_len⌉ segments reach as far as the top
-layer can look.
+memory is what one long pass would have: as many as the model's reach, of Transformer-XL
+n_layer·⌈mem_len/tgt_len⌉ segments. A model that looks back without end reads the text from its
+beginning in each row.
 
 With `same_length` every query sees mem_len keys wherever its segment begins. So longer segments
 than those asked for give the same nats, several times faster.
@@ -28,7 +29,7 @@ from trainer.data.rows import make_segment
 from trainer.distributed import World, sum_floats
 from trainer.errors import InputError
 from trainer.inference.figures import figures
-from trainer.protocol import Memory, Output, Segment
+from trainer.protocol import Memory, Output, Reach, Segment, layered
 
 
 class Forward(Protocol):
@@ -79,7 +80,7 @@ class ScorePlan:
     Args:
         n_pairs: P, the number of targets of the split.
         scoring: lengths and batch size; segments have its tgt_len.
-        n_layer: the number of layers.
+        reach: how far back the model looks.
         rank: the rank of this process.
         world_size: the number of ranks.
         chunk: tokens of fairseq's chunks, whose last targets are not scored; None scores all.
@@ -87,7 +88,7 @@ class ScorePlan:
 
     n_pairs: int
     scoring: ScoringConfig
-    n_layer: int
+    reach: Reach
     rank: int
     world_size: int
     chunk: int | None = None
@@ -115,11 +116,13 @@ class ScorePlan:
     @property
     def lead(self) -> int:
         """Return how many segments each row reads before its own; the same on all ranks."""
-        reach = -(-self.scoring.mem_len // self.scoring.tgt_len)
-        if self.scoring.warm == "exact":
-            reach *= self.n_layer
         last_start = (self.n_rows - 1) * self.n_segments // self.n_rows
-        return min(reach, last_start)
+        lengths = (self.scoring.mem_len, self.scoring.tgt_len)
+        reach = self.reach(*lengths)
+        if self.scoring.warm == "near":
+            one_layer = layered(1)(*lengths)
+            reach = one_layer if reach is None else min(reach, one_layer)
+        return last_start if reach is None else min(reach, last_start)
 
     @property
     def n_forwards(self) -> int:
@@ -155,7 +158,7 @@ def score(
     *,
     scoring: ScoringConfig,
     first_memory: Callable[[int, int], Memory],
-    n_layer: int,
+    reach: Reach,
     cutoffs: tuple[int, ...],
     cut_documents: bool,
     world: World,
@@ -171,7 +174,7 @@ def score(
         split: the tokens.
         scoring: lengths, batch size and warming.
         first_memory: makes the first memory, given the number of rows and mem_len.
-        n_layer: the number of layers.
+        reach: how far back the model looks.
         cutoffs: the cutoffs of the model's adaptive softmax.
         cut_documents: whether memory ends at a document's start.
         world: this process among its peers.
@@ -185,7 +188,7 @@ def score(
         InputError: there is nothing to score, or the model lacks nats per token where needed.
     """
     chunk = min(scoring.tgt_len, split.n_tokens) if as_fairseq else None
-    plan = _planned(split, scoring, n_layer=n_layer, world=world, chunk=chunk)
+    plan = _planned(split, scoring, reach=reach, world=world, chunk=chunk)
     began = time.monotonic()
     memory = first_memory(scoring.batch_size, scoring.mem_len)
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
@@ -212,12 +215,12 @@ def score(
 
 
 def _planned(
-    split: Split, scoring: ScoringConfig, *, n_layer: int, world: World, chunk: int | None
+    split: Split, scoring: ScoringConfig, *, reach: Reach, world: World, chunk: int | None
 ) -> ScorePlan:
     plan = ScorePlan(
         n_pairs=split.n_tokens - 1,
         scoring=scoring,
-        n_layer=n_layer,
+        reach=reach,
         rank=world.rank,
         world_size=world.world_size,
         chunk=chunk,

@@ -1,17 +1,15 @@
 """Building a model from a configuration: ours, or one from a third party's factory."""
 
-import importlib
-import traceback
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from trainer.config.factory import imported, named, options_for, told
 from trainer.config.recipe import ModelConfig
 from trainer.errors import InputError
 from trainer.model.initialise import Fills
 from trainer.model.transformer_xl import TransformerXL
-from trainer.outside import shortened
 
 #: In a vocabulary of fewer words clusters save nothing.
 _WORTH_CUTTING = 5000
@@ -61,20 +59,14 @@ def build_in_parts(config: ModelConfig, *, vocabulary_size: int, seed: int) -> U
 def _other_model(config: ModelConfig, vocabulary_size: int) -> nn.Module:
     """Build a model by the configuration's factory; the caller has checked that it may run."""
     assert config.factory is not None
-    package, _, name = config.factory.partition(":")
-    where = f"model.factory {shortened(config.factory)}"
+    where, build = named(config.factory), imported(config.factory)
+    options = options_for(config, build)
     try:
-        build = getattr(importlib.import_module(package), name)
-    except (Exception, SystemExit) as error:  # an imported module runs any code it likes
-        raise InputError(f"{where} cannot be imported: {_told(error)}") from error
-    if not callable(build):
-        raise InputError(f"{where} is a {type(build).__name__}, which builds nothing")
-    try:
-        model = build(config, vocabulary_size)
+        model = build(config, vocabulary_size, **options)
     except (InputError, MemoryError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:
-        raise InputError(f"{where} fails: {_told(error)}") from error
+        raise InputError(f"{where} fails: {told(error)}") from error
     lacking = [name for name in ("empty_memory", "forward", "predict") if not hasattr(model, name)]
     if not isinstance(model, nn.Module) or lacking:
         raise InputError(
@@ -82,13 +74,6 @@ def _other_model(config: ModelConfig, vocabulary_size: int) -> nn.Module:
             f"{', '.join(lacking) or 'being an nn.Module'}: see trainer.protocol.RecurrentModel"
         )
     return model
-
-
-def _told(error: BaseException) -> str:
-    """Describe an error, with the line of code that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
 
 
 def check_cutoffs(config: ModelConfig, vocabulary_size: int) -> None:

@@ -28,7 +28,7 @@ from trainer.model.memory import (
     remember_written,
     with_room,
 )
-from trainer.protocol import Output, Segment
+from trainer.protocol import Output, Segment, layered
 
 
 class TransformerXL(nn.Module):
@@ -56,6 +56,10 @@ class TransformerXL(nn.Module):
         Where layers are computed again, the host asks for the generator's state.
         """
         return not self.config.activation_checkpointing
+
+    def reach(self, mem_len: int, tgt_len: int) -> int:
+        """Return how many segments back the top layer looks, see `trainer.protocol.Reach`."""
+        return layered(self.config.n_layer)(mem_len, tgt_len)
 
     def empty_memory(
         self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device

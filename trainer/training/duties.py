@@ -23,6 +23,7 @@ from trainer.inference.generate import generate
 from trainer.inference.sampling_options import Sampling
 from trainer.inference.score import score
 from trainer.outside import printable
+from trainer.protocol import reach_of
 from trainer.track.perplexity import perplexity
 from trainer.track.run_files.status import (
     STATUS_FILE,
@@ -45,10 +46,12 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
     loss = window_loss(run, state, stats)
     if loss is None:
         return
+    extra = run.window_extra(state)
     grad_norm = run.engine.grad_norm
     values: dict[str, float | int | str | None] = {
         "train/loss": loss,
         "train/ppl": perplexity(loss),
+        **{f"train/extra/{name}": x / state.window_tokens for name, x in extra.items()},
         "train/epoch": state.data_step / run.streams.steps_per_epoch,
         "optim/lr": stats.lr,
         "optim/grad_norm": None if grad_norm is None else float(grad_norm),
@@ -66,6 +69,8 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
 def window_loss(run: Run, state: TrainState, stats: StepStats) -> float | None:
     """Add the step to the window of steps; at the window's end return its mean loss."""
     state.window_loss_sum += stats.loss_sum
+    for name, loss in stats.extra.items():
+        state.window_extra[name] = state.window_extra.get(name, 0) + loss
     state.window_tokens += stats.n_tokens
     state.window_seconds += stats.seconds
     state.seconds += stats.seconds
@@ -113,7 +118,7 @@ def _validate(run: Run, state: TrainState) -> Wish:
             engine,
             split,
             scoring=experiment.valid,
-            n_layer=experiment.model.n_layer,
+            reach=reach_of(engine.ds.module, n_layer=experiment.model.n_layer),
             first_memory=lambda rows, mem_len: engine.reading_memory(rows, mem_len=mem_len),
             cutoffs=experiment.model.cutoffs,
             world=run.world,
@@ -293,4 +298,5 @@ def peak_gib(device: torch.device) -> float:
 def clear_window(state: TrainState) -> None:
     """Begin a new window of steps for the next record."""
     state.window_loss_sum.zero_()
+    state.window_extra.clear()
     state.window_tokens, state.window_seconds = 0, 0.0

@@ -71,6 +71,7 @@ def train_step(run: Run, state: TrainState) -> StepStats:
     weight = world.world_size * engine.slots / n_tokens
     how = How(weight, config.clamp_len, config.same_length)
     lr, nats = 0.0, []
+    extra: dict[str, torch.Tensor] = {}
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
     for slot, memory in enumerate(state.memories):
         torch.manual_seed(dropout_seed(run.experiment.seed, state.step, slot, world.rank))
@@ -81,6 +82,8 @@ def train_step(run: Run, state: TrainState) -> StepStats:
             lr = engine.lr
         engine.step()
         loss_sum += passed.loss_sum.double()
+        for name, loss in passed.extra.items():
+            extra[name] = extra.get(name, 0) + loss.double()
         state.memories[slot] = passed.memory
         world.progress.note(f"slot {slot} of step {state.step + 1:,}")
         nats.append(passed.nats_B)
@@ -92,6 +95,7 @@ def train_step(run: Run, state: TrainState) -> StepStats:
         duties.learn(run, state)
     return StepStats(
         loss_sum=loss_sum,
+        extra=extra,
         n_tokens=n_tokens,
         lr=lr,
         nats_S=run.losses.keep(state.step, nats),

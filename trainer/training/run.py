@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
+from trainer.checkpoint.state import TrainState
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import Corpus
 from trainer.data.read_ahead import SegmentReader
 from trainer.data.streams import Streams
-from trainer.distributed import World
+from trainer.distributed import World, gather_objects
 from trainer.engine.engine import Engine
 from trainer.engine.passes.captured import CapturedPasses
 from trainer.engine.passes.usual import Passes
@@ -57,6 +58,18 @@ class Run:
         empty = self.engine.empty_memory
         return [empty(n_rows, mem_len=mem_len) for _ in range(self.engine.slots)]
 
+    def window_extra(self, state: TrainState) -> dict[str, float]:
+        """Return the sums of the model's extra losses since the last record, over all ranks.
+
+        Collective, but for Transformer-XL, which has none.
+        """
+        if self.experiment.model.factory is None:
+            return {}
+        own = {name: float(loss) for name, loss in state.window_extra.items()}
+        everyones = gather_objects(own, self.world)
+        names = dict.fromkeys(name for found in everyones for name in found)
+        return {name: sum(found.get(name, 0.0) for found in everyones) for name in names}
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepStats:
@@ -64,6 +77,8 @@ class StepStats:
 
     loss_sum: Tensor
     """This rank's nats, fp64."""
+    extra: dict[str, Tensor]
+    """This rank's sum of each extra loss of the model, fp64."""
     n_tokens: int
     """Targets over all ranks."""
     lr: float

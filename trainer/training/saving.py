@@ -85,9 +85,12 @@ def _save_or_record_why_not(run: Run, state: TrainState) -> Iterator[Callable[[]
 
 def _save(run: Run, state: TrainState) -> Iterator[Callable[[], None]]:
     """Save this step and drop old checkpoints, as a job for `Background`."""
-    # Rank 0 gets the sum, here as in the file, so that any number of ranks can go on with it.
+    # Rank 0 gets the sums, here as in the file, so that any number of ranks can go on with them.
     (loss_sum,) = sum_floats([float(state.window_loss_sum)], run.world)
     state.window_loss_sum.fill_(loss_sum if run.world.is_main else 0.0)
+    extra = run.window_extra(state)
+    for name, loss in state.window_extra.items():
+        loss.fill_(extra[name] if run.world.is_main else 0.0)
     under_way = run.watch.under_way()
     state.unjudged_losses = [known.loss for known in under_way]
     state.unjudged_streams = [known.bad_streams for known in under_way]

@@ -43,7 +43,10 @@ class Adding:
         loss = (self.weight * read_B).sum() * how.loss_weight
         loss.backward()
         return Passed(
-            loss.detach(), read_B.detach().float(), Sums(read_B.detach(), min(3, memory.sure + 1))
+            loss.detach(),
+            read_B.detach().float(),
+            Sums(read_B.detach(), min(3, memory.sure + 1)),
+            {"twice": 2 * loss.detach()},
         )
 
 
@@ -59,7 +62,8 @@ def train(passes: Callable[..., Passed], weight: nn.Parameter, *, slots: int) ->
         for slot, segment in enumerate(segments(6 * slots)[step * slots :][:slots]):
             passed = passes(segment, memories[slot], HOW)
             memories[slot] = passed.memory
-            told.append((float(passed.loss_sum), passed.memory.read_B.tolist()))
+            extra = {name: float(loss) for name, loss in passed.extra.items()}
+            told.append((float(passed.loss_sum), passed.memory.read_B.tolist(), extra))
         assert weight.grad is not None
         told.append(weight.grad.tolist())
         weight.grad = None

@@ -17,6 +17,7 @@ from trainer.inference.texts.encoded import encoded_strings
 from trainer.inference.texts.rows import rounds
 from trainer.inference.texts.scored import scores_of
 from trainer.inference.trained import TrainedModel
+from trainer.protocol import layered
 
 LENGTHS: dict[str, dict[str, Any]] = {
     "memory longer": {"tgt_len": 4, "mem_len": 6},
@@ -89,7 +90,7 @@ def test_every_pair_of_every_text_is_scored_once_by_rows_in_order(
 ) -> None:
     at["mem_len"] += at["same_length"]
     bounds = [0, *np.cumsum(lengths).tolist()]
-    plan = rounds(bounds, scoring=scoring(**at), n_layer=3, divides=divides)
+    plan = rounds(bounds, scoring=scoring(**at), reach=layered(3) if divides else None)
     scored: Counter[int] = Counter()
     for one in plan:
         assert len(one.rows) <= at["batch_size"]
@@ -112,7 +113,7 @@ def test_every_pair_of_every_text_is_scored_once_by_rows_in_order(
 
 def test_a_long_text_is_divided_among_rows() -> None:
     settings = scoring(tgt_len=4, mem_len=4, batch_size=8)
-    (one,) = rounds([0, 1025], scoring=settings, n_layer=2, divides=True)
+    (one,) = rounds([0, 1025], scoring=settings, reach=layered(2))
     assert [row.last - row.first for row in one.rows] == [32] * 8
     assert one.n_forwards == 2 + 32
 

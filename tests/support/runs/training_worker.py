@@ -26,7 +26,7 @@ from trainer.launchers import complete_environ
 from trainer.track.run_files.status import STATUS_FILE, read_status
 from trainer.training.ending.stopping import STOP_FILE, StopRequests, Wish
 from trainer.training.opening.plan import make_plan
-from trainer.training.session import train_connected
+from trainer.training.session import prepare_products, train_connected
 
 
 class AskedToStop(StopRequests):
@@ -65,6 +65,7 @@ def main() -> None:
     # The CPU computes in fp16 well enough to test loss scaling; DeepSpeed only refuses to.
     type(get_accelerator()).is_fp16_supported = lambda self: True
     torch.set_num_threads(1)
+    prepare_products(torch.device("cpu"), tf32=False)  # as `run_training` does, which is not called
     os.environ.update(complete_environ(os.environ))
     spec = json.load(sys.stdin) if os.environ["RANK"] == "0" else {}
     world = World(

@@ -26,7 +26,7 @@ def recipe_tables() -> list[Table]:
         row = (
             code(flag_of(path)),
             code(metavar(field) + " …" * (getattr(field.annotation, "__origin__", None) is tuple)),
-            _default(field.default),
+            "the recipe's" if field.validate_default else _default(field.default),
             resume_class(path),
             field.description or "",
         )

@@ -18,7 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.experiment import TrainConfig
-from trainer.engine.passes.graphs import CudaGraphs, Emulated, Graphs, drop_gradients, some_gradient
+from trainer.engine.passes.graphs import (
+    CudaGraphs,
+    Emulated,
+    Graphs,
+    Results,
+    drop_gradients,
+    some_gradient,
+)
 from trainer.engine.passes.usual import How, Passed, Passes
 from trainer.errors import InputError
 from trainer.memory_tree import leaves, rebuilt
@@ -63,6 +70,7 @@ class CapturedPasses:
         self._kind: _Kind | None = None
         self._static: _Static | None = None
         self._graphs: Graphs | None = None
+        self._extra_names: tuple[str, ...] = ()
 
     def __call__(self, segment: Segment, memory: Memory, how: How) -> Passed:
         """Do what `Passes` does; the memory returned changes with the next call."""
@@ -79,11 +87,12 @@ class CapturedPasses:
         assert self._static is not None
         assert self._graphs is not None
         self._static.load(segment, memory)
-        loss_sum, nats_B = self._graphs.run()
+        loss_sum, nats_B, *losses = self._graphs.run()
+        extra = dict(zip(self._extra_names, losses, strict=True))
         if self._slots == 1:
-            return Passed(loss_sum, nats_B, self._static.memory)
+            return Passed(loss_sum, nats_B, self._static.memory, extra)
         # The next slot's pass writes where this one has written.
-        return Passed(loss_sum, nats_B.clone(), self._static.unload(memory))
+        return Passed(loss_sum, nats_B.clone(), self._static.unload(memory), extra)
 
     def _can_go_on(self) -> bool:
         """Return whether the step's gradients, if it has some, lie where a graph adds to them."""
@@ -120,11 +129,12 @@ class CapturedPasses:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             self._graphs = graphs(work, self._parameters, slots=self._slots)
 
-    def _work(self, static: "_Static", how: How) -> tuple[Tensor, Tensor]:
+    def _work(self, static: "_Static", how: How) -> Results:
         passed = self._passes.read(static.segment, static.memory, how)
         _copy(passed.memory, into=static.memory)
         self._passes.forget(static.memory, passed.is_finite())
-        return passed.loss_sum, passed.nats_B
+        self._extra_names = tuple(passed.extra)
+        return passed.loss_sum, passed.nats_B, *passed.extra.values()
 
 
 class _Kind(NamedTuple):

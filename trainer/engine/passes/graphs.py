@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Work = Callable[[], tuple[Tensor, Tensor]]
-"""Both passes, on static tensors; returns the sum of nats, and that of each stream."""
+Results = tuple[Tensor, ...]
+"""The sum of nats, that of each stream, and the extra losses."""
+
+Work = Callable[[], Results]
+"""Both passes, on static tensors."""
 
 
 class Graphs(ABC):
@@ -18,7 +21,7 @@ class Graphs(ABC):
         self.parameters = parameters
         self.gradients: list[Tensor | None] = []
 
-    def run(self) -> tuple[Tensor, Tensor]:
+    def run(self) -> Results:
         """Do the work; where parameters have gradients, which `holds` must know, add to them.
 
         Returns:
@@ -35,10 +38,10 @@ class Graphs(ABC):
         return any(gradient is kept for kept in self.gradients)
 
     @abstractmethod
-    def _first(self) -> tuple[Tensor, Tensor]: ...
+    def _first(self) -> Results: ...
 
     @abstractmethod
-    def _later(self) -> tuple[Tensor, Tensor]: ...
+    def _later(self) -> Results: ...
 
 
 class CudaGraphs(Graphs):
@@ -61,20 +64,20 @@ class CudaGraphs(Graphs):
             self._graph_of_later, self._later_results = _captured(work, side, pool)
         drop_gradients(parameters)
 
-    def _first(self) -> tuple[Tensor, Tensor]:
+    def _first(self) -> Results:
         self._graph_of_first.replay()
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
         return self._results
 
-    def _later(self) -> tuple[Tensor, Tensor]:
+    def _later(self) -> Results:
         self._graph_of_later.replay()
         return self._later_results
 
 
 def _captured(
     work: Work, side: torch.cuda.Stream, pool: Any
-) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
+) -> tuple[torch.cuda.CUDAGraph, Results]:
     graph = torch.cuda.CUDAGraph()
     # Other threads copy segments meanwhile.
     with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
@@ -88,9 +91,9 @@ class Emulated(Graphs):
     def __init__(self, work: Work, parameters: list[nn.Parameter], *, slots: int) -> None:
         super().__init__(work, parameters, slots=slots)
         self._work = work
-        self._results: tuple[Tensor, Tensor] | None = None
+        self._results: Results | None = None
 
-    def _first(self) -> tuple[Tensor, Tensor]:
+    def _first(self) -> Results:
         results = self._later()
         if not self.gradients:
             self.gradients = [p.grad for p in self.parameters]
@@ -100,7 +103,7 @@ class Emulated(Graphs):
             parameter.grad = gradient
         return results
 
-    def _later(self) -> tuple[Tensor, Tensor]:
+    def _later(self) -> Results:
         results = self._work()
         self._results = self._results or results
         for kept, new in zip(self._results, results, strict=True):

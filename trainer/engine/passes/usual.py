@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
+from trainer.engine.passes.extra_losses import ExtraLosses, blamed
 from trainer.engine.passes.forgetting import forget_in_place
 from trainer.memory_tree import forget_streams
 from trainer.protocol import Memory, Output, Segment
@@ -27,9 +28,12 @@ class Passed(NamedTuple):
     loss_sum: Tensor
     """Sum of nats over the segment's targets, a scalar in fp32 at least."""
     nats_B: Tensor
-    """Sum of nats of each stream, fp32 at least; not finite where a target's were not."""
+    """Sum of nats of each stream, fp32 at least; not finite where a target's were not, and in all
+    streams if an extra loss was not."""
     memory: Memory
     """After the segment; forgotten where the loss was not finite."""
+    extra: dict[str, Tensor]
+    """The model's extra losses by name, detached."""
 
     def is_finite(self) -> Tensor:
         """Return whether each stream's loss was finite, bool, `[B]`."""
@@ -50,12 +54,13 @@ class Passes:
         """
         self._engine, self._mem_len, self._asks = engine, mem_len, asks
         self._empty: Memory | None = None
+        self._extra = ExtraLosses()
 
     def __call__(self, segment: Segment, memory: Memory, how: How) -> Passed:
         """Read a segment, and add its gradients to those of the step so far.
 
         Raises:
-            InputError: see `Engine.__call__`.
+            InputError: see `Engine.__call__` and `ExtraLosses.of`.
         """
         passed = self.read(segment, memory, how)
         finite_B = passed.is_finite()
@@ -68,9 +73,12 @@ class Passes:
         """Do the same, but forget no stream."""
         engine = self._engine
         output = engine(segment, memory, clamp_len=how.clamp_len, same_length=how.same_length)
-        engine.backward(output.loss_sum * how.loss_weight)
-        nats_B = nats_by_row(output, n_rows=len(segment.lengths_B))
-        return Passed(output.loss_sum.detach(), nats_B, output.memory)
+        extra = self._extra.of(output)
+        loss = sum(extra.values(), output.loss_sum)
+        engine.backward(loss * how.loss_weight)
+        nats_B = blamed(nats_by_row(output, n_rows=len(segment.lengths_B)), extra)
+        detached = {name: one.detach() for name, one in extra.items()}
+        return Passed(output.loss_sum.detach(), nats_B, output.memory, detached)
 
     def forget(self, memory: Memory, finite_B: Tensor) -> None:
         """Forget the streams whose loss was not finite, in the memory's own tensors."""

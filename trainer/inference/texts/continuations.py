@@ -57,8 +57,7 @@ def continuations(
     firsts = {low: low + len(begin) for low, (begin, _) in zip(texts.bounds, pairs, strict=False)}
     nats = dict.fromkeys(texts.bounds[:-1], 0.0)
     likeliest = dict.fromkeys(texts.bounds[:-1], True)
-    n_layer = reader.experiment.model.n_layer
-    for one in rounds(texts.bounds, scoring=scoring, n_layer=n_layer, divides=False):
+    for one in rounds(texts.bounds, scoring=scoring, reach=None):
         for low, loss_sum, is_likeliest in _round(reader, texts, one, firsts, scoring):
             nats[low] += loss_sum
             likeliest[low] &= is_likeliest

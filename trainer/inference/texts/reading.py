@@ -85,7 +85,7 @@ def hidden(reader: Predictor, text: str, memory: TextMemory | None) -> Hidden:
             "`hidden`, see trainer.protocol.RecurrentModel"
         )
     ids, part = _part(reader, text, memory)
-    states = [torch.empty(0, reader.experiment.model.d_model, device=reader.device)]
+    states: list[Tensor] = []
     with reader.autocast(), torch.no_grad():
         for segment in part.whole_segments(predicting=False):
             x_BTD, part.memory = states_of(segment, part.memory, **part.lengths)
@@ -94,6 +94,8 @@ def hidden(reader: Predictor, text: str, memory: TextMemory | None) -> Hidden:
         if rest is not None:
             x_BTD, _ = states_of(rest, part.memory, **part.lengths)
             states.append(x_BTD[0].float())
+    if not states:
+        states = [torch.empty(0, reader.experiment.model.d_model or 0, device=reader.device)]
     every_TD = torch.cat(states)
     return Hidden(every_TD[len(every_TD) - len(ids) :], part.after())
 

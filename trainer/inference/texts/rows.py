@@ -16,6 +16,7 @@ import numpy as np
 from trainer.config.recipe import ScoringConfig
 from trainer.data.positions import Spans
 from trainer.inference.score import FORWARD_TOKENS, LONGEST
+from trainer.protocol import Reach
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,7 @@ class Round:
         )
 
 
-def rounds(
-    bounds: Sequence[int], *, scoring: ScoringConfig, n_layer: int, divides: bool
-) -> list[Round]:
+def rounds(bounds: Sequence[int], *, scoring: ScoringConfig, reach: Reach | None) -> list[Round]:
     """Return the rounds that score every token of every text but its first, the longest first.
 
     With `same_length` segments may be longer than asked for and give the same nats; the length
@@ -96,33 +95,31 @@ def rounds(
     Args:
         bounds: position of each text's first token among all tokens, and the number of tokens.
         scoring: lengths, and the number of rows.
-        n_layer: the number of layers.
-        divides: whether a text may be divided among rows.
+        reach: how far back the model looks; None if no text is to be divided among rows.
     """
     most = min(scoring.mem_len, LONGEST) // scoring.tgt_len if scoring.same_length else 1
     plans = [
-        _rounds(bounds, scoring, n * scoring.tgt_len, n_layer if divides else None)
-        for n in range(1, max(1, most) + 1)
+        _rounds(bounds, scoring, n * scoring.tgt_len, reach) for n in range(1, max(1, most) + 1)
     ]
     return min(plans, key=lambda plan: sum(one.cost for one in plan))
 
 
 def _rounds(
-    bounds: Sequence[int], scoring: ScoringConfig, tgt_len: int, n_layer: int | None
+    bounds: Sequence[int], scoring: ScoringConfig, tgt_len: int, reach: Reach | None
 ) -> list[Round]:
     n_rows = scoring.batch_size
     ranges = [(low, high - 1) for low, high in pairwise(bounds)]
     numbers = [-(-max(0, high - low) // tgt_len) for low, high in ranges]
     fair = -(-sum(numbers) // n_rows)
-    reach = -(-scoring.mem_len // tgt_len) * (n_layer or 0)
+    looks_back = None if reach is None else reach(scoring.mem_len, tgt_len)
     rows: list[Row] = []
     for (low, high), n in zip(ranges, numbers, strict=True):
         n_parts = min(n, 1)
-        if n > fair and n_layer is not None:
-            n_parts = min(-(-n // fair), max(1, n // max(1, reach)))  # no part reads ahead more
+        if n > fair and looks_back is not None:
+            n_parts = min(-(-n // fair), max(1, n // max(1, looks_back)))  # none reads ahead more
         for i in range(n_parts):
             first = i * n // n_parts
-            rows.append(Row(low, high, first, (i + 1) * n // n_parts, min(reach, first)))
+            rows.append(Row(low, high, first, (i + 1) * n // n_parts, min(looks_back or 0, first)))
     rows.sort(key=lambda row: (row.n_forwards, row.high - row.low), reverse=True)
     groups = (rows[i : i + n_rows] for i in range(0, len(rows), n_rows))
     return [Round(tuple(group), tgt_len) for group in groups]

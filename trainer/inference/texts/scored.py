@@ -46,18 +46,18 @@ class Reader(Forward, Protocol):
         """Return the device on which the model computes."""
         ...
 
+    @property
+    def module(self) -> nn.Module:
+        """Return the model, a `trainer.protocol.RecurrentModel`."""
+        ...
+
     def reading_memory(self, n_rows: int, mem_len: int) -> Memory:
         """Return memory of rows that have read nothing."""
         ...
 
 
 class Predictor(Reader, Protocol):
-    """A `Reader` whose module can be called by itself, to predict."""
-
-    @property
-    def module(self) -> nn.Module:
-        """Return the model, a `trainer.protocol.RecurrentModel`."""
-        ...
+    """A `Reader` whose module is called by itself, to predict."""
 
     def autocast(self) -> torch.autocast:
         """Return the context in which forward passes run."""
@@ -182,14 +182,8 @@ def token_nats(
     Raises:
         InputError: the model does not tell the nats of single tokens.
     """
-    experiment = reader.experiment
-    plan = rounds(
-        texts.bounds,
-        scoring=scoring,
-        n_layer=experiment.model.n_layer,
-        divides=experiment.model.factory is None,  # how far others look back is not known
-    )
-    for one in plan:
+    reach = getattr(reader.module, "reach", None)
+    for one in rounds(texts.bounds, scoring=scoring, reach=reach):
         held: list[tuple[Spans, Tensor]] = []
         for spans, nll_BT in _passes(reader, texts, one, scoring):
             held.append((spans, nll_BT))

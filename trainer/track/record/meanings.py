@@ -67,6 +67,9 @@ METRICS: dict[RecordKind, dict[str, Meaning]] = {
 
 #: Names that wandb and TensorBoard have beside those of `METRICS`.
 TRACKED: dict[str, Meaning] = {
+    "train/extra/NAME": Meaning(
+        "per token", "a model's own extra loss NAME, also in `metrics.jsonl`: mean as train/loss is"
+    ),
     "train/step": Meaning("steps", "wandb: `step` of the record, the axis of all curves"),
     "train/update": Meaning("updates", "wandb: `update` of the record"),
     "train/tokens": Meaning("tokens", "wandb: `tokens` of the record"),

@@ -40,7 +40,8 @@ def restore(
         log.info("validations are of %s, other than before: the best begins anew", run.valid_of)
         state.forget_best()
     if not run.world.is_main:
-        state.window_loss_sum.zero_()  # rank 0 has the sum of all ranks
+        state.window_loss_sum.zero_()  # rank 0 has the sums of all ranks
+        state.window_extra.clear()
     scalars = saved["engine"]
     load_engine(path, run.engine, optimizer_step=scalars["optimizer_step"])
     run.engine.load_scalars(scalars, step=state.step, skipped_steps=state.skipped_steps)
