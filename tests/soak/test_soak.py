@@ -1,6 +1,7 @@
 """Twenty disturbances, drawn as the soak draws them; and that the soak finds what it looks for."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from disturbing.kinds import KINDS
 from disturbing.plans import Plan, compared
 from disturbing.tally import Disturbance, End, Following, Log
 from disturbing.warm import WarmStarter
-from soak import disturb
-from training import environment
+from soak import LOG, disturb
+from training import ROOT, environment
 
 SEED = 4
 #: DeepSpeed file, launcher, whether ranks and stage change, and steps.
@@ -172,3 +173,15 @@ def test_a_record_is_followed_through_torn_lines_and_attempts(tmp_path: Path) ->
         file.write("\n" + "".join(json.dumps(line) + "\n" for line in lines[3:]))
     record.look()
     assert (record.step, record.n_computed, record.began) == (2, 3, {1: 0, 2: 1})
+
+
+def test_the_pages_say_what_the_log_says() -> None:
+    log = Log(LOG)
+    page = LOG.with_name("README.md").read_text()
+    assert log.faults() == []
+    assert log.summary() in page
+    assert all(row in page for row in log.table().splitlines())
+    told = re.search(r"\[(\d+) disturbances of (\d+) kinds\]", (ROOT / "README.md").read_text())
+    assert told is not None
+    assert int(told[1]) == len(log.disturbances)
+    assert int(told[2]) == len({one.kind for one in log.disturbances})
