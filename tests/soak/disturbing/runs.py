@@ -243,7 +243,12 @@ class Disturbed:
             status = read_status(self.run_dir)
         except InputError:  # there is none, or one that was damaged
             return "unknown"
-        return "unknown" if status is None else f"{status.state} {status.reason or ''}".strip()
+        if status is None:
+            return "unknown"
+        # The log is kept: where its runs lay says nothing.
+        return f"{status.state} {status.reason or ''}".strip().replace(
+            f"{self.run_dir.parent}/", ""
+        )
 
     def _told(self) -> str:
         """Return the end of what the attempt said."""
