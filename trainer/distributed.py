@@ -73,7 +73,7 @@ class World:
     control: Control | None = None
     """None for a lone rank that needs no group, and before `trainer.engine.deepspeed.connect`."""
     progress: Progress = field(default_factory=Progress, compare=False)
-    """What this rank has finished; whoever finishes a part of something long notes it there."""
+    """Work that this rank has finished; who finishes a part of something long notes it there."""
 
     @property
     def is_main(self) -> bool:

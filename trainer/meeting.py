@@ -1,4 +1,4 @@
-"""How ranks meet: at one address, over groups that wait no longer than they are told."""
+"""The meeting of ranks: at one address, over groups that wait no longer than they are told."""
 
 import socket
 from dataclasses import replace

@@ -99,7 +99,7 @@ def reading_memory(
 
 
 class Reach(Protocol):
-    """How far back the predictions of a segment look, beyond the segment itself."""
+    """A function: how far back the predictions of a segment look, beyond the segment."""
 
     def __call__(self, mem_len: int, tgt_len: int, /) -> int | None:
         """Return a number of segments of `tgt_len` tokens; None is without end."""

@@ -84,7 +84,7 @@ def test_a_device_that_there_is_none_of_is_refused_and_nothing_is_installed(chec
 
 
 def test_the_container_is_made_of_files_that_are_there() -> None:
-    """What a build copies and runs, and what it leaves out of the checkout's folder."""
+    """Return what a build copies and runs, and what it leaves out of the checkout's folder."""
     dockerfile = (ROOT / "launch/Dockerfile").read_text()
     assert "bash launch/environment.sh" in dockerfile
     left_out = (ROOT / "launch/Dockerfile.dockerignore").read_text().split()

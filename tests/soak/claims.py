@@ -146,7 +146,7 @@ class Outcome:
     n_unsaved: int = 0
     """Saves that failed."""
     strange: list[str] = field(default_factory=list)
-    """What starts said that neither trained, nor were refused or killed."""
+    """The words of starts that neither trained, nor were refused or killed."""
     seconds: float = 0.0
 
     def row(self) -> str:

@@ -54,11 +54,11 @@ class Resume:
     before: Setting
     after: Setting
     difference: float
-    """Of the next loss, relative to that of the run itself."""
+    """The difference of the next loss, relative to that of the run itself."""
 
     @property
     def is_well(self) -> bool:
-        """Whether the difference is rounding."""
+        """True if the difference is rounding."""
         precisions = self.before.precision, self.after.precision
         return self.difference <= max(TOLERANCES[precision] for precision in precisions)
 

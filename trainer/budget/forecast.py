@@ -42,11 +42,11 @@ class Machine:
     n_devices: int
     on_gpu: bool
     memory_gib: float | None
-    """Of one device; None if it is not to be held against anything."""
+    """The memory of one device; None if it is not to be held against anything."""
     flops_per_s: float
-    """What a device computes of a step's products in a second."""
+    """Floating-point operations of products that a device computes in a second."""
     bytes_per_s: float
-    """What a rank sends in a second."""
+    """Bytes that a rank sends in a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Row:
     """In the host's memory, if the rank computes on a GPU."""
     sent: Sent
     fits: bool | None
-    """Whether `at_once` is below the device's memory; None if that is not known."""
+    """True if `at_once` is below the device's memory; None if that is not known."""
     largest_micro: int | None
     """The largest micro batch that fits; None if none does, or the memory is not known."""
     flops_per_token: float | None
@@ -88,7 +88,7 @@ class Forecast:
     machine: Machine
     vocabulary_size: int
     n_tokens: int | None
-    """Of the text; None if not known."""
+    """Tokens of the text; None if not known."""
     parameters: int
     tokens_per_step: int
     steps_per_epoch: int | None

@@ -1,4 +1,4 @@
-"""What each rank holds of a model for training, and what it sends, as ZeRO shares it out.
+"""The bytes that each rank holds of a model for training, and sends, as ZeRO shares it out.
 
 The numbers are exact for the tensors named here: DeepSpeed 0.19.8's own, and ours at stage 0. Each
 rank is counted as the one that holds most. N parameters · W ranks · w bytes of a weight.

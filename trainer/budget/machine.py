@@ -13,7 +13,7 @@ class There(NamedTuple):
     total: int
     """The most that the process can ever have, if nothing else runs."""
     free: int
-    """How much of it is free now."""
+    """The part of it that is free now."""
     what: str
     """Whose memory it is, for messages: ``this machine``."""
 

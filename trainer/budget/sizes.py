@@ -34,7 +34,7 @@ class Weights:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the model is Transformer-XL, of which more is known than its weights."""
+        """True if the model is Transformer-XL, of which more is known than its weights."""
         return bool(self.tables)
 
     @classmethod

@@ -18,7 +18,7 @@ class Text(NamedTuple):
 
     vocabulary_size: int
     n_tokens: int | None
-    """Of the train split; None if nobody says."""
+    """Tokens of the train split; None if nobody says."""
 
 
 def text_of(recipe: str) -> Text | None:

@@ -1,4 +1,4 @@
-"""What a person asks of a run's checkpoints: which there are, which are whole, which may go."""
+"""Answers about a run's checkpoints: which there are, which are whole, which may go."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

@@ -38,7 +38,7 @@ class Rollback(BaseModel):
     attempt: _Count
     """The attempt that began with the rollback."""
     rolled_back: bool = True
-    """Whether the one rollback for losses that are not finite is spent."""
+    """True if the one rollback for losses that are not finite is spent."""
     spiked_back_to: Annotated[int, Field(ge=-1, le=2**53)] = -1
     """The step that the last rollback for a spike went back to; -1 before the first."""
 

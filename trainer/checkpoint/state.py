@@ -66,7 +66,7 @@ class TrainState:
     unjudged_streams: list[list[int]] = field(default_factory=list)
     """The streams whose loss was not finite in each of these steps."""
     attempt: int = 1
-    """How often this run has started, counting the rollback."""
+    """The number of starts of this run, counting the rollback."""
     wandb_id: str | None = None
     """The id of the one wandb run that all attempts continue."""
     parent: str | None = None

@@ -1,4 +1,4 @@
-"""Which figures of a text compare with those of other tokenizers, and why others do not."""
+"""The figures of a text that compare with those of other tokenizers, and why others do not."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Where streams read: a pure function of the step's position in the text, without torch.
+"""The place where streams read: a pure function of the step's position in the text, without torch.
 
 A split of N tokens has P = N-1 (input, target) pairs. Stream s of S covers pairs ⌊sP/S⌋ up to
 ⌊(s+1)P/S⌋. B streams of a micro step.

@@ -1,4 +1,4 @@
-"""What was tried and found: a line for people, and values for programs."""
+"""Things that were tried, and what was found: a line for people, and values for programs."""
 
 import json
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ class Check:
 
     name: str
     told: str
-    """What was found, on which rank if not all found the same."""
+    """The finding, and on which rank if not all found the same."""
     fix: str = ""
-    """What to do about it; empty if nothing is wrong."""
+    """The way to mend it; empty if nothing is wrong."""
 
     @property
     def is_well(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the machine of one rank has: its device, precisions that compute, memory and disk."""
+"""The equipment of one rank's machine: its device, precisions that compute, memory and disk."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What ranks try together: collectives, a shared folder, their clocks. Functions are collective."""
+"""Trials of all ranks together: collectives, a shared folder, clocks. Functions are collective."""
 
 import secrets
 import socket

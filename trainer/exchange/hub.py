@@ -27,7 +27,7 @@ class Destination:
     name: str
     """NAME, or USER/NAME or ORGANISATION/NAME."""
     is_private: bool
-    """Of a repository that is new; one that is there stays as it is."""
+    """True if a new repository is to be private; one that is there stays as it is."""
     hub: Any
     """The client's module."""
 

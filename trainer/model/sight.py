@@ -1,4 +1,4 @@
-"""Which keys a query may see: those of memory that are valid, and those before it.
+"""The keys that a query may see: those of memory that are valid, and those before it.
 
 B streams · T tgt_len · M mem_len · S = M+T.
 """

@@ -63,13 +63,13 @@ class History:
     train: Columns
     valid: Columns
     valid_of: tuple[dict[str, Any] | None, ...]
-    """What the validations measure, each once; None where records do not say."""
+    """The measures of the validations, each once; None where records do not say."""
     valid_of_index: Ints
     """Place in `valid_of` of each validation."""
     events: tuple[Record, ...]
     """The last ones, in the order of the file."""
     n_events: Counter[str]
-    """How many events of each name there were."""
+    """The number of events of each name."""
     samples: tuple[Record, ...]
     """The last ones, by ascending step."""
     last: Record | None

@@ -55,9 +55,9 @@ class Bought:
     mem_lens: tuple[int, ...]
     """Ascending; the first is 0."""
     tokens: Tokens
-    """Of the longest memory."""
+    """The tokens as read with the longest memory."""
     nats: tuple[Floats, ...]
-    """Of each token for each length."""
+    """For each length the nats of each token."""
     gain: Interval
     """Nats per token that the longest memory bought."""
     by_distance: list[Bin]
@@ -73,7 +73,7 @@ class MemoryOfRun:
     """All that a run's evaluations tell of its memory."""
 
     text: str | None = None
-    """What was evaluated with several lengths."""
+    """The text that was evaluated with several lengths."""
     lengths: tuple[LengthResult, ...] = ()
     bought: Bought | None = None
     notes: tuple[str, ...] = ()

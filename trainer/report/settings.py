@@ -31,7 +31,7 @@ class RecipeDifferences:
 
     recipe: str
     is_named: bool
-    """Whether the run's command names the recipe; if not, it is the most similar one."""
+    """True if the run's command names the recipe; if not, it is the most similar one."""
     rows: tuple[Difference, ...]
 
 

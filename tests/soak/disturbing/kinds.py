@@ -75,15 +75,15 @@ class Kind:
     name: str
     do: Callable[[Scene], None]
     is_hard: bool = False
-    """Whether processes end, or cannot go on, before they could save."""
+    """True if processes end, or cannot go on, before they could save."""
     goes_on: bool = False
-    """Whether the training goes on in the same processes."""
+    """True if the training goes on in the same processes."""
     launchers: tuple[str, ...] = (WARM, *REAL)
     weight: float = 1.0
     flags: tuple[str, ...] = ()
     """Flags with which the attempt is started."""
     elastic: bool = False
-    """Whether the next attempts have other ranks or another stage."""
+    """True if the next attempts have other ranks or another stage."""
 
 
 def _signals(number: int, whom: Callable[[Scene], list[int]]) -> Callable[[Scene], None]:

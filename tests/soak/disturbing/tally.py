@@ -53,7 +53,7 @@ class End(_Line):
     run: int
     elastic: bool
     differs: list[str]
-    """What is not that of the undisturbed run; of an elastic one, beyond rounding."""
+    """The parts that are not those of the undisturbed run; of an elastic one, beyond rounding."""
     kept: int
     """Steps of the run."""
     computed: int

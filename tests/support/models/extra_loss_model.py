@@ -12,7 +12,7 @@ from trainer.protocol import IGNORED, Output, Segment
 
 
 class Options(BaseModel):
-    """What the extra losses are like."""
+    """The kinds of extra losses."""
 
     share: float = Field(0.5, description="the extra loss `share` is so much of the nats")
     joined: bool = Field(False, description="add the extra losses to the nats, and name none")

@@ -17,7 +17,7 @@ PACE_S = 1.0
 
 
 def build(config: ModelConfig, vocabulary_size: int) -> nn.Module:
-    """What `--model.factory paced_model:build` calls."""
+    """Build what `--model.factory paced_model:build` names."""
     model = TransformerXL(config, vocabulary_size)
     go = Path(os.environ["GO"])
 

@@ -28,7 +28,7 @@ class Job:
     n_nodes: int = 2
 
     def state(self) -> dict[str, str]:
-        """What Slurm knows of the job."""
+        """Return what Slurm knows of the job."""
         shown = run("scontrol", "--oneliner", "show", "job", self.id)
         return dict(word.split("=", 1) for word in shown.split() if "=" in word)
 
@@ -88,7 +88,7 @@ class Job:
 
 
 def run(*command: str) -> str:
-    """What a command prints that must succeed."""
+    """Return what a command prints that must succeed."""
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

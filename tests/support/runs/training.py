@@ -127,11 +127,11 @@ class Case:
     corpus: Path | None = None
     """Another than that of the other cases."""
     ends: Exit = Exit.DONE
-    """What it is to exit with."""
+    """The code that it is to exit with."""
     asked: tuple[str, int, int] | None = None
     """A signal's name or STOP, the rank that gets it, and the look for requests just before."""
     left: dict[str, Any] = field(default_factory=dict)
-    """What was in the directory when it had ended: `training_worker.left_in`."""
+    """The contents of the directory when it had ended: `training_worker.left_in`."""
 
     def argv(self, corpus: Path) -> list[str]:
         """Return the training command."""

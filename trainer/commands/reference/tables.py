@@ -14,7 +14,7 @@ class Table:
     heads: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     text: str = ""
-    """What stands between heading and table."""
+    """The text between heading and table."""
 
     def lines(self, *, level: int) -> list[str]:
         """Return the table as lines of Markdown below a heading of this level."""

@@ -23,7 +23,7 @@ class Outcome(NamedTuple):
     """Result of an update."""
 
     grad_norm: float | Tensor | None
-    """Of all gradients before clipping; infinite if they were not finite."""
+    """The norm of all gradients before clipping; infinite if they were not finite."""
     applied: bool
 
 

@@ -1,4 +1,4 @@
-"""What lm-eval's ``--model_args`` may say of the model ``txl``."""
+"""The words that lm-eval's ``--model_args`` may say of the model ``txl``."""
 
 from collections.abc import Mapping
 from pathlib import Path

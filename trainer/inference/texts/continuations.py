@@ -27,7 +27,7 @@ class Continuation:
     loss_sum: float
     """Nats of all of them together."""
     is_likeliest: bool
-    """Whether each of them is the likeliest after all tokens before it."""
+    """True if each of them is the likeliest after all tokens before it."""
 
 
 def document_nats(

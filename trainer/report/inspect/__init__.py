@@ -1,1 +1,1 @@
-"""What each stream of a run read at a step."""
+"""The text that each stream of a run read at a step."""

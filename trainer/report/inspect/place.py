@@ -26,9 +26,9 @@ class Attempt:
     last: int
     """The last step of which something is recorded."""
     by_rollback: bool
-    """Whether it began with a rollback, and so with memories that had read nothing."""
+    """True if it began with a rollback, and so with memories that had read nothing."""
     from_weights: bool
-    """Whether it began with the weights of another run."""
+    """True if it began with the weights of another run."""
     losses: dict[int, float | None]
     """The recorded losses, each the mean since the record before."""
 

@@ -1,4 +1,4 @@
-"""What each stream read at a step: place, document and text, from the settings and the corpus."""
+"""Each stream's reading at a step: place, document and text, from the settings and the corpus."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace

@@ -1,4 +1,4 @@
-"""What a step gave when it was done again, held against what the run recorded of it."""
+"""The results of a step when it was done again, held against what the run recorded of it."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Replayed:
     begun_from: str
     """The checkpoint from which it was reached."""
     record_loss: float | None
-    """What the run's record of this step holds: the mean since the record before; None if the
+    """The loss in the run's record of this step: the mean since the record before; None if the
     step has no record."""
     nats: dict[int, float]
     """The sum of nats of each stream, by its id."""

@@ -1,4 +1,4 @@
-"""What `txl inspect` prints: the streams of a step, the worst first."""
+"""The text that `txl inspect` prints: the streams of a step, the worst first."""
 
 from typing import Any
 

@@ -41,7 +41,7 @@ class MemoryView:
     words: list[ShadedWord] = field(default_factory=list)
     passage_about: str = ""
     command: str | None = None
-    """What to run for the parts that are missing."""
+    """The commands to run for the parts that are missing."""
 
 
 def memory_view(run: ReadRun, *, anchor: str, draws: bool, notes: list[str]) -> MemoryView:

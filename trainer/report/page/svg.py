@@ -60,9 +60,9 @@ class Picture:
     """A picture for wide pages, and one for narrow screens if the wide one is too wide there."""
 
     title: str
-    """What is drawn."""
+    """The name of what is drawn."""
     about: str
-    """What is to be seen, for those who cannot see it."""
+    """A description of what is to be seen, for those who cannot see it."""
     wide: str
     narrow: str | None = None
 

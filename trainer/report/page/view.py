@@ -65,7 +65,7 @@ class RunView:
     losses: list[tuple[str, Picture]] = field(default_factory=list)
     """Pictures by what they are drawn against."""
     drawn: frozenset[str] = frozenset()
-    """What these pictures hold, see `drawn_of`."""
+    """The contents of these pictures, see `drawn_of`."""
     panels: list[Picture] = field(default_factory=list)
     marks: list[tuple[str, str, str, int]] = field(default_factory=list)
     """Name, colour, meaning and number of the events that are marked."""

@@ -30,7 +30,7 @@ class Snapshot:
     run: str
     state: str
     is_alive: bool
-    """Whether more is to be expected of it."""
+    """True if more is to be expected of it."""
     reason: str | None
     step: int
     last_step: int | None

@@ -14,7 +14,7 @@ class Pause(NamedTuple):
     interval_steps: int
     """0 is never between steps."""
     at_end: bool
-    """Whether it also comes after the last step."""
+    """True if it also comes after the last step."""
 
     def n_to_come(self, *, done_step: int, last_step: int) -> int:
         """Return how often the run still pauses if it has up to `done_step`, until `last_step`."""

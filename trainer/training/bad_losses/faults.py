@@ -1,4 +1,4 @@
-"""What ranks learn of each step: who asks to stop, its loss, and which streams were not finite.
+"""Facts that ranks learn of a step: who asks to stop, its loss, and which streams were not finite.
 
 No step waits for it. The nats of each stream are copied off the device during the next step; their
 sum, and whether all were finite, is exchanged over gloo during the step after it, when all ranks

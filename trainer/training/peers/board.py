@@ -31,7 +31,7 @@ class Note:
     """The identity of a rank, and what it last said of itself."""
 
     token: str
-    """What all notes of one attempt have in common, and no other."""
+    """The mark that all notes of one attempt have in common, and no other."""
     rank: int
     host: str
     pid: int
@@ -44,7 +44,7 @@ class Note:
     """Things finished so far: see `trainer.progress`."""
     last: str = ""
     waits_in: str = ""
-    """Where its main thread is, if nothing has got on for too long."""
+    """The place where its main thread is, if nothing has got on for too long."""
     left: str | None = None
     """Why the rank leaves, which is empty at a proper end; None while it trains."""
     code: int = 0

@@ -1,4 +1,4 @@
-"""How kernels cut rows into tiles, and load them, in Triton.
+"""Tiles into which kernels cut rows, and how they are loaded, in Triton.
 
 R rows and C columns of the tile that a program holds · P stored columns.
 """
