@@ -64,6 +64,14 @@ def forget_streams(memory: M, keep_B: Tensor, *, unread: M) -> M:
     return rebuilt(memory, values)
 
 
+def detached(memory: M) -> M:
+    """Return a memory with the same tensors, without the graph that computed them."""
+    values = {
+        name: leaf.detach() if isinstance(leaf, Tensor) else leaf for name, leaf in leaves(memory)
+    }
+    return rebuilt(memory, values)
+
+
 def check_made(memory: Memory, *, n_streams: int) -> None:
     """Refuse a model's empty memory if it cannot be carried from segment to segment.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from trainer.budget.shortage import explained
+from trainer.config.factory import named
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Corpus, Split, open_corpus
 from trainer.distributed import World, on_main
@@ -126,9 +127,9 @@ def _refuse_misuse(
     options: EvalOptions, scorings: list[ScoringConfig], trained: TrainedModel
 ) -> None:
     """Refuse options that do not go together, before any time is spent on scoring."""
-    factory = trained.experiment.model.factory
-    if options.as_fairseq and factory is not None:
-        raise InputError(f"--as-fairseq is for Transformer-XL, and the run's model is {factory}")
+    builder = trained.experiment.model.builder
+    if options.as_fairseq and builder is not None:
+        raise InputError(f"--as-fairseq is for Transformer-XL, and the run has {named(builder)}")
     for scoring in scorings if options.as_fairseq else ():
         if scoring.warm == "near":
             raise InputError("--as-fairseq reads the text as one long pass: use --warm exact")

@@ -1,0 +1,11 @@
+"""The models of the package, by the names that recipes call them."""
+
+from typing import Literal, TypeAlias
+
+Kind: TypeAlias = Literal["transformer-xl", "lstm"]
+
+#: The factory of each kind beside Transformer-XL. They are the package's own code, so they run
+#: wherever they are named.
+FACTORIES: dict[str, str] = {
+    "lstm": "trainer.model.families.lstm:build",
+}
