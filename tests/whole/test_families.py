@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from family_models import TOY, flags_of
+from family_models import TOY, flags_of, toy
 from saved_checkpoints import memory_by_stream
 from training import Case, begun_from, checkpoint_hashes, losses, overflowing, run_cases
 
@@ -63,6 +63,33 @@ def test_resumed_it_is_the_same_run_bit_by_bit(runs: Runs, kind: str, ds: str) -
     assert losses(resumed) == {step: loss for step, loss in losses(whole).items() if step > 8}
     assert checkpoint_hashes(resumed, 12) == checkpoint_hashes(whole, 12)
     assert losses(whole)[12] < losses(whole)[1] - 0.3
+
+
+@pytest.fixture(scope="module")
+def captured(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """Return of each kind whose steps may be captured a run that captures them, and one without."""
+    folder = tmp_path_factory.mktemp("captured")
+    kinds = [kind for kind in TOY if toy(kind).is_static]
+    assert kinds
+    cases = {
+        kind: [
+            Case(
+                folder / f"{kind}-{how}",
+                "zero0_bf16_autocast",
+                [*FLAGS, *flags_of(kind), "--train.cuda-graph", how, "--model.cutoffs"],
+            )
+            for how in ("on", "off")
+        ]
+        for kind in kinds
+    }
+    run_cases([case for pair in cases.values() for case in pair], corpus=corpus, n_ranks=1)
+    return {kind: [case.run_dir for case in pair] for kind, pair in cases.items()}
+
+
+def test_a_captured_run_is_the_run_bit_by_bit(captured: dict[str, list[Path]]) -> None:
+    for on, off in captured.values():
+        assert losses(on) == losses(off)
+        assert checkpoint_hashes(on, 12) == checkpoint_hashes(off, 12)
 
 
 @pytest.fixture(scope="module")

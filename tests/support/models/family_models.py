@@ -11,6 +11,15 @@ from trainer.model.build import build_model
 #: Options of each kind.
 TOY: dict[str, dict[str, Any]] = {
     "lstm": {"d_model": 16, "n_layer": 2},
+    "gla": {
+        "d_model": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "d_key": 4,
+        "d_value": 6,
+        "d_inner": 24,
+        "chunk_len": 3,
+    },
 }
 
 V = 20

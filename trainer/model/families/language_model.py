@@ -21,6 +21,9 @@ from trainer.protocol import Memory, Output, Segment
 class Body(Protocol):
     """A module between embeddings and softmax, which carries a stream's state."""
 
+    is_static: bool
+    """Whether a pass over whole rows waits for no device, see `trainer.protocol.RecurrentModel`."""
+
     def empty_memory(self, n_streams: int, *, dtype: torch.dtype, device: torch.device) -> Any:
         """Return the state of `n_streams` streams that have read nothing.
 
@@ -75,6 +78,11 @@ class LanguageModel(nn.Module):
                 p.normal_(
                     std=self.config.projection_init_std if is_projection else self.config.init_std
                 )
+
+    @property
+    def is_static(self) -> bool:
+        """Return whether a pass may be captured, see `trainer.protocol.RecurrentModel`."""
+        return self._body().is_static
 
     def empty_memory(
         self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device

@@ -33,6 +33,8 @@ class State(NamedTuple):
 class Lstm(nn.Module):
     """A `Body` of LSTM layers, with dropout between them."""
 
+    is_static = False
+
     def __init__(self, options: Options, *, dropout: float) -> None:
         super().__init__()
         self.options = options
