@@ -2,11 +2,12 @@
 
 from typing import Literal, TypeAlias
 
-Kind: TypeAlias = Literal["transformer-xl", "lstm", "gla"]
+Kind: TypeAlias = Literal["transformer-xl", "lstm", "gla", "mlstm"]
 
 #: The factory of each kind beside Transformer-XL. They are the package's own code, so they run
 #: wherever they are named.
 FACTORIES: dict[str, str] = {
     "lstm": "trainer.model.families.lstm:build",
     "gla": "trainer.model.families.gla:build",
+    "mlstm": "trainer.model.families.mlstm:build",
 }

@@ -20,6 +20,15 @@ TOY: dict[str, dict[str, Any]] = {
         "d_inner": 24,
         "chunk_len": 3,
     },
+    "mlstm": {
+        "d_model": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "d_key": 4,
+        "d_value": 6,
+        "d_inner": 24,
+        "chunk_len": 4,
+    },
 }
 
 V = 20
