@@ -2,7 +2,7 @@
 
 from typing import Literal, TypeAlias
 
-Kind: TypeAlias = Literal["transformer-xl", "lstm", "gla", "mlstm"]
+Kind: TypeAlias = Literal["transformer-xl", "lstm", "gla", "mlstm", "rmt"]
 
 #: The factory of each kind beside Transformer-XL. They are the package's own code, so they run
 #: wherever they are named.
@@ -10,4 +10,5 @@ FACTORIES: dict[str, str] = {
     "lstm": "trainer.model.families.lstm:build",
     "gla": "trainer.model.families.gla:build",
     "mlstm": "trainer.model.families.mlstm:build",
+    "rmt": "trainer.model.families.rmt:build",
 }

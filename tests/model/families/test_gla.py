@@ -1,10 +1,20 @@
 """Gated linear attention in chunks is the recurrence of the paper, however fast memory decays."""
 
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import pytest
 import torch
+from builders import segment_of
 from chunked import B, H, chunks, random_rows, steps
+from family_models import TOY, V, toy, unread
 from torch import Tensor
+from training import ROOT
 
+from trainer.config.recipe import ModelConfig
+from trainer.model.build import build_model
 from trainer.model.families.blocks import in_chunks
 from trainer.model.families.gla import attend
 
@@ -60,6 +70,46 @@ def naive_attached(rows: list[Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
         state = decay.exp()[..., None] * state + k[..., None] * v[:, :, None]
         outputs.append((q[:, :, None] @ state)[:, :, 0])
     return torch.stack(outputs, dim=2), state
+
+
+def test_the_readme_s_fused_kernels_take_the_place_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the library's operation there is only the recurrence that it computes."""
+
+    def chunk_gla(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        g: Tensor,
+        *,
+        scale: float,
+        initial_state: Tensor,
+        output_final_state: bool,
+    ) -> tuple[Tensor, Tensor]:
+        assert output_final_state
+        rows = [x.transpose(1, 2) for x in (q * scale, k, v, g)]
+        found, state = naive_attached(rows, initial_state)
+        return found.transpose(1, 2), state
+
+    fla = ModuleType("fla.ops.gla")
+    fla.chunk_gla = chunk_gla  # type: ignore[attr-defined]
+    for name in ("fla", "fla.ops"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "fla.ops.gla", fla)
+    readme = (ROOT / "trainer" / "README.md").read_text().partition("**Fused kernels.**")[2]
+    code = readme.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "fla_gla.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    ours = toy("gla")
+    config = ModelConfig(factory="fla_gla:build", options=TOY["gla"], dropout=0.0)
+    theirs: Any = build_model(config, vocabulary_size=V, seed=0).double()
+    theirs.load_state_dict(ours.state_dict())
+    segment = segment_of(torch.randint(V, (3, 7)), lengths=[7, 0, 4])
+    memory = ours(segment_of(torch.randint(V, (3, 5))), unread(ours, 3)).memory
+    found, expected = (model(segment, memory) for model in (theirs, ours))
+    torch.testing.assert_close(found.nll_BT, expected.nll_BT)
+    torch.testing.assert_close(found.memory, expected.memory)
 
 
 def test_nothing_overflows_in_fp32() -> None:

@@ -29,6 +29,13 @@ TOY: dict[str, dict[str, Any]] = {
         "d_inner": 24,
         "chunk_len": 4,
     },
+    "rmt": {  # GPT-2 computes in fp64 where a Llama rounds to fp32
+        "architecture": "gpt2",
+        "d_model": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_memory": 3,
+    },
 }
 
 V = 20

@@ -137,7 +137,7 @@ class Blocks(nn.Module):
     def __init__(
         self,
         config: ModelConfig,
-        mixers: list[nn.Module],
+        mixers: Sequence[nn.Module],
         *,
         d_model: int,
         d_inner: int,

@@ -7,28 +7,24 @@ B streams · T tgt_len · C positions of a chunk · D width · H heads · K widt
 value.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from trainer.config.recipe import ModelConfig
-from trainer.model.families.blocks import Blocks, Chunk, in_chunks, split_heads
-from trainer.model.families.language_model import LanguageModel
+from trainer.model.families.blocks import Chunk, in_chunks, split_heads
+from trainer.model.families.stack import Sizes, stacked
 
 #: The power of a decay is one over this, which makes memory long (section 4.4).
 _TEMPERATURE = 16
 
 
-class Options(BaseModel):
+class Options(Sizes):
     """Sizes of the network."""
 
-    d_model: int = Field(256, ge=1, description="width of the residual stream")
-    n_layer: int = Field(4, ge=1, description="layers")
-    n_head: int = Field(4, ge=1, description="heads, each with a matrix as its state")
-    d_key: int = Field(32, ge=1, description="width of a head's keys: rows of its matrix")
-    d_value: int = Field(64, ge=1, description="width of a head's values: columns of its matrix")
-    d_inner: int = Field(688, ge=1, description="hidden width of the feed-forward layer")
     d_gate: int = Field(16, ge=1, description="rank of the projection that computes decays")
     chunk_len: int = Field(
         16, ge=1, description="tokens read at once: more is faster, and takes its square of memory"
@@ -70,10 +66,16 @@ class GatedLinearAttention(nn.Module):
             q_BHTK, k_BHTK, v_BHTE, gate_BHTK = heads
             decay_BHTK = F.logsigmoid(gate_BHTK) / _TEMPERATURE
             rows = (q_BHTK * d_key**-0.5, k_BHTK, v_BHTE, decay_BHTK)
-            o_BHTE, state = in_chunks(attend, rows, chunks, state)
+            o_BHTE, state = self.read(rows, chunks, state)
         o_BTHE = self.norm(o_BHTE.transpose(1, 2).to(x_BTD.dtype))
         y_BTD: Tensor = self.out(F.silu(self.gate(x_BTD)) * o_BTHE.flatten(2))
         return y_BTD, state
+
+    def read(
+        self, rows: Sequence[Tensor], chunks: tuple[Chunk, ...], state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what the queries find, `[B, H, T, E]`, and the matrices after; see `attend`."""
+        return in_chunks(attend, rows, chunks, state)
 
 
 def attend(
@@ -116,11 +118,5 @@ def attend(
 
 def build(config: ModelConfig, vocabulary_size: int, options: Options) -> nn.Module:
     """Build the model of `--model.kind gla`."""
-    body = Blocks(
-        config,
-        [GatedLinearAttention(options) for _ in range(options.n_layer)],
-        d_model=options.d_model,
-        d_inner=options.d_inner,
-        chunk_len=options.chunk_len,
-    )
-    return LanguageModel(config, vocabulary_size, width=options.d_model, body=body)
+    mixers = [GatedLinearAttention(options) for _ in range(options.n_layer)]
+    return stacked(mixers, config, vocabulary_size, options)

@@ -17,29 +17,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from trainer.config.recipe import ModelConfig
-from trainer.model.families.blocks import Blocks, Chunk, in_chunks, split_heads
-from trainer.model.families.language_model import LanguageModel
+from trainer.model.families.blocks import Chunk, in_chunks, split_heads
+from trainer.model.families.stack import Sizes, stacked
 
 #: The forget gates of heads begin between the sigmoids of these (arXiv 2405.04517, appendix).
 _FORGET_BIASES = (3.0, 6.0)
-
-
-class Options(BaseModel):
-    """Sizes of the network."""
-
-    d_model: int = Field(256, ge=1, description="width of the residual stream")
-    n_layer: int = Field(4, ge=1, description="layers")
-    n_head: int = Field(4, ge=1, description="heads, each with a matrix as its state")
-    d_key: int = Field(32, ge=1, description="width of a head's keys: rows of its matrix")
-    d_value: int = Field(64, ge=1, description="width of a head's values: columns of its matrix")
-    d_inner: int = Field(688, ge=1, description="hidden width of the feed-forward layer")
-    chunk_len: int = Field(
-        64, ge=1, description="tokens read at once: more is faster, and takes its square of memory"
-    )
 
 
 class State(NamedTuple):
@@ -56,7 +41,7 @@ class State(NamedTuple):
 class MLstm(nn.Module):
     """A `Mixer` whose state is a `State`."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Sizes) -> None:
         super().__init__()
         self.shape = (options.n_head, options.d_key, options.d_value)
         d_model, n_head = options.d_model, options.n_head
@@ -159,13 +144,7 @@ def _since_start(sum_BHC: Tensor, forget_BHC: Tensor, chunk: Chunk) -> Tensor:
     return sum_BHC - before_BHC.gather(2, first_BHC)
 
 
-def build(config: ModelConfig, vocabulary_size: int, options: Options) -> nn.Module:
+def build(config: ModelConfig, vocabulary_size: int, options: Sizes) -> nn.Module:
     """Build the model of `--model.kind mlstm`."""
-    body = Blocks(
-        config,
-        [MLstm(options) for _ in range(options.n_layer)],
-        d_model=options.d_model,
-        d_inner=options.d_inner,
-        chunk_len=options.chunk_len,
-    )
-    return LanguageModel(config, vocabulary_size, width=options.d_model, body=body)
+    mixers = [MLstm(options) for _ in range(options.n_layer)]
+    return stacked(mixers, config, vocabulary_size, options)
