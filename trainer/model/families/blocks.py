@@ -41,8 +41,6 @@ class Chunk(NamedTuple):
     """Whether each position, of the rows, sees another, of the columns, or itself."""
     sees_state_BC: Tensor
     """Whether each position sees what was read before the chunk."""
-    first_BC: Tensor
-    """The place in the chunk from which on each position sees what is read."""
     is_real_BC: Tensor
     """Whether there is a token, and no padding."""
 
@@ -67,7 +65,6 @@ def _chunks(places_T: Tensor, is_real_BT: Tensor, starts_BT: Tensor, size: int) 
             positions=positions,
             sees_BCC=sees_BCC & is_real_BC[:, None],
             sees_state_BC=starts_BC < begin,
-            first_BC=(starts_BC - begin).clamp_min(0),
             is_real_BC=is_real_BC,
         )
 

@@ -113,9 +113,8 @@ def recall(
     of_tokens_BHCC = sum_BHC[..., None] + (input_BHC - sum_BHC)[:, :, None]
     of_tokens_BHCC = of_tokens_BHCC.masked_fill(~chunk.sees_BCC[:, None], -torch.inf)
     sees_state_B1C = chunk.sees_state_BC[:, None]
-    of_state_BHC = _since_start(sum_BHC, forget_BHC, chunk) + state.maximum[..., None].where(
-        sees_state_B1C, 0.0
-    )
+    # Where the state is not seen this is not above 0, and the maximum is not below.
+    of_state_BHC = sum_BHC + state.maximum[..., None].where(sees_state_B1C, 0.0)
     maximum_BHC = torch.maximum(of_tokens_BHCC.amax(dim=-1), of_state_BHC).clamp_min(0.0)
     weights_BHCC = (of_tokens_BHCC - maximum_BHC[..., None]).exp()
     state_weight_BHC1 = (of_state_BHC - maximum_BHC).exp().where(sees_state_B1C, 0.0)[..., None]
@@ -132,16 +131,6 @@ def recall(
         maximum=maximum_BHC[..., -1],
     )
     return found_BHCE / by_BHC[..., None], after
-
-
-def _since_start(sum_BHC: Tensor, forget_BHC: Tensor, chunk: Chunk) -> Tensor:
-    """Return the logarithm of how far all forget gates of a document let through to each position.
-
-    Of a document that starts in the chunk they are those from its start on.
-    """
-    before_BHC = sum_BHC - forget_BHC
-    first_BHC = chunk.first_BC[:, None].expand_as(sum_BHC)
-    return sum_BHC - before_BHC.gather(2, first_BHC)
 
 
 def build(config: ModelConfig, vocabulary_size: int, options: Sizes) -> nn.Module:
