@@ -85,6 +85,7 @@ ROOMS = (
         ("trainer/inference/score.py", "trainer/inference/scored_tokens.py"),
         (
             "tests/inference/test_score.py",
+            "tests/inference/test_reach.py",
             "tests/inference/test_scored_tokens.py",
             "tests/inference/test_as_fairseq.py",
             "tests/model/test_reading.py",
@@ -105,6 +106,7 @@ ROOMS = (
             "tests/training/test_saving.py",
             "tests/whole/test_invariance.py",
             "tests/whole/test_resume.py",
+            "tests/data/test_guard.py",
         ),
     ),
 )

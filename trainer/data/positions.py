@@ -64,8 +64,8 @@ class Positions:
     n_pairs: int
     n_streams: int
     tgt_len: int
-    epoch_order: str = "same"
-    seed: int = 0
+    epoch_order: str
+    seed: int
     _borders: Ints = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -81,7 +81,7 @@ def train_step(run: Run, state: TrainState) -> StepStats:
             duties.learn(run, state)  # of the step before, whose rate follows
             lr = engine.lr
         engine.step()
-        loss_sum += passed.loss_sum.double()
+        loss_sum += passed.loss_sum
         for name, loss in passed.extra.items():
             extra[name] = extra.get(name, 0) + loss.double()
         state.memories[slot] = passed.memory
