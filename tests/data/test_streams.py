@@ -47,7 +47,7 @@ def layouts(draw: st.DrawFn) -> dict[str, Any]:
         "train_batch_size": slots * world_size * micro,
         "tgt_len": draw(st.integers(1, 9)),
         "epoch_order": draw(st.sampled_from(["same", "roll", "roll_streams"])),
-        "memory_reset": draw(st.sampled_from(["epoch", "document", "never"])),
+        "memory_reset": draw(st.sampled_from(["epoch", "document", "segment", "never"])),
         "seed": draw(st.integers(0, 5)),
     }
 
@@ -150,7 +150,7 @@ def test_every_rolled_epoch_begins_elsewhere_and_every_seed_too(text: Split) -> 
     assert [first_input(streams, epoch) for epoch in range(3)] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("memory_reset", ["epoch", "document", "never"])
+@pytest.mark.parametrize("memory_reset", ["epoch", "document", "segment", "never"])
 def test_the_seam_of_a_rolled_epoch_is_a_document_start(text: Split, memory_reset: str) -> None:
     (streams,) = all_ranks(
         text,
@@ -221,7 +221,7 @@ def test_the_corpus_rolled_gives_streams_other_text_in_every_epoch(text: Split) 
     assert passages(rolled, 0) != passages(rolled, 1)
 
 
-@pytest.mark.parametrize("memory_reset", ["epoch", "document", "never"])
+@pytest.mark.parametrize("memory_reset", ["epoch", "document", "segment", "never"])
 def test_the_seam_of_every_stream_rolled_in_itself_is_a_document_start(
     text: Split, memory_reset: str
 ) -> None:
@@ -243,13 +243,18 @@ def test_the_seam_of_every_stream_rolled_in_itself_is_a_document_start(
 
 def test_memory_is_cut_at_documents_only_where_asked(text: Split) -> None:
     options: dict[str, Any] = {"slots": 1, "train_batch_size": 1, "tgt_len": 199}
-    for memory_reset in ("epoch", "never"):
+    for memory_reset in ("epoch", "segment", "never"):
         (streams,) = all_ranks(text, **options, memory_reset=memory_reset)
         assert streams.segment(0, 0).starts_BT is None
     (streams,) = all_ranks(text, **options, memory_reset="document")
     starts = streams.segment(0, 0).starts_BT
     assert starts is not None
     assert starts[0].tolist() == [0] * 40 + [40] * 5 + [45] * 154
+
+
+def test_memory_is_forgotten_before_every_segment_if_so_asked(text: Split) -> None:
+    (streams,) = all_ranks(text, slots=1, train_batch_size=2, tgt_len=8, memory_reset="segment")
+    assert all(streams.forgets_memory(step) for step in range(3 * streams.steps_per_epoch))
 
 
 @pytest.mark.parametrize(

@@ -196,8 +196,10 @@ class DataConfig(Section):
         "where every epoch starts: at the corpus's start, at a seeded offset of the corpus, or "
         "in each stream at a seeded offset of its own",
     )
-    memory_reset: Literal["epoch", "document", "never"] = refused(
-        "epoch", "where memory is forgotten"
+    memory_reset: Literal["epoch", "document", "segment", "never"] = refused(
+        "epoch",
+        "where memory is forgotten in training; with `segment` before every segment, so that "
+        "nothing is carried",
     )
 
 

@@ -88,7 +88,13 @@ class Streams:
 
     def forgets_memory(self, data_step: int) -> bool:
         """Return whether all memory is forgotten before this step."""
-        return self.memory_reset != "never" and data_step % self.steps_per_epoch == 0
+        begins_epoch = data_step % self.steps_per_epoch == 0
+        return self.forgets_always or (self.memory_reset != "never" and begins_epoch)
+
+    @property
+    def forgets_always(self) -> bool:
+        """Return whether every segment is read with empty memory."""
+        return self.memory_reset == "segment"
 
     def n_tokens(self, data_step: int) -> int:
         """Return the step's number of targets over all ranks and slots, without a collective."""

@@ -52,6 +52,7 @@ class CapturedPasses:
         parameters: Iterable[nn.Parameter],
         *,
         slots: int,
+        forgets: bool = False,
         insists: bool = False,
     ) -> None:
         """Capture passes.
@@ -60,10 +61,12 @@ class CapturedPasses:
             passes: what to capture.
             parameters: where they leave gradients.
             slots: the number of micro steps of a step.
+            forgets: whether every pass begins with empty memory, so that the numbers after a pass
+                are nobody's.
             insists: whether to fail if the device does not capture them, instead of going on
                 as usual.
         """
-        self._insists = insists
+        self._insists, self._forgets = insists, forgets
         self._failed = False
         self._passes, self._parameters, self._slots = passes, list(parameters), slots
         self._steady: _Numbers | None = None
@@ -101,8 +104,9 @@ class CapturedPasses:
 
     def _as_usual(self, segment: Segment, memory: Memory, how: How) -> Passed:
         passed = self._passes(segment, memory, how)
-        kind, numbers = _kind(segment, memory, how), _numbers(passed.memory)
-        self._steady = numbers if kind is not None and kind.numbers == numbers else None
+        kind, after = _kind(segment, memory, how), _numbers(passed.memory)
+        is_steady = kind is not None and (self._forgets or kind.numbers == after)
+        self._steady = kind.numbers if kind is not None and is_steady else None
         return passed
 
     def _try_to_capture(self, segment: Segment, memory: Memory, how: How) -> bool:
@@ -234,8 +238,12 @@ def place_for(n: int, n_positions: int) -> int:
     return min(n_positions, max(more, _BUCKET))
 
 
-def passes_of(engine: "Engine", train: TrainConfig) -> Passes | CapturedPasses:
+def passes_of(
+    engine: "Engine", train: TrainConfig, *, forgets: bool = False
+) -> Passes | CapturedPasses:
     """Return the passes of a run, captured where they can be and the experiment allows it.
+
+    With `forgets` every pass begins with empty memory.
 
     Raises:
         InputError: the experiment wants them captured, and they cannot be.
@@ -256,7 +264,7 @@ def passes_of(engine: "Engine", train: TrainConfig) -> Passes | CapturedPasses:
     passes = Passes(engine, mem_len=train.mem_len, asks=False)
     insists = train.cuda_graph == "on"
     parameters = engine.ds.module.parameters()
-    return CapturedPasses(passes, parameters, slots=engine.slots, insists=insists)
+    return CapturedPasses(passes, parameters, slots=engine.slots, forgets=forgets, insists=insists)
 
 
 def _obstacle(engine: "Engine") -> str | None:
