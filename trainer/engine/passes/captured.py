@@ -26,7 +26,7 @@ from trainer.engine.passes.graphs import (
     drop_gradients,
     some_gradient,
 )
-from trainer.engine.passes.usual import How, Passed, Passes
+from trainer.engine.passes.usual import How, Passed, Passes, Segments
 from trainer.errors import InputError
 from trainer.memory_tree import leaves, rebuilt
 from trainer.outside import shortened
@@ -75,8 +75,9 @@ class CapturedPasses:
         self._graphs: Graphs | None = None
         self._extra_names: tuple[str, ...] = ()
 
-    def __call__(self, segment: Segment, memory: Memory, how: How) -> Passed:
-        """Do what `Passes` does; the memory returned changes with the next call."""
+    def __call__(self, segments: Segments, memory: Memory, how: How) -> Passed:
+        """Do what `Passes` does with a segment; the memory returned changes with the next call."""
+        (segment,) = segments
         kind = _kind(segment, memory, how)
         if self._kind is None and kind is not None and kind.numbers == self._steady:
             self._kind = kind
@@ -103,7 +104,7 @@ class CapturedPasses:
         return there is None or (self._graphs is not None and self._graphs.holds(there))
 
     def _as_usual(self, segment: Segment, memory: Memory, how: How) -> Passed:
-        passed = self._passes(segment, memory, how)
+        passed = self._passes((segment,), memory, how)
         kind, after = _kind(segment, memory, how), _numbers(passed.memory)
         is_steady = kind is not None and (self._forgets or kind.numbers == after)
         self._steady = kind.numbers if kind is not None and is_steady else None
@@ -134,7 +135,7 @@ class CapturedPasses:
             self._graphs = graphs(work, self._parameters, slots=self._slots)
 
     def _work(self, static: "_Static", how: How) -> Results:
-        passed = self._passes.read(static.segment, static.memory, how)
+        passed = self._passes.read((static.segment,), static.memory, how)
         _copy(passed.memory, into=static.memory)
         self._passes.forget(static.memory, passed.is_finite())
         self._extra_names = tuple(passed.extra)
@@ -249,10 +250,10 @@ def passes_of(
         InputError: the experiment wants them captured, and they cannot be.
     """
     device = engine.world.device.type
-    usual = Passes(engine, mem_len=train.mem_len, asks=device == "cpu")
+    usual = Passes(engine, mem_len=train.mem_len, asks=device == "cpu", forgets=forgets)
     if train.cuda_graph == "off":
         return usual
-    obstacle = _obstacle(engine)
+    obstacle = _obstacle(engine, train)
     if train.cuda_graph == "auto" and (obstacle or device == "cpu"):
         if obstacle and device != "cpu":
             log.info("no CUDA graph: %s", obstacle)
@@ -267,12 +268,14 @@ def passes_of(
     return CapturedPasses(passes, parameters, slots=engine.slots, forgets=forgets, insists=insists)
 
 
-def _obstacle(engine: "Engine") -> str | None:
+def _obstacle(engine: "Engine", train: TrainConfig) -> str | None:
     """Return why passes cannot be captured, and what to change; None if they can."""
+    if train.bptt_segments > 1:
+        return "a step of several segments is not captured: leave --train.bptt-segments out"
     if engine.zero_gradients is not None and engine.zero_gradients.early is not None:
         return engine.zero_gradients.early
     if engine.gradients is not None and engine.resolved.values.get("communication_data_type"):
         return "DeepSpeed reduces gradients in communication_data_type: leave that key out"
-    if not getattr(engine.ds.module, "is_static", False):
+    if not getattr(engine.model, "is_static", False):
         return "the model is not static: see trainer.protocol.RecurrentModel"
     return None
