@@ -75,8 +75,8 @@ def train_step(run: Run, state: TrainState) -> StepStats:
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
     for slot, memory in enumerate(state.memories):
         torch.manual_seed(dropout_seed(run.experiment.seed, state.step, slot, world.rank))
-        segment = run.reader.segment(state.data_step, slot)
-        passed = run.passes(segment, memory, how)
+        segments = run.reader.segments(state.data_step, slot)
+        passed = run.passes(segments, memory, how)
         if slot == engine.slots - 1:
             duties.learn(run, state)  # of the step before, whose rate follows
             lr = engine.lr

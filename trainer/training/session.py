@@ -230,7 +230,7 @@ def _open(
         tracker=on_each(rundir.writing(opened), world),
         reader=SegmentReader(plan.streams, world.device, n_ahead=AHEAD[world.device.type]),
         engine=engine,
-        passes=passes_of(engine, experiment.train),
+        passes=passes_of(engine, experiment.train, forgets=plan.streams.forgets_always),
         stops=stops,
         watch=FaultWatch(plan.streams, world),
         losses=StreamLosses(plan.streams.slots * plan.streams.micro, world.device),

@@ -222,7 +222,7 @@ def _run(plan: Plan, world: World, run_dir: Path, engine: Any) -> Run:
         streams=plan.streams,
         reader=SegmentReader(plan.streams, world.device, n_ahead=0),
         engine=engine,
-        passes=passes_of(engine, experiment.train),
+        passes=passes_of(engine, experiment.train, forgets=plan.streams.forgets_always),
         tracker=Tracker(),
         stops=StopRequests(),
         watch=FaultWatch(plan.streams, world),
