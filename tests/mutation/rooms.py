@@ -104,9 +104,10 @@ ROOMS = (
             "tests/training/test_loop.py",
             "tests/training/test_due.py",
             "tests/training/test_saving.py",
+            "tests/data/test_guard.py",
+            "tests/whole/test_memory_reset_segment.py",
             "tests/whole/test_invariance.py",
             "tests/whole/test_resume.py",
-            "tests/data/test_guard.py",
         ),
     ),
 )
