@@ -26,6 +26,7 @@ data.prepare track engine budget
 checkpoint report
 inference
 training
+conformance
 calls doctor
 trainer
 exchange
@@ -237,10 +238,12 @@ def test_the_environment_is_read_where_a_command_or_a_call_begins() -> None:
     assert {name for name in readers if not name.startswith("launch.")} <= {
         "trainer",
         "trainer.commands.cli",
+        "trainer.commands.checking",
         "trainer.commands.inspecting",
         "trainer.commands.models",
         "trainer.commands.command_line",
         "trainer.commands.doctor",
+        "trainer.conformance.worker",
     }
 
 

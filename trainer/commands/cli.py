@@ -116,7 +116,7 @@ def _run_command(argv: Sequence[str]) -> int:
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
-        parse_command(argv).run()
+        code: Exit | None = parse_command(argv).run()
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -124,7 +124,7 @@ def _run_command(argv: Sequence[str]) -> int:
             raise
         where, what = error.filename or "input or output", error.strerror or "cannot be used"
         raise InputError(f"{where}: {what.lower()}") from error
-    return Exit.DONE
+    return code or Exit.DONE
 
 
 def _exit_code(
