@@ -1,5 +1,6 @@
 """Weights, moments and memory keep every bit, whatever stage, precision and number of ranks."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -13,7 +14,9 @@ from training import ROOT, Case, run_cases
 from trainer.checkpoint import folder as files
 from trainer.checkpoint.index import read_index
 from trainer.checkpoint.parts import Parts
+from trainer.engine import full_state
 from trainer.engine.full_state import MOMENTS
+from trainer.model.triton.alignment import Pads
 
 #: Every stage in fp32, and the others that keep their weights in fp32 beside those they train.
 ENGINES = (
@@ -85,6 +88,20 @@ def test_every_engine_gives_back_the_memory_it_was_given_in_its_own_precision(
     assert found.keys() == expected.keys()
     for name, saved in expected.items():
         assert torch.equal(found[name], saved.to(dtype) if saved.is_floating_point() else saved)
+
+
+@pytest.mark.parametrize("borders", [(0, 32), (0, 3, 11, 32), (0, 8, 16, 24, 32), (0, 23, 30, 32)])
+def test_each_part_of_a_weight_is_read_around_its_pads(borders: tuple[int, ...]) -> None:
+    pads = Pads(shape=(15,), blocks=(3, 5), stored_blocks=(4, 8), stored_shape=(32,))
+    values_M = torch.arange(1.0, 16.0)
+
+    def read(name: str, key: str, begin: int, into_N: torch.Tensor) -> None:
+        into_N.copy_(values_M[begin : begin + len(into_N)])
+
+    stored_N = torch.zeros(32)
+    for begin, end in itertools.pairwise(borders):
+        full_state._read(read, "table", "weight", begin, stored_N[begin:end], pads)
+    assert torch.equal(stored_N, pads.added(values_M))
 
 
 def tensors(path: Path, part: str) -> dict[str, torch.Tensor]:
