@@ -1,6 +1,7 @@
 """What the loop decides by itself: what a micro step draws, and what a step counts and weighs."""
 
 import copy
+import time
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def stepped(world: World, folder: Path) -> dict[str, Any]:
     raw = load_ds_config("zero0_fp32")
     run, state = bare_run(world, folder / "corpus", raw, experiment), TrainState()
     expected = mean_and_its_norm(run)
+    began = time.perf_counter()
     first = train_step(run, state)
+    elapsed = time.perf_counter() - began
     norm = float(run.engine.grad_norm or 0)
     second = train_step(run, state)
     run.engine.destroy()
@@ -64,6 +67,7 @@ def stepped(world: World, folder: Path) -> dict[str, Any]:
         "expected": expected,
         "mean and norm": (float(first.loss_sum) / first.n_tokens, norm),
         "nats of streams": float(first.nats_S.sum()) / first.n_tokens,
+        "seconds": (first.seconds, elapsed),
         "steps": (state.step, state.data_step, world.progress.n_steps),
         "tokens": (state.n_tokens, first.n_tokens + second.n_tokens),
     }
@@ -79,4 +83,5 @@ def test_a_step_counts_nats_tokens_and_itself_and_weighs_every_token_alike(
     assert told["mean and norm"] == pytest.approx(told["expected"], rel=1e-4)
     assert told["nats of streams"] == pytest.approx(told["expected"][0], rel=1e-4)
     assert told["steps"] == [2, 2, 2]
+    assert 0 < told["seconds"][0] <= told["seconds"][1]
     assert told["tokens"][0] == told["tokens"][1]
