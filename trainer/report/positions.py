@@ -22,7 +22,7 @@ def curves_of(run: ReadRun) -> list[Curve]:
         key=lambda result: result.date or "",
     )
     newest = [result for result in filed if _over(result) == _over(filed[-1])]
-    return [_curve(result) for result in newest]
+    return [curve for curve in map(_curve, newest) if curve.losses]
 
 
 def _over(result: EvalResult) -> tuple[object, ...]:

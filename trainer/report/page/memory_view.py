@@ -149,7 +149,6 @@ def _by_position(curves: list[Curve], *, name: str) -> Picture:
     about = "; ".join(
         f"{curve.label}: {curve.losses[0]:.4f} at first, {curve.losses[-1]:.4f} at the end"
         for curve in curves
-        if curve.losses
     )
     svg = draw(fill, name=name, size=SIZE, title=title, about=about)
     return Picture(title=title, about=about, wide=svg)
