@@ -84,7 +84,7 @@ CHECKS: dict[str, tuple[Find, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What became of a check."""
+    """A check, and what it found."""
 
     name: str
     why: str

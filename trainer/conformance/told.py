@@ -1,4 +1,4 @@
-"""What is told of checks: rows of a table for people, and JSON."""
+"""Findings of checks, told as rows of a table for people and as JSON."""
 
 import json
 from collections.abc import Sequence

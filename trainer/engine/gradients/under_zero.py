@@ -37,7 +37,7 @@ class ZeroGradients:
         self._parameters = list(ds.module.parameters())
         self._scale_tensor: Tensor | None = None
         self.norms: list[float] | None = None
-        """Of each parameter's gradient at the last update, if `notes_norms`."""
+        """Norms of the parameters' gradients at the last update, if `notes_norms`."""
         self.notes_norms = False
         if self.early is not None:
             return

@@ -51,7 +51,7 @@ class WholeGradients:
         self._outcome: HostCopy | None = None
         self.learns_late = False
         self.norms: list[float] | None = None
-        """Of each parameter's gradient at the last update, if `notes_norms`."""
+        """Norms of the parameters' gradients at the last update, if `notes_norms`."""
         self.notes_norms = False
         self._parameters = list(module.parameters())
         self._clip, self._averages, self._world_size = clip, averages, world_size
