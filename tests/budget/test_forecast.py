@@ -9,7 +9,7 @@ from builders import random_documents, write_corpus
 
 from trainer.commands.cli import train_main
 from trainer.commands.command_line import parse_command
-from trainer.config.deepspeed import packaged_names
+from trainer.config.deepspeed.file import packaged_names
 from trainer.config.recipe import load_recipe
 from trainer.data.streams import Streams
 from trainer.errors import InputError

@@ -11,7 +11,7 @@ from readme_model import write_readme_model
 from training import ROOT, environment
 from txl_command import exit_code, said_in
 
-from trainer.config.flags import changed
+from trainer.config.command_line.flags import changed
 from trainer.config.recipe import load_recipe
 from trainer.conformance.checks import CHECKS
 from trainer.conformance.trainings import TRAININGS, trained

@@ -12,8 +12,8 @@ from trainer.budget.activations import PassSize
 from trainer.budget.machine import There
 from trainer.budget.needs import Needs
 from trainer.budget.sizes import How, Weights, Words
-from trainer.config.deepspeed import ResolvedDs
-from trainer.config.deepspeed_checks import lookup
+from trainer.config.deepspeed.checks import lookup
+from trainer.config.deepspeed.file import ResolvedDs
 from trainer.config.divisors import divisors
 from trainer.config.factory import named, told
 from trainer.config.recipe import ExperimentConfig, ModelConfig

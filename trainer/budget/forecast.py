@@ -13,7 +13,7 @@ import torch
 from trainer.budget.check import GIB, Budget
 from trainer.budget.held import Held, Sent, held, sent
 from trainer.budget.sizes import Words
-from trainer.config.deepspeed import ResolvedDs
+from trainer.config.deepspeed.file import ResolvedDs
 from trainer.config.precision import Precision
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.positions import steps_per_epoch

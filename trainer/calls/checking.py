@@ -4,8 +4,8 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal
 
 from trainer.calls.restoring import restoring
-from trainer.config.check_arguments import recipe_of
-from trainer.config.flags import changed
+from trainer.config.command_line.check_model import recipe_of
+from trainer.config.command_line.flags import changed
 from trainer.config.recipe import load_recipe
 from trainer.conformance.all_checks import all_checks
 from trainer.conformance.checks import Checked

@@ -19,7 +19,7 @@ class CheckModel:
         Raises:
             InputError: the model cannot be built.
         """
-        from trainer.config.check_arguments import parse_check
+        from trainer.config.command_line.check_model import parse_check
 
         arguments = parse_check(self.argv)
         from trainer.conformance.all_checks import all_checks

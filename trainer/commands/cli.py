@@ -40,7 +40,7 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     def train() -> int:
         """Import torch, choose the accelerator, and train."""
         from trainer.commands.planning import told_of_dry_run
-        from trainer.config.arguments import parse_train
+        from trainer.config.command_line.arguments import parse_train
 
         # Otherwise a rank whose peer is gone gets a stack in C++ for each try to reach it. Reading
         # the arguments imports the model's factory, and so torch, which looks only then.

@@ -33,7 +33,7 @@ from trainer.errors import InputError, did_you_mean
 from trainer.shell import typed_path
 from trainer.wording import printable_lines
 
-#: The commands in the order of a model's life; `trainer.config.arguments` reads ``train``.
+#: The commands in the order of a model's life; ``train`` is read in `trainer.config.command_line`.
 COMMANDS: dict[str, Any] = {
     "prepare": corpora.Prepare,
     "corpus show": corpora.ShowCorpus,

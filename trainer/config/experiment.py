@@ -1,7 +1,7 @@
 """Settings of the experiment, frozen and checked; every field has a unit and a meaning.
 
 The DeepSpeed JSON says how to train (precision, ZeRO, offload, a fused optimizer): see
-`trainer.config.deepspeed`. The kind of each field says whether it may change on resume: see
+`trainer.config.deepspeed.file`. The kind of each field says whether it may change on resume: see
 `trainer.config.fields`.
 """
 

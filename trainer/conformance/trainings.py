@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from trainer.checkpoint.folder import directory
-from trainer.config.deepspeed import load_ds_config
+from trainer.config.deepspeed.file import load_ds_config
 from trainer.config.recipe import ExperimentConfig
 from trainer.conformance.checks import Checked
 from trainer.conformance.subject import Finding, words_of

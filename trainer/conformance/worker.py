@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from trainer.config.arguments import parse_train
+from trainer.config.command_line.arguments import parse_train
 from trainer.distributed import this_process
 from trainer.errors import InputError
 from trainer.launchers import complete_environ

@@ -17,7 +17,7 @@ from deepspeed.runtime import torch_autocast
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import nn
 
-from trainer.config.deepspeed import ResolvedDs
+from trainer.config.deepspeed.file import ResolvedDs
 from trainer.config.experiment import OptimConfig
 from trainer.config.precision import is_autocast
 from trainer.distributed import Control, World, refuse_shared_gpus

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.config.deepspeed import ResolvedDs
+from trainer.config.deepspeed.file import ResolvedDs
 from trainer.config.experiment import OptimConfig
 from trainer.distributed import World
 from trainer.engine import counters

@@ -15,7 +15,7 @@ from trainer.budget.shortage import explained
 from trainer.checkpoint.hashing import led_with_hashes
 from trainer.checkpoint.state import TrainState
 from trainer.checkpoint.tensors import load_engine
-from trainer.config.arguments import TrainArguments
+from trainer.config.command_line.arguments import TrainArguments
 from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.distributed import (
     World,

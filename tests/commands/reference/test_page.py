@@ -8,7 +8,7 @@ import pytest
 import trainer
 from trainer.commands.command_line import COMMANDS, parse_command
 from trainer.commands.reference.page import chapters, page
-from trainer.config.arguments import train_flags
+from trainer.config.command_line.arguments import train_flags
 from trainer.errors import Exit
 
 FILE = Path(trainer.__file__).with_name("REFERENCE.md")

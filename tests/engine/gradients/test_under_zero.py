@@ -12,7 +12,7 @@ from deepspeed.accelerator import get_accelerator
 from ranks import told_by_ranks
 
 from trainer.checkpoint.state import TrainState
-from trainer.config.deepspeed import load_ds_config
+from trainer.config.deepspeed.file import load_ds_config
 from trainer.distributed import World
 from trainer.engine import deepspeed
 from trainer.engine.gradients import under_zero

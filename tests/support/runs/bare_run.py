@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
-from trainer.config.deepspeed import resolve
+from trainer.config.deepspeed.file import resolve
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import open_corpus
 from trainer.data.read_ahead import SegmentReader

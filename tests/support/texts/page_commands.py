@@ -15,9 +15,14 @@ from trainer.commands.models import Eval
 from trainer.commands.planning import Plan
 from trainer.commands.reference.options import command_table
 from trainer.commands.runs import Show
-from trainer.config.arguments import TrainArguments, parse_show, parse_train, train_flags
-from trainer.config.check_arguments import CHECK_OPTIONS, parse_check
-from trainer.config.plan_arguments import PLAN_OPTIONS, parse_dry_run, parse_plan
+from trainer.config.command_line.arguments import (
+    TrainArguments,
+    parse_show,
+    parse_train,
+    train_flags,
+)
+from trainer.config.command_line.check_model import CHECK_OPTIONS, parse_check
+from trainer.config.command_line.plan import PLAN_OPTIONS, parse_dry_run, parse_plan
 from trainer.data.prepare.by_name.known_corpora import PG19, known_corpus
 from trainer.errors import InputError
 

@@ -192,7 +192,7 @@ def engine_of(
 ) -> Any:
     """Return DeepSpeed's engine on one rank, some of its weights not trained, for a back end."""
     warnings.simplefilter("ignore")  # DeepSpeed's own
-    from trainer.config.deepspeed import load_ds_config, resolve
+    from trainer.config.deepspeed.file import load_ds_config, resolve
     from trainer.engine import deepspeed
 
     experiment = tiny_experiment(

@@ -11,8 +11,8 @@ from builders import random_documents, tiny_experiment, write_corpus
 
 from trainer.budget.machine import There
 from trainer.budget.sizes import How
-from trainer.config.arguments import parse_train
-from trainer.config.deepspeed import default_names, load_ds_config, resolve
+from trainer.config.command_line.arguments import parse_train
+from trainer.config.deepspeed.file import default_names, load_ds_config, resolve
 from trainer.data.corpus import Corpus
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.data.streams import Streams

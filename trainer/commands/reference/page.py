@@ -8,9 +8,9 @@ from trainer.commands.reference.options import command_table, flag_table
 from trainer.commands.reference.records import file_tables, record_tables
 from trainer.commands.reference.settings import deepspeed_tables, recipe_tables
 from trainer.commands.reference.tables import Chapter, Table, code, link
-from trainer.config.arguments import DOCTOR_OPTIONS, SHOW_OPTIONS, TRAIN_OPTIONS
-from trainer.config.check_arguments import CHECK_OPTIONS, TARGET
-from trainer.config.plan_arguments import PLAN_OPTIONS
+from trainer.config.command_line.arguments import DOCTOR_OPTIONS, SHOW_OPTIONS, TRAIN_OPTIONS
+from trainer.config.command_line.check_model import CHECK_OPTIONS, TARGET
+from trainer.config.command_line.plan import PLAN_OPTIONS
 from trainer.errors import Exit
 
 _ABOUT = """\

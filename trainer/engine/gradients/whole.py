@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.config.deepspeed import ResolvedDs
+from trainer.config.deepspeed.file import ResolvedDs
 from trainer.engine.gradients.loss_scale import LossScale
 from trainer.engine.gradients.reduction import average_gradients
 from trainer.engine.host_copy import HostCopy

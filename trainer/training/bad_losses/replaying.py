@@ -17,7 +17,7 @@ from trainer.checkpoint.folder import directory, newest_whole
 from trainer.checkpoint.hashing import Fingerprints, led_with_hashes
 from trainer.checkpoint.rollback import Rollback
 from trainer.checkpoint.state import TrainState
-from trainer.config.arguments import TrainArguments
+from trainer.config.command_line.arguments import TrainArguments
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.read_ahead import SegmentReader
 from trainer.distributed import World, gather_objects

@@ -11,8 +11,8 @@ from trainer.budget import machine
 from trainer.budget.check import GIB, Budget, device_there, words_of
 from trainer.budget.peaks import peak_tflops
 from trainer.budget.sizes import How
-from trainer.config.arguments import TrainArguments
-from trainer.config.deepspeed import ResolvedDs, default_names, load_ds_config, resolve
+from trainer.config.command_line.arguments import TrainArguments
+from trainer.config.deepspeed.file import ResolvedDs, default_names, load_ds_config, resolve
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.streams import Streams

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from trainer.config import foreign_flags
+from trainer.config.command_line import foreign_flags
 from trainer.config.factory import OPTIONS_FLAG, TAKES_OPTIONS, experiment_type, named
 from trainer.config.recipe import ExperimentConfig, load_recipe
 from trainer.errors import InputError

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from trainer.config.factory_flags import is_flag
-from trainer.config.flags import flag_of, given_of
+from trainer.config.command_line.factory_flags import is_flag
+from trainer.config.command_line.flags import flag_of, given_of
 from trainer.config.recipe import ExperimentConfig
 from trainer.errors import InputError
 
