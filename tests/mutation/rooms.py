@@ -48,7 +48,7 @@ ROOMS = (
             "tests/model/test_reading.py",
             "tests/model/test_transformer_xl.py",
             "tests/model/test_attention.py",
-            "tests/whole/test_states.py",
+            "tests/whole/models/test_states.py",
         ),
     ),
     Room(
@@ -105,9 +105,9 @@ ROOMS = (
             "tests/training/test_due.py",
             "tests/training/test_saving.py",
             "tests/data/test_guard.py",
-            "tests/whole/test_memory_reset_segment.py",
-            "tests/whole/test_invariance.py",
-            "tests/whole/test_resume.py",
+            "tests/whole/models/test_memory_reset_segment.py",
+            "tests/whole/numbers/test_invariance.py",
+            "tests/whole/numbers/test_resume.py",
         ),
     ),
 )
