@@ -4,4 +4,6 @@ EQUIVALENT: dict[str, str] = {
     "trainer/inference/score.py: method: nats_of(output)[:, plan.columns()].double() → "
     "(nats_of(output)[:, plan.columns()])": "PyTorch sums a pass's nats in fp32 pairwise: the mean "
     "differs in its eighth digit, and passes are still added in fp64",
+    "trainer/engine/optimizers/lamb.py: constant: True → (False)": "`strict` of a zip only tells "
+    "where its lists, which are made for each other, are not of one length",
 }

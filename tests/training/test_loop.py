@@ -34,24 +34,27 @@ def test_a_micro_step_done_again_drops_the_same_elements() -> None:
 
 
 def mean_and_its_norm(run: Run) -> tuple[float, float]:
-    """Return a first step's nats per token and the norm of their gradient, by definition."""
+    """Return a first step's nats per token, and the norm of its gradient, by definition."""
     model = copy.deepcopy(run.engine.ds.module)
     segments = [run.streams.segment(0, slot) for slot in range(run.engine.slots)]
     lengths = {"mem_len": run.experiment.train.mem_len, "dtype": torch.float32, "device": CPU}
-    losses = [
-        model(segment, model.empty_memory(len(segment.lengths_B), **lengths)).loss_sum
+    outputs = [
+        model(segment, model.empty_memory(len(segment.lengths_B), **lengths))
         for segment in segments
     ]
-    mean = sum(losses) / sum(segment.n_tokens for segment in segments)
-    grads = torch.autograd.grad(mean, list(model.parameters()), allow_unused=True)
+    n_tokens = sum(segment.n_tokens for segment in segments)
+    nats = sum(output.loss_sum for output in outputs)
+    loss = nats + sum(one for output in outputs for one in output.extra.values())
+    grads = torch.autograd.grad(loss / n_tokens, list(model.parameters()), allow_unused=True)
     norm = nn.utils.get_total_norm([grad for grad in grads if grad is not None])
-    return float(mean), float(norm)
+    return float(nats) / n_tokens, float(norm)
 
 
 def stepped(world: World, folder: Path) -> dict[str, Any]:
     """Take two steps of two slots each; return what was counted."""
     experiment = tiny_experiment(
-        model={"cutoffs": (), "dropout": 0.0}, train={"train_micro_batch_size_per_gpu": 2}
+        model={"cutoffs": (), "dropout": 0.0, "factory": "extra_loss_model:build"},
+        train={"train_micro_batch_size_per_gpu": 2},
     )
     world = deepspeed.connect(world, timeout_s=60)
     raw = load_ds_config("zero0_fp32")
@@ -66,6 +69,9 @@ def stepped(world: World, folder: Path) -> dict[str, Any]:
     return {
         "expected": expected,
         "mean and norm": (float(first.loss_sum) / first.n_tokens, norm),
+        "extra": {
+            name: (float(x) / first.n_tokens, str(x.dtype)) for name, x in first.extra.items()
+        },
         "nats of streams": float(first.nats_S.sum()) / first.n_tokens,
         "seconds": (first.seconds, elapsed),
         "steps": (state.step, state.data_step, world.progress.n_steps),
@@ -81,6 +87,9 @@ def test_a_step_counts_nats_tokens_and_itself_and_weighs_every_token_alike(
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     (told,) = told_by_ranks(stepped, tmp_path, n_ranks=1)
     assert told["mean and norm"] == pytest.approx(told["expected"], rel=1e-4)
+    share, size = (told["extra"][name] for name in ("share", "size"))
+    assert share == [pytest.approx(told["expected"][0] / 2, rel=1e-4), "torch.float64"]
+    assert size == [pytest.approx(1.0), "torch.float64"]
     assert told["nats of streams"] == pytest.approx(told["expected"][0], rel=1e-4)
     assert told["steps"] == [2, 2, 2]
     assert 0 < told["seconds"][0] <= told["seconds"][1]
