@@ -12,6 +12,7 @@ from readme_model import write_readme_model
 from torch import Tensor, nn
 
 from trainer.engine.passes.unrolled import Unrolled
+from trainer.engine.passes.usual import How, Passes
 from trainer.errors import InputError
 from trainer.memory_tree import leaves
 from trainer.protocol import IGNORED, Output, Segment
@@ -140,6 +141,30 @@ def test_with_nothing_carried_every_segment_is_read_with_the_memory_before_all()
     output = Unrolled(model)(segments[0], memory, more=tuple(segments[1:]), carries=False)
     alone = [model(segment, memory).nll_BT for segment in segments]
     assert output.nll_BT.equal(torch.cat(alone, dim=1))
+
+
+class Lent(Unrolled):
+    """What passes ask of an engine, without one."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add gradients."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_the_passes_of_a_step_carry_memory_unless_they_are_to_forget(forgets: bool) -> None:
+    model = tiny_model(V)
+    engine: Any = Lent(model)
+    _, segments = texts()
+    memory = before = empty(model, B, 7)
+    passes = Passes(engine, mem_len=7, asks=True, forgets=forgets)
+    passed = passes(tuple(segments), memory, How(1.0, None, same_length=False))
+    nats = []
+    for segment in segments:
+        alone = model(segment, before)
+        before = memory if forgets else alone.memory
+        nats.append(alone.nll_BT)
+    torch.testing.assert_close(passed.nats_B, torch.cat(nats, dim=1).sum(1), rtol=1e-12, atol=0)
 
 
 def test_a_model_that_detaches_all_the_same_is_refused() -> None:
