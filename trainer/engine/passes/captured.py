@@ -130,9 +130,9 @@ class CapturedPasses:
         device = segment.tokens_BT.device
         graphs = CudaGraphs if device.type == "cuda" else Emulated
         work = partial(self._work, self._static, how)
-        log.info("a micro step of %d streams × %d tokens is captured", *segment.tokens_BT.shape)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             self._graphs = graphs(work, self._parameters, slots=self._slots)
+        log.info("a micro step of %d streams × %d tokens is captured", *segment.tokens_BT.shape)
 
     def _work(self, static: "_Static", how: How) -> Results:
         passed = self._passes.read((static.segment,), static.memory, how)
