@@ -1,1 +1,1 @@
-"""DeepSpeed files, read by name through `trainer.config.deepspeed`; see README.md."""
+"""DeepSpeed files, read by name through `trainer.config.deepspeed.file`; see README.md."""

@@ -1,5 +1,6 @@
 """Ranks meet on their own host where they are all on it; what they agree on is the same on all."""
 
+import importlib
 import os
 import socket
 import time
@@ -201,7 +202,11 @@ def _listening(world: World, folder: Path) -> list[str]:
 
 
 def _leaving(world: World, folder: Path) -> list[int]:
-    """Let rank 0 leave while an exchange is under way, after it, and last, for none is left."""
+    """Let rank 0 leave while an exchange is under way, after it, and last, for none is left.
+
+    What torch imports for a model takes a group that is there for the default of its functions.
+    """
+    importlib.import_module("torch.distributed.nn.functional")
     assert world.control is not None
     agreement, has_left, threads = Agreement(world, 1), folder / "has left", [len(gloo_threads())]
     if world.is_main:

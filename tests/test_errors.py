@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.config.deepspeed import packaged_names
+from trainer.config.deepspeed.file import packaged_names
 from trainer.errors import did_you_mean
 
 FIELDS = ["optim.lr", "optim.min_lr", "train.max_steps", "tracking.tags", "train.tgt_len"]

@@ -26,6 +26,7 @@ data.prepare track engine budget
 checkpoint report
 inference
 training
+conformance
 calls doctor
 trainer
 exchange
@@ -52,9 +53,9 @@ WITHOUT_TORCH = (
     "trainer.track.run_files.status",
     "trainer.track.opening",
     "trainer.config.recipe",
-    "trainer.config.deepspeed",
+    "trainer.config.deepspeed.file",
     "trainer.config.changes",
-    "trainer.config.arguments",
+    "trainer.config.command_line.arguments",
     "trainer.commands.cli",
     "trainer.commands.corpora",
     "trainer.commands.exchange",
@@ -237,10 +238,12 @@ def test_the_environment_is_read_where_a_command_or_a_call_begins() -> None:
     assert {name for name in readers if not name.startswith("launch.")} <= {
         "trainer",
         "trainer.commands.cli",
+        "trainer.commands.checking",
         "trainer.commands.inspecting",
         "trainer.commands.models",
         "trainer.commands.command_line",
         "trainer.commands.doctor",
+        "trainer.conformance.worker",
     }
 
 

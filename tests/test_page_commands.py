@@ -20,7 +20,7 @@ from page_commands import (
 from readme_model import write_readme_model
 
 from trainer.commands.command_line import COMMANDS
-from trainer.config.arguments import train_flags
+from trainer.config.command_line.arguments import train_flags
 from trainer.config.recipe import recipe_names
 from trainer.errors import InputError
 

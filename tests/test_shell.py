@@ -16,7 +16,7 @@ from trainer.checkpoint.folder import resolve
 from trainer.commands import corpora, exchange, models, reports
 from trainer.commands.command_line import parse_command
 from trainer.config import strict
-from trainer.config.arguments import parse_train
+from trainer.config.command_line.arguments import parse_train
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.errors import InputError
 from trainer.shell import command, program, training, typed_path

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from trainer.calls.training import TrainResult
     from trainer.config.precision import Precision
     from trainer.config.recipe import ExperimentConfig
+    from trainer.conformance.checks import Checked
     from trainer.inference.trained import TrainedModel
     from trainer.track.record.records import Record, RecordKind
     from trainer.track.run_files.results import EvalResult
 
-__all__ = ["evaluate", "generate", "load", "read_metrics", "train"]
+__all__ = ["check_model", "evaluate", "generate", "load", "read_metrics", "train"]
 
 
 def train(
@@ -72,6 +73,33 @@ def train(
         beyond_memory=beyond_memory,
         device=device,
         environ=os.environ,
+    )
+
+
+def check_model(
+    target: str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    fast: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "cpu",
+) -> "list[Checked]":
+    """Check whether a model holds to the Protocol, as `txl check-model` does.
+
+    Each result has `holds`, and `finding` with the smallest input for which it does not.
+
+    Args:
+        target: package:build of a factory, the name of a packaged model, or a recipe.
+        overrides: values of fields by their paths: {"model.options.width": 32}.
+        fast: leave out the trainings in processes of their own.
+        device: where to compute; trainings are on the CPU, and left out elsewhere.
+
+    Raises:
+        trainer.errors.InputError: the model cannot be built.
+    """
+    from trainer.calls import checking
+
+    return checking.check_model(
+        str(target), overrides=overrides or {}, fast=fast, device=device, environ=os.environ
     )
 
 

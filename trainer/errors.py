@@ -34,6 +34,7 @@ class Exit(IntEnum):
     STOPPED = 76
     CORPUS = 77
     UNSAVED = 78
+    UNFIT = 79
     HUNG_UP = 129
     ABORTED = 130
     UNREAD = 141
@@ -53,6 +54,7 @@ class Exit(IntEnum):
             Exit.STOPPED: "stopped by the user (STOP file or Ctrl-C); a checkpoint is saved",
             Exit.CORPUS: "the corpus was changed, cut or damaged under the run: the line names it",
             Exit.UNSAVED: "trained to its end, but the last checkpoint could not be written",
+            Exit.UNFIT: "txl check-model: the model breaks the Protocol; the table says how",
             Exit.HUNG_UP: "a command other than training was ended by SIGHUP",
             Exit.ABORTED: "left at once by Ctrl-C, training by its second; nothing is saved",
             Exit.UNREAD: "the reader of the output left, as `| head` does",

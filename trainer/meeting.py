@@ -5,6 +5,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 import torch.distributed as dist
+
+# Its functions have the group of all ranks as a default, if there is one when it is imported, as it
+# is with many a model: then the group's threads outlive the interpreter, and the process aborts.
+import torch.distributed.nn.functional  # noqa: F401
 from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from trainer.distributed import Control, World

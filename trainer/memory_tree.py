@@ -72,6 +72,24 @@ def detached(memory: M) -> M:
     return rebuilt(memory, values)
 
 
+def check_attached(memory: Memory) -> None:
+    """Refuse memory through which no gradient goes, although it was to be attached.
+
+    Memory without floating-point numbers, or without any numbers, carries none.
+
+    Raises:
+        InputError: no tensor is attached to the graph.
+    """
+    found = [leaf for _, leaf in leaves(memory) if isinstance(leaf, Tensor) and leaf.numel()]
+    carrying = [leaf for leaf in found if leaf.is_floating_point()]
+    if carrying and not any(leaf.requires_grad for leaf in carrying):
+        raise InputError(
+            "the memory that the model's forward returns with attached=True is detached, so no "
+            "gradient goes from a segment to the one before: let forward detach memory only if "
+            "`attached` is false, or use --train.bptt-segments 1"
+        )
+
+
 def check_made(memory: Memory, *, n_streams: int) -> None:
     """Refuse a model's empty memory if it cannot be carried from segment to segment.
 

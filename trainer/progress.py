@@ -7,13 +7,13 @@ class Progress:
     def __init__(self) -> None:
         """Begin with nothing finished."""
         self.count = 0
-        """How often the main thread has finished something."""
+        """The number of things that the main thread has finished."""
         self.n_works = 0
-        """How often a thread has, which works for the main one."""
+        """The number of those that a thread has which works for the main one."""
         self.n_steps = 0
-        """How many steps of training the main thread has finished."""
+        """The number of steps of training that the main thread has finished."""
         self.last = "its start"
-        """What the main thread has finished last."""
+        """The name of the thing that the main thread has finished last."""
 
     def note(self, finished: str | None = None) -> None:
         """Count a thing that the main thread has finished; None is not worth a name."""

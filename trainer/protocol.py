@@ -60,8 +60,8 @@ class Segment(NamedTuple):
 
 
 Memory: TypeAlias = "Tensor | int | tuple[Memory, ...]"
-"""State that a model carries from one segment to the next, detached from the graph: a tensor, or
-any nesting of tuples and NamedTuples of tensors.
+"""State that a model carries from one segment to the next: a tensor, or any nesting of tuples and
+NamedTuples of tensors. It is detached from the graph, but for the segments inside one step.
 
 The streams come first in each tensor, `[B, …]`. The model chooses the other dimensions and the
 dtype, which then never change. A checkpoint keeps each tensor by its name, and streams may move
@@ -150,8 +150,14 @@ class RecurrentModel(Protocol):
         *,
         clamp_len: int | None = None,
         same_length: bool = False,
+        attached: bool = False,
     ) -> Output:
-        """Read a segment, predict its targets and update the memory."""
+        """Read a segment, predict its targets and update the memory.
+
+        With `attached` the memory returned is not detached, so that the gradient of a later segment
+        of the same step reaches back through it. The trainer asks for that only in a step of
+        several segments (`train.bptt_segments`), whose memory it detaches at the end.
+        """
         ...
 
     def predict(

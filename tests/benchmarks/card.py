@@ -11,9 +11,10 @@ ledger's prediction where there is one. Last: what waits for the device, what th
 step on, attention's blocks and what padded rows are worth.
 
 Every part is a process of its own with a limit of time: one that fails is a row, the others go on,
-and the exit code is 1. `--out` is written after each part. `--only` and `--skip` choose parts, and
-`--table FIRST.json SECOND.json` makes one table of what several calls have found. `--device cpu`
-runs all that needs no card, at toy sizes under Triton's interpreter: a test of this script.
+and the exit code is 1. `--out` is written after each part, and what those that fail say beside it,
+as `.log`. `--only` and `--skip` choose parts, and `--table FIRST.json SECOND.json` makes one table
+of what several calls have found. `--device cpu` runs all that needs no card, at toy sizes under
+Triton's interpreter: a test of this script.
 """
 
 import argparse
@@ -44,12 +45,16 @@ CHECKS = (
     Job(name="resumed", part="resumed", limit_s=150),
     Job(name="default run", part="default_run", limit_s=150),
     Job(name="tests of softmax", tests=(f"{KERNELS}/test_linear_nll.py",), limit_s=150),
-    Job(name="tests of rows", tests=(f"{KERNELS}/test_rows.py",), limit_s=150),
-    Job(name="tests of queries", tests=(f"{KERNELS}/test_queries.py",), limit_s=150),
     Job(
-        name="tests of attention and reading ahead",
-        tests=("-m", "gpu", f"{KERNELS}/test_attention.py", "tests/data/test_read_ahead.py"),
-        limit_s=150,
+        name="tests of rows", tests=(f"{KERNELS}/rows", f"{KERNELS}/test_products.py"), limit_s=150
+    ),
+    Job(
+        name="tests of attention", tests=("-m", "gpu", f"{KERNELS}/test_attention.py"), limit_s=150
+    ),
+    Job(
+        name="tests of reading ahead and graphs",
+        tests=("-m", "gpu", "tests/data/test_read_ahead.py", "tests/engine/passes/test_graphs.py"),
+        limit_s=60,
     ),
     Job(name="model", part="model", limit_s=150),
 )
@@ -94,10 +99,13 @@ def measure(told: argparse.Namespace) -> list[Row]:
         return [job for job in named if not (told.skip and re.search(told.skip, job.name))]
 
     def shared(jobs: list[Job], *, at_once: int) -> None:
-        for _, found in done(jobs, told.device, deadline=deadline, at_once=at_once):
+        for job, found, said in done(jobs, told.device, deadline=deadline, at_once=at_once):
             for one in found:
                 print(one, flush=True)
             rows.extend(found)
+            if told.out and said:
+                with told.out.with_suffix(".log").open("a") as log:
+                    log.write(f"== {job.name}\n{said}\n")
             if told.out:
                 draft = told.out.with_name(f"{told.out.name}.tmp")
                 draft.write_text(json.dumps([vars(one) for one in rows], indent=1) + "\n")

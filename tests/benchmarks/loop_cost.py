@@ -22,7 +22,7 @@ import torch
 from measured.dims import CONFIGS
 from measured.ours import experiment_of, split_of
 
-from trainer.config.arguments import parse_train
+from trainer.config.command_line.arguments import parse_train
 from trainer.data.streams import Streams
 from trainer.engine import deepspeed
 from trainer.engine.engine import Engine

@@ -38,9 +38,9 @@ from trainer.training.loop import train_step
 class PeersTargets(Streams):
     """Streams whose segments lack their last target, and whose memory is never taken away."""
 
-    def segment(self, data_step: int, slot: int) -> Segment:
+    def segment(self, data_step: int, slot: int, part: int = 0) -> Segment:
         """Return the segment, its last column of targets ignored."""
-        segment = super().segment(data_step, slot)
+        segment = super().segment(data_step, slot, part)
         targets_BT = segment.targets_BT.clone()
         targets_BT[:, -1] = IGNORED
         return segment._replace(

@@ -26,7 +26,7 @@ from builders import random_documents, tiny_experiment, write_corpus  # noqa: E4
 from holding import measured  # noqa: E402
 from ranks import told_by_ranks  # noqa: E402
 
-from trainer.config.deepspeed import load_ds_config  # noqa: E402
+from trainer.config.deepspeed.file import load_ds_config  # noqa: E402
 from trainer.distributed import World  # noqa: E402
 from trainer.engine import deepspeed  # noqa: E402
 

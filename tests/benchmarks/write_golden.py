@@ -1,4 +1,4 @@
-"""Writes down the losses that `tests/whole/test_golden.py` holds this project to.
+"""Writes down the losses that `tests/whole/numbers/test_golden.py` holds this project to.
 
     .venv/bin/python tests/benchmarks/write_golden.py            # what has drifted since then
     .venv/bin/python tests/benchmarks/write_golden.py --write    # and write them down anew

@@ -22,7 +22,7 @@ from trainer.budget.check import Budget, count_weights, words_of
 from trainer.budget.forecast import Machine, forecast
 from trainer.budget.machine import There
 from trainer.budget.sizes import Words
-from trainer.config.deepspeed import load_ds_config, resolve
+from trainer.config.deepspeed.file import load_ds_config, resolve
 from trainer.config.recipe import ExperimentConfig, ModelConfig, load_recipe
 from trainer.data.corpus import Corpus
 from trainer.model.build import build_model

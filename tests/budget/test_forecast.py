@@ -9,7 +9,7 @@ from builders import random_documents, write_corpus
 
 from trainer.commands.cli import train_main
 from trainer.commands.command_line import parse_command
-from trainer.config.deepspeed import packaged_names
+from trainer.config.deepspeed.file import packaged_names
 from trainer.config.recipe import load_recipe
 from trainer.data.streams import Streams
 from trainer.errors import InputError
@@ -71,9 +71,11 @@ def test_the_largest_micro_batch_is_the_largest_divisor_that_fits(
     assert planned(capsys, "wt103-nvidia-base", *none)["rows"][0]["largest_micro"] is None
 
 
+@pytest.mark.parametrize("bptt_segments", [1, 3])
 def test_steps_of_an_epoch_are_those_of_the_streams(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bptt_segments: int
 ) -> None:
+    several = ["--train.bptt-segments", str(bptt_segments)]
     documents = random_documents(9000, vocabulary_size=300)
     corpus = write_corpus(tmp_path / "corpus", vocabulary_size=300, train=documents)
     train = load_recipe("quickstart").train
@@ -81,14 +83,16 @@ def test_steps_of_an_epoch_are_those_of_the_streams(
         split=corpus.splits["train"],
         train_batch_size=train.train_batch_size,
         tgt_len=train.tgt_len,
+        bptt_segments=bptt_segments,
         slots=1,
         rank=0,
         world_size=1,
     )
-    by_corpus = planned(capsys, "quickstart", "--data", str(tmp_path / "corpus"))
-    by_hand = planned(capsys, "quickstart", "--vocabulary", "300", "--tokens", "9e3")
+    by_corpus = planned(capsys, "quickstart", "--data", str(tmp_path / "corpus"), *several)
+    by_hand = planned(capsys, "quickstart", "--vocabulary", "300", "--tokens", "9e3", *several)
     for found in (by_corpus, by_hand):
         assert found["steps_per_epoch"] == streams.steps_per_epoch
+        assert found["tokens_per_step"] == streams.n_tokens(0)
         assert found["epochs"] == pytest.approx(train.max_steps / streams.steps_per_epoch)
     assert by_corpus["parameters"] == by_hand["parameters"]
     assert planned(capsys, "quickstart")["parameters"] == 1_508_416

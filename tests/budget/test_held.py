@@ -9,7 +9,7 @@ from builders import random_documents, tiny_experiment, write_corpus
 from holding import measured
 from ranks import told_by_ranks
 
-from trainer.config.deepspeed import load_ds_config
+from trainer.config.deepspeed.file import load_ds_config
 from trainer.distributed import World
 from trainer.engine import deepspeed
 

@@ -57,6 +57,7 @@ def test_more_text_at_once_never_needs_less(tgt_len: int, mem_len: int, **how_ch
     for larger in (
         counted(replace(how, micro=2 * how.micro), tgt_len=tgt_len, mem_len=mem_len),
         counted(how, tgt_len=tgt_len, mem_len=mem_len + 512),
+        counted(how, tgt_len=tgt_len, mem_len=mem_len, bptt_segments=3),
         counted(how, tgt_len=tgt_len, mem_len=mem_len, weights=replace(WEIGHTS, total=2 * 10**8)),
     ):
         # On a host blocks that have grown large go back to the system, and waste no more.
@@ -75,6 +76,13 @@ def test_states_are_shared_by_the_ranks_from_stage_1_on_and_weights_at_stage_3()
 def test_attention_s_scores_are_counted_as_they_grow_with_the_square_of_the_segment() -> None:
     short, long = (counted(tgt_len=n, mem_len=0).device["attention"] for n in (2048, 4096))
     assert 3 < long / short < 4
+
+
+def test_of_a_step_s_segments_each_keeps_its_activations_and_its_memory() -> None:
+    one, four = (counted(bptt_segments=n).device for n in (1, 4))
+    assert four["attention"] == pytest.approx(4 * one["attention"])
+    assert four["memory"] == pytest.approx((2 + 4) / (2 + 1) * one["memory"])
+    assert four["optimizer states"] == one["optimizer states"]
 
 
 def test_a_checkpoint_s_copy_is_in_the_host_s_memory_beside_a_gpu() -> None:

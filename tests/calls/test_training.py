@@ -10,7 +10,7 @@ import pytest
 from training import SUPPORT, TINY, checkpoint_hashes, environment, losses
 
 from trainer.checkpoint.folder import newest_whole
-from trainer.config.flags import changed
+from trainer.config.command_line.flags import changed
 from trainer.config.recipe import load_recipe
 from trainer.errors import Exit, InputError
 from trainer.launchers import RENDEZVOUS, complete_environ

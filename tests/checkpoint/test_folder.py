@@ -101,6 +101,7 @@ def test_checkpoints_are_named_by_best_last_step_and_path(tmp_path: Path) -> Non
     assert files.resolve(tmp_path, "best") == paths[5]
     assert files.resolve(tmp_path, "last") == paths[15]
     assert files.resolve(tmp_path, "10") == paths[10]
+    assert files.resolve(tmp_path, "10".zfill(pointers.MAX_DIGITS)) == paths[10]
     assert files.resolve(tmp_path / "elsewhere", str(paths[10])) == paths[10]
     with pytest.raises(InputError, match="no checkpoint '11'; there are: step-00000015, step-0"):
         files.resolve(tmp_path, "11")

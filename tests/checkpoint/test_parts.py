@@ -19,7 +19,10 @@ from trainer.checkpoint.folder import verify
 from trainer.checkpoint.hashing import fingerprint
 from trainer.checkpoint.index import (
     INDEX,
+    Entry,
+    Part,
     index_of,
+    index_of_whole,
     optimizer_file,
     read_index,
     weights_file,
@@ -40,6 +43,13 @@ def values(key: str) -> dict[str, Tensor]:
         found[name] = torch.arange(first, first + math.prod(shape)).view(shape)
         first += math.prod(shape)
     return found
+
+
+def test_parameters_that_are_whole_lie_in_the_file_of_rank_0() -> None:
+    assert index_of_whole({"table": (7, 3), "scale": ()}) == {
+        "table": Entry((7, 3), (Part(0, 0, 21),)),
+        "scale": Entry((), (Part(0, 0, 1),)),
+    }
 
 
 def write_format_3(folder: Path, cuts: dict[str, list[int]]) -> None:

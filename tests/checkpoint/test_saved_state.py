@@ -34,3 +34,10 @@ def test_a_run_is_saved_and_read_whatever_its_loss_was(loss: float) -> None:
     again.load_json(read_train(written, where="here"))
     assert math.isfinite(float(again.window_loss_sum)) == math.isfinite(loss)
     assert again.last_loss == (loss if math.isfinite(loss) else None)
+
+
+def test_a_state_that_forgets_its_best_is_as_one_that_never_validated() -> None:
+    validated = {"best_loss": 1.0, "best_step": 5, "best_of": "valid", "evals_since_best": 2}
+    state = TrainState(step=7, **validated, validated_step=6)
+    state.forget_best()
+    assert state.to_json() == TrainState(step=7).to_json()

@@ -11,9 +11,9 @@ from builders import tiny_model_config
 from pydantic import BaseModel, Field, field_validator
 from torch import nn
 
-from trainer.config.arguments import parse_show, parse_train
 from trainer.config.changes import changes
-from trainer.config.flags import changed
+from trainer.config.command_line.arguments import parse_show, parse_train
+from trainer.config.command_line.flags import changed
 from trainer.config.recipe import ExperimentConfig, ModelConfig, experiment_from, load_recipe
 from trainer.errors import InputError
 from trainer.model.build import build_model
@@ -237,7 +237,8 @@ def test_help_shows_the_options_of_the_factory(capsys: pytest.CaptureFixture[str
 
 def test_without_a_factory_torch_is_not_imported() -> None:
     code = (
-        "import sys; from trainer.config.arguments import parse_show; parse_show(['quickstart']);"
+        "import sys; from trainer.config.command_line.arguments import parse_show\n"
+        "parse_show(['quickstart'])\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

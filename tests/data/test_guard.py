@@ -15,6 +15,7 @@ from trainer.data.corpus import Split, open_corpus
 from trainer.data.header import BLOCK_BYTES
 from trainer.data.streams import Streams
 from trainer.errors import CorpusError, Exit
+from trainer.training.due import CHECKED_STEPS
 
 TEN = np.arange(10)
 
@@ -95,3 +96,15 @@ def test_a_run_ends_with_the_line_and_its_status_has_the_code(
         assert status["reason"] == line
     assert cases[1].left["status"]["step"] == 3
     assert open_corpus(corpus).splits["train"].take(TEN).size == 10
+
+
+def test_a_block_that_changes_under_a_run_is_found_while_it_trains(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = shutil.copytree(corpus, tmp_path / "changed") / "train.bin"
+    monkeypatch.setenv("CHANGED", str(changed))
+    flags = ["--model.factory", "cutting_model:build", "--train.max-steps", str(CHECKED_STEPS + 9)]
+    case = Case(tmp_path / "run", flags=flags, corpus=changed.parent, ends=Exit.BAD_INPUT)
+    (line,) = run_cases([case], corpus=corpus, n_ranks=1)
+    assert line.startswith(str(changed))
+    assert case.left["status"]["step"] == CHECKED_STEPS

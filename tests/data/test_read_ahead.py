@@ -47,30 +47,40 @@ JUMPS = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9)), min_size=1, m
     JUMPS,
     st.sampled_from(["same", "roll"]),
     st.sampled_from(["epoch", "document"]),
+    st.integers(1, 6),
 )
 @settings(max_examples=60)
-def test_after_any_jump_and_over_ends_of_epochs_the_segment_asked_for_comes(
-    split: Split, n_ahead: int, jumps: list[tuple[int, int]], epoch_order: str, memory_reset: str
+def test_after_any_jump_and_over_ends_of_epochs_the_segments_asked_for_come(
+    split: Split,
+    n_ahead: int,
+    jumps: list[tuple[int, int]],
+    epoch_order: str,
+    memory_reset: str,
+    bptt_segments: int,
 ) -> None:
-    streams = Streams(split=split, **LAYOUT, epoch_order=epoch_order, memory_reset=memory_reset)
-    assert streams.steps_per_epoch == 5
+    order = {"epoch_order": epoch_order, "memory_reset": memory_reset}
+    streams = Streams(split=split, **LAYOUT, **order, bptt_segments=bptt_segments)
+    n = streams.steps_per_epoch
+    assert n == -(-5 // bptt_segments)
     reader = SegmentReader(streams, CPU, n_ahead=n_ahead)
     for begin, n_steps in jumps:
         for data_step in range(begin, begin + n_steps):
             for slot in range(streams.slots):
-                expected = streams.segment(data_step, slot)
-                assert parts(reader.segment(data_step, slot)) == parts(expected)
+                expected = streams.segments(data_step, slot)
+                assert len(expected) == min(bptt_segments, 5 - data_step % n * bptt_segments)
+                found = reader.segments(data_step, slot)
+                assert list(map(parts, found)) == list(map(parts, expected))
     reader.close()
 
 
 class Recording(Streams):
     """Streams that note which micro steps are read; those of step 3 cannot be."""
 
-    def segment(self, data_step: int, slot: int) -> Segment:
+    def segment(self, data_step: int, slot: int, part: int = 0) -> Segment:
         read.append(2 * data_step + slot)
         if data_step == 3:
             raise OSError("the disk is gone")
-        return super().segment(data_step, slot)
+        return super().segment(data_step, slot, part)
 
 
 read: list[int] = []
@@ -80,10 +90,10 @@ def test_an_error_is_raised_in_the_step_that_needs_what_cannot_be_read(split: Sp
     reader = SegmentReader(Recording(split=split, **LAYOUT), CPU, n_ahead=3)
     for data_step in (0, 1, 2):
         for slot in (0, 1):
-            reader.segment(data_step, slot)
+            reader.segments(data_step, slot)
     with pytest.raises(OSError, match="the disk is gone"):
-        reader.segment(3, 0)
-    reader.segment(4, 0)
+        reader.segments(3, 0)
+    reader.segments(4, 0)
     reader.close()
 
 
@@ -92,7 +102,7 @@ def test_no_more_is_read_than_was_asked_for_and_nothing_twice(split: Split, n_ah
     read.clear()
     reader = SegmentReader(Recording(split=split, **LAYOUT), CPU, n_ahead=n_ahead)
     for number in range(6):
-        reader.segment(number // 2, number % 2)
+        reader.segments(number // 2, number % 2)
         assert max(read) <= number + n_ahead
         assert set(read) >= set(range(number + 1))
     reader.close()
@@ -102,7 +112,7 @@ def test_no_more_is_read_than_was_asked_for_and_nothing_twice(split: Split, n_ah
 def test_nothing_is_left_of_a_reader_that_is_closed(split: Split) -> None:
     before = set(threading.enumerate())
     reader = SegmentReader(Streams(split=split, **LAYOUT), CPU, n_ahead=4)
-    reader.segment(0, 0)
+    reader.segments(0, 0)
     assert len(set(threading.enumerate()) - before) == 1
     reader.close()
     assert set(threading.enumerate()) == before
@@ -166,7 +176,7 @@ def test_a_gpu_is_sent_what_the_cpu_reads(split: Split) -> None:
     streams = Streams(split=split, **LAYOUT, memory_reset="document")
     reader = SegmentReader(streams, device, n_ahead=AHEAD["cuda"])
     for number in [*range(9), *range(4, 40)]:
-        found = reader.segment(number // 2, number % 2)
+        (found,) = reader.segments(number // 2, number % 2)
         assert found.tokens_BT.device == device
         assert parts(found) == parts(streams.segment(number // 2, number % 2))
     reader.close()

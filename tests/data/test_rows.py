@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.data.corpus import Split
-from trainer.data.rows import Spans, make_segment
+from trainer.data.rows import Spans, clusters_of, make_segment
 from trainer.protocol import IGNORED, Segment
 
 V, N = 30, 41
@@ -136,6 +136,13 @@ def test_every_tensor_is_int64(split: Split) -> None:
     made.map(keep)
     assert len(tensors) == 4 + 3 + 3
     assert {tensor.dtype for tensor in tensors} == {torch.int64}
+
+
+def test_a_cluster_begins_with_the_id_of_its_cutoff_and_what_is_ignored_is_in_none() -> None:
+    ids_BT = np.array([[3, 4, IGNORED, 8], [9, 0, 500, IGNORED]])
+    found = clusters_of(ids_BT, (4, 9))
+    assert [ids_BT.flatten()[places].tolist() for places in found] == [[3, 0], [4, 8], [9, 500]]
+    assert clusters_of(ids_BT, ()) == ()
 
 
 def test_a_segment_is_a_tuple_for_deepspeeds_hooks(split: Split) -> None:

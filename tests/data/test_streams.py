@@ -46,8 +46,9 @@ def layouts(draw: st.DrawFn) -> dict[str, Any]:
         "world_size": world_size,
         "train_batch_size": slots * world_size * micro,
         "tgt_len": draw(st.integers(1, 9)),
+        "bptt_segments": draw(st.integers(1, 5)),
         "epoch_order": draw(st.sampled_from(["same", "roll", "roll_streams"])),
-        "memory_reset": draw(st.sampled_from(["epoch", "document", "never"])),
+        "memory_reset": draw(st.sampled_from(["epoch", "document", "segment", "never"])),
         "seed": draw(st.integers(0, 5)),
     }
 
@@ -66,14 +67,16 @@ def test_an_epoch_predicts_every_token_but_the_first_once(
         for streams in ranks:
             assert streams.epoch(data_step) == epoch
             for slot in range(streams.slots):
-                segment = streams.segment(data_step, slot)
-                real_BT = segment.targets_BT != IGNORED
-                # Tokens are positions: what is predicted is what comes next.
-                inputs, targets = segment.tokens_BT[real_BT], segment.targets_BT[real_BT]
-                assert (targets == inputs + 1).all()
-                assert real_BT.sum(1).tolist() == segment.lengths_B.tolist()
-                predicted.update(targets.tolist())
-                counted += segment.n_tokens
+                segments = streams.segments(data_step, slot)
+                assert len(segments) == streams.n_segments(data_step)
+                for segment in segments:
+                    real_BT = segment.targets_BT != IGNORED
+                    # Tokens are positions: what is predicted is what comes next.
+                    inputs, targets = segment.tokens_BT[real_BT], segment.targets_BT[real_BT]
+                    assert (targets == inputs + 1).all()
+                    assert real_BT.sum(1).tolist() == segment.lengths_B.tolist()
+                    predicted.update(targets.tolist())
+                    counted += segment.n_tokens
         assert counted == ranks[0].n_tokens(data_step) > 0
     assert predicted == dict.fromkeys(range(1, split.n_tokens), 1)
 
@@ -87,12 +90,14 @@ def test_a_streams_text_does_not_depend_on_how_streams_are_dealt_out(
     split = shortened(text, n_streams + spare_pairs)
     alone = {**layout, "slots": 1, "world_size": 1}
     (whole,) = all_ranks(split, **alone)
-    for data_step in range(epoch * whole.steps_per_epoch, (epoch + 1) * whole.steps_per_epoch):
-        expected = whole.segment(data_step, 0)
+    steps = range(epoch * whole.steps_per_epoch, (epoch + 1) * whole.steps_per_epoch)
+    every = [(step, part) for step in steps for part in range(whole.n_segments(step))]
+    for data_step, part in every:
+        expected = whole.segment(data_step, 0, part)
         seen = []
         for streams in all_ranks(split, **layout):
             for slot in range(streams.slots):
-                segment = streams.segment(data_step, slot)
+                segment = streams.segment(data_step, slot, part)
                 ids = streams.stream_ids(slot).tolist()
                 seen += ids
                 assert segment.tokens_BT.tolist() == expected.tokens_BT[ids].tolist()
@@ -104,6 +109,29 @@ def test_a_streams_text_does_not_depend_on_how_streams_are_dealt_out(
                 else:
                     assert starts is None or (starts == -1).all()
         assert sorted(seen) == list(range(n_streams))
+
+
+@given(layouts(), st.integers(1, 160), st.integers(0, 2))
+@settings(deadline=None, max_examples=100)
+def test_a_step_of_several_segments_reads_those_that_steps_of_one_read(
+    text: Split, layout: dict[str, Any], spare_pairs: int, epoch: int
+) -> None:
+    split = shortened(text, layout["train_batch_size"] + spare_pairs)
+    several, *_ = all_ranks(split, **layout)
+    one, *_ = all_ranks(split, **{**layout, "bptt_segments": 1})
+    number = epoch * one.steps_per_epoch
+    for data_step in range(epoch * several.steps_per_epoch, (epoch + 1) * several.steps_per_epoch):
+        segments = several.segments(data_step, 0)
+        assert several.begins(data_step, 0).tolist() == one.begins(number, 0).tolist()
+        assert several.forgets_memory(data_step) == one.forgets_memory(number)
+        for segment in segments:
+            expected = one.segment(number, 0)
+            assert segment.tokens_BT.equal(expected.tokens_BT)
+            assert segment.targets_BT.equal(expected.targets_BT)
+            number += 1
+        is_last = data_step + 1 == (epoch + 1) * several.steps_per_epoch
+        assert len(segments) == layout["bptt_segments"] or is_last
+    assert number == (epoch + 1) * one.steps_per_epoch
 
 
 def test_stream_ids_run_over_slots_then_ranks_then_rows(text: Split) -> None:
@@ -150,7 +178,7 @@ def test_every_rolled_epoch_begins_elsewhere_and_every_seed_too(text: Split) -> 
     assert [first_input(streams, epoch) for epoch in range(3)] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("memory_reset", ["epoch", "document", "never"])
+@pytest.mark.parametrize("memory_reset", ["epoch", "document", "segment", "never"])
 def test_the_seam_of_a_rolled_epoch_is_a_document_start(text: Split, memory_reset: str) -> None:
     (streams,) = all_ranks(
         text,
@@ -221,7 +249,7 @@ def test_the_corpus_rolled_gives_streams_other_text_in_every_epoch(text: Split) 
     assert passages(rolled, 0) != passages(rolled, 1)
 
 
-@pytest.mark.parametrize("memory_reset", ["epoch", "document", "never"])
+@pytest.mark.parametrize("memory_reset", ["epoch", "document", "segment", "never"])
 def test_the_seam_of_every_stream_rolled_in_itself_is_a_document_start(
     text: Split, memory_reset: str
 ) -> None:
@@ -243,13 +271,18 @@ def test_the_seam_of_every_stream_rolled_in_itself_is_a_document_start(
 
 def test_memory_is_cut_at_documents_only_where_asked(text: Split) -> None:
     options: dict[str, Any] = {"slots": 1, "train_batch_size": 1, "tgt_len": 199}
-    for memory_reset in ("epoch", "never"):
+    for memory_reset in ("epoch", "segment", "never"):
         (streams,) = all_ranks(text, **options, memory_reset=memory_reset)
         assert streams.segment(0, 0).starts_BT is None
     (streams,) = all_ranks(text, **options, memory_reset="document")
     starts = streams.segment(0, 0).starts_BT
     assert starts is not None
     assert starts[0].tolist() == [0] * 40 + [40] * 5 + [45] * 154
+
+
+def test_memory_is_forgotten_before_every_segment_if_so_asked(text: Split) -> None:
+    (streams,) = all_ranks(text, slots=1, train_batch_size=2, tgt_len=8, memory_reset="segment")
+    assert all(streams.forgets_memory(step) for step in range(3 * streams.steps_per_epoch))
 
 
 @pytest.mark.parametrize(

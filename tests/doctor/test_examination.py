@@ -19,7 +19,7 @@ from pairs import TXL, Pair
 from ranks import told_by_ranks
 from training import Case
 
-from trainer.config.arguments import parse_doctor
+from trainer.config.command_line.arguments import parse_doctor
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.distributed import World
 from trainer.doctor.checks import as_json, as_text, by_rank

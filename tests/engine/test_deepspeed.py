@@ -17,7 +17,7 @@ from training import Case, checkpoint_hashes, ds_file_like, events, run_cases
 
 from trainer import read_metrics
 from trainer.checkpoint import folder as files
-from trainer.config.deepspeed import load_ds_config, resolve
+from trainer.config.deepspeed.file import load_ds_config, resolve
 from trainer.engine import deepspeed
 from trainer.engine.deepspeed import check_device
 from trainer.engine.optimizers.schedules import cosine

@@ -1,5 +1,6 @@
 """Weights, moments and memory keep every bit, whatever stage, precision and number of ranks."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -7,13 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from bare_run import bare_run
+from builders import random_documents, tiny_experiment, write_corpus
+from ranks import told_by_ranks
 from saved_checkpoints import memory_by_stream
 from training import ROOT, Case, run_cases
 
 from trainer.checkpoint import folder as files
 from trainer.checkpoint.index import read_index
 from trainer.checkpoint.parts import Parts
+from trainer.config.deepspeed.file import load_ds_config
+from trainer.distributed import World
+from trainer.engine import deepspeed, full_state
 from trainer.engine.full_state import MOMENTS
+from trainer.model.triton.alignment import Pads
 
 #: Every stage in fp32, and the others that keep their weights in fp32 beside those they train.
 ENGINES = (
@@ -85,6 +93,43 @@ def test_every_engine_gives_back_the_memory_it_was_given_in_its_own_precision(
     assert found.keys() == expected.keys()
     for name, saved in expected.items():
         assert torch.equal(found[name], saved.to(dtype) if saved.is_floating_point() else saved)
+
+
+def written_and_told(world: World, folder: Path) -> list[list[float]]:
+    """Write a number into all weights; return those that are there when it is told."""
+    world = deepspeed.connect(world, timeout_s=60)
+    experiment = tiny_experiment(model={"cutoffs": ()})
+    run = bare_run(world, folder / "corpus", load_ds_config("zero0_fp32"), experiment)
+    module, state, told = run.engine.ds.module, run.engine.full_state, []
+    state._when_written = lambda: told.append([float(p.mean()) for p in module.parameters()])
+    state.write(lambda name, key, begin, into_N: into_N.fill_(2.0), optimizer_step=0)
+    run.engine.destroy()
+    return told
+
+
+def test_once_all_weights_are_written_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of the weights in 16 bits are made anew then."""
+    documents = random_documents(400, vocabulary_size=20)
+    write_corpus(tmp_path / "corpus", vocabulary_size=20, train=documents)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    ((weights,),) = told_by_ranks(written_and_told, tmp_path, n_ranks=1)
+    assert set(weights) == {2.0}
+
+
+@pytest.mark.parametrize("borders", [(0, 32), (0, 3, 11, 32), (0, 8, 16, 24, 32), (0, 23, 30, 32)])
+def test_each_part_of_a_weight_is_read_around_its_pads(borders: tuple[int, ...]) -> None:
+    pads = Pads(shape=(15,), blocks=(3, 5), stored_blocks=(4, 8), stored_shape=(32,))
+    values_M = torch.arange(1.0, 16.0)
+
+    def read(name: str, key: str, begin: int, into_N: torch.Tensor) -> None:
+        into_N.copy_(values_M[begin : begin + len(into_N)])
+
+    stored_N = torch.zeros(32)
+    for begin, end in itertools.pairwise(borders):
+        full_state._read(read, "table", "weight", begin, stored_N[begin:end], pads)
+    assert torch.equal(stored_N, pads.added(values_M))
 
 
 def tensors(path: Path, part: str) -> dict[str, torch.Tensor]:

@@ -3,16 +3,15 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from builders import lone_world, random_documents, write_corpus, write_split
+from evaluated_runs import evaluated, ranks
 from saved_checkpoints import alter_state
-from training import ROOT, environment
+from training import ROOT
 
 from trainer import read_metrics
 from trainer.data.corpus import open_corpus
@@ -21,43 +20,6 @@ from trainer.errors import InputError
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
 from trainer.inference.scored_tokens import write_text
-
-
-def evaluated(run: Path, **options: Any) -> dict[str, Any]:
-    """Return the one result of an evaluation of the valid split, as its file has it."""
-    (result,) = evaluate_run(
-        EvalOptions(run_dir=run, **{"split": "valid", **options}), lone_world()
-    )
-    return result.model_dump(mode="json") | {"version": 2}
-
-
-def ranks(n_ranks: int, run: Path, *flags: object) -> str:
-    """Return what `txl eval` of the valid split prints under torchrun."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        str(n_ranks),
-        "--rdzv_backend",
-        "c10d",
-        "--rdzv_endpoint",
-        "localhost:0",
-        "-m",
-        "trainer",
-        "eval",
-        str(run),
-        "--split",
-        "valid",
-        "--device",
-        "cpu",
-        *map(str, flags),
-    ]
-    done = subprocess.run(
-        command, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def per_token(path: Path) -> list[tuple[int, str, float]]:

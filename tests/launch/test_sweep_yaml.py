@@ -9,7 +9,7 @@ import yaml
 from training import ROOT
 from wandb import wandb_agent
 
-from trainer.config.arguments import TrainArguments, parse_train
+from trainer.config.command_line.arguments import TrainArguments, parse_train
 
 SWEEP: dict[str, Any] = yaml.safe_load((ROOT / "launch" / "sweep.yaml").read_text())
 

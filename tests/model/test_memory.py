@@ -86,6 +86,23 @@ def test_the_host_knows_when_a_memory_is_full(tgt_len: int, mem_len: int) -> Non
         assert memory.valid_min == memory.valid_B.item() == min(mem_len, n_read)
 
 
+@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize("mem_len", [1, 2, 3])
+@pytest.mark.parametrize("length", [1, 2])
+def test_gradients_go_through_memory_only_where_it_is_attached(
+    mem_len: int, length: int, attached: bool
+) -> None:
+    x_BTD = torch.ones(1, 2, D, dtype=torch.float64, requires_grad=True)
+    read = [2 * x_BTD, 3 * x_BTD]
+    memory = remember(empty(1, mem_len), segment_with([length], 2, None), read, attached=attached)
+    assert [layer.requires_grad for layer in memory.layers] == [attached] * L
+    if attached:
+        sum(layer.sum() for layer in memory.layers).backward()
+        is_kept = [length - mem_len <= place < length for place in range(2)]
+        assert x_BTD.grad is not None
+        assert x_BTD.grad.flatten().tolist() == [5.0 * kept for kept in is_kept]
+
+
 def test_memory_keeps_its_own_dtype_and_is_detached() -> None:
     memory = empty_memory(L, 1, 3, D, dtype=torch.bfloat16, device=CPU)
     x_BTD = torch.ones(1, 2, D, requires_grad=True) * 2

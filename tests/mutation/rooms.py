@@ -48,7 +48,7 @@ ROOMS = (
             "tests/model/test_reading.py",
             "tests/model/test_transformer_xl.py",
             "tests/model/test_attention.py",
-            "tests/whole/test_states.py",
+            "tests/whole/models/test_states.py",
         ),
     ),
     Room(
@@ -85,6 +85,7 @@ ROOMS = (
         ("trainer/inference/score.py", "trainer/inference/scored_tokens.py"),
         (
             "tests/inference/test_score.py",
+            "tests/inference/test_reach.py",
             "tests/inference/test_scored_tokens.py",
             "tests/inference/test_as_fairseq.py",
             "tests/model/test_reading.py",
@@ -103,8 +104,10 @@ ROOMS = (
             "tests/training/test_loop.py",
             "tests/training/test_due.py",
             "tests/training/test_saving.py",
-            "tests/whole/test_invariance.py",
-            "tests/whole/test_resume.py",
+            "tests/data/test_guard.py",
+            "tests/whole/models/test_memory_reset_segment.py",
+            "tests/whole/numbers/test_invariance.py",
+            "tests/whole/numbers/test_resume.py",
         ),
     ),
 )

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from trainer.config import deepspeed_keys
-from trainer.config.deepspeed import resolve
-from trainer.config.deepspeed_checks import REFUSED
+from trainer.config.deepspeed import keys
+from trainer.config.deepspeed.checks import REFUSED
+from trainer.config.deepspeed.file import resolve
 from trainer.config.recipe import ExperimentConfig
 from trainer.config.strict import model_at
 from trainer.errors import InputError
@@ -49,7 +49,7 @@ def blocks(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type
             yield from blocks(inner, f"{prefix}{name}.")
 
 
-BLOCKS = dict(blocks(deepspeed_keys.DsFile))
+BLOCKS = dict(blocks(keys.DsFile))
 
 
 def keys_spoken_of(block: str) -> set[str]:

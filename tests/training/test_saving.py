@@ -17,8 +17,9 @@ from saved_checkpoints import Trained, contents, save
 from training import ROOT, Case, checkpoint_hashes, environment, events, losses, run_cases
 
 from trainer.checkpoint import pointers
-from trainer.checkpoint.folder import directory, verify
+from trainer.checkpoint.folder import STATE, directory, verify
 from trainer.checkpoint.pointers import name_of
+from trainer.checkpoint.saved_state import read_state
 from trainer.checkpoint.sealing import draft_of
 from trainer.checkpoint.state import TrainState
 from trainer.distributed import World
@@ -195,6 +196,15 @@ def test_the_end_waits_for_the_save_under_way_and_then_saves(corpus: Path, tmp_p
     assert [event["step"] for event in events(case.run_dir, "checkpoint")] == [19, 20]
     for step in (19, 20):
         verify(directory(case.run_dir) / name_of(step))
+
+
+def test_the_last_checkpoint_knows_of_the_last_validation(corpus: Path, tmp_path: Path) -> None:
+    """A run whose last step is due for saving, too, validates before it saves."""
+    flags = ["--train.max-steps", "20", "--checkpoint.interval-steps", "10"]
+    case = Case(tmp_path / "run", flags=[*flags, "--valid.interval-steps", "15"])
+    run_cases([case], corpus=corpus, n_ranks=1)
+    saved = read_state(directory(case.run_dir) / name_of(20) / STATE)["train"]
+    assert saved["validated_step"] == 20
 
 
 def train(case: Case, corpus: Path, **variables: str) -> int:

@@ -12,8 +12,8 @@ from trainer.budget.activations import PassSize
 from trainer.budget.machine import There
 from trainer.budget.needs import Needs
 from trainer.budget.sizes import How, Weights, Words
-from trainer.config.deepspeed import ResolvedDs
-from trainer.config.deepspeed_checks import lookup
+from trainer.config.deepspeed.checks import lookup
+from trainer.config.deepspeed.file import ResolvedDs
 from trainer.config.divisors import divisors
 from trainer.config.factory import named, told
 from trainer.config.recipe import ExperimentConfig, ModelConfig
@@ -110,10 +110,11 @@ class Budget:
     def situation(self) -> str:
         """Return needs and sizes of a run that ran out of memory, and what to lower."""
         train = self._experiment.train
+        several = f"bptt_segments {train.bptt_segments}, " if train.bptt_segments > 1 else ""
         return (
             f"by the plan a rank needs {_gib(self.needs.device_bytes)} GiB, {self.largest_part()}, "
             f"with train_micro_batch_size_per_gpu {self.how.micro}, tgt_len {train.tgt_len}, "
-            f"mem_len {train.mem_len} and a vocabulary of {self._words.size:,}: "
+            f"{several}mem_len {train.mem_len} and a vocabulary of {self._words.size:,}: "
             f"{self._to_lower()}"
         )
 
@@ -143,6 +144,8 @@ class Budget:
         flags: list[str] = []
         if how.micro > 1:
             flags.append(f"--train.train-micro-batch-size-per-gpu ({how.micro})")
+        if train.bptt_segments > 1:
+            flags.append(f"--train.bptt-segments ({train.bptt_segments})")
         flags.append(f"--train.tgt-len ({train.tgt_len})")
         if train.mem_len:
             flags.append(f"--train.mem-len ({train.mem_len})")
@@ -282,6 +285,7 @@ def _how(
         and not resolved.optimizer.offload
         and not lookup(resolved.values, "zero_optimization.overlap_comm")
         and experiment.train.cuda_graph != "off"
+        and experiment.train.bptt_segments == 1
         and not experiment.model.activation_checkpointing,
     )
 

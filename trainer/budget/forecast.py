@@ -13,10 +13,10 @@ import torch
 from trainer.budget.check import GIB, Budget
 from trainer.budget.held import Held, Sent, held, sent
 from trainer.budget.sizes import Words
-from trainer.config.deepspeed import ResolvedDs
+from trainer.config.deepspeed.file import ResolvedDs
 from trainer.config.precision import Precision
 from trainer.config.recipe import ExperimentConfig
-from trainer.data.positions import n_segments
+from trainer.data.positions import steps_per_epoch
 from trainer.distributed import World
 from trainer.model.build import build_model
 from trainer.model.choice import BackendName
@@ -124,8 +124,11 @@ def forecast(
     train = experiment.train
     per_epoch = None
     if n_tokens is not None:
-        per_epoch = n_segments(
-            n_tokens - 1, n_streams=train.train_batch_size, tgt_len=train.tgt_len
+        per_epoch = steps_per_epoch(
+            n_tokens - 1,
+            n_streams=train.train_batch_size,
+            tgt_len=train.tgt_len,
+            bptt_segments=train.bptt_segments,
         )
     rows = tuple(
         _row(name, resolved, experiment, words, machine, numels) for name, resolved in files.items()
@@ -135,7 +138,7 @@ def forecast(
         vocabulary_size=words.size,
         n_tokens=n_tokens,
         parameters=sum(numels),
-        tokens_per_step=train.train_batch_size * train.tgt_len,
+        tokens_per_step=train.tokens_per_step,
         steps_per_epoch=per_epoch,
         epochs=train.max_steps / per_epoch if per_epoch else None,
         flops_per_token=rows[0].flops_per_token,
@@ -166,7 +169,7 @@ def _row(
     step_s = None
     flops = budget.flops_per_token if experiment.model.builder is None else None
     if flops is not None:
-        tokens = experiment.train.train_batch_size * experiment.train.tgt_len
+        tokens = experiment.train.tokens_per_step
         computing_s = flops * tokens / machine.n_devices / machine.flops_per_s
         step_s = computing_s + sends.sum / machine.bytes_per_s
     # The check of a run's memory leaves out what is small enough to stay whole at stage 3.

@@ -58,6 +58,7 @@ class Step:
         self._weights, self._how, self._widths = weights, how, widths
         train = experiment.train
         self._size = PassSize(n_rows=how.micro, tgt_len=train.tgt_len, mem_len=train.mem_len)
+        self._n_segments = train.bptt_segments
         self._shares = shares
 
     def moments(self) -> dict[str, Holdings]:
@@ -77,12 +78,15 @@ class Step:
         kept = self._kept(one)
         scores = size.scores(model) * widths.compute
         n, d = size.n_positions, model.d_model
-        inputs = 0 if model.activation_checkpointing else model.n_layer * n * d * widths.residual
+        # Of a step's segments each keeps its own until the one backward pass.
+        k = self._n_segments
+        inputs = model.n_layer * k * n * d * widths.residual
+        inputs = 0 if model.activation_checkpointing else inputs
         before = self._gradients() if how.slots > 1 else {}
-        made = before or self._tables(head.made)
-        dense = before or self._tables(head.made + head.dense)
+        made = before or self._tables(k * head.made)
+        dense = before or self._tables(k * head.made + head.dense)
         rest = self._gradients() | self._casts()
-        errors = _softmax(head.kept)
+        errors = _softmax(k * head.kept)
         reduction = {"the reduction": self._reduction()} if how.keeps_gradients else {}
         return reduction | {
             "the layers' forward pass": kept | made | _working(one.forward + inputs, scores),
@@ -100,9 +104,10 @@ class Step:
         n_layer, size, model = self._model.n_layer, self._size, self._model
         scores = size.scores(model) * self._widths.compute
         inner = size.n_positions * model.d_inner * self._widths.compute
+        n = n_layer * self._n_segments
         return {
-            "attention": Holding(n_layer * one.attention, scores),
-            "layers": Holding(n_layer * one.others, inner),
+            "attention": Holding(n * one.attention, scores),
+            "layers": Holding(n * one.others, inner),
         } | self._casts()
 
     def _casts(self) -> Holdings:

@@ -119,8 +119,9 @@ def _lasting(
         n_multiplied = experiment.model.n_layer * weights.layer if weights.is_ours else 0
         parts["weights in 16 bits"] = 2 * total
         parts["their gradients in 16 bits"] = 2 * n_multiplied
-    # A slot's next memory is made while its present one is read; a graph has one of its own.
-    n_memories = how.slots + 1 + how.captured
+    # A slot's next memory is made while its present one is read, those between the segments of a
+    # step are kept for its backward pass, and a graph has one of its own.
+    n_memories = how.slots + experiment.train.bptt_segments + how.captured
     parts["memory"] = n_memories * _memory_bytes(experiment, weights, how, widths)
     return {name: int(n) for name, n in parts.items()}
 

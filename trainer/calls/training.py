@@ -10,8 +10,8 @@ import torch.distributed as dist
 
 from trainer.calls.restoring import restoring
 from trainer.calls.signals import saving_first
-from trainer.config.arguments import TrainArguments, checked
-from trainer.config.flags import changed
+from trainer.config.command_line.arguments import TrainArguments, checked
+from trainer.config.command_line.flags import changed
 from trainer.config.recipe import ExperimentConfig, load_recipe
 from trainer.distributed import barrier
 from trainer.errors import Exit, InputError

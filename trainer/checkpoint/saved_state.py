@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from trainer.checkpoint.index import INDEX
 from trainer.checkpoint.state import TrainState
-from trainer.config.deepspeed_keys import MAX_SCALE_POWER
+from trainer.config.deepspeed.keys import MAX_SCALE_POWER
 from trainer.config.precision import Precision
 from trainer.config.strict import checked
 from trainer.errors import InputError

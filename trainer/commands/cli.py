@@ -40,7 +40,7 @@ def train_main(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     def train() -> int:
         """Import torch, choose the accelerator, and train."""
         from trainer.commands.planning import told_of_dry_run
-        from trainer.config.arguments import parse_train
+        from trainer.config.command_line.arguments import parse_train
 
         # Otherwise a rank whose peer is gone gets a stack in C++ for each try to reach it. Reading
         # the arguments imports the model's factory, and so torch, which looks only then.
@@ -116,7 +116,7 @@ def _run_command(argv: Sequence[str]) -> int:
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
-        parse_command(argv).run()
+        code: Exit | None = parse_command(argv).run()
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -124,7 +124,7 @@ def _run_command(argv: Sequence[str]) -> int:
             raise
         where, what = error.filename or "input or output", error.strerror or "cannot be used"
         raise InputError(f"{where}: {what.lower()}") from error
-    return Exit.DONE
+    return code or Exit.DONE
 
 
 def _exit_code(

@@ -18,6 +18,7 @@ from tyro.constructors import (
 )
 
 from trainer.commands import (
+    checking,
     checkpoints,
     corpora,
     doctor,
@@ -32,7 +33,7 @@ from trainer.errors import InputError, did_you_mean
 from trainer.shell import typed_path
 from trainer.wording import printable_lines
 
-#: The commands in the order of a model's life; `trainer.config.arguments` reads ``train``.
+#: The commands in the order of a model's life; ``train`` is read in `trainer.config.command_line`.
 COMMANDS: dict[str, Any] = {
     "prepare": corpora.Prepare,
     "corpus show": corpora.ShowCorpus,
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Any] = {
     "config schema": runs.Schema,
     "doctor": doctor.Doctor,
     "plan": planning.Plan,
+    "check-model": checking.CheckModel,
     "train": None,
     "watch": reports.Watch,
     "report": reports.Report,
@@ -60,7 +62,7 @@ COMMANDS: dict[str, Any] = {
     "reference": runs.Reference,
 }
 #: The commands that read their words themselves.
-_READERS = (runs.Show, doctor.Doctor, planning.Plan, exchange.LmEval)
+_READERS = (runs.Show, doctor.Doctor, planning.Plan, checking.CheckModel, exchange.LmEval)
 _ABOUT_TRAIN = "Train RECIPE on a corpus: the same as launch/train.py."
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 

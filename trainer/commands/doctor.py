@@ -8,7 +8,7 @@ from trainer.errors import InputError, LoneRefusalError
 from trainer.launchers import is_first_task
 
 if TYPE_CHECKING:
-    from trainer.config.arguments import DoctorArguments
+    from trainer.config.command_line.arguments import DoctorArguments
     from trainer.distributed import World
     from trainer.doctor.checks import Check
 
@@ -26,7 +26,7 @@ class Doctor:
         Raises:
             InputError: something is wrong; names what, and what to do.
         """
-        from trainer.config.arguments import parse_doctor
+        from trainer.config.command_line.arguments import parse_doctor
 
         arguments = parse_doctor(self.argv)
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what fails is told in a line

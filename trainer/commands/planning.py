@@ -12,8 +12,8 @@ from trainer.errors import InputError
 
 if TYPE_CHECKING:
     from trainer.budget.sizes import Words
-    from trainer.config.deepspeed import ResolvedDs
-    from trainer.config.plan_arguments import PlanArguments
+    from trainer.config.command_line.plan import PlanArguments
+    from trainer.config.deepspeed.file import ResolvedDs
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Plan:
 
     def run(self) -> None:
         """Print the plan."""
-        from trainer.config.plan_arguments import parse_plan
+        from trainer.config.command_line.plan import parse_plan
 
         tell(parse_plan(self.argv))
 
@@ -67,7 +67,7 @@ def _files(arguments: "PlanArguments") -> "dict[str, ResolvedDs]":
     Raises:
         InputError: the recipe can be trained with none of them.
     """
-    from trainer.config.deepspeed import load_ds_config, packaged_names, resolve
+    from trainer.config.deepspeed.file import load_ds_config, packaged_names, resolve
 
     given, experiment = arguments.deepspeed_config, arguments.experiment
     found, refusals = {}, []
@@ -118,7 +118,7 @@ def told_of_dry_run(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
     Raises:
         InputError: the command cannot be read.
     """
-    from trainer.config.plan_arguments import parse_dry_run
+    from trainer.config.command_line.plan import parse_dry_run
 
     if not {"--dry-run", "--dry_run"} & set(argv):
         return False

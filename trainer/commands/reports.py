@@ -39,13 +39,15 @@ class Report:
     """write a page about the runs into this file, which needs nothing else"""
     plot: Path | None = None
     """draw the loss curves into this file; needs matplotlib"""
+    plot_positions: Path | None = None
+    """draw the loss by position, of `txl eval --by-position`, into this file; needs matplotlib"""
 
     def run(self) -> None:
         """Print the report; bad input where not one of the directories can be shown."""
         from trainer.report.folders import run_dirs
         from trainer.report.formats import table
         from trainer.report.groups import rows_of
-        from trainer.report.plot import plot_losses
+        from trainer.report.plot import plot_losses, plot_positions
         from trainer.report.summary import read_run_or_reason
         from trainer.report.table import report, report_json
 
@@ -55,6 +57,8 @@ class Report:
         runs = [read_run_or_reason(run_dir, now=now) for run_dir in run_dirs(self.runs)]
         if self.plot is not None:
             plot_losses(runs, self.plot)
+        if self.plot_positions is not None:
+            plot_positions(runs, self.plot_positions)
         if self.html is not None:
             self._write_page(runs, self.html)
         said = report_json(runs) if self.json else report(runs)

@@ -17,8 +17,8 @@ class Show:
 
     def run(self) -> None:
         """Print the resolved recipe and DeepSpeed file."""
-        from trainer.config.arguments import parse_show
-        from trainer.config.deepspeed import default_names, show
+        from trainer.config.command_line.arguments import parse_show
+        from trainer.config.deepspeed.file import default_names, show
 
         arguments = parse_show(self.argv)
         name = arguments.deepspeed_config
@@ -36,7 +36,7 @@ class Schema:
 
     def run(self) -> None:
         """Print the schemas."""
-        from trainer.config.deepspeed import schema
+        from trainer.config.deepspeed.file import schema
 
         print(schema())
 

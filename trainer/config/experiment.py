@@ -1,7 +1,7 @@
 """Settings of the experiment, frozen and checked; every field has a unit and a meaning.
 
 The DeepSpeed JSON says how to train (precision, ZeRO, offload, a fused optimizer): see
-`trainer.config.deepspeed`. The kind of each field says whether it may change on resume: see
+`trainer.config.deepspeed.file`. The kind of each field says whether it may change on resume: see
 `trainer.config.fields`.
 """
 
@@ -155,8 +155,15 @@ class TrainConfig(Section):
     train_micro_batch_size_per_gpu: int | None = announced(
         None, "streams of one micro step on one rank; None is the most that fits one slot", ge=1
     )
-    tgt_len: int = refused(..., "tokens of every stream that one step predicts", ge=1)
+    tgt_len: int = refused(..., "tokens of a segment of every stream, read by one pass", ge=1)
     mem_len: int = refused(..., "tokens of memory per layer and stream", ge=0)
+    bptt_segments: int = refused(
+        1,
+        "consecutive segments of every stream that one step predicts, and through all of which "
+        "its gradient runs",
+        ge=1,
+        le=MAX_SIZE,
+    )
     clamp_len: int | None = refused(
         None, "distances beyond this many tokens share a position; None is no clamp", ge=1
     )
@@ -173,6 +180,20 @@ class TrainConfig(Section):
     )
 
     _memory = model_validator(mode="after")(_same_length_has_memory)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.bptt_segments > 1 and self.cuda_graph == "on":
+            raise ValueError(
+                f"cuda_graph on with bptt_segments {self.bptt_segments}: a step of several "
+                "segments is not captured, use --train.cuda-graph auto"
+            )
+        return self
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Return the tokens that a step predicts, but for an epoch's last steps."""
+        return self.train_batch_size * self.tgt_len * self.bptt_segments
 
 
 class OptimConfig(Section):
@@ -219,8 +240,10 @@ class DataConfig(Section):
         "where every epoch starts: at the corpus's start, at a seeded offset of the corpus, or "
         "in each stream at a seeded offset of its own",
     )
-    memory_reset: Literal["epoch", "document", "never"] = refused(
-        "epoch", "where memory is forgotten"
+    memory_reset: Literal["epoch", "document", "segment", "never"] = refused(
+        "epoch",
+        "where memory is forgotten in training; with `segment` before every segment, so that "
+        "nothing is carried",
     )
 
 

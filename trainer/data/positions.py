@@ -47,6 +47,11 @@ def n_segments(n_pairs: int, *, n_streams: int, tgt_len: int) -> int:
     return -(-longest // tgt_len)
 
 
+def steps_per_epoch(n_pairs: int, *, n_streams: int, tgt_len: int, bptt_segments: int) -> int:
+    """Return the number of steps of `bptt_segments` segments; the last may have fewer."""
+    return -(-n_segments(n_pairs, n_streams=n_streams, tgt_len=tgt_len) // bptt_segments)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Positions:
     """The positions of all streams of a split.
@@ -55,6 +60,7 @@ class Positions:
         n_pairs: P.
         n_streams: S, at most P.
         tgt_len: T, tokens of a segment.
+        bptt_segments: segments of a step; an epoch's last step has those that are left.
         epoch_order: `roll` rotates the pairs by an offset drawn from (seed, epoch), so that
             streams hold other text in every epoch; `roll_streams` rotates each stream in itself,
             by an offset drawn from (seed, epoch, stream), as NVIDIA's --roll does.
@@ -64,8 +70,9 @@ class Positions:
     n_pairs: int
     n_streams: int
     tgt_len: int
-    epoch_order: str = "same"
-    seed: int = 0
+    bptt_segments: int
+    epoch_order: str
+    seed: int
     _borders: Ints = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -77,22 +84,38 @@ class Positions:
         object.__setattr__(self, "_borders", borders)
 
     @property
-    def steps_per_epoch(self) -> int:
+    def segments_per_epoch(self) -> int:
         """Return the number of segments that cover the longest stream."""
         return n_segments(self.n_pairs, n_streams=self.n_streams, tgt_len=self.tgt_len)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the number of steps that cover the longest stream."""
+        return -(-self.segments_per_epoch // self.bptt_segments)
+
+    @property
+    def width(self) -> int:
+        """Return the most tokens that a step reads of a stream."""
+        return self.tgt_len * min(self.bptt_segments, self.segments_per_epoch)
+
+    def n_segments(self, data_step: int) -> int:
+        """Return the number of segments of a step."""
+        done = data_step % self.steps_per_epoch * self.bptt_segments
+        return min(self.bptt_segments, self.segments_per_epoch - done)
+
     def n_tokens(self, data_step: int) -> int:
         """Return the number of targets of all streams in a step."""
-        begin = (data_step % self.steps_per_epoch) * self.tgt_len
+        begin = (data_step % self.steps_per_epoch) * self.width
         left = np.diff(self._borders) - begin
-        return int(np.minimum(left, self.tgt_len).sum())
+        return int(np.minimum(left, self.width).sum())
 
-    def spans(self, streams_B: Ints, data_step: int) -> Spans:
-        """Return what these streams read in a step."""
+    def spans(self, streams_B: Ints, data_step: int, part: int | None = None) -> Spans:
+        """Return what these streams read in a step, or in one of its segments, from 0 on."""
         epoch, index = divmod(data_step, self.steps_per_epoch)
         lows_B, highs_B = self._borders[streams_B], self._borders[streams_B + 1]
-        done = index * self.tgt_len
-        lengths_B = np.minimum(self.tgt_len, highs_B - lows_B - done)
+        done = index * self.width + (part or 0) * self.tgt_len
+        width = self.width if part is None else self.tgt_len
+        lengths_B = np.minimum(width, highs_B - lows_B - done)
         begins_B = lows_B + done
         if self.epoch_order == "roll_streams":
             sizes_B = highs_B - lows_B

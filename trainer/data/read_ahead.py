@@ -1,7 +1,7 @@
 """Reading segments ahead, so that they are on the device before they are asked for.
 
-The segment of a micro step is a pure function of the micro step's number. So reading ahead is only
-a cache: any segment can be asked for, also after a rollback has moved the position in the text.
+The segments of a micro step are a pure function of the micro step's number. So reading ahead is
+only a cache: any can be asked for, also after a rollback has moved the position in the text.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,9 +18,9 @@ AHEAD = {"cuda": 2, "cpu": 0}
 
 
 class _Sent(NamedTuple):
-    """A segment on its way to the device."""
+    """The segments of a micro step on their way to the device."""
 
-    segment: Segment
+    segments: tuple[Segment, ...]
     arrival: torch.cuda.Event | None
     """The event for which later work on the GPU waits; None on the CPU."""
 
@@ -29,7 +29,7 @@ class SegmentReader:
     """A reader of one rank's segments, with a thread that reads those of coming micro steps."""
 
     def __init__(self, streams: Streams, device: torch.device, *, n_ahead: int) -> None:
-        """Read ahead of the last segment asked for by at most `n_ahead` micro steps."""
+        """Read ahead of the last micro step asked for by at most `n_ahead` others."""
         self._streams, self._device, self._n_ahead = streams, device, n_ahead
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._begun: dict[int, Future[_Sent]] = {}
@@ -37,8 +37,8 @@ class SegmentReader:
         if device.type == "cuda":
             self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
 
-    def segment(self, data_step: int, slot: int) -> Segment:
-        """Return the segment of `slot` in `data_step`, on the device; raise errors of the thread.
+    def segments(self, data_step: int, slot: int) -> tuple[Segment, ...]:
+        """Return the segments of `slot` in `data_step`, on the device; raise errors of the thread.
 
         The host does not wait for the copy; later work on the GPU does.
         """
@@ -59,16 +59,16 @@ class SegmentReader:
         self._thread.shutdown(cancel_futures=True)
 
     def _send(self, number: int) -> _Sent:
-        segment = self._streams.segment(*divmod(number, self._streams.slots))
+        segments = self._streams.segments(*divmod(number, self._streams.slots))
         if self._side is None:
-            return _Sent(segment, None)
+            return _Sent(segments, None)
         with torch.cuda.stream(self._side):  # also sets the thread's device
-            sent = segment.to(self._device)
+            sent = tuple(segment.to(self._device) for segment in segments)
             return _Sent(sent, self._side.record_event())
 
-    def _received(self, sent: _Sent) -> Segment:
+    def _received(self, sent: _Sent) -> tuple[Segment, ...]:
         if sent.arrival is None:
-            return sent.segment
+            return sent.segments
         here = torch.cuda.current_stream(self._device)
         here.wait_event(sent.arrival)
 
@@ -76,4 +76,4 @@ class SegmentReader:
             tensor.record_stream(here)  # else its memory is reused while a kernel reads
             return tensor
 
-        return sent.segment.map(used_here)
+        return tuple(segment.map(used_here) for segment in sent.segments)

@@ -25,6 +25,7 @@ class Streams:
         split: the tokens.
         train_batch_size: S, streams over all ranks and slots.
         tgt_len: T, tokens of a segment.
+        bptt_segments: segments of a micro step; see `Positions`.
         slots: micro steps of a step; slot i always reads the same streams.
         rank: the rank of this process.
         world_size: the number of ranks.
@@ -40,6 +41,7 @@ class Streams:
     slots: int
     rank: int
     world_size: int
+    bptt_segments: int = 1
     epoch_order: str = "same"
     memory_reset: str = "epoch"
     seed: int = 0
@@ -57,6 +59,7 @@ class Streams:
             n_pairs=self.n_pairs,
             n_streams=self.train_batch_size,
             tgt_len=self.tgt_len,
+            bptt_segments=self.bptt_segments,
             epoch_order=self.epoch_order,
             seed=self.seed,
         )
@@ -74,7 +77,7 @@ class Streams:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Return the number of segments that cover the longest stream."""
+        """Return the number of steps that cover the longest stream."""
         return self._positions.steps_per_epoch
 
     def stream_ids(self, slot: int) -> np.ndarray:
@@ -88,22 +91,40 @@ class Streams:
 
     def forgets_memory(self, data_step: int) -> bool:
         """Return whether all memory is forgotten before this step."""
-        return self.memory_reset != "never" and data_step % self.steps_per_epoch == 0
+        begins_epoch = data_step % self.steps_per_epoch == 0
+        return self.forgets_always or (self.memory_reset != "never" and begins_epoch)
+
+    @property
+    def forgets_always(self) -> bool:
+        """Return whether every segment is read with empty memory."""
+        return self.memory_reset == "segment"
 
     def n_tokens(self, data_step: int) -> int:
         """Return the step's number of targets over all ranks and slots, without a collective."""
         return self._positions.n_tokens(data_step)
 
-    def segment(self, data_step: int, slot: int) -> Segment:
-        """Return this rank's segment of micro step `slot` of `data_step`, on the CPU."""
+    def n_segments(self, data_step: int) -> int:
+        """Return the number of segments of each of the step's micro steps, on all ranks."""
+        return self._positions.n_segments(data_step)
+
+    def segment(self, data_step: int, slot: int, part: int = 0) -> Segment:
+        """Return a segment, from 0 on, of this rank's micro step `slot` of `data_step`.
+
+        It is on the CPU.
+        """
         return make_segment(
             self.split,
-            self._positions.spans(self.stream_ids(slot), data_step),
+            self._positions.spans(self.stream_ids(slot), data_step, part),
             tgt_len=self.tgt_len,
             cutoffs=self.cutoffs,
             cut_documents=self.memory_reset == "document",
             cut_seam=self.epoch_order != "same" and self.memory_reset != "never",
         )
+
+    def segments(self, data_step: int, slot: int) -> tuple[Segment, ...]:
+        """Return this rank's segments of micro step `slot` of `data_step`, one after the other."""
+        parts = range(self.n_segments(data_step))
+        return tuple(self.segment(data_step, slot, part) for part in parts)
 
     def begins(self, data_step: int, slot: int) -> np.ndarray:
         """Return where in the split this rank's streams of `slot` read in `data_step`, `[B]`."""

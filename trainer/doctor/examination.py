@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from trainer.budget.check import device_there
 from trainer.budget.machine import of_host
-from trainer.config.arguments import DoctorArguments
+from trainer.config.command_line.arguments import DoctorArguments
 from trainer.distributed import Control, World, gather_objects, refuse_shared_gpus, this_process
 from trainer.doctor import machine, together
 from trainer.doctor.checks import Check, by_rank

@@ -41,4 +41,3 @@ def set_to(
         for key, value in saved["loss_scaler"].items():
             setattr(ds.optimizer.loss_scaler, key, value)
     ds.global_steps, ds.skipped_steps = step, skipped_steps
-    ds.global_samples = step * ds.train_batch_size()

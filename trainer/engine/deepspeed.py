@@ -17,7 +17,7 @@ from deepspeed.runtime import torch_autocast
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import nn
 
-from trainer.config.deepspeed import ResolvedDs
+from trainer.config.deepspeed.file import ResolvedDs
 from trainer.config.experiment import OptimConfig
 from trainer.config.precision import is_autocast
 from trainer.distributed import Control, World, refuse_shared_gpus
@@ -25,6 +25,7 @@ from trainer.engine.engine import Engine
 from trainer.engine.optimizers.choice import optimizer_of
 from trainer.engine.optimizers.lamb import Lamb, matrices
 from trainer.engine.optimizers.schedules import cosine_of
+from trainer.engine.passes.unrolled import Unrolled
 from trainer.engine.zero import cut, decide_by_norm, layers_are_called_once, refuse_frozen
 from trainer.errors import InputError
 from trainer.meeting import limit_of, meet
@@ -103,13 +104,15 @@ def build(
     resolved: ResolvedDs,
     world: World,
     fills: Fills | None = None,
+    unrolls: bool = False,
 ) -> "Engine":
     """Wrap `model` for training, and move it to `world.device` in the configured precision.
 
-    At stage 3 the model may be on `meta`; `fills` then fills the parts that this rank keeps.
+    At stage 3 the model may be on `meta`; `fills` then fills the parts that this rank keeps. With
+    `unrolls` a pass may read several segments, see `Unrolled`.
 
     Raises:
-        InputError: ZeRO could not save all of the model's weights.
+        InputError: ZeRO could not save all of the model's weights, or the model cannot be unrolled.
     """
     config = dict(resolved.for_deepspeed)
     if resolved.zero_stage == 0:
@@ -125,12 +128,13 @@ def build(
     if fills is not None:
         cut(fills, zero_init=deepspeed.zero.Init, resolved=resolved, world=world)
     optimizer = optimizer_of(list(model.parameters()), optim, resolved, offloaded=DeepSpeedCPUAdam)
-    if stage == 3 and layers_are_called_once(model):
+    if stage == 3 and not unrolls and layers_are_called_once(model):
         # A back end reads a layer's weights itself, so they are gathered together.
         deepspeed.utils.set_z3_leaf_modules(model, [Layer])
     is_ours = resolved.schedule.type == "cosine"
     schedule = cosine_of(optim, max_steps=max_steps) if is_ours else None
-    given = {"model": model, "optimizer": optimizer, "lr_scheduler": schedule}
+    whole = Unrolled(model) if unrolls else model
+    given = {"model": whole, "optimizer": optimizer, "lr_scheduler": schedule}
     torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # or ZeRO takes an earlier engine's scaler
     ds, *_ = deepspeed.initialize(**given, config=config, dist_init_required=False)
     if isinstance(ds.optimizer, DeepSpeedZeroOptimizer) and not ds.optimizer.cpu_offload:

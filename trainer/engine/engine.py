@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.config.deepspeed import ResolvedDs
+from trainer.config.deepspeed.file import ResolvedDs
 from trainer.config.experiment import OptimConfig
 from trainer.distributed import World
 from trainer.engine import counters
@@ -23,6 +23,7 @@ from trainer.engine.full_state import FullState
 from trainer.engine.gradients.loss_scale import LossScale
 from trainer.engine.gradients.under_zero import zero_gradients_of
 from trainer.engine.gradients.whole import WholeGradients, step_alone, taken_over
+from trainer.engine.passes.unrolled import Unrolled
 from trainer.memory_tree import check_made, check_returned
 from trainer.model.precision import autocast_of, compute_dtype_of
 from trainer.model.triton.copies import Copies
@@ -84,15 +85,30 @@ class Engine:
             return scale.value
         return float(getattr(self.ds.optimizer, "loss_scale", 1.0))
 
+    @property
+    def model(self) -> Any:
+        """Return the module that was built, a `trainer.protocol.RecurrentModel`."""
+        module = self.ds.module
+        return module.model if isinstance(module, Unrolled) else module
+
     def __call__(
-        self, segment: Segment, memory: Memory, *, clamp_len: int | None, same_length: bool
+        self,
+        segment: Segment,
+        memory: Memory,
+        *,
+        clamp_len: int | None,
+        same_length: bool,
+        **several: Any,
     ) -> Output:
         """Compute the forward pass; see `trainer.protocol.RecurrentModel`.
+
+        An engine for several segments takes the arguments of `Unrolled.forward`, too.
 
         Raises:
             InputError: the memory cannot be carried on; checked at the first training pass only.
         """
-        output: Output = self.ds(segment, memory, clamp_len=clamp_len, same_length=same_length)
+        lengths = {"clamp_len": clamp_len, "same_length": same_length}
+        output: Output = self.ds(segment, memory, **lengths, **several)
         if self.ds.module.training and not self._has_checked_memory:
             check_returned(output.memory, memory)
             self._has_checked_memory = True
@@ -100,7 +116,7 @@ class Engine:
 
     def empty_memory(self, n_streams: int, *, mem_len: int) -> Memory:
         """Return memory of streams that have read nothing, in the compute dtype."""
-        memory: Memory = self.ds.module.empty_memory(
+        memory: Memory = self.model.empty_memory(
             n_streams, mem_len=mem_len, dtype=self.dtype, device=self.world.device
         )
         if not self._has_checked_memory:
@@ -110,7 +126,7 @@ class Engine:
     def reading_memory(self, n_rows: int, *, mem_len: int) -> Memory:
         """Return empty memory for reading a text with weights that do not change."""
         return reading_memory(
-            self.ds.module, n_rows, mem_len=mem_len, dtype=self.dtype, device=self.world.device
+            self.model, n_rows, mem_len=mem_len, dtype=self.dtype, device=self.world.device
         )
 
     def train(self, mode: bool) -> None:
@@ -123,7 +139,7 @@ class Engine:
         """Lend the module for `predict`, in evaluation mode and the configured precision."""
         self.ds.eval()
         with autocast_of(self.resolved.precision, self.world.device), torch.no_grad():
-            yield self.ds.module
+            yield self.model
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients of `loss` / `slots`; average them over ranks at the last slot."""

@@ -106,7 +106,7 @@ class FullState:
                 if first < last:
                     tensors = {"weight": flat.detach()} | {key: state[flat][key] for key in keys}
                     place = slice(start + first, start + last)
-                    own = {key: x.flatten()[place].float() for key, x in tensors.items()}
+                    own = {key: x.flatten()[place] for key, x in tensors.items()}
                     yield _without_pads(Part(name, begin + first, own), pads_of(named[name]))
 
     def write(self, read: Read, *, optimizer_step: int) -> None:

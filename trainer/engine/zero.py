@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.config.deepspeed import ResolvedDs
+from trainer.config.deepspeed.file import ResolvedDs
 from trainer.distributed import World
 from trainer.errors import InputError, first_few
 from trainer.model.initialise import Fills

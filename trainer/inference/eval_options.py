@@ -44,10 +44,19 @@ class EvalOptions:
     """file the nats of every scored token beside each result, for `txl report` and `txl compare`"""
     per_token_text: Path | None = None
     """write position, token and nats of every scored token to this file, tab-separated"""
+    by_position: bool = False
+    """score from empty memory too, and file the loss by the number of tokens read since"""
+    by_position_tokens: int | None = None
+    """the same in windows of so many tokens, each from empty memory; None is the whole text"""
     as_fairseq: bool = False
     """count as fairseq does, which skips a token per tgt_len and attends to empty memory"""
     trust_code: bool = False
     """run the code that the run names as its model (model.factory)"""
+
+    @property
+    def wants_positions(self) -> bool:
+        """Return whether the loss by position is asked for."""
+        return self.by_position or self.by_position_tokens is not None
 
     @property
     def mem_lens(self) -> tuple[int, ...] | None:

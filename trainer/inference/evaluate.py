@@ -17,6 +17,7 @@ from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Corpus, Split, open_corpus
 from trainer.distributed import World, on_main
 from trainer.errors import InputError
+from trainer.inference.by_position import loss_by_position
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.loading import load_source, open_corpus_of
 from trainer.inference.score import Score, score
@@ -35,6 +36,7 @@ from trainer.outside import printable
 from trainer.protocol import reach_of
 from trainer.track.console.progress import progress
 from trainer.track.measure import RULES, Rule
+from trainer.track.run_files.by_position import ByPosition, position_rows
 from trainer.track.run_files.results import FOLDER, EvalResult, file_result, measure_of, table_rows
 from trainer.track.run_files.token_files import file_tokens
 from trainer.track.tables import shown, text_table
@@ -78,7 +80,11 @@ def evaluate(options: EvalOptions, world: World) -> list[EvalResult]:
             progress(label, total=1, shows=world.is_main) as on_share,
         ):
             result, rows = _score(scoring, split, trained, options, world, on_share)
-        results.append(_describe(result, scoring, split, corpus, trained, options, world))
+        described = _describe(result, scoring, split, corpus, trained, options, world)
+        if options.wants_positions:
+            curve = _by_position(scoring, split, trained, options, world)
+            described = described.model_copy(update={"by_position": curve})
+        results.append(described)
         if world.is_main:
             _file(options.run_dir, results[-1])
         if rows:
@@ -123,6 +129,25 @@ def _score(
     return replace(result, loss_sum=loss_sum, loss=loss_sum / result.n_tokens), rows
 
 
+def _by_position(
+    scoring: ScoringConfig, split: Split, trained: TrainedModel, options: EvalOptions, world: World
+) -> ByPosition:
+    """Return the loss by position. Collective."""
+    label = f"by position, mem_len {scoring.mem_len}"
+    with (
+        explained(world, partial(situation, scoring, vocabulary_size=trained.vocabulary.size)),
+        progress(label, total=1, shows=world.is_main) as on_share,
+    ):
+        return loss_by_position(
+            trained,
+            split,
+            scoring=scoring,
+            n_tokens=options.by_position_tokens,
+            world=world,
+            on_share=on_share,
+        )
+
+
 def _refuse_misuse(
     options: EvalOptions, scorings: list[ScoringConfig], trained: TrainedModel
 ) -> None:
@@ -130,6 +155,13 @@ def _refuse_misuse(
     builder = trained.experiment.model.builder
     if options.as_fairseq and builder is not None:
         raise InputError(f"--as-fairseq is for Transformer-XL, and the run has {named(builder)}")
+    if options.as_fairseq and options.wants_positions:
+        raise InputError("--as-fairseq and --by-position: give one of them")
+    if options.by_position_tokens is not None and options.by_position_tokens < 2:
+        raise InputError(
+            f"--by-position-tokens {options.by_position_tokens}: the first token of a window is "
+            "not predicted; give 2 up"
+        )
     for scoring in scorings if options.as_fairseq else ():
         if scoring.warm == "near":
             raise InputError("--as-fairseq reads the text as one long pass: use --warm exact")
@@ -252,6 +284,11 @@ def _print_table(results: list[EvalResult], run: Path) -> None:
         if result.loss_base2 is not None:
             ppl = shown(result.ppl, ".2f")
             print(f"fairseq's Loss (base 2): {result.loss_base2:.4f}, Perplexity: {ppl}")
+    curves = [result.by_position for result in results if result.by_position is not None]
+    if curves:
+        names = [f"mem_len {result.settings.mem_len}" for result in results]
+        print(f"\nloss by position, {curves[0].words}, each from empty memory:")
+        print(text_table(position_rows(curves, names)))
     without = next((r.loss for r in results if r.settings.mem_len == 0), None)
     for result in results:
         if without is not None and result.loss is not None and result.settings.mem_len:

@@ -279,7 +279,7 @@ def _passes(
 
 def _counted(output: Output, plan: ScorePlan) -> Tensor:
     if plan.chunk is None:
-        return output.loss_sum.double()
+        return output.loss_sum
     return nats_of(output)[:, plan.columns()].double().sum()
 
 

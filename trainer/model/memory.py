@@ -198,8 +198,9 @@ def _moved(memory: KeysAndValues, layers: Sequence[Tensor], n_new: int) -> KeysA
     return memory._replace(room=Room(tuple(rows), mem_len), end=mem_len)
 
 
-@torch.no_grad()
-def remember(memory: LayerInputs, segment: Segment, read_LBTD: Sequence[Tensor]) -> LayerInputs:
+def remember(
+    memory: LayerInputs, segment: Segment, read_LBTD: Sequence[Tensor], *, attached: bool = False
+) -> LayerInputs:
     """Return the memory after a segment; padding never enters it.
 
     Args:
@@ -207,9 +208,11 @@ def remember(memory: LayerInputs, segment: Segment, read_LBTD: Sequence[Tensor])
         segment: the segment that was read.
         read_LBTD: per layer, its inputs of the segment; what a row has beyond the width of memory
             is left out.
+        attached: whether gradients go through what is remembered.
     """
     pairs = zip(memory.layers, read_LBTD, strict=True)
-    layers = tuple(_newest(old_BMD, x_BTD, segment) for old_BMD, x_BTD in pairs)
+    with torch.set_grad_enabled(attached and torch.is_grad_enabled()):
+        layers = tuple(_newest(old_BMD, x_BTD, segment) for old_BMD, x_BTD in pairs)
     return _counted(memory, segment)._replace(layers=layers)
 
 
@@ -260,7 +263,7 @@ def _newest(old_BMD: Tensor, x_BTD: Tensor, segment: Segment) -> Tensor:
     mem_len = old_BMD.shape[1]
     x_BTD = x_BTD[..., : old_BMD.shape[2]].to(old_BMD.dtype)  # back ends may pad rows
     if segment.whole and x_BTD.shape[1] == mem_len:
-        return x_BTD.detach()
+        return x_BTD if torch.is_grad_enabled() else x_BTD.detach()
     if segment.whole:
         n_new = min(mem_len, x_BTD.shape[1])
         return torch.cat([old_BMD[:, n_new:], x_BTD[:, x_BTD.shape[1] - n_new :]], dim=1)

@@ -84,10 +84,12 @@ class TransformerXL(nn.Module):
         *,
         clamp_len: int | None = None,
         same_length: bool = False,
+        attached: bool = False,
     ) -> Output:
         """Read a segment, predict its targets and update the memory."""
         backend = choose_backend(self.config, memory.like)
-        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, backend)
+        lengths = (clamp_len, same_length)
+        hidden_BTD, memory = self._read(segment, memory, *lengths, backend, attached=attached)
         hidden_ND, targets_N = hidden_BTD.flatten(0, 1), segment.targets_BT.reshape(-1)
         how = (backend.nats, backend.filled, segment.filled)
         nll_N = self.softmax(hidden_ND, targets_N, segment.target_clusters, *how)
@@ -146,6 +148,8 @@ class TransformerXL(nn.Module):
         clamp_len: int | None,
         same_length: bool,
         backend: Backend,
+        *,
+        attached: bool = False,
     ) -> tuple[Tensor, LayerInputs | KeysAndValues]:
         """Return the hidden states after the last layer, `[B, T, D]`, and the memory after."""
         if isinstance(memory, KeysAndValues):
@@ -175,7 +179,7 @@ class TransformerXL(nn.Module):
         hidden_BTD = self._dropped(wide(x_BTD)[..., : self.softmax.n_columns])
         if isinstance(memory, KeysAndValues):
             return hidden_BTD, remember_written(memory, segment, positions)
-        return hidden_BTD, remember(memory, segment, inputs)
+        return hidden_BTD, remember(memory, segment, inputs, attached=attached)
 
     def _projections(self) -> tuple[Tensor, ...]:
         return (*self.embedding.projections, *self.softmax.projections)

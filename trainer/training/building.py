@@ -37,4 +37,5 @@ def engine_of(plan: Plan, world: World, model: nn.Module, fills: Fills | None) -
             resolved=plan.resolved,
             world=world,
             fills=fills,
+            unrolls=experiment.train.bptt_segments > 1,
         )

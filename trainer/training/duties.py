@@ -118,7 +118,7 @@ def _validate(run: Run, state: TrainState) -> Wish:
             engine,
             split,
             scoring=experiment.valid,
-            reach=reach_of(engine.ds.module, n_layer=experiment.model.n_layer),
+            reach=reach_of(engine.model, n_layer=experiment.model.n_layer),
             first_memory=lambda rows, mem_len: engine.reading_memory(rows, mem_len=mem_len),
             cutoffs=experiment.model.cutoffs,
             world=run.world,

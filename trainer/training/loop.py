@@ -75,13 +75,13 @@ def train_step(run: Run, state: TrainState) -> StepStats:
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
     for slot, memory in enumerate(state.memories):
         torch.manual_seed(dropout_seed(run.experiment.seed, state.step, slot, world.rank))
-        segment = run.reader.segment(state.data_step, slot)
-        passed = run.passes(segment, memory, how)
+        segments = run.reader.segments(state.data_step, slot)
+        passed = run.passes(segments, memory, how)
         if slot == engine.slots - 1:
             duties.learn(run, state)  # of the step before, whose rate follows
             lr = engine.lr
         engine.step()
-        loss_sum += passed.loss_sum.double()
+        loss_sum += passed.loss_sum
         for name, loss in passed.extra.items():
             extra[name] = extra.get(name, 0) + loss.double()
         state.memories[slot] = passed.memory

@@ -15,7 +15,7 @@ from trainer.budget.shortage import explained
 from trainer.checkpoint.hashing import led_with_hashes
 from trainer.checkpoint.state import TrainState
 from trainer.checkpoint.tensors import load_engine
-from trainer.config.arguments import TrainArguments
+from trainer.config.command_line.arguments import TrainArguments
 from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.distributed import (
     World,
@@ -230,7 +230,7 @@ def _open(
         tracker=on_each(rundir.writing(opened), world),
         reader=SegmentReader(plan.streams, world.device, n_ahead=AHEAD[world.device.type]),
         engine=engine,
-        passes=passes_of(engine, experiment.train),
+        passes=passes_of(engine, experiment.train, forgets=plan.streams.forgets_always),
         stops=stops,
         watch=FaultWatch(plan.streams, world),
         losses=StreamLosses(plan.streams.slots * plan.streams.micro, world.device),

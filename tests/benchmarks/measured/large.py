@@ -19,7 +19,7 @@ from trainer.checkpoint import hashing, tensors
 from trainer.checkpoint.folder import MANIFEST, newest_whole
 from trainer.checkpoint.hashing import led_with_hashes
 from trainer.checkpoint.parts import Parts
-from trainer.config.deepspeed import load_ds_config, resolve
+from trainer.config.deepspeed.file import load_ds_config, resolve
 from trainer.config.recipe import ExperimentConfig
 from trainer.distributed import World, barrier
 from trainer.engine import deepspeed

@@ -13,7 +13,7 @@ from measured.dims import Dims, text
 from torch import Tensor, nn
 
 from trainer.checkpoint.state import TrainState
-from trainer.config.deepspeed import load_ds_config, resolve
+from trainer.config.deepspeed.file import load_ds_config, resolve
 from trainer.config.recipe import ExperimentConfig, experiment_from
 from trainer.data.corpus import Corpus, Split, open_corpus
 from trainer.data.prepare.writer import SplitWriter

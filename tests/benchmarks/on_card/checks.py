@@ -24,6 +24,8 @@ from trainer.protocol import Segment
 
 #: Largest relative errors of the nats and of all gradients, beside the plain ones in fp32.
 LIMITS = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.01, 0.06), torch.float16: (2e-3, 0.02)}
+#: The model that is trained through several segments.
+THROUGH_MEMORY = "through memory"
 
 
 def model(ask: Ask) -> Iterator[Row]:
@@ -33,13 +35,15 @@ def model(ask: Ask) -> Iterator[Row]:
         "post-norm": {},
         "pre-norm": {"norm": "pre", "position_biases": "per_layer"},
         "div_val 2": {"div_val": 2, "d_embed": 100},
+        THROUGH_MEMORY: {},
     }
     sizes = {"d_model": 10, "d_head": 5, "d_inner": 21} if device == "cpu" else {}
     for name, change in changes.items():
         for dtype, limits in LIMITS.items():
-            exact = _grads(device, torch.float32, "plain", sizes | change)
-            ours = _grads(device, dtype, "triton", sizes | change)
-            plain = _grads(device, dtype, "plain", sizes | change)
+            how = {"changes": sizes | change, "attached": name == THROUGH_MEMORY}
+            exact = _grads(device, torch.float32, "plain", **how)
+            ours = _grads(device, dtype, "triton", **how)
+            plain = _grads(device, dtype, "plain", **how)
             for what, limit in zip(("nats", "gradients"), limits, strict=True):
                 error, theirs = (_error(found[what], exact[what]) for found in (ours, plain))
                 told = f"{error:.1e} (plain {theirs:.1e})"
@@ -48,7 +52,12 @@ def model(ask: Ask) -> Iterator[Row]:
 
 
 def _grads(
-    device: str, dtype: torch.dtype, backend: BackendName, changes: dict[str, Any]
+    device: str,
+    dtype: torch.dtype,
+    backend: BackendName,
+    *,
+    changes: dict[str, Any],
+    attached: bool,
 ) -> dict[str, list[Tensor]]:
     """Return nats and gradients of three segments, all in fp32."""
     torch.manual_seed(0)
@@ -66,7 +75,7 @@ def _grads(
     loss_scale = 256 if dtype == torch.float16 else 1
     with taking(backend):
         for segment in segments:
-            output = module(segment, memory)
+            output = module(segment, memory, attached=attached)
             memory, loss = output.memory, loss + output.loss_sum
             nats.append(output.nll_BT)
         (loss * loss_scale).backward()

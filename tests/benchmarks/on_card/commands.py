@@ -27,6 +27,7 @@ def _run(argv: Sequence[str | Path]) -> str:
     command = [sys.executable, "-W", "ignore", *map(str, argv)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
+        print(done.stdout, done.stderr, file=sys.stderr)
         said = last_line(done.stderr or done.stdout)
         raise RuntimeError(f"{Path(argv[0]).name} ended with {done.returncode}: {said}")
     return done.stdout + done.stderr

@@ -47,8 +47,10 @@ def default_run(ask: Ask) -> Iterator[Row]:
         captured = [line for line in said.splitlines() if "captured" in line or "graph" in line]
         told = captured[-1].strip()[-160:] if captured else "nothing"
         yield row("default run", "of graphs it says", told, ok=is_cpu or "is captured" in told)
-        txl(["eval", run_dir, "--device", ask.device])
-        (result,) = (json.loads(file.read_text()) for file in (run_dir / "evals").glob("*.json"))
+        for _ in range(2):  # the first time compiles kernels for longer memory
+            txl(["eval", run_dir, "--device", ask.device])
+        files = sorted((run_dir / "evals").glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+        result = json.loads(files[-1].read_text())
         lengths = result["settings"]
         words = f"{lengths['tgt_len']}/{lengths['mem_len']}/{lengths['clamp_len']}"
         yield row("default run", f"evaluated with {words}, tokens/s", result["tokens_per_s"])

@@ -17,6 +17,8 @@ from on_card.rows import Ask, Row, last_line, row
 
 HERE = Path(__file__).parent
 SUPPORT = tuple(HERE.parents[1] / "support" / room for room in (".", "runs", "texts", "triton"))
+#: Other versions of packages than the tests' own warn of other things.
+_HOW = ("-q", "-p", "no:cacheprovider", "-W", "default")
 #: Seconds below which a part is not begun, and that its process has to end by itself.
 LEAST_S = 10
 
@@ -33,11 +35,12 @@ class Job:
     tests: tuple[str, ...] = ()
     """Arguments of pytest, in the place of a part."""
 
-    def rows(self, device: str, *, deadline: float) -> list[Row]:
-        """Do it; what it had found before it failed is kept."""
+    def rows(self, device: str, *, deadline: float) -> tuple[list[Row], str]:
+        """Do it, and give what it found, before it failed too, and what it said if it failed."""
         limit_s = min(self.limit_s, deadline - time.monotonic())
         if limit_s < LEAST_S:
-            return [row(self.name, "the part itself", "there was no time left for it", ok=False)]
+            late = "there was no time left for it"
+            return [row(self.name, "the part itself", late, ok=False)], ""
         began = time.monotonic()
         code, out, err = _run(self._command(device, limit_s), device=device, limit_s=limit_s)
         took = row("seconds", self.name, time.monotonic() - began)
@@ -47,27 +50,28 @@ class Job:
             failed = [line[:200] for line in lines if line.startswith(("FAILED", "ERROR"))]
             # Where all are skipped, nothing was tested.
             found = [row("tests", self.name, told, ok=code == 0 and " passed" in told)]
-            return [*found, *(row("tests", self.name, line, ok=False) for line in failed), took]
+            found += [row("tests", self.name, line, ok=False) for line in failed]
+            return [*found, took], "" if found[0].ok else f"{out}\n{err}"
         found = [Row(**json.loads(line)) for line in out.splitlines() if line.startswith('{"part"')]
         if code != 0:
             found.append(row(self.name, "the part itself", last_line(err), ok=False))
-        return [*found, took]
+        return [*found, took], "" if all(one.ok for one in found) else err
 
     def _command(self, device: str, limit_s: float) -> list[str]:
         if self.tests:
-            return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *self.tests]
+            return [sys.executable, "-m", "pytest", *_HOW, *self.tests]
         ask = json.dumps(asdict(Ask(device, limit_s, self.told)))
         return [sys.executable, "-W", "ignore", str(HERE / "parts.py"), self.part, ask]
 
 
 def done(
     jobs: Iterable[Job], device: str, *, deadline: float, at_once: int
-) -> Iterator[tuple[Job, list[Row]]]:
-    """Do jobs, so many at once, and give each with its rows when it has ended."""
+) -> Iterator[tuple[Job, list[Row], str]]:
+    """Do jobs, so many at once; give each with its rows and words when it has ended."""
     with ThreadPoolExecutor(at_once) as pool:
         futures = {pool.submit(job.rows, device, deadline=deadline): job for job in jobs}
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            yield futures[future], *future.result()
 
 
 def _environment(device: str) -> dict[str, str]:

@@ -2,7 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +15,27 @@ from torch import Tensor
 
 from trainer.model.triton.alignment import aligned
 
+if TYPE_CHECKING:
+    from trainer.model.triton.attention import Cut
+
 
 def milliseconds(work: Callable[[], object], device: str, *, n: int = 20) -> float:
-    """Return the time of one call, warm; by the device's events on a GPU."""
+    """Return the time of one call, warm; on a GPU in a graph, for the host is slower than it."""
     for _ in range(3):
         work()
     if device == "cpu":
         began = time.perf_counter()
         work()
         return 1e3 * (time.perf_counter() - began)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    graph.replay()
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     for _ in range(n):
-        work()
+        graph.replay()
     end.record()
     torch.cuda.synchronize()
     return float(begin.elapsed_time(end)) / n
@@ -46,26 +57,46 @@ def blocks(ask: Ask) -> Iterator[Row]:
         torch.randn(shape, device=device, dtype=torch.bfloat16).requires_grad_() for shape in shapes
     ]
     default = default_cut(width, torch.bfloat16)
-    sizes = [(q, k, warps) for q in (32, 64, 128) for k in (32, 64) for warps in (4, 8)]
-    tried = [Blocks(*size, stages) for size in sizes for stages in (1, 2)]
+    sizes = [(q, k, warps) for q in (32, 64, 128) for k in (16, 32, 64) for warps in (4, 8)]
+    tried = [Blocks(*size, stages) for size in sizes for stages in (1, 2, 3)]
 
     def attend(cut: Cut) -> None:
         out = fused_attention(*leaves, visible_from_BT=None, dropout=0.0, seed=None, cut=cut)
-        torch.autograd.grad(out.sum(), leaves)
+        torch.autograd.grad(out, leaves, torch.ones_like(out))
 
-    for kernel in () if device == "cpu" else Cut._fields:
-        times = {}
-        for choice in tried:
-            try:
-                cut = default._replace(**{kernel: choice})
-                times[choice] = milliseconds(partial(attend, cut), device)
-            except Exception as error:  # too much shared memory is a result, too
-                yield row("blocks", f"{kernel}, {choice}", type(error).__name__)
-        for choice in sorted(times, key=lambda c: times[c])[:3]:
-            yield row("blocks", f"{kernel}, {choice}, ms of all", times[choice])
-    yield row(
-        "blocks", f"the default, {default}, ms", milliseconds(partial(attend, default), device)
-    )
+    usual = milliseconds(partial(attend, default), device)
+    yield row("blocks", f"the default, {default}, ms", usual)
+    if device == "cpu":
+        return
+    cuts = {(name, one): default._replace(**{name: one}) for name in Cut._fields for one in tried}
+    # Compiled by all processors at once; here they are found among the compiled ones.
+    pool = ProcessPoolExecutor(mp_context=get_context("spawn"))
+    ready = {pool.submit(_compile, shapes, cut): named for named, cut in cuts.items()}
+    times: dict[str, dict[Blocks, float]] = {name: {} for name in Cut._fields}
+    for future in as_completed(ready):
+        kernel, choice = ready[future]
+        if future.exception() is not None:  # too much shared memory is a result, too
+            told = type(future.exception()).__name__
+            yield row("blocks", f"{kernel}, {choice}", told)
+        else:
+            times[kernel][choice] = 0.0
+    for kernel, choices in times.items():
+        for choice in choices:
+            choices[choice] = milliseconds(partial(attend, cuts[kernel, choice]), device)
+        for choice in sorted(choices, key=lambda c: choices[c])[:4]:
+            yield row("blocks", f"{kernel}, {choice}, ms of all", choices[choice])
+
+
+def _compile(shapes: list[tuple[int, ...]], cut: "Cut") -> None:
+    """Compile the kernels of a cut, by using them once."""
+    from trainer.model.triton.attention import fused_attention
+
+    leaves = [
+        torch.zeros(shape, device="cuda", dtype=torch.bfloat16).requires_grad_() for shape in shapes
+    ]
+    out = fused_attention(*leaves, visible_from_BT=None, dropout=0.0, seed=None, cut=cut)
+    torch.autograd.grad(out.sum(), leaves)
+    torch.cuda.synchronize()
 
 
 def products(ask: Ask) -> Iterator[Row]:

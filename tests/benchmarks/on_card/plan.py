@@ -10,7 +10,7 @@ from measured.ours import corpus_of, experiment_of
 from measured.variants import Variant
 
 from trainer.budget.check import GIB, Budget, words_of
-from trainer.config.deepspeed import load_ds_config, resolve
+from trainer.config.deepspeed.file import load_ds_config, resolve
 from trainer.distributed import World
 
 

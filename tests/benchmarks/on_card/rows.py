@@ -42,5 +42,6 @@ def row(part: str, name: str, value: float | str, *, ok: bool = True) -> Row:
 
 def last_line(text: str) -> str:
     """Return the last line of what a process said before it failed."""
-    lines = text.strip().splitlines()
+    # NCCL's farewell comes after the error.
+    lines = [line for line in text.strip().splitlines() if "ProcessGroupNCCL" not in line]
     return lines[-1][:300] if lines else "it says nothing"

@@ -7,6 +7,7 @@ are known, for the card may be gone before the last.
 
 import math
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ class Entrant:
         try:
             self.worker = Worker(self.variant, task, folder, deadline=deadline)
         except (SystemExit, OSError) as error:
-            self.error = last_line(str(error))
+            self._fail(error)
         self.step(WARM)
 
     def step(self, n_steps: int) -> None:
@@ -62,8 +63,12 @@ class Entrant:
         try:
             return self.worker.ask(**what)
         except (SystemExit, OSError, ValueError) as error:
-            self.worker, self.error = None, last_line(str(error))
+            self._fail(error)
             return None
+
+    def _fail(self, error: BaseException) -> None:
+        print(f"{self.name}: {error}", file=sys.stderr)
+        self.worker, self.error = None, last_line(str(error))
 
 
 def speed(ask: Ask) -> Iterator[Row]:

@@ -62,6 +62,7 @@ def test_what_parts_find_is_told_though_one_fails_and_calls_make_one_table(tmp_p
     failed = [row["value"] for row in rows if not row["ok"]]
     assert len(failed) == said.count("**failed**: ") == 2
     assert all("has no mem_transformer.py" in value for value in failed)
+    assert "has no mem_transformer.py" in first.with_suffix(".log").read_text()
     found = {(row["part"], row["name"]): row["value"] for row in rows}
     ours = "toy, ours, zero0_fp32, captured"
     assert found[ours, "tokens/s"] == pytest.approx(13 * 6 * 1e3 / found[ours, "ms/step"])
@@ -117,13 +118,14 @@ def test_a_part_that_takes_too_long_keeps_what_it_has_found(
     monkeypatch.setattr(here.jobs.Job, "_command", lambda *_: [sys.executable, "-c", code])
     monkeypatch.setattr(here.jobs, "LEAST_S", 0)
     job = here.jobs.Job(name="slow", part="speed", limit_s=2)
-    found = job.rows("cpu", deadline=time.monotonic() + 60)
+    found, said = job.rows("cpu", deadline=time.monotonic() + 60)
+    assert said == "took longer than 2 s"
     assert [(row.part, row.name, row.ok) for row in found[:2]] == [
         ("part", "found", True),
         ("slow", "the part itself", False),
     ]
     assert found[1].value == "took longer than 2 s"
-    (late,) = job.rows("cpu", deadline=time.monotonic() - 1)
+    (late,), _ = job.rows("cpu", deadline=time.monotonic() - 1)
     assert late.value == "there was no time left for it"
 
 
@@ -141,8 +143,16 @@ def test_tests_that_are_all_skipped_have_tested_nothing(
     command = [sys.executable, "-c", f"print({said!r}); exit({code})"]
     monkeypatch.setattr(here.jobs.Job, "_command", lambda *_: command)
     job = here.jobs.Job(name="kernels", tests=("tests",), limit_s=60)
-    found, _ = job.rows("cpu", deadline=time.monotonic() + 60)
-    assert (found.value, found.ok) == (said, ok)
+    (found, _), words = job.rows("cpu", deadline=time.monotonic() + 60)
+    assert (found.value, found.ok, words == "") == (said, ok, ok)
+
+
+def test_the_tests_that_a_card_is_to_run_are_there(here: SimpleNamespace) -> None:
+    from card import CHECKS
+
+    paths = [path for job in CHECKS for path in job.tests if path.startswith("tests")]
+    assert len(paths) >= 5
+    assert all((ROOT / path).exists() for path in paths)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from ranks import told_by_ranks
 from traffic import PASSES, Traffic
 
 from trainer.checkpoint.state import TrainState
-from trainer.config.deepspeed import load_ds_config
+from trainer.config.deepspeed.file import load_ds_config
 from trainer.distributed import World
 from trainer.engine import deepspeed
 from trainer.training.loop import train_step

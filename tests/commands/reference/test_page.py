@@ -8,7 +8,7 @@ import pytest
 import trainer
 from trainer.commands.command_line import COMMANDS, parse_command
 from trainer.commands.reference.page import chapters, page
-from trainer.config.arguments import train_flags
+from trainer.config.command_line.arguments import train_flags
 from trainer.errors import Exit
 
 FILE = Path(trainer.__file__).with_name("REFERENCE.md")
@@ -55,7 +55,7 @@ def test_a_command_has_the_flags_of_its_help_and_no_other(
             re.findall(r"^(?:│ |  )(?:-h, )?(--[a-z][\w.-]*)", capsys.readouterr().out, re.M)
         )
     listed = first_cells("Commands", f"txl {name}")
-    if name in ("train", "config show", "plan"):
+    if name in ("train", "config show", "plan", "check-model"):
         listed += [
             flag
             for table in CHAPTERS["Settings of a run"].tables

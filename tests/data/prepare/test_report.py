@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from trainer.config.arguments import parse_train
+from trainer.config.command_line.arguments import parse_train
 from trainer.data.corpus import open_corpus
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from training import Case, begun_from, ds_file_like, events, run_cases
 
 from trainer import read_metrics
-from trainer.config.deepspeed_keys import Fp16
+from trainer.config.deepspeed.keys import Fp16
 from trainer.engine.full_state import Fragment
 from trainer.engine.gradients.loss_scale import LossScale
 from trainer.engine.gradients.whole import WholeGradients

@@ -12,7 +12,7 @@ from deepspeed.accelerator import get_accelerator
 from ranks import told_by_ranks
 
 from trainer.checkpoint.state import TrainState
-from trainer.config.deepspeed import load_ds_config
+from trainer.config.deepspeed.file import load_ds_config
 from trainer.distributed import World
 from trainer.engine import deepspeed
 from trainer.engine.gradients import under_zero
@@ -74,24 +74,32 @@ def test_a_graph_s_gradients_stay_where_they_are_and_the_next_step_begins_withou
         assert rank["stays"] == {name: True for name in FILES if name != "on the way"}
 
 
+def test_each_pass_makes_the_nodes_that_gradients_arrive_at_anew(told: Any) -> None:
+    """A node keeps its stream, and none that was made outside a graph may be waited for in it."""
+    for rank in told:
+        assert rank["old nodes"] == {name: 0 for name in FILES if name != "on the way"}
+
+
 def train_with_all(world: World, folder: Path) -> dict[str, Any]:
     """Return what each file leaves on this rank, by way."""
     # The CPU computes in fp16 well enough to test loss scaling; DeepSpeed only refuses to.
     type(get_accelerator()).is_fp16_supported = lambda self: True
     torch.set_num_threads(1)
     world = deepspeed.connect(world, timeout_s=60)
-    found: dict[str, Any] = {"stays": {}}
+    found: dict[str, Any] = {"stays": {}, "old nodes": {}}
     for name in FILES:
         with mock.patch.object(under_zero, "_early", return_value="as DeepSpeed does"):
             found[name] = {"deepspeed's": trained(world, folder, name, "off")[0]}
-        found[name]["ours"], _ = trained(world, folder, name, "off")
+        found[name]["ours"], _, _ = trained(world, folder, name, "off")
         if name != "on the way":
-            found[name]["captured"], found["stays"][name] = trained(world, folder, name, "on")
+            captured, found["stays"][name], n_old = trained(world, folder, name, "on")
+            found[name]["captured"], found["old nodes"][name] = captured, n_old
     return found
 
 
-def trained(world: World, folder: Path, name: str, cuda_graph: str) -> tuple[Any, bool]:
-    """Train; return what is left, and whether gradients that a graph fills lie where they lay."""
+def trained(world: World, folder: Path, name: str, cuda_graph: str) -> tuple[Any, bool, int]:
+    """Train; return what is left, whether gradients that a graph fills lie where they lay, and how
+    many nodes that accumulate gradients outlive a step."""
     file, changes, slots = FILES[name]
     experiment = tiny_experiment(
         model={"cutoffs": (), "dropout": 0.1},
@@ -107,7 +115,10 @@ def trained(world: World, folder: Path, name: str, cuda_graph: str) -> tuple[Any
     run, state = bare_run(world, folder / "corpus", raw, experiment), TrainState()
     engine = run.engine
     losses, scales, places = [], [], []
+    parameters = list(engine.ds.module.parameters())
     for _ in range(N_STEPS):
+        for parameter in parameters:
+            _accumulating(parameter).metadata["old"] = True
         scales.append(engine.loss_scale)
         losses.append(float(train_step(run, state).loss_sum))
         assert all(p.grad is None for p in engine.ds.module.parameters())
@@ -120,5 +131,12 @@ def trained(world: World, folder: Path, name: str, cuda_graph: str) -> tuple[Any
     ]
     left: list[Any] = [losses, scales, float(engine.grad_norm or 0), engine.scalars()]
     left += [state.skipped_steps, parts]
+    n_old = sum("old" in _accumulating(parameter).metadata for parameter in parameters)
     engine.destroy()
-    return left, len(places) > 1 and all(place == places[0] for place in places)
+    return left, len(places) > 1 and all(place == places[0] for place in places), n_old
+
+
+def _accumulating(parameter: torch.nn.Parameter) -> Any:
+    """Return the node that accumulates a parameter's gradient; a new one, if none is kept."""
+    node: Any = parameter.view_as(parameter).grad_fn
+    return node.next_functions[0][0]

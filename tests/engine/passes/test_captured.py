@@ -31,13 +31,14 @@ class Adding:
         self.weight = nn.Parameter(torch.tensor([2.0]))
         self.n_passes = 0
 
-    def __call__(self, segment: Segment, memory: Sums, how: How) -> Passed:
-        return self.read(segment, memory, how)
+    def __call__(self, segments: tuple[Segment, ...], memory: Sums, how: How) -> Passed:
+        return self.read(segments, memory, how)
 
     def forget(self, memory: Sums, finite_B: Tensor) -> None:
         assert finite_B.all()
 
-    def read(self, segment: Segment, memory: Sums, how: How) -> Passed:
+    def read(self, segments: tuple[Segment, ...], memory: Sums, how: How) -> Passed:
+        (segment,) = segments
         self.n_passes += 1
         read_B = memory.read_B + segment.tokens_BT.sum(1)
         loss = (self.weight * read_B).sum() * how.loss_weight
@@ -60,7 +61,7 @@ def train(passes: Callable[..., Passed], weight: nn.Parameter, *, slots: int) ->
     told: list[Any] = []
     for step in range(6):
         for slot, segment in enumerate(segments(6 * slots)[step * slots :][:slots]):
-            passed = passes(segment, memories[slot], HOW)
+            passed = passes((segment,), memories[slot], HOW)
             memories[slot] = passed.memory
             extra = {name: float(loss) for name, loss in passed.extra.items()}
             told.append((float(passed.loss_sum), passed.memory.read_B.tolist(), extra))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training import ROOT, environment
 
-from trainer.config.arguments import parse_train
+from trainer.config.command_line.arguments import parse_train
 from trainer.errors import Exit
 
 FILE = str(ROOT / "launch" / "slurm" / "sweep_task.py")

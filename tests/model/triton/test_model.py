@@ -41,6 +41,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "short memory, clamped": {"model": ODD, "mem_len": 2, "clamp_len": 3},
     "same length": {"model": ODD, "same_length": True, "clamp_len": 4},
     "same length, documents": {"model": ODD, "same_length": True, "documents": True},
+    "through memory": {"model": {**ODD, **CLUSTERS}, "attached": True, "documents": True},
+    "through whole memory, pre-norm": {
+        "model": {**ODD, "norm": "pre"},
+        "mem_len": 5,
+        "attached": True,
+    },
 }
 
 

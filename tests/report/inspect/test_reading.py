@@ -25,11 +25,11 @@ def corpus(tmp_path: Path) -> Corpus:
     return write_corpus(tmp_path / "corpus", vocabulary_size=30, train=documents)
 
 
-def a_run(tmp_path: Path, corpus: Corpus, *, order: str = "same") -> Path:
+def a_run(tmp_path: Path, corpus: Corpus, order: str = "same", bptt_segments: int = 1) -> Path:
     """Return a run of 200 steps that nobody trained."""
     run_dir = tmp_path / f"run {order}"
     run_dir.mkdir()
-    train = {"train_batch_size": S, "tgt_len": T}
+    train = {"train_batch_size": S, "tgt_len": T, "bptt_segments": bptt_segments}
     experiment = tiny_experiment(train=train, data={"epoch_order": order}, model={})
     experiment = experiment.model_copy(update={"seed": SEED})
     (run_dir / "config.json").write_text(experiment.model_dump_json())
@@ -47,11 +47,12 @@ def reading_of(run_dir: Path, step: int) -> Reading:
     return read_step(run_dir, place_of(run_dir, step=step, attempt=None), data=None)
 
 
+@pytest.mark.parametrize("bptt_segments", [1, 3])
 @pytest.mark.parametrize("order", ["same", "roll", "roll_streams"])
 def test_each_stream_s_text_is_that_of_its_segment(
-    tmp_path: Path, corpus: Corpus, order: str
+    tmp_path: Path, corpus: Corpus, order: str, bptt_segments: int
 ) -> None:
-    run_dir, split = a_run(tmp_path, corpus, order=order), corpus.splits["train"]
+    run_dir, split = a_run(tmp_path, corpus, order, bptt_segments), corpus.splits["train"]
     for step in (1, 14, 15, 33, 200):
         found = {stream.stream: stream for stream in reading_of(run_dir, step).streams}
         for rank in range(2):
@@ -59,6 +60,7 @@ def test_each_stream_s_text_is_that_of_its_segment(
                 split=split,
                 train_batch_size=S,
                 tgt_len=T,
+                bptt_segments=bptt_segments,
                 slots=3,
                 rank=rank,
                 world_size=2,
@@ -66,13 +68,17 @@ def test_each_stream_s_text_is_that_of_its_segment(
                 seed=SEED,
             )
             for slot in range(3):
-                segment = streams.segment(step - 1, slot)
                 (stream,) = streams.stream_ids(slot).tolist()
-                n = int(segment.lengths_B[0])
+                read, n = [], 0
+                for segment in streams.segments(step - 1, slot):
+                    here = int(segment.lengths_B[0])
+                    if here:
+                        last = int(segment.targets_BT[0, here - 1])
+                        read = [*read[:-1], *segment.tokens_BT[0, :here].tolist(), last]
+                    n += here
                 if n == 0:
                     assert stream not in found
                     continue
-                read = [*segment.tokens_BT[0, :n].tolist(), int(segment.targets_BT[0, n - 1])]
                 one = found[stream]
                 assert one.text == corpus.vocabulary.decode(read)
                 assert (one.rank, one.slot, one.n_tokens) == (rank, slot, n)

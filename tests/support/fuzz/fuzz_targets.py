@@ -24,7 +24,7 @@ from small_tables import write_tables
 from tokenizer_rules import REAL
 
 from trainer.checkpoint.hashing import fingerprint
-from trainer.config.deepspeed import load_ds_config, resolve
+from trainer.config.deepspeed.file import load_ds_config, resolve
 from trainer.config.recipe import load_recipe
 from trainer.data.corpus import open_corpus, verify_corpus
 from trainer.data.prepare.from_ids import prepare_ids

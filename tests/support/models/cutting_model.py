@@ -1,7 +1,8 @@
-"""For the tests of corpora that change under a run: this model cuts the one it is trained on."""
+"""For the tests of corpora that change under a run: this model spoils the one it is trained on."""
 
 import os
 
+import numpy as np
 from torch import nn
 
 from trainer.config.recipe import ModelConfig
@@ -10,14 +11,17 @@ from trainer.protocol import Output
 
 
 class CuttingXL(TransformerXL):
-    """A model that in its third training pass cuts the file that the variable CUT names."""
+    """A model whose third training pass cuts the file that CUT names, or turns CHANGED round."""
 
     n_passes = 0
 
     def forward(self, *given: object, **how: object) -> Output:
         self.n_passes += self.training
         if self.n_passes == 3:
-            os.truncate(os.environ["CUT"], 1000)
+            if changed := os.environ.get("CHANGED"):
+                np.fromfile(changed, np.uint16)[::-1].tofile(changed)
+            else:
+                os.truncate(os.environ["CUT"], 1000)
         return super().forward(*given, **how)  # type: ignore[arg-type]
 
 

@@ -3,13 +3,14 @@
 B streams · T tgt_len · H heads · E d_head · D d_model.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config.recipe import ModelConfig
+from trainer.memory_tree import detached
 from trainer.protocol import IGNORED, Output, Segment
 
 
@@ -72,9 +73,12 @@ class LinearAttention(nn.Module):
             torch.zeros(shape, dtype=torch.float32, device=device), tuple(x.clone() for x in shift)
         )
 
-    def forward(self, segment: Segment, memory: State, **_: object) -> Output:
+    def forward(
+        self, segment: Segment, memory: State, *, attached: bool = False, **_: object
+    ) -> Output:
         """Read a segment; see the protocol."""
         logits_BTV, memory = self._read(segment, memory)
+        memory = memory if attached else detached(memory)
         nll_BT = F.cross_entropy(
             logits_BTV.mT, segment.targets_BT, ignore_index=IGNORED, reduction="none"
         )
@@ -92,10 +96,10 @@ class LinearAttention(nn.Module):
         last_B1D = (segment.lengths_B - 1).clamp_min(0)[:, None, None].expand(-1, 1, x_BTD.shape[2])
         matrices, shifts = [], []
         for i, layer in enumerate(self.layers):
-            last_BD = x_BTD.gather(1, last_B1D)[:, 0].detach().to(memory.shift[i].dtype)
+            last_BD = x_BTD.gather(1, last_B1D)[:, 0].to(memory.shift[i].dtype)
             shifts.append(torch.where(is_read_BT[:, :1], last_BD, memory.shift[i]))
             x_BTD, matrix = layer(x_BTD, memory.matrix[:, i], memory.shift[i], is_read_BT)
-            matrices.append(matrix.detach())
+            matrices.append(matrix)
         logits_BTV = self.softmax(x_BTD).float()
         return logits_BTV, State(torch.stack(matrices, dim=1), tuple(shifts))
 
@@ -129,3 +133,16 @@ class Misbehaved(LinearAttention):
 def build_misbehaved(config: ModelConfig, vocabulary_size: int) -> nn.Module:
     """Build the model of `--model.factory linear_attention_model:build_misbehaved`."""
     return Misbehaved(config, vocabulary_size)
+
+
+class Detaching(LinearAttention):
+    """A model that takes `attached` for one more length, and detaches its memory."""
+
+    def forward(self, segment: Segment, memory: State, **lengths: Any) -> Output:
+        """Compute as the parent does without `attached`."""
+        return super().forward(segment, memory)
+
+
+def build_detaching(config: ModelConfig, vocabulary_size: int) -> nn.Module:
+    """Build the model of `--model.factory linear_attention_model:build_detaching`."""
+    return Detaching(config, vocabulary_size)

@@ -1,5 +1,7 @@
 """A model for the tests of faults: Transformer-XL whose loss is not finite where a token occurs."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from trainer.config.recipe import ModelConfig
@@ -22,8 +24,10 @@ class PoisonedXL(TransformerXL):
         *,
         clamp_len: int | None = None,
         same_length: bool = False,
+        attached: bool = False,
     ) -> Output:
-        output = super().forward(segment, memory, clamp_len=clamp_len, same_length=same_length)
+        lengths: dict[str, Any] = {"clamp_len": clamp_len, "same_length": same_length}
+        output = super().forward(segment, memory, **lengths, attached=attached)
         assert output.nll_BT is not None
         poisoned_BT = segment.tokens_BT == self.poison
         after = output.memory

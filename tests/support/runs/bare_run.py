@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
-from trainer.config.deepspeed import resolve
+from trainer.config.deepspeed.file import resolve
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import open_corpus
 from trainer.data.read_ahead import SegmentReader
@@ -28,12 +28,18 @@ def bare_run(
     n_words = opened.vocabulary.size
     model = build_model(experiment.model, vocabulary_size=n_words, seed=0)
     built = deepspeed.build(
-        model, optim=experiment.optim, max_steps=9, resolved=resolved, world=world
+        model,
+        optim=experiment.optim,
+        max_steps=9,
+        resolved=resolved,
+        world=world,
+        unrolls=experiment.train.bptt_segments > 1,
     )
     streams = Streams(
         split=opened.splits["train"],
         train_batch_size=experiment.train.train_batch_size,
         tgt_len=experiment.train.tgt_len,
+        bptt_segments=experiment.train.bptt_segments,
         slots=built.slots,
         rank=world.rank,
         world_size=world.world_size,

@@ -26,7 +26,7 @@ FLAGS = [
     "--optim.lr",
     "3e-3",
 ]
-GOLDEN = Path(__file__).parents[2] / "whole" / "golden" / "losses.json"
+GOLDEN = Path(__file__).parents[2] / "whole" / "numbers" / "golden" / "losses.json"
 #: Rounding errors of precisions, relative.
 ROUNDING = {"fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11}
 #: Targets of a step: 8 streams of 12.

@@ -13,7 +13,7 @@ from traffic import Traffic
 from trainer.budget.check import Budget, words_of
 from trainer.budget.held import held, sent
 from trainer.checkpoint.state import TrainState
-from trainer.config.deepspeed import resolve
+from trainer.config.deepspeed.file import resolve
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import open_corpus
 from trainer.distributed import World

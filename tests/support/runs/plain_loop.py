@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from training import TINY
 
-from trainer.config.arguments import parse_train
+from trainer.config.command_line.arguments import parse_train
 from trainer.data.corpus import open_corpus
 from trainer.data.streams import Streams
 from trainer.engine.optimizers.schedules import cosine

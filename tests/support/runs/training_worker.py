@@ -18,7 +18,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from trainer.checkpoint.folder import directory, newest_whole
-from trainer.config.arguments import parse_train
+from trainer.config.command_line.arguments import parse_train
 from trainer.distributed import World, broadcast_object
 from trainer.engine import deepspeed
 from trainer.errors import Exit, InputError

@@ -9,13 +9,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer.commands.checking import CheckModel
 from trainer.commands.command_line import COMMANDS, parse_command
 from trainer.commands.models import Eval
 from trainer.commands.planning import Plan
 from trainer.commands.reference.options import command_table
 from trainer.commands.runs import Show
-from trainer.config.arguments import TrainArguments, parse_show, parse_train, train_flags
-from trainer.config.plan_arguments import PLAN_OPTIONS, parse_dry_run, parse_plan
+from trainer.config.command_line.arguments import (
+    TrainArguments,
+    parse_show,
+    parse_train,
+    train_flags,
+)
+from trainer.config.command_line.check_model import CHECK_OPTIONS, parse_check
+from trainer.config.command_line.plan import PLAN_OPTIONS, parse_dry_run, parse_plan
 from trainer.data.prepare.by_name.known_corpora import PG19, known_corpus
 from trainer.errors import InputError
 
@@ -94,6 +101,8 @@ def _check_txl(words: list[str]) -> None:
     command = parse_command(words)
     if isinstance(command, Show):
         parse_show(command.argv)
+    if isinstance(command, CheckModel):
+        parse_check(command.argv)
     if isinstance(command, Plan):
         parse_plan(command.argv)
     if isinstance(command, Eval):
@@ -146,6 +155,8 @@ def flags_of_command(name: str) -> frozenset[str]:
     """Return the long options of a command of `txl`."""
     if name in ("train", "config show"):
         return frozenset({*train_flags(), "--world-size"})
+    if name == "check-model":
+        return frozenset({*train_flags(), *CHECK_OPTIONS})
     if name == "plan":
         return frozenset({*train_flags(), *PLAN_OPTIONS})
     if name == "lm-eval":

@@ -26,6 +26,7 @@ from triton_processes import interpret
 
 from trainer.distributed import World
 from trainer.launchers import complete_environ
+from trainer.memory_tree import detached
 from trainer.model.build import build_model
 from trainer.model.choice import BackendName
 from trainer.model.memory import LayerInputs
@@ -136,7 +137,7 @@ def read(
             memory, loss = output.memory, loss + output.loss_sum
             nats.append(output.nll_BT)
         loss.backward()
-    return Reading(loss.detach(), nats, memory, grads_of(module), launches)
+    return Reading(loss.detach(), nats, detached(memory), grads_of(module), launches)
 
 
 @torch.no_grad()
@@ -191,7 +192,7 @@ def engine_of(
 ) -> Any:
     """Return DeepSpeed's engine on one rank, some of its weights not trained, for a back end."""
     warnings.simplefilter("ignore")  # DeepSpeed's own
-    from trainer.config.deepspeed import load_ds_config, resolve
+    from trainer.config.deepspeed.file import load_ds_config, resolve
     from trainer.engine import deepspeed
 
     experiment = tiny_experiment(

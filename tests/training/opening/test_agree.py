@@ -11,7 +11,7 @@ from pairs import Pair
 from ranks import told_by_ranks
 from training import ROOT, Case
 
-from trainer.config.arguments import parse_train
+from trainer.config.command_line.arguments import parse_train
 from trainer.distributed import World
 from trainer.errors import Exit, InputError
 from trainer.training.opening import agree

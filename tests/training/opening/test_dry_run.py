@@ -6,7 +6,7 @@ import pytest
 from saved_checkpoints import contents
 from training import Case
 
-from trainer.config.arguments import parse_train
+from trainer.config.command_line.arguments import parse_train
 from trainer.errors import InputError
 from trainer.launchers import complete_environ
 from trainer.training.opening.dry_run import describe_start

@@ -10,15 +10,36 @@ import torch
 from builders import random_documents, tiny_experiment, write_corpus
 
 from trainer.budget.machine import There
-from trainer.config.arguments import parse_train
-from trainer.config.deepspeed import default_names, load_ds_config, resolve
+from trainer.budget.sizes import How
+from trainer.config.command_line.arguments import parse_train
+from trainer.config.deepspeed.file import default_names, load_ds_config, resolve
 from trainer.data.corpus import Corpus
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.data.streams import Streams
 from trainer.errors import InputError
 from trainer.launchers import complete_environ
+from trainer.model.choice import BackendName
 from trainer.training.opening import plan
-from trainer.training.opening.plan import Plan, check_segments, check_splits, make_plan
+from trainer.training.opening.plan import (
+    Plan,
+    check_kernels,
+    check_segments,
+    check_splits,
+    make_plan,
+)
+
+HOW = How(
+    backend="triton",
+    precision="bf16",
+    stage=3,
+    world_size=2,
+    micro=1,
+    slots=1,
+    offload=False,
+    bucket=1,
+    on_gpu=True,
+    fused_adam=True,
+)
 
 
 def test_a_sample_that_cannot_begin_is_refused(tmp_path: Path) -> None:
@@ -139,6 +160,19 @@ def test_a_segment_longer_than_a_stream_is_refused_with_what_fits(tmp_path: Path
         check_segments(tiny_experiment(train=train | {field: most}), corpus)
         with pytest.raises(InputError):
             check_segments(tiny_experiment(train=train | {field: most + 1}), corpus)
+
+
+@pytest.mark.parametrize(
+    ("stage", "backend", "bptt_segments"), [(3, "triton", 1), (3, "plain", 2), (2, "triton", 2)]
+)
+def test_kernels_read_a_layer_s_weights_once_a_step_at_stage_3(
+    stage: int, backend: BackendName, bptt_segments: int
+) -> None:
+    experiment = tiny_experiment(train={"bptt_segments": bptt_segments})
+    check_kernels(experiment, replace(HOW, stage=stage, backend=backend))
+    several = tiny_experiment(train={"bptt_segments": 2})
+    with pytest.raises(InputError, match=r"bptt_segments 2 .* --model.kernels plain, or a"):
+        check_kernels(several, replace(HOW, stage=3, backend="triton"))
 
 
 def test_a_batch_of_a_billion_streams_is_answered_at_once(tmp_path: Path) -> None:

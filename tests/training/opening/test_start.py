@@ -8,7 +8,7 @@ import pytest
 from saved_checkpoints import contents
 from training import Case, losses, run_cases
 
-from trainer.config.arguments import parse_train
+from trainer.config.command_line.arguments import parse_train
 from trainer.config.recipe import parse_experiment
 from trainer.errors import Exit
 from trainer.training.opening.claim import CLAIM

@@ -8,8 +8,9 @@ from trainer.commands.reference.options import command_table, flag_table
 from trainer.commands.reference.records import file_tables, record_tables
 from trainer.commands.reference.settings import deepspeed_tables, recipe_tables
 from trainer.commands.reference.tables import Chapter, Table, code, link
-from trainer.config.arguments import DOCTOR_OPTIONS, SHOW_OPTIONS, TRAIN_OPTIONS
-from trainer.config.plan_arguments import PLAN_OPTIONS
+from trainer.config.command_line.arguments import DOCTOR_OPTIONS, SHOW_OPTIONS, TRAIN_OPTIONS
+from trainer.config.command_line.check_model import CHECK_OPTIONS, TARGET
+from trainer.config.command_line.plan import PLAN_OPTIONS
 from trainer.errors import Exit
 
 _ABOUT = """\
@@ -91,6 +92,9 @@ def _command_tables(commands: Mapping[str, Any]) -> list[Table]:
             about = f"{command.__doc__} {_SETTINGS}"
             options = SHOW_OPTIONS if name == "config show" else PLAN_OPTIONS
             tables.append(flag_table(f"txl {name}", _RECIPE | options, text=about))
+        elif name == "check-model":
+            about = f"{command.__doc__} {_SETTINGS}"
+            tables.append(flag_table(f"txl {name}", TARGET | CHECK_OPTIONS, text=about))
         elif name == "doctor":
             about = f"{command.__doc__} All of a training command may follow: ranks are compared."
             tables.append(flag_table(f"txl {name}", DOCTOR_OPTIONS, text=about))

@@ -8,10 +8,10 @@ from pydantic_core import PydanticUndefined
 
 from trainer.commands.reference.tables import Table, code
 from trainer.config import strict
-from trainer.config.deepspeed import owners
-from trainer.config.deepspeed_checks import REFUSED
-from trainer.config.deepspeed_keys import SCHEDULE_PARAMS, DsFile
-from trainer.config.flags import flag_of, leaves, metavar
+from trainer.config.command_line.flags import flag_of, leaves, metavar
+from trainer.config.deepspeed.checks import REFUSED
+from trainer.config.deepspeed.file import owners
+from trainer.config.deepspeed.keys import SCHEDULE_PARAMS, DsFile
 from trainer.config.recipe import ExperimentConfig, resume_class
 
 _FIELD_HEADS = ("flag", "value", "default", "on resume", "meaning")

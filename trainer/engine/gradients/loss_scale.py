@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.config.deepspeed_keys import Fp16
+from trainer.config.deepspeed.keys import Fp16
 
 #: DeepSpeed's default of ``fp16.min_loss_scale``; PyTorch's scaler has no bound.
 _LEAST = 1

@@ -6,9 +6,13 @@ the way. So the hooks are taken off, and the reduction begins when the engine's 
 function that DeepSpeed has for gradients that several backward passes have left: it takes the
 same parameters in the same order to the same buckets as its reduction after a backward pass.
 
+DeepSpeed keeps a view of every parameter in autograd's graph, and with it the node that accumulates
+the parameter's gradient, and with that the stream on which it was made: the one that no captured
+stream may wait for. So the views leave the graph, and each pass makes its nodes on its own stream.
+
 Private in DeepSpeed, and touched only here: the list of hooks, `_flush_coalesced_reduction_zero12`,
-`scale_loss`, and where a gradient lies after its reduction. A test holds the weights and moments to
-those of DeepSpeed as it is.
+`scale_loss`, `_hp_mapping.lp_fragment`, and where a gradient lies after its reduction. A test holds
+the weights and moments to those of DeepSpeed as it is.
 """
 
 from typing import Any, NamedTuple
@@ -37,13 +41,17 @@ class ZeroGradients:
         self._parameters = list(ds.module.parameters())
         self._scale_tensor: Tensor | None = None
         self.norms: list[float] | None = None
-        """Of each parameter's gradient at the last update, if `notes_norms`."""
+        """Norms of the parameters' gradients at the last update, if `notes_norms`."""
         self.notes_norms = False
         if self.early is not None:
             return
         ds.enable_backward_allreduce = False
         while self._optimizer._grad_acc_hooks:
             self._optimizer._grad_acc_hooks.pop().remove()
+        for parameter in self._parameters:
+            mapping = getattr(parameter, "_hp_mapping", None)
+            if mapping is not None:
+                mapping.lp_fragment = mapping.lp_fragment.detach()
         if ds.fp16_enabled():
             # A graph multiplies by what is in this tensor, not by the scale of when it was made.
             self._scale = float(self._optimizer.loss_scaler.cur_scale)

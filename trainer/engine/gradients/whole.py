@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.config.deepspeed import ResolvedDs
+from trainer.config.deepspeed.file import ResolvedDs
 from trainer.engine.gradients.loss_scale import LossScale
 from trainer.engine.gradients.reduction import average_gradients
 from trainer.engine.host_copy import HostCopy
@@ -51,7 +51,7 @@ class WholeGradients:
         self._outcome: HostCopy | None = None
         self.learns_late = False
         self.norms: list[float] | None = None
-        """Of each parameter's gradient at the last update, if `notes_norms`."""
+        """Norms of the parameters' gradients at the last update, if `notes_norms`."""
         self.notes_norms = False
         self._parameters = list(module.parameters())
         self._clip, self._averages, self._world_size = clip, averages, world_size

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.config.deepspeed import ResolvedDs
+from trainer.config.deepspeed.file import ResolvedDs
 from trainer.config.experiment import OptimConfig
 from trainer.engine.optimizers.adam import Adam
 from trainer.engine.optimizers.lamb import Lamb

@@ -40,7 +40,10 @@ class CopyingSteps:
         if not parameters:
             return
         steps = [state[p]["step"] for p in parameters]
-        torch._foreach_add_(steps, 1.0 if found_inf is None else 1.0 - found_inf)
+        if found_inf is None:
+            torch._foreach_add_(steps, 1.0)
+        else:  # in a list: of a lone tensor it asks the device for the value
+            torch._foreach_add_(steps, [1.0 - found_inf] * len(steps))
         rule = Rule(
             group["betas"], group["eps"], group["weight_decay"], group["decoupled_weight_decay"]
         )

@@ -26,7 +26,7 @@ from trainer.engine.passes.graphs import (
     drop_gradients,
     some_gradient,
 )
-from trainer.engine.passes.usual import How, Passed, Passes
+from trainer.engine.passes.usual import How, Passed, Passes, Segments
 from trainer.errors import InputError
 from trainer.memory_tree import leaves, rebuilt
 from trainer.outside import shortened
@@ -52,6 +52,7 @@ class CapturedPasses:
         parameters: Iterable[nn.Parameter],
         *,
         slots: int,
+        forgets: bool = False,
         insists: bool = False,
     ) -> None:
         """Capture passes.
@@ -60,10 +61,12 @@ class CapturedPasses:
             passes: what to capture.
             parameters: where they leave gradients.
             slots: the number of micro steps of a step.
+            forgets: whether every pass begins with empty memory, so that the numbers after a pass
+                are nobody's.
             insists: whether to fail if the device does not capture them, instead of going on
                 as usual.
         """
-        self._insists = insists
+        self._insists, self._forgets = insists, forgets
         self._failed = False
         self._passes, self._parameters, self._slots = passes, list(parameters), slots
         self._steady: _Numbers | None = None
@@ -72,8 +75,9 @@ class CapturedPasses:
         self._graphs: Graphs | None = None
         self._extra_names: tuple[str, ...] = ()
 
-    def __call__(self, segment: Segment, memory: Memory, how: How) -> Passed:
-        """Do what `Passes` does; the memory returned changes with the next call."""
+    def __call__(self, segments: Segments, memory: Memory, how: How) -> Passed:
+        """Do what `Passes` does with a segment; the memory returned changes with the next call."""
+        (segment,) = segments
         kind = _kind(segment, memory, how)
         if self._kind is None and kind is not None and kind.numbers == self._steady:
             self._kind = kind
@@ -100,9 +104,10 @@ class CapturedPasses:
         return there is None or (self._graphs is not None and self._graphs.holds(there))
 
     def _as_usual(self, segment: Segment, memory: Memory, how: How) -> Passed:
-        passed = self._passes(segment, memory, how)
-        kind, numbers = _kind(segment, memory, how), _numbers(passed.memory)
-        self._steady = numbers if kind is not None and kind.numbers == numbers else None
+        passed = self._passes((segment,), memory, how)
+        kind, after = _kind(segment, memory, how), _numbers(passed.memory)
+        is_steady = kind is not None and (self._forgets or kind.numbers == after)
+        self._steady = kind.numbers if kind is not None and is_steady else None
         return passed
 
     def _try_to_capture(self, segment: Segment, memory: Memory, how: How) -> bool:
@@ -125,12 +130,12 @@ class CapturedPasses:
         device = segment.tokens_BT.device
         graphs = CudaGraphs if device.type == "cuda" else Emulated
         work = partial(self._work, self._static, how)
-        log.info("a micro step of %d streams × %d tokens is captured", *segment.tokens_BT.shape)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             self._graphs = graphs(work, self._parameters, slots=self._slots)
+        log.info("a micro step of %d streams × %d tokens is captured", *segment.tokens_BT.shape)
 
     def _work(self, static: "_Static", how: How) -> Results:
-        passed = self._passes.read(static.segment, static.memory, how)
+        passed = self._passes.read((static.segment,), static.memory, how)
         _copy(passed.memory, into=static.memory)
         self._passes.forget(static.memory, passed.is_finite())
         self._extra_names = tuple(passed.extra)
@@ -234,17 +239,21 @@ def place_for(n: int, n_positions: int) -> int:
     return min(n_positions, max(more, _BUCKET))
 
 
-def passes_of(engine: "Engine", train: TrainConfig) -> Passes | CapturedPasses:
+def passes_of(
+    engine: "Engine", train: TrainConfig, *, forgets: bool = False
+) -> Passes | CapturedPasses:
     """Return the passes of a run, captured where they can be and the experiment allows it.
+
+    With `forgets` every pass begins with empty memory.
 
     Raises:
         InputError: the experiment wants them captured, and they cannot be.
     """
     device = engine.world.device.type
-    usual = Passes(engine, mem_len=train.mem_len, asks=device == "cpu")
+    usual = Passes(engine, mem_len=train.mem_len, asks=device == "cpu", forgets=forgets)
     if train.cuda_graph == "off":
         return usual
-    obstacle = _obstacle(engine)
+    obstacle = _obstacle(engine, train)
     if train.cuda_graph == "auto" and (obstacle or device == "cpu"):
         if obstacle and device != "cpu":
             log.info("no CUDA graph: %s", obstacle)
@@ -256,15 +265,17 @@ def passes_of(engine: "Engine", train: TrainConfig) -> Passes | CapturedPasses:
     passes = Passes(engine, mem_len=train.mem_len, asks=False)
     insists = train.cuda_graph == "on"
     parameters = engine.ds.module.parameters()
-    return CapturedPasses(passes, parameters, slots=engine.slots, insists=insists)
+    return CapturedPasses(passes, parameters, slots=engine.slots, forgets=forgets, insists=insists)
 
 
-def _obstacle(engine: "Engine") -> str | None:
+def _obstacle(engine: "Engine", train: TrainConfig) -> str | None:
     """Return why passes cannot be captured, and what to change; None if they can."""
+    if train.bptt_segments > 1:
+        return "a step of several segments is not captured: leave --train.bptt-segments out"
     if engine.zero_gradients is not None and engine.zero_gradients.early is not None:
         return engine.zero_gradients.early
     if engine.gradients is not None and engine.resolved.values.get("communication_data_type"):
         return "DeepSpeed reduces gradients in communication_data_type: leave that key out"
-    if not getattr(engine.ds.module, "is_static", False):
+    if not getattr(engine.model, "is_static", False):
         return "the model is not static: see trainer.protocol.RecurrentModel"
     return None

@@ -1,5 +1,6 @@
 """Work that is done again and again on the same tensors: as CUDA graphs, or anew on a CPU."""
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -79,10 +80,27 @@ def _captured(
     work: Work, side: torch.cuda.Stream, pool: Any
 ) -> tuple[torch.cuda.CUDAGraph, Results]:
     graph = torch.cuda.CUDAGraph()
-    # Other threads copy segments meanwhile.
-    with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
-        results = work()
+    try:
+        # Other threads copy segments meanwhile.
+        with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+            results = work()
+    except RuntimeError:
+        _give_up(graph)
+        raise
     return graph, results
+
+
+def _give_up(graph: torch.cuda.CUDAGraph) -> None:
+    """Let PyTorch know that nothing is captured any more.
+
+    Where the device itself has ended a capture, PyTorch's generator still counts for the graph,
+    and its allocator still allocates for it.
+    """
+    device = torch.cuda.current_device()
+    generator = torch.cuda.default_generators[device]
+    generator.graphsafe_set_state(generator.clone_state())
+    with contextlib.suppress(RuntimeError):  # it has ended that one
+        torch._C._cuda_endAllocateToPool(device, graph.pool())
 
 
 class Emulated(Graphs):

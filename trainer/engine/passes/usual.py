@@ -1,6 +1,6 @@
 """The forward and the backward pass of a micro step, and the memory after it."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from trainer.engine.engine import Engine
 
 
+Segments: TypeAlias = tuple[Segment, ...]
+"""The segments of a micro step, one after the other: one, or `train.bptt_segments`."""
+
+
 class How(NamedTuple):
-    """Arguments of a pass beside its segment and its memory; the same in nearly every step."""
+    """Arguments of a pass beside its segments and its memory; the same in nearly every step."""
 
     loss_weight: float
     """The factor of the sum of nats, of which the gradient is taken."""
@@ -26,12 +30,12 @@ class Passed(NamedTuple):
     """Result of both passes of a micro step, besides gradients; tensors stay on the device."""
 
     loss_sum: Tensor
-    """Sum of nats over the segment's targets, a scalar in fp32 at least."""
+    """Sum of nats over the segments' targets, a scalar in fp32 at least."""
     nats_B: Tensor
     """Sum of nats of each stream, fp32 at least; not finite where a target's were not, and in all
     streams if an extra loss was not."""
     memory: Memory
-    """After the segment; forgotten where the loss was not finite."""
+    """After the last segment; forgotten where the loss was not finite."""
     extra: dict[str, Tensor]
     """The model's extra losses by name, detached."""
 
@@ -43,7 +47,9 @@ class Passed(NamedTuple):
 class Passes:
     """Passes computed one operation after another."""
 
-    def __init__(self, engine: "Engine", *, mem_len: int, asks: bool) -> None:
+    def __init__(
+        self, engine: "Engine", *, mem_len: int, asks: bool, forgets: bool = False
+    ) -> None:
         """Compute an engine's passes.
 
         Args:
@@ -51,28 +57,33 @@ class Passes:
             mem_len: M.
             asks: whether to ask the device if a loss was not finite. Where that costs no wait, it
                 spares most steps the selection of streams, and the mask of memory that follows.
+            forgets: whether every segment is read with empty memory.
         """
         self._engine, self._mem_len, self._asks = engine, mem_len, asks
+        self._forgets = forgets
         self._empty: Memory | None = None
         self._extra = ExtraLosses()
 
-    def __call__(self, segment: Segment, memory: Memory, how: How) -> Passed:
-        """Read a segment, and add its gradients to those of the step so far.
+    def __call__(self, segments: Segments, memory: Memory, how: How) -> Passed:
+        """Read segments, and add their gradients to those of the step so far.
 
         Raises:
             InputError: see `Engine.__call__` and `ExtraLosses.of`.
         """
-        passed = self.read(segment, memory, how)
+        passed = self.read(segments, memory, how)
         finite_B = passed.is_finite()
         if self._asks and bool(finite_B.all()):
             return passed
         kept = forget_streams(passed.memory, finite_B, unread=self._unread())
         return passed._replace(memory=kept)
 
-    def read(self, segment: Segment, memory: Memory, how: How) -> Passed:
+    def read(self, segments: Segments, memory: Memory, how: How) -> Passed:
         """Do the same, but forget no stream."""
-        engine = self._engine
-        output = engine(segment, memory, clamp_len=how.clamp_len, same_length=how.same_length)
+        engine, (segment, *more) = self._engine, segments
+        lengths: dict[str, Any] = {"clamp_len": how.clamp_len, "same_length": how.same_length}
+        if more:
+            lengths |= {"more": tuple(more), "carries": not self._forgets}
+        output = engine(segment, memory, **lengths)
         extra = self._extra.of(output)
         loss = sum(extra.values(), output.loss_sum)
         engine.backward(loss * how.loss_weight)

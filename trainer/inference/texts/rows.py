@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from trainer.config.recipe import ScoringConfig
 from trainer.data.positions import Spans
@@ -86,7 +87,9 @@ class Round:
         )
 
 
-def rounds(bounds: Sequence[int], *, scoring: ScoringConfig, reach: Reach | None) -> list[Round]:
+def rounds(
+    bounds: Sequence[int] | npt.NDArray[np.int64], *, scoring: ScoringConfig, reach: Reach | None
+) -> list[Round]:
     """Return the rounds that score every token of every text but its first, the longest first.
 
     With `same_length` segments may be longer than asked for and give the same nats; the length
@@ -97,6 +100,7 @@ def rounds(bounds: Sequence[int], *, scoring: ScoringConfig, reach: Reach | None
         scoring: lengths, and the number of rows.
         reach: how far back the model looks; None if no text is to be divided among rows.
     """
+    bounds = [int(bound) for bound in bounds]
     most = min(scoring.mem_len, LONGEST) // scoring.tgt_len if scoring.same_length else 1
     plans = [
         _rounds(bounds, scoring, n * scoring.tgt_len, reach) for n in range(1, max(1, most) + 1)

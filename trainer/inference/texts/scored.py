@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trainer.config.recipe import ExperimentConfig, ScoringConfig
 from trainer.data.comparable import absent_figures
 from trainer.data.positions import Spans
-from trainer.data.rows import make_segment
+from trainer.data.rows import Text, make_segment
 from trainer.data.vocabulary.files import Ids, Vocabulary
 from trainer.inference.figures import figures
 from trainer.inference.score import Forward, nats_of
@@ -26,6 +26,15 @@ Nats = npt.NDArray[np.float32]
 
 #: So many passes are brought to the host together: a GPU is waited for once in all of them.
 _PASSES = 32
+
+
+class Texts(Text, Protocol):
+    """Texts, one after another; as `trainer.inference.texts.encoded.EncodedTexts` has them."""
+
+    @property
+    def bounds(self) -> Sequence[int] | npt.NDArray[np.int64]:
+        """Return the position of each text's first token, and the number of all tokens."""
+        ...
 
 
 class Reader(Forward, Protocol):
@@ -172,9 +181,16 @@ def scores_of(reader: Reader, texts: EncodedTexts, *, scoring: ScoringConfig) ->
 
 
 def token_nats(
-    reader: Reader, texts: EncodedTexts, *, scoring: ScoringConfig
+    reader: Reader, texts: Texts, *, scoring: ScoringConfig, rank: int = 0, n_ranks: int = 1
 ) -> Iterator[tuple[int, Nats]]:
     """Yield the nats of every token of every text but its first, each once, in no order.
+
+    Args:
+        reader: the model.
+        texts: the tokens.
+        scoring: lengths and number of rows.
+        rank: which of the ranks this is, among which the rounds are divided.
+        n_ranks: the number of these ranks.
 
     Yields:
         The position among all tokens of the first of neighbouring tokens, and their nats.
@@ -183,7 +199,7 @@ def token_nats(
         InputError: the model does not tell the nats of single tokens.
     """
     reach = getattr(reader.module, "reach", None)
-    for one in rounds(texts.bounds, scoring=scoring, reach=reach):
+    for one in rounds(texts.bounds, scoring=scoring, reach=reach)[rank::n_ranks]:
         held: list[tuple[Spans, Tensor]] = []
         for spans, nll_BT in _passes(reader, texts, one, scoring):
             held.append((spans, nll_BT))
@@ -194,7 +210,7 @@ def token_nats(
             yield from _told(held)
 
 
-def segments(reader: Reader, texts: EncodedTexts, one: Round) -> Iterator[tuple[Spans, Segment]]:
+def segments(reader: Reader, texts: Texts, one: Round) -> Iterator[tuple[Spans, Segment]]:
     """Yield the segment of every forward pass of a round, with its spans."""
     experiment = reader.experiment
     for index in range(one.n_forwards):
@@ -210,7 +226,7 @@ def segments(reader: Reader, texts: EncodedTexts, one: Round) -> Iterator[tuple[
 
 
 def _passes(
-    reader: Reader, texts: EncodedTexts, one: Round, scoring: ScoringConfig
+    reader: Reader, texts: Texts, one: Round, scoring: ScoringConfig
 ) -> Iterator[tuple[Spans, Tensor]]:
     """Run every forward pass of a round; yield its spans and the nats of its targets."""
     memory = reader.reading_memory(len(one.rows), scoring.mem_len)

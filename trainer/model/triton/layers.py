@@ -106,7 +106,7 @@ def _projected(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the segment's queries, the keys and values of memory, and those of the segment.
 
-    Memory is projected by itself: no gradient goes back to it.
+    Memory is projected by itself: mostly no gradient goes back to it.
     """
     n_head, written = module.n_head, past.written
     kept = past.memory_BMD if written is None else written.rows_2HBCE

@@ -113,12 +113,13 @@ def read_step(run_dir: Path, place: Place, *, data: Path | None) -> Reading:
         n_pairs=split.n_tokens - 1,
         n_streams=n_streams,
         tgt_len=experiment.train.tgt_len,
+        bptt_segments=experiment.train.bptt_segments,
         epoch_order=experiment.data.epoch_order,
         seed=experiment.seed,
     )
     ids_S = np.arange(n_streams)
     spans = positions.spans(ids_S, place.data_step)
-    pairs_ST = spans.pairs(experiment.train.tgt_len)
+    pairs_ST = spans.pairs(positions.width)
     nats = read_losses(run_dir, attempt=place.attempt.number, step=place.step)
     dealt = dealt_of(run_dir, n_streams)
     streams = []

@@ -222,6 +222,7 @@ def _panel(panel: Panel, curve: Curve, history: History, *, name: str) -> Pictur
     """Return the picture of one metric by step."""
 
     def fill(axes: Any) -> None:
+        """Draw the metric, and mark its axes in its own units."""
         axes.plot(curve.x, curve.y, color=COLOURS["c1"], linewidth=1.1)
         if panel.is_log and curve.y.min() > 0:
             axes.set_yscale("log", base=2)

@@ -8,6 +8,7 @@ from trainer.errors import InputError
 from trainer.report.memory import Bin, Bought, MemoryOfRun, memory_of
 from trainer.report.page.svg import COLOURS, SERIES, Picture, draw
 from trainer.report.passage import Passage, Word, passage
+from trainer.report.positions import Curve, curves_of
 from trainer.report.settings import read_settings
 from trainer.report.summary import ReadRun
 from trainer.shell import command
@@ -51,6 +52,8 @@ def memory_view(run: ReadRun, *, anchor: str, draws: bool, notes: list[str]) -> 
     seen = MemoryView(sentence=_sentence(found))
     if draws and len(found.lengths) > 1:
         seen.pictures.append(_by_length(found, name=f"{anchor}-m0"))
+    if draws and (curves := curves_of(run)):
+        seen.pictures.append(_by_position(curves, name=f"{anchor}-m3"))
     if found.bought is None:
         seen.command = eval_command(run)
         return seen
@@ -121,6 +124,32 @@ def _by_length(found: MemoryOfRun, *, name: str) -> Picture:
 
     title = "Loss against the length of memory"
     about = "; ".join(f"mem_len {ln.mem_len:,}: {ln.loss:.4f}" for ln in found.lengths)
+    svg = draw(fill, name=name, size=SIZE, title=title, about=about)
+    return Picture(title=title, about=about, wide=svg)
+
+
+def _by_position(curves: list[Curve], *, name: str) -> Picture:
+    def fill(axes: Any) -> None:
+        for curve, colour in zip(curves[-len(SERIES) :], SERIES, strict=False):
+            axes.plot(
+                curve.places,
+                curve.losses,
+                "o-",
+                color=COLOURS[colour],
+                markersize=3,
+                label=curve.label,
+            )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, place: human_count(value))
+        axes.set_xlabel("tokens read since memory was empty")
+        axes.set_ylabel("nats per token")
+        axes.legend(frameon=False, labelcolor=COLOURS["ink"])
+
+    title = "Loss by position, in windows read from empty memory"
+    about = "; ".join(
+        f"{curve.label}: {curve.losses[0]:.4f} at first, {curve.losses[-1]:.4f} at the end"
+        for curve in curves
+    )
     svg = draw(fill, name=name, size=SIZE, title=title, about=about)
     return Picture(title=title, about=about, wide=svg)
 

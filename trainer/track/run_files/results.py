@@ -21,6 +21,7 @@ from trainer.errors import InputError
 from trainer.files import write_atomically
 from trainer.outside import MAX_JSON_BYTES, printable, read_bytes
 from trainer.track.measure import Count, Lengths, Measure, Rule, Text
+from trainer.track.run_files.by_position import ByPosition
 
 FOLDER = "evals"
 #: The most characters of a corpus's or checkpoint's name inside the name of a file.
@@ -55,6 +56,9 @@ class EvalResult(Measure):
     tokens_per_s: Number = Field(None, ge=0, description="see `trainer.track.throughput`")
     counting: Text | None = Field(None, description="the rule in words")
     world_size: Count | None = Field(None, description="ranks; changes no result")
+    by_position: ByPosition | None = Field(
+        None, description="loss by the number of tokens read since memory was empty"
+    )
     vocabulary_hash: Text | None = Field(None, description="of the vocabulary")
     corpus_path: Text | None = Field(None, description="where the corpus was")
     date: Text | None = Field(None, description="when, in UTC")
@@ -156,14 +160,28 @@ def result_path(run_dir: Path, result: EvalResult) -> Path:
 def file_result(run_dir: Path, result: EvalResult) -> Path:
     """Write a result to a file of its own, replacing an earlier one of the same identity.
 
+    Its loss by position is kept, if the new result has none.
+
     Raises:
         OSError: the folder cannot be made or written.
     """
     path = result_path(run_dir, result)
     path.parent.mkdir(exist_ok=True)
+    if result.by_position is None:
+        result = result.model_copy(update={"by_position": _position_curve(path)})
     values = result.model_copy(update={"version": _VERSION}).model_dump(mode="json")
     write_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
     return path
+
+
+def _position_curve(path: Path) -> ByPosition | None:
+    """Return the loss by position that an earlier file of a result has; None without one."""
+    try:
+        return parse_result(
+            read_bytes(path, most_bytes=MAX_JSON_BYTES), where=str(path)
+        ).by_position
+    except InputError:
+        return None
 
 
 def read_results(run_dir: Path) -> Filed:

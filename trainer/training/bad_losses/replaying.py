@@ -17,7 +17,7 @@ from trainer.checkpoint.folder import directory, newest_whole
 from trainer.checkpoint.hashing import Fingerprints, led_with_hashes
 from trainer.checkpoint.rollback import Rollback
 from trainer.checkpoint.state import TrainState
-from trainer.config.arguments import TrainArguments
+from trainer.config.command_line.arguments import TrainArguments
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.read_ahead import SegmentReader
 from trainer.distributed import World, gather_objects
@@ -222,7 +222,7 @@ def _run(plan: Plan, world: World, run_dir: Path, engine: Any) -> Run:
         streams=plan.streams,
         reader=SegmentReader(plan.streams, world.device, n_ahead=0),
         engine=engine,
-        passes=passes_of(engine, experiment.train),
+        passes=passes_of(engine, experiment.train, forgets=plan.streams.forgets_always),
         tracker=Tracker(),
         stops=StopRequests(),
         watch=FaultWatch(plan.streams, world),

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer.config.arguments import TrainArguments
+from trainer.config.command_line.arguments import TrainArguments
 from trainer.distributed import World, gather_objects, this_process
 from trainer.engine import deepspeed
 from trainer.errors import InputError, LoneRefusalError, first_few

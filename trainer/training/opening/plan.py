@@ -10,8 +10,9 @@ import torch
 from trainer.budget import machine
 from trainer.budget.check import GIB, Budget, device_there, words_of
 from trainer.budget.peaks import peak_tflops
-from trainer.config.arguments import TrainArguments
-from trainer.config.deepspeed import ResolvedDs, default_names, load_ds_config, resolve
+from trainer.budget.sizes import How
+from trainer.config.command_line.arguments import TrainArguments
+from trainer.config.deepspeed.file import ResolvedDs, default_names, load_ds_config, resolve
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.streams import Streams
@@ -44,9 +45,10 @@ class Plan:
             return self.budget.situation()
         micro, train = self.streams.micro, self.arguments.experiment.train
         return (
-            f"with train_micro_batch_size_per_gpu {micro}, tgt_len {train.tgt_len} and mem_len "
-            f"{train.mem_len} of a model of others: lower --train.train-micro-batch-size-per-gpu, "
-            "--train.tgt-len or --train.mem-len"
+            f"with train_micro_batch_size_per_gpu {micro}, tgt_len {train.tgt_len}, bptt_segments "
+            f"{train.bptt_segments} and mem_len {train.mem_len} of a model of others: lower them "
+            "(--train.train-micro-batch-size-per-gpu, --train.tgt-len, --train.bptt-segments, "
+            "--train.mem-len)"
         )
 
     @property
@@ -98,10 +100,12 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
                 break
             resolved = _resolved(other, experiment, world)
             budget = Budget(experiment, words, resolved, world)
+        check_kernels(experiment, budget.how)
     streams = Streams(
         split=corpus.splits["train"],
         train_batch_size=experiment.train.train_batch_size,
         tgt_len=experiment.train.tgt_len,
+        bptt_segments=experiment.train.bptt_segments,
         slots=resolved.gradient_accumulation_steps,
         rank=world.rank,
         world_size=world.world_size,
@@ -172,6 +176,21 @@ def check_segments(experiment: ExperimentConfig, corpus: Corpus) -> None:
     )
 
 
+def check_kernels(experiment: ExperimentConfig, how: How) -> None:
+    """Make sure that a step's segments can be computed with the run's kernels.
+
+    Raises:
+        InputError: kernels read a layer's weights by themselves, for which ZeRO-3 gathers them when
+            the layer is called, and only once a step.
+    """
+    if experiment.train.bptt_segments > 1 and how.stage == 3 and how.backend == "triton":
+        raise InputError(
+            f"train.bptt_segments {experiment.train.bptt_segments} calls a layer more than once a "
+            "step, for which ZeRO-3 does not gather what kernels read: use --model.kernels plain, "
+            "or a DeepSpeed file of stage 0, 1 or 2"
+        )
+
+
 def describe_plan(plan: Plan, start: Mapping[str, Any]) -> str:
     """Return the text of `--dry-run`: both resolved configurations, `start`, and memory needs.
 
@@ -183,7 +202,7 @@ def describe_plan(plan: Plan, start: Mapping[str, Any]) -> str:
     needs = {
         "parameters": budget.weights.total,
         "ranks": plan.world.world_size,
-        "tokens_per_step": experiment.train.train_batch_size * experiment.train.tgt_len,
+        "tokens_per_step": experiment.train.tokens_per_step,
         "steps_per_epoch": streams.steps_per_epoch,
         "epochs": round(experiment.train.max_steps / streams.steps_per_epoch, 2),
         "checkpoint_gib": round(budget.weights.total * 12 / GIB, 3),

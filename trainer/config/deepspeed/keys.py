@@ -1,7 +1,7 @@
 """The DeepSpeed keys that this trainer accepts, block by block.
 
 DeepSpeed silently ignores unknown keys, and drops ``"auto"`` in most places. So every key of
-DeepSpeed 0.19 is either a field here or has a reason in `deepspeed_checks.REFUSED`; a test compares
+DeepSpeed 0.19 is either a field here or has a reason in `checks.REFUSED`; a test compares
 them with DeepSpeed's own classes. There are no defaults here: null, like a missing key, leaves the
 value to DeepSpeed, or to the experiment that owns it.
 """

@@ -6,8 +6,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.config.arguments import TRAIN_ABOUT, TRAIN_OPTIONS, TRAIN_USAGE
-from trainer.config.flags import given_of
+from trainer.config.command_line.arguments import TRAIN_ABOUT, TRAIN_OPTIONS, TRAIN_USAGE
+from trainer.config.command_line.flags import given_of
 from trainer.config.recipe import ExperimentConfig
 from trainer.errors import InputError
 from trainer.shell import typed_path

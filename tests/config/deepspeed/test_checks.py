@@ -8,9 +8,9 @@ import pytest
 from ds_files import BLOCKS, changed, keys_spoken_of, nested, refusal
 from pydantic import BaseModel
 
-from trainer.config import deepspeed_keys
-from trainer.config.deepspeed import resolve
-from trainer.config.deepspeed_checks import REFUSED
+from trainer.config.deepspeed import keys
+from trainer.config.deepspeed.checks import REFUSED
+from trainer.config.deepspeed.file import resolve
 from trainer.config.recipe import ExperimentConfig, load_recipe
 
 
@@ -189,12 +189,12 @@ def test_deepspeeds_schedules_take_the_experiments_rates(
     assert "optimizer" not in resolved.for_deepspeed
 
 
-@pytest.mark.parametrize("kind", [k for k in deepspeed_keys.SCHEDULE_PARAMS if k != "cosine"])
+@pytest.mark.parametrize("kind", [k for k in keys.SCHEDULE_PARAMS if k != "cosine"])
 def test_schedule_params_are_deepspeeds(kind: Any, experiment: ExperimentConfig) -> None:
     from deepspeed.runtime import lr_schedules
 
     known = set(inspect.signature(getattr(lr_schedules, kind)).parameters)
-    ours = set(deepspeed_keys.SCHEDULE_PARAMS[kind].model_fields)
+    ours = set(keys.SCHEDULE_PARAMS[kind].model_fields)
     assert ours == known - {"optimizer", "last_batch_iteration"}
     message = refusal({"scheduler": {"type": kind, "params": {"max_stepz": 1}}}, experiment)
     assert "scheduler.params: unknown key max_stepz" in message
@@ -248,5 +248,5 @@ def test_every_top_level_key_that_deepspeed_reads_is_taken_or_refused() -> None:
 
     DeepSpeedConfig(Spy(train_batch_size=1))
     assert read <= keys_spoken_of("")
-    taken = set(deepspeed_keys.DsFile.model_fields)
+    taken = set(keys.DsFile.model_fields)
     assert taken <= read

@@ -8,14 +8,15 @@ from typing import Any, NoReturn, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from trainer.config import foreign_flags, strict
-from trainer.config.factory import OPTIONS_FLAG, experiment_type, with_options
-from trainer.config.factory_flags import (
+from trainer.config import strict
+from trainer.config.command_line import foreign_flags
+from trainer.config.command_line.factory_flags import (
     experiment_type_of,
     is_flag,
     named_builder,
     refuse_unknown_options,
 )
+from trainer.config.factory import OPTIONS_FLAG, experiment_type, with_options
 from trainer.config.fields import kinds_of
 from trainer.config.recipe import ExperimentConfig, experiment_from, load_recipe, recipe_names
 from trainer.errors import InputError, did_you_mean

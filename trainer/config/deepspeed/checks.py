@@ -6,7 +6,7 @@ from typing import Any, cast, get_args
 from pydantic import BaseModel, ValidationError
 
 from trainer.config import strict
-from trainer.config.deepspeed_keys import SCHEDULE_PARAMS, DsFile, Float16, ScheduleType
+from trainer.config.deepspeed.keys import SCHEDULE_PARAMS, DsFile, Float16, ScheduleType
 
 _NOTHING = "it would do nothing here"
 _REMOVED = "DeepSpeed has removed it"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.config.flags import Parser, flags_with, given_of, hyphened, leaves
+from trainer.config.command_line.flags import Parser, flags_with, given_of, hyphened, leaves
 from trainer.config.recipe import OPTIONS, ExperimentConfig, resume_class
 from trainer.errors import InputError, did_you_mean
 from trainer.shell import typed_path

@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.config import foreign_flags
+from trainer.config.command_line import foreign_flags
 from trainer.config.factory import OPTIONS_FLAG, TAKES_OPTIONS, experiment_type, named
 from trainer.config.kinds import FACTORIES
 from trainer.config.recipe import ExperimentConfig, ModelConfig, load_recipe

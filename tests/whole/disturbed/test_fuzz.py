@@ -1,7 +1,7 @@
 """Whatever is done to a file from outside, it is read, or refused in one line.
 
-`FUZZ_EXAMPLES=50000 pytest tests/whole/test_fuzz.py` draws that many files anew. Without it they
-are the same ones every time.
+`FUZZ_EXAMPLES=50000 pytest tests/whole/disturbed/test_fuzz.py` draws that many files anew. Without
+it they are the same ones every time.
 """
 
 import os

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from trainer.config.arguments import TrainArguments, parse_train, train_flags
+from trainer.config.command_line.arguments import TrainArguments, parse_train, train_flags
 from trainer.config.recipe import ExperimentConfig, load_recipe
 from trainer.errors import InputError
 

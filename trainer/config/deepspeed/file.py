@@ -16,8 +16,8 @@ from typing import Any, get_args
 import hjson
 
 from trainer.config import strict
-from trainer.config.deepspeed_checks import lookup, problems
-from trainer.config.deepspeed_keys import SCHEDULE_PARAMS, DsFile, Float16, Fp16, ScheduleType
+from trainer.config.deepspeed.checks import lookup, problems
+from trainer.config.deepspeed.keys import SCHEDULE_PARAMS, DsFile, Float16, Fp16, ScheduleType
 from trainer.config.divisors import divisors_near
 from trainer.config.precision import Precision
 from trainer.config.recipe import ExperimentConfig
@@ -103,7 +103,7 @@ class ResolvedDs:
 
 def _packaged() -> Traversable:
     # Found by its place: another folder called ds_configs may come first on the path.
-    return Path(__file__).parents[2] / "ds_configs"
+    return Path(__file__).parents[3] / "ds_configs"
 
 
 def packaged_names() -> list[str]:

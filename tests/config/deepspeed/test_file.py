@@ -12,14 +12,14 @@ from ds_files import changed, parts_of, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.config import deepspeed
-from trainer.config.deepspeed_checks import lookup
+from trainer.config.deepspeed import file
+from trainer.config.deepspeed.checks import lookup
 from trainer.config.precision import is_autocast
 from trainer.config.recipe import ExperimentConfig, load_recipe
 from trainer.errors import InputError
 from trainer.model.precision import compute_dtype_of
 
-PACKAGED = deepspeed.packaged_names()
+PACKAGED = file.packaged_names()
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,8 @@ def experiment() -> ExperimentConfig:
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_a_packaged_file_is_what_its_name_says(name: str, experiment: ExperimentConfig) -> None:
-    raw = deepspeed.load_ds_config(name)
-    resolved = deepspeed.resolve(raw, experiment, world_size=4, where=name)
+    raw = file.load_ds_config(name)
+    resolved = file.resolve(raw, experiment, world_size=4, where=name)
     stage, precision, offload = parts_of(r"^zero(\d)_(\w+?)(_offload)?$", name)
     assert resolved.zero_stage == int(stage)
     assert resolved.precision == precision
@@ -42,16 +42,16 @@ def test_a_packaged_file_is_what_its_name_says(name: str, experiment: Experiment
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_a_packaged_file_is_in_the_readme(name: str) -> None:
-    readme = Path(deepspeed.__file__).parents[2] / "ds_configs" / "README.md"
+    readme = Path(file.__file__).parents[3] / "ds_configs" / "README.md"
     assert f"`{name}`" in readme.read_text()
 
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_a_resolved_file_resolves_to_itself(name: str, experiment: ExperimentConfig) -> None:
-    raw = deepspeed.load_ds_config(name)
-    once = deepspeed.resolve(raw, experiment, world_size=2, where=name)
+    raw = file.load_ds_config(name)
+    once = file.resolve(raw, experiment, world_size=2, where=name)
     written = json.loads(json.dumps(once.values))
-    assert deepspeed.resolve(written, experiment, world_size=2, where=name) == once
+    assert file.resolve(written, experiment, world_size=2, where=name) == once
     assert '"auto"' not in json.dumps(once.values)
 
 
@@ -59,8 +59,8 @@ def test_a_resolved_file_resolves_to_itself(name: str, experiment: ExperimentCon
 def test_deepspeed_takes_a_resolved_file(name: str, experiment: ExperimentConfig) -> None:
     from deepspeed.runtime.config import DeepSpeedConfig
 
-    raw = deepspeed.load_ds_config(name)
-    resolved = deepspeed.resolve(raw, experiment, world_size=1, where=name)
+    raw = file.load_ds_config(name)
+    resolved = file.resolve(raw, experiment, world_size=1, where=name)
     taken = DeepSpeedConfig(resolved.for_deepspeed)
     assert taken.train_batch_size == experiment.train.train_batch_size
     assert taken.gradient_clipping == experiment.optim.gradient_clipping
@@ -80,7 +80,7 @@ def test_every_name_of_a_dtype_is_deepspeed_s(dtype: str, experiment: Experiment
     from deepspeed.runtime.config import DeepSpeedConfig
 
     raw = {"torch_autocast": {"enabled": True, "dtype": dtype}}
-    resolved = deepspeed.resolve(raw, experiment, world_size=1, where="f")
+    resolved = file.resolve(raw, experiment, world_size=1, where="f")
     taken = DeepSpeedConfig(resolved.for_deepspeed)
     assert taken.torch_autocast_dtype == compute_dtype_of(resolved.precision)
 
@@ -88,7 +88,7 @@ def test_every_name_of_a_dtype_is_deepspeed_s(dtype: str, experiment: Experiment
 @pytest.mark.parametrize("accelerator", ["cpu", "cuda"])
 @pytest.mark.parametrize("bf16", [True, False])
 def test_every_default_is_packaged(accelerator: Any, bf16: bool) -> None:
-    assert set(deepspeed.default_names(accelerator=accelerator, bf16=bf16)) <= set(PACKAGED)
+    assert set(file.default_names(accelerator=accelerator, bf16=bf16)) <= set(PACKAGED)
 
 
 # Whose value it is
@@ -97,7 +97,7 @@ def test_every_default_is_packaged(accelerator: Any, bf16: bool) -> None:
 def test_what_a_file_leaves_out_is_the_experiments_not_deepspeeds(
     experiment: ExperimentConfig,
 ) -> None:
-    resolved = deepspeed.resolve({"steps_per_print": 5}, experiment, world_size=3, where="f")
+    resolved = file.resolve({"steps_per_print": 5}, experiment, world_size=3, where="f")
     assert resolved.values["gradient_clipping"] == 0.25
     assert resolved.values["optimizer"]["params"] == {
         "lr": 0.00025,
@@ -135,9 +135,7 @@ def test_all_differences_are_in_one_error(experiment: ExperimentConfig) -> None:
 
 def test_equal_values_in_both_are_no_difference(experiment: ExperimentConfig) -> None:
     raw = {"train_batch_size": 60.0, "optimizer": {"params": {"lr": 2.5e-4}}}
-    assert (
-        deepspeed.resolve(raw, experiment, world_size=1, where="f").values["train_batch_size"] == 60
-    )
+    assert file.resolve(raw, experiment, world_size=1, where="f").values["train_batch_size"] == 60
 
 
 def test_a_misspelt_optimizer_is_no_difference_but_corrected(experiment: ExperimentConfig) -> None:
@@ -154,11 +152,11 @@ def test_packaged_files_take_every_rule_that_their_devices_have(
     from deepspeed.runtime.config import DeepSpeedConfig
 
     ruled = changed(experiment, "optim", type=rule)
-    raw = deepspeed.load_ds_config(name)
+    raw = file.load_ds_config(name)
     if rule == "Lamb" and "offload" in name:
         assert "offload_optimizer is for optim.type Adam" in refusal(raw, ruled)
         return
-    resolved = deepspeed.resolve(raw, ruled, world_size=1, where=name)
+    resolved = file.resolve(raw, ruled, world_size=1, where=name)
     assert resolved.values["optimizer"]["type"] == rule
     assert "zero_allow_untested_optimizer" not in resolved.values
     taken = DeepSpeedConfig(resolved.for_deepspeed)
@@ -166,9 +164,9 @@ def test_packaged_files_take_every_rule_that_their_devices_have(
 
 
 def test_the_readers_dict_is_left_alone(experiment: ExperimentConfig) -> None:
-    raw = deepspeed.load_ds_config("zero1_bf16")
+    raw = file.load_ds_config("zero1_bf16")
     before = json.dumps(raw)
-    deepspeed.resolve(raw, experiment, world_size=1, where="f")
+    file.resolve(raw, experiment, world_size=1, where="f")
     assert json.dumps(raw) == before
 
 
@@ -191,14 +189,14 @@ def test_micro_batch_times_accumulation_times_ranks_is_the_batch(
         "file": {"train_micro_batch_size_per_gpu": micro},
         "accumulation": {"gradient_accumulation_steps": slots},
     }
-    resolved = deepspeed.resolve(raws[owner], small, world_size=ranks, where="f")
+    resolved = file.resolve(raws[owner], small, world_size=ranks, where="f")
     assert resolved.train_micro_batch_size_per_gpu == micro
     assert resolved.gradient_accumulation_steps == slots
     assert resolved.values["gradient_accumulation_steps"] == slots
 
 
 def test_without_a_micro_batch_a_rank_reads_its_share_at_once(experiment: ExperimentConfig) -> None:
-    resolved = deepspeed.resolve({"fp16": {}}, experiment, world_size=4, where="f")
+    resolved = file.resolve({"fp16": {}}, experiment, world_size=4, where="f")
     assert (resolved.train_micro_batch_size_per_gpu, resolved.gradient_accumulation_steps) == (
         15,
         1,
@@ -212,10 +210,10 @@ def test_ranks_that_do_not_divide_are_told_those_that_do(
     message = refusal({"fp16": {}}, experiment, world_size=ranks)
     counts, sizes = parts_of(r"use ([\d, or]+) ranks, or train.train_batch_size (.*)", message)
     for count in re.findall(r"\d+", counts):
-        deepspeed.resolve({"fp16": {}}, experiment, world_size=int(count), where="f")
+        file.resolve({"fp16": {}}, experiment, world_size=int(count), where="f")
     for size in re.findall(r"\d+", sizes):
         other = changed(experiment, "train", train_batch_size=int(size))
-        deepspeed.resolve({"fp16": {}}, other, world_size=ranks, where="f")
+        file.resolve({"fp16": {}}, other, world_size=ranks, where="f")
 
 
 @pytest.mark.parametrize("key", ["train_micro_batch_size_per_gpu", "gradient_accumulation_steps"])
@@ -224,7 +222,7 @@ def test_a_size_that_does_not_divide_is_told_those_that_do(
 ) -> None:
     message = refusal({key: 4}, experiment, world_size=2)
     for size in re.findall(r"\d+", message.partition("use ")[2]):
-        deepspeed.resolve({key: int(size)}, experiment, world_size=2, where="f")
+        file.resolve({key: int(size)}, experiment, world_size=2, where="f")
 
 
 # Reading a file
@@ -249,37 +247,38 @@ def test_a_broken_file_is_refused_by_name(text: str, said: str, tmp_path: Path) 
     path = tmp_path / "my.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(InputError, match=f"my.json.*{said}"):
-        deepspeed.load_ds_config(str(path))
+        file.load_ds_config(str(path))
 
 
 def test_a_file_may_have_comments_as_deepspeeds_do(tmp_path: Path) -> None:
     path = tmp_path / "my.json"
     path.write_text('{\n  # why\n  "zero_optimization": {"stage": 2}\n}')
-    assert lookup(deepspeed.load_ds_config(str(path)), "zero_optimization.stage") == 2
+    assert lookup(file.load_ds_config(str(path)), "zero_optimization.stage") == 2
 
 
 def test_a_name_that_is_not_packaged_is_answered_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"did you mean 'zero1_bf16'\?.*zero3_fp16"):
-        deepspeed.load_ds_config("zero1_bf61")
+        file.load_ds_config("zero1_bf61")
     with pytest.raises(InputError, match="no such file"):
-        deepspeed.load_ds_config(str(tmp_path / "none.json"))
+        file.load_ds_config(str(tmp_path / "none.json"))
 
 
 def test_show_prints_both_configurations_resolved() -> None:
-    shown = json.loads(deepspeed.show(load_recipe("enwik8-base"), "zero2_bf16", world_size=2))
+    shown = json.loads(file.show(load_recipe("enwik8-base"), "zero2_bf16", world_size=2))
     assert shown["experiment"] == load_recipe("enwik8-base").model_dump(mode="json")
     assert shown["deepspeed"]["train_micro_batch_size_per_gpu"] == 11
 
 
 def test_the_schema_describes_both_configurations() -> None:
-    schema = json.loads(deepspeed.schema())
+    schema = json.loads(file.schema())
     assert "train" in schema["experiment"]["properties"]
     assert "zero_optimization" in schema["deepspeed"]["properties"]
 
 
 def test_reading_configurations_imports_neither_torch_nor_deepspeed() -> None:
     code = (
-        "import sys; from trainer.config import arguments, deepspeed, foreign_flags;"
+        "import sys; from trainer.config.command_line import arguments, foreign_flags\n"
+        "from trainer.config.deepspeed import file\n"
         "sys.exit(bool({'torch', 'deepspeed'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

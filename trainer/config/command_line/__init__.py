@@ -1,0 +1,1 @@
+"""The command lines of training, planning and checking, read into settings."""

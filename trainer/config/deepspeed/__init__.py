@@ -1,0 +1,1 @@
+"""The DeepSpeed file: found, checked, and resolved beside an experiment."""
