@@ -31,6 +31,38 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup hangups
 
 
+def _end(process: subprocess.Popen, kind: object, error: object, trace: object) -> None:
+    """End a `with`: what a failed test has started, or one out of time, is not waited for."""
+    if error is not None:
+        process.kill()
+    _wait(process, kind, error, trace)
+
+
+_wait, subprocess.Popen.__exit__ = subprocess.Popen.__exit__, _end
+
+
+#: Where tests wait for a cluster, and where they take the longest: begun in this order.
+LONG = ("tests/launch/slurm", "tests/whole", "tests/soak", "tests/model", "tests/engine")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Hand out modules in the order of collection, and all of Slurm's, one cluster's, together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Modules(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return LONG[0] if nodeid.startswith(LONG[0]) else super()._split_scope(nodeid)
+
+    return Modules(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Begin with what takes long, if several processes test: at the end nobody waits for it."""
+    if getattr(config.option, "dist", "no") != "no" or hasattr(config, "workerinput"):
+        items.sort(key=lambda item: [not item.nodeid.startswith(room) for room in LONG])
+
+
 def _same_rendezvous_afterwards():
     """Restore who this process is: commands that run in it say so in its environment."""
     before = {key: os.environ.get(key) for key in RENDEZVOUS}

@@ -9,5 +9,6 @@ bash -n launch/*.sh launch/slurm/*.sbatch tests/*.sh .ci/run
 ruff check .
 ruff format --check .
 mypy
-# Two at a time, the tests of a file together, for they share what their fixtures trained.
-pytest --numprocesses=2 --dist=loadscope --cov --cov-report=term "$@"
+# Two at a time, and one that waits for Slurm; the tests of a file together, for they share what
+# their fixtures trained. What takes the longest begins: see tests/conftest.py.
+pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder --cov --cov-report=term "$@"

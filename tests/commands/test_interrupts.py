@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from saved_checkpoints import contents
-from training import ROOT, Case, environment
+from training import ROOT, Case, environment, unmeasured
 
 from trainer.errors import Exit
 
@@ -82,7 +82,7 @@ def interrupted_at(
     said = ""
     with subprocess.Popen(
         [sys.executable, "-X", "importtime", *argv],
-        env=environment(),
+        env=unmeasured(),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -219,6 +219,14 @@ def environment(**changes: str) -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths} | changes
 
 
+def unmeasured() -> dict[str, str]:
+    """Return an environment for a process that gets signals while it does anything at all.
+
+    What measures coverage holds a lock now and then; a handler that ends the process waits for it.
+    """
+    return {k: v for k, v in environment().items() if not k.startswith("COVERAGE_")}
+
+
 def losses(run_dir: Path) -> dict[int, float]:
     """Return the training loss by step."""
     return {record["step"]: record["train/loss"] for record in read_metrics(run_dir, kind="train")}

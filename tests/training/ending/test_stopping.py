@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from training import ROOT
+from training import ROOT, unmeasured
 
 from trainer.errors import Exit
 from trainer.training.ending.stopping import LOOK_S, STOP_FILE, StopRequests, Wish
@@ -158,6 +158,7 @@ def test_a_process_that_waits_for_a_peer_leaves_when_it_may(
     with subprocess.Popen(
         [sys.executable, "-c", BEGIN + (HOLD if held else "") + DEAF],
         cwd=ROOT,
+        env=unmeasured(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     ) as process:
@@ -168,7 +169,7 @@ def test_a_process_that_waits_for_a_peer_leaves_when_it_may(
     assert process.returncode == code
 
 
-#: What measures coverage, or prints to a slow terminal, delays the end.
+#: What prints to a slow terminal delays the end.
 SLOW = """
 end = os._exit
 def end_slowly(code):
@@ -185,6 +186,7 @@ def test_ctrl_c_that_is_held_down_leaves_as_the_second_one_does() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", BEGIN + HOLD + SLOW],
         cwd=ROOT,
+        env=unmeasured(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:

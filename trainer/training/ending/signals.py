@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
 #: Shows the cursor of a terminal again, which a progress bar hides.
@@ -18,17 +19,21 @@ _LEAVING = threading.RLock()
 def leave(code: int) -> NoReturn:
     """End the process at once, from any thread, with the terminal as it was found.
 
-    In the main thread further signals are ignored: of a Ctrl-C that is held down each one would
+    In the main thread further signals do nothing: of a Ctrl-C that is held down each one would
     call its handler inside that of the one before, to Python's limit.
     """
     if threading.current_thread() is threading.main_thread():
         for number in HANDLED:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, _do_nothing)
     _LEAVING.acquire()
     with contextlib.suppress(OSError):
         if os.isatty(2):
             os.write(2, _SHOW_CURSOR)
     os._exit(code)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Handle a signal; ignored by the system, one that Python has yet to handle is a traceback."""
 
 
 class SignalListener:
