@@ -72,6 +72,18 @@ def evaluate(options: EvalOptions, world: World) -> list[EvalResult]:
         mem_lens = (0, *mem_lens)
     scorings = [_scoring(options, trained, mem_len) for mem_len in mem_lens]
     on_main(lambda: _refuse_misuse(options, scorings, trained), world)
+    trained_len, tgt_len = trained.experiment.train.tgt_len, scorings[0].tgt_len
+    if (
+        getattr(trained.module, "whole_segments", False)
+        and tgt_len != trained_len
+        and world.is_main
+    ):
+        log.warning(
+            "this model's loss depends on the length of segments: it was trained with tgt_len %d "
+            "and is scored with %d",
+            trained_len,
+            tgt_len,
+        )
     results = []
     for scoring in scorings:
         label = f"scoring {split.name}, mem_len {scoring.mem_len}"

@@ -143,6 +143,16 @@ def test_it_is_scored_exported_and_goes_on_writing_without_trust(
     assert len(text.split()) > 4
 
 
+def test_whole_segments_of_another_length_are_scored_with_a_warning(
+    moved: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    (plain,) = trainer.evaluate(moved["rmt"][0], split="valid", device="cpu")
+    trained_len = plain.settings.tgt_len
+    assert "depends on the length of segments" not in caplog.text
+    trainer.evaluate(moved["rmt"][0], split="valid", tgt_len=trained_len + 1, device="cpu")
+    assert f"trained with tgt_len {trained_len} and is scored with {trained_len + 1}" in caplog.text
+
+
 def test_an_export_may_not_name_another_s_code(moved: Any, tmp_path: Path) -> None:
     out = tmp_path / "exported"
     export(moved["lstm"][0], out=out, which="best", form="txl")

@@ -35,6 +35,8 @@ class RecurrentMemory(nn.Module):
     of embeddings that are learned: some for the tokens before a segment, others for those after.
     """
 
+    whole_segments = True
+
     def __init__(self, config: ModelConfig, vocabulary_size: int, options: Options) -> None:
         """Build the model, or read the one that the options name."""
         super().__init__()
