@@ -6,10 +6,10 @@ from typing import get_args
 
 import pytest
 
-from trainer.config.arguments import parse_show, parse_train
 from trainer.config.changes import admit
+from trainer.config.command_line.arguments import parse_show, parse_train
+from trainer.config.command_line.flags import changed
 from trainer.config.factory import imported
-from trainer.config.flags import changed
 from trainer.config.kinds import FACTORIES, Kind
 from trainer.config.recipe import ModelConfig, load_recipe
 from trainer.errors import InputError

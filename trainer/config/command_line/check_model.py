@@ -10,9 +10,6 @@ from trainer.config.kinds import Kind
 from trainer.config.recipe import ExperimentConfig
 from trainer.errors import InputError
 
-#: The packaged models by name, with the fields that choose each.
-KINDS: dict[str, dict[str, Any]] = {kind: {"model.kind": kind} for kind in get_args(Kind)}
-
 #: The recipe that models without a recipe of their own are checked in, and sizes small enough for
 #: checks to take a minute. A factory reads of them what it likes.
 _RECIPE = "quickstart"
@@ -55,8 +52,8 @@ class CheckArguments:
 
 def recipe_of(target: str) -> tuple[str, dict[str, Any]]:
     """Return the recipe in which a target is checked, and its changes by the paths of fields."""
-    if target in KINDS:
-        return _RECIPE, _SIZES | KINDS[target]
+    if target in get_args(Kind):
+        return _RECIPE, _SIZES | {"model.kind": target}
     if ":" in target and not target.endswith(".json"):
         return _RECIPE, _SIZES | {"model.factory": target}
     return target, {}
@@ -77,7 +74,7 @@ def parse_check(argv: Sequence[str]) -> CheckArguments:
     elif not {"-h", "--help"} & set(words):
         raise InputError(
             "txl check-model: the model comes first: package:build of a factory, "
-            f"{', '.join(KINDS)}, or a recipe"
+            f"{', '.join(get_args(Kind))}, or a recipe"
         )
     given = given_of(
         words,
