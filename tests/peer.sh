@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Make the peers that the tests marked `peer` compare with. .peer: Hugging Face's TransfoXL in its
-# last release line, and omegaconf, whose objects fairseq's checkpoints hold. .transformers: Hugging
-# Face's transformers of today, which loads what is exported for it. .lm-eval: EleutherAI's harness
-# of evaluations, which runs beside .transformers. .trackio: trackio, which asks for an older pillow
-# than the tests' own environment has. That environment must be there already; nothing is put into it.
+# last release line, and omegaconf, whose objects fairseq's checkpoints hold. .lm-eval: EleutherAI's
+# harness of evaluations. .trackio: trackio, which asks for an older pillow than the tests' own
+# environment has. That environment must be there already; nothing is put into it.
 set -euo pipefail
 CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,8 +21,6 @@ install() {
 
 install .peer transformers==4.35.2 tokenizers==0.15.2 huggingface_hub==0.25.2 regex==2026.11.15 \
   omegaconf==2.4.0 antlr4-python3-runtime==4.9.3
-install .transformers transformers==5.24.0 regex==2026.11.15 typer==0.29.2 shellingham==1.5.4 \
-  annotated-doc==0.0.7
 install .lm-eval lm_eval==0.4.13 datasets==5.2.0 evaluate==0.4.6 accelerate==1.15.0 \
   pandas==3.1.1 sacrebleu==2.6.0 lxml==6.1.3 portalocker==4.4.2 colorama==0.4.6 tabulate==0.10.0 \
   dill==0.4.1 multiprocess==0.70.19 more_itertools==11.2.1 sqlitedict==2.1.0 word2number==1.1 \

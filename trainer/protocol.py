@@ -133,6 +133,10 @@ class RecurrentModel(Protocol):
     is taken to look as far back as a Transformer-XL of `model.n_layer` layers, and a single text
     is not divided among rows.
 
+    A model may have an attribute `whole_segments`. If it is true, its nats depend on where a text
+    is cut, as do those of one that writes its memory once a segment: `txl check-model` does not ask
+    for the same from other segments, and `txl eval` says if its own are not those of training.
+
     A model may have a method `hidden`, which takes what `predict` does and returns hidden states
     `[B, T, D]` and memory: `TrainedModel.hidden` calls it.
     """

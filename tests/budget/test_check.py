@@ -9,6 +9,7 @@ from builders import (
     CPU,
     lone_world,
     random_documents,
+    recipes_of_transformer_xl,
     tiny_experiment,
     tiny_model_config,
     write_corpus,
@@ -22,7 +23,7 @@ from trainer.budget.forecast import Machine, forecast
 from trainer.budget.machine import There
 from trainer.budget.sizes import Words
 from trainer.config.deepspeed.file import load_ds_config, resolve
-from trainer.config.recipe import ExperimentConfig, ModelConfig, load_recipe, recipe_names
+from trainer.config.recipe import ExperimentConfig, ModelConfig, load_recipe
 from trainer.data.corpus import Corpus
 from trainer.model.build import build_model
 from trainer.model.transformer_xl import TransformerXL
@@ -42,7 +43,7 @@ def budget(corpus: Corpus, *, ds: str = "zero0_fp32", **parts: Any) -> Budget:
     return Budget(experiment, words_of(experiment.model, corpus), resolved, lone_world())
 
 
-@pytest.mark.parametrize("recipe", recipe_names())
+@pytest.mark.parametrize("recipe", recipes_of_transformer_xl())
 def test_weights_of_recipes_are_those_of_the_model(recipe: str) -> None:
     config = load_recipe(recipe).model
     assert_counted(config, config.cutoffs[-1] + 7 if config.cutoffs else 1000)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
+from builders import recipes_of_transformer_xl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from trainer.budget import needs
 from trainer.budget.needs import Needs
 from trainer.budget.sizes import How, Weights
 from trainer.config.precision import Precision
-from trainer.config.recipe import ExperimentConfig, load_recipe, recipe_names
+from trainer.config.recipe import ExperimentConfig, load_recipe
 
 WEIGHTS = Weights(
     total=151_107_538, layer=2_600_000, largest=67_735 * 410, tables=((20_000, 410), (20_000, 410))
@@ -131,7 +132,7 @@ def test_checkpointing_keeps_less_of_a_deep_model() -> None:
     assert made_again.device_bytes < kept.device_bytes / 2
 
 
-@pytest.mark.parametrize("recipe", recipe_names())
+@pytest.mark.parametrize("recipe", recipes_of_transformer_xl())
 def test_every_recipe_is_counted(recipe: str) -> None:
     experiment = load_recipe(recipe)
     assert needs.count(experiment, WEIGHTS, HOW, shares=[1.0, 0.1]).moment

@@ -171,7 +171,7 @@ def test_a_recipe_names_a_factory_and_its_options(tmp_path: Path, flag: str) -> 
     expected = DEFAULTS | {"kind": "lstm"} | ({"width": 5} if "width" in flag else {})
     for words in ([str(path), flag], [flag, str(path)]):
         assert parse_train([*words, "--data", "c"]).experiment.model.options == expected
-    path.write_text(path.read_text().replace('"kind"', '"kidn"'))
+    path.write_text(path.read_text().replace('"kind":"lstm"', '"kidn":"lstm"'))
     with pytest.raises(InputError, match=r"unknown key model\.options\.kidn \(did you mean 'kind'"):
         parse_train([str(path), flag, "--data", "c"])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import CPU
+from family_models import TOY
 from readme_model import write_readme_model
 
 from trainer.config.recipe import ModelConfig
@@ -25,6 +26,7 @@ BROKEN = [
     ("BatchStatistics", "rows apart", r"^2 streams of 1 token "),
     ("HalfState", "state precise", r"^empty memory$"),
     ("BfloatSum", "state precise", r"^1 stream of \d+ tokens"),
+    ("WholeBfloatSum", "state precise", r"^1 stream of \d+ tokens"),
     ("LooksAhead", "causal", r"^1 stream of 2 tokens \["),
     ("HiddenGlobal", "no hidden state", r"^1 stream of 1 token \["),
     ("WrongReach", "reach", r"^segment 3 of a text, warmed by 1 before it"),
@@ -74,6 +76,14 @@ def test_a_healthy_model_passes_all(model: str) -> None:
 @pytest.mark.parametrize("changes", [{}, {"norm": "pre", "cutoffs": (8, 20), "div_val": 2}])
 def test_transformer_xl_passes_all(changes: dict) -> None:
     assert findings(checked(ModelConfig(**SIZES, **changes))) == []
+
+
+@pytest.mark.parametrize("kind", TOY)
+def test_the_packaged_kinds_pass_all(kind: str) -> None:
+    results = checked(ModelConfig(kind=kind, options=TOY[kind]))
+    assert findings(results) == []
+    excused = [name for name, one in results.items() if one.excused]
+    assert excused == (["cut anywhere"] if kind == "rmt" else [])
 
 
 def test_the_readmes_model_passes_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

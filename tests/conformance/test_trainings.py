@@ -86,7 +86,7 @@ def test_the_same_is_told_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     ("argv", "told"),
     [
         ([], "the model comes first"),
-        (["lstm"], "lstm"),
+        (["rnn"], "rnn"),
         (["transformer-xl", "--model.options.width", "3"], "there is no factory"),
         ([BROKEN, "--model.options.width", "3"], "takes no options"),
         (["transformer-xl", "--fasst"], "did you mean '--fast'"),

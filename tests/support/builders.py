@@ -10,7 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer.config.recipe import ExperimentConfig, ModelConfig, ScoringConfig
+from trainer.config.recipe import (
+    ExperimentConfig,
+    ModelConfig,
+    ScoringConfig,
+    load_recipe,
+    recipe_names,
+)
 from trainer.data.corpus import Corpus, Split, open_corpus
 from trainer.data.prepare.writer import SplitWriter
 from trainer.data.rows import clusters_of
@@ -81,6 +87,11 @@ def tiny_model_config(**changes: Any) -> ModelConfig:
     return ModelConfig(
         **{**sizes, "dropout": 0.0, "init_std": 0.5, "projection_init_std": 0.5, **changes}
     )
+
+
+def recipes_of_transformer_xl() -> list[str]:
+    """Return the names of the packaged recipes whose model is Transformer-XL."""
+    return [name for name in recipe_names() if load_recipe(name).model.builder is None]
 
 
 def tiny_model(vocabulary_size: int = 20, *, seed: int = 0, **changes: Any) -> TransformerXL:

@@ -197,7 +197,7 @@ def count_weights(
         dtype: what the model computes in.
     """
     check_cutoffs(config, vocabulary_size)
-    if config.factory is None:
+    if config.builder is None:
         return Weights.of(config, vocabulary_size)
     meta = torch.device("meta")
     with meta:
@@ -206,7 +206,7 @@ def count_weights(
             state = model.empty_memory(1, mem_len=mem_len, dtype=dtype, device=meta)
         except Exception as error:  # any code
             raise InputError(
-                f"{named(config.factory)}: its empty_memory fails on the device `meta`, where "
+                f"{named(config.builder)}: its empty_memory fails on the device `meta`, where "
                 f"tensors have sizes alone: {told(error)}"
             ) from error
     parts = [part for _, part in leaves(state) if isinstance(part, torch.Tensor)]

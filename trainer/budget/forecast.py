@@ -167,7 +167,7 @@ def _row(
     holds, sends = held(numels, how, zero), sent(numels, how, zero)
     activations = sum(n for part, n in needs.device.items() if part not in _NOT_ACTIVATIONS)
     step_s = None
-    flops = budget.flops_per_token if experiment.model.factory is None else None
+    flops = budget.flops_per_token if experiment.model.builder is None else None
     if flops is not None:
         tokens = experiment.train.tokens_per_step
         computing_s = flops * tokens / machine.n_devices / machine.flops_per_s

@@ -51,9 +51,12 @@ class Recipes:
 
         for name in recipe_names():
             model, train = load_recipe(name).model, load_recipe(name).train
+            shape = f"{model.kind:24}"
+            if model.builder is None:
+                shape = f"{model.n_layer:2} layers, d_model {model.d_model:4}"
             print(
-                f"{name:28} {model.n_layer:2} layers, d_model {model.d_model:4}, tgt_len "
-                f"{train.tgt_len:3}, {train.train_batch_size:3} streams, "
+                f"{name:28} {shape}, tgt_len {train.tgt_len:3}, "
+                f"{train.train_batch_size:3} streams, "
                 f"{train.max_steps:,} steps"
             )
 

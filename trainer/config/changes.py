@@ -39,7 +39,7 @@ def changes(old: Mapping[str, Any], new: ExperimentConfig) -> list[Change]:
     A field that did not exist when `old` was saved counts with its default, as does an option of
     the factory of `new`, which is imported.
     """
-    filled = _filled(old, experiment_type(new.model.factory))
+    filled = _filled(old, experiment_type(new.model.builder))
     return [
         Change(path, before, after, resume_class(path))
         for path, before, after in _differences(filled, new.model_dump(mode="json"), prefix="")

@@ -5,6 +5,7 @@ The DeepSpeed JSON says how to train (precision, ZeRO, offload, a fused optimize
 `trainer.config.fields`.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import GetCoreSchemaHandler, ValidationInfo, field_validator, model_validator
@@ -12,6 +13,7 @@ from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from trainer.config.divisors import divisors_near
 from trainer.config.fields import Section, announced, free, refused
+from trainer.config.kinds import FACTORIES, Kind
 from trainer.config.run_settings import (
     CheckpointConfig,
     ExpectConfig,
@@ -45,12 +47,17 @@ def _demanded(meaning: str, *, ge: int = 1) -> Any:
 class ModelConfig(Section):
     """Sizes of the network (Dai et al. 2019, section 3 and appendix)."""
 
+    kind: Kind = refused(
+        "transformer-xl",
+        "a model of the package; the sizes of all but transformer-xl are options of their own, "
+        "--model.options.NAME, and those here are not read",
+    )
     factory: str | None = refused(
         None,
-        "another model of the same Protocol, 'package:build'; None is Transformer-XL; what its "
+        "another model of the same Protocol, 'package:build'; None is the kind; what its "
         "function takes as options are flags, too: --model.options.NAME",
     )
-    options: dict[str, Any] = refused({}, "the factory's own options")
+    options: dict[str, Any] = refused({}, "the options of the factory, or of the kind")
     n_layer: Size = _demanded("layers")
     d_model: Size = _demanded("width of the residual stream; even", ge=2)
     n_head: Size = _demanded("attention heads")
@@ -90,8 +97,8 @@ class ModelConfig(Section):
 
     @field_validator("n_layer", "d_model", "n_head", "d_head", "d_inner")
     @classmethod
-    def _given_without_a_factory(cls, size: int | None, info: ValidationInfo) -> int | None:
-        if size is None and info.data.get("factory") is None:
+    def _given_for_ours(cls, size: int | None, info: ValidationInfo) -> int | None:
+        if size is None and _builder(info.data) is None:
             raise PydanticKnownError("missing")
         return size
 
@@ -109,12 +116,28 @@ class ModelConfig(Section):
             )
         if self.factory is not None and self.factory.count(":") != 1:
             raise ValueError(f"factory {self.factory!r} is not of the form 'package:build'")
-        if self.options and self.factory is None:
+        if self.factory is not None and self.kind in FACTORIES:
+            raise ValueError(f"kind {self.kind} and factory {self.factory!r}: give one of them")
+        if self.options and self.builder is None:
             raise ValueError(
                 f"options {', '.join(self.options)} are a factory's, and there is no factory: name "
-                "one with --model.factory, or leave them out"
+                "one with --model.factory, or a --model.kind, or leave them out"
             )
         return self
+
+    @property
+    def builder(self) -> str | None:
+        """The factory that builds the model, of the package or another's; None is Transformer-XL.
+
+        Only `factory` names code that is not the package's own.
+        """
+        return _builder(dict(self))
+
+
+def _builder(values: Mapping[str, Any]) -> str | None:
+    """Return the factory that the fields `factory` and `kind` name, of those that are there."""
+    factory: str | None = values.get("factory")
+    return factory or FACTORIES.get(values.get("kind", ""))
 
 
 def _same_length_has_memory(part: Any) -> Any:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from trainer.config import strict
 from trainer.config.experiment import ExperimentConfig, ModelConfig
 from trainer.config.fields import Section, kinds_of, refused
+from trainer.config.kinds import FACTORIES
 from trainer.config.recipe import OPTIONS, experiment_from
 from trainer.errors import InputError
 from trainer.outside import shortened
@@ -50,7 +51,10 @@ def imported(factory: str) -> Callable[..., Any]:
 
 
 def named(factory: str) -> str:
-    """Return what errors call a factory."""
+    """Return what errors call a factory, or the kind that it builds."""
+    kinds = {builder: kind for kind, builder in FACTORIES.items()}
+    if factory in kinds:
+        return f"model.kind {kinds[factory]}"
     return f"model.factory {shortened(factory)}"
 
 
@@ -83,7 +87,7 @@ def with_options(experiment: ExperimentConfig, *, where: str) -> ExperimentConfi
     Raises:
         InputError: the factory does not take these options, or cannot be imported.
     """
-    factory = experiment.model.factory
+    factory = experiment.model.builder
     if factory is None:
         return experiment
     schema = experiment_type(factory)
@@ -98,7 +102,7 @@ def with_options(experiment: ExperimentConfig, *, where: str) -> ExperimentConfi
 def _checked(
     experiment: ExperimentConfig, schema: type[ExperimentConfig], *, where: str
 ) -> ExperimentConfig:
-    factory = experiment.model.factory
+    factory = experiment.model.builder
     assert factory is not None
     try:
         return experiment_from(experiment.model_dump(mode="json"), where=where, schema=schema)
@@ -114,8 +118,8 @@ def options_for(config: ModelConfig, build: Callable[..., Any]) -> dict[str, Any
     Raises:
         InputError: the configuration's options are not the factory's.
     """
-    assert config.factory is not None
-    section = _section_of(config.factory)
+    assert config.builder is not None
+    section = _section_of(config.builder)
     if section is None:
         _refuse_options(config)
         return {}
@@ -123,8 +127,8 @@ def options_for(config: ModelConfig, build: Callable[..., Any]) -> dict[str, Any
         options = section.model_validate_json(json.dumps(config.options), strict=True)
     except ValidationError as error:
         problems = "; ".join(strict.describe(error, section))
-        raise InputError(f"model.options of {named(config.factory)}: {problems}") from None
-    kind = _annotation(build, config.factory)
+        raise InputError(f"model.options of {named(config.builder)}: {problems}") from None
+    kind = _annotation(build, config.builder)
     is_model = issubclass(kind, BaseModel)
     return {_NAME: options if is_model else kind(**dict(options))}
 
@@ -132,10 +136,10 @@ def options_for(config: ModelConfig, build: Callable[..., Any]) -> dict[str, Any
 def _refuse_options(config: ModelConfig) -> None:
     """Refuse options for a factory that takes none."""
     if config.options:
-        assert config.factory is not None
+        assert config.builder is not None
         names = ", ".join(f"model.options.{shortened(name)[1:-1]}" for name in config.options)
         raise InputError(
-            f"{named(config.factory)} takes no options, and {names} is given: {TAKES_OPTIONS}, or "
+            f"{named(config.builder)} takes no options, and {names} is given: {TAKES_OPTIONS}, or "
             "leave them out"
         )
 

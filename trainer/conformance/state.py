@@ -24,6 +24,8 @@ _FINE = 2.0**-13
 #: Tokens of the text whose nats show how much a state in 16 bits loses, and how much more than the
 #: arithmetic itself it may lose.
 _LONG, _TIMES, _LEAST = 256, 3.0, 1e-3
+#: Tokens that a model of whole segments reads at a time.
+_WHOLE = 8
 
 
 def is_detached(subject: Subject) -> Iterator[Finding]:
@@ -131,32 +133,45 @@ def is_precise(subject: Subject) -> Iterator[Finding]:
     """Yield where a state of fewer bits than the arithmetic's loses what it sums up.
 
     In fp32 no part may have fewer than 32 bits. In bf16 a part may have 16 as long as nobody sees
-    it: token by token a long text must come about as near to its nats in fp32 as in one segment.
+    it: token by token a long text must come about as near to its nats in fp32 as in one segment. A
+    model of whole segments must come as near as with the same segments and memory in fp32.
     """
+    n_read, without = 1, "in one segment"
+    if subject.whole_segments:
+        n_read, without = _WHOLE, "with memory in fp32"
     for name, leaf in tensors(subject.empty(1)):
         if leaf.is_floating_point() and leaf.dtype.itemsize < 4:
             seen = f"{name} is {_described(leaf)} where fp32 is asked for: sums lose their low bits"
             yield Finding("empty memory", seen)
     for n_tokens in (8, 32, _LONG):
         whole = subject.piece(0, n_tokens)
-        of_arithmetic = _off_in_bf16(subject, [whole])
-        of_state = _off_in_bf16(subject, [subject.piece(i, i + 1) for i in range(n_tokens)])
+        parts = [subject.piece(i, i + n_read) for i in range(0, n_tokens, n_read)]
+        of_state = _off_in_bf16(subject, parts)
+        if subject.whole_segments:
+            of_arithmetic = _off_in_bf16(subject, parts, memory="fp32")
+        else:
+            of_arithmetic = _off_in_bf16(subject, [whole])
         if not of_state <= max(_LEAST, _TIMES * of_arithmetic):
             seen = (
-                f"token by token in bf16 the nats are off by {of_state:.4f}, in one segment by "
-                f"{of_arithmetic:.4f}: keep what is summed up in fp32"
+                f"read on by {counted(n_read, 'token')} in bf16 the nats are off by "
+                f"{of_state:.4f}, {without} by {of_arithmetic:.4f}: keep what is summed up in fp32"
             )
             yield Finding(subject.shown(whole), seen)
 
 
-def _off_in_bf16(subject: Subject, segments: Sequence[Segment]) -> float:
+def _off_in_bf16(
+    subject: Subject, segments: Sequence[Segment], *, memory: Precision = "bf16_autocast"
+) -> float:
     """Return how far the nats of a text in bf16 are from those in fp32, root mean square."""
-    precisions: tuple[Precision, ...] = ("bf16_autocast", "fp32")
+    precisions: tuple[tuple[Precision, Precision], ...] = (
+        ("bf16_autocast", memory),
+        ("fp32", "fp32"),
+    )
     in_bf16, in_fp32 = (
         subject.read_on(
-            segments, subject.empty(1, mem_len=_LONG, precision=one), precision=one
+            segments, subject.empty(1, mem_len=_LONG, precision=kept), precision=one
         ).nats_BT.double()
-        for one in precisions
+        for one, kept in precisions
     )
     return float((in_bf16 - in_fp32).square().mean().sqrt())
 
@@ -202,7 +217,8 @@ def _lost(
         return dict(tensors(read.memory))[name]
 
     of_rough, of_fine = after(rough), after(rough * (1 + _FINE * sizes))
-    if torch.equal(after(rough * 1.5 + 0.1), of_rough) or of_fine.dtype != torch.float32:
+    next_ones = rough * (1 + 4 * torch.finfo(low).eps)
+    if torch.equal(after(next_ones), of_rough) or of_fine.dtype != torch.float32:
         return None  # it depends on nothing that was there before, or is found by another check
     short = str(low).removeprefix("torch.")
     if torch.equal(of_fine, of_fine.to(low).float()):

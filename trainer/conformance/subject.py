@@ -80,6 +80,11 @@ class Subject:
         """Return how far back the model says that it looks."""
         return reach_of(self.model, n_layer=self.config.n_layer)
 
+    @property
+    def whole_segments(self) -> bool:
+        """Return whether the model says that its nats depend on where a text is cut."""
+        return bool(getattr(self.model, "whole_segments", False))
+
     @cached_property
     def modes(self) -> tuple[Mode, ...]:
         """Return the modes in which nats can be compared: in training not if it draws numbers."""

@@ -13,6 +13,8 @@ _SHOWN = 400
 def row(checked: Checked) -> str:
     """Return a check's row; below it the input for which it does not hold, and why it matters."""
     width = max(map(len, (*CHECKS, *TRAININGS)))
+    if checked.excused:
+        return f"{checked.name:{width}}  not asked: {checked.excused}"
     if checked.finding is None:
         return f"{checked.name:{width}}  holds"
     lines = [checked.finding.input, checked.finding.seen, f"why it matters: {checked.why}"]
@@ -26,7 +28,9 @@ def summary(results: Sequence[Checked]) -> str:
     """Return the last line of the table."""
     wrong = [checked.name for checked in results if not checked.holds]
     if not wrong:
-        return f"all {len(results)} checks hold"
+        n_excused = sum(bool(checked.excused) for checked in results)
+        asked = f", {n_excused} was not asked" if n_excused else ""
+        return f"all {len(results) - n_excused} checks hold{asked}"
     return f"{len(wrong)} of {len(results)} checks do not hold: {', '.join(wrong)}"
 
 
@@ -39,6 +43,7 @@ def as_json(results: Sequence[Checked]) -> str:
             "input": None if checked.finding is None else checked.finding.input,
             "seen": None if checked.finding is None else checked.finding.seen,
             "why": checked.why,
+            "excused": checked.excused or None,
         }
         for checked in results
     ]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trainer.checkpoint.hashing import fingerprint
 from trainer.checkpoint.tensor_files import save_tensors
+from trainer.config.factory import named
 from trainer.config.recipe import ModelConfig, ScoringConfig
 from trainer.data.vocabulary.files import (
     VOCABULARY_FILE,
@@ -47,6 +48,12 @@ def export(run_dir: Path, *, out: Path, which: str, form: Form) -> None:
         raise InputError(
             f"{run_dir} is of model.factory {source.experiment.model.factory}, whose code an "
             f"export cannot carry: pass on the run directory and the code"
+        )
+    builder = source.experiment.model.builder
+    if builder is not None and form != "txl":
+        raise InputError(
+            f"{run_dir} is of {named(builder)}, which transformers does not have: it is exported "
+            "with --to txl"
         )
     cpu = torch.device("cpu")
     with working(f"reading {source.path}"):

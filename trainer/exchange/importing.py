@@ -131,7 +131,8 @@ def nearest_recipe(config: ForeignConfig) -> str:
         other_clusters = model.cutoffs != config.model.cutoffs
         return differing, other_clusters, abs(model.d_model - config.model.d_model)
 
-    return min(recipe_names(), key=distance)
+    ours = [name for name in recipe_names() if load_recipe(name).model.builder is None]
+    return min(ours, key=distance)
 
 
 def _experiment(config: ForeignConfig, recipe: str) -> ExperimentConfig:

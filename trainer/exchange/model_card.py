@@ -99,10 +99,16 @@ def _summary(trained: TrainedModel) -> str:
     model = trained.experiment.model
     n_parameters = sum(p.numel() for p in trained.module.parameters())
     train = trained.saved["train"]
+    if model.builder is None:
+        sizes = (
+            f"A Transformer-XL language model: {counted(model.n_layer, 'layer')}, d_model "
+            f"{model.d_model}, {counted(model.n_head, 'head')} of {model.d_head}"
+        )
+    else:
+        options = ", ".join(f"{name} {value}" for name, value in model.options.items())
+        sizes = f"A language model of the kind {model.kind}: {markdown_text(options)}"
     summary = (
-        f"A Transformer-XL language model: {counted(model.n_layer, 'layer')}, "
-        f"d_model {model.d_model}, {counted(model.n_head, 'head')} of {model.d_head}, "
-        f"{counted(n_parameters, 'parameter')}, over "
+        f"{sizes}, {counted(n_parameters, 'parameter')}, over "
         f"{trained.vocabulary.size:,} {trained.vocabulary.kind}. It carries memory from segment to "
         f"segment."
     )

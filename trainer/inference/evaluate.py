@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from trainer.budget.shortage import explained
+from trainer.config.factory import named
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Corpus, Split, open_corpus
 from trainer.distributed import World, on_main
@@ -71,6 +72,18 @@ def evaluate(options: EvalOptions, world: World) -> list[EvalResult]:
         mem_lens = (0, *mem_lens)
     scorings = [_scoring(options, trained, mem_len) for mem_len in mem_lens]
     on_main(lambda: _refuse_misuse(options, scorings, trained), world)
+    trained_len, tgt_len = trained.experiment.train.tgt_len, scorings[0].tgt_len
+    if (
+        getattr(trained.module, "whole_segments", False)
+        and tgt_len != trained_len
+        and world.is_main
+    ):
+        log.warning(
+            "this model's loss depends on the length of segments: it was trained with tgt_len %d "
+            "and is scored with %d",
+            trained_len,
+            tgt_len,
+        )
     results = []
     for scoring in scorings:
         label = f"scoring {split.name}, mem_len {scoring.mem_len}"
@@ -151,9 +164,9 @@ def _refuse_misuse(
     options: EvalOptions, scorings: list[ScoringConfig], trained: TrainedModel
 ) -> None:
     """Refuse options that do not go together, before any time is spent on scoring."""
-    factory = trained.experiment.model.factory
-    if options.as_fairseq and factory is not None:
-        raise InputError(f"--as-fairseq is for Transformer-XL, and the run's model is {factory}")
+    builder = trained.experiment.model.builder
+    if options.as_fairseq and builder is not None:
+        raise InputError(f"--as-fairseq is for Transformer-XL, and the run has {named(builder)}")
     if options.as_fairseq and options.wants_positions:
         raise InputError("--as-fairseq and --by-position: give one of them")
     if options.by_position_tokens is not None and options.by_position_tokens < 2:

@@ -49,9 +49,9 @@ def load_source(
 ) -> TrainedModel:
     """Build a source's model with its weights; see `open_trained`."""
     saved, experiment, vocabulary = source.saved, source.experiment, source.vocabulary
-    if experiment.model.factory is None:
+    if experiment.model.builder is None:
         _refuse_misfit(source)
-    elif not trust:
+    if experiment.model.factory is not None and not trust:
         raise InputError(
             f"{source.path} names code as its model, model.factory "
             f"{shortened(experiment.model.factory)}: it runs only with --trust-code (trust=True "

@@ -1,4 +1,4 @@
-"""Building a model from a configuration: ours, or one from a third party's factory."""
+"""Building a model from a configuration: Transformer-XL, or one from a factory."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ def build_model(config: ModelConfig, *, vocabulary_size: int, seed: int) -> nn.M
     """
     check_cutoffs(config, vocabulary_size)
     torch.manual_seed(seed)
-    if config.factory is None:
+    if config.builder is None:
         return TransformerXL(config, vocabulary_size)
     return _other_model(config, vocabulary_size)
 
@@ -44,7 +44,7 @@ def build_in_parts(config: ModelConfig, *, vocabulary_size: int, seed: int) -> U
     Raises:
         InputError: the cutoffs do not fit the vocabulary.
     """
-    assert config.factory is None, "what another's constructor draws is not known"
+    assert config.builder is None, "what another's constructor draws is not known"
     check_cutoffs(config, vocabulary_size)
     with torch.device("meta"):
         model = TransformerXL(config, vocabulary_size)
@@ -58,8 +58,8 @@ def build_in_parts(config: ModelConfig, *, vocabulary_size: int, seed: int) -> U
 
 def _other_model(config: ModelConfig, vocabulary_size: int) -> nn.Module:
     """Build a model by the configuration's factory; the caller has checked that it may run."""
-    assert config.factory is not None
-    where, build = named(config.factory), imported(config.factory)
+    assert config.builder is not None
+    where, build = named(config.builder), imported(config.builder)
     options = options_for(config, build)
     try:
         model = build(config, vocabulary_size, **options)

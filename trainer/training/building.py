@@ -19,7 +19,7 @@ def built(plan: Plan) -> tuple[nn.Module, Fills | None]:
     Another's model is built whole, since what its constructors draw is not known.
     """
     experiment, n_words = plan.arguments.experiment, plan.corpus.vocabulary.size
-    if plan.resolved.zero_stage == 3 and experiment.model.factory is None:
+    if plan.resolved.zero_stage == 3 and experiment.model.builder is None:
         return build_in_parts(experiment.model, vocabulary_size=n_words, seed=experiment.seed)
     model = build_model(experiment.model, vocabulary_size=n_words, seed=experiment.seed)
     return model, None

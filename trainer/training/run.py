@@ -63,7 +63,7 @@ class Run:
 
         Collective, but for Transformer-XL, which has none.
         """
-        if self.experiment.model.factory is None:
+        if self.experiment.model.builder is None:
             return {}
         own = {name: float(loss) for name, loss in state.window_extra.items()}
         everyones = gather_objects(own, self.world)

@@ -10,7 +10,7 @@ import foreign_files
 import numpy as np
 import pytest
 from builders import tiny_model
-from peer import LM_EVAL, TODAY, ask_lm_eval, needs_peer
+from peer import LM_EVAL, ask_lm_eval, needs_peer
 from tokenizer_files import LEARNT_FROM
 
 import trainer
@@ -21,7 +21,7 @@ from trainer.exchange.importing import import_checkpoint
 from trainer.inference.settings import scoring_of
 from trainer.inference.texts.continuations import document_nats
 
-pytestmark = [*needs_peer(TODAY), *needs_peer(LM_EVAL, "lm_eval")]
+pytestmark = needs_peer(LM_EVAL, "lm_eval")
 
 LINES = [line.strip() for line in LEARNT_FROM.splitlines() if len(line.split()) > 3]
 #: From one token to many times the memory.

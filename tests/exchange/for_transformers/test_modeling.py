@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 import torch
 from builders import CPU, empty, segment_of, tiny_experiment, tiny_model, words
-from peer import TODAY, ask_today, needs_peer
+from peer import ask_today
 from torch import Tensor
 
 from trainer.exchange.for_transformers.writing import write_for_transformers
 from trainer.inference.trained import TrainedModel
 from trainer.model.transformer_xl import TransformerXL
-
-pytestmark = needs_peer(TODAY)
 
 SIZE, N_IDS, CUT, N_TOKENS = 20, 23, 10, 12
 

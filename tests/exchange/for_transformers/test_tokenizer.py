@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from builders import CPU, tiny_experiment, tiny_model
-from peer import TODAY, ask_today, needs_peer
+from peer import ask_today
 from tokenizer_files import LEARNT_FROM, some_text, tokenizer_files
 from tokenizers import Tokenizer
 
@@ -95,8 +95,6 @@ def test_a_character_that_is_not_there_is_refused_there_too() -> None:
 
 class TestInTransformers:
     """Tests in an environment of transformers, whose tokenizer reads what is written."""
-
-    pytestmark = needs_peer(TODAY)
 
     def test_its_tokenizer_gives_the_same_ids(self, tmp_path: Path) -> None:
         texts = [text for text in TEXTS if "Σ" not in text]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from peer import TODAY, ask_today, needs_peer
+from peer import ask_today
 from saved_checkpoints import alter_state, contents
 from training import ROOT
 from txl_command import exit_code
@@ -50,8 +50,6 @@ def exported(trained: Path, tmp_path: Path, export: Export) -> Path:
 
 
 class TestInTransformers:
-    pytestmark = needs_peer(TODAY)
-
     def test_the_examples_of_both_pages_run(self, exported: Path, trained: Path) -> None:
         here, folder = trainer.load(trained), str(exported.parent)
         pages = [(exported / "README.md").read_text(), PAGE.read_text()]

@@ -124,6 +124,12 @@ class BfloatSum(Healthy):
         return self.out(sums_BTW.sin()).float(), sums_BTW[:, -1].detach().to(memory.dtype)
 
 
+class WholeBfloatSum(BfloatSum):
+    """It also says that its nats depend on where a text is cut."""
+
+    whole_segments = True
+
+
 class LooksAhead(Healthy):
     def embedded(self, segment: Segment) -> Tensor:
         x_BTW = super().embedded(segment)

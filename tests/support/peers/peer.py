@@ -13,9 +13,7 @@ from training import ROOT, environment
 
 #: Hugging Face's transformers 4.35.2, the last release line with TransfoXL, and omegaconf.
 PEER = ROOT / ".peer"
-#: Hugging Face's transformers of today.
-TODAY = ROOT / ".transformers"
-#: EleutherAI's lm-evaluation-harness, which runs beside it.
+#: EleutherAI's lm-evaluation-harness.
 LM_EVAL = ROOT / ".lm-eval"
 TRACKIO = ROOT / ".trackio"
 
@@ -32,13 +30,18 @@ def needs_peer(folder: Path = PEER, package: str = "transformers") -> list[pytes
 def ask_today(folder: Path, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what `transformers_worker` answers to `tasks`, in one process that lacks this project.
 
+    Its transformers are those of today, which the tests' environment has.
+
     Without `site` a process sees the packages of the environment, but not what is linked into it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "tasks.json"
     file.write_text(json.dumps(tasks))
-    paths = f"{TODAY}:{sysconfig.get_paths()['purelib']}"
-    own = {"PYTHONPATH": paths, "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
+    own = {
+        "PYTHONPATH": sysconfig.get_paths()["purelib"],
+        "HF_HOME": str(folder / "cache"),
+        "HF_HUB_OFFLINE": "1",
+    }
     done = subprocess.run(
         [
             sys.executable,
@@ -66,7 +69,7 @@ def ask_lm_eval(folder: Path, commands: list[list[str]]) -> list[dict[str, Any]]
     ]
     words.write_text(json.dumps(filed))
     caches = {"HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    paths = os.pathsep.join(map(str, (ROOT, LM_EVAL, TODAY)))
+    paths = os.pathsep.join(map(str, (ROOT, LM_EVAL)))
     worker = ROOT / "tests" / "support" / "peers" / "lm_eval_worker.py"
     done = subprocess.run(
         [sys.executable, worker, words],

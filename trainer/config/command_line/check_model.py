@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from trainer.config.command_line.factory_flags import is_flag
 from trainer.config.command_line.flags import flag_of, given_of
+from trainer.config.kinds import Kind
 from trainer.config.recipe import ExperimentConfig
 from trainer.errors import InputError
-
-#: The packaged models by name, with the fields that choose each.
-KINDS: dict[str, dict[str, Any]] = {"transformer-xl": {}}
 
 #: The recipe that models without a recipe of their own are checked in, and sizes small enough for
 #: checks to take a minute. A factory reads of them what it likes.
@@ -54,8 +52,8 @@ class CheckArguments:
 
 def recipe_of(target: str) -> tuple[str, dict[str, Any]]:
     """Return the recipe in which a target is checked, and its changes by the paths of fields."""
-    if target in KINDS:
-        return _RECIPE, _SIZES | KINDS[target]
+    if target in get_args(Kind):
+        return _RECIPE, _SIZES | {"model.kind": target}
     if ":" in target and not target.endswith(".json"):
         return _RECIPE, _SIZES | {"model.factory": target}
     return target, {}
@@ -76,7 +74,7 @@ def parse_check(argv: Sequence[str]) -> CheckArguments:
     elif not {"-h", "--help"} & set(words):
         raise InputError(
             "txl check-model: the model comes first: package:build of a factory, "
-            f"{', '.join(KINDS)}, or a recipe"
+            f"{', '.join(get_args(Kind))}, or a recipe"
         )
     given = given_of(
         words,

@@ -1,18 +1,33 @@
 """The flags of a factory's options, which a command line has only if it names the factory."""
 
 from argparse import ArgumentParser
+from collections.abc import Mapping
 from typing import Any
 
 from trainer.config.command_line import foreign_flags
 from trainer.config.factory import OPTIONS_FLAG, TAKES_OPTIONS, experiment_type, named
-from trainer.config.recipe import ExperimentConfig, load_recipe
+from trainer.config.kinds import FACTORIES
+from trainer.config.recipe import ExperimentConfig, ModelConfig, load_recipe
 from trainer.errors import InputError
 
 
-def experiment_type_of(factory: Any) -> type[ExperimentConfig]:
-    """Return the class of a factory's experiments; what is no factory is left for validation."""
-    is_factory = isinstance(factory, str) and factory.count(":") == 1
-    return experiment_type(factory if is_factory else None)
+def experiment_type_of(
+    changes: Mapping[str, Any], like: ModelConfig | None
+) -> type[ExperimentConfig]:
+    """Return the class of the experiments of the model that changes of `like` name.
+
+    What names no factory and no kind is left for validation.
+    """
+    return experiment_type(builder_of(changes, like))
+
+
+def builder_of(changes: Mapping[str, Any], like: ModelConfig | None) -> str | None:
+    """Return the factory that changes of a model's settings name; None of Transformer-XL."""
+    factory = changes.get("model.factory", like and like.factory)
+    if isinstance(factory, str) and factory.count(":") == 1:
+        return factory
+    kind = changes.get("model.kind", like and like.kind)
+    return FACTORIES.get(kind) if isinstance(kind, str) else None
 
 
 def is_flag(token: str) -> bool:
@@ -20,8 +35,8 @@ def is_flag(token: str) -> bool:
     return token.startswith("--") or (token[:1] == "-" and token[1:2].isalpha())
 
 
-def named_factory(parser: ArgumentParser, tokens: list[str]) -> str | None:
-    """Return the factory that a command line names, or else its recipe; None without one.
+def named_builder(parser: ArgumentParser, tokens: list[str]) -> str | None:
+    """Return the factory that a command line or its recipe names, itself or by its kind.
 
     Which words belong to a factory's options is not known yet, but for the first of each.
     """
@@ -34,9 +49,7 @@ def named_factory(parser: ArgumentParser, tokens: list[str]) -> str | None:
         if "=" in token:
             is_option = False
     given = vars(parser.parse_known_intermixed_args(words)[0])
-    if "model.factory" in given:
-        return None if given["model.factory"] in ("None", "null") else str(given["model.factory"])
-    return load_recipe(given["recipe"]).model.factory if given["recipe"] else None
+    return builder_of(given, load_recipe(given["recipe"]).model if given["recipe"] else None)
 
 
 def refuse_unknown_options(tokens: list[str], factory: str | None, known: list[str]) -> None:
@@ -52,6 +65,6 @@ def refuse_unknown_options(tokens: list[str], factory: str | None, known: list[s
     if factory is None:
         raise InputError(
             f"{flags}: a factory's option, and there is no factory: name one with --model.factory, "
-            "or in the recipe, which then comes first"
+            "a --model.kind, or either in the recipe, which then comes first"
         )
     raise InputError(f"{flags}: {named(factory)} takes no options: {TAKES_OPTIONS}")

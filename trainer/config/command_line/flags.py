@@ -13,10 +13,10 @@ from trainer.config.command_line import foreign_flags
 from trainer.config.command_line.factory_flags import (
     experiment_type_of,
     is_flag,
-    named_factory,
+    named_builder,
     refuse_unknown_options,
 )
-from trainer.config.factory import OPTIONS_FLAG, with_options
+from trainer.config.factory import OPTIONS_FLAG, experiment_type, with_options
 from trainer.config.fields import kinds_of
 from trainer.config.recipe import ExperimentConfig, experiment_from, load_recipe, recipe_names
 from trainer.errors import InputError, did_you_mean
@@ -117,8 +117,7 @@ def changed(experiment: ExperimentConfig, changes: Mapping[str, Any]) -> Experim
     Raises:
         InputError: there is no such field, or the resulting experiment is not valid.
     """
-    factory = changes.get("model.factory", experiment.model.factory)
-    fields = dict(leaves(experiment_type_of(factory)))
+    fields = dict(leaves(experiment_type_of(changes, experiment.model)))
     values = experiment.model_dump(mode="json")
     for path, value in changes.items():
         if path not in fields:
@@ -204,12 +203,12 @@ def given_of(
     if unknown:
         raise foreign_flags.unknown_flags(unknown, known=known)
     parser = _parser(_named_recipe(tokens), options, usage=usage, about=about)
-    speaks = any(token.startswith((OPTIONS_FLAG, "--model.factory")) for token in tokens)
+    speaking = (OPTIONS_FLAG, "--model.factory", "--model.kind")
+    speaks = any(token.startswith(speaking) for token in tokens)
     imports = speaks or not only_reads
-    factory = named_factory(parser, tokens) if imports else None
-    schema = experiment_type_of(factory)
-    fields = dict(leaves(schema))
-    refuse_unknown_options(tokens, factory, list(map(flag_of, fields)))
+    builder = named_builder(parser, tokens) if imports else None
+    fields = dict(leaves(experiment_type(builder)))
+    refuse_unknown_options(tokens, builder, list(map(flag_of, fields)))
     _add_options(parser, fields)
     given = vars(parser.parse_intermixed_args(tokens))
     if given["recipe"] is None:
@@ -272,7 +271,9 @@ def _add_options(parser: ArgumentParser, fields: Mapping[str, FieldInfo]) -> Non
     options = {path: field for path, field in fields.items() if path.count(".") > 1}
     if not options:
         return
-    group = parser.add_argument_group(OPTIONS_FLAG.rstrip("."), "the factory's own options")
+    group = parser.add_argument_group(
+        OPTIONS_FLAG.rstrip("."), "the options of the factory or kind"
+    )
     for path, field in options.items():
         value = "" if field.is_required() else f" [{field.get_default(call_default_factory=True)}]"
         _add_field(group, path, field, value)

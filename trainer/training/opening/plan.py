@@ -92,7 +92,7 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
     if experiment.sample.interval_steps:
         encode_given(corpus.vocabulary, experiment.sample.prompt, what="--sample.prompt")
     budget = None
-    if experiment.model.factory is None:
+    if experiment.model.builder is None:
         words = words_of(experiment.model, corpus)
         budget = Budget(experiment, words, resolved, world)
         for other in names[1:]:

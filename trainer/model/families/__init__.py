@@ -1,0 +1,1 @@
+"""Recurrent models beside Transformer-XL, by the names of `trainer.config.kinds`."""
