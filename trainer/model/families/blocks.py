@@ -31,18 +31,18 @@ class Mixer(Protocol):
 
 
 class Chunk(NamedTuple):
-    """Which positions of a few that follow one another read which.
+    """A few positions that follow one another, and what each of them sees.
 
     A document that starts inside a chunk sees nothing before it, and padding is seen by no one.
     """
 
     positions: slice
     sees_BCC: Tensor
-    """Whether each position, of the rows, sees another, of the columns, or itself."""
+    """True where a position, a row, sees another or itself, a column."""
     sees_state_BC: Tensor
-    """Whether each position sees what was read before the chunk."""
+    """True where a position sees what was read before the chunk."""
     is_real_BC: Tensor
-    """Whether there is a token, and no padding."""
+    """True where there is a token, false where there is padding."""
 
 
 def chunks_of(segment: Segment, size: int) -> tuple[Chunk, ...]:
