@@ -1,6 +1,7 @@
 """Blocks with a state per layer: a mixer over time, then a SwiGLU feed-forward layer, pre-norm.
 
-B streams · T tgt_len · C positions of a chunk · D width · F hidden width.
+B streams · T tgt_len · C positions of a chunk · D width · F hidden width · H heads · K width of a
+key · E width of a value.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -90,6 +91,25 @@ def in_chunks(
 def split_heads(x_BTX: Tensor, n_head: int, dtype: torch.dtype) -> Tensor:
     """Return rows cut into heads, `[B, H, T, X / H]`, in the dtype of the state."""
     return x_BTX.view(*x_BTX.shape[:2], n_head, -1).transpose(1, 2).to(dtype)
+
+
+class Heads(nn.Module):
+    """Queries, keys and values of every head."""
+
+    def __init__(self, d_model: int, *, n_head: int, d_key: int, d_value: int) -> None:
+        super().__init__()
+        self.n_head = n_head
+        self.query = nn.Linear(d_model, n_head * d_key, bias=False)
+        self.key = nn.Linear(d_model, n_head * d_key, bias=False)
+        self.value = nn.Linear(d_model, n_head * d_value, bias=False)
+
+    def forward(self, x_BTD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries and keys, `[B, H, T, K]`, and values, `[B, H, T, E]`, in `dtype`."""
+        q_BHTK, k_BHTK, v_BHTE = (
+            split_heads(projected(x_BTD), self.n_head, dtype)
+            for projected in (self.query, self.key, self.value)
+        )
+        return q_BHTK, k_BHTK, v_BHTE
 
 
 class SwiGlu(nn.Module):
