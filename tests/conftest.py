@@ -12,6 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import training
+from child import Child
 from claiming import HERE
 from saved_checkpoints import contents
 from triton_device import interpret
@@ -29,16 +30,6 @@ hypothesis.settings.load_profile("loaded")
 # start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup hangups
-
-
-def _end(process: subprocess.Popen, kind: object, error: object, trace: object) -> None:
-    """End a `with`: what a failed test has started, or one out of time, is not waited for."""
-    if error is not None:
-        process.kill()
-    _wait(process, kind, error, trace)
-
-
-_wait, subprocess.Popen.__exit__ = subprocess.Popen.__exit__, _end
 
 
 #: Where tests wait for a cluster, and where they take the longest: begun in this order.
@@ -176,7 +167,7 @@ def claim_of(run_dir: Path) -> Iterator[Callable[..., Claim]]:
 def child() -> Iterator["subprocess.Popen[str]"]:
     """Yield a process that waits for its end."""
     waits = [sys.executable, "-c", "print(flush=True); input()"]
-    with subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    with Child(waits, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         child.stdout.readline()
         yield child

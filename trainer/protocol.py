@@ -121,6 +121,11 @@ def reach_of(model: Any, *, n_layer: int | None) -> Reach:
     return reach
 
 
+def reads_whole_segments(model: Any) -> bool:
+    """Return whether a model says that its nats depend on where a text is cut into segments."""
+    return bool(getattr(model, "whole_segments", False))
+
+
 class RecurrentModel(Protocol):
     """The methods that the loop calls of a recurrent model, which is an `nn.Module` as well.
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from child import Child
 from saved_checkpoints import contents
 from training import ROOT, Case, environment, unmeasured
 
@@ -80,7 +81,7 @@ def interrupted_at(
 ) -> "subprocess.CompletedProcess[str]":
     """Return what becomes of a command that gets a signal once it has read the module `moment`."""
     said = ""
-    with subprocess.Popen(
+    with Child(
         [sys.executable, "-X", "importtime", *argv],
         env=unmeasured(),
         cwd=ROOT,
@@ -121,7 +122,7 @@ def test_a_signal_while_a_training_is_imported_leaves_its_code_and_nothing_else(
 
 
 def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path) -> None:
-    with subprocess.Popen(
+    with Child(
         [sys.executable, "-m", "trainer", "prepare", "--train", "-", "--out", str(tmp_path / "c")],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from child import Child
 from training import ROOT, Case, environment, events, losses
 
 from trainer.errors import Exit
@@ -43,7 +44,7 @@ def run_job(
 
     The first time it says `at`, `act` is called.
     """
-    with subprocess.Popen(
+    with Child(
         [*launcher, *argv],
         env=environment(),
         text=True,

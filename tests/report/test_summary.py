@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from child import Child
 from reported_runs import CORPUS, LENGTHS, NOW, OF, make_imported, make_run, write_valid
 
 from trainer.errors import InputError
@@ -77,7 +78,7 @@ def test_records_of_an_older_run_have_a_best_too(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_process_is_gone_is_called_dead_at_once(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+    with Child([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         number = process.pid
         status = Status.of_this_process(state="running", max_steps=9, attempt=1)
         status = status.model_copy(update={"pid": number, "begun": begun(number)})

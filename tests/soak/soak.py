@@ -22,7 +22,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 SUPPORT = TESTS / "support"
-ROOMS = [SUPPORT / room for room in ("runs", "texts", "models")]
+ROOMS = [SUPPORT / room for room in ("runs", "texts", "models", "faulty_models")]
 sys.path[:0] = [str(TESTS.parent), str(TESTS / "soak"), *map(str, ROOMS)]
 
 import torch  # noqa: E402

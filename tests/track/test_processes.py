@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from child import Child
 
 from trainer.track.processes import Holder, begun, is_running, read_holder, this_place
 
@@ -41,7 +42,7 @@ def test_a_number_given_anew_is_another_process() -> None:
 def test_a_name_with_blanks_and_brackets_hides_nothing(tmp_path: Path) -> None:
     program = tmp_path / ") R 1 (x"
     program.symlink_to("/bin/sleep")
-    with subprocess.Popen([program, "60"]) as child:
+    with Child([program, "60"]) as child:
         try:
             assert is_running(child.pid, since=begun(child.pid))
             assert begun(child.pid) is not None

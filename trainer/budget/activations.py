@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trainer.config.experiment import ModelConfig
+from trainer.config.model_settings import ModelConfig
 from trainer.config.precision import Precision, is_autocast
 from trainer.host_cpu import RETURNED_BYTES
 from trainer.model.choice import BackendName

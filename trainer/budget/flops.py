@@ -13,7 +13,7 @@ B rows · T tgt_len · M mem_len · S = M+T · N = B·T · X = n_head·d_head ·
 from collections.abc import Sequence
 
 from trainer.budget.activations import PassSize
-from trainer.config.experiment import ModelConfig
+from trainer.config.model_settings import ModelConfig
 
 #: What a training step counts for each operation of the forward pass.
 TRAINING = 3

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from trainer.config.experiment import ModelConfig
+from trainer.config.model_settings import ModelConfig
 from trainer.config.precision import Precision, is_autocast
 from trainer.model.choice import BackendName
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trainer.budget.sizes import Words
-from trainer.config.experiment import ModelConfig
+from trainer.config.model_settings import ModelConfig
 
 #: Up to this rank a word's share falls as 1/r, beyond it faster, by the second number (Gerlach and
 #: Altmann 2013, for English). The numbers are those that give WikiText-103 its share of rare words.

@@ -17,9 +17,10 @@ from typing import Any, cast, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from trainer.config import strict
-from trainer.config.experiment import ExperimentConfig, ModelConfig
+from trainer.config.experiment import ExperimentConfig
 from trainer.config.fields import Section, kinds_of, refused
 from trainer.config.kinds import FACTORIES
+from trainer.config.model_settings import ModelConfig
 from trainer.config.recipe import OPTIONS, experiment_from
 from trainer.errors import InputError
 from trainer.outside import shortened

@@ -8,13 +8,9 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from trainer.config import strict
-from trainer.config.experiment import (
-    ExperimentConfig,
-    ModelConfig,
-    OptimConfig,
-    ScoringConfig,
-)
+from trainer.config.experiment import ExperimentConfig, OptimConfig, ScoringConfig
 from trainer.config.fields import OnResume
+from trainer.config.model_settings import ModelConfig
 from trainer.config.run_settings import TrackingConfig
 from trainer.errors import InputError
 from trainer.outside import parse_json

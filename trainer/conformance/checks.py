@@ -92,7 +92,7 @@ class Checked:
     finding: Finding | None
     """The smallest input for which it does not hold; None if it holds for all that were tried."""
     excused: str = ""
-    """What the model says of itself because of which nothing was tried."""
+    """The model's own property because of which nothing was tried; empty if something was."""
 
     @property
     def holds(self) -> bool:

@@ -18,7 +18,15 @@ from trainer.data.rows import clusters_of
 from trainer.memory_tree import leaves, rebuilt
 from trainer.model.build import build_model
 from trainer.model.precision import autocast_of, compute_dtype_of
-from trainer.protocol import IGNORED, Memory, Output, Reach, Segment, reach_of
+from trainer.protocol import (
+    IGNORED,
+    Memory,
+    Output,
+    Reach,
+    Segment,
+    reach_of,
+    reads_whole_segments,
+)
 from trainer.wording import counted
 
 Mode = Literal["training", "evaluation"]
@@ -83,7 +91,7 @@ class Subject:
     @property
     def whole_segments(self) -> bool:
         """Return whether the model says that its nats depend on where a text is cut."""
-        return bool(getattr(self.model, "whole_segments", False))
+        return reads_whole_segments(self.model)
 
     @cached_property
     def modes(self) -> tuple[Mode, ...]:

@@ -33,7 +33,7 @@ from trainer.inference.settings import scoring_of, situation
 from trainer.inference.source import read_together
 from trainer.inference.trained import TrainedModel
 from trainer.outside import printable
-from trainer.protocol import reach_of
+from trainer.protocol import reach_of, reads_whole_segments
 from trainer.track.console.progress import progress
 from trainer.track.measure import RULES, Rule
 from trainer.track.run_files.by_position import ByPosition, position_rows
@@ -72,18 +72,8 @@ def evaluate(options: EvalOptions, world: World) -> list[EvalResult]:
         mem_lens = (0, *mem_lens)
     scorings = [_scoring(options, trained, mem_len) for mem_len in mem_lens]
     on_main(lambda: _refuse_misuse(options, scorings, trained), world)
-    trained_len, tgt_len = trained.experiment.train.tgt_len, scorings[0].tgt_len
-    if (
-        getattr(trained.module, "whole_segments", False)
-        and tgt_len != trained_len
-        and world.is_main
-    ):
-        log.warning(
-            "this model's loss depends on the length of segments: it was trained with tgt_len %d "
-            "and is scored with %d",
-            trained_len,
-            tgt_len,
-        )
+    if world.is_main:
+        _warn_of_other_segments(trained, scorings[0].tgt_len)
     results = []
     for scoring in scorings:
         label = f"scoring {split.name}, mem_len {scoring.mem_len}"
@@ -188,6 +178,18 @@ def _refuse_misuse(
         )
     if (path.exists() and not path.is_file()) or not os.access(path.parent, os.W_OK):
         raise InputError(f"--per-token-text {path} is no file that can be written: name another")
+
+
+def _warn_of_other_segments(trained: TrainedModel, tgt_len: int) -> None:
+    """Say if a model that reads whole segments is scored with others than it was trained with."""
+    trained_len = trained.experiment.train.tgt_len
+    if reads_whole_segments(trained.module) and tgt_len != trained_len:
+        log.warning(
+            "this model's loss depends on the length of segments: it was trained with tgt_len %d "
+            "and is scored with %d",
+            trained_len,
+            tgt_len,
+        )
 
 
 def _split(corpus: Corpus, name: str, trained: TrainedModel) -> Split:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainer.config.experiment import ModelConfig
+from trainer.config.model_settings import ModelConfig
 from trainer.model.backend import Backend
 from trainer.model.cpu.backend import CpuAttention, CpuBackend
 

@@ -11,7 +11,7 @@ from measured.dims import Dims, clusters
 
 from trainer.budget import flops
 from trainer.budget.activations import PassSize
-from trainer.config.experiment import ModelConfig
+from trainer.config.model_settings import ModelConfig
 
 _FLOAT = 4
 

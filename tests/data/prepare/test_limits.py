@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from child import Child
 
 from trainer.data.corpus import verify_corpus
 from trainer.data.prepare.from_text import PrepareOptions, prepare
@@ -40,7 +41,7 @@ def test_a_killed_run_leaves_no_corpus_and_the_next_one_succeeds(
 ) -> None:
     out = tmp_path / "corpus"
     command = [sys.executable, "-c", STOPS_BEFORE_THE_END, str(out), str(text)]
-    with subprocess.Popen(
+    with Child(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         assert process.stdout is not None

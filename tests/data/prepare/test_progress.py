@@ -3,12 +3,12 @@
 import os
 import pty
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from child import Child
 
 from trainer.data.prepare.progress import progress
 
@@ -67,7 +67,7 @@ with closing(pieces()) as some:
 def test_a_bar_on_a_terminal_is_full_at_the_end() -> None:
     terminal, inner = pty.openpty()
     paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    with subprocess.Popen(
+    with Child(
         [sys.executable, "-c", BAR],
         stdin=inner,
         stdout=inner,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from child import Child
 from prepared import made
 
 from trainer.data.prepare.encoding import Encoded, encode
@@ -126,9 +127,7 @@ if __name__ == "__main__":
 def test_workers_end_when_the_process_they_serve_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(WAITS_IN_A_WORKER)
-    with subprocess.Popen(
-        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    with Child([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
         children = psutil.Process(process.pid).children(recursive=True)

@@ -1,4 +1,4 @@
-"""What is true of every kind of model in the package, beside what its own tests say of it."""
+"""Properties of every kind of model in the package, beside those that its own tests hold."""
 
 from typing import Any
 

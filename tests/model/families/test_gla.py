@@ -75,7 +75,7 @@ def naive_attached(rows: list[Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
 def test_the_readme_s_fused_kernels_take_the_place_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the library's operation there is only the recurrence that it computes."""
+    """The library is not here: the recurrence that its operation computes stands for it."""
 
     def chunk_gla(
         q: Tensor,

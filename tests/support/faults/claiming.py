@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from child import Child
 from training import environment
 
 from trainer.track.processes import this_place
@@ -61,7 +62,7 @@ print(flush=True)
 input()
 """
     command = [sys.executable, "-c", code]
-    with subprocess.Popen(
+    with Child(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     ) as process:
         assert process.stdout is not None

@@ -8,27 +8,13 @@ from builders import CPU
 from trainer.config.recipe import ModelConfig
 from trainer.model.build import build_model
 
+#: Options of kinds whose heads have matrices.
+_MATRICES = {"d_model": 16, "n_layer": 2, "n_head": 2, "d_key": 4, "d_value": 6, "d_inner": 24}
 #: Options of each kind.
 TOY: dict[str, dict[str, Any]] = {
     "lstm": {"d_model": 16, "n_layer": 2},
-    "gla": {
-        "d_model": 16,
-        "n_layer": 2,
-        "n_head": 2,
-        "d_key": 4,
-        "d_value": 6,
-        "d_inner": 24,
-        "chunk_len": 3,
-    },
-    "mlstm": {
-        "d_model": 16,
-        "n_layer": 2,
-        "n_head": 2,
-        "d_key": 4,
-        "d_value": 6,
-        "d_inner": 24,
-        "chunk_len": 4,
-    },
+    "gla": _MATRICES | {"chunk_len": 3},
+    "mlstm": _MATRICES | {"chunk_len": 4},
     "rmt": {  # GPT-2 computes in fp64 where a Llama rounds to fp32
         "architecture": "gpt2",
         "d_model": 16,

@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+from child import Child
 
 from trainer.errors import InputError
 from trainer.track.run_files import status as of_status
@@ -193,7 +194,7 @@ sys.stdin.read()
 def of_a_killed(tmp_path_factory):
     """Return the status of a process that was killed, once it was seen to live."""
     folder = tmp_path_factory.mktemp("killed")
-    with subprocess.Popen(
+    with Child(
         [sys.executable, "-c", WRITER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout.readline() == b"written\n"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from child import Child
 from training import ROOT, unmeasured
 
 from trainer.errors import Exit
@@ -155,7 +156,7 @@ libc.sigwait(signals, ctypes.byref(ctypes.c_int()))
 def test_a_process_that_waits_for_a_peer_leaves_when_it_may(
     held: bool, number: signal.Signals, code: Exit
 ) -> None:
-    with subprocess.Popen(
+    with Child(
         [sys.executable, "-c", BEGIN + (HOLD if held else "") + DEAF],
         cwd=ROOT,
         env=unmeasured(),
@@ -183,7 +184,7 @@ while True:
 
 
 def test_ctrl_c_that_is_held_down_leaves_as_the_second_one_does() -> None:
-    with subprocess.Popen(
+    with Child(
         [sys.executable, "-c", BEGIN + HOLD + SLOW],
         cwd=ROOT,
         env=unmeasured(),

@@ -4,12 +4,12 @@ import fcntl
 import os
 import pty
 import signal
-import subprocess
 import sys
 import termios
 from pathlib import Path
 
 import pytest
+from child import Child
 from training import ROOT, Case, checkpoint_hashes, environment, events, losses, run_cases
 
 from trainer.errors import Exit
@@ -108,7 +108,7 @@ def close_terminal_at(step: int, case: Case, corpus: Path, *, nohup: bool) -> in
         if nohup:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    with subprocess.Popen(
+    with Child(
         [sys.executable, str(ROOT / "launch" / "train.py"), *case.argv(corpus)],
         env=environment(TERM="xterm"),
         start_new_session=True,

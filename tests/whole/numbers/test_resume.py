@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from child import Child
 from saved_checkpoints import memory_by_stream
 from training import (
     KINDS,
@@ -117,7 +118,7 @@ def test_a_killed_run_has_every_step_once_after_its_resumption(corpus, tmp_path)
     flags = ["--checkpoint.interval-steps", "20", "--tracking.wandb", "offline"]
     case = Case(tmp_path / "run", "zero1_bf16", [*flags, "--train.max-steps", "60"])
     command = [sys.executable, str(ROOT / "launch" / "train.py"), *case.argv(corpus)]
-    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as run:
+    with Child(command, env=environment(), stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr is not None
         for line in run.stderr:
             if "step 53/60" in line:

@@ -94,7 +94,7 @@ def _give_up(graph: torch.cuda.CUDAGraph) -> None:
     """Let PyTorch know that nothing is captured any more.
 
     Where the device itself has ended a capture, PyTorch's generator still counts for the graph,
-    and its allocator still allocates for it.
+    and its allocator still allocates for it. Private in PyTorch: `_cuda_endAllocateToPool`.
     """
     device = torch.cuda.current_device()
     generator = torch.cuda.default_generators[device]

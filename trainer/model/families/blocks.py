@@ -1,6 +1,7 @@
 """Blocks with a state per layer: a mixer over time, then a SwiGLU feed-forward layer, pre-norm.
 
-B streams · T tgt_len · C positions of a chunk · D width · F hidden width.
+B streams · T tgt_len · C positions of a chunk · D width · F hidden width · H heads · K width of a
+key · E width of a value.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,18 +32,18 @@ class Mixer(Protocol):
 
 
 class Chunk(NamedTuple):
-    """Which positions of a few that follow one another read which.
+    """A few positions that follow one another, and what each of them sees.
 
     A document that starts inside a chunk sees nothing before it, and padding is seen by no one.
     """
 
     positions: slice
     sees_BCC: Tensor
-    """Whether each position, of the rows, sees another, of the columns, or itself."""
+    """True where a position, a row, sees another or itself, a column."""
     sees_state_BC: Tensor
-    """Whether each position sees what was read before the chunk."""
+    """True where a position sees what was read before the chunk."""
     is_real_BC: Tensor
-    """Whether there is a token, and no padding."""
+    """True where there is a token, false where there is padding."""
 
 
 def chunks_of(segment: Segment, size: int) -> tuple[Chunk, ...]:
@@ -90,6 +91,25 @@ def in_chunks(
 def split_heads(x_BTX: Tensor, n_head: int, dtype: torch.dtype) -> Tensor:
     """Return rows cut into heads, `[B, H, T, X / H]`, in the dtype of the state."""
     return x_BTX.view(*x_BTX.shape[:2], n_head, -1).transpose(1, 2).to(dtype)
+
+
+class Heads(nn.Module):
+    """Queries, keys and values of every head."""
+
+    def __init__(self, d_model: int, *, n_head: int, d_key: int, d_value: int) -> None:
+        super().__init__()
+        self.n_head = n_head
+        self.query = nn.Linear(d_model, n_head * d_key, bias=False)
+        self.key = nn.Linear(d_model, n_head * d_key, bias=False)
+        self.value = nn.Linear(d_model, n_head * d_value, bias=False)
+
+    def forward(self, x_BTD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries and keys, `[B, H, T, K]`, and values, `[B, H, T, E]`, in `dtype`."""
+        q_BHTK, k_BHTK, v_BHTE = (
+            split_heads(projected(x_BTD), self.n_head, dtype)
+            for projected in (self.query, self.key, self.value)
+        )
+        return q_BHTK, k_BHTK, v_BHTE
 
 
 class SwiGlu(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trainer.config.recipe import ModelConfig
 from trainer.model.families.blocks import Chunk, in_chunks, split_heads
-from trainer.model.families.stack import Sizes, stacked
+from trainer.model.families.stack import Sizes, heads_of, stacked
 
 #: The power of a decay is one over this, which makes memory long (section 4.4).
 _TEMPERATURE = 16
@@ -39,9 +39,7 @@ class GatedLinearAttention(nn.Module):
         self.shape = (options.n_head, options.d_key, options.d_value)
         d_model, n_head = options.d_model, options.n_head
         keys, values = n_head * options.d_key, n_head * options.d_value
-        self.query = nn.Linear(d_model, keys, bias=False)
-        self.key = nn.Linear(d_model, keys, bias=False)
-        self.value = nn.Linear(d_model, values, bias=False)
+        self.heads = heads_of(options)
         self.decay = nn.Sequential(
             nn.Linear(d_model, options.d_gate, bias=False), nn.Linear(options.d_gate, keys)
         )
@@ -58,12 +56,9 @@ class GatedLinearAttention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the layer's output, and the matrices after the segment; see `Mixer`."""
         n_head, d_key, _ = self.shape
-        heads = [
-            split_heads(projected(x_BTD), n_head, state.dtype)
-            for projected in (self.query, self.key, self.value, self.decay)
-        ]
+        q_BHTK, k_BHTK, v_BHTE = self.heads(x_BTD, state.dtype)
+        gate_BHTK = split_heads(self.decay(x_BTD), n_head, state.dtype)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            q_BHTK, k_BHTK, v_BHTE, gate_BHTK = heads
             decay_BHTK = F.logsigmoid(gate_BHTK) / _TEMPERATURE
             rows = (q_BHTK * d_key**-0.5, k_BHTK, v_BHTE, decay_BHTK)
             o_BHTE, state = self.read(rows, chunks, state)

@@ -1,4 +1,4 @@
-"""What the families have in common: word embeddings below a body that carries state, nats above.
+"""The model around a body that carries state: word embeddings below it, a softmax above.
 
 B streams · T tgt_len · N positions (B·T) · D width · V vocabulary.
 """
@@ -22,7 +22,7 @@ class Body(Protocol):
     """A module between embeddings and softmax, which carries a stream's state."""
 
     is_static: bool
-    """Whether a pass over whole rows waits for no device, see `trainer.protocol.RecurrentModel`."""
+    """True if a pass over whole rows waits for no device; see `trainer.protocol.RecurrentModel`."""
 
     def empty_memory(self, n_streams: int, *, dtype: torch.dtype, device: torch.device) -> Any:
         """Return the state of `n_streams` streams that have read nothing.

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config.recipe import ModelConfig
-from trainer.model.families.blocks import Chunk, in_chunks, split_heads
-from trainer.model.families.stack import Sizes, stacked
+from trainer.model.families.blocks import Chunk, in_chunks
+from trainer.model.families.stack import Sizes, heads_of, stacked
 
 #: The forget gates of heads begin between the sigmoids of these (arXiv 2405.04517, appendix).
 _FORGET_BIASES = (3.0, 6.0)
@@ -45,10 +45,8 @@ class MLstm(nn.Module):
         super().__init__()
         self.shape = (options.n_head, options.d_key, options.d_value)
         d_model, n_head = options.d_model, options.n_head
-        keys, values = n_head * options.d_key, n_head * options.d_value
-        self.query = nn.Linear(d_model, keys, bias=False)
-        self.key = nn.Linear(d_model, keys, bias=False)
-        self.value = nn.Linear(d_model, values, bias=False)
+        values = n_head * options.d_value
+        self.heads = heads_of(options)
         self.gates = nn.Linear(d_model, 2 * n_head)  # the input gates of all heads come first
         self.output_gate = nn.Linear(d_model, values)
         self.norm = nn.LayerNorm(options.d_value)
@@ -69,15 +67,11 @@ class MLstm(nn.Module):
         self, x_BTD: Tensor, chunks: tuple[Chunk, ...], state: State
     ) -> tuple[Tensor, State]:
         """Return the layer's output, and the state after the segment; see `Mixer`."""
-        n_head, d_key, _ = self.shape
+        _, d_key, _ = self.shape
         dtype = state.matrix.dtype
-        rows = [
-            split_heads(projected(x_BTD), n_head, dtype)
-            for projected in (self.query, self.key, self.value)
-        ]
+        q_BHTK, k_BHTK, v_BHTE = self.heads(x_BTD, dtype)
         gates_BHT = self.gates(x_BTD).transpose(1, 2).to(dtype)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            q_BHTK, k_BHTK, v_BHTE = rows
             input_BHT, forget_BHT = gates_BHT.chunk(2, dim=1)
             rows = [q_BHTK, k_BHTK * d_key**-0.5, v_BHTE, input_BHT, F.logsigmoid(forget_BHT)]
             h_BHTE, state = in_chunks(recall, rows, chunks, state)

@@ -28,7 +28,7 @@ class Pieces(NamedTuple):
     """The position in its row of each of a piece's tokens; any where it has no more tokens."""
     lengths_P: Tensor
     is_new_P: Tensor
-    """Whether a piece is the start of a document."""
+    """True for a piece that begins with the start of a document."""
 
     def rows(self, x: Tensor) -> Tensor:
         """Return the pieces `[P, X, …]` of rows `[B, T, …]`."""

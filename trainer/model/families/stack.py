@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from trainer.config.recipe import ModelConfig
-from trainer.model.families.blocks import Blocks
+from trainer.model.families.blocks import Blocks, Heads
 from trainer.model.families.language_model import LanguageModel
 
 
@@ -22,6 +22,11 @@ class Sizes(BaseModel):
     chunk_len: int = Field(
         64, ge=1, description="tokens read at once: more is faster, and takes its square of memory"
     )
+
+
+def heads_of(sizes: Sizes) -> Heads:
+    """Return a layer's queries, keys and values of these sizes."""
+    return Heads(sizes.d_model, n_head=sizes.n_head, d_key=sizes.d_key, d_value=sizes.d_value)
 
 
 def stacked(

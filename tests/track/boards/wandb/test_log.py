@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from child import Child
 from tracked_run import OPEN_AND_LOG, no_wandb_of_the_users, run_code, start, steps_recorded, train
 from wandb_reader import read_offline, read_records
 
@@ -187,7 +188,7 @@ assert "WANDB_SERVICE" not in os.environ
 
 def test_what_ends_a_jobs_processes_costs_no_row(tmp_path):
     """A terminal and the `deepspeed` launcher hand Ctrl-C to all processes of a job."""
-    with subprocess.Popen(
+    with Child(
         [sys.executable, "-c", LAUNCHER_ENDS_ALL, str(tmp_path)],
         start_new_session=True,
         stderr=subprocess.PIPE,
