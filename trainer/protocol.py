@@ -142,6 +142,9 @@ class RecurrentModel(Protocol):
     is cut, as do those of one that writes its memory once a segment: `txl check-model` does not ask
     for the same from other segments, and `txl eval` says if its own are not those of training.
 
+    A model may have a method `resized_memory(memory, *, mem_len)`, which returns memory of another
+    length: the newest that it had. A run whose `mem_len` follows a schedule asks for it.
+
     A model may have a method `hidden`, which takes what `predict` does and returns hidden states
     `[B, T, D]` and memory: `TrainedModel.hidden` calls it.
     """

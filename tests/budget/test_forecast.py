@@ -93,7 +93,7 @@ def test_steps_of_an_epoch_are_those_of_the_streams(
     for found in (by_corpus, by_hand):
         assert found["steps_per_epoch"] == streams.steps_per_epoch
         assert found["tokens_per_step"] == streams.n_tokens(0)
-        assert found["epochs"] == pytest.approx(train.max_steps / streams.steps_per_epoch)
+        assert found["epochs"] == pytest.approx(streams.epochs(train.max_steps))
     assert by_corpus["parameters"] == by_hand["parameters"]
     assert planned(capsys, "quickstart")["parameters"] == 1_508_416
 

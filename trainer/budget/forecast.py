@@ -16,7 +16,7 @@ from trainer.budget.sizes import Words
 from trainer.config.deepspeed.file import ResolvedDs
 from trainer.config.precision import Precision
 from trainer.config.recipe import ExperimentConfig
-from trainer.data.positions import steps_per_epoch
+from trainer.data.positions import Positions
 from trainer.distributed import World
 from trainer.model.build import build_model
 from trainer.model.choice import BackendName
@@ -122,14 +122,16 @@ def forecast(
         model = build_model(experiment.model, vocabulary_size=words.size, seed=0)
     numels = [p.numel() for p in model.parameters()]
     train = experiment.train
-    per_epoch = None
+    per_epoch = epochs = None
     if n_tokens is not None:
-        per_epoch = steps_per_epoch(
-            n_tokens - 1,
+        positions = Positions(
+            n_pairs=n_tokens - 1,
             n_streams=train.train_batch_size,
-            tgt_len=train.tgt_len,
-            bptt_segments=train.bptt_segments,
+            stages=train.stages,
+            epoch_order="same",
+            seed=0,
         )
+        per_epoch, epochs = positions.steps_per_epoch, positions.epochs(train.max_steps)
     rows = tuple(
         _row(name, resolved, experiment, words, machine, numels) for name, resolved in files.items()
     )
@@ -140,7 +142,7 @@ def forecast(
         parameters=sum(numels),
         tokens_per_step=train.tokens_per_step,
         steps_per_epoch=per_epoch,
-        epochs=train.max_steps / per_epoch if per_epoch else None,
+        epochs=epochs,
         flops_per_token=rows[0].flops_per_token,
         checkpoint_bytes=12 * sum(numels),
         rows=rows,

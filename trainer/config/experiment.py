@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from trainer.config.divisors import divisors_near
 from trainer.config.fields import Section, announced, free, refused
+from trainer.config.lengths import Schedule, Stage, problem, stages
 from trainer.config.model_settings import MAX_SIZE, ModelConfig
 from trainer.config.run_settings import (
     CheckpointConfig,
@@ -45,6 +46,15 @@ class TrainConfig(Section):
         ge=1,
         le=MAX_SIZE,
     )
+    tgt_len_schedule: Schedule | None = refused(
+        None, "tgt_len by step of the text, as [[0, 64], [2000, 150]]; tgt_len is the largest"
+    )
+    mem_len_schedule: Schedule | None = refused(
+        None, "mem_len by step of the text, as tgt_len_schedule"
+    )
+    bptt_segments_schedule: Schedule | None = refused(
+        None, "bptt_segments by step of the text, as tgt_len_schedule"
+    )
     clamp_len: int | None = refused(
         None, "distances beyond this many tokens share a position; None is no clamp", ge=1
     )
@@ -69,7 +79,22 @@ class TrainConfig(Section):
                 f"cuda_graph on with bptt_segments {self.bptt_segments}: a step of several "
                 "segments is not captured, use --train.cuda-graph auto"
             )
+        least = {"tgt_len": 1, "mem_len": int(self.same_length), "bptt_segments": 1}
+        for name in least:
+            schedule = getattr(self, f"{name}_schedule")
+            if schedule is None:
+                continue
+            wrong = problem(schedule, largest=getattr(self, name), least=least[name])
+            if wrong:
+                raise ValueError(f"{name}_schedule is to be one that {wrong}")
         return self
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the stages of the run, of which one without schedules has one."""
+        fixed = self.tgt_len, self.mem_len, self.bptt_segments
+        given = self.tgt_len_schedule, self.mem_len_schedule, self.bptt_segments_schedule
+        return stages(*(one or ((0, value),) for one, value in zip(given, fixed, strict=True)))
 
     @property
     def tokens_per_step(self) -> int:

@@ -4,12 +4,16 @@ A split of N tokens has P = N-1 (input, target) pairs. Stream s of S covers pair
 ⌊(s+1)P/S⌋. B streams of a micro step.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from trainer.config.lengths import Lengths, Stage
 
 Ints = npt.NDArray[np.int64]
 
@@ -47,9 +51,15 @@ def n_segments(n_pairs: int, *, n_streams: int, tgt_len: int) -> int:
     return -(-longest // tgt_len)
 
 
-def steps_per_epoch(n_pairs: int, *, n_streams: int, tgt_len: int, bptt_segments: int) -> int:
-    """Return the number of steps of `bptt_segments` segments; the last may have fewer."""
-    return -(-n_segments(n_pairs, n_streams=n_streams, tgt_len=tgt_len) // bptt_segments)
+class Place(NamedTuple):
+    """Where a step begins to read, the same in every stream."""
+
+    epoch: int
+    """Counted from 0."""
+    done: int
+    """Tokens that the epoch's steps before it have read of a stream."""
+    lengths: Lengths
+    """Those of the step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +69,8 @@ class Positions:
     Args:
         n_pairs: P.
         n_streams: S, at most P.
-        tgt_len: T, tokens of a segment.
-        bptt_segments: segments of a step; an epoch's last step has those that are left.
+        stages: the lengths of steps, which may change within an epoch; see
+            `trainer.config.lengths`. An epoch's last step has the segments that are left.
         epoch_order: `roll` rotates the pairs by an offset drawn from (seed, epoch), so that
             streams hold other text in every epoch; `roll_streams` rotates each stream in itself,
             by an offset drawn from (seed, epoch, stream), as NVIDIA's --roll does.
@@ -69,52 +79,82 @@ class Positions:
 
     n_pairs: int
     n_streams: int
-    tgt_len: int
-    bptt_segments: int
+    stages: tuple[Stage, ...]
     epoch_order: str
     seed: int
     _borders: Ints = field(init=False, repr=False, compare=False)
+    _begun: tuple[tuple[int, int], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Find where streams begin."""
+        """Find where streams and stages begin."""
         # ⌊sP/S⌋ is computed in parts: the products stay below 2^63 for fewer than 2^31 streams.
         whole, rest = divmod(self.n_pairs, self.n_streams)
         numbers = np.arange(self.n_streams + 1, dtype=np.int64)
         borders = numbers * whole + numbers * rest // self.n_streams
         object.__setattr__(self, "_borders", borders)
+        begun = [(0, 0)]
+        for stage, after in pairwise(self.stages):
+            n_steps = after.first_step - stage.first_step
+            begun.append(self._after(n_steps, *begun[-1], stage.lengths))
+        object.__setattr__(self, "_begun", tuple(begun))
 
     @property
-    def segments_per_epoch(self) -> int:
-        """Return the number of segments that cover the longest stream."""
-        return n_segments(self.n_pairs, n_streams=self.n_streams, tgt_len=self.tgt_len)
+    def longest(self) -> int:
+        """Return ⌈P/S⌉, the tokens of the longest stream."""
+        return -(-self.n_pairs // self.n_streams)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Return the number of steps that cover the longest stream."""
-        return -(-self.segments_per_epoch // self.bptt_segments)
+        """Return the steps that cover the longest stream, with the lengths of the last stage."""
+        return -(-self.longest // self._width(self.stages[-1].lengths))
 
-    @property
-    def width(self) -> int:
+    def place(self, data_step: int) -> Place:
+        """Return where a step begins."""
+        index = bisect_right(self.stages, data_step, key=lambda stage: stage.first_step) - 1
+        stage, begun = self.stages[index], self._begun[index]
+        epoch, done = self._after(data_step - stage.first_step, *begun, stage.lengths)
+        return Place(epoch, done, stage.lengths)
+
+    def _after(self, n_steps: int, epoch: int, done: int, lengths: Lengths) -> tuple[int, int]:
+        """Return epoch and tokens done so many steps of such lengths after a place."""
+        width = self._width(lengths)
+        n_first = -(-(self.longest - done) // width)
+        if n_steps < n_first:
+            return epoch, done + n_steps * width
+        epochs, n_more = divmod(n_steps - n_first, -(-self.longest // width))
+        return epoch + 1 + epochs, n_more * width
+
+    def _width(self, lengths: Lengths) -> int:
         """Return the most tokens that a step reads of a stream."""
-        return self.tgt_len * min(self.bptt_segments, self.segments_per_epoch)
+        n_segments = -(-self.longest // lengths.tgt_len)
+        return lengths.tgt_len * min(lengths.bptt_segments, n_segments)
+
+    def width(self, data_step: int) -> int:
+        """Return the tokens that the step's segments have places for."""
+        return self.n_segments(data_step) * self.place(data_step).lengths.tgt_len
+
+    def epochs(self, data_step: int) -> float:
+        """Return the epochs read before a step, by the tokens of the longest stream."""
+        epoch, done, _ = self.place(data_step)
+        return epoch + done / self.longest
 
     def n_segments(self, data_step: int) -> int:
         """Return the number of segments of a step."""
-        done = data_step % self.steps_per_epoch * self.bptt_segments
-        return min(self.bptt_segments, self.segments_per_epoch - done)
+        _, done, lengths = self.place(data_step)
+        return min(lengths.bptt_segments, -(-(self.longest - done) // lengths.tgt_len))
 
     def n_tokens(self, data_step: int) -> int:
         """Return the number of targets of all streams in a step."""
-        begin = (data_step % self.steps_per_epoch) * self.width
-        left = np.diff(self._borders) - begin
-        return int(np.minimum(left, self.width).sum())
+        _, done, lengths = self.place(data_step)
+        left = np.diff(self._borders) - done
+        return int(np.minimum(left, self._width(lengths)).sum())
 
     def spans(self, streams_B: Ints, data_step: int, part: int | None = None) -> Spans:
         """Return what these streams read in a step, or in one of its segments, from 0 on."""
-        epoch, index = divmod(data_step, self.steps_per_epoch)
+        epoch, done, lengths = self.place(data_step)
         lows_B, highs_B = self._borders[streams_B], self._borders[streams_B + 1]
-        done = index * self.width + (part or 0) * self.tgt_len
-        width = self.width if part is None else self.tgt_len
+        done += (part or 0) * lengths.tgt_len
+        width = self._width(lengths) if part is None else lengths.tgt_len
         lengths_B = np.minimum(width, highs_B - lows_B - done)
         begins_B = lows_B + done
         if self.epoch_order == "roll_streams":

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from trainer.config.lengths import Lengths, Stage
 from trainer.data.corpus import Split
 from trainer.data.positions import Positions
 from trainer.data.rows import make_segment
@@ -25,7 +26,8 @@ class Streams:
         split: the tokens.
         train_batch_size: S, streams over all ranks and slots.
         tgt_len: T, tokens of a segment.
-        bptt_segments: segments of a micro step; see `Positions`.
+        bptt_segments: segments of a micro step.
+        stages: lengths that change from step to step, in the place of these two; see `Positions`.
         slots: micro steps of a step; slot i always reads the same streams.
         rank: the rank of this process.
         world_size: the number of ranks.
@@ -42,6 +44,7 @@ class Streams:
     rank: int
     world_size: int
     bptt_segments: int = 1
+    stages: tuple[Stage, ...] = ()
     epoch_order: str = "same"
     memory_reset: str = "epoch"
     seed: int = 0
@@ -58,8 +61,7 @@ class Streams:
         positions = Positions(
             n_pairs=self.n_pairs,
             n_streams=self.train_batch_size,
-            tgt_len=self.tgt_len,
-            bptt_segments=self.bptt_segments,
+            stages=self.stages or (Stage(0, Lengths(self.tgt_len, 0, self.bptt_segments)),),
             epoch_order=self.epoch_order,
             seed=self.seed,
         )
@@ -77,8 +79,12 @@ class Streams:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Return the number of steps that cover the longest stream."""
+        """Return the steps that cover the longest stream, with the lengths of the last stage."""
         return self._positions.steps_per_epoch
+
+    def lengths(self, data_step: int) -> Lengths:
+        """Return the lengths of a step."""
+        return self._positions.place(data_step).lengths
 
     def stream_ids(self, slot: int) -> np.ndarray:
         """Return the global ids of the streams that this rank reads in `slot`, `[B]`."""
@@ -87,11 +93,15 @@ class Streams:
 
     def epoch(self, data_step: int) -> int:
         """Return the epoch of `data_step`, counted from 0."""
-        return data_step // self.steps_per_epoch
+        return self._positions.place(data_step).epoch
+
+    def epochs(self, data_step: int) -> float:
+        """Return the epochs that were read before `data_step`."""
+        return self._positions.epochs(data_step)
 
     def forgets_memory(self, data_step: int) -> bool:
         """Return whether all memory is forgotten before this step."""
-        begins_epoch = data_step % self.steps_per_epoch == 0
+        begins_epoch = self._positions.place(data_step).done == 0
         return self.forgets_always or (self.memory_reset != "never" and begins_epoch)
 
     @property
@@ -115,7 +125,7 @@ class Streams:
         return make_segment(
             self.split,
             self._positions.spans(self.stream_ids(slot), data_step, part),
-            tgt_len=self.tgt_len,
+            tgt_len=self.lengths(data_step).tgt_len,
             cutoffs=self.cutoffs,
             cut_documents=self.memory_reset == "document",
             cut_seam=self.epoch_order != "same" and self.memory_reset != "never",

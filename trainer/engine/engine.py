@@ -123,6 +123,11 @@ class Engine:
             check_made(memory, n_streams=n_streams)
         return memory
 
+    def resized(self, memory: Memory, *, mem_len: int) -> Memory:
+        """Return memory that holds `mem_len` tokens, the newest of those that it had."""
+        resized: Memory = self.model.resized_memory(memory, mem_len=mem_len)
+        return resized
+
     def reading_memory(self, n_rows: int, *, mem_len: int) -> Memory:
         """Return empty memory for reading a text with weights that do not change."""
         return reading_memory(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.protocol import Segment
@@ -196,6 +197,14 @@ def _moved(memory: KeysAndValues, layers: Sequence[Tensor], n_new: int) -> KeysA
         rows.append(kv_2HBME.new_empty(*kv_2HBME.shape[:3], mem_len + n_spare, kv_2HBME.shape[4]))
         rows[-1][..., :mem_len, :] = kv_2HBME
     return memory._replace(room=Room(tuple(rows), mem_len), end=mem_len)
+
+
+def resized(memory: LayerInputs, mem_len: int) -> LayerInputs:
+    """Return memory of `mem_len` positions, the newest of those that it had, newest last."""
+    more, fewer = max(0, mem_len - memory.mem_len), max(0, memory.mem_len - mem_len)
+    layers = tuple(F.pad(old_BMD[:, fewer:], (0, 0, more, 0)) for old_BMD in memory.layers)
+    valid_B = memory.valid_B.clamp_max(mem_len)
+    return LayerInputs(layers, valid_B, min(mem_len, memory.valid_min))
 
 
 def remember(

@@ -26,6 +26,7 @@ from trainer.model.memory import (
     pasts,
     remember,
     remember_written,
+    resized,
     with_room,
 )
 from trainer.protocol import Output, Segment, layered
@@ -67,6 +68,10 @@ class TransformerXL(nn.Module):
         """Return memory of `n_streams` streams that have read nothing."""
         n_layer, width = self.config.n_layer, self.config.d_model
         return empty_memory(n_layer, n_streams, mem_len, width, dtype=dtype, device=device)
+
+    def resized_memory(self, memory: LayerInputs, *, mem_len: int) -> LayerInputs:
+        """Return memory of another length, see `trainer.protocol.RecurrentModel`."""
+        return resized(memory, mem_len)
 
     def reading_memory(
         self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device

@@ -7,6 +7,7 @@ from torch import nn
 from trainer.distributed import World
 from trainer.engine import deepspeed
 from trainer.engine.engine import Engine
+from trainer.errors import InputError
 from trainer.host_cpu import returning_freed
 from trainer.model.build import build_in_parts, build_model
 from trainer.model.initialise import Fills
@@ -26,8 +27,17 @@ def built(plan: Plan) -> tuple[nn.Module, Fills | None]:
 
 
 def engine_of(plan: Plan, world: World, model: nn.Module, fills: Fills | None) -> Engine:
-    """Build the engine; a model in parts leaves no more than its parts in memory. Collective."""
+    """Build the engine; a model in parts leaves no more than its parts in memory. Collective.
+
+    Raises:
+        InputError: the length of memory is to change, and the model cannot change it.
+    """
     experiment = plan.arguments.experiment
+    if experiment.train.mem_len_schedule is not None and not hasattr(model, "resized_memory"):
+        raise InputError(
+            f"train.mem_len_schedule: {type(model).__name__} has no resized_memory, see "
+            "trainer.protocol.RecurrentModel: leave the schedule out"
+        )
     in_parts = fills is not None and world.device.type == "cpu"
     with returning_freed() if in_parts else nullcontext():
         return deepspeed.build(

@@ -52,7 +52,7 @@ def record(run: Run, state: TrainState, stats: StepStats) -> None:
         "train/loss": loss,
         "train/ppl": perplexity(loss),
         **{f"train/extra/{name}": x / state.window_tokens for name, x in extra.items()},
-        "train/epoch": state.data_step / run.streams.steps_per_epoch,
+        "train/epoch": run.streams.epochs(state.data_step),
         "optim/lr": stats.lr,
         "optim/grad_norm": None if grad_norm is None else float(grad_norm),
         "optim/loss_scale": run.engine.loss_scale,

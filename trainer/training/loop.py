@@ -31,7 +31,7 @@ def train(run: Run, state: TrainState) -> Exit:
     Raises:
         NonFiniteError: the loss stayed non-finite after the one rollback.
     """
-    state.memories = state.memories or run.empty_memories()
+    state.memories = state.memories or run.empty_memories(state.data_step)
     best_step = state.best_step
     wish = duties.asked(run)  # requests from while the run was built
     if wish is Wish.NONE:  # a parent's weights, or an interrupted validation
@@ -65,11 +65,12 @@ def train_step(run: Run, state: TrainState) -> StepStats:
     streams, engine, world, config = run.streams, run.engine, run.world, run.experiment.train
     engine.train(True)
     if streams.forgets_memory(state.data_step) or not state.memories:
-        state.memories = run.empty_memories()
+        state.memories = run.empty_memories(state.data_step)
     n_tokens = streams.n_tokens(state.data_step)
     # The engine divides by slots and averages over ranks: the result is the mean per token.
     weight = world.world_size * engine.slots / n_tokens
-    how = How(weight, config.clamp_len, config.same_length)
+    mem_len = streams.lengths(state.data_step).mem_len
+    how = How(weight, config.clamp_len, config.same_length, mem_len)
     lr, nats = 0.0, []
     extra: dict[str, torch.Tensor] = {}
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
@@ -90,6 +91,8 @@ def train_step(run: Run, state: TrainState) -> StepStats:
     state.step += 1
     state.data_step += 1
     state.n_tokens += n_tokens
+    if (next_len := streams.lengths(state.data_step).mem_len) != mem_len:
+        state.memories = [engine.resized(memory, mem_len=next_len) for memory in state.memories]
     world.progress.note_step(state.step)
     if not engine.learns_late:
         duties.learn(run, state)

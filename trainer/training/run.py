@@ -52,9 +52,9 @@ class Run:
     valid_of: Measure | None
     """The measure of validation losses; None without a valid split."""
 
-    def empty_memories(self) -> list[Memory]:
-        """Return a memory per slot, of streams that have read nothing."""
-        mem_len, n_rows = self.experiment.train.mem_len, self.streams.micro
+    def empty_memories(self, data_step: int) -> list[Memory]:
+        """Return a memory per slot, of streams that have read nothing, for a step of the text."""
+        mem_len, n_rows = self.streams.lengths(data_step).mem_len, self.streams.micro
         empty = self.engine.empty_memory
         return [empty(n_rows, mem_len=mem_len) for _ in range(self.engine.slots)]
 

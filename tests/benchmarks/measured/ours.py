@@ -140,4 +140,4 @@ def training(
             "reader": SegmentReader(streams, world.device, n_ahead=AHEAD[world.device.type]),
         }
         run = cast(Any, Run)(**{field.name: used.get(field.name) for field in fields(Run)})
-        yield run, TrainState(memories=run.empty_memories())
+        yield run, TrainState(memories=run.empty_memories(0))

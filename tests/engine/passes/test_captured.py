@@ -14,7 +14,7 @@ from trainer.engine.passes.captured import CapturedPasses
 from trainer.engine.passes.usual import How, Passed
 from trainer.protocol import Segment
 
-HOW = How(1.0, None, False)
+HOW = How(1.0, None, False, 0)
 
 
 class Sums(NamedTuple):
@@ -34,7 +34,7 @@ class Adding:
     def __call__(self, segments: tuple[Segment, ...], memory: Sums, how: How) -> Passed:
         return self.read(segments, memory, how)
 
-    def forget(self, memory: Sums, finite_B: Tensor) -> None:
+    def forget(self, memory: Sums, finite_B: Tensor, how: How) -> None:
         assert finite_B.all()
 
     def read(self, segments: tuple[Segment, ...], memory: Sums, how: How) -> Passed:

@@ -157,8 +157,8 @@ def test_the_passes_of_a_step_carry_memory_unless_they_are_to_forget(forgets: bo
     engine: Any = Lent(model)
     _, segments = texts()
     memory = before = empty(model, B, 7)
-    passes = Passes(engine, mem_len=7, asks=True, forgets=forgets)
-    passed = passes(tuple(segments), memory, How(1.0, None, same_length=False))
+    passes = Passes(engine, asks=True, forgets=forgets)
+    passed = passes(tuple(segments), memory, How(1.0, None, same_length=False, mem_len=7))
     nats = []
     for segment in segments:
         alone = model(segment, before)

@@ -69,7 +69,7 @@ class CapturedPasses:
         self._insists, self._forgets = insists, forgets
         self._failed = False
         self._passes, self._parameters, self._slots = passes, list(parameters), slots
-        self._steady: _Numbers | None = None
+        self._steady: _Kind | None = None
         self._kind: _Kind | None = None
         self._static: _Static | None = None
         self._graphs: Graphs | None = None
@@ -79,8 +79,8 @@ class CapturedPasses:
         """Do what `Passes` does with a segment; the memory returned changes with the next call."""
         (segment,) = segments
         kind = _kind(segment, memory, how)
-        if self._kind is None and kind is not None and kind.numbers == self._steady:
-            self._kind = kind
+        if kind is not None and kind != self._kind and kind == self._steady:
+            self._kind, self._static, self._graphs = kind, None, None  # other lengths from now on
         if kind is None or kind != self._kind or self._failed or not self._can_go_on():
             return self._as_usual(segment, memory, how)
         if self._static is None or not self._static.has_place_for(segment):
@@ -107,7 +107,7 @@ class CapturedPasses:
         passed = self._passes((segment,), memory, how)
         kind, after = _kind(segment, memory, how), _numbers(passed.memory)
         is_steady = kind is not None and (self._forgets or kind.numbers == after)
-        self._steady = kind.numbers if kind is not None and is_steady else None
+        self._steady = kind if is_steady else None
         return passed
 
     def _try_to_capture(self, segment: Segment, memory: Memory, how: How) -> bool:
@@ -137,7 +137,7 @@ class CapturedPasses:
     def _work(self, static: "_Static", how: How) -> Results:
         passed = self._passes.read((static.segment,), static.memory, how)
         _copy(passed.memory, into=static.memory)
-        self._passes.forget(static.memory, passed.is_finite())
+        self._passes.forget(static.memory, passed.is_finite(), how)
         self._extra_names = tuple(passed.extra)
         return passed.loss_sum, passed.nats_B, *passed.extra.values()
 
@@ -250,7 +250,7 @@ def passes_of(
         InputError: the experiment wants them captured, and they cannot be.
     """
     device = engine.world.device.type
-    usual = Passes(engine, mem_len=train.mem_len, asks=device == "cpu", forgets=forgets)
+    usual = Passes(engine, asks=device == "cpu", forgets=forgets)
     if train.cuda_graph == "off":
         return usual
     obstacle = _obstacle(engine, train)
@@ -262,7 +262,7 @@ def passes_of(
         raise InputError(f"train.cuda_graph on: {obstacle}; or use --train.cuda-graph auto")
     if engine.gradients is not None:
         engine.gradients.learn_late()
-    passes = Passes(engine, mem_len=train.mem_len, asks=False)
+    passes = Passes(engine, asks=False)
     insists = train.cuda_graph == "on"
     parameters = engine.ds.module.parameters()
     return CapturedPasses(passes, parameters, slots=engine.slots, forgets=forgets, insists=insists)

@@ -24,6 +24,8 @@ class How(NamedTuple):
     """The factor of the sum of nats, of which the gradient is taken."""
     clamp_len: int | None
     same_length: bool
+    mem_len: int
+    """M, of the memory that is read and returned."""
 
 
 class Passed(NamedTuple):
@@ -47,21 +49,17 @@ class Passed(NamedTuple):
 class Passes:
     """Passes computed one operation after another."""
 
-    def __init__(
-        self, engine: "Engine", *, mem_len: int, asks: bool, forgets: bool = False
-    ) -> None:
+    def __init__(self, engine: "Engine", *, asks: bool, forgets: bool = False) -> None:
         """Compute an engine's passes.
 
         Args:
             engine: the engine.
-            mem_len: M.
             asks: whether to ask the device if a loss was not finite. Where that costs no wait, it
                 spares most steps the selection of streams, and the mask of memory that follows.
             forgets: whether every segment is read with empty memory.
         """
-        self._engine, self._mem_len, self._asks = engine, mem_len, asks
-        self._forgets = forgets
-        self._empty: Memory | None = None
+        self._engine, self._asks, self._forgets = engine, asks, forgets
+        self._empty: dict[int, Memory] = {}
         self._extra = ExtraLosses()
 
     def __call__(self, segments: Segments, memory: Memory, how: How) -> Passed:
@@ -74,7 +72,7 @@ class Passes:
         finite_B = passed.is_finite()
         if self._asks and bool(finite_B.all()):
             return passed
-        kept = forget_streams(passed.memory, finite_B, unread=self._unread())
+        kept = forget_streams(passed.memory, finite_B, unread=self._unread(how.mem_len))
         return passed._replace(memory=kept)
 
     def read(self, segments: Segments, memory: Memory, how: How) -> Passed:
@@ -91,14 +89,14 @@ class Passes:
         detached = {name: one.detach() for name, one in extra.items()}
         return Passed(output.loss_sum.detach(), nats_B, output.memory, detached)
 
-    def forget(self, memory: Memory, finite_B: Tensor) -> None:
+    def forget(self, memory: Memory, finite_B: Tensor, how: How) -> None:
         """Forget the streams whose loss was not finite, in the memory's own tensors."""
-        forget_in_place(memory, finite_B, unread=self._unread())
+        forget_in_place(memory, finite_B, unread=self._unread(how.mem_len))
 
-    def _unread(self) -> Memory:
-        if self._empty is None:
-            self._empty = self._engine.empty_memory(1, mem_len=self._mem_len)
-        return self._empty
+    def _unread(self, mem_len: int) -> Memory:
+        if mem_len not in self._empty:
+            self._empty = {mem_len: self._engine.empty_memory(1, mem_len=mem_len)}
+        return self._empty[mem_len]
 
 
 def nats_by_row(output: Output, *, n_rows: int) -> Tensor:

@@ -112,14 +112,13 @@ def read_step(run_dir: Path, place: Place, *, data: Path | None) -> Reading:
     positions = Positions(
         n_pairs=split.n_tokens - 1,
         n_streams=n_streams,
-        tgt_len=experiment.train.tgt_len,
-        bptt_segments=experiment.train.bptt_segments,
+        stages=experiment.train.stages,
         epoch_order=experiment.data.epoch_order,
         seed=experiment.seed,
     )
     ids_S = np.arange(n_streams)
     spans = positions.spans(ids_S, place.data_step)
-    pairs_ST = spans.pairs(positions.width)
+    pairs_ST = spans.pairs(positions.width(place.data_step))
     nats = read_losses(run_dir, attempt=place.attempt.number, step=place.step)
     dealt = dealt_of(run_dir, n_streams)
     streams = []
@@ -147,7 +146,7 @@ def read_step(run_dir: Path, place: Place, *, data: Path | None) -> Reading:
         place=place,
         corpus=corpus,
         experiment=experiment,
-        epoch=place.data_step // positions.steps_per_epoch,
+        epoch=positions.place(place.data_step).epoch,
         streams=sorted(streams, key=_worst_first),
         filed=nats,
     )

@@ -46,7 +46,7 @@ def restore(
     load_engine(path, run.engine, optimizer_step=scalars["optimizer_step"])
     run.engine.load_scalars(scalars, step=state.step, skipped_steps=state.skipped_steps)
     ids = [run.streams.stream_ids(slot).tolist() for slot in range(run.engine.slots)]
-    state.memories = read_memories(path, ids, unread=run.empty_memories())
+    state.memories = read_memories(path, ids, unread=run.empty_memories(state.data_step))
     if rollback is not None:
         state.data_step, state.memories = rollback.data_step, []
         state.rolled_back, state.spiked_back_to = rollback.rolled_back, rollback.spiked_back_to

@@ -110,7 +110,7 @@ def replay(
 
 
 def _replayed(run: Run, state: TrainState, place: Place, origin: Origin) -> Replayed:
-    state.memories = state.memories or run.empty_memories()
+    state.memories = state.memories or run.empty_memories(state.data_step)
     log.info("doing %s again", counted(place.step - state.step, "step"))
     while state.step < place.step:
         if state.step == place.step - 1:
