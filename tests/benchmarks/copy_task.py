@@ -86,6 +86,7 @@ def documents(draw: random.Random) -> Iterator[str]:
         for n_segments, n_steps in STAGES.items():
             for _ in range(n_steps * LONGEST // n_segments):
                 yield document(draw, n_segments)
+    yield "|"  # the last target: so that every stream has a segment's number of pairs
 
 
 def corpus_in(out: Path) -> Path:
@@ -128,8 +129,9 @@ def accuracy(run_dir: Path, n_segments: int) -> float:
     """Return the share of symbols that new documents' last segments predict right."""
     draw = random.Random(n_segments)
     texts = [document(draw, n_segments) for _ in range(N_TESTED)]
-    tokens_BN = torch.tensor([list(text.encode()) for text in texts])
-    model: Any = trainer.load(run_dir, device="cpu").module
+    loaded = trainer.load(run_dir, device="cpu")
+    tokens_BN = torch.tensor([list(loaded.vocabulary.encode(text)) for text in texts])
+    model: Any = loaded.module
     like = {"dtype": torch.float32, "device": torch.device("cpu")}
     memory = model.empty_memory(N_TESTED, mem_len=0, **like)
     for tokens_BT in tokens_BN.split(T, dim=1):

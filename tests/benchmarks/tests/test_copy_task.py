@@ -30,9 +30,12 @@ def test_a_document_repeats_its_first_segment_in_its_last(task: Any, n_segments:
 
 def test_each_stream_reads_every_stage_and_every_step_whole_documents(task: Any) -> None:
     assert all(task.LONGEST % n_segments == 0 for n_segments in task.STAGES)
-    lengths = [len(text) // task.T for text in task.documents(random.Random(0))]
+    *texts, last = task.documents(random.Random(0))
+    lengths = [len(text) // task.T for text in texts]
     one_stream = lengths[: len(lengths) // task.B]
     assert lengths == one_stream * task.B
+    n_pairs = sum(map(len, texts)) + len(last) - 1
+    assert n_pairs == task.B * task.T * sum(one_stream)  # streams begin where documents do
     assert sum(one_stream) == task.LONGEST * sum(task.STAGES.values())
 
 
@@ -57,6 +60,7 @@ class Perfect:
 def test_it_counts_the_symbols_that_are_predicted(
     task: Any, monkeypatch: pytest.MonkeyPatch, n_known: int
 ) -> None:
-    loaded = type("Loaded", (), {"module": Perfect(n_known)})
+    vocabulary = type("Vocabulary", (), {"encode": staticmethod(lambda text: text.encode())})
+    loaded = type("Loaded", (), {"module": Perfect(n_known), "vocabulary": vocabulary})
     monkeypatch.setattr(trainer, "load", lambda *_, **__: loaded)
     assert task.accuracy(Path("run"), task.LONGEST) == n_known / task.N_SYMBOLS
