@@ -26,7 +26,7 @@ from torch import Tensor
 import trainer
 from trainer.protocol import IGNORED, Segment
 
-SYMBOLS, N_SYMBOLS = "abcdefgh", 4
+SYMBOLS, N_SYMBOLS, LEAD = "abcdefgh", 4, "|"
 #: Tokens of a segment, streams, and segments of the longest document.
 T, B, LONGEST = N_SYMBOLS + 1, 64, 8
 #: Steps of 8 segments, by the segments of their documents.
@@ -81,12 +81,16 @@ def document(draw: random.Random, n_segments: int) -> str:
 
 
 def documents(draw: random.Random) -> Iterator[str]:
-    """Yield the documents to train on: every stream reads all stages, each document in a step."""
+    """Yield the documents to train on: every stream reads all stages, each document in a step.
+
+    A first token, of which nobody asks, makes streams of as many pairs as they have tokens. So each
+    document begins with the second token of a segment.
+    """
+    yield LEAD
     for _ in range(B):
         for n_segments, n_steps in STAGES.items():
             for _ in range(n_steps * LONGEST // n_segments):
                 yield document(draw, n_segments)
-    yield "|"  # the last target: so that every stream has a segment's number of pairs
 
 
 def corpus_in(out: Path) -> Path:
@@ -128,23 +132,34 @@ def train(run_dir: Path, corpus: Path, k: int, seed: int) -> None:
 def accuracy(run_dir: Path, n_segments: int) -> float:
     """Return the share of symbols that new documents' last segments predict right."""
     draw = random.Random(n_segments)
-    texts = [document(draw, n_segments) for _ in range(N_TESTED)]
     loaded = trainer.load(run_dir, device="cpu")
+    texts = [LEAD + document(draw, n_segments) for _ in range(N_TESTED)]
     tokens_BN = torch.tensor([list(loaded.vocabulary.encode(text)) for text in texts])
+    *segments, last_B1 = tokens_BN.split(T, dim=1)
     model: Any = loaded.module
     like = {"dtype": torch.float32, "device": torch.device("cpu")}
     memory = model.empty_memory(N_TESTED, mem_len=0, **like)
-    for tokens_BT in tokens_BN.split(T, dim=1):
-        log_probs_BTV, memory = model.predict(whole(tokens_BT), memory)
-    is_right_BN = log_probs_BTV[:, :-1].argmax(dim=-1) == tokens_BN[:, -N_SYMBOLS:]
+    for i, tokens_BT in enumerate(segments):
+        log_probs_BTV, memory = model.predict(whole(tokens_BT, begins=i == 0), memory)
+    asked_BN = torch.cat([segments[-1][:, 2:], last_B1], dim=1)
+    is_right_BN = log_probs_BTV[:, 1:].argmax(dim=-1) == asked_BN
     return float(is_right_BN.float().mean())
 
 
-def whole(tokens_BT: Tensor) -> Segment:
-    """Return a segment of whole rows, without targets."""
+def whole(tokens_BT: Tensor, *, begins: bool) -> Segment:
+    """Return a segment of whole rows, without targets; a document begins with its second token."""
     n_rows, tgt_len = tokens_BT.shape
-    lengths_B = torch.full((n_rows,), tgt_len)
-    return Segment(tokens_BT, torch.full_like(tokens_BT, IGNORED), lengths_B, None, (), (), 0, True)
+    starts_BT = torch.tensor([0] + [1] * (tgt_len - 1)) if begins else torch.full((tgt_len,), -1)
+    return Segment(
+        tokens_BT,
+        torch.full_like(tokens_BT, IGNORED),
+        torch.full((n_rows,), tgt_len),
+        starts_BT.expand(n_rows, -1),
+        (),
+        (),
+        0,
+        True,
+    )
 
 
 if __name__ == "__main__":
