@@ -5,8 +5,8 @@
 A document shows some symbols in its first segment, has nothing to say in those between, and repeats
 the symbols in its last: nothing but memory knows them. As in the paper the text begins with short
 documents, of 2 segments, then 4, then 8. Trains recipe quickstart-rmt, small, with each number of
---train.bptt-segments on the same text, and tells how many symbols of new documents it then
-predicts, by the documents' number of segments. The same command goes on where it was stopped.
+--train.bptt-segments on the same text, and tells how many symbols of new documents of 8 segments it
+then predicts. The same command goes on where it was stopped.
 """
 
 import argparse
