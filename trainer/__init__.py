@@ -48,7 +48,8 @@ def train(
         overrides: values of the experiment's fields by their paths: {"train.max_steps": 100}.
         deepspeed_config: name of a packaged DeepSpeed file, or a path; None goes by the device.
         resume: go on from the newest whole checkpoint of `run_dir`: if there is one, or fail.
-        init_from: a run or checkpoint whose weights alone are taken, to start at step 0.
+        init_from: a run, a checkpoint or another program's file of safetensors, whose weights
+            alone are taken, to start at step 0.
         resume_from: a checkpoint to go on from in a new `run_dir`.
         allow_change: fields that may differ from the resumed run's.
         beyond_memory: start a run that needs more memory than there is.

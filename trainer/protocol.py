@@ -145,6 +145,9 @@ class RecurrentModel(Protocol):
     A model may have a method `resized_memory(memory, *, mem_len)`, which returns memory of another
     length: the newest that it had. A run whose `mem_len` follows a schedule asks for it.
 
+    A model may have a method `translated_weights(tensors)`, which takes the tensors of a file of
+    another program, by name, and returns those of its own parameters: for `--init-from FILE`.
+
     A model may have a method `hidden`, which takes what `predict` does and returns hidden states
     `[B, T, D]` and memory: `TrainedModel.hidden` calls it.
     """

@@ -2,11 +2,12 @@
 
 from typing import Literal, TypeAlias
 
-Kind: TypeAlias = Literal["transformer-xl", "lstm", "gla", "mlstm", "rmt"]
+Kind: TypeAlias = Literal["transformer-xl", "compressive", "lstm", "gla", "mlstm", "rmt"]
 
 #: The factory of each kind beside Transformer-XL. They are the package's own code, so they run
 #: wherever they are named.
 FACTORIES: dict[str, str] = {
+    "compressive": "trainer.model.families.compressive:build",
     "lstm": "trainer.model.families.lstm:build",
     "gla": "trainer.model.families.gla:build",
     "mlstm": "trainer.model.families.mlstm:build",

@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer.model.adaptive import Table, linear_nats, lookup
 from trainer.model.attention import Attend, relative_attention
 from trainer.model.layer import Hidden, Layer, wide
-from trainer.model.memory import KeysAndValues, LayerInputs, Past
+from trainer.model.memory import Past, Seen
 from trainer.model.sight import hidden_keys
 from trainer.protocol import IGNORED, Segment
 
@@ -26,9 +26,7 @@ class Backend:
     attend: Attend = staticmethod(relative_attention)
     """The function with which the attention of `Layer.plain` computes."""
 
-    def sight(
-        self, memory: LayerInputs | KeysAndValues, segment: Segment, *, same_length: bool
-    ) -> Tensor | None:
+    def sight(self, memory: Seen, segment: Segment, *, same_length: bool) -> Tensor | None:
         """Return which keys each query sees, in the form that `layer` takes."""
         return hidden_keys(memory, segment, same_length=same_length)
 

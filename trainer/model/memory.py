@@ -5,13 +5,37 @@ C positions of a room.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.protocol import Segment
+
+
+class Seen(Protocol):
+    """A memory of M positions per layer that attention sees, of which the newest are valid."""
+
+    @property
+    def layers(self) -> tuple[Tensor, ...]:
+        """Return what each layer keeps, `[B, M, …]`, newest last."""
+
+    @property
+    def valid_B(self) -> Tensor:  # noqa: N802  # a shape suffix
+        """Return how many of a stream's newest positions may be attended to, int64."""
+
+    @property
+    def valid_min(self) -> int:
+        """Return a lower bound of `valid_B`, known on the host."""
+
+    @property
+    def mem_len(self) -> int:
+        """Return M."""
+
+    @property
+    def like(self) -> Tensor:
+        """Return a tensor of the memory's dtype and device."""
 
 
 class LayerInputs(NamedTuple):
@@ -114,16 +138,16 @@ class Past(NamedTuple):
     """The layer's projection of the distances."""
 
 
-def knows_positions(memory: LayerInputs | KeysAndValues, *, n_keys: int) -> bool:
+def knows_positions(memory: Seen, *, n_keys: int) -> bool:
     """Return whether a memory holds its layers' projections of the distances to `n_keys` keys."""
     if not isinstance(memory, KeysAndValues):
         return False
     return bool(memory.positions) and len(memory.positions[0]) == n_keys
 
 
-def pasts(memory: LayerInputs | KeysAndValues, position_SD: Tensor | None) -> list[Past]:
+def pasts(memory: Seen, position_SD: Tensor | None) -> list[Past]:
     """Return the past of each layer; without `position_SD` the memory's own distances are used."""
-    if isinstance(memory, LayerInputs):
+    if not isinstance(memory, KeysAndValues):
         return [Past(inputs_BMD, None, position_SD) for inputs_BMD in memory.layers]
     ends = memory.end - memory.mem_len, memory.end
     written = [Written(rows, *ends) for rows in memory.room.layers]
@@ -250,14 +274,24 @@ def _counted(memory: M, segment: Segment) -> M:
     """Return `memory` with `valid_B` and `valid_min` as they are after the segment."""
     mem_len, tgt_len = memory.mem_len, segment.tokens_BT.shape[1]
     read_B = memory.valid_B + segment.lengths_B
-    if segment.starts_BT is not None:
-        last_B = segment.starts_BT.gather(1, (segment.lengths_B - 1).clamp_min(0)[:, None])[:, 0]
-        began_B = (last_B >= 0) & (segment.lengths_B > 0)
-        read_B = torch.where(began_B, segment.lengths_B - last_B, read_B)
+    if (newest_B := newest_documents(segment)) is not None:
+        read_B = torch.where(newest_B > 0, newest_B, read_B)
     sure = segment.starts_BT is None and segment.whole
     n_read = memory.valid_min + tgt_len if sure else 0
     after = memory._replace(valid_B=read_B.clamp_max(mem_len), valid_min=min(mem_len, n_read))
     return cast(M, after)
+
+
+def newest_documents(segment: Segment) -> Tensor | None:
+    """Return how many tokens a row has read of a document that began in the segment, 0 if none did.
+
+    None if memory is not cut inside the segment.
+    """
+    if segment.starts_BT is None:
+        return None
+    last_B = segment.starts_BT.gather(1, (segment.lengths_B - 1).clamp_min(0)[:, None])[:, 0]
+    began_B = (last_B >= 0) & (segment.lengths_B > 0)
+    return torch.where(began_B, segment.lengths_B - last_B, 0)
 
 
 def _kept(segment: Segment, mem_len: int) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,11 @@ B streams · T tgt_len · M mem_len · S = M+T.
 import torch
 from torch import Tensor
 
-from trainer.model.memory import KeysAndValues, LayerInputs
+from trainer.model.memory import Seen
 from trainer.protocol import Segment
 
 
-def visible_from(
-    memory: LayerInputs | KeysAndValues, segment: Segment, *, same_length: bool
-) -> Tensor | None:
+def visible_from(memory: Seen, segment: Segment, *, same_length: bool) -> Tensor | None:
     """Return the first key that each query sees, int64 `[1, T]` or `[B, T]`; None if all see key 0.
 
     Query i sees key j of S iff visible_from <= j <= i + M. Here visible_from is the largest of
@@ -31,9 +29,7 @@ def visible_from(
     return first_BT if first_1T is None else torch.maximum(first_BT, first_1T)
 
 
-def hidden_keys(
-    memory: LayerInputs | KeysAndValues, segment: Segment, *, same_length: bool
-) -> Tensor:
+def hidden_keys(memory: Seen, segment: Segment, *, same_length: bool) -> Tensor:
     """Return which of the n newest keys a query may not see, bool `[T, n]` or `[B, 1, T, n]`.
 
     n is T, the segment's own keys, where every query sees all of memory; otherwise n is S.

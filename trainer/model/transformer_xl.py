@@ -5,6 +5,9 @@ Everything is in plain operations; what a device computes faster is behind `trai
 B streams · T tgt_len · M mem_len · S = M+T · D d_model · L layers · V vocabulary.
 """
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -20,6 +23,7 @@ from trainer.model.layer import Hidden, Layer, narrow, wide
 from trainer.model.memory import (
     KeysAndValues,
     LayerInputs,
+    Seen,
     empty_keys_and_values,
     empty_memory,
     knows_positions,
@@ -30,6 +34,14 @@ from trainer.model.memory import (
     with_room,
 )
 from trainer.protocol import Output, Segment, layered
+
+
+class Left(NamedTuple):
+    """What is left of a segment beside its hidden states."""
+
+    memory: Any
+    extra: dict[str, Tensor] | None = None
+    """Losses, see `trainer.protocol.Output`."""
 
 
 class TransformerXL(nn.Module):
@@ -58,7 +70,7 @@ class TransformerXL(nn.Module):
         """
         return not self.config.activation_checkpointing
 
-    def reach(self, mem_len: int, tgt_len: int) -> int:
+    def reach(self, mem_len: int, tgt_len: int) -> int | None:
         """Return how many segments back the top layer looks, see `trainer.protocol.Reach`."""
         return layered(self.config.n_layer)(mem_len, tgt_len)
 
@@ -94,11 +106,12 @@ class TransformerXL(nn.Module):
         """Read a segment, predict its targets and update the memory."""
         backend = choose_backend(self.config, memory.like)
         lengths = (clamp_len, same_length)
-        hidden_BTD, memory = self._read(segment, memory, *lengths, backend, attached=attached)
+        hidden_BTD, left = self._read(segment, memory, *lengths, backend, attached=attached)
         hidden_ND, targets_N = hidden_BTD.flatten(0, 1), segment.targets_BT.reshape(-1)
         how = (backend.nats, backend.filled, segment.filled)
         nll_N = self.softmax(hidden_ND, targets_N, segment.target_clusters, *how)
-        return Output(nll_N.sum(), nll_N.detach().view_as(segment.targets_BT), memory)
+        nll_BT = nll_N.detach().view_as(segment.targets_BT)
+        return Output(nll_N.sum(), nll_BT, left.memory, left.extra)
 
     def predict(
         self,
@@ -113,9 +126,9 @@ class TransformerXL(nn.Module):
         The memory after the segment is the second result.
         """
         backend = choose_backend(self.config, memory.like)
-        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, backend)
+        hidden_BTD, left = self._read(segment, memory, clamp_len, same_length, backend)
         log_probs_NV = self.softmax(hidden_BTD.flatten(0, 1), None, ())
-        return log_probs_NV.view(*segment.tokens_BT.shape, -1), memory
+        return log_probs_NV.view(*segment.tokens_BT.shape, -1), left.memory
 
     def predict_next(
         self,
@@ -130,8 +143,8 @@ class TransformerXL(nn.Module):
         The words of a tail are computed when they are asked for.
         """
         backend = choose_backend(self.config, memory.like)
-        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, backend)
-        return self.softmax.log_probs(hidden_BTD[:, -1]), memory
+        hidden_BTD, left = self._read(segment, memory, clamp_len, same_length, backend)
+        return self.softmax.log_probs(hidden_BTD[:, -1]), left.memory
 
     def hidden(
         self,
@@ -143,20 +156,20 @@ class TransformerXL(nn.Module):
     ) -> tuple[Tensor, LayerInputs | KeysAndValues]:
         """Read a segment; return what the softmax reads, `[B, T, D]`, and the memory."""
         backend = choose_backend(self.config, memory.like)
-        hidden_BTD, memory = self._read(segment, memory, clamp_len, same_length, backend)
-        return hidden_BTD[..., : self.config.d_model], memory
+        hidden_BTD, left = self._read(segment, memory, clamp_len, same_length, backend)
+        return hidden_BTD[..., : self.config.d_model], left.memory
 
     def _read(
         self,
         segment: Segment,
-        memory: LayerInputs | KeysAndValues,
+        memory: Seen,
         clamp_len: int | None,
         same_length: bool,
         backend: Backend,
         *,
         attached: bool = False,
-    ) -> tuple[Tensor, LayerInputs | KeysAndValues]:
-        """Return the hidden states after the last layer, `[B, T, D]`, and the memory after."""
+    ) -> tuple[Tensor, Left]:
+        """Return the hidden states after the last layer, `[B, T, D]`, and what is left."""
         if isinstance(memory, KeysAndValues):
             assert not self.training, "weights do not stay as they are"
             memory = with_room(memory, segment.tokens_BT.shape[1])
@@ -183,8 +196,14 @@ class TransformerXL(nn.Module):
             positions.append(r_SHE)
         hidden_BTD = self._dropped(wide(x_BTD)[..., : self.softmax.n_columns])
         if isinstance(memory, KeysAndValues):
-            return hidden_BTD, remember_written(memory, segment, positions)
-        return hidden_BTD, remember(memory, segment, inputs, attached=attached)
+            return hidden_BTD, Left(remember_written(memory, segment, positions))
+        return hidden_BTD, self._left(memory, segment, inputs, attached=attached)
+
+    def _left(
+        self, memory: Any, segment: Segment, inputs: Sequence[Tensor], *, attached: bool
+    ) -> Left:
+        """Return what is left of the segment, given the layers' inputs, `[B, T, D]` each."""
+        return Left(remember(memory, segment, inputs, attached=attached))
 
     def _projections(self) -> tuple[Tensor, ...]:
         return (*self.embedding.projections, *self.softmax.projections)

@@ -12,6 +12,15 @@ from trainer.model.build import build_model
 _MATRICES = {"d_model": 16, "n_layer": 2, "n_head": 2, "d_key": 4, "d_value": 6, "d_inner": 24}
 #: Options of each kind.
 TOY: dict[str, dict[str, Any]] = {
+    "compressive": {
+        "d_model": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "d_head": 6,
+        "d_inner": 24,
+        "compressed_len": 2,
+        "rate": 3,
+    },
     "lstm": {"d_model": 16, "n_layer": 2},
     "gla": _MATRICES | {"chunk_len": 3},
     "mlstm": _MATRICES | {"chunk_len": 4},

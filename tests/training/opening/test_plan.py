@@ -137,6 +137,8 @@ def test_a_device_s_peak_is_the_given_one_or_its_gpu_s(
     given = made("--tracking.peak-tflops", "2")
     assert given.budget is not None
     assert given.peak_tokens_per_s == pytest.approx(2e12 / given.budget.flops_per_token)
+    changing = ["--train.tgt-len-schedule", f"[[0, 1], [9, {given.streams.lengths(0).tgt_len}]]"]
+    assert made("--tracking.peak-tflops", "2", *changing).peak_tokens_per_s is None
     on_gpu = replace(
         made("--deepspeed-config", "zero0_bf16_autocast"),
         world=replace(given.world, device=torch.device("cuda", 0)),

@@ -39,7 +39,8 @@ TRAIN_OPTIONS: dict[str, dict[str, Any]] = {
     "--init-from": {
         "type": typed_path,
         "metavar": "PATH",
-        "help": "take the weights alone, and start at step 0",
+        "help": "take the weights alone, and start at step 0: of a run, a checkpoint, or a file "
+        ".safetensors of another program",
     },
     "--resume-from": {
         "type": typed_path,

@@ -11,7 +11,7 @@ from torch import Tensor
 from trainer.model.adaptive import Table
 from trainer.model.backend import Backend, fill_up
 from trainer.model.layer import Hidden, Layer, Twin, wide
-from trainer.model.memory import KeysAndValues, LayerInputs, Past
+from trainer.model.memory import Past, Seen
 from trainer.model.sight import visible_from
 from trainer.model.tied_embedding import Handoff, tied_lookup
 from trainer.model.triton.alignment import aligned, stored
@@ -34,9 +34,7 @@ class TritonBackend(Backend):
         self._handoff = Handoff(is_tied=is_tied, sums_first=True)
         self._position_SP: Tensor | None = None
 
-    def sight(
-        self, memory: LayerInputs | KeysAndValues, segment: Segment, *, same_length: bool
-    ) -> Tensor | None:
+    def sight(self, memory: Seen, segment: Segment, *, same_length: bool) -> Tensor | None:
         """Return the first key that each query sees, see `visible_from`."""
         return visible_from(memory, segment, same_length=same_length)
 

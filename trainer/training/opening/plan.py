@@ -55,15 +55,16 @@ class Plan:
     def peak_tokens_per_s(self) -> float | None:
         """Return the tokens that a device at its peak would train on in a second.
 
-        None for a model that is not ours, whose operations are not known, and for a device whose
-        peak is neither known nor given.
+        None for a model that is not ours, whose operations are not known, for lengths that change,
+        as operations per token do with them, and for a device whose peak is not known or given.
         """
         experiment = self.arguments.experiment
         tflops = experiment.tracking.peak_tflops
         if tflops is None and self.world.device.type == "cuda":
             gpu = torch.cuda.get_device_name(self.world.device)
             tflops = peak_tflops(gpu, self.resolved.precision, tf32=experiment.train.tf32)
-        if tflops is None or self.budget is None:
+        sizes = {stage.lengths[:2] for stage in experiment.train.stages}
+        if tflops is None or self.budget is None or len(sizes) > 1:
             return None
         return 1e12 * tflops / self.budget.flops_per_token
 

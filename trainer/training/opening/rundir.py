@@ -13,7 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from torch import nn
+
 from trainer.checkpoint.folder import MANIFEST, directory, newest_whole, resolve, verify
+from trainer.checkpoint.foreign import foreign_weights, is_foreign
 from trainer.checkpoint.hashing import Fingerprints
 from trainer.checkpoint.rollback import Rollback
 from trainer.checkpoint.tensor_files import refuse_misfit
@@ -205,14 +208,21 @@ def _corpus_changes(saved: Mapping[str, Any], corpus: Corpus, path: Path) -> lis
     return split_changes(before, now)
 
 
-def find_weights(
-    source: Path, corpus: Corpus, *, shapes: Mapping[str, tuple[int, ...]], hashed: Fingerprints
-) -> Path:
-    """Return the verified checkpoint that ``--init-from`` names, with weights of these `shapes`.
+def find_weights(source: Path, corpus: Corpus, *, model: nn.Module, hashed: Fingerprints) -> Path:
+    """Return the verified checkpoint that ``--init-from`` names, or a file of others' weights.
 
     Raises:
-        InputError: there is no checkpoint, or its vocabulary or weights do not fit.
+        InputError: there is no checkpoint, or its vocabulary or weights do not fit the model.
     """
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    if is_foreign(source):
+        foreign_weights(source, model, shapes=shapes)
+        log.warning(
+            "%s does not say of which words its weights are: they must be those of %s",
+            source,
+            corpus.path / "vocabulary.json",
+        )
+        return source.resolve()
     path = _checkpoint_at(source)
     saved = verify(path, hashed=hashed)
     if saved["vocabulary"] != corpus.vocabulary.hash:

@@ -30,7 +30,7 @@ class Start:
     origin: rundir.Origin | None
     """The checkpoint from which the run goes on."""
     weights: Path | None
-    """The checkpoint whose weights a new run takes."""
+    """The checkpoint, or the file of others' weights, of which a new run takes the weights."""
     done: Status | None
     """The status of a run that is done already, so that nothing starts."""
 
@@ -71,10 +71,7 @@ def look(
     weights = None
     if origin is None and arguments.init_from is not None:
         assert model is not None, "weights are held against those of a model"
-        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        weights = rundir.find_weights(
-            arguments.init_from, plan.corpus, shapes=shapes, hashed=hashed
-        )
+        weights = rundir.find_weights(arguments.init_from, plan.corpus, model=model, hashed=hashed)
     done = finished(run_dir)
     if origin is not None and done is not None:
         saved = TrainState()
