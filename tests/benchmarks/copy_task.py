@@ -30,7 +30,7 @@ SYMBOLS, N_SYMBOLS, LEAD = "abcdefgh", 4, "|"
 #: Tokens of a segment, streams, and segments of the longest document.
 T, B, LONGEST = N_SYMBOLS + 1, 64, 8
 #: Steps of 8 segments, by the segments of their documents.
-STAGES = {2: 800, 4: 800, 8: 800}
+STAGES = {2: 500, 4: 900, 8: 1400}
 N_TESTED = 256
 FLAGS = {
     "--model.options.d-model": 64,
@@ -44,7 +44,7 @@ FLAGS = {
     "--valid.tgt-len": T,
     "--data.memory-reset": "document",
     "--optim.lr": 3e-3,
-    "--optim.min-lr": 1e-3,
+    "--optim.min-lr": 1.5e-3,
     "--tracking.wandb": "disabled",
     "--deepspeed-config": "zero0_fp32",
 }
