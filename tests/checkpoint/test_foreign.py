@@ -114,6 +114,12 @@ def test_files_that_lack_what_the_index_lists_are_refused(tmp_path: Path) -> Non
         weights_of(path, Model())
 
 
+@pytest.mark.parametrize("name", ["gone.safetensors", "gone.safetensors.index.json"])
+def test_a_file_that_is_not_there_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        weights_of(tmp_path / name, Model())
+
+
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"\x80\x04 a pickle")

@@ -37,6 +37,8 @@ def foreign_weights(
     Raises:
         InputError: it is no such file, or its weights are not the model's.
     """
+    if not path.is_file():
+        raise InputError(f"--init-from {path}: there is no such file")
     tensors = _of_index(path) if path.name.endswith(INDEX) else load_tensors(path)
     if translate := getattr(model, "translated_weights", None):
         tensors = _translated(translate, tensors, path)
