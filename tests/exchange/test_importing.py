@@ -269,8 +269,7 @@ def test_an_imported_run_gives_its_weights_but_is_not_resumed(tmp_path: Path) ->
     shutil.rmtree(path)  # the run stands alone
     corpus = write_corpus(tmp_path / "corpus", vocabulary_size=V, train=[range(V)])
     save_vocabulary(load_vocabulary(run), corpus.path / "vocabulary.json")
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    found = rundir.find_weights(run, corpus, shapes=shapes, hashed=fingerprints)
+    found = rundir.find_weights(run, corpus, model=model, hashed=fingerprints)
     assert found.parent.parent == run
     experiment = parse_experiment((run / "config.json").read_bytes(), where="run")
     with pytest.raises(InputError, match="was imported, weights alone: begin a new run with"):
