@@ -30,7 +30,7 @@ from trainer.exchange.names import table_of, to_ours
 from trainer.host_cpu import use_cpu_well
 from trainer.inference.score import ScorePlan, fastest
 from trainer.launchers import complete_environ
-from trainer.model.memory import LayerInputs
+from trainer.model.memory.inputs import LayerInputs
 from trainer.protocol import IGNORED, Segment, layered, reading_memory
 from trainer.training.loop import train_step
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from trainer.checkpoint.memories import memory_tensors, read_memories
 from trainer.checkpoint.tensor_files import save_tensors
 from trainer.errors import InputError
-from trainer.model.memory import LayerInputs
+from trainer.model.memory.inputs import LayerInputs
 
 
 class Carried(NamedTuple):

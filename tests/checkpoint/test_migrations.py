@@ -8,7 +8,7 @@ from builders import CPU
 from trainer.checkpoint.memories import read_memories
 from trainer.checkpoint.migrations import is_of_format_1, memory_from_format_1
 from trainer.checkpoint.tensor_files import save_tensors
-from trainer.model.memory import LayerInputs, empty_memory
+from trainer.model.memory.inputs import LayerInputs, empty_memory
 
 
 def test_a_memory_of_format_1_is_one_of_today(tmp_path: Path) -> None:

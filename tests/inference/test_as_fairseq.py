@@ -10,7 +10,7 @@ from reference import NaiveStream
 
 from trainer.config.recipe import ScoringConfig
 from trainer.inference.score import score
-from trainer.model.memory import LayerInputs
+from trainer.model.memory.inputs import LayerInputs
 from trainer.model.transformer_xl import TransformerXL
 
 V = 20

@@ -13,8 +13,8 @@ from torch import Tensor
 from trainer.model.attention import position_embedding, rel_shift, relative_attention
 from trainer.model.cpu import attention as cpu
 from trainer.model.cpu.attention import cpu_attention
-from trainer.model.memory import LayerInputs
-from trainer.model.sight import hidden_keys
+from trainer.model.memory.inputs import LayerInputs
+from trainer.model.memory.sight import hidden_keys
 
 B, T, H, E = 2, 4, 3, 5
 NO_START = -1

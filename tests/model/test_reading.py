@@ -21,7 +21,7 @@ from trainer.data.corpus import Split
 from trainer.data.positions import Spans
 from trainer.data.rows import make_segment
 from trainer.inference.score import LONGEST, ScorePlan, fastest, score
-from trainer.model.memory import KeysAndValues, Room, spare_positions
+from trainer.model.memory.written import KeysAndValues, Room, spare_positions
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Memory, Output, Segment, layered, reading_memory
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainer.model import attention, feed_forward, transformer_xl
 from trainer.model.dropout import dropout, relu_dropout
-from trainer.model.memory import LayerInputs
+from trainer.model.memory.inputs import LayerInputs
 from trainer.model.transformer_xl import TransformerXL
 
 V = 20

@@ -27,7 +27,7 @@ from trainer.data.vocabulary.files import (
     save_vocabulary,
 )
 from trainer.distributed import World
-from trainer.model.memory import LayerInputs
+from trainer.model.memory.inputs import LayerInputs
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import IGNORED, Segment
 

@@ -15,7 +15,7 @@ from trainer.checkpoint.hashing import fingerprint
 from trainer.checkpoint.tensor_files import load_tensors
 from trainer.distributed import World
 from trainer.engine.full_state import Part
-from trainer.model.memory import LayerInputs, empty_memory
+from trainer.model.memory.inputs import LayerInputs, empty_memory
 
 KINDS = ("weights", "optimizer", "memory")
 TENSOR_FILES = [f"{kind}-00000.safetensors" for kind in KINDS]

@@ -17,7 +17,7 @@ from trainer.config.precision import Precision, is_autocast
 from trainer.host_cpu import RETURNED_BYTES
 from trainer.model.choice import BackendName
 from trainer.model.cpu.word_runs import piece_words
-from trainer.model.memory import spare_positions
+from trainer.model.memory.written import spare_positions
 
 #: Rows at a time in `linear_nll`, and queries at a time in `cpu_attention`.
 _MADE_ROWS, _QUERIES = 256, 64

@@ -25,7 +25,7 @@ from trainer.inference.texts.reading import (
     read,
 )
 from trainer.inference.texts.scored import TextScore, scores_of
-from trainer.model.memory import LayerInputs
+from trainer.model.memory.inputs import LayerInputs
 from trainer.model.precision import autocast_of, compute_dtype_of
 from trainer.protocol import Memory, Output, Segment, reading_memory
 

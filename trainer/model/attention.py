@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.model.dropout import dropout as drop
-from trainer.model.memory import Past
+from trainer.model.memory.past import Past
 
 Attend = Callable[..., Tensor]
 """A function with the arguments and the result of `relative_attention`."""
@@ -61,7 +61,7 @@ def relative_attention(
         r_SHE: projected positions S-1 … 0.
         content_bias_HE: the paper's u.
         position_bias_HE: the paper's v.
-        hidden_keys: see `trainer.model.memory`; every query sees at least one key.
+        hidden_keys: see `trainer.model.memory.sight`; every query sees at least one key.
         dropout: probability of dropping an attention weight.
 
     Returns:

@@ -12,8 +12,9 @@ from torch import Tensor
 from trainer.model.adaptive import Table, linear_nats, lookup
 from trainer.model.attention import Attend, relative_attention
 from trainer.model.layer import Hidden, Layer, wide
-from trainer.model.memory import Past, Seen
-from trainer.model.sight import hidden_keys
+from trainer.model.memory.past import Past
+from trainer.model.memory.seen import Seen
+from trainer.model.memory.sight import hidden_keys
 from trainer.protocol import IGNORED, Segment
 
 

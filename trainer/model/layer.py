@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trainer.config.recipe import ModelConfig
 from trainer.model.attention import Attend, RelativeAttention
 from trainer.model.feed_forward import FeedForward
-from trainer.model.memory import Past
+from trainer.model.memory.past import Past
 
 
 class Twin(NamedTuple):

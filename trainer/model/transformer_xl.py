@@ -20,17 +20,13 @@ from trainer.model.choice import choose_backend
 from trainer.model.dropout import dropout
 from trainer.model.initialise import Fills, fills, initialise
 from trainer.model.layer import Hidden, Layer, narrow, wide
-from trainer.model.memory import (
+from trainer.model.memory.inputs import LayerInputs, empty_memory, remember, resized
+from trainer.model.memory.past import knows_positions, pasts
+from trainer.model.memory.seen import Seen
+from trainer.model.memory.written import (
     KeysAndValues,
-    LayerInputs,
-    Seen,
     empty_keys_and_values,
-    empty_memory,
-    knows_positions,
-    pasts,
-    remember,
     remember_written,
-    resized,
     with_room,
 )
 from trainer.protocol import Output, Segment, layered

@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from trainer.config.recipe import ModelConfig
-from trainer.model.memory import KeysAndValues, LayerInputs
+from trainer.model.memory.inputs import LayerInputs
+from trainer.model.memory.written import KeysAndValues
 from trainer.model.transformer_xl import TransformerXL
 from trainer.protocol import Output, Segment
 

@@ -29,7 +29,7 @@ from trainer.launchers import complete_environ
 from trainer.memory_tree import detached
 from trainer.model.build import build_model
 from trainer.model.choice import BackendName
-from trainer.model.memory import LayerInputs
+from trainer.model.memory.inputs import LayerInputs
 from trainer.model.transformer_xl import TransformerXL
 from trainer.model.triton.alignment import pads_of
 from trainer.model.triton.storage import store_aligned

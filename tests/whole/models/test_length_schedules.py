@@ -10,7 +10,7 @@ from saved_checkpoints import memory_by_stream
 from training import Case, begun_from, checkpoint_hashes, losses, run_cases
 
 from trainer import read_metrics
-from trainer.model.memory import LayerInputs, resized
+from trainer.model.memory.inputs import LayerInputs, resized
 
 #: At step 4 segments grow in the middle of an epoch, at 6 memory shrinks, at 9 it grows.
 LENGTHS = [

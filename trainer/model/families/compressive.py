@@ -22,7 +22,8 @@ from trainer.config.recipe import ModelConfig
 from trainer.errors import InputError
 from trainer.model.attention import RelativeAttention
 from trainer.model.backend import Backend
-from trainer.model.compressed_memory import (
+from trainer.model.layer import Layer
+from trainer.model.memory.compressed import (
     CompressedInputs,
     Lengths,
     Move,
@@ -30,8 +31,7 @@ from trainer.model.compressed_memory import (
     move,
     resized,
 )
-from trainer.model.layer import Layer
-from trainer.model.memory import Seen
+from trainer.model.memory.seen import Seen
 from trainer.model.transformer_xl import Left, TransformerXL
 from trainer.protocol import Segment, layered
 

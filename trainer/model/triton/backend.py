@@ -11,8 +11,9 @@ from torch import Tensor
 from trainer.model.adaptive import Table
 from trainer.model.backend import Backend, fill_up
 from trainer.model.layer import Hidden, Layer, Twin, wide
-from trainer.model.memory import Past, Seen
-from trainer.model.sight import visible_from
+from trainer.model.memory.past import Past
+from trainer.model.memory.seen import Seen
+from trainer.model.memory.sight import visible_from
 from trainer.model.tied_embedding import Handoff, tied_lookup
 from trainer.model.triton.alignment import aligned, stored
 from trainer.model.triton.layers import fused_layer

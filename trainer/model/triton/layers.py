@@ -18,7 +18,7 @@ from trainer.model.attention import RelativeAttention, heads_first
 from trainer.model.backend import compute_dtype
 from trainer.model.feed_forward import FeedForward
 from trainer.model.layer import Hidden, Twin, narrow, wide
-from trainer.model.memory import Past
+from trainer.model.memory.past import Past
 from trainer.model.triton.alignment import aligned
 from trainer.model.triton.attention import fused_attention
 from trainer.model.triton.products import linear, twice_linear
@@ -47,7 +47,7 @@ def fused_layer(
         feed_forward: the second half, of which only the parameters are used.
         x_BTP: the layer's input, in aligned rows.
         past: aligned rows; the number of distances is aligned too.
-        visible_from_BT: the result of `trainer.model.sight.visible_from`.
+        visible_from_BT: the result of `trainer.model.memory.sight.visible_from`.
         shared_biases: None if the layer has its own.
         seeds_4: int64 on the device, one per place of dropout; None in evaluation.
     """

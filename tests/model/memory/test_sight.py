@@ -3,8 +3,8 @@
 import torch
 from builders import CPU, segment_of
 
-from trainer.model.memory import LayerInputs, empty_memory
-from trainer.model.sight import hidden_keys
+from trainer.model.memory.inputs import LayerInputs, empty_memory
+from trainer.model.memory.sight import hidden_keys
 
 
 def test_nothing_of_an_empty_memory_is_seen() -> None:

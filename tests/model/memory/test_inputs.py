@@ -6,7 +6,7 @@ from builders import CPU, segment_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.model.memory import LayerInputs, empty_memory, remember
+from trainer.model.memory.inputs import LayerInputs, empty_memory, remember
 from trainer.protocol import Segment
 
 L, D = 2, 1

@@ -6,7 +6,7 @@ B streams · T tgt_len · M mem_len · S = M+T.
 import torch
 from torch import Tensor
 
-from trainer.model.memory import Seen
+from trainer.model.memory.seen import Seen
 from trainer.protocol import Segment
 
 

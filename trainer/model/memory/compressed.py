@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.model.memory import newest_documents
+from trainer.model.memory.seen import newest_documents
 from trainer.protocol import Segment
 
 

@@ -6,7 +6,7 @@ from builders import CPU, segment_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.model.compressed_memory import CompressedInputs, Lengths, empty_memory, move, resized
+from trainer.model.memory.compressed import CompressedInputs, Lengths, empty_memory, move, resized
 
 #: Per segment and row, how many tokens it reads, and which of its tokens start a document.
 Read = list[tuple[list[int], list[list[bool]]]]
