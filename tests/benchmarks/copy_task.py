@@ -1,4 +1,4 @@
-"""Whether a Recurrent Memory Transformer learns to copy through eight segments (its paper's task).
+"""The copy task of Recurrent Memory Transformers: to say again what was shown long before.
 
     .venv/bin/python tests/benchmarks/copy_task.py --out runs/copy [--segments 1 8] [--seed 1111]
 

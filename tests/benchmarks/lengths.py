@@ -1,4 +1,4 @@
-"""What lengths that grow while a run trains save: short segments and memory first, long ones last.
+"""Lengths that grow while a run trains, and the time that they save.
 
     .venv/bin/python tests/benchmarks/lengths.py --out runs/lengths [--seeds 1 2] [--jobs 2]
 
@@ -17,18 +17,14 @@ from typing import Any
 from measured.processes import machine
 from measured.trained import books_in, trained
 
-STREAMS, LONG, MEMORY = 16, 128, 384
-FLAGS = {
-    "--train.train-batch-size": STREAMS,
-    "--train.tgt-len": LONG,
-    "--train.mem-len": MEMORY,
-    "--valid.tgt-len": LONG,
-    "--valid.mem-len": MEMORY,
+STREAMS = 16
+#: Steps of each stage, its tgt_len and its mem_len. All arms end with the same lengths, and read as
+#: many tokens.
+ARMS = {
+    "fixed": ((1000, 64, 640),),
+    "memory grows": ((500, 64, 64), (500, 64, 640)),
+    "both grow": ((800, 32, 96), (600, 64, 640)),
 }
-#: Steps of each stage, and its tgt_len; its mem_len is in proportion.
-GROWING = ((400, 32), (300, 64), (250, 128))
-FIXED = ((500, LONG),)
-ARMS = {"fixed": FIXED, "growing": GROWING}
 
 
 def main() -> None:
@@ -42,10 +38,14 @@ def main() -> None:
 
     def result(of: tuple[int, str]) -> dict[str, float]:
         seed, name = of
-        stages = ARMS[name]
-        n_updates = sum(n_steps for n_steps, _ in stages)
-        run_dir, flags = told.out / f"{name}-seed{seed}", FLAGS | schedules(stages)
-        return trained(run_dir, corpus, "quickstart", seed=seed, n_updates=n_updates, flags=flags)
+        return trained(
+            told.out / f"{name.replace(' ', '-')}-seed{seed}",
+            corpus,
+            "quickstart",
+            seed=seed,
+            n_updates=sum(n_steps for n_steps, *_ in ARMS[name]),
+            flags=flags_of(ARMS[name]),
+        )
 
     wanted = list(itertools.product(told.seeds, ARMS))
     with ThreadPoolExecutor(told.jobs) as pool:
@@ -54,24 +54,34 @@ def main() -> None:
     for name, stages in ARMS.items():
         of = [results[seed, name] for seed in told.seeds]
         losses = [one["loss"] for one in of]
-        n_tokens = sum(n_steps * tgt_len * STREAMS for n_steps, tgt_len in stages)
+        n_tokens = sum(n_steps * tgt_len * STREAMS for n_steps, tgt_len, _ in stages)
         cpu_s, peak = (statistics.median(one[key] for one in of) for key in ("cpu_s", "peak_gib"))
         print(
-            f"| {name} | {sum(n for n, _ in stages):,} | {n_tokens:,} "
+            f"| {name} | {sum(n for n, *_ in stages):,} | {n_tokens:,} "
             f"| {statistics.fmean(losses):.3f} | {min(losses):.3f}–{max(losses):.3f} "
             f"| {cpu_s:.0f} | {peak:.2f} |"
         )
     print(f"\n{machine('cpu')}")
 
 
-def schedules(stages: tuple[tuple[int, int], ...]) -> dict[str, Any]:
-    """Return the flags of stages; none for one, which the fixed lengths say."""
+def flags_of(stages: tuple[tuple[int, int, int], ...]) -> dict[str, Any]:
+    """Return the flags of stages; one stage is fixed lengths, which need no schedule."""
+    *_, (_, tgt_len, mem_len) = stages
+    flags: dict[str, Any] = {
+        "--train.train-batch-size": STREAMS,
+        "--train.tgt-len": tgt_len,
+        "--train.mem-len": mem_len,
+        "--valid.tgt-len": tgt_len,
+        "--valid.mem-len": mem_len,
+    }
     if len(stages) == 1:
-        return {}
-    begins = itertools.accumulate((n_steps for n_steps, _ in stages), initial=0)
-    lengths = [[begin, tgt_len] for begin, (_, tgt_len) in zip(begins, stages, strict=False)]
-    memory = [[begin, tgt_len * MEMORY // LONG] for begin, tgt_len in lengths]
-    return {"--train.tgt-len-schedule": lengths, "--train.mem-len-schedule": memory}
+        return flags
+    begins = list(itertools.accumulate((n_steps for n_steps, *_ in stages), initial=0))[:-1]
+    for name, place in (("tgt-len", 1), ("mem-len", 2)):
+        values = [stage[place] for stage in stages]
+        schedule = [list(pair) for pair in zip(begins, values, strict=True)]
+        flags[f"--train.{name}-schedule"] = schedule
+    return flags
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ Schedule = tuple[tuple[int, int], ...]
 
 
 class Lengths(NamedTuple):
-    """What a step reads of every stream, and what its memory holds."""
+    """The lengths of a step: the tokens read of every stream, and those that memory holds."""
 
     tgt_len: int
     """Tokens of a segment."""

@@ -33,7 +33,7 @@ from trainer.protocol import Output, Segment, layered
 
 
 class Left(NamedTuple):
-    """What is left of a segment beside its hidden states."""
+    """The memory after a segment, and its further losses."""
 
     memory: Any
     extra: dict[str, Tensor] | None = None
@@ -178,7 +178,7 @@ class TransformerXL(nn.Module):
             width = self.config.d_model
             position_SD = position_embedding(n_keys, width, clamp_len=clamp_len, like=memory.like)
             position_SD = self._dropped(position_SD)
-        sight = backend.sight(memory, segment, same_length=same_length)
+        sight = self._sight(backend, memory, segment, same_length=same_length)
         biases = self.biases() if self.biases is not None else None
         inputs, positions = [], []
         for layer, past in zip(self.layers, pasts(memory, position_SD), strict=True):
@@ -194,6 +194,12 @@ class TransformerXL(nn.Module):
         if isinstance(memory, KeysAndValues):
             return hidden_BTD, Left(remember_written(memory, segment, positions))
         return hidden_BTD, self._left(memory, segment, inputs, attached=attached)
+
+    def _sight(
+        self, backend: Backend, memory: Seen, segment: Segment, *, same_length: bool
+    ) -> Tensor | None:
+        """Return which keys each query sees, as the back end's layers take it."""
+        return backend.sight(memory, segment, same_length=same_length)
 
     def _left(
         self, memory: Any, segment: Segment, inputs: Sequence[Tensor], *, attached: bool

@@ -1,9 +1,12 @@
-"""Building the model and the engine of a plan."""
+"""Building the model and the engine of a plan, and giving them weights."""
 
 from contextlib import nullcontext
+from pathlib import Path
 
 from torch import nn
 
+from trainer.checkpoint.foreign import foreign_weights, is_foreign, reading
+from trainer.checkpoint.tensors import load_engine
 from trainer.distributed import World
 from trainer.engine import deepspeed
 from trainer.engine.engine import Engine
@@ -49,3 +52,12 @@ def engine_of(plan: Plan, world: World, model: nn.Module, fills: Fills | None) -
             fills=fills,
             unrolls=experiment.train.bptt_segments > 1,
         )
+
+
+def take_weights(path: Path, engine: Engine) -> None:
+    """Give the engine the weights of a checkpoint, or of a file of others. Collective."""
+    if is_foreign(path):
+        weights = foreign_weights(path, engine.model, shapes=engine.full_state.shapes())
+        engine.full_state.write(reading(weights), optimizer_step=0)
+    else:
+        load_engine(path, engine, optimizer_step=0)

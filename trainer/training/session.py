@@ -12,10 +12,8 @@ from typing import Any, NamedTuple
 import torch
 
 from trainer.budget.shortage import explained
-from trainer.checkpoint.foreign import foreign_weights, is_foreign, reading
 from trainer.checkpoint.hashing import led_with_hashes
 from trainer.checkpoint.state import TrainState
-from trainer.checkpoint.tensors import load_engine
 from trainer.config.command_line.arguments import TrainArguments
 from trainer.data.read_ahead import AHEAD, SegmentReader
 from trainer.distributed import (
@@ -40,7 +38,7 @@ from trainer.training.background import Background
 from trainer.training.bad_losses import recovery
 from trainer.training.bad_losses.faults import FaultWatch
 from trainer.training.bad_losses.stream_losses import StreamLosses
-from trainer.training.building import built, engine_of
+from trainer.training.building import built, engine_of, take_weights
 from trainer.training.due import pauses
 from trainer.training.ending import leaving
 from trainer.training.ending.stopping import StopRequests
@@ -207,7 +205,7 @@ def _open(
     """Build all fixed parts of a run; the engine gets a parent's weights, if any. Collective."""
     experiment, origin = plan.arguments.experiment, start.origin
     if start.weights is not None:
-        _take_weights(start.weights, engine)
+        take_weights(start.weights, engine)
     saved_train: dict[str, Any] = {} if origin is None else origin.saved["train"]
     opened = partial(
         open_tracker,
@@ -243,15 +241,6 @@ def _open(
         peak_tokens_per_s=plan.peak_tokens_per_s,
         valid_of=plan.valid_of,
     )
-
-
-def _take_weights(path: Path, engine: Engine) -> None:
-    """Give the engine the weights of a checkpoint, or of a file of others. Collective."""
-    if is_foreign(path):
-        weights = foreign_weights(path, engine.model, shapes=engine.full_state.shapes())
-        engine.full_state.write(reading(weights), optimizer_step=0)
-    else:
-        load_engine(path, engine, optimizer_step=0)
 
 
 def _begin(run: Run, plan: Plan, start: Start, attempt: int, n_parameters: int) -> TrainState:

@@ -50,7 +50,7 @@ class Options(BaseModel):
 
 
 class Compression(nn.Module):
-    """What makes one position of c inputs, and is judged by what a layer's attention finds."""
+    """A layer that makes one position of c inputs, judged by what attention finds in it."""
 
     def __init__(self, config: ModelConfig, rate: int) -> None:
         """Begin with the mean of c inputs."""
@@ -160,22 +160,15 @@ class CompressiveTransformer(TransformerXL):
         """Return memory of another length, see `trainer.protocol.RecurrentModel`."""
         return resized(memory, mem_len, self.lengths)
 
-    def _read(
-        self,
-        segment: Segment,
-        memory: Seen,
-        clamp_len: int | None,
-        same_length: bool,
-        backend: Backend,
-        *,
-        attached: bool = False,
-    ) -> tuple[Tensor, Left]:
+    def _sight(
+        self, backend: Backend, memory: Seen, segment: Segment, *, same_length: bool
+    ) -> Tensor | None:
         if same_length:
             raise InputError(
                 "same_length is not for a Compressive Transformer, whose memory has as many "
                 "positions as were compressed: set it to false"
             )
-        return super()._read(segment, memory, clamp_len, same_length, backend, attached=attached)
+        return super()._sight(backend, memory, segment, same_length=False)
 
     def _left(
         self, memory: Any, segment: Segment, inputs: Sequence[Tensor], *, attached: bool

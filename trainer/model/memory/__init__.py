@@ -1,1 +1,1 @@
-"""What a Transformer-XL keeps of the text before a segment, and what of it queries may see."""
+"""The text before a segment as Transformer-XL keeps it, and the part of it that queries see."""

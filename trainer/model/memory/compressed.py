@@ -19,7 +19,7 @@ from trainer.protocol import Segment
 
 
 class Lengths(NamedTuple):
-    """How much is kept."""
+    """The lengths of the second memory."""
 
     compressed_len: int
     """Compressed positions, C."""
@@ -40,7 +40,7 @@ class CompressedInputs(NamedTuple):
     valid_B: Tensor
     """The number of a stream's newest positions, of K, that may be attended to, int64."""
     inputs_B: Tensor
-    """How many of these are inputs, the newest, at most M+c-1; those before are compressed."""
+    """The number of these that are inputs, the newest, at most M+c-1; older ones are compressed."""
 
     @property
     def valid_min(self) -> int:
@@ -64,7 +64,7 @@ class Move(NamedTuple):
     blocks_BJc: Tensor
     """The inputs of each block, of K+T positions of memory and segment, int64."""
     made_B: Tensor
-    """How many of the J blocks are whole, the first; the others are not read."""
+    """The number of the J blocks that are whole, the first; the others are not read."""
     kept_BK: Tensor
     """The positions of memory after, of K+T+J: memory, segment and what was made, int64."""
     valid_B: Tensor
