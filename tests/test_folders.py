@@ -13,7 +13,7 @@ from file_changes import PIECE, at_call, before_each_change, killed_before_chang
 from odd_machine import ODDITIES, put_on
 
 from trainer import files
-from trainer.checkpoint.tensor_files import save_tensors
+from trainer.checkpoint.contents.tensor_files import save_tensors
 from trainer.errors import InputError
 from trainer.files import new_folder
 

@@ -36,7 +36,7 @@ from measured.large import (  # noqa: E402
 )
 from ranks import told_by_ranks  # noqa: E402
 
-from trainer.checkpoint.index import INDEX, index_of, write_index  # noqa: E402
+from trainer.checkpoint.contents.index import INDEX, index_of, write_index  # noqa: E402
 from trainer.model.build import build_in_parts  # noqa: E402
 
 #: Bytes of a parameter's weight and two moments.

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from training import Case, losses, run_cases
 
+from trainer.checkpoint.contents.tensors import read_weights
 from trainer.checkpoint.folder import newest_whole
 from trainer.checkpoint.saved_state import FORMAT
-from trainer.checkpoint.tensors import read_weights
 
 HERE = Path(__file__).parent
 FLAGS = [

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from builders import CPU
 
-from trainer.checkpoint.memories import read_memories
+from trainer.checkpoint.contents.memories import read_memories
+from trainer.checkpoint.contents.tensor_files import save_tensors
 from trainer.checkpoint.migrations import is_of_format_1, memory_from_format_1
-from trainer.checkpoint.tensor_files import save_tensors
 from trainer.model.memory.inputs import LayerInputs, empty_memory
 
 

@@ -15,8 +15,8 @@ from saved_checkpoints import memory_by_stream
 from training import ROOT, Case, run_cases
 
 from trainer.checkpoint import folder as files
-from trainer.checkpoint.index import read_index
-from trainer.checkpoint.parts import Parts
+from trainer.checkpoint.contents.index import read_index
+from trainer.checkpoint.contents.parts import Parts
 from trainer.config.deepspeed.file import load_ds_config
 from trainer.distributed import World
 from trainer.engine import deepspeed, full_state

@@ -7,7 +7,7 @@ from builders import tiny_model
 from odd_layers_model import build_shared
 from training import Case, begun_from, checkpoint_hashes, losses, run_cases
 
-from trainer.checkpoint.tensors import read_weights
+from trainer.checkpoint.contents.tensors import read_weights
 from trainer.engine.zero import layers_are_called_once
 from trainer.errors import Exit
 

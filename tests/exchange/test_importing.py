@@ -16,9 +16,9 @@ from foreign_models import FAIRSEQ_WORDS, WORDS, WRITERS, V, source
 from safetensors.torch import load_file, save_file
 from saved_checkpoints import contents
 
+from trainer.checkpoint.contents.tensors import read_weights
 from trainer.checkpoint.folder import resolve
 from trainer.checkpoint.hashing import fingerprints
-from trainer.checkpoint.tensors import read_weights
 from trainer.config.recipe import load_recipe, parse_experiment
 from trainer.data.vocabulary.files import load_vocabulary, save_vocabulary
 from trainer.errors import InputError

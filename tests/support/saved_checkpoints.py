@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from builders import CPU, lone_world
 
-from trainer.checkpoint import pointers, tensors
+from trainer.checkpoint import pointers
+from trainer.checkpoint.contents import tensors
+from trainer.checkpoint.contents.tensor_files import load_tensors
 from trainer.checkpoint.folder import resolve
 from trainer.checkpoint.hashing import fingerprint
-from trainer.checkpoint.tensor_files import load_tensors
 from trainer.distributed import World
 from trainer.engine.full_state import Part
 from trainer.model.memory.inputs import LayerInputs, empty_memory

@@ -1,8 +1,9 @@
 """The folder of a run's checkpoints: finding and verifying them. Rank 0.
 
-`trainer.checkpoint.tensors` says what a checkpoint holds. Names in the folder are not trusted: a
-pointer can only name a checkpoint beside it, no link is followed out of the folder, and files whose
-names do not have the form of ours are left alone. `trainer.checkpoint.sealing` changes the folder.
+`trainer.checkpoint.contents.tensors` says what a checkpoint holds. Names in the folder are not
+trusted: a pointer can only name a checkpoint beside it, no link is followed out of the folder, and
+files whose names do not have the form of ours are left alone. `trainer.checkpoint.sealing` changes
+the folder.
 """
 
 import logging

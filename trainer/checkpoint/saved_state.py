@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from trainer.checkpoint.index import INDEX
+from trainer.checkpoint.contents.index import INDEX
 from trainer.checkpoint.state import TrainState
 from trainer.config.deepspeed.keys import MAX_SCALE_POWER
 from trainer.config.precision import Precision

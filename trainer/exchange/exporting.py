@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from trainer.checkpoint.contents.tensor_files import save_tensors
 from trainer.checkpoint.hashing import fingerprint
-from trainer.checkpoint.tensor_files import save_tensors
 from trainer.config.factory import named
 from trainer.config.recipe import ModelConfig, ScoringConfig
 from trainer.data.vocabulary.files import (

@@ -13,12 +13,12 @@ from typing import Any
 from torch import Tensor
 
 from trainer.checkpoint import pointers
+from trainer.checkpoint.contents.index import INDEX, index_of_whole, weights_file, write_index
+from trainer.checkpoint.contents.tensor_files import save_tensors
 from trainer.checkpoint.folder import directory
 from trainer.checkpoint.hashing import fingerprint
-from trainer.checkpoint.index import INDEX, index_of_whole, weights_file, write_index
 from trainer.checkpoint.sealing import draft_of, seal
 from trainer.checkpoint.state import TrainState
-from trainer.checkpoint.tensor_files import save_tensors
 from trainer.config.recipe import ExperimentConfig, experiment_from, load_recipe, recipe_names
 from trainer.data.vocabulary.files import VOCABULARY_FILE, Vocabulary, save_vocabulary
 from trainer.errors import InputError

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from trainer.checkpoint.tensor_files import refuse_misfit
+from trainer.checkpoint.contents.tensor_files import refuse_misfit
 from trainer.config.precision import Precision, arithmetic_of
 from trainer.data.corpus import Corpus, open_corpus
 from trainer.data.named import named_corpus

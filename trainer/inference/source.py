@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from trainer.checkpoint.contents.tensor_files import load_tensors
+from trainer.checkpoint.contents.tensors import read_weights
 from trainer.checkpoint.folder import MANIFEST, verify
 from trainer.checkpoint.hashing import (
     Fingerprints,
@@ -17,8 +19,6 @@ from trainer.checkpoint.hashing import (
 )
 from trainer.checkpoint.living import MOST_DELETED, MOVING, reading
 from trainer.checkpoint.saved_state import read_exported, read_manifest
-from trainer.checkpoint.tensor_files import load_tensors
-from trainer.checkpoint.tensors import read_weights
 from trainer.config.recipe import ExperimentConfig, experiment_from
 from trainer.config.strict import unique_keys
 from trainer.data.vocabulary.files import Vocabulary, load_vocabulary

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
-from trainer.checkpoint.foreign import foreign_weights, is_foreign, reading
-from trainer.checkpoint.tensors import load_engine
+from trainer.checkpoint.contents.foreign import foreign_weights, is_foreign, reading
+from trainer.checkpoint.contents.tensors import load_engine
 from trainer.distributed import World
 from trainer.engine import deepspeed
 from trainer.engine.engine import Engine

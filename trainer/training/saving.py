@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from trainer.checkpoint import pointers, tensors
+from trainer.checkpoint import pointers
+from trainer.checkpoint.contents import tensors
 from trainer.checkpoint.folder import directory, resolve
 from trainer.checkpoint.sealing import prune
 from trainer.checkpoint.state import TrainState

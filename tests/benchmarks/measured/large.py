@@ -15,10 +15,11 @@ import torch
 from builders import tiny_experiment
 from traffic import Traffic
 
-from trainer.checkpoint import hashing, tensors
+from trainer.checkpoint import hashing
+from trainer.checkpoint.contents import tensors
+from trainer.checkpoint.contents.parts import Parts
 from trainer.checkpoint.folder import MANIFEST, newest_whole
 from trainer.checkpoint.hashing import led_with_hashes
-from trainer.checkpoint.parts import Parts
 from trainer.config.deepspeed.file import load_ds_config, resolve
 from trainer.config.recipe import ExperimentConfig
 from trainer.distributed import World, barrier

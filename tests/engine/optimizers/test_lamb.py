@@ -13,7 +13,7 @@ from plain_loop import plain_loop
 from torch import Tensor, nn
 from training import Case, begun_from, checkpoint_hashes, events, losses, overflowing, run_cases
 
-from trainer.checkpoint.tensors import read_weights
+from trainer.checkpoint.contents.tensors import read_weights
 from trainer.engine.full_state import Fragment
 from trainer.engine.optimizers.lamb import Lamb, matrices
 

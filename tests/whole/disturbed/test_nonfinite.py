@@ -23,9 +23,9 @@ from training import (
 )
 
 from trainer import read_metrics
+from trainer.checkpoint.contents.tensors import read_weights
 from trainer.checkpoint.folder import directory
 from trainer.checkpoint.rollback import ROLLBACK_FILE
-from trainer.checkpoint.tensors import read_weights
 from trainer.config.recipe import experiment_from
 from trainer.data.corpus import open_corpus
 from trainer.data.streams import Streams

@@ -10,7 +10,7 @@ from training import Case, run_cases
 from translating_model import PREFIX
 
 from trainer import read_metrics
-from trainer.checkpoint.tensors import read_weights
+from trainer.checkpoint.contents.tensors import read_weights
 from trainer.errors import Exit
 
 SHORT = [

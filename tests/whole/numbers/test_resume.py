@@ -24,7 +24,7 @@ from training import (
 from wandb_reader import read_offline
 
 from trainer import read_metrics
-from trainer.checkpoint.tensors import read_weights
+from trainer.checkpoint.contents.tensors import read_weights
 
 SLOTS = ["--train.train-micro-batch-size-per-gpu", "2", "--train.max-steps", "40"]
 SAVING = [

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.checkpoint.tensor_files import save_tensors
+from trainer.checkpoint.contents.tensor_files import save_tensors
 from trainer.data.vocabulary.files import VOCABULARY_FILE, save_vocabulary
 from trainer.exchange.for_transformers.tokenizer import PAD, ExportedTokenizer, tokenizer_of
 from trainer.inference.trained import TrainedModel

@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from trainer.checkpoint.contents.memories import read_memories
+from trainer.checkpoint.contents.tensors import load_engine
 from trainer.checkpoint.folder import Newest, directory, newest_whole
 from trainer.checkpoint.hashing import led_with_hashes
-from trainer.checkpoint.memories import read_memories
 from trainer.checkpoint.rollback import Rollback
 from trainer.checkpoint.sealing import go_back
 from trainer.checkpoint.state import TrainState
-from trainer.checkpoint.tensors import load_engine
 from trainer.errors import NonFiniteError
 from trainer.outside import printable
 from trainer.training import duties

@@ -15,12 +15,12 @@ from typing import Any, Literal, TypeVar
 
 from torch import nn
 
+from trainer.checkpoint.contents.foreign import foreign_weights, is_foreign
+from trainer.checkpoint.contents.tensor_files import refuse_misfit
+from trainer.checkpoint.contents.tensors import read_shapes
 from trainer.checkpoint.folder import MANIFEST, directory, newest_whole, resolve, verify
-from trainer.checkpoint.foreign import foreign_weights, is_foreign
 from trainer.checkpoint.hashing import Fingerprints
 from trainer.checkpoint.rollback import Rollback
-from trainer.checkpoint.tensor_files import refuse_misfit
-from trainer.checkpoint.tensors import read_shapes
 from trainer.config.changes import Change, admit, split_changes
 from trainer.config.recipe import ExperimentConfig
 from trainer.data.corpus import Corpus

@@ -20,9 +20,9 @@ from saved_checkpoints import LISTED, Trained, contents, save
 
 from trainer.checkpoint import folder as files
 from trainer.checkpoint import sealing
-from trainer.checkpoint import tensors as checkpoint
+from trainer.checkpoint.contents import tensors as checkpoint
+from trainer.checkpoint.contents.memories import read_memories
 from trainer.checkpoint.hashing import fingerprint
-from trainer.checkpoint.memories import read_memories
 from trainer.engine.full_state import MOMENTS, Read
 from trainer.errors import InputError
 from trainer.training.background import Background

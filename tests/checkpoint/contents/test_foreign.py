@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trainer.checkpoint.foreign import foreign_weights, is_foreign, reading
+from trainer.checkpoint.contents.foreign import foreign_weights, is_foreign, reading
 from trainer.errors import InputError
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.checkpoint.index import Index, optimizer_file, weights_file
-from trainer.checkpoint.tensor_files import open_tensors
+from trainer.checkpoint.contents.index import Index, optimizer_file, weights_file
+from trainer.checkpoint.contents.tensor_files import open_tensors
 from trainer.errors import InputError
 from trainer.outside import shortened
 

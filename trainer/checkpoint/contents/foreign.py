@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trainer.checkpoint.tensor_files import load_tensors, refuse_misfit
+from trainer.checkpoint.contents.tensor_files import load_tensors, refuse_misfit
 from trainer.errors import InputError, first_few
 from trainer.outside import read_json, shortened
 

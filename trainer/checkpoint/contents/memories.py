@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.checkpoint.contents.tensor_files import load_tensors, open_tensors, refuse_misfit
 from trainer.checkpoint.migrations import is_of_format_1, memory_from_format_1
-from trainer.checkpoint.tensor_files import load_tensors, open_tensors, refuse_misfit
 from trainer.memory_tree import Leaf, leaves, rebuilt
 from trainer.protocol import Memory
 

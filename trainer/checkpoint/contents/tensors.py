@@ -6,8 +6,9 @@ A checkpoint is a directory ``step-00000040`` of safetensors and JSON:
   the rank owns, flat in fp32 by parameter name, and of the moments by ``NAME|exp_avg``.
 - ``index.json``: each parameter's shape, and which ranks hold which part of it. The parts are the
   same whatever the ZeRO stage and precision that cut them, so a run may resume with any other, on
-  any number of ranks: see `trainer.checkpoint.index`.
-- ``memory-R.safetensors``: each rank's memory, by stream id: see `trainer.checkpoint.memories`.
+  any number of ranks: see `trainer.checkpoint.contents.index`.
+- ``memory-R.safetensors``: each rank's memory, by stream id: see
+  `trainer.checkpoint.contents.memories`.
 - ``state.json``: the run's state, both configurations, hashes of corpus and vocabulary.
 - ``manifest.json``: format version, size and hash of every file.
 
@@ -26,8 +27,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.checkpoint import sealing
-from trainer.checkpoint.hashing import fingerprint
-from trainer.checkpoint.index import (
+from trainer.checkpoint.contents.index import (
     INDEX,
     index_of,
     optimizer_file,
@@ -35,10 +35,11 @@ from trainer.checkpoint.index import (
     weights_file,
     write_index,
 )
-from trainer.checkpoint.memories import memory_tensors
-from trainer.checkpoint.parts import Parts
+from trainer.checkpoint.contents.memories import memory_tensors
+from trainer.checkpoint.contents.parts import Parts
+from trainer.checkpoint.contents.tensor_files import refuse_misfit, save_tensors
+from trainer.checkpoint.hashing import fingerprint
 from trainer.checkpoint.pointers import name_of
-from trainer.checkpoint.tensor_files import refuse_misfit, save_tensors
 from trainer.distributed import World, gather_objects
 from trainer.protocol import Memory
 

@@ -15,8 +15,8 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from trainer.checkpoint.contents.tensor_files import open_tensors
 from trainer.checkpoint.migrations import whole_parts
-from trainer.checkpoint.tensor_files import open_tensors
 from trainer.config.strict import checked
 from trainer.errors import InputError
 from trainer.outside import read_json, shortened

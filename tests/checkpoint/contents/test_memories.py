@@ -8,8 +8,8 @@ import torch
 from saved_checkpoints import Trained, save
 from torch import Tensor
 
-from trainer.checkpoint.memories import memory_tensors, read_memories
-from trainer.checkpoint.tensor_files import save_tensors
+from trainer.checkpoint.contents.memories import memory_tensors, read_memories
+from trainer.checkpoint.contents.tensor_files import save_tensors
 from trainer.errors import InputError
 from trainer.model.memory.inputs import LayerInputs
 

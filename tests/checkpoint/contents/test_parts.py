@@ -14,10 +14,8 @@ from hypothesis import strategies as st
 from saved_checkpoints import save
 from torch import Tensor
 
-from trainer.checkpoint import parts as reading
-from trainer.checkpoint.folder import verify
-from trainer.checkpoint.hashing import fingerprint
-from trainer.checkpoint.index import (
+from trainer.checkpoint.contents import parts as reading
+from trainer.checkpoint.contents.index import (
     INDEX,
     Entry,
     Part,
@@ -28,9 +26,11 @@ from trainer.checkpoint.index import (
     weights_file,
     write_index,
 )
-from trainer.checkpoint.parts import Parts
-from trainer.checkpoint.tensor_files import save_tensors
-from trainer.checkpoint.tensors import read_shapes, read_weights
+from trainer.checkpoint.contents.parts import Parts
+from trainer.checkpoint.contents.tensor_files import save_tensors
+from trainer.checkpoint.contents.tensors import read_shapes, read_weights
+from trainer.checkpoint.folder import verify
+from trainer.checkpoint.hashing import fingerprint
 from trainer.errors import InputError
 
 SHAPES = {"table": (7, 3), "bias": (5,), "scale": (), "cube": (2, 3, 2)}
