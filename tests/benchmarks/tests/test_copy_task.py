@@ -13,7 +13,7 @@ import trainer
 
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks" / "recurrent"))
     import copy_task
 
     return copy_task

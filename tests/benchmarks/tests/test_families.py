@@ -8,7 +8,7 @@ from training import ROOT
 
 @pytest.fixture
 def families(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks" / "recurrent"))
     import families
 
     return families

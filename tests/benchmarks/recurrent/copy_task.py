@@ -1,6 +1,7 @@
 """The copy task of Recurrent Memory Transformers: to say again what was shown long before.
 
-    .venv/bin/python tests/benchmarks/copy_task.py --out runs/copy [--segments 1 8] [--seed 1111]
+    .venv/bin/python tests/benchmarks/recurrent/copy_task.py --out runs/copy [--segments 1 8]
+        [--seed 1111]
 
 A document shows some symbols in its first segment, has nothing to say in those between, and repeats
 the symbols in its last: nothing but memory knows them. As in the paper the text begins with short
@@ -18,6 +19,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))
 
 import torch
 from measured.processes import ROOT, machine

@@ -1,6 +1,7 @@
 """Lengths that grow while a run trains, and the time that they save.
 
-    .venv/bin/python tests/benchmarks/lengths.py --out runs/lengths [--seeds 1 2] [--jobs 2]
+    .venv/bin/python tests/benchmarks/recurrent/lengths.py --out runs/lengths
+        [--seeds 1 2 3] [--jobs 2]
 
 Trains the quick start's model on the same tokens of books with fixed lengths and with schedules,
 and validates all with the long ones. The same command goes on where it was stopped. Prints a
@@ -10,12 +11,15 @@ Markdown table.
 import argparse
 import itertools
 import statistics
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1]))
+
 from measured.processes import machine
-from measured.trained import books_in, trained
+from trained import books_in, trained
 
 STREAMS = 16
 #: Steps of each stage, its tgt_len and its mem_len. All arms end with the same lengths, and read as
@@ -31,7 +35,7 @@ def main() -> None:
     """Train what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of corpus and runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a thread each")
     told = parser.parse_args()
     corpus = books_in(told.out)

@@ -1,6 +1,6 @@
 """Every kind of model at about equal parameters and equal tokens: loss, spread, and what it costs.
 
-    .venv/bin/python tests/benchmarks/families.py --out runs/families [--tokens 1024000]
+    .venv/bin/python tests/benchmarks/recurrent/families.py --out runs/families [--tokens 1024000]
         [--seeds 1 2 3] [--kinds gla lstm] [--rates 3e-3] [--jobs 2]
 
 Trains the recipe of each kind, as users do, on the same tokens of books, and scores books by other
@@ -12,12 +12,15 @@ command goes on where it was stopped. Prints a Markdown table and writes it to O
 import argparse
 import itertools
 import statistics
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
+sys.path.append(str(Path(__file__).parents[1]))
+
 from measured.processes import machine
-from measured.trained import books_in, trained
+from trained import books_in, trained
 
 from trainer.budget.check import count_weights
 from trainer.config.kinds import Kind
