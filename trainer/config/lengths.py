@@ -5,7 +5,6 @@ counted as the text is read, and not as updates are made, for an update that is 
 move the text.
 """
 
-from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -53,8 +52,3 @@ def stages(tgt_len: Schedule, mem_len: Schedule, bptt_segments: Schedule) -> tup
 
 def _at(schedule: Schedule, step: int) -> int:
     return [value for first, value in schedule if first <= step][-1]
-
-
-def stage_at(all_stages: Iterable[Stage], step: int) -> Stage:
-    """Return the stage of a step."""
-    return [stage for stage in all_stages if stage.first_step <= step][-1]

@@ -3,7 +3,7 @@
 import json
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -60,12 +60,24 @@ def _is_list(field: FieldInfo) -> bool:
     return ... in _types(field) or get_origin(field.annotation) in (tuple, list)
 
 
+def _is_nested(field: FieldInfo) -> bool:
+    """Return whether a field is a list of pairs, which is given as one word of JSON."""
+    return _depth(field.annotation) > 1
+
+
+def _depth(annotation: Any) -> int:
+    parts = get_args(annotation)
+    return (get_origin(annotation) in (tuple, list)) + max(map(_depth, parts), default=0)
+
+
 def _types(field: FieldInfo) -> list[Any]:
     return kinds_of(field.annotation)
 
 
 def metavar(field: FieldInfo) -> str:
     """Return a field's possible values as help shows them."""
+    if _is_nested(field):
+        return "JSON"
     kinds = [t for t in _types(field) if t is not Ellipsis and t is not type(None)]
     names = [t if isinstance(t, str) else t.__name__.upper() for t in kinds]
     return "|".join(dict.fromkeys(names))
@@ -75,7 +87,7 @@ def arity(field: FieldInfo) -> dict[str, Any]:
     """Return how many words follow a field's flag; a boolean's flag may stand alone."""
     if bool in _types(field):
         return {"nargs": "?", "const": "True"}
-    return {"nargs": "*" if _is_list(field) else None}
+    return {"nargs": "*" if _is_list(field) and not _is_nested(field) else None}
 
 
 def overridden(
@@ -144,13 +156,17 @@ def _as_text(given: str | list[str], *, name: str) -> str | list[str]:
 def _read(given: str | list[str], field: FieldInfo) -> Any:
     """Return the JSON value of a flag's text; text that cannot be read is left for validation."""
     if isinstance(given, str):
-        return _read_one(given, _types(field))
+        return _read_json(given) if _is_nested(field) else _read_one(given, _types(field))
     if len(given) == 1 and given[0].startswith("["):
-        try:
-            return json.loads(given[0])
-        except ValueError:
-            return given[0]
+        return _read_json(given[0])
     return [_read_one(text, _types(field)) for text in given]
+
+
+def _read_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None if text == "None" else text
 
 
 def _read_one(text: str, types: list[Any]) -> Any:
