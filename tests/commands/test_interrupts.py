@@ -138,3 +138,24 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path) -> None:
         said = process.stderr.read()
     assert (process.returncode, said) == (Exit.TERMINATED, b"")
     assert not os.listdir(tmp_path)
+
+
+#: Another thread is given the signal while the main one reads a pipe, as if it had just begun to.
+READS = """
+import threading, time
+reading, writing = os.pipe()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+def send():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    time.sleep(0.2)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+threading.Thread(target=send).start()
+try: os.read(reading, 1)
+except KeyboardInterrupt: print(interrupts.exit_code)
+interrupts.close()
+"""
+
+
+def test_a_read_that_waits_is_ended_by_a_signal_that_came_just_before_it() -> None:
+    done = ended(READS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{Exit.TERMINATED:d}\n", "")

@@ -3,7 +3,9 @@
 Training, which has something to save, uses `trainer.training.ending.stopping` instead.
 """
 
+import math
 import signal
+import threading
 import time
 from types import FrameType
 
@@ -11,7 +13,11 @@ from trainer.training.ending.signals import SignalListener, leave
 
 #: Seconds that a command has to clean up after a signal other than Ctrl-C.
 GRACE_S = 10.0
+#: Seconds until the main thread is woken again, if it has not handled a signal yet.
+WAKE_S = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: What wakes the main thread from a call that waits: nothing else means anything by it.
+_WAKING = signal.SIGURG
 
 
 class Interrupts:
@@ -29,6 +35,7 @@ class Interrupts:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._raise)
+        signal.signal(_WAKING, _do_nothing)
         self._listener = SignalListener(self._hear)
 
     def close(self) -> None:
@@ -46,13 +53,33 @@ class Interrupts:
         raise KeyboardInterrupt
 
     def _hear(self, number: int) -> None:
-        """End the process from a thread if the main one cannot, for example waiting for a peer."""
+        """Handle a signal in the listener's thread, which goes on listening."""
+        if number == _WAKING:
+            return
         self._n_heard += 1
         if self._n_heard > 1:
             leave(128 + number)
+        threading.Thread(target=self._see_to, args=(number,), name="ending", daemon=True).start()
+
+    def _see_to(self, number: int) -> None:
+        """Wake the main thread until it handles a signal; end the process if it does not clean up.
+
+        A signal that arrives just before the main thread calls a function that waits, such as a
+        read, does not end that call: Python's handler would run after it.
+        """
+        main = threading.main_thread().ident
+        assert main is not None
+        end = time.monotonic() + (GRACE_S if number != signal.SIGINT else math.inf)
+        while self.exit_code is None and time.monotonic() < end:
+            signal.pthread_kill(main, _WAKING)
+            time.sleep(WAKE_S)
         if number != signal.SIGINT:
-            time.sleep(GRACE_S)
+            time.sleep(max(0.0, end - time.monotonic()))
             leave(128 + number)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Handle the signal that wakes the main thread."""
 
 
 def _is_importing(frame: FrameType | None) -> bool:
