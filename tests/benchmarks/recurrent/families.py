@@ -20,7 +20,7 @@ from typing import Any, get_args
 sys.path.append(str(Path(__file__).parents[1]))
 
 from measured.processes import machine
-from trained import books_in, trained
+from measured.trained import books_in, trained
 
 from trainer.budget.check import count_weights
 from trainer.config.kinds import Kind

@@ -19,7 +19,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1]))
 
 from measured.processes import machine
-from trained import books_in, trained
+from measured.trained import books_in, trained
 
 STREAMS = 16
 #: Steps of each stage, its tgt_len and its mem_len. All arms end with the same lengths, and read as
