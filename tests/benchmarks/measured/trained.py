@@ -3,7 +3,10 @@
 import itertools
 import json
 import lzma
+import math
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +16,15 @@ from measured.processes import ROOT
 from target.calls import validations
 from target.texts import CLASSICS
 
+from trainer.errors import Exit
 from trainer.files import write_atomically
 
 #: Books to train on, and characters of each book to validate on.
 N_BOOKS, N_CHARACTERS = 20, 200_000
-PREPARE = ["--tokenizer", "bpe", "--vocab-size", "4096"]
 RESULT = "result.json"
 
 
-def books_in(out: Path) -> Path:
+def books_in(out: Path, *, vocab_size: int = 4096) -> Path:
     """Prepare a corpus: some books to train on, and the beginnings of others to validate on."""
     corpus = out / "corpus"
     if corpus.exists():
@@ -34,40 +37,56 @@ def books_in(out: Path) -> Path:
         path = out / f"{split}.jsonl"
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         flags += [f"--{split}", str(path)]
-    command = [sys.executable, "-m", "trainer", "prepare", "--out", str(corpus), *PREPARE, *flags]
+    flags += ["--tokenizer", "bpe", "--vocab-size", str(vocab_size)]
+    command = [sys.executable, "-m", "trainer", "prepare", "--out", str(corpus), *flags]
     subprocess.run(command, cwd=ROOT, check=True)
     return corpus
 
 
 def trained(
-    run_dir: Path, corpus: Path, recipe: str, *, seed: int, n_updates: int, flags: dict[str, Any]
-) -> dict[str, float]:
+    run_dir: Path, corpus: Path, *words: str, seed: int, n_updates: int, flags: dict[str, Any]
+) -> dict[str, Any]:
     """Train once with one thread, and validate at the end; a run that is done is not repeated.
 
+    Args:
+        run_dir: of the run; one that was stopped there is removed.
+        corpus: to train on.
+        words: a recipe, and flags.
+        seed: of the run.
+        n_updates: to train.
+        flags: more flags, with their values.
+
     Returns:
-        `loss`, nats per token of the last validation; `cpu_s`, processor seconds of all processes,
-        start and validation included; `peak_gib`, the most memory that the largest held.
+        `loss`, nats per token of the last validation, endless if the run diverged; `cpu_s`,
+        processor seconds of all processes, start and validation included; `peak_gib`, the most
+        memory that the largest held.
 
     Raises:
-        SystemExit: the run failed.
+        SystemExit: the run failed, or another one is there.
     """
-    if (run_dir / RESULT).is_file():
-        found: dict[str, float] = json.loads((run_dir / RESULT).read_text())
-        return found
     flags = flags | {
         "--data": corpus,
-        "--run-dir": run_dir,
-        "--resume": "never",
         "--seed": seed,
         "--train.max-steps": n_updates,
         "--valid.interval-steps": n_updates,
+        "--checkpoint.keep-last": 1,
         "--tracking.wandb": "disabled",
     }
-    words = [str(word) for pair in flags.items() for word in pair]
+    given = [*words, *(str(word) for pair in flags.items() for word in pair)]
+    if (run_dir / RESULT).is_file():
+        found: dict[str, Any] = json.loads((run_dir / RESULT).read_text())
+        if found["words"] != given:
+            raise SystemExit(
+                f"{run_dir} was trained with other words, {shlex.join(found['words'])}: remove it, "
+                "or take another --out"
+            )
+        return found
+    shutil.rmtree(run_dir, ignore_errors=True)
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
     log = run_dir.with_name(f"{run_dir.name}.log")
     with log.open("w") as told:
         process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", "train", recipe, *words],
+            [sys.executable, "-m", "trainer", "train", *given, "--run-dir", run_dir],
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=told,
@@ -75,10 +94,12 @@ def trained(
         )
         _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{run_dir.name} failed, see {log}")
+    if process.returncode not in (Exit.DONE, Exit.NONFINITE):
+        raise SystemExit(f"{run_dir} failed, see {log}")
+    loss = None if process.returncode else validations(run_dir)[-1]["valid/loss"]
     found = {
-        "loss": validations(run_dir)[-1]["valid/loss"],
+        "words": given,
+        "loss": math.inf if loss is None else loss,
         "cpu_s": used.ru_utime + used.ru_stime,
         "peak_gib": used.ru_maxrss / (1 << 20),
     }
