@@ -128,7 +128,10 @@ def _check_launched(program: str, words: list[str]) -> None:
         if parse_dry_run(rest, n_ranks=1) is None:
             parse_train(rest)
         return
-    ours, _, training = " ".join(rest).partition(" -- ")
+    arms = [word for word in rest if re.match(r"\w+=\S+ ", word)]  # of a comparison
+    for arm in arms:
+        parse_show(shlex.split(arm.partition("=")[2]))
+    ours, _, training = " ".join(word for word in rest if word not in arms).partition(" -- ")
     assert flags_of(ours) <= texts_in(file), f"{script}: {flags_of(ours) - texts_in(file)}"
     assert flags_of(training) <= set(train_flags()), training
 
