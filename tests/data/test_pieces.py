@@ -24,6 +24,7 @@ from trainer.data.pieces import PieceOrder, Pieces
 from trainer.data.positions import Positions
 from trainer.data.shuffle import Shuffle
 from trainer.data.streams import Streams
+from trainer.errors import CorpusError
 from trainer.protocol import IGNORED, Segment
 
 V = 200
@@ -231,6 +232,17 @@ def test_nats_are_those_of_each_piece_read_alone(
             place += len(piece)
         assert found == pytest.approx(expected, rel=1e-9)
         assert len(found) == n_pairs
+
+
+@pytest.mark.parametrize("piece_tokens", [None, 3])
+def test_document_starts_that_were_changed_are_refused(piece_tokens: int | None) -> None:
+    starts = np.array([0, 14, 9, 20])
+    changed = Pieces(n_pairs=24, document_starts=starts, piece_tokens=piece_tokens)
+    order, one = PieceOrder(pieces=changed, seed=1), np.array([1])
+    with pytest.raises(
+        CorpusError, match=r"2[79] tokens to read, and the split 24, so its document"
+    ):
+        order.spans(0, one, one, width=1)
 
 
 def test_of_ten_million_documents_little_is_kept_in_memory(tmp_path: Path) -> None:
