@@ -166,6 +166,22 @@ def test_same_length_without_memory_is_refused(part: str) -> None:
     assert f"{part}: same_length with mem_len 0" in refusal(values)
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            {"epoch_order": "documents", "memory_reset": "never"},
+            "data: memory_reset never with epoch_order documents",
+        ),
+        ({"piece_tokens": 64}, "data: piece_tokens 64 cuts pieces of epoch_order documents"),
+    ],
+)
+def test_an_order_of_documents_ends_memory_with_them_and_alone_has_pieces(
+    data: dict[str, Any], said: str
+) -> None:
+    assert said in refusal(load_recipe("quickstart").model_dump(mode="json") | {"data": data})
+
+
 def test_values_that_do_not_go_together_are_refused() -> None:
     values = values_with("optim.warmup_steps", 1001)
     told = refusal(values)

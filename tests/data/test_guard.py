@@ -63,7 +63,7 @@ def test_a_changed_block_is_named_and_others_are_not_read(
 
 def test_a_stream_s_place_is_that_of_the_segment_that_it_reads(split: Split) -> None:
     how: dict[str, Any] = {"slots": 2, "rank": 1, "world_size": 2, "seed": 3}
-    for order in ("same", "roll", "roll_streams"):
+    for order in ("same", "roll", "roll_streams", "documents"):
         streams = Streams(split=split, train_batch_size=8, tgt_len=7, epoch_order=order, **how)
         for data_step in (0, 5, 50):
             segment = streams.segment(data_step, 1)

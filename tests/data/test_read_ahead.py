@@ -45,7 +45,7 @@ JUMPS = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9)), min_size=1, m
 @given(
     st.integers(0, 5),
     JUMPS,
-    st.sampled_from(["same", "roll"]),
+    st.sampled_from(["same", "roll", "documents"]),
     st.sampled_from(["epoch", "document"]),
     st.integers(1, 6),
 )

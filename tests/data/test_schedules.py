@@ -17,12 +17,16 @@ def readings(draw: st.DrawFn) -> Positions:
     n_streams = draw(st.integers(1, 5))
     firsts = draw(st.lists(st.integers(1, 40), unique=True, max_size=4).map(sorted))
     lengths = st.builds(Lengths, st.integers(1, 9), st.integers(0, 9), st.integers(1, 4))
+    n_pairs = n_streams + draw(st.integers(0, 120))
+    starts = draw(st.sets(st.integers(1, n_pairs), max_size=9))
     return Positions(
-        n_pairs=n_streams + draw(st.integers(0, 120)),
+        n_pairs=n_pairs,
         n_streams=n_streams,
         stages=tuple(Stage(first, draw(lengths)) for first in (0, *firsts)),
-        epoch_order=draw(st.sampled_from(["same", "roll", "roll_streams"])),
+        epoch_order=draw(st.sampled_from(["same", "roll", "roll_streams", "documents"])),
         seed=draw(st.integers(0, 3)),
+        document_starts=np.array(sorted({0, *starts})),
+        piece_tokens=draw(st.none() | st.integers(1, 40)),
     )
 
 

@@ -41,13 +41,15 @@ def all_ranks(split: Split, *, world_size: int = 1, **options: Any) -> list[Stre
 @st.composite
 def layouts(draw: st.DrawFn) -> dict[str, Any]:
     slots, world_size, micro = (draw(st.integers(1, 3)) for _ in range(3))
+    order = draw(st.sampled_from(["same", "roll", "roll_streams", "documents"]))
     return {
         "slots": slots,
         "world_size": world_size,
         "train_batch_size": slots * world_size * micro,
         "tgt_len": draw(st.integers(1, 9)),
         "bptt_segments": draw(st.integers(1, 5)),
-        "epoch_order": draw(st.sampled_from(["same", "roll", "roll_streams"])),
+        "epoch_order": order,
+        "piece_tokens": draw(st.none() | st.integers(1, 60)) if order == "documents" else None,
         "memory_reset": draw(st.sampled_from(["epoch", "document", "segment", "never"])),
         "seed": draw(st.integers(0, 5)),
     }
@@ -149,13 +151,15 @@ def test_a_stream_goes_on_where_its_segment_before_ended(text: Split) -> None:
                 assert now.targets_BT[row, -1] == then.tokens_BT[row, 0]
 
 
-@given(st.permutations(range(12)))
+@given(st.permutations(range(12)), st.sampled_from(["roll", "documents"]))
 @settings(deadline=None, max_examples=20)
-def test_a_position_depends_on_nothing_that_was_read_before(text: Split, order: list[int]) -> None:
+def test_a_position_depends_on_nothing_that_was_read_before(
+    text: Split, steps: list[int], epoch_order: str
+) -> None:
     options: dict[str, Any] = {"slots": 1, "train_batch_size": 6, "tgt_len": 8}
-    options |= {"epoch_order": "roll", "memory_reset": "document", "seed": 3}
+    options |= {"epoch_order": epoch_order, "memory_reset": "document", "seed": 3}
     (used,) = all_ranks(text, **options)
-    for data_step in order:
+    for data_step in steps:
         (fresh,) = all_ranks(text, **options)
         one, other = used.segment(data_step, 0), fresh.segment(data_step, 0)
         assert one.tokens_BT.equal(other.tokens_BT)

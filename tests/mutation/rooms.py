@@ -24,9 +24,17 @@ class Room(NamedTuple):
 ROOMS = (
     Room(
         "streams",
-        ("trainer/data/positions.py", "trainer/data/streams.py", "trainer/data/rows.py"),
+        (
+            "trainer/data/positions.py",
+            "trainer/data/pieces.py",
+            "trainer/data/shuffle.py",
+            "trainer/data/streams.py",
+            "trainer/data/rows.py",
+        ),
         (
             "tests/data/test_streams.py",
+            "tests/data/test_pieces.py",
+            "tests/data/test_shuffle.py",
             "tests/data/test_rows.py",
             "tests/data/test_read_ahead.py",
             "tests/data/test_corpus.py",

@@ -141,16 +141,37 @@ class OptimConfig(Section):
 class DataConfig(Section):
     """The order in which the text is read, and where memory ends."""
 
-    epoch_order: Literal["same", "roll", "roll_streams"] = refused(
+    epoch_order: Literal["same", "roll", "roll_streams", "documents"] = refused(
         "same",
         "where every epoch starts: at the corpus's start, at a seeded offset of the corpus, or "
-        "in each stream at a seeded offset of its own",
+        "in each stream at a seeded offset of its own; with `documents` each epoch reads documents "
+        "in a seeded order of its own, and memory ends with each",
+    )
+    piece_tokens: int | None = refused(
+        None,
+        "tokens of the pieces into which `documents` cuts longer documents, to order the pieces "
+        "as if they were documents; None leaves documents whole",
+        ge=1,
     )
     memory_reset: Literal["epoch", "document", "segment", "never"] = refused(
         "epoch",
         "where memory is forgotten in training; with `segment` before every segment, so that "
         "nothing is carried",
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.epoch_order == "documents" and self.memory_reset == "never":
+            raise ValueError(
+                "memory_reset never with epoch_order documents, where memory ends with every "
+                "document: use --data.memory-reset epoch, or document to evaluate so, too"
+            )
+        if self.epoch_order != "documents" and self.piece_tokens is not None:
+            raise ValueError(
+                f"piece_tokens {self.piece_tokens} cuts pieces of epoch_order documents, and not "
+                f"of {self.epoch_order}: add --data.epoch-order documents, or leave it out"
+            )
+        return self
 
 
 class ScoringConfig(Section):
@@ -183,7 +204,7 @@ class ExperimentConfig(Section):
     """Everything that decides what is trained."""
 
     source: str | None = free(None, "whose settings these are, for a reader")
-    seed: int = refused(1111, "seed of initialisation, dropout, roll and sampling", ge=0)
+    seed: int = refused(1111, "seed of initialisation, dropout, order of text and sampling", ge=0)
     model: ModelConfig = refused(..., "the network")
     train: TrainConfig = refused(..., "what one step reads")
     optim: OptimConfig = refused(..., "optimizer and learning rate")

@@ -24,7 +24,8 @@ Ints = npt.NDArray[np.int64]
 #: Blocks of a split that are hashed at a start: 16 MiB.
 N_SAMPLED = 4
 
-_FIX = "prepare the corpus again, or bring the one back with which the run began"
+#: What to do about a corpus that was changed.
+FIX = "prepare the corpus again, or bring the one back with which the run began"
 
 
 def take(path: Path, ids: StoredIds, places: Ints, header: Header) -> StoredIds:
@@ -39,13 +40,13 @@ def take(path: Path, ids: StoredIds, places: Ints, header: Header) -> StoredIds:
     if isinstance(mapped, mmap.mmap) and (n_bytes := mapped.size()) < header.n_bytes:
         raise CorpusError(
             f"{path} was cut to {n_bytes:,} bytes while a run reads it, its header says "
-            f"{header.n_bytes:,}: {_FIX}"
+            f"{header.n_bytes:,}: {FIX}"
         )
     taken = np.take(ids, places)
     if taken.size and (largest := int(taken.max())) > header.largest_id:
         raise CorpusError(
             f"{path} has id {largest:,} where the run reads, but {header.largest_id:,} is the "
-            f"largest of its header, so it was changed: {_FIX}"
+            f"largest of its header, so it was changed: {FIX}"
         )
     return cast(StoredIds, taken)
 
@@ -65,11 +66,11 @@ def check_blocks(path: Path, header: Header, blocks: Iterable[int]) -> None:
                     raise CorpusError(
                         f"{path} is not what it was when it was prepared: block {block:,} of "
                         f"{len(header.block_hashes):,} has another hash (txl corpus verify looks "
-                        f"at all of them): {_FIX}"
+                        f"at all of them): {FIX}"
                     )
     except OSError as error:
         told = (error.strerror or str(error)).lower()
-        raise CorpusError(f"{path} cannot be read: {told}: {_FIX}") from None
+        raise CorpusError(f"{path} cannot be read: {told}: {FIX}") from None
 
 
 def sampled(header: Header, *, also: Sequence[int] = (), n: int = N_SAMPLED) -> list[int]:

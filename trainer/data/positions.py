@@ -1,7 +1,8 @@
 """The place where streams read: a pure function of the step's position in the text, without torch.
 
-A split of N tokens has P = N-1 (input, target) pairs. Stream s of S covers pairs ⌊sP/S⌋ up to
-⌊(s+1)P/S⌋. B streams of a micro step.
+A split of N tokens has P = N-1 (input, target) pairs, in the text's order or in one that an epoch
+draws for its documents. Stream s of S covers pairs ⌊sP/S⌋ up to ⌊(s+1)P/S⌋ of that order. B streams
+of a micro step.
 """
 
 from bisect import bisect_right
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.config.lengths import Lengths, Stage
+from trainer.data.pieces import PieceOrder, Pieces, PieceSpans
 
 Ints = npt.NDArray[np.int64]
 
@@ -44,6 +46,11 @@ class Spans(NamedTuple):
             pairs_BT[wraps_B] = low_W1 + (pairs_BT[wraps_B] - low_W1) % (high_W1 - low_W1)
         return pairs_BT
 
+    def seams(self, pairs_BT: Ints) -> npt.NDArray[np.bool_]:
+        """Return where pairs of the spans are the first ones of their ranges."""
+        is_first_BT: npt.NDArray[np.bool_] = pairs_BT == self.lows_B[:, None]
+        return is_first_BT
+
 
 def n_segments(n_pairs: int, *, n_streams: int, tgt_len: int) -> int:
     """Return ⌈⌈P/S⌉/T⌉, the number of segments that cover the longest of S streams."""
@@ -73,8 +80,11 @@ class Positions:
             `trainer.config.lengths`. An epoch's last step has the segments that are left.
         epoch_order: `roll` rotates the pairs by an offset drawn from (seed, epoch), so that
             streams hold other text in every epoch; `roll_streams` rotates each stream in itself,
-            by an offset drawn from (seed, epoch, stream), as NVIDIA's --roll does.
-        seed: the seed of the offsets.
+            by an offset drawn from (seed, epoch, stream), as NVIDIA's --roll does; `documents` puts
+            documents, or pieces of them, in an order drawn from (seed, epoch).
+        seed: the seed of the offsets and orders.
+        document_starts: where documents start, for `documents`; see `Pieces`.
+        piece_tokens: the most pairs of a piece of a document, for `documents`; see `Pieces`.
     """
 
     n_pairs: int
@@ -82,11 +92,15 @@ class Positions:
     stages: tuple[Stage, ...]
     epoch_order: str
     seed: int
+    document_starts: Ints | None = field(default=None, repr=False, compare=False)
+    piece_tokens: int | None = None
+    _order: PieceOrder | None = field(init=False, repr=False, compare=False)
     _borders: Ints = field(init=False, repr=False, compare=False)
     _begun: tuple[tuple[int, int], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Find where streams and stages begin."""
+        object.__setattr__(self, "_order", self._order_of_pieces())
         # ⌊sP/S⌋ is computed in parts: the products stay below 2^63 for fewer than 2^31 streams.
         whole, rest = divmod(self.n_pairs, self.n_streams)
         numbers = np.arange(self.n_streams + 1, dtype=np.int64)
@@ -97,6 +111,17 @@ class Positions:
             n_steps = after.first_step - stage.first_step
             begun.append(self._after(n_steps, *begun[-1], stage.lengths))
         object.__setattr__(self, "_begun", tuple(begun))
+
+    def _order_of_pieces(self) -> PieceOrder | None:
+        if self.epoch_order != "documents":
+            return None
+        assert self.document_starts is not None
+        pieces = Pieces(
+            n_pairs=self.n_pairs,
+            document_starts=self.document_starts,
+            piece_tokens=self.piece_tokens,
+        )
+        return PieceOrder(pieces=pieces, seed=self.seed)
 
     @property
     def longest(self) -> int:
@@ -149,7 +174,7 @@ class Positions:
         left = np.diff(self._borders) - done
         return int(np.minimum(left, self._width(lengths)).sum())
 
-    def spans(self, streams_B: Ints, data_step: int, part: int | None = None) -> Spans:
+    def spans(self, streams_B: Ints, data_step: int, part: int | None = None) -> Spans | PieceSpans:
         """Return what these streams read in a step, or in one of its segments, from 0 on."""
         epoch, done, lengths = self.place(data_step)
         lows_B, highs_B = self._borders[streams_B], self._borders[streams_B + 1]
@@ -157,6 +182,8 @@ class Positions:
         width = self._width(lengths) if part is None else lengths.tgt_len
         lengths_B = np.minimum(width, highs_B - lows_B - done)
         begins_B = lows_B + done
+        if self._order is not None:
+            return self._order.spans(epoch, begins_B, lengths_B, width=width)
         if self.epoch_order == "roll_streams":
             sizes_B = highs_B - lows_B
             offsets_B = _offsets(self.seed, epoch, int(streams_B[0]), tuple(sizes_B.tolist()))

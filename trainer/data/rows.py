@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from trainer.data.pieces import PieceSpans
 from trainer.data.positions import Ints, Spans
 from trainer.protocol import IGNORED, Segment
 
@@ -29,7 +30,7 @@ class Text(Protocol):
 
 def make_segment(
     text: Text,
-    spans: Spans,
+    spans: Spans | PieceSpans,
     *,
     tgt_len: int,
     cutoffs: tuple[int, ...],
@@ -46,7 +47,8 @@ def make_segment(
         tgt_len: T.
         cutoffs: the cutoffs of the model's adaptive softmax.
         cut_documents: whether memory ends at a document's start.
-        cut_seam: whether memory ends where a span goes from its range's end to the start.
+        cut_seam: whether memory ends where a span goes from its range's end to the start, or from
+            a piece to another.
     """
     pairs_BT = spans.pairs(tgt_len)
     starts_BT = _starts(text, spans, pairs_BT, cut_documents=cut_documents, cut_seam=cut_seam)
@@ -94,7 +96,12 @@ def clusters_of(ids_BT: np.ndarray, cutoffs: tuple[int, ...]) -> tuple[torch.Ten
 
 
 def _starts(
-    text: Text, spans: Spans, pairs_BT: Ints, *, cut_documents: bool, cut_seam: bool
+    text: Text,
+    spans: Spans | PieceSpans,
+    pairs_BT: Ints,
+    *,
+    cut_documents: bool,
+    cut_seam: bool,
 ) -> torch.Tensor | None:
     """Return `Segment.starts_BT`; None if no span has a start at which memory is cut."""
     places_T = np.arange(pairs_BT.shape[1])
@@ -103,7 +110,7 @@ def _starts(
         newest_BT = np.searchsorted(text.document_starts, pairs_BT, side="right") - 1
         is_start_BT |= text.document_starts[newest_BT] == pairs_BT
     if cut_seam:
-        is_start_BT |= pairs_BT == spans.lows_B[:, None]
+        is_start_BT |= spans.seams(pairs_BT)
     is_start_BT &= places_T < spans.lengths_B[:, None]
     if not is_start_BT.any():
         return None

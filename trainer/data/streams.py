@@ -1,9 +1,9 @@
 """Streams: contiguous rows of a split, read segment by segment, rank by rank.
 
 A split of N tokens has P = N-1 (input, target) pairs. Stream s of S covers pairs ⌊sP/S⌋ up to
-⌊(s+1)P/S⌋. A stream's last target is its neighbour's first input, so every token but the corpus's
-first is predicted exactly once per epoch. A rank's position in the text is a pure function of
-(data_step, slot, rank).
+⌊(s+1)P/S⌋ of the epoch's order, so every token but the corpus's first is predicted exactly once per
+epoch. In the text's own order a stream's last target is its neighbour's first input. A rank's
+position in the text is a pure function of (data_step, slot, rank).
 """
 
 from dataclasses import dataclass, field
@@ -31,9 +31,10 @@ class Streams:
         slots: micro steps of a step; slot i always reads the same streams.
         rank: the rank of this process.
         world_size: the number of ranks.
-        epoch_order: what each epoch begins with; see `Positions`.
+        epoch_order: the order in which each epoch reads the text; see `Positions`.
+        piece_tokens: the most tokens of a piece of a document; see `Positions`.
         memory_reset: where memory is cut; see `DataConfig`.
-        seed: the seed of the offsets.
+        seed: the seed of the offsets and orders.
         cutoffs: the cutoffs of the model's adaptive softmax.
     """
 
@@ -46,6 +47,7 @@ class Streams:
     bptt_segments: int = 1
     stages: tuple[Stage, ...] = ()
     epoch_order: str = "same"
+    piece_tokens: int | None = None
     memory_reset: str = "epoch"
     seed: int = 0
     cutoffs: tuple[int, ...] = ()
@@ -64,6 +66,8 @@ class Streams:
             stages=self.stages or (Stage(0, Lengths(self.tgt_len, 0, self.bptt_segments)),),
             epoch_order=self.epoch_order,
             seed=self.seed,
+            document_starts=self.split.document_starts,
+            piece_tokens=self.piece_tokens,
         )
         object.__setattr__(self, "_positions", positions)
 

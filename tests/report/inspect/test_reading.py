@@ -25,12 +25,14 @@ def corpus(tmp_path: Path) -> Corpus:
     return write_corpus(tmp_path / "corpus", vocabulary_size=30, train=documents)
 
 
-def a_run(tmp_path: Path, corpus: Corpus, order: str = "same", bptt_segments: int = 1) -> Path:
+def a_run(
+    tmp_path: Path, corpus: Corpus, order: str = "same", bptt_segments: int = 1, **data: int
+) -> Path:
     """Return a run of 200 steps that nobody trained."""
     run_dir = tmp_path / f"run {order}"
     run_dir.mkdir()
     train = {"train_batch_size": S, "tgt_len": T, "bptt_segments": bptt_segments}
-    experiment = tiny_experiment(train=train, data={"epoch_order": order}, model={})
+    experiment = tiny_experiment(train=train, data={"epoch_order": order, **data}, model={})
     experiment = experiment.model_copy(update={"seed": SEED})
     (run_dir / "config.json").write_text(experiment.model_dump_json())
     named = {"path": str(corpus.path), "hash": corpus.hash}
@@ -48,11 +50,14 @@ def reading_of(run_dir: Path, step: int) -> Reading:
 
 
 @pytest.mark.parametrize("bptt_segments", [1, 3])
-@pytest.mark.parametrize("order", ["same", "roll", "roll_streams"])
+@pytest.mark.parametrize(
+    ("order", "data"),
+    [("same", {}), ("roll", {}), ("roll_streams", {}), ("documents", {"piece_tokens": 7})],
+)
 def test_each_stream_s_text_is_that_of_its_segment(
-    tmp_path: Path, corpus: Corpus, order: str, bptt_segments: int
+    tmp_path: Path, corpus: Corpus, order: str, data: dict[str, int], bptt_segments: int
 ) -> None:
-    run_dir, split = a_run(tmp_path, corpus, order, bptt_segments), corpus.splits["train"]
+    run_dir, split = a_run(tmp_path, corpus, order, bptt_segments, **data), corpus.splits["train"]
     for step in (1, 14, 15, 33, 200):
         found = {stream.stream: stream for stream in reading_of(run_dir, step).streams}
         for rank in range(2):
@@ -66,6 +71,7 @@ def test_each_stream_s_text_is_that_of_its_segment(
                 world_size=2,
                 epoch_order=order,
                 seed=SEED,
+                **data,
             )
             for slot in range(3):
                 (stream,) = streams.stream_ids(slot).tolist()
@@ -87,6 +93,15 @@ def test_each_stream_s_text_is_that_of_its_segment(
                 assert split.tokens[one.position] == read[0]
                 ends = [*split.document_starts.tolist(), split.n_tokens][one.document + 1]
                 assert start <= one.position < ends
+                inputs = [
+                    int(split.tokens[passage.position + i])
+                    for passage in one.passages
+                    for i in range(passage.n_tokens)
+                ]
+                assert inputs == read[:-1]
+                for passage in one.passages:
+                    start = int(split.document_starts[passage.document])
+                    assert start + passage.offset == passage.position
 
 
 def test_the_worst_streams_come_first_and_json_has_all(tmp_path: Path, corpus: Corpus) -> None:

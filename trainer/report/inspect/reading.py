@@ -8,13 +8,26 @@ from typing import Any
 import numpy as np
 
 from trainer.config.recipe import ExperimentConfig, experiment_from
-from trainer.data.corpus import Corpus, open_corpus
+from trainer.data.corpus import Corpus, Split, open_corpus
 from trainer.data.named import named_corpus
-from trainer.data.positions import Positions
+from trainer.data.positions import Ints, Positions
 from trainer.errors import InputError
 from trainer.outside import read_json
 from trainer.report.inspect.place import Place
 from trainer.track.run_files.stream_files import read_losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """A run of consecutive text."""
+
+    position: int
+    """Place in the split of its first token."""
+    document: int
+    """The document of that token, counted from 0."""
+    offset: int
+    """Tokens of the document before it."""
+    n_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +47,8 @@ class StreamText:
     """The document of that token, counted from 0."""
     offset: int
     """Tokens of the document before it."""
+    passages: tuple[Passage, ...]
+    """All that was read: several where the epoch's order does not follow the text."""
     text: str
     """The text that was read, up to the last token that was predicted."""
 
@@ -115,6 +130,8 @@ def read_step(run_dir: Path, place: Place, *, data: Path | None) -> Reading:
         stages=experiment.train.stages,
         epoch_order=experiment.data.epoch_order,
         seed=experiment.seed,
+        document_starts=split.document_starts,
+        piece_tokens=experiment.data.piece_tokens,
     )
     ids_S = np.arange(n_streams)
     spans = positions.spans(ids_S, place.data_step)
@@ -126,8 +143,7 @@ def read_step(run_dir: Path, place: Place, *, data: Path | None) -> Reading:
         if length <= 0:
             continue
         pairs_T = pairs_ST[stream, :length]
-        position = int(pairs_T[0])
-        document = int(np.searchsorted(split.document_starts, position, side="right")) - 1
+        passages = _passages(pairs_T, split)
         read = split.take(np.append(pairs_T, pairs_T[-1] + 1)).tolist()
         streams.append(
             StreamText(
@@ -136,9 +152,10 @@ def read_step(run_dir: Path, place: Place, *, data: Path | None) -> Reading:
                 slot=None if dealt is None else dealt.slot(stream),
                 loss=None if stream not in nats else nats[stream] / length,
                 n_tokens=length,
-                position=position,
-                document=document,
-                offset=position - int(split.document_starts[document]),
+                position=passages[0].position,
+                document=passages[0].document,
+                offset=passages[0].offset,
+                passages=passages,
                 text=corpus.vocabulary.decode(read),
             )
         )
@@ -150,6 +167,17 @@ def read_step(run_dir: Path, place: Place, *, data: Path | None) -> Reading:
         streams=sorted(streams, key=_worst_first),
         filed=nats,
     )
+
+
+def _passages(pairs_T: Ints, split: Split) -> tuple[Passage, ...]:
+    found = []
+    for pairs in np.split(pairs_T, np.flatnonzero(np.diff(pairs_T) != 1) + 1):
+        position = int(pairs[0])
+        document = int(np.searchsorted(split.document_starts, position, side="right")) - 1
+        offset = position - int(split.document_starts[document])
+        passage = Passage(position=position, document=document, offset=offset, n_tokens=len(pairs))
+        found.append(passage)
+    return tuple(found)
 
 
 def _worst_first(stream: StreamText) -> tuple[bool, float, int]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from trainer.outside import printable
-from trainer.report.inspect.reading import Reading
+from trainer.report.inspect.reading import Reading, StreamText
 from trainer.track.tables import shown, text_table
 from trainer.wording import counted
 
@@ -36,7 +36,7 @@ def told(reading: Reading, *, most: int) -> str:
                 f"{stream.stream:,}",
                 "-" if stream.rank is None else f"{stream.rank:,}",
                 shown(stream.loss, ".4f"),
-                f"{stream.document:,}",
+                _documents(stream),
                 f"{stream.offset:,}",
                 f"{stream.position:,}",
                 printable(stream.text, most=_TEXT_CHARACTERS),
@@ -46,6 +46,12 @@ def told(reading: Reading, *, most: int) -> str:
     if len(streams) > most:
         lines.append(f"and {len(streams) - most:,} more: --streams {len(streams)}, or --json")
     return "\n".join(lines)
+
+
+def _documents(stream: StreamText) -> str:
+    """Return the first document that was read, and how many passages of text came after its own."""
+    more = len(stream.passages) - 1
+    return f"{stream.document:,} +{more:,}" if more else f"{stream.document:,}"
 
 
 def to_json(reading: Reading) -> dict[str, Any]:

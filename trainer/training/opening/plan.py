@@ -112,6 +112,7 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
         rank=world.rank,
         world_size=world.world_size,
         epoch_order=experiment.data.epoch_order,
+        piece_tokens=experiment.data.piece_tokens,
         memory_reset=experiment.data.memory_reset,
         seed=experiment.seed,
         cutoffs=experiment.model.cutoffs,
