@@ -16,6 +16,7 @@ from trainer.inference.settings import cuts_documents
 from trainer.inference.trained import TrainedModel
 from trainer.outside import printable
 from trainer.track.measure import RULES, Rule
+from trainer.track.method import Method
 from trainer.track.run_files.by_position import position_rows
 from trainer.track.run_files.results import FOLDER, EvalResult, file_result, measure_of, table_rows
 from trainer.track.run_files.token_files import file_tokens
@@ -34,10 +35,11 @@ def described_result(
     trained: TrainedModel,
     options: EvalOptions,
     world: World,
+    method: Method | None,
 ) -> EvalResult:
     """Return a score as the result that is filed."""
     rule: Rule = "as fairseq" if options.as_fairseq else "every token"
-    of = measure_of(corpus, split, scoring, precision=trained.precision, rule=rule)
+    of = measure_of(corpus, split, scoring, precision=trained.precision, rule=rule, method=method)
     metrics = result.metrics(split)
     infinite = [name for name, value in metrics.items() if value and not math.isfinite(value)]
     values = {
