@@ -7,7 +7,7 @@ import pytest
 import torch
 from builders import lone_world, random_documents, scoring, tiny_model, write_split
 from family_models import TOY, toy
-from improving_naively import cached, read
+from improving_naively import cached, moments_of, read
 from torch import Tensor
 
 from trainer.data.corpus import Split
@@ -26,16 +26,6 @@ CUTOFFS = (6, 12)
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     documents = random_documents(N, vocabulary_size=V, n_documents=3, seed=1)
     return write_split(tmp_path_factory.mktemp("dynamic") / "corpus", documents, vocabulary_size=V)
-
-
-def moments_of(model: torch.nn.Module, *, seed: int = 0) -> dict[str, Tensor]:
-    """Return second moments, some of which are 0."""
-    draws = torch.Generator().manual_seed(seed)
-    found = {}
-    for name, weight in model.named_parameters():
-        value = torch.rand(weight.shape, generator=draws, dtype=torch.float64).square() * 1e-3
-        found[name] = value.float().masked_fill_(value < 1e-5, 0)
-    return found
 
 
 def nats_of(

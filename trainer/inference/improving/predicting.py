@@ -75,6 +75,8 @@ class ImprovingPredictor:
                 read = self._learner.states
                 output, hidden_BTD = read(segment, self._memory.of_model, **self._lengths)
                 self._remember(segment, hidden_BTD, output.memory)
+        if self._learner is not None:
+            self._model.requires_grad_(False)  # words of a tail are computed whenever asked for
 
     @torch.no_grad()
     def log_probs_after(self, token: int) -> LogProbs:

@@ -1,9 +1,9 @@
 """Settings of a method, tuned on the valid split alone.
 
 Dynamic evaluation is tuned first, without a cache: from a first rate and decay the search goes to
-the best of the neighbours in the grid 1, 3, 10, 30, …, as long as one is better. So it ends inside
-of what it has tried. A decay may also be 0. A rate with which weights become infinite is worse than
-any other.
+the best of its neighbours, as long as one is better: rates are 1, 2, 5, 10, … times a power of ten,
+decays 1, 3, 10, …, or 0. So it ends inside of what it has tried. A rate with which weights become
+infinite is worse than any other.
 
 Of a cache, one pass scores all weights with all flatnesses: of 1, 2, 5, 10, …, as many as need no
 pass of their own; another pass follows while the best flatness is the first or last one. The
@@ -40,8 +40,8 @@ WEIGHTS = (
 FLATNESSES = (-9, 2)
 #: Beyond these all states weigh the same, or only the nearest one.
 _FLATTEST, _STEEPEST = -24, 18
-#: Places in 1, 3, 10, 30, … of the first rate and of the first decay: 0 has none.
-FIRST: dict[Rule, tuple[int, int]] = {"sgd": (-2, -6), "rms": (-8, -6)}
+#: Places of the first rate in 1, 2, 5, 10, …, and of the first decay in 1, 3, 10, …: 0.001.
+FIRST: dict[Rule, tuple[int, int]] = {"sgd": (-4, -6), "rms": (-13, -6)}
 #: The smallest decay but 0.
 _LEAST_DECAY = -10
 
@@ -109,7 +109,7 @@ def _tuned_dynamic(
         rate, decay = place
         return Dynamic(
             rule=rule,
-            rate=_of_two(rate),
+            rate=_of_three(rate),
             decay=0.0 if decay is None else _of_two(decay),
             tuned_on=valid.hash,
         )
