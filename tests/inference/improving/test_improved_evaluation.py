@@ -14,6 +14,7 @@ from saved_checkpoints import contents
 from training import write_text
 from txl_command import said_in
 
+import trainer
 from trainer.data.corpus import Split
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 from trainer.errors import Exit, InputError
@@ -144,6 +145,12 @@ def test_ranks_do_not_change_what_a_cache_gives_or_which_is_tuned(run: Path, dat
     (other,) = [result for result in read_results(run).results if result.world_size == 2]
     assert other.method == tuned.method
     assert other.loss == pytest.approx(tuned.loss, rel=1e-6)
+
+
+def test_a_call_in_python_tunes_as_the_command_does(run: Path, data: Path) -> None:
+    (asked,) = evaluated(run, data, cache=30)
+    (called,) = trainer.evaluate(run, data=data, cache=30, device="cpu")
+    assert (called.method, called.loss) == (asked.method, asked.loss)
 
 
 def test_a_part_of_valid_may_do_for_tuning(run: Path, data: Path) -> None:
