@@ -115,6 +115,8 @@ def evaluate(
     clamp_len: int | None = None,
     same_length: bool | None = None,
     batch_size: int | None = None,
+    cache: int | None = None,
+    dynamic: Literal["sgd", "rms"] | None = None,
     precision: "Precision | None" = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     trust: bool = False,
@@ -134,12 +136,15 @@ def evaluate(
         clamp_len: distances beyond this share a position.
         same_length: whether every query sees exactly mem_len keys.
         batch_size: rows read side by side; changes no result.
+        cache: states of a continuous cache, tuned on valid.
+        dynamic: rule of dynamic evaluation, tuned on valid.
         precision: None is the run's.
         device: where to compute.
         trust: whether to run the code that the run names as its model.
 
     Raises:
         trainer.errors.InputError: the run, corpus, split or a length cannot be used.
+        trainer.errors.NonFiniteError: dynamic evaluation made weights that are not finite.
     """
     from trainer.calls import models
     from trainer.inference.eval_options import EvalOptions
@@ -155,6 +160,8 @@ def evaluate(
         clamp_len=clamp_len,
         same_length=same_length,
         batch_size=batch_size,
+        cache=cache,
+        dynamic=dynamic,
         precision=precision,
         trust_code=trust,
     )

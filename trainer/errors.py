@@ -45,7 +45,9 @@ class Exit(IntEnum):
         return {
             Exit.DONE: "done: the run reached its end (or had reached it before)",
             Exit.BAD_INPUT: "bad input: one line on stderr says what, where and the fix",
-            Exit.NONFINITE: "the loss stayed non-finite after one rollback",
+            Exit.NONFINITE: (
+                "the loss stayed non-finite after one rollback, or became so in dynamic evaluation"
+            ),
             Exit.EXPECTATION: "the run reached its end, but missed a target of --expect",
             Exit.OUT_OF_MEMORY: "out of memory: one line says what was asked for and what to lower",
             Exit.HUNG: "no progress for limits.distributed_timeout_s; the rank is named, run again",
@@ -105,7 +107,7 @@ class LostRankError(Exception):
 
 
 class NonFiniteError(Exception):
-    """The loss stayed non-finite; the message names step, ranks and streams."""
+    """The loss stayed non-finite; the message names step, ranks and streams, or what to lower."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -126,6 +126,28 @@ def reads_whole_segments(model: Any) -> bool:
     return bool(getattr(model, "whole_segments", False))
 
 
+def forward_with_hidden(
+    model: Any, segment: Segment, memory: Memory, *, clamp_len: int | None, same_length: bool
+) -> tuple[Output, Tensor]:
+    """Read a segment; return the model's output and its hidden states, `[B, T, D]`, detached.
+
+    A model without a method of this name reads twice, see `RecurrentModel`.
+
+    Raises:
+        AttributeError: the model has no method `hidden` either.
+    """
+    both = getattr(model, "forward_with_hidden", None)
+    if both is not None:
+        found: tuple[Output, Tensor] = both(
+            segment, memory, clamp_len=clamp_len, same_length=same_length
+        )
+        return found
+    with torch.no_grad():
+        hidden_BTD, _ = model.hidden(segment, memory, clamp_len=clamp_len, same_length=same_length)
+    output: Output = model(segment, memory, clamp_len=clamp_len, same_length=same_length)
+    return output, hidden_BTD
+
+
 class RecurrentModel(Protocol):
     """The methods that the loop calls of a recurrent model, which is an `nn.Module` as well.
 
@@ -149,7 +171,11 @@ class RecurrentModel(Protocol):
     another program, by name, and returns those of its own parameters: for `--init-from FILE`.
 
     A model may have a method `hidden`, which takes what `predict` does and returns hidden states
-    `[B, T, D]` and memory: `TrainedModel.hidden` calls it.
+    `[B, T, D]` and memory: `TrainedModel.hidden` calls it, and a cache of states, which reads with
+    `forward` too. A method `forward_with_hidden` does both at once: it takes the same, and returns
+    what `forward` returns and hidden states, detached. A method `words_after(hidden_ND)` returns
+    the words' log-probabilities after hidden states, as a `trainer.model.adaptive.LogProbs`, and
+    spares generation with a cache a second pass.
     """
 
     def empty_memory(

@@ -20,6 +20,7 @@ from trainer.errors import (
     InputError,
     LoneRefusalError,
     LostRankError,
+    NonFiniteError,
     ShortageError,
 )
 from trainer.launcher_report import tell_launcher
@@ -145,6 +146,10 @@ def _exit_code(
     except InputError as error:
         close()  # when the first rank ends, a launcher ends all others
         return _refuse(error, environ)
+    except NonFiniteError as error:
+        close()
+        _tell(f"error: {error}", environ)
+        return Exit.NONFINITE
     except BrokenPipeError:
         drop_standard_output()
         code = Exit.UNREAD

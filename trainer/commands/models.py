@@ -78,7 +78,10 @@ class Score(ScoreOptions):
 
 @dataclass(frozen=True)
 class Generate:
-    """Continue a prompt, with the memory as the only cache."""
+    """Continue a prompt, with the memory as the only cache unless --cache or --dynamic is given.
+
+    The settings of these are then those that `txl eval` has tuned, or are given too.
+    """
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run")]
     """directory of the run"""
@@ -107,6 +110,7 @@ class Generate:
         from trainer.budget.shortage import explained
         from trainer.distributed import choose_device
         from trainer.host_cpu import use_cpu_well
+        from trainer.inference.improving.filed import with_filed_settings
         from trainer.inference.loading import open_trained
 
         sampling = self.sampling
@@ -121,7 +125,9 @@ class Generate:
             precision=None,
             device=device,
             trust=self.trust_code,
+            second_moments=sampling.dynamic == "rms",
         )
+        sampling = with_filed_settings(sampling, self.run_dir, trained)
         prompt = _read_prompt(self.prompt)
         pieces = trained.stream(prompt, sampling)
         # A foreign vocabulary may hold escape sequences, which may go to a file but to no terminal.

@@ -10,10 +10,11 @@ from typing import Literal
 
 from trainer.config.precision import Precision
 from trainer.errors import InputError
+from trainer.inference.improving.options import ImprovingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions:
+class EvalOptions(ImprovingOptions):
     """Options of an evaluation of one run."""
 
     run_dir: Path
@@ -40,6 +41,8 @@ class EvalOptions:
     """score without memory too, and say what it gains"""
     precision: Precision | None = None
     """of the arithmetic; None is the run's"""
+    tune_tokens: int | None = None
+    """tokens at the beginning of valid on which settings are tuned; None is all of it"""
     per_token: bool = False
     """file the nats of every scored token beside each result, for `txl report` and `txl compare`"""
     per_token_text: Path | None = None

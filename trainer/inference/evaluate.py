@@ -1,56 +1,50 @@
 """`txl eval`: score a split with a checkpoint, once per memory length, and save each result."""
 
-import datetime
-import logging
-import math
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from trainer.budget.shortage import explained
-from trainer.config.factory import named
 from trainer.config.recipe import ScoringConfig
 from trainer.data.corpus import Corpus, Split, open_corpus
 from trainer.distributed import World, on_main
 from trainer.errors import InputError
 from trainer.inference.by_position import loss_by_position
 from trainer.inference.eval_options import EvalOptions
+from trainer.inference.filing import (
+    described_result,
+    file_evaluation,
+    keep_tokens,
+    print_table,
+)
+from trainer.inference.improving.tuning import beginning, tuned
+from trainer.inference.improving.ways import Way, improved_way, plain_way
 from trainer.inference.loading import load_source, open_corpus_of
+from trainer.inference.refusals import refuse_dynamic, refuse_misuse, warn_of_other_segments
 from trainer.inference.score import Score, score
 from trainer.inference.scored_tokens import (
     Row,
     gathered,
     sum_of,
-    token_table,
-    train_counts,
-    write_text,
 )
-from trainer.inference.settings import scoring_of, situation
+from trainer.inference.settings import cuts_documents, scoring_of, situation
 from trainer.inference.source import read_together
 from trainer.inference.trained import TrainedModel
-from trainer.outside import printable
-from trainer.protocol import reach_of, reads_whole_segments
 from trainer.track.console.progress import progress
-from trainer.track.measure import RULES, Rule
-from trainer.track.run_files.by_position import ByPosition, position_rows
-from trainer.track.run_files.results import FOLDER, EvalResult, file_result, measure_of, table_rows
-from trainer.track.run_files.token_files import file_tokens
-from trainer.track.tables import shown, text_table
-from trainer.track.throughput import SCORING, tokens_per_s
-from trainer.wording import counted
-
-log = logging.getLogger(__name__)
+from trainer.track.method import Method
+from trainer.track.run_files.by_position import ByPosition
+from trainer.track.run_files.results import EvalResult
 
 
 def evaluate_run(options: EvalOptions, world: World) -> list[EvalResult]:
     """Do what `evaluate` does, and print a table on rank 0. Collective."""
     results = evaluate(options, world)
     if world.is_main:
-        _print_table(results, options.run_dir)
+        print_table(results, options.run_dir)
     return results
 
 
@@ -59,11 +53,15 @@ def evaluate(options: EvalOptions, world: World) -> list[EvalResult]:
 
     Raises:
         InputError: the run, checkpoint, corpus, split or settings cannot be used.
+        NonFiniteError: dynamic evaluation made weights that are not finite.
     """
     asked_mem_lens = options.mem_lens  # a bad list is refused before anything is read
-    source = read_together(options.run_dir, options.checkpoint, world)
+    refuse_dynamic(options, world_size=world.world_size)
+    needs_moments = options.dynamic == "rms"
+    source = read_together(options.run_dir, options.checkpoint, world, second_moments=needs_moments)
+    precision = options.precision if options.dynamic is None else "fp32"
     trained = load_source(
-        source, precision=options.precision, device=world.device, trust=options.trust_code
+        source, precision=precision, device=world.device, trust=options.trust_code
     )
     corpus = open_corpus(options.data) if options.data else open_corpus_of(options.run_dir)
     split = _split(corpus, options.split, trained)
@@ -71,34 +69,68 @@ def evaluate(options: EvalOptions, world: World) -> list[EvalResult]:
     if options.no_memory and 0 not in mem_lens:
         mem_lens = (0, *mem_lens)
     scorings = [_scoring(options, trained, mem_len) for mem_len in mem_lens]
-    on_main(lambda: _refuse_misuse(options, scorings, trained), world)
+    on_main(lambda: refuse_misuse(options, scorings, trained), world)
     if world.is_main:
-        _warn_of_other_segments(trained, scorings[0].tgt_len)
+        warn_of_other_segments(trained, scorings[0].tgt_len)
     results = []
     for scoring in scorings:
+        method = _method(scoring, corpus, trained, options, world)
         label = f"scoring {split.name}, mem_len {scoring.mem_len}"
-        with (
-            explained(world, partial(situation, scoring, vocabulary_size=trained.vocabulary.size)),
-            progress(label, total=1, shows=world.is_main) as on_share,
-        ):
-            result, rows = _score(scoring, split, trained, options, world, on_share)
-        described = _describe(result, scoring, split, corpus, trained, options, world)
+        with _shown(label, scoring, trained, world) as on_share:
+            result, rows = _score(scoring, split, method, trained, options, world, on_share)
+        described = described_result(
+            result, scoring, split, corpus, trained, options, world, method
+        )
         if options.wants_positions:
             curve = _by_position(scoring, split, trained, options, world)
             described = described.model_copy(update={"by_position": curve})
         results.append(described)
         if world.is_main:
-            _file(options.run_dir, results[-1])
+            file_evaluation(options.run_dir, results[-1])
         if rows:
-            on_main(
-                partial(_keep_tokens, options, results[-1], rows, split, corpus, trained), world
-            )
+            on_main(partial(keep_tokens, options, results[-1], rows, split, corpus, trained), world)
     return results
+
+
+@contextmanager
+def _shown(
+    label: str, scoring: ScoringConfig, trained: TrainedModel, world: World
+) -> Iterator[Callable[[float], None]]:
+    """Show the progress of reading, which is told to what is yielded, and explain a shortage."""
+    with (
+        explained(world, partial(situation, scoring, vocabulary_size=trained.vocabulary.size)),
+        progress(label, total=1, shows=world.is_main) as on_share,
+    ):
+        yield on_share
+
+
+def _method(
+    scoring: ScoringConfig,
+    corpus: Corpus,
+    trained: TrainedModel,
+    options: EvalOptions,
+    world: World,
+) -> Method | None:
+    """Return how reading improves, tuned on valid as far as it was not given. Collective."""
+    if not options.improves:
+        return None
+    if not options.lacks_settings:
+        return options.given
+    valid = beginning(_split(corpus, "valid", trained), options.tune_tokens)
+
+    def score_way(way: Way, what: str) -> Score:
+        """Score valid in a way."""
+        with _shown(f"tuning on valid: {what}", scoring, trained, world) as on_share:
+            return _scored(scoring, valid, way, trained, options, world, on_share)
+
+    how: dict[str, Any] = {"tgt_len": scoring.tgt_len, "score_way": score_way, "world": world}
+    return tuned(options, trained, valid, **how)
 
 
 def _score(
     scoring: ScoringConfig,
     split: Split,
+    method: Method | None,
     trained: TrainedModel,
     options: EvalOptions,
     world: World,
@@ -108,22 +140,14 @@ def _score(
 
     With its tokens, the score is exactly the sum of their nats.
     """
+    if method is None:
+        way = plain_way(trained, as_fairseq=options.as_fairseq)
+    else:
+        way = improved_way(trained, method, tgt_len=scoring.tgt_len)
     scored: list[tuple[int, Tensor]] = []
     wants_tokens = options.per_token or options.per_token_text is not None
-    result = score(
-        trained,
-        split,
-        scoring=scoring,
-        world=world,
-        first_memory=trained.zero_memory if options.as_fairseq else trained.reading_memory,
-        reach=reach_of(trained.module, n_layer=trained.experiment.model.n_layer),
-        cutoffs=trained.experiment.model.cutoffs,
-        cut_documents=_cuts_documents(options, trained),
-        as_fairseq=options.as_fairseq,
-        on_share=on_share,
-        on_tokens=(lambda *row: scored.append(row)) if wants_tokens else None,
-    )
-    assert result is not None, "nothing asks this scoring to stop"
+    on_tokens = (lambda *row: scored.append(row)) if wants_tokens else None
+    result = _scored(scoring, split, way, trained, options, world, on_share, on_tokens)
     if not wants_tokens:
         return result, []
     rows = gathered(scored, world)
@@ -131,15 +155,41 @@ def _score(
     return replace(result, loss_sum=loss_sum, loss=loss_sum / result.n_tokens), rows
 
 
+def _scored(
+    scoring: ScoringConfig,
+    split: Split,
+    way: Way,
+    trained: TrainedModel,
+    options: EvalOptions,
+    world: World,
+    on_share: Callable[[float], None],
+    on_tokens: Callable[[int, Tensor], None] | None = None,
+) -> Score:
+    """Return the score of a split that is read in a way. Collective."""
+    result = score(
+        way.forward,
+        split,
+        scoring=scoring,
+        world=world,
+        first_memory=way.first_memory,
+        reach=way.reach,
+        cutoffs=trained.experiment.model.cutoffs,
+        cut_documents=cuts_documents(trained.experiment, as_fairseq=options.as_fairseq),
+        as_fairseq=options.as_fairseq,
+        keeps_segments=way.keeps_segments,
+        on_share=on_share,
+        on_tokens=on_tokens,
+    )
+    assert result is not None, "nothing asks this scoring to stop"
+    return result
+
+
 def _by_position(
     scoring: ScoringConfig, split: Split, trained: TrainedModel, options: EvalOptions, world: World
 ) -> ByPosition:
     """Return the loss by position. Collective."""
     label = f"by position, mem_len {scoring.mem_len}"
-    with (
-        explained(world, partial(situation, scoring, vocabulary_size=trained.vocabulary.size)),
-        progress(label, total=1, shows=world.is_main) as on_share,
-    ):
+    with _shown(label, scoring, trained, world) as on_share:
         return loss_by_position(
             trained,
             split,
@@ -147,48 +197,6 @@ def _by_position(
             n_tokens=options.by_position_tokens,
             world=world,
             on_share=on_share,
-        )
-
-
-def _refuse_misuse(
-    options: EvalOptions, scorings: list[ScoringConfig], trained: TrainedModel
-) -> None:
-    """Refuse options that do not go together, before any time is spent on scoring."""
-    builder = trained.experiment.model.builder
-    if options.as_fairseq and builder is not None:
-        raise InputError(f"--as-fairseq is for Transformer-XL, and the run has {named(builder)}")
-    if options.as_fairseq and options.wants_positions:
-        raise InputError("--as-fairseq and --by-position: give one of them")
-    if options.by_position_tokens is not None and options.by_position_tokens < 2:
-        raise InputError(
-            f"--by-position-tokens {options.by_position_tokens}: the first token of a window is "
-            "not predicted; give 2 up"
-        )
-    for scoring in scorings if options.as_fairseq else ():
-        if scoring.warm == "near":
-            raise InputError("--as-fairseq reads the text as one long pass: use --warm exact")
-        if scoring.tgt_len == 1:
-            raise InputError("--as-fairseq scores one token less than tgt_len: use --tgt-len 2 up")
-    path = options.per_token_text
-    if path is None:
-        return
-    if len(scorings) > 1:
-        raise InputError(
-            f"--per-token-text {path} holds one result: give one --mem-len, no --no-memory"
-        )
-    if (path.exists() and not path.is_file()) or not os.access(path.parent, os.W_OK):
-        raise InputError(f"--per-token-text {path} is no file that can be written: name another")
-
-
-def _warn_of_other_segments(trained: TrainedModel, tgt_len: int) -> None:
-    """Say if a model that reads whole segments is scored with others than it was trained with."""
-    trained_len = trained.experiment.train.tgt_len
-    if reads_whole_segments(trained.module) and tgt_len != trained_len:
-        log.warning(
-            "this model's loss depends on the length of segments: it was trained with tgt_len %d "
-            "and is scored with %d",
-            trained_len,
-            tgt_len,
         )
 
 
@@ -211,100 +219,5 @@ def _scoring(options: EvalOptions, trained: TrainedModel, mem_len: int) -> Scori
         clamp_len=options.clamp_len,
         warm=options.warm,
         same_length=options.same_length,
-        batch_size=options.batch_size,
+        batch_size=options.batch_size if options.dynamic is None else 1,
     )
-
-
-def _cuts_documents(options: EvalOptions, trained: TrainedModel) -> bool:
-    return trained.experiment.data.memory_reset == "document" and not options.as_fairseq
-
-
-def _describe(
-    result: Score,
-    scoring: ScoringConfig,
-    split: Split,
-    corpus: Corpus,
-    trained: TrainedModel,
-    options: EvalOptions,
-    world: World,
-) -> EvalResult:
-    """Return a score as the result that is filed."""
-    rule: Rule = "as fairseq" if options.as_fairseq else "every token"
-    of = measure_of(corpus, split, scoring, precision=trained.precision, rule=rule)
-    metrics = result.metrics(split)
-    infinite = [name for name, value in metrics.items() if value and not math.isfinite(value)]
-    values = {
-        **of.model_dump(),
-        **metrics,
-        "absent": {**split.absent, **dict.fromkeys(infinite, "no finite number")},
-        "loss_base2": result.loss / math.log(2) if options.as_fairseq else None,
-        "n_tokens": result.n_tokens,
-        "seconds": result.seconds,
-        "tokens_per_s": tokens_per_s(result.n_tokens, result.seconds),
-        "counting": f"{RULES[rule]} ({result.n_tokens:,} of {split.n_tokens:,} tokens)",
-        "world_size": world.world_size,
-        "checkpoint": trained.path.name,
-        "checkpoint_hash": trained.weights_hash,
-        "step": trained.saved["train"]["step"],
-        "corpus_path": str(corpus.path.resolve()),
-        "vocabulary_hash": corpus.vocabulary.hash,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    return EvalResult.model_validate(values)
-
-
-def _file(run_dir: Path, result: EvalResult) -> None:
-    try:
-        log.info("%s", file_result(run_dir, result))
-    except OSError as error:
-        folder = run_dir / FOLDER
-        log.warning("%s: not written, the result only printed: %s", folder, error.strerror)
-
-
-def _keep_tokens(
-    options: EvalOptions,
-    result: EvalResult,
-    rows: list[Row],
-    split: Split,
-    corpus: Corpus,
-    trained: TrainedModel,
-) -> None:
-    """File the scored tokens beside their result, and write them as text, as far as asked."""
-    if options.per_token_text is not None:
-        write_text(options.per_token_text, rows, split, corpus.vocabulary)
-    if not options.per_token:
-        return
-    counts = train_counts(options.run_dir, corpus)
-    cut_documents = _cuts_documents(options, trained)
-    tokens = token_table(rows, split, counts=counts, cut_documents=cut_documents)
-    try:
-        log.info("%s", file_tokens(options.run_dir, result, tokens))
-    except OSError as error:
-        where = options.run_dir / FOLDER
-        raise InputError(f"--per-token: {where} cannot be written: {error.strerror}") from None
-
-
-def _print_table(results: list[EvalResult], run: Path) -> None:
-    """Print what was scored and how, then a row per result, then the gain from memory."""
-    first = results[0]
-    rows, notes = table_rows(results)
-    print(f"{first.source}, {counted(first.world_size or 1, 'rank')}, {printable(run)}")
-    print(f"counted: {first.counting}")
-    print(f"tokens/s: {SCORING}\n")
-    print(text_table(rows))
-    for number, note in enumerate(notes, start=1):
-        print(f"[{number}] {printable(note)}")
-    for result in results:
-        if result.loss_base2 is not None:
-            ppl = shown(result.ppl, ".2f")
-            print(f"fairseq's Loss (base 2): {result.loss_base2:.4f}, Perplexity: {ppl}")
-    curves = [result.by_position for result in results if result.by_position is not None]
-    if curves:
-        names = [f"mem_len {result.settings.mem_len}" for result in results]
-        print(f"\nloss by position, {curves[0].words}, each from empty memory:")
-        print(text_table(position_rows(curves, names)))
-    without = next((r.loss for r in results if r.settings.mem_len == 0), None)
-    for result in results:
-        if without is not None and result.loss is not None and result.settings.mem_len:
-            gain = without - result.loss
-            print(f"memory of {result.settings.mem_len} gains {gain:.4f} nats per token")

@@ -1,5 +1,7 @@
 """Sampling text with the memory as the only cache: constant cost per token, at any length.
 
+Another `Predictor` may take the place of that, see `trainer.inference.improving.predicting`.
+
 A prompt is read in pieces of tgt_len, then every token by itself. With `same_length` a token sees M
 tokens including itself; without it, itself, those before it in its piece, and the M before that. So
 with `same_length` the text at temperature 0 does not depend on how it is cut into segments; without
@@ -9,9 +11,10 @@ it, as long as the text fits the memory. V vocabulary · T tgt_len · M mem_len.
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from trainer.config.recipe import ScoringConfig
@@ -37,6 +40,7 @@ def generate(
     cutoffs: tuple[int, ...],
     dtype: torch.dtype,
     device: torch.device,
+    predictor: "Predictor | None" = None,
 ) -> Iterator[str]:
     """Yield the text that continues `prompt`, in pieces of whole characters, as it is made.
 
@@ -49,12 +53,14 @@ def generate(
         cutoffs: the cutoffs of the model's adaptive softmax.
         dtype: the dtype of memory.
         device: the model's device.
+        predictor: what predicts; None is the model, with its memory as the only cache.
 
     Raises:
         InputError: the vocabulary cannot encode the prompt.
     """
     ids = encode_given(vocabulary, prompt, what="the prompt") or [vocabulary.eos_id or 0]
     how: dict[str, Any] = {"cutoffs": cutoffs, "dtype": dtype, "device": device}
+    how["predictor"] = predictor
     tokens = following_ids(model, ids, sampling=sampling, scoring=scoring, **how)
     pieces = _whole_characters(vocabulary, ids, tokens)
     return pieces if sampling.stop is None else _before(sampling.stop, pieces)
@@ -69,28 +75,58 @@ def following_ids(
     cutoffs: tuple[int, ...],
     dtype: torch.dtype,
     device: torch.device,
+    predictor: "Predictor | None" = None,
 ) -> Iterator[int]:
     """Yield the ids that follow those of `prompt`, of which there is one at least.
 
     The arguments are those of `generate`; `sampling.stop` is not looked at.
     """
-    memory = reading_memory(model, 1, mem_len=scoring.mem_len, dtype=dtype, device=device)
-    predictor = _Predictor(model, memory, scoring, cutoffs, device)
+    if predictor is None:
+        memory = reading_memory(model, 1, mem_len=scoring.mem_len, dtype=dtype, device=device)
+        predictor = PlainPredictor(model, memory, scoring, cutoffs, device)
     return _sample(predictor, prompt, sampling)
 
 
-def _sample(predictor: "_Predictor", prompt: list[int], sampling: Sampling) -> Iterator[int]:
+def _sample(predictor: "Predictor", prompt: list[int], sampling: Sampling) -> Iterator[int]:
     """Yield the token ids that continue `prompt`."""
     draws = torch.Generator().manual_seed(sampling.seed)
-    predictor.take_in(prompt[:-1])
+    predictor.take_in(prompt)
     token = prompt[-1]
     for _ in range(sampling.n_tokens):
         token = draw(predictor.log_probs_after(token), sampling, draws)
         yield token
 
 
+class Predictor(Protocol):
+    """What continues one text."""
+
+    def take_in(self, prompt: list[int], /) -> None:
+        """Read all of a prompt but its last token."""
+        ...
+
+    def log_probs_after(self, token: int, /) -> LogProbs:
+        """Read a token; return the log-probabilities of the next, `[1, V]`."""
+        ...
+
+
+def pieces_of(
+    prompt: list[int], tgt_len: int
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Yield all of a prompt but its last token in pieces of tgt_len, each with its targets."""
+    ids = np.array(prompt, np.int64)
+    for begin in range(0, len(ids) - 1, tgt_len):
+        targets_T = ids[begin + 1 : begin + 1 + tgt_len]
+        yield ids[begin : begin + len(targets_T)], targets_T
+
+
+def ids_of(ids: list[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return tokens, and that none of them has a target."""
+    tokens_T = np.array(ids, np.int64)
+    return tokens_T, np.full_like(tokens_T, IGNORED)
+
+
 @dataclass
-class _Predictor:
+class PlainPredictor:
     """A model, and its memory of the one text that it continues."""
 
     model: Any
@@ -106,10 +142,10 @@ class _Predictor:
             self._predict_next = None  # ZeRO-3 has the weights only while it calls a module
 
     @torch.no_grad()
-    def take_in(self, ids: list[int]) -> None:
-        """Read tokens into memory, in pieces of tgt_len, and predict nothing."""
-        for begin in range(0, len(ids), self.scoring.tgt_len):
-            segment = self._segment(ids[begin : begin + self.scoring.tgt_len])
+    def take_in(self, prompt: list[int]) -> None:
+        """Read all of a prompt but its last token, in pieces of tgt_len, and predict nothing."""
+        for tokens_T, _ in pieces_of(prompt, self.scoring.tgt_len):
+            segment = self._segment(tokens_T.tolist())
             self.memory = self.model(segment, self.memory, **self._lengths).memory
 
     @torch.no_grad()
@@ -128,9 +164,7 @@ class _Predictor:
         return {"clamp_len": self.scoring.clamp_len, "same_length": self.scoring.same_length}
 
     def _segment(self, ids: list[int]) -> Segment:
-        tokens_T = np.array(ids, np.int64)
-        targets_T = np.full_like(tokens_T, IGNORED)
-        return one_row(tokens_T, targets_T, cutoffs=self.cutoffs).to(self.device)
+        return one_row(*ids_of(ids), cutoffs=self.cutoffs).to(self.device)
 
 
 def _whole_characters(

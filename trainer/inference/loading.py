@@ -27,6 +27,7 @@ def open_trained(
     precision: Precision | None,
     device: torch.device,
     trust: bool = False,
+    second_moments: bool = False,
 ) -> TrainedModel:
     """Load and verify the checkpoint `which` of a run, or an exported model.
 
@@ -36,12 +37,14 @@ def open_trained(
         precision: None means the run's own; fp16, autocast or not, becomes fp32 on a CPU.
         device: the device to load to.
         trust: whether to run the code that a run's directory names as its model.
+        second_moments: whether to read the optimizer's second moments too, for `--dynamic rms`.
 
     Raises:
         InputError: there is no such run or checkpoint, it is not whole, or it names code that is
             not trusted.
     """
-    return load_source(read_source(path, which), precision=precision, device=device, trust=trust)
+    source = read_source(path, which, second_moments=second_moments)
+    return load_source(source, precision=precision, device=device, trust=trust)
 
 
 def load_source(
@@ -78,6 +81,7 @@ def load_source(
         weights_hash=source.weights_hash,
         precision=chosen,
         device=device,
+        second_moments=source.second_moments,
     )
 
 

@@ -8,10 +8,11 @@ import math
 from dataclasses import dataclass
 
 from trainer.errors import InputError
+from trainer.inference.improving.options import ImprovingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(ImprovingOptions):
     """Choice of the next token, and of the place where the text ends."""
 
     n_tokens: int
@@ -28,6 +29,7 @@ class Sampling:
     """of the draws"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if problems := self._problems():
             raise InputError(f"sampling: {'; '.join(problems)}")
 

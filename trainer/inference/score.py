@@ -166,6 +166,7 @@ def score(
     on_tokens: Callable[[int, Tensor], None] | None = None,
     on_share: Callable[[float], None] = lambda share: None,
     as_fairseq: bool = False,
+    keeps_segments: bool = False,
 ) -> Score | None:
     """Score a split; None if it was stopped. Collective; the caller has switched dropout off.
 
@@ -183,12 +184,14 @@ def score(
             first in the split, and their nats on the host.
         on_share: called after each pass with its share of all passes.
         as_fairseq: whether to count as fairseq does: see the module's docstring.
+        keeps_segments: whether segments are of tgt_len even where longer ones are faster.
 
     Raises:
         InputError: there is nothing to score, or the model lacks nats per token where needed.
     """
     chunk = min(scoring.tgt_len, split.n_tokens) if as_fairseq else None
     plan = _planned(split, scoring, reach=reach, world=world, chunk=chunk)
+    plan = plan if keeps_segments else fastest(plan)
     began = time.monotonic()
     memory = first_memory(scoring.batch_size, scoring.mem_len)
     loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
@@ -225,7 +228,6 @@ def _planned(
         world_size=world.world_size,
         chunk=chunk,
     )
-    plan = fastest(plan)
     if not plan.n_counted:
         raise InputError(f"split {split.name!r} has one token and nothing to predict: add text")
     return plan

@@ -26,6 +26,11 @@ def scoring_of(experiment: ExperimentConfig, **asked: Any) -> ScoringConfig:
         raise InputError(f"evaluation settings: {problems}") from None
 
 
+def cuts_documents(experiment: ExperimentConfig, *, as_fairseq: bool) -> bool:
+    """Return whether an evaluation ends memory at a document's start, as the training did."""
+    return experiment.data.memory_reset == "document" and not as_fairseq
+
+
 def situation(scoring: ScoringConfig, *, vocabulary_size: int) -> str:
     """Return the sizes of a scoring that ran out of memory, and which of them to lower."""
     return (

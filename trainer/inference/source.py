@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from trainer.checkpoint.contents.tensor_files import load_tensors
-from trainer.checkpoint.contents.tensors import read_weights
+from trainer.checkpoint.contents.tensors import read_second_moments, read_weights
 from trainer.checkpoint.folder import MANIFEST, verify
 from trainer.checkpoint.hashing import (
     Fingerprints,
@@ -41,9 +41,17 @@ class Source(NamedTuple):
     weights: dict[str, Tensor]
     weights_hash: dict[str, str]
     """The hash of each file of weights, by name."""
+    second_moments: dict[str, Tensor] | None = None
+    """The optimizer's second moments by parameter, if they were asked for and there are any."""
 
 
-def read_source(path: Path, which: str, *, hashed: Fingerprints = fingerprints) -> Source:
+def read_source(
+    path: Path,
+    which: str,
+    *,
+    hashed: Fingerprints = fingerprints,
+    second_moments: bool = False,
+) -> Source:
     """Read and verify all that a model is made from; none of its code runs.
 
     Everything is read at once, because a run in training may delete the checkpoint later.
@@ -52,6 +60,7 @@ def read_source(path: Path, which: str, *, hashed: Fingerprints = fingerprints) 
         path: directory of a run, or a folder that `txl export` made.
         which: names one of a run's checkpoints: see `trainer.checkpoint.folder.resolve`.
         hashed: returns size and hash of a checkpoint's files.
+        second_moments: whether to read the optimizer's second moments too.
 
     Raises:
         InputError: there is no such run or checkpoint, or it is not whole.
@@ -66,13 +75,18 @@ def read_source(path: Path, which: str, *, hashed: Fingerprints = fingerprints) 
         source = _exported(path.resolve(), values)
     else:
         configured = experiment_from(values, where=str(config))
-        source = reading(path, which, lambda chosen: _checkpoint(path, chosen, configured, hashed))
+
+        def checkpoint(chosen: Path) -> Source:
+            """Return the source of a checkpoint of this run."""
+            return _checkpoint(path, chosen, configured, hashed, second_moments)
+
+        source = reading(path, which, checkpoint)
     if source.vocabulary.hash != source.saved["vocabulary"]:
         raise InputError(f"{path}/vocabulary.json is not the one of {source.path}")
     return source
 
 
-def read_together(path: Path, which: str, world: World) -> Source:
+def read_together(path: Path, which: str, world: World, *, second_moments: bool = False) -> Source:
     """Read the same checkpoint on every rank, even if the run is in training. Collective.
 
     Each rank hashes some of the checkpoint's files, and all believe what is found.
@@ -91,7 +105,7 @@ def read_together(path: Path, which: str, world: World) -> Source:
             found.update(hashed(folder, names))
             return found
 
-        own.append(read_source(path, which, hashed=noted))
+        own.append(read_source(path, which, hashed=noted, second_moments=second_moments))
         return str(own[-1].path.absolute()), found
 
     for _ in range(MOST_DELETED):
@@ -101,7 +115,8 @@ def read_together(path: Path, which: str, world: World) -> Source:
             try:
                 is_run = chosen != str(path.resolve())
                 asked = chosen if is_run else which
-                own.append(read_source(path, asked, hashed=partial(_told, found)))
+                how: dict[str, Any] = {"second_moments": second_moments}
+                own.append(read_source(path, asked, hashed=partial(_told, found), **how))
             except InputError as error:
                 problem = error
         problems = [error for error in gather_objects(problem, world) if error is not None]
@@ -118,7 +133,11 @@ def _told(found: dict[str, Found], folder: Path, names: Sequence[str]) -> dict[s
 
 
 def _checkpoint(
-    run_dir: Path, path: Path, configured: ExperimentConfig, hashed: Fingerprints
+    run_dir: Path,
+    path: Path,
+    configured: ExperimentConfig,
+    hashed: Fingerprints,
+    second_moments: bool,
 ) -> Source:
     saved = verify(path, hashed=hashed)
     experiment = experiment_from(saved["experiment"], where=f"{path}/state.json")
@@ -130,7 +149,10 @@ def _checkpoint(
     vocabulary = load_vocabulary(run_dir / "vocabulary.json")
     listed = read_manifest(path / MANIFEST).items()
     hashes = {name: entry["xxh3_128"] for name, entry in listed if name.startswith("weights")}
-    return Source(path, saved, experiment, vocabulary, read_weights(path), hashes)
+    moments = None
+    if second_moments and saved["engine"]["optimizer_step"]:
+        moments = read_second_moments(path)
+    return Source(path, saved, experiment, vocabulary, read_weights(path), hashes, moments)
 
 
 def _exported(folder: Path, values: dict[str, Any]) -> Source:

@@ -1,17 +1,19 @@
 """Trained models without DeepSpeed, for `trainer.load`, `txl eval` and `txl generate`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.config.precision import Precision
 from trainer.config.recipe import ExperimentConfig, ScoringConfig
 from trainer.data.vocabulary.files import Vocabulary
-from trainer.inference.generate import following_ids, generate
+from trainer.errors import InputError
+from trainer.inference.generate import Predictor, following_ids, generate
+from trainer.inference.improving.predicting import ImprovingPredictor
 from trainer.inference.sampling_options import Sampling
 from trainer.inference.settings import scoring_of
 from trainer.inference.texts.encoded import encoded_strings
@@ -21,6 +23,7 @@ from trainer.inference.texts.reading import (
     Reading,
     TextMemory,
     hidden,
+    no_hidden_states,
     predict,
     read,
 )
@@ -45,6 +48,8 @@ class TrainedModel:
     """The hash of each file of weights, by name."""
     precision: Precision
     device: torch.device
+    second_moments: Mapping[str, Tensor] | None = None
+    """The optimizer's, by parameter name, on the CPU; None unless they were asked for."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -171,6 +176,7 @@ class TrainedModel:
             cutoffs=self.experiment.model.cutoffs,
             dtype=self.dtype,
             device=self.device,
+            predictor=self._predictor(sampling, self.experiment.eval),
         )
         return self._in_precision(pieces)
 
@@ -186,8 +192,27 @@ class TrainedModel:
             cutoffs=self.experiment.model.cutoffs,
             dtype=self.dtype,
             device=self.device,
+            predictor=self._predictor(sampling, scoring),
         )
         return self._in_precision(ids)
+
+    def _predictor(self, sampling: Sampling, scoring: ScoringConfig) -> Predictor | None:
+        """Return what predicts where reading improves; None where only memory does."""
+        if not sampling.improves:
+            return None
+        if sampling.lacks_settings:
+            raise InputError("give the settings of the cache or dynamic evaluation, see txl eval")
+        if sampling.cache and not hasattr(self.module, "hidden"):
+            raise InputError(no_hidden_states(self.module))
+        return ImprovingPredictor(
+            self.module,
+            sampling.given,
+            scoring=scoring,
+            cutoffs=self.experiment.model.cutoffs,
+            dtype=self.dtype,
+            device=self.device,
+            second_moments=self.second_moments,
+        )
 
     def _in_precision(self, pieces: Iterator[T]) -> Iterator[T]:
         with self.autocast():

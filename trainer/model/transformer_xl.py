@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -100,14 +101,19 @@ class TransformerXL(nn.Module):
         attached: bool = False,
     ) -> Output:
         """Read a segment, predict its targets and update the memory."""
-        backend = choose_backend(self.config, memory.like)
-        lengths = (clamp_len, same_length)
-        hidden_BTD, left = self._read(segment, memory, *lengths, backend, attached=attached)
-        hidden_ND, targets_N = hidden_BTD.flatten(0, 1), segment.targets_BT.reshape(-1)
-        how = (backend.nats, backend.filled, segment.filled)
-        nll_N = self.softmax(hidden_ND, targets_N, segment.target_clusters, *how)
-        nll_BT = nll_N.detach().view_as(segment.targets_BT)
-        return Output(nll_N.sum(), nll_BT, left.memory, left.extra)
+        return self._forward(segment, memory, clamp_len, same_length, attached=attached)[0]
+
+    def forward_with_hidden(
+        self,
+        segment: Segment,
+        memory: LayerInputs | KeysAndValues,
+        *,
+        clamp_len: int | None = None,
+        same_length: bool = False,
+    ) -> tuple[Output, Tensor]:
+        """Return what `forward` returns, and what `hidden` does, in one pass."""
+        output, hidden_BTD = self._forward(segment, memory, clamp_len, same_length)
+        return output, hidden_BTD.detach()[..., : self.config.d_model]
 
     def predict(
         self,
@@ -154,6 +160,30 @@ class TransformerXL(nn.Module):
         backend = choose_backend(self.config, memory.like)
         hidden_BTD, left = self._read(segment, memory, clamp_len, same_length, backend)
         return hidden_BTD[..., : self.config.d_model], left.memory
+
+    def words_after(self, hidden_ND: Tensor) -> LogProbs:
+        """Return the log-probabilities of the words after hidden states, as `predict_next` does."""
+        n_pads = self.softmax.n_columns - hidden_ND.shape[-1]
+        return self.softmax.log_probs(F.pad(hidden_ND, (0, n_pads)))
+
+    def _forward(
+        self,
+        segment: Segment,
+        memory: Seen,
+        clamp_len: int | None,
+        same_length: bool,
+        *,
+        attached: bool = False,
+    ) -> tuple[Output, Tensor]:
+        """Return what `forward` returns, and what the softmax read."""
+        backend = choose_backend(self.config, memory.like)
+        lengths = (clamp_len, same_length)
+        hidden_BTD, left = self._read(segment, memory, *lengths, backend, attached=attached)
+        hidden_ND, targets_N = hidden_BTD.flatten(0, 1), segment.targets_BT.reshape(-1)
+        how = (backend.nats, backend.filled, segment.filled)
+        nll_N = self.softmax(hidden_ND, targets_N, segment.target_clusters, *how)
+        nll_BT = nll_N.detach().view_as(segment.targets_BT)
+        return Output(nll_N.sum(), nll_BT, left.memory, left.extra), hidden_BTD
 
     def _read(
         self,

@@ -154,7 +154,9 @@ def _own_rows(runs: Sequence[ReadRun]) -> list[Row]:
 
 def _order(results: Sequence[EvalResult]) -> tuple[object, ...]:
     lengths = results[0].settings
-    return results[0].source, results[0].rule or "", lengths.mem_len or 0, lengths.tgt_len or 0
+    method = "" if results[0].method is None else results[0].method.manner
+    sizes = (lengths.mem_len or 0, lengths.tgt_len or 0)
+    return results[0].source, results[0].rule or "", *sizes, method
 
 
 def _in_words(of: Measure) -> str:
@@ -169,6 +171,8 @@ def _in_words(of: Measure) -> str:
         parts.append("warm near")
     if of.rule is not None and of.rule != "every token":
         parts.append(of.rule)
+    if of.method is not None:
+        parts.append(str(of.method))
     if of.precision is not None:
         parts.append(of.precision)
     return ", ".join(parts)

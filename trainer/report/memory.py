@@ -87,7 +87,8 @@ def memory_of(run: ReadRun) -> MemoryOfRun:
     """
     groups: dict[tuple[object, ...], dict[int, EvalResult]] = {}
     for result in sorted(run.summary.evals, key=lambda r: r.date or ""):
-        if result.loss is not None and result.settings.mem_len is not None:
+        is_plain = result.method is None
+        if is_plain and result.loss is not None and result.settings.mem_len is not None:
             groups.setdefault(_manner(result), {})[result.settings.mem_len] = result
     several = [group for group in groups.values() if len(group) > 1]
     if not several:

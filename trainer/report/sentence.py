@@ -151,7 +151,7 @@ def _standing(summary: RunSummary) -> str:
 
 
 def _measured(summary: RunSummary) -> str:
-    known = [result for result in summary.evals if result.ppl is not None]
+    known = [result for result in summary.evals if result.ppl is not None and not result.method]
     if not known:
         return "nothing was evaluated yet"
     best = min(known, key=lambda result: result.ppl or 0.0)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from trainer.outside import printable
+from trainer.track.method import Method
 
 Rule = Literal["every token", "as fairseq"]
 
@@ -74,11 +75,16 @@ class Measure(BaseModel):
     )
     rule: Rule | None = Field(None, description="which tokens are counted")
     settings: Lengths = Field(Lengths(), description="lengths with which text is scored")
+    method: Method | None = Field(
+        None, description="how reading improves as it reads; None: the weights alone predict"
+    )
 
     @property
     def key(self) -> tuple[object, ...]:
         """Return all that a loss depends on besides the weights: equal keys may be compared."""
-        return self.split, self.split_hash, self.precision, self.rule, *self.settings.key
+        improving = () if self.method is None else (self.method.key,)
+        lengths = self.settings.key
+        return self.split, self.split_hash, self.precision, self.rule, *lengths, *improving
 
     @property
     def source(self) -> str:
@@ -88,7 +94,8 @@ class Measure(BaseModel):
     def __str__(self) -> str:
         """Return the whole measure in one line."""
         lengths = ", ".join(f"{name} {cell}" for name, cell in self.settings.cells().items())
-        return f"{self.source}: {_known(self.rule)}, {lengths}, {_known(self.precision)}"
+        method = "" if self.method is None else f", {self.method}"
+        return f"{self.source}: {_known(self.rule)}, {lengths}, {_known(self.precision)}{method}"
 
 
 def corpus_label(name: str | None, corpus_hash: str | None) -> str:

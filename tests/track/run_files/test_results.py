@@ -211,7 +211,7 @@ def test_what_a_file_does_not_say_is_shown_as_unknown() -> None:
                 {"corpus": {"a": 1}},
                 {"checkpoint_hash": "abc"},
                 {"corpus": "x" * 5_000},
-                {"version": 3},
+                {"version": 4},
                 {"version": None},
                 {"absent": {"bpc": 3}},
             )
@@ -249,8 +249,8 @@ def test_a_number_that_is_not_finite_is_not_there(number: float, tmp_path: Path)
 
 
 def test_a_newer_version_says_what_to_do() -> None:
-    with pytest.raises(InputError, match="version 3, newer than the 2 known here: update"):
-        parse_result(b'{"version": 3}', where="x")
+    with pytest.raises(InputError, match="version 4, newer than the 3 known here: update"):
+        parse_result(b'{"version": 4}', where="x")
 
 
 def test_names_from_outside_neither_leave_the_folder_nor_forge_a_line(tmp_path: Path) -> None:

@@ -212,6 +212,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
+def read_second_moments(path: Path) -> dict[str, Tensor]:
+    """Return a verified checkpoint's second moments by parameter name, fp32 on the CPU.
+
+    Raises:
+        InputError: it does not hold them.
+    """
+    index = read_index(path)
+    parts, moments = Parts(path, index), {}
+    for name, (shape, _) in index.items():
+        moments[name] = torch.empty(shape)
+        parts.read(name, "exp_avg_sq", 0, moments[name].view(-1))
+    return moments
+
+
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a verified checkpoint's weights by parameter name."""
     return {name: entry.shape for name, entry in read_index(path).items()}

@@ -80,10 +80,7 @@ def hidden(reader: Predictor, text: str, memory: TextMemory | None) -> Hidden:
     """Return hidden states; see `trainer.inference.trained.TrainedModel.hidden`."""
     states_of = getattr(reader.module, "hidden", None)
     if states_of is None:
-        raise InputError(
-            f"{type(reader.module).__name__} does not tell its hidden states: give it a method "
-            "`hidden`, see trainer.protocol.RecurrentModel"
-        )
+        raise InputError(no_hidden_states(reader.module))
     ids, part = _part(reader, text, memory)
     states: list[Tensor] = []
     with reader.autocast(), torch.no_grad():
@@ -98,6 +95,14 @@ def hidden(reader: Predictor, text: str, memory: TextMemory | None) -> Hidden:
         states = [torch.empty(0, reader.experiment.model.d_model or 0, device=reader.device)]
     every_TD = torch.cat(states)
     return Hidden(every_TD[len(every_TD) - len(ids) :], part.after())
+
+
+def no_hidden_states(module: object) -> str:
+    """Return the refusal of a model that does not tell its hidden states."""
+    return (
+        f"{type(module).__name__} does not tell its hidden states: give it a method `hidden`, see "
+        "trainer.protocol.RecurrentModel"
+    )
 
 
 def predict(reader: Predictor, text: str, memory: TextMemory | None) -> Prediction:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trainer.config.recipe import ModelConfig
 from trainer.errors import InputError
 from trainer.memory_tree import detached
-from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax, LogProbs
 from trainer.model.backend import Backend, compute_dtype
 from trainer.model.choice import choose_backend
 from trainer.model.dropout import dropout
@@ -106,13 +106,19 @@ class LanguageModel(nn.Module):
 
         With `attached` the memory returned is not detached from the graph.
         """
-        backend = self._backend()
-        hidden_BTD, after = self._read(segment, memory, backend)
-        targets_N = segment.targets_BT.reshape(-1)
-        how = (backend.nats, backend.filled, segment.filled)
-        nll_N = self.softmax(hidden_BTD.flatten(0, 1), targets_N, segment.target_clusters, *how)
-        nll_BT = nll_N.detach().view_as(segment.targets_BT)
-        return Output(nll_N.sum(), nll_BT, after if attached else detached(after))
+        return self._forward(segment, memory, attached=attached)[0]
+
+    def forward_with_hidden(
+        self,
+        segment: Segment,
+        memory: Memory,
+        *,
+        clamp_len: int | None = None,
+        same_length: bool = False,
+    ) -> tuple[Output, Tensor]:
+        """Return what `forward` returns, and what `hidden` does, in one pass."""
+        output, hidden_BTD = self._forward(segment, memory)
+        return output, hidden_BTD.detach()
 
     def predict(
         self,
@@ -138,6 +144,23 @@ class LanguageModel(nn.Module):
         """Read a segment; return what the softmax reads, `[B, T, D]`, and the memory."""
         hidden_BTD, after = self._read(segment, memory, self._backend())
         return hidden_BTD, detached(after)
+
+    def words_after(self, hidden_ND: Tensor) -> LogProbs:
+        """Return the log-probabilities of the words after hidden states, as `predict` does."""
+        return self.softmax.log_probs(hidden_ND)
+
+    def _forward(
+        self, segment: Segment, memory: Memory, *, attached: bool = False
+    ) -> tuple[Output, Tensor]:
+        """Return what `forward` returns, and what the softmax read."""
+        backend = self._backend()
+        hidden_BTD, after = self._read(segment, memory, backend)
+        targets_N = segment.targets_BT.reshape(-1)
+        how = (backend.nats, backend.filled, segment.filled)
+        nll_N = self.softmax(hidden_BTD.flatten(0, 1), targets_N, segment.target_clusters, *how)
+        nll_BT = nll_N.detach().view_as(segment.targets_BT)
+        output = Output(nll_N.sum(), nll_BT, after if attached else detached(after))
+        return output, hidden_BTD
 
     def _read(self, segment: Segment, memory: Memory, backend: Backend) -> tuple[Tensor, Memory]:
         how = (backend.lookup, segment.filled)

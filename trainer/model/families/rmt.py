@@ -69,11 +69,19 @@ class RecurrentMemory(nn.Module):
 
         With `attached` the memory returned is not detached from the graph.
         """
-        logits_BTV, _, after = self._read(segment, memory)
-        nll_BT = F.cross_entropy(
-            logits_BTV.mT, segment.targets_BT, ignore_index=IGNORED, reduction="none"
-        )
-        return Output(nll_BT.sum(), nll_BT.detach(), after if attached else after.detach())
+        return self._forward(segment, memory, attached=attached)[0]
+
+    def forward_with_hidden(
+        self,
+        segment: Segment,
+        memory: Tensor,
+        *,
+        clamp_len: int | None = None,
+        same_length: bool = False,
+    ) -> tuple[Output, Tensor]:
+        """Return what `forward` returns, and what `hidden` does, in one pass."""
+        output, hidden_BTD = self._forward(segment, memory)
+        return output, hidden_BTD.detach()
 
     def predict(
         self,
@@ -98,6 +106,17 @@ class RecurrentMemory(nn.Module):
         """Read a segment; return the last layer's output, `[B, T, D]`, and the memory."""
         _, hidden_BTD, after = self._read(segment, memory)
         return hidden_BTD, after.detach()
+
+    def _forward(
+        self, segment: Segment, memory: Tensor, *, attached: bool = False
+    ) -> tuple[Output, Tensor]:
+        """Return what `forward` returns, and the last layer's output."""
+        logits_BTV, hidden_BTD, after = self._read(segment, memory)
+        nll_BT = F.cross_entropy(
+            logits_BTV.mT, segment.targets_BT, ignore_index=IGNORED, reduction="none"
+        )
+        after = after if attached else after.detach()
+        return Output(nll_BT.sum(), nll_BT.detach(), after), hidden_BTD
 
     def _read(self, segment: Segment, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits in fp32 at least, hidden states, and the memory written."""

@@ -99,6 +99,7 @@ def _unlike(one: EvalResult, other: EvalResult) -> list[str]:
         ("text", one.source, other.source),
         ("counted", one.rule, other.rule),
         ("precision", one.precision, other.precision),
+        ("read", str(one.method or "plain"), str(other.method or "plain")),
         *((n, cell, other.settings.cells()[n]) for n, cell in one.settings.cells().items()),
     )
     for name, mine, its in pairs:

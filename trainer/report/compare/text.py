@@ -16,7 +16,10 @@ from trainer.track.tables import text_table
 from trainer.wording import human_count, printable
 
 #: The fields of a measure in JSON.
-_MEASURE = ("corpus", "corpus_hash", "split", "split_hash", "precision", "rule", "settings")
+_MEASURE = (
+    *("corpus", "corpus_hash", "split", "split_hash"),
+    *("precision", "rule", "settings", "method"),
+)
 
 
 class Comparison(NamedTuple):
@@ -169,7 +172,7 @@ def _evaluations(found: Compared, first: ReadRun, other: ReadRun, one: str, its:
         lines.append(f"  {difference_text(difference, one=one, other=its)}")
         if difference.interval is None:
             lines.append("  no interval: single tokens of both were not filed")
-    lacking = [d.before for d in found.differences if d.interval is None]
+    lacking = [d.before for d in found.differences if d.interval is None and not d.before.method]
     for split in dict.fromkeys(result.split for result in lacking):
         lengths = sorted({r.settings.mem_len or 0 for r in lacking if r.split == split})
         for path in dict.fromkeys((first.path, other.path)):

@@ -21,12 +21,15 @@ from trainer.errors import InputError
 from trainer.files import write_atomically
 from trainer.outside import MAX_JSON_BYTES, printable, read_bytes
 from trainer.track.measure import Count, Lengths, Measure, Rule, Text
+from trainer.track.method import Method
 from trainer.track.run_files.by_position import ByPosition
 
 FOLDER = "evals"
 #: The most characters of a corpus's or checkpoint's name inside the name of a file.
 _NAME_CHARACTERS = 40
-_VERSION = 2
+_VERSION = 3
+#: The version of files of plain reading, which older programs read as well.
+_PLAIN_VERSION = 2
 
 
 def _finite(value: Any) -> Any:
@@ -97,9 +100,11 @@ class EvalResult(Measure):
     def manner(self) -> str:
         """Return how the text was read and counted, in one word for names of files and curves."""
         lengths, rule = self.settings, "-fairseq" if self.rule == "as fairseq" else ""
+        method = "" if self.method is None else f"-{self.method.manner}"
         return (
             f"tgt{lengths.tgt_len}-mem{lengths.mem_len}-clamp{lengths.clamp_len or 0}-"
             f"{'same' if lengths.same_length else 'full'}-{lengths.warm}-{self.precision}{rule}"
+            f"{method}"
         )
 
     def tracked(self) -> dict[str, float | str | None]:
@@ -129,6 +134,7 @@ def measure_of(
     *,
     precision: Precision,
     rule: Rule = "every token",
+    method: Method | None = None,
 ) -> Measure:
     """Return the measure of a split's loss, scored by `scoring` and `rule` in `precision`."""
     return Measure(
@@ -138,6 +144,7 @@ def measure_of(
         split_hash=split.hash,
         precision=precision,
         rule=rule,
+        method=method,
         settings=Lengths(**scoring.model_dump(include=set(Lengths.model_fields))),
     )
 
@@ -169,7 +176,8 @@ def file_result(run_dir: Path, result: EvalResult) -> Path:
     path.parent.mkdir(exist_ok=True)
     if result.by_position is None:
         result = result.model_copy(update={"by_position": _position_curve(path)})
-    values = result.model_copy(update={"version": _VERSION}).model_dump(mode="json")
+    version = _PLAIN_VERSION if result.method is None else _VERSION
+    values = result.model_copy(update={"version": version}).model_dump(mode="json")
     write_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
     return path
 
@@ -243,7 +251,8 @@ def _order(result: EvalResult) -> tuple[object, ...]:
     told = (result.corpus, result.corpus_hash, result.split, result.rule, result.precision)
     lengths = result.settings
     numbers = (result.step, lengths.mem_len, lengths.tgt_len, lengths.clamp_len)
-    return *(part or "" for part in told), *(number or 0 for number in numbers)
+    method = "" if result.method is None else result.method.manner
+    return *(part or "" for part in told), *(number or 0 for number in numbers), method
 
 
 def table_rows(results: Sequence[EvalResult]) -> tuple[list[list[str]], list[str]]:
@@ -253,6 +262,9 @@ def table_rows(results: Sequence[EvalResult]) -> tuple[list[list[str]], list[str
     """
     notes: list[str] = []
     rows = [_cells(result, notes) for result in results]
+    if any(result.method is not None for result in results):
+        for row, result in zip(rows, results, strict=True):
+            row["method"] = "plain" if result.method is None else str(result.method)
     heads = [list(row) for row in rows[:1]]
     return heads + [list(row.values()) for row in rows], notes
 
