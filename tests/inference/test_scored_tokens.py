@@ -12,7 +12,7 @@ from builders import lone_world, write_corpus, write_split
 from saved_checkpoints import alter_state
 
 from trainer.data.corpus import open_corpus
-from trainer.inference import evaluate
+from trainer.inference import filing
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
 from trainer.inference.scored_tokens import gathered, sum_of, token_table, train_counts
@@ -81,7 +81,7 @@ def test_the_evaluation_says_where_memory_was_cut(
         cuts.append(cut_documents)
         return token_table(*args, cut_documents=cut_documents, **how)
 
-    monkeypatch.setattr(evaluate, "token_table", noted)
+    monkeypatch.setattr(filing, "token_table", noted)
     filed(run, checkpoint="6")
     alter_state(run, '"memory_reset": "epoch"', '"memory_reset": "document"')
     filed(run, checkpoint="6")
