@@ -19,10 +19,9 @@ from measured.ours import experiment_of
 
 from trainer.config.recipe import ScoringConfig
 from trainer.host_cpu import use_cpu_well
-from trainer.inference.generate import _Predictor, _sample
+from trainer.inference.generate import following_ids
 from trainer.inference.sampling_options import Sampling
 from trainer.model.transformer_xl import TransformerXL
-from trainer.protocol import reading_memory
 
 CPU = torch.device("cpu")
 N_TOKENS, N_WARM = 100, 4
@@ -43,9 +42,9 @@ def bytes_per_second() -> float:
 def milliseconds(model: TransformerXL, mem_len: int, dtype: torch.dtype) -> float:
     """Time of a token after a text that fills the memory."""
     scoring = ScoringConfig(tgt_len=64, mem_len=mem_len, batch_size=1, same_length=True)
-    memory = reading_memory(model, 1, mem_len=mem_len, dtype=dtype, device=CPU)
-    predictor = _Predictor(model, memory, scoring, model.config.cutoffs, CPU)
-    tokens = _sample(predictor, [7] * mem_len, Sampling(n_tokens=N_WARM + N_TOKENS))
+    how = {"cutoffs": model.config.cutoffs, "dtype": dtype, "device": CPU}
+    sampling = Sampling(n_tokens=N_WARM + N_TOKENS)
+    tokens = following_ids(model, [7] * mem_len, sampling=sampling, scoring=scoring, **how)
     for _ in range(N_WARM):
         next(tokens)
     begin = time.perf_counter()
