@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import empty, lone_world, random_documents, scoring, tiny_model, write_split
+from builders import (
+    empty,
+    lone_world,
+    random_documents,
+    random_split,
+    scoring,
+    tiny_model,
+    write_split,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,8 +34,8 @@ V, N = 20, 60
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    documents = random_documents(N, vocabulary_size=V, n_documents=5, seed=1)
-    return write_split(tmp_path_factory.mktemp("eval") / "corpus", documents, vocabulary_size=V)
+    folder = tmp_path_factory.mktemp("eval")
+    return random_split(folder, N, vocabulary_size=V, n_documents=5)
 
 
 @pytest.fixture(scope="module")

@@ -89,6 +89,14 @@ def tiny_model_config(**changes: Any) -> ModelConfig:
     )
 
 
+def random_split(folder: Path, n_tokens: int, *, vocabulary_size: int, n_documents: int) -> Split:
+    """Write a corpus of random documents into a folder, and return its split."""
+    documents = random_documents(
+        n_tokens, vocabulary_size=vocabulary_size, n_documents=n_documents, seed=1
+    )
+    return write_split(folder / "corpus", documents, vocabulary_size=vocabulary_size)
+
+
 def recipes_of_transformer_xl() -> list[str]:
     """Return the names of the packaged recipes whose model is Transformer-XL."""
     return [name for name in recipe_names() if load_recipe(name).model.builder is None]

@@ -98,7 +98,7 @@ def _sample(predictor: "Predictor", prompt: list[int], sampling: Sampling) -> It
 
 
 class Predictor(Protocol):
-    """What continues one text."""
+    """A continuation of one text, asked for token by token."""
 
     def take_in(self, prompt: list[int], /) -> None:
         """Read all of a prompt but its last token."""

@@ -5,6 +5,7 @@ import json
 import lzma
 import math
 import os
+import resource
 import shlex
 import shutil
 import subprocess
@@ -83,20 +84,10 @@ def trained(
         return found
     shutil.rmtree(run_dir, ignore_errors=True)
     run_dir.parent.mkdir(parents=True, exist_ok=True)
-    log = run_dir.with_name(f"{run_dir.name}.log")
-    with log.open("w") as told:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", "train", *given, "--run-dir", run_dir],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=told,
-            stderr=told,
-        )
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (Exit.DONE, Exit.NONFINITE):
-        raise SystemExit(f"{run_dir} failed, see {log}")
-    loss = None if process.returncode else validations(run_dir)[-1]["valid/loss"]
+    code, used = _train(
+        [*given, "--run-dir", str(run_dir)], log=run_dir.with_name(f"{run_dir.name}.log")
+    )
+    loss = validations(run_dir)[-1]["valid/loss"] if code == Exit.DONE else None
     found = {
         "words": given,
         "loss": math.inf if loss is None else loss,
@@ -105,3 +96,24 @@ def trained(
     }
     write_atomically(run_dir / RESULT, json.dumps(found))
     return found
+
+
+def _train(words: list[str], *, log: Path) -> tuple[int, resource.struct_rusage]:
+    """Run `txl train` with one thread; return its exit code, and what its processes used.
+
+    Raises:
+        SystemExit: it failed, and did not diverge.
+    """
+    with log.open("w") as told:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer", "train", *words],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=told,
+            stderr=told,
+        )
+        _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in (Exit.DONE, Exit.NONFINITE):
+        raise SystemExit(f"training failed, see {log}")
+    return process.returncode, used

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from builders import CPU, lone_world, random_documents, scoring, tiny_model, write_split
+from builders import (
+    CPU,
+    lone_world,
+    random_documents,
+    random_split,
+    scoring,
+    tiny_model,
+    write_split,
+)
 from family_models import TOY, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,8 +33,8 @@ CUTOFFS = (6, 12)
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    documents = random_documents(N, vocabulary_size=V, n_documents=6, seed=1)
-    return write_split(tmp_path_factory.mktemp("cache") / "corpus", documents, vocabulary_size=V)
+    folder = tmp_path_factory.mktemp("cache")
+    return random_split(folder, N, vocabulary_size=V, n_documents=6)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import lone_world, random_documents, scoring, tiny_model, write_split
+from builders import lone_world, random_split, scoring, tiny_model
 from family_models import TOY, toy
 from improving_naively import cached, moments_of, read
 from torch import Tensor
@@ -24,8 +24,8 @@ CUTOFFS = (6, 12)
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    documents = random_documents(N, vocabulary_size=V, n_documents=3, seed=1)
-    return write_split(tmp_path_factory.mktemp("dynamic") / "corpus", documents, vocabulary_size=V)
+    folder = tmp_path_factory.mktemp("dynamic")
+    return random_split(folder, N, vocabulary_size=V, n_documents=3)
 
 
 def nats_of(

@@ -46,11 +46,11 @@ class CacheMemory(NamedTuple):
     tokens_BK: Tensor
     """The token that was read with each state: a state's word is the token after it."""
     valid_B: Tensor
-    """How many of the newest are of the row's text."""
+    """The number of newest states that are of the row's text."""
 
 
 class Seen(NamedTuple):
-    """What the queries of a segment see of the cache."""
+    """The part of the cache that the queries of a segment see."""
 
     products_BTS: Tensor
     """h·hᵢ, in fp32 at least; -inf where a query does not see the state."""

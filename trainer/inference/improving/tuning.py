@@ -115,6 +115,7 @@ def _tuned_dynamic(
         )
 
     def loss(place: _Place) -> float:
+        """Return the loss on valid of a rate and a decay; each is read once."""
         if place not in losses:
             dynamic = dynamic_at(place)
             way = improved_way(trained, Method(dynamic=dynamic), tgt_len=tgt_len)

@@ -22,13 +22,13 @@ from trainer.track.method import Dynamic, Method
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """What `trainer.inference.score.score` is given of a reader."""
+    """A reader, as `trainer.inference.score.score` takes it."""
 
     forward: Forward
     first_memory: Callable[[int, int], Memory]
     reach: Reach
     keeps_segments: bool = False
-    """Whether nats depend on where segments begin, whatever the lengths are."""
+    """True if nats depend on where segments begin, whatever the lengths are."""
 
 
 def plain_way(trained: TrainedModel, *, as_fairseq: bool = False) -> Way:
