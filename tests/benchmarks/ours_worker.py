@@ -136,7 +136,7 @@ def main(task: dict[str, Any]) -> None:
                 slots=1,
                 rank=0,
                 train_batch_size=dims.n_streams,
-                tgt_len=dims.tgt_len,
+                stages=experiment.train.stages,
                 world_size=1,
                 cutoffs=dims.cutoffs,
             )

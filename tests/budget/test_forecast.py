@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import random_documents, write_corpus
+from builders import random_documents, streams_of, write_corpus
 
 from trainer.commands.cli import train_main
 from trainer.commands.command_line import parse_command
 from trainer.config.deepspeed.file import packaged_names
 from trainer.config.recipe import load_recipe
-from trainer.data.streams import Streams
 from trainer.errors import InputError
 
 NVIDIA = ["wt103-nvidia-base", "--gpus", "8", "--gpu-memory", "80"]
@@ -79,7 +78,7 @@ def test_steps_of_an_epoch_are_those_of_the_streams(
     documents = random_documents(9000, vocabulary_size=300)
     corpus = write_corpus(tmp_path / "corpus", vocabulary_size=300, train=documents)
     train = load_recipe("quickstart").train
-    streams = Streams(
+    streams = streams_of(
         split=corpus.splits["train"],
         train_batch_size=train.train_batch_size,
         tgt_len=train.tgt_len,

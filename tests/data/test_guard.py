@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import random_documents, write_corpus
+from builders import random_documents, streams_of, write_corpus
 from training import Case, run_cases
 
 from trainer.data import guard
 from trainer.data.corpus import Split, open_corpus
 from trainer.data.header import BLOCK_BYTES
-from trainer.data.streams import Streams
 from trainer.errors import CorpusError, Exit
 from trainer.training.due import CHECKED_STEPS
 
@@ -64,7 +63,7 @@ def test_a_changed_block_is_named_and_others_are_not_read(
 def test_a_stream_s_place_is_that_of_the_segment_that_it_reads(split: Split) -> None:
     how: dict[str, Any] = {"slots": 2, "rank": 1, "world_size": 2, "seed": 3}
     for order in ("same", "roll", "roll_streams", "documents"):
-        streams = Streams(split=split, train_batch_size=8, tgt_len=7, epoch_order=order, **how)
+        streams = streams_of(split=split, train_batch_size=8, tgt_len=7, epoch_order=order, **how)
         for data_step in (0, 5, 50):
             segment = streams.segment(data_step, 1)
             places = streams.begins(data_step, 1)

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from builders import empty, segment_of, tiny_model, write_split
+from builders import empty, segment_of, streams_of, tiny_model, write_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +23,6 @@ from trainer.data.corpus import Split
 from trainer.data.pieces import PieceOrder, Pieces
 from trainer.data.positions import Positions
 from trainer.data.shuffle import Shuffle
-from trainer.data.streams import Streams
 from trainer.errors import CorpusError
 from trainer.protocol import IGNORED, Segment
 
@@ -117,7 +116,7 @@ def test_what_ranks_read_is_what_a_list_of_all_pieces_says(
     borders = {piece[0] for piece in order}
     bounds = [s * len(pairs) // n_streams for s in range(n_streams + 1)]
     for rank, slot in product(range(world_size), range(slots)):
-        streams = Streams(
+        streams = streams_of(
             split=its.split(text),
             train_batch_size=n_streams,
             tgt_len=tgt_len,
@@ -194,7 +193,7 @@ def test_nats_are_those_of_each_piece_read_alone(
     """Of the parts of a piece that two streams share, each is read alone."""
     its, n_streams, seed = Documents([1, 30, 4, 1, 13, 0, 8, 20, 4], piece_tokens=8), 3, 5
     model, n_pairs = tiny_model(V), its.n_tokens - 1
-    streams = Streams(
+    streams = streams_of(
         split=its.split(text),
         train_batch_size=n_streams,
         tgt_len=tgt_len,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import CPU, random_documents, write_corpus, write_split
+from builders import CPU, random_documents, streams_of, write_corpus, write_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from training import Case, checkpoint_hashes, events, losses, run_cases
@@ -59,7 +59,7 @@ def test_after_any_jump_and_over_ends_of_epochs_the_segments_asked_for_come(
     bptt_segments: int,
 ) -> None:
     order = {"epoch_order": epoch_order, "memory_reset": memory_reset}
-    streams = Streams(split=split, **LAYOUT, **order, bptt_segments=bptt_segments)
+    streams = streams_of(split=split, **LAYOUT, **order, bptt_segments=bptt_segments)
     n = streams.steps_per_epoch
     assert n == -(-5 // bptt_segments)
     reader = SegmentReader(streams, CPU, n_ahead=n_ahead)
@@ -87,7 +87,7 @@ read: list[int] = []
 
 
 def test_an_error_is_raised_in_the_step_that_needs_what_cannot_be_read(split: Split) -> None:
-    reader = SegmentReader(Recording(split=split, **LAYOUT), CPU, n_ahead=3)
+    reader = SegmentReader(streams_of(split, kind=Recording, **LAYOUT), CPU, n_ahead=3)
     for data_step in (0, 1, 2):
         for slot in (0, 1):
             reader.segments(data_step, slot)
@@ -100,7 +100,7 @@ def test_an_error_is_raised_in_the_step_that_needs_what_cannot_be_read(split: Sp
 @pytest.mark.parametrize("n_ahead", [0, 1, 4])
 def test_no_more_is_read_than_was_asked_for_and_nothing_twice(split: Split, n_ahead: int) -> None:
     read.clear()
-    reader = SegmentReader(Recording(split=split, **LAYOUT), CPU, n_ahead=n_ahead)
+    reader = SegmentReader(streams_of(split, kind=Recording, **LAYOUT), CPU, n_ahead=n_ahead)
     for number in range(6):
         reader.segments(number // 2, number % 2)
         assert max(read) <= number + n_ahead
@@ -111,7 +111,7 @@ def test_no_more_is_read_than_was_asked_for_and_nothing_twice(split: Split, n_ah
 
 def test_nothing_is_left_of_a_reader_that_is_closed(split: Split) -> None:
     before = set(threading.enumerate())
-    reader = SegmentReader(Streams(split=split, **LAYOUT), CPU, n_ahead=4)
+    reader = SegmentReader(streams_of(split=split, **LAYOUT), CPU, n_ahead=4)
     reader.segments(0, 0)
     assert len(set(threading.enumerate()) - before) == 1
     reader.close()
@@ -173,7 +173,7 @@ def test_a_run_that_reads_ahead_is_the_run_also_after_a_rollback_and_a_resumptio
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_sent_what_the_cpu_reads(split: Split) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
-    streams = Streams(split=split, **LAYOUT, memory_reset="document")
+    streams = streams_of(split=split, **LAYOUT, memory_reset="document")
     reader = SegmentReader(streams, device, n_ahead=AHEAD["cuda"])
     for number in [*range(9), *range(4, 40)]:
         (found,) = reader.segments(number // 2, number % 2)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import write_split
+from builders import streams_of, write_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +33,7 @@ def shortened(split: Split, n_tokens: int) -> Split:
 
 def all_ranks(split: Split, *, world_size: int = 1, **options: Any) -> list[Streams]:
     return [
-        Streams(split=split, rank=rank, world_size=world_size, **options)
+        streams_of(split=split, rank=rank, world_size=world_size, **options)
         for rank in range(world_size)
     ]
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainer.config.lengths import Lengths, Stage
 from trainer.config.recipe import (
     ExperimentConfig,
     ModelConfig,
@@ -20,6 +21,7 @@ from trainer.config.recipe import (
 from trainer.data.corpus import Corpus, Split, open_corpus
 from trainer.data.prepare.writer import SplitWriter
 from trainer.data.rows import clusters_of
+from trainer.data.streams import Streams
 from trainer.data.vocabulary.files import (
     VOCABULARY_FILE,
     WordVocabulary,
@@ -79,6 +81,20 @@ def random_documents(
     random = np.random.default_rng(seed)
     ids = random.integers(0, vocabulary_size, n_tokens)
     return np.split(ids, np.sort(random.integers(0, n_tokens, n_documents - 1)))
+
+
+def streams_of(
+    split: Split,
+    *,
+    tgt_len: int,
+    mem_len: int = 0,
+    bptt_segments: int = 1,
+    kind: type[Streams] = Streams,
+    **layout: Any,
+) -> Streams:
+    """Return streams whose lengths never change; by default of a model that carries no memory."""
+    stages = (Stage(0, Lengths(tgt_len, mem_len, bptt_segments)),)
+    return kind(split=split, stages=stages, **layout)
 
 
 def tiny_model_config(**changes: Any) -> ModelConfig:

@@ -25,9 +25,7 @@ class Streams:
     Args:
         split: the tokens.
         train_batch_size: S, streams over all ranks and slots.
-        tgt_len: T, tokens of a segment.
-        bptt_segments: segments of a micro step.
-        stages: lengths that change from step to step, in the place of these two; see `Positions`.
+        stages: the lengths of steps, T tokens of a segment among them; see `Positions`.
         slots: micro steps of a step; slot i always reads the same streams.
         rank: the rank of this process.
         world_size: the number of ranks.
@@ -40,12 +38,10 @@ class Streams:
 
     split: Split
     train_batch_size: int
-    tgt_len: int
+    stages: tuple[Stage, ...]
     slots: int
     rank: int
     world_size: int
-    bptt_segments: int = 1
-    stages: tuple[Stage, ...] = ()
     epoch_order: str = "same"
     piece_tokens: int | None = None
     memory_reset: str = "epoch"
@@ -63,7 +59,7 @@ class Streams:
         positions = Positions(
             n_pairs=self.n_pairs,
             n_streams=self.train_batch_size,
-            stages=self.stages or (Stage(0, Lengths(self.tgt_len, 0, self.bptt_segments)),),
+            stages=self.stages,
             epoch_order=self.epoch_order,
             seed=self.seed,
             document_starts=self.split.document_starts,

@@ -121,7 +121,7 @@ def training(
         streams = streams_type(
             split=split_of(dims, n_segments, Path(folder)),
             train_batch_size=dims.n_streams,
-            tgt_len=dims.tgt_len,
+            stages=experiment.train.stages,
             slots=1,
             rank=world.rank,
             world_size=world.world_size,

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import random_documents, tiny_experiment, write_corpus
+from builders import random_documents, streams_of, tiny_experiment, write_corpus
 
 from trainer.data.corpus import Corpus
-from trainer.data.streams import Streams
 from trainer.errors import InputError
 from trainer.report.inspect.place import place_of
 from trainer.report.inspect.reading import Reading, read_step
@@ -61,7 +60,7 @@ def test_each_stream_s_text_is_that_of_its_segment(
     for step in (1, 14, 15, 33, 200):
         found = {stream.stream: stream for stream in reading_of(run_dir, step).streams}
         for rank in range(2):
-            streams = Streams(
+            streams = streams_of(
                 split=split,
                 train_batch_size=S,
                 tgt_len=T,

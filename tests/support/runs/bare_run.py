@@ -38,8 +38,7 @@ def bare_run(
     streams = Streams(
         split=opened.splits["train"],
         train_batch_size=experiment.train.train_batch_size,
-        tgt_len=experiment.train.tgt_len,
-        bptt_segments=experiment.train.bptt_segments,
+        stages=experiment.train.stages,
         slots=built.slots,
         rank=world.rank,
         world_size=world.world_size,

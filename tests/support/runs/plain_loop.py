@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from builders import streams_of
 from torch import Tensor, nn
 from training import TINY
 
 from trainer.config.command_line.arguments import parse_train
 from trainer.data.corpus import open_corpus
-from trainer.data.streams import Streams
 from trainer.engine.optimizers.schedules import cosine
 from trainer.model.build import build_model
 
@@ -33,7 +33,7 @@ def plain_loop(
     """
     experiment = parse_train(["quickstart", "--data", str(corpus), *TINY, *flags]).experiment
     opened, settings = open_corpus(corpus), experiment.optim
-    streams = Streams(
+    streams = streams_of(
         split=opened.splits["train"],
         train_batch_size=8,
         tgt_len=12,

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-from builders import lone_world, random_documents, write_split
+from builders import lone_world, random_documents, streams_of, write_split
 from ranks import told_by_ranks
 from torch.utils._pytree import tree_leaves
 
@@ -23,7 +23,7 @@ from trainer.training.ending.stopping import Wish
 @pytest.fixture
 def streams(tmp_path: Path) -> Streams:
     split = write_split(tmp_path / "c", random_documents(50, vocabulary_size=9), vocabulary_size=9)
-    return Streams(split=split, train_batch_size=6, tgt_len=4, slots=3, rank=0, world_size=1)
+    return streams_of(split=split, train_batch_size=6, tgt_len=4, slots=3, rank=0, world_size=1)
 
 
 def nats(*bad: int, of: float = 2.0) -> torch.Tensor:
@@ -96,7 +96,7 @@ def test_streams_are_traced_to_the_ranks_that_read_them(streams: Streams) -> Non
     world_size = 3
     watches = []
     for rank in range(world_size):
-        dealt = Streams(
+        dealt = streams_of(
             split=streams.split,
             train_batch_size=12,
             tgt_len=4,
@@ -150,7 +150,7 @@ def sizes_of(module: Any, *names: str) -> Iterator[list[int]]:
 
 def exchanged(world: World, split: Split, n_streams: int) -> dict[str, Any]:
     """Return bytes by message of each step without a fault, and the streams named in each step."""
-    streams = Streams(
+    streams = streams_of(
         split=split,
         train_batch_size=n_streams,
         tgt_len=4,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import random_documents, tiny_experiment, write_corpus
+from builders import random_documents, streams_of, tiny_experiment, write_corpus
 
 from trainer.budget.machine import There
 from trainer.budget.sizes import How
@@ -15,7 +15,6 @@ from trainer.config.command_line.arguments import parse_train
 from trainer.config.deepspeed.file import default_names, load_ds_config, resolve
 from trainer.data.corpus import Corpus
 from trainer.data.prepare.from_text import PrepareOptions, prepare
-from trainer.data.streams import Streams
 from trainer.errors import InputError
 from trainer.launchers import complete_environ
 from trainer.model.choice import BackendName
@@ -185,7 +184,7 @@ def test_a_batch_of_a_billion_streams_is_answered_at_once(tmp_path: Path) -> Non
     ):
         resolve(load_ds_config("zero1_fp32"), experiment, world_size=2, where="zero1_fp32")
     with pytest.raises(InputError, match="too few for 1,000,000,007 streams"):
-        Streams(
+        streams_of(
             split=corpus.splits["train"],
             train_batch_size=10**9 + 7,
             tgt_len=1,

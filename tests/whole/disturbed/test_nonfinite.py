@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from builders import CPU, random_documents, write_corpus
+from builders import CPU, random_documents, streams_of, write_corpus
 from saved_checkpoints import memory_by_stream
 from training import (
     Case,
@@ -28,7 +28,6 @@ from trainer.checkpoint.folder import directory
 from trainer.checkpoint.rollback import ROLLBACK_FILE
 from trainer.config.recipe import experiment_from
 from trainer.data.corpus import open_corpus
-from trainer.data.streams import Streams
 from trainer.errors import Exit
 from trainer.inference.loading import corpus_of
 from trainer.model.build import build_model
@@ -224,7 +223,7 @@ def test_the_rollback_goes_on_with_the_checkpoint_s_weights_and_an_empty_memory(
     state = json.loads((run_dir / "checkpoints/step-00000008/state.json").read_text())
     experiment = experiment_from(state["experiment"], where="state.json")
     split = open_corpus(corpus_of(run_dir)).splits["train"]
-    streams = Streams(
+    streams = streams_of(
         split=split,
         train_batch_size=STREAMS,
         tgt_len=TGT_LEN,

@@ -4,11 +4,11 @@ import math
 from pathlib import Path
 
 import pytest
+from builders import streams_of
 from training import Case, begun_from, checkpoint_hashes, events, losses, run_cases
 
 from trainer import read_metrics
 from trainer.data.corpus import open_corpus
-from trainer.data.streams import Streams
 
 N_STEPS = 12
 FLAGS = [
@@ -63,7 +63,7 @@ def steps_with(corpus: Path, token: int) -> list[int]:
     """Return the steps whose segments hold a token."""
     lengths = {"train_batch_size": 8, "tgt_len": 12, "slots": 1, "rank": 0, "world_size": 1}
     fixed = {"epoch_order": "same", "memory_reset": "epoch", "seed": 0, "cutoffs": ()}
-    streams = Streams(split=open_corpus(corpus).splits["train"], **lengths, **fixed)
+    streams = streams_of(split=open_corpus(corpus).splits["train"], **lengths, **fixed)
     read = (streams.segment(step, 0).tokens_BT for step in range(N_STEPS))
     return [step + 1 for step, tokens_BT in enumerate(read) if (tokens_BT == token).any()]
 

@@ -105,8 +105,6 @@ def make_plan(arguments: TrainArguments, environ: Mapping[str, str]) -> Plan:
     streams = Streams(
         split=corpus.splits["train"],
         train_batch_size=experiment.train.train_batch_size,
-        tgt_len=experiment.train.tgt_len,
-        bptt_segments=experiment.train.bptt_segments,
         stages=experiment.train.stages,
         slots=resolved.gradient_accumulation_steps,
         rank=world.rank,
