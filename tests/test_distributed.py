@@ -11,12 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from builders import empty, lone_world, random_documents, scoring, tiny_model, write_split
+from builders import (
+    empty,
+    lone_world,
+    random_documents,
+    scoring,
+    streams_of,
+    tiny_model,
+    write_split,
+)
 from ranks import gloo_threads, told_by_ranks
 
 from trainer import distributed
 from trainer.data.corpus import open_corpus
-from trainer.data.streams import Streams
 from trainer.distributed import (
     Agreement,
     World,
@@ -67,6 +74,7 @@ class Gpus:
         patch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
         patch.setattr(torch.cuda, "device_count", lambda: n_gpus)
         patch.setattr(torch.cuda, "set_device", self.taken.append)
+        patch.setattr(torch.backends.cudnn, "allow_tf32", True)
 
 
 def test_each_rank_of_a_node_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +82,7 @@ def test_each_rank_of_a_node_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPa
     for rank in range(4):
         assert choose_device("auto", local_rank=rank) == torch.device("cuda", rank)
     assert gpus.taken == [0, 1, 2, 3]
+    assert not torch.backends.cudnn.allow_tf32
     with pytest.raises(InputError, match=r"local rank 4 has no GPU .* at most 4 tasks per node"):
         choose_device("auto", local_rank=4)
 
@@ -141,7 +150,7 @@ def _collectives(world: World, folder: Path) -> dict[str, Any]:
 
 def _faults(world: World, folder: Path) -> dict[str, Any]:
     """Ask rank 0 to stop; the loss of stream 3, which rank 1 reads, is not finite."""
-    streams = Streams(
+    streams = streams_of(
         split=open_corpus(folder / "corpus").splits["train"],
         train_batch_size=4,
         tgt_len=4,

@@ -98,6 +98,7 @@ def choose_device(wanted: str, *, local_rank: int) -> torch.device:
     """Choose a CUDA device and make it current, if `wanted` allows one; otherwise the CPU.
 
     A task that sees only one device, as with Slurm's ``--gpus-per-task=1``, computes on that one.
+    Recurrent layers multiply there in fp32 as all else does: PyTorch's default is TF32.
 
     Raises:
         InputError: `wanted` is ``cuda`` without a device, or this task sees several devices, but
@@ -116,6 +117,7 @@ def choose_device(wanted: str, *, local_rank: int) -> torch.device:
         )
     index = local_rank if n_devices > 1 else 0
     torch.cuda.set_device(index)
+    torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda", index)
 
 

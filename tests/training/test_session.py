@@ -306,5 +306,7 @@ def test_products_in_fp32_are_rounded_on_a_gpu_if_that_is_asked_for(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", said.append)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not tf32)
     session.prepare_products(torch.device("cuda"), tf32=tf32)
     assert said == told
+    assert torch.backends.cudnn.allow_tf32 is tf32

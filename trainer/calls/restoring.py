@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.backends import cudnn
 
 
 @contextlib.contextmanager
@@ -32,6 +33,7 @@ def restoring(environ: MutableMapping[str, str]) -> Iterator[None]:
             for number in signal.valid_signals():
                 stack.callback(_put_back_handler, number, signal.getsignal(number))
         stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        stack.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
         stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())  # others' draws

@@ -66,7 +66,7 @@ def causal(subject: Subject) -> Iterator[Finding]:
         for place in range(1, n_tokens):
             tokens_BT = piece.tokens_BT.clone()
             tokens_BT[:, place] = (tokens_BT[:, place] + 1) % subject.vocabulary_size
-            other = subject.segment(tokens_BT.cpu(), piece.targets_BT.cpu())
+            other = subject.segment(tokens_BT, piece.targets_BT)
             found_BTV, _ = subject.predict(other, subject.empty(1))
             words = f"if token {place + 1} is another"
             seen = difference(found_BTV[0, :place], log_probs_BTV[0, :place], words=words)

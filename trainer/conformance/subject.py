@@ -120,6 +120,7 @@ class Subject:
         self, tokens_BT: Tensor, targets_BT: Tensor, *, lengths: Sequence[int] | None = None
     ) -> Segment:
         """Return a segment; what lies behind a row's length is padding, without targets."""
+        tokens_BT, targets_BT = tokens_BT.cpu(), targets_BT.cpu()
         n_streams, tgt_len = tokens_BT.shape
         lengths_B = torch.tensor(lengths or [tgt_len] * n_streams)
         is_pad_BT = torch.arange(tgt_len) >= lengths_B[:, None]

@@ -108,6 +108,7 @@ def prepare_products(device: torch.device, *, tf32: bool) -> None:
         use_cpu_well()
     else:
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 def train_connected(
