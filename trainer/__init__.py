@@ -178,6 +178,8 @@ def generate(
     top_p: float = 1.0,
     stop: str | None = None,
     seed: int = 0,
+    cache: int | None = None,
+    dynamic: Literal["sgd", "rms"] | None = None,
     checkpoint: str = "best",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     trust: bool = False,
@@ -195,13 +197,15 @@ def generate(
         top_p: draw from the fewest of the likeliest tokens that reach this probability.
         stop: text before which the output ends.
         seed: seed of the draws.
+        cache: states of a continuous cache, with the settings that `evaluate` has tuned.
+        dynamic: rule of dynamic evaluation, with the settings that `evaluate` has tuned.
         checkpoint: best, last, a step, or a path.
         device: where to compute.
         trust: whether to run the code that the run names as its model.
 
     Raises:
         trainer.errors.InputError: the run cannot be used, the vocabulary cannot encode the prompt,
-            or a value is out of range.
+            a value is out of range, or settings were not tuned for this checkpoint.
     """
     from trainer.calls import models
     from trainer.inference.sampling_options import Sampling
@@ -216,6 +220,8 @@ def generate(
             top_p=top_p,
             stop=stop,
             seed=seed,
+            cache=cache,
+            dynamic=dynamic,
         ),
         checkpoint=checkpoint,
         device=device,

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -55,6 +56,30 @@ def test_a_text_goes_on_as_the_command_goes_on(trained: Path) -> None:
     assert text == trained_model.generate("the miller", **how)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="sampling: top_p 2"):
         trainer.generate(trained, top_p=2)
+
+
+@pytest.mark.parametrize("dynamic", ["sgd", "rms"])
+def test_a_text_is_read_as_was_tuned_for_this_checkpoint(
+    run: Path, dynamic: Literal["sgd", "rms"]
+) -> None:
+    how: Any = {"prompt": "the miller", "n_tokens": 8, "cache": 9, "dynamic": dynamic}
+    how |= {"checkpoint": "3", "device": "cpu"}
+    with pytest.raises(InputError, match=r"no settings for --cache 9 --dynamic \w+ were tuned"):
+        trainer.generate(run, **how)
+    (result,) = trainer.evaluate(
+        run, split="train", checkpoint="3", cache=9, dynamic=dynamic, device="cpu"
+    )
+    assert result.method is not None
+    tuned = {
+        f"{part}_{name}": getattr(getattr(result.method, part), name)
+        for part, names in (("cache", ("weight", "flatness")), ("dynamic", ("rate", "decay")))
+        for name in names
+    }
+    trained_model = open_trained(
+        run, which="3", precision=None, device=CPU, second_moments=dynamic == "rms"
+    )
+    told: Any = {"n_tokens": 8, "temperature": 0.8, "cache": 9, "dynamic": dynamic, **tuned}
+    assert trainer.generate(run, **how) == trained_model.generate("the miller", **told)
 
 
 def test_they_leave_the_process_as_it_was(run: Path) -> None:

@@ -9,6 +9,7 @@ from trainer.distributed import World, choose_device
 from trainer.host_cpu import use_cpu_well
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate as evaluated
+from trainer.inference.improving.filed import with_filed_settings
 from trainer.inference.loading import open_trained
 from trainer.inference.sampling_options import Sampling
 from trainer.track.opening import track_evaluations
@@ -48,5 +49,12 @@ def generate(
         at = choose_device(device, local_rank=0)
         if at.type == "cpu":
             use_cpu_well()
-        trained = open_trained(run, which=checkpoint, precision=None, device=at, trust=trust)
-        return "".join(trained.stream(prompt, sampling))
+        trained = open_trained(
+            run,
+            which=checkpoint,
+            precision=None,
+            device=at,
+            trust=trust,
+            second_moments=sampling.dynamic == "rms",
+        )
+        return "".join(trained.stream(prompt, with_filed_settings(sampling, run, trained)))
