@@ -143,3 +143,10 @@ def test_a_run_that_is_done_is_not_repeated_and_another_is_not_taken_for_it(
     (other,) = arms_of(learning, corpus, "quickstart --train.train-batch-size 2 --model.norm post")
     with pytest.raises(SystemExit, match="other words"):
         other.run(trial, tmp_path)
+
+
+def test_a_run_that_diverged_has_an_endless_loss(
+    learning: Any, corpus: Path, tmp_path: Path
+) -> None:
+    (arm,) = arms_of(learning, corpus, "quickstart --train.train-batch-size 2")
+    assert math.isinf(arm.run(learning.Trial(1e30, 640, 1), tmp_path).loss)
