@@ -10,6 +10,7 @@ import torch
 from builders import CPU, lone_world
 
 import trainer
+from trainer.calls.restoring import restoring
 from trainer.errors import InputError
 from trainer.inference.eval_options import EvalOptions
 from trainer.inference.evaluate import evaluate_run
@@ -80,6 +81,13 @@ def test_a_text_is_read_as_was_tuned_for_this_checkpoint(
     )
     told: Any = {"n_tokens": 8, "temperature": 0.8, "cache": 9, "dynamic": dynamic, **tuned}
     assert trainer.generate(run, **how) == trained_model.generate("the miller", **told)
+
+
+def test_how_recurrent_layers_multiply_is_put_back() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with restoring({}):
+        torch.backends.cudnn.allow_tf32 = not before
+    assert torch.backends.cudnn.allow_tf32 is before
 
 
 def test_they_leave_the_process_as_it_was(run: Path) -> None:

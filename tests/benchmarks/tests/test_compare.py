@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from peer import needs_peer
 from training import ROOT, environment
 
 BENCHMARKS = ROOT / "tests" / "benchmarks"
@@ -178,22 +180,34 @@ def test_without_clusters_the_adaptive_softmax_is_the_full_one(here: SimpleNames
     torch.testing.assert_close(*tables)
 
 
-@pytest.mark.parametrize("peer", ["gpt", "gpt-adaptive"])
-def test_a_gpt_is_measured_beside_ours_and_the_machine_is_named(peer: str, tmp_path: Path) -> None:
-    out = tmp_path / "found.json"
-    command = [sys.executable, BENCHMARKS / "compare.py", "toy", "--peer", peer, "--rounds", "2"]
+def compared(out: Path, *flags: str) -> tuple[str, dict[str, Any]]:
+    """Return what a comparison of toys says, and writes."""
+    command = [sys.executable, BENCHMARKS / "compare.py", "toy", "--out", out, *flags]
     done = subprocess.run(
-        [*map(str, command), "--only", "bf16", "--out", str(out)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
+        list(map(str, command)), env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(out.read_text())
-    assert done.stdout.startswith(f"processor {told['machine']['processor']}, torch ")
+    found: dict[str, Any] = json.loads(out.read_text())
+    return done.stdout, found
+
+
+@pytest.mark.parametrize("ours", [pytest.param("fp32", marks=needs_peer())])
+def test_what_is_measured_beside_hugging_face_s_model_has_its_losses(
+    ours: str, tmp_path: Path
+) -> None:
+    _, told = compared(tmp_path / "found.json", "--rounds", "1", "--only", ours)
+    (row,) = told["results"]
+    assert row["loss_difference"] < 1e-6  # without memory 3e-6
+
+
+@pytest.mark.parametrize("peer", ["gpt", "gpt-adaptive"])
+def test_a_gpt_is_measured_beside_ours_and_the_machine_is_named(peer: str, tmp_path: Path) -> None:
+    said, told = compared(
+        tmp_path / "found.json", "--peer", peer, "--rounds", "2", "--only", "bf16"
+    )
+    assert said.startswith(f"processor {told['machine']['processor']}, torch ")
     (row,) = told["results"]
     low, high = row["range"]
     assert 0 < low <= row["ratio"] <= high
     assert sorted(row["peer_losses"], reverse=True) == row["peer_losses"]
-    assert "another model, losses not compared" in done.stdout
+    assert "another model, losses not compared" in said
