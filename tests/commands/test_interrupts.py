@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from child import Child
 from saved_checkpoints import contents
-from training import ROOT, Case, environment, unmeasured
+from training import ROOT, Case, unmeasured
 
 from trainer.errors import Exit
 
@@ -127,7 +127,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path) -> None:
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=ROOT,
-        env=environment(),
+        env=unmeasured(),
     ) as process:
         assert process.stdin is not None
         assert process.stderr is not None

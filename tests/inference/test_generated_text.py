@@ -11,7 +11,7 @@ import torch
 from builders import CPU, scoring, words
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training import ROOT, environment
+from training import ROOT, environment, unmeasured
 
 from trainer.data.vocabulary.files import Vocabulary
 from trainer.data.vocabulary.symbols import SymbolVocabulary
@@ -115,7 +115,7 @@ def command(trained: Path, *flags: str) -> list[str]:
 def started(trained: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command(trained, "--prompt", "the miller"),
-        env=environment(),
+        env=unmeasured(),
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,

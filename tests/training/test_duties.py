@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from builders import random_documents, write_corpus
 from saved_checkpoints import contents
-from training import ROOT, Case, checkpoint_hashes, environment, events, losses, run_cases
+from training import ROOT, Case, checkpoint_hashes, events, losses, run_cases, unmeasured
 
 from trainer import read_metrics
 from trainer.checkpoint.folder import directory, resolve
@@ -106,8 +106,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
             str(ROOT / "launch" / "train.py"),
             *Case(run_dir, flags=longer).argv(corpus),
         ],
-        # Coverage would write a file of its own, and fail.
-        env={k: v for k, v in environment().items() if not k.startswith("COV")},
+        env=unmeasured(),  # coverage would write a file of its own, and fail
         capture_output=True,
         text=True,
         check=False,

@@ -18,7 +18,7 @@ import pytest
 from reported_runs import NOW, make_imported, make_run
 from rich.cells import cell_len
 from rich.console import Console
-from training import ROOT, environment
+from training import ROOT, unmeasured
 from txl_command import exit_code
 
 from trainer.errors import Exit
@@ -63,7 +63,7 @@ def seen_in_a_terminal(run: Path, *, columns: int, until: str) -> tuple[str, int
     own, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     command = [sys.executable, "-m", "txl_trainer", "watch", str(run), "--interval", "0.1"]
-    env = environment(TERM="xterm-256color", PYTHONUTF8="1")
+    env = unmeasured() | {"TERM": "xterm-256color", "PYTHONUTF8": "1"}
     for size in ("COLUMNS", "LINES"):  # where tests run side by side, they say another one
         env.pop(size, None)
     process = subprocess.Popen(
