@@ -233,6 +233,9 @@ def generate(
 def load(path: str | Path, *, device: str = "cpu", trust: bool = False) -> "TrainedModel":
     """Return the model that `txl export` wrote to `path`, or the best one of a run's directory.
 
+    It computes in fp32, on a GPU with what this process has set: PyTorch multiplies an LSTM's
+    weights in TF32 unless `torch.backends.cudnn.allow_tf32` is False.
+
     Neither deepspeed nor wandb is needed. With `trust`, code that the directory names as its model
     (`model.factory`) is imported and run.
 
