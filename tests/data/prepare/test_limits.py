@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from child import Child
+from training import unmeasured
 
 from trainer.data.corpus import verify_corpus
 from trainer.data.prepare.from_text import PrepareOptions, prepare
@@ -21,14 +22,15 @@ def text(tmp_path: Path) -> Path:
 
 
 STOPS_BEFORE_THE_END = """
-import sys
+import sys, time
 from pathlib import Path
 from trainer.data.prepare.writer import SplitWriter
 from trainer.data.prepare.from_text import PrepareOptions, prepare
 
 def finish(self, **_):
     print("all but the headers is written", flush=True)
-    sys.stdin.read()
+    while True:  # a signal just before one long wait would be handled after it
+        time.sleep(0.05)
 
 SplitWriter.finish = finish
 prepare(PrepareOptions(out=Path(sys.argv[1]), train=(Path(sys.argv[2]),)))
@@ -42,7 +44,7 @@ def test_a_killed_run_leaves_no_corpus_and_the_next_one_succeeds(
     out = tmp_path / "corpus"
     command = [sys.executable, "-c", STOPS_BEFORE_THE_END, str(out), str(text)]
     with Child(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        command, env=unmeasured(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
