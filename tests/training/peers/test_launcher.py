@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training import ROOT, environment
+from training import ROOT, unmeasured
 
 from trainer.errors import Exit
 from trainer.training.ending.stopping import StopRequests, Wish
@@ -40,7 +40,7 @@ def start(folder: Path, *names: str, **environ: str) -> "subprocess.Popen[str]":
         (folder / name).write_text(LAUNCHER)
     return subprocess.Popen(
         [sys.executable, *scripts, "-c", RANK],
-        env=environment(**environ),
+        env=unmeasured() | environ,
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
