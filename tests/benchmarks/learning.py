@@ -6,9 +6,10 @@
 
 Each arm is NAME='RECIPE FLAGS', what one would write after `txl train`, and each run is that
 command. The rate is searched on a grid around the recipe's own that goes on until its edges are not
-the best: with the first seed, then from there with all. At the best rate shorter runs, each
-complete, say what the first arm's loss costs. Arms take turns, so that a busy machine disturbs all
-alike. The same command goes on where it was stopped, and runs only what new arms lack.
+the best: with the first seed, then from there with all that shall choose it. At the best rate all
+seeds are run, and shorter runs, each complete, say what the first arm's loss costs. Arms take
+turns, so that a busy machine disturbs all alike. The same command goes on where it was stopped, and
+runs only what new arms lack.
 
 Prints a Markdown table, and writes `learning.md`, `learning.json` and `learning.png` to OUT.
 """
@@ -48,6 +49,9 @@ def main() -> None:
         help="of the tokens, of shorter runs",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--tuning-seeds", type=int, help="so many of the seeds choose the rate; by default all"
+    )
     parser.add_argument("--factor", type=float, default=1.6, help="from rate to rate")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a thread each")
     told = parser.parse_args()
@@ -57,7 +61,10 @@ def main() -> None:
     ]
     if len({(arm.size, arm.name) for arm in arms}) < len(arms):
         parser.error("two arms have one name: write NAME='RECIPE FLAGS'")
-    plan = Plan(told.tokens, tuple(sorted(told.shares)), tuple(told.seeds), told.factor)
+    n_tuning = told.tuning_seeds or len(told.seeds)
+    if not 1 <= n_tuning <= len(told.seeds):
+        parser.error(f"--tuning-seeds {n_tuning}: give 1 to {len(told.seeds)}, as many as --seeds")
+    plan = Plan(told.tokens, tuple(sorted(told.shares)), tuple(told.seeds), n_tuning, told.factor)
     tuned = compare(arms, plan, told.out, jobs=told.jobs)
     text = f"{table(tuned)}\n{told.tokens:,} tokens each; {machine('cpu')}\n"
     print(text)

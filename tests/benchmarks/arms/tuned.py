@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import pairwise, product
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ class Plan(NamedTuple):
     shares: tuple[float, ...]
     """Shorter lengths, as shares of these tokens, ascending."""
     seeds: tuple[int, ...]
+    n_tuning: int
+    """The first so many seeds choose the rate."""
     factor: float
     """Between two rates of the grid."""
 
@@ -44,7 +47,8 @@ class Tuned(NamedTuple):
     arm: Arm
     rate: float
     rates: dict[float, Mean]
-    """Every rate at which all seeds were run with all tokens, ascending."""
+    """Every rate at which the tuning seeds were run with all tokens, ascending; of the best one
+    the runs of all seeds."""
     points: tuple[Point, ...]
     """The best rate's lengths, ascending; the last is of all tokens."""
 
@@ -74,7 +78,7 @@ class Tuned(NamedTuple):
 
 
 def tune(arm: Arm, plan: Plan, run: Callable[[Sequence[Trial]], list[Run]]) -> Tuned:
-    """Find an arm's best rate: with the first seed, then from there with all of them.
+    """Find an arm's best rate: with the first seed, then from there with all that shall choose it.
 
     Shorter lengths are run at the rate that is the best for all tokens, which favours the arm
     that needs all of them.
@@ -95,19 +99,18 @@ def tune(arm: Arm, plan: Plan, run: Callable[[Sequence[Trial]], list[Run]]) -> T
 
     rates: dict[float, Mean] = {}
 
-    def with_all(places: Iterable[int]) -> dict[int, float]:
+    def losses(places: Iterable[int], seeds: Sequence[int]) -> dict[int, float]:
         wanted = list(places)
-        found = means(list(map(rate, wanted)), plan.n_tokens, plan.seeds)
+        found = means(list(map(rate, wanted)), plan.n_tokens, seeds)
         rates.update(zip(map(rate, wanted), found, strict=True))
         return {place: rates[rate(place)].loss for place in wanted}
 
-    def with_first(places: Iterable[int]) -> dict[int, float]:
-        wanted = list(places)
-        found = means(list(map(rate, wanted)), plan.n_tokens, plan.seeds[:1])
-        return {place: mean.loss for place, mean in zip(wanted, found, strict=True)}
-
-    begin = walk(0, with_first, most=MOST_STEPS) if len(plan.seeds) > 1 else 0
-    best = rate(walk(begin, with_all, most=MOST_STEPS))
+    place = 0
+    for n_seeds in sorted({1, plan.n_tuning}):
+        rates.clear()
+        place = walk(place, partial(losses, seeds=plan.seeds[:n_seeds]), most=MOST_STEPS)
+    best = rate(place)
+    (rates[best],) = means([best], plan.n_tokens, plan.seeds)
     lengths = [math.floor(share * plan.n_tokens) for share in plan.shares]
     shorter = [
         Point(n_tokens, mean)

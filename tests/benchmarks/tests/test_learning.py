@@ -49,7 +49,7 @@ def arms_of(learning: Any, corpus: Path, *told: str) -> list[Any]:
     return [learning.Arm.read(words, size="0.5M", corpus=corpus) for words in told]
 
 
-def learnt(learning: Any, arm: Any, *, worse: float, seeds: tuple[int, ...] = (1, 2)) -> Any:
+def learnt(learning: Any, arm: Any, *, worse: float, n_tuning: int = 2) -> Any:
     """Return an arm whose loss falls by one nat with each doubling of the tokens."""
     from arms.tuned import Plan, tune
 
@@ -59,7 +59,7 @@ def learnt(learning: Any, arm: Any, *, worse: float, seeds: tuple[int, ...] = (1
             loss = worse + far + trial.seed / 100 - math.log2(trial.n_tokens)
             yield learning.Run(trial, loss, trial.n_tokens / 100)
 
-    plan = Plan(8192, (0.25, 0.5), seeds, 1.6)
+    plan = Plan(8192, (0.25, 0.5), (1, 2), n_tuning, 1.6)
     return tune(arm, plan, lambda trials: list(run(trials)))
 
 
@@ -71,6 +71,18 @@ def test_an_arm_is_tuned_and_its_neighbours_are_kept(learning: Any, corpus: Path
     assert 0 < rates.index(tuned.rate) < len(rates) - 1
     assert [point.n_tokens for point in tuned.points] == [2048, 4096, 8192]
     assert tuned.best == tuned.rates[tuned.rate]
+
+
+@pytest.mark.parametrize("n_tuning", [1, 2])
+def test_so_many_seeds_choose_the_rate_as_are_asked_to(
+    learning: Any, corpus: Path, n_tuning: int
+) -> None:
+    (arm,) = arms_of(learning, corpus, "quickstart")
+    tuned = learnt(learning, arm, worse=20.0, n_tuning=n_tuning)
+    n_runs = {rate: len(mean.losses) for rate, mean in tuned.rates.items()}
+    assert n_runs.pop(tuned.rate) == 2
+    assert set(n_runs.values()) == {n_tuning}
+    assert [len(point.mean.losses) for point in tuned.points] == [2, 2, 2]
 
 
 @pytest.mark.parametrize(("worse", "share"), [(19.5, 2**-0.5), (20.0, 1.0), (19.0, 0.5)])
