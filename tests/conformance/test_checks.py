@@ -78,6 +78,11 @@ def test_transformer_xl_passes_all(changes: dict) -> None:
     assert findings(checked(ModelConfig(**SIZES, **changes))) == []
 
 
+def test_clusters_on_plain_kernels_read_a_segment_without_targets() -> None:
+    config = ModelConfig(**SIZES, cutoffs=(8, 20), kernels="plain")
+    assert checked(config, "causal")["causal"].holds
+
+
 @pytest.mark.parametrize("kind", TOY)
 def test_the_packaged_kinds_pass_all(kind: str) -> None:
     results = checked(ModelConfig(kind=kind, options=TOY[kind]))

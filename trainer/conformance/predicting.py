@@ -76,7 +76,7 @@ def causal(subject: Subject) -> Iterator[Finding]:
             seen = seen or difference(found_BT[:, :place], nats_BT[:, :place], words=words)
             if seen:
                 yield Finding(subject.shown(piece), seen)
-        blind = piece._replace(targets_BT=torch.full_like(piece.targets_BT, IGNORED), n_tokens=0)
+        blind = subject.segment(piece.tokens_BT, torch.full_like(piece.targets_BT, IGNORED))
         found_BTV, _ = subject.predict(blind, subject.empty(1))
         if difference(found_BTV[0], log_probs_BTV[0], words=""):
             yield Finding(subject.shown(piece), "predictions are others without the targets")
