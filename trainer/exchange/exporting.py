@@ -53,7 +53,7 @@ def export(run_dir: Path, *, out: Path, which: str, form: Form) -> None:
     if builder is not None and form != "txl":
         raise InputError(
             f"{run_dir} is of {named(builder)}, which transformers does not have: it is exported "
-            "with --to txl"
+            "with --as txl"
         )
     cpu = torch.device("cpu")
     with working(f"reading {source.path}"):
