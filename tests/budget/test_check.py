@@ -57,7 +57,9 @@ def test_weights_of_recipes_are_those_of_the_model(recipe: str) -> None:
     tie_projections=st.sampled_from(["none", "tails", "all"]),
     position_biases=st.sampled_from(["shared", "per_layer"]),
     norm=st.sampled_from(["pre", "post"]),
-    n_layer=st.integers(1, 3),
+    n_layer=st.integers(2, 3),
+    token_tables=st.integers(0, 1),
+    pair_rows=st.sampled_from([0, 7, 200]),
     d_inner=st.integers(1, 9),
 )
 def test_weights_are_those_of_the_model(**sizes: Any) -> None:

@@ -73,7 +73,10 @@ def test_a_healthy_model_passes_all(model: str) -> None:
     assert findings(of(f"broken_models:build_{model}")) == []
 
 
-@pytest.mark.parametrize("changes", [{}, {"norm": "pre", "cutoffs": (8, 20), "div_val": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"token_tables": 1, "pair_rows": 50}, {"norm": "pre", "cutoffs": (8, 20), "div_val": 2}],
+)
 def test_transformer_xl_passes_all(changes: dict) -> None:
     assert findings(checked(ModelConfig(**SIZES, **changes))) == []
 

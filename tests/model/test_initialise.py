@@ -25,6 +25,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "projections untied": {"cutoffs": (40, 100), "div_val": 2, "tie_projections": "none"},
     "projections tied": {"cutoffs": (40, 100), "div_val": 2, "tie_projections": "all"},
     "narrow embedding": {"d_embed": 4},
+    "tables of tokens and pairs": {"token_tables": 1, "pair_rows": 70},
     "biases per layer, pre-norm": {"position_biases": "per_layer", "norm": "pre"},
 }
 

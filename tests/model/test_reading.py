@@ -37,6 +37,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "post-norm": {},
     "pre-norm, a bias per layer": {"norm": "pre", "position_biases": "per_layer"},
     "plain kernels": {"kernels": "plain"},
+    "tables": {"token_tables": 2, "pair_rows": 31},
 }
 
 

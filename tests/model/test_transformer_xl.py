@@ -29,6 +29,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "tie_projections": "none",
         "d_embed": 6,
     },
+    "tables": {"token_tables": 1, "pair_rows": 11},
+    "tables, pre-norm, adaptive": {
+        "token_tables": 1,
+        "pair_rows": 300,
+        "norm": "pre",
+        "cutoffs": (5, 12),
+    },
 }
 LENGTHS: dict[str, dict[str, Any]] = {
     "no memory": {"mem_len": 0},

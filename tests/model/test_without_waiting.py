@@ -39,6 +39,8 @@ CASES: dict[str, dict[str, Any]] = {
         "d_head": 64,
         "d_model": 512,
         "activation_checkpointing": True,
+        "token_tables": 1,
+        "pair_rows": 1 << 18,
     },
 }
 

@@ -57,6 +57,7 @@ class Weights:
         layer += biases if config.position_biases == "per_layer" else 0
         others = d * (sum(into_model) + sum(out_of_it)) + vocabulary_size + n_tails * (widest + 1)
         others += biases if config.position_biases == "shared" else 0
+        others += d * (config.token_tables * vocabulary_size + config.pair_rows)
         return cls(
             total=config.n_layer * layer + in_tables * (1 if config.tie_embedding else 2) + others,
             layer=layer,
@@ -65,6 +66,8 @@ class Weights:
                 d * f,
                 d * widest * is_projected,
                 *words,
+                d * vocabulary_size * (config.token_tables > 0),
+                d * config.pair_rows,
                 *(n * width for n, width in tables),
             ),
             tables=tables,

@@ -69,6 +69,20 @@ class ModelConfig(Section):
     position_biases: Literal["shared", "per_layer"] = refused(
         "shared", "whether all layers share the content and position biases u and v"
     )
+    token_tables: int = refused(
+        0,
+        "so many layers, from the second on, read beside the residual stream a vector of each "
+        "token, from a table of their own",
+        ge=0,
+        le=MAX_SIZE,
+    )
+    pair_rows: int = refused(
+        0,
+        "rows of a table of vectors for pairs of a token and the one before it, which are hashed "
+        "to them and added to the embedding; 0 is none",
+        ge=0,
+        le=2**40,
+    )
     dropout: float = announced(0.1, "dropout probability", ge=0, lt=1)
     attn_dropout: float = announced(0.0, "dropout probability of attention weights", ge=0, lt=1)
     init_std: float = refused(0.02, "standard deviation of initial weights", gt=0)
@@ -100,6 +114,16 @@ class ModelConfig(Section):
             raise ValueError(
                 f"div_val {self.div_val} leaves the embedding's last of {len(self.cutoffs) + 1} "
                 f"clusters no width: lower --model.div-val or give fewer --model.cutoffs"
+            )
+        if self.n_layer and self.token_tables >= self.n_layer:
+            raise ValueError(
+                f"token_tables {self.token_tables}: the {self.n_layer} layers but the first can "
+                f"have one each; give at most {self.n_layer - 1}"
+            )
+        if self.builder is not None and (self.token_tables or self.pair_rows):
+            raise ValueError(
+                f"token_tables and pair_rows are Transformer-XL's own, and the model is "
+                f"{self.factory or self.kind}: leave them out"
             )
         if self.factory is not None and self.factory.count(":") != 1:
             raise ValueError(f"factory {self.factory!r} is not of the form 'package:build'")

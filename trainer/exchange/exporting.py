@@ -55,6 +55,13 @@ def export(run_dir: Path, *, out: Path, which: str, form: Form) -> None:
             f"{run_dir} is of {named(builder)}, which transformers does not have: it is exported "
             "with --as txl"
         )
+    model = source.experiment.model
+    if form == "huggingface" and (model.token_tables or model.pair_rows):
+        raise InputError(
+            f"{run_dir} has tables of tokens or pairs (model.token_tables, model.pair_rows), which "
+            "transformers' TransfoXL does not know: it is exported with --as txl or --as "
+            "transformers"
+        )
     cpu = torch.device("cpu")
     with working(f"reading {source.path}"):
         trained = load_source(source, precision="fp32", device=cpu, trust=False)

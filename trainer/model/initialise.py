@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.recipe import ModelConfig
+from trainer.model.token_tables import TokenTable
 
 Fill = Callable[[Tensor, int], None]
 """A function that fills a part of a parameter, `[N]`: the elements from a given one on."""
@@ -40,13 +41,14 @@ def beginnings(
 ) -> Iterator[tuple[nn.Parameter, Normal | None]]:
     """Yield each parameter with the distribution of its first values; None for zeros."""
     projected = {id(p) for p in projections}
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, TokenTable)}
     norms = {id(m.weight) for m in model.modules() if isinstance(m, nn.LayerNorm)}
     for name, parameter in model.named_parameters():
         if id(parameter) in norms:
             yield parameter, Normal(1.0, config.init_std)
         elif id(parameter) in projected:
             yield parameter, Normal(0.0, config.projection_init_std)
-        elif parameter.dim() == 1 or name.endswith("bias"):
+        elif parameter.dim() == 1 or id(parameter) in tables or name.endswith("bias"):
             yield parameter, None
         else:
             yield parameter, Normal(0.0, config.init_std)
@@ -54,7 +56,7 @@ def beginnings(
 
 @torch.no_grad()
 def initialise(model: nn.Module, config: ModelConfig, *, projections: Iterable[Tensor]) -> None:
-    """Draw normal weights, LayerNorm's around one, by torch's global generator; zero the biases."""
+    """Draw normal weights, LayerNorm's around one, by torch's global generator; zero the rest."""
     for parameter, normal in beginnings(model, config, projections=projections):
         if normal is None:
             parameter.zero_()

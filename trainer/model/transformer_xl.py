@@ -30,6 +30,7 @@ from trainer.model.memory.written import (
     remember_written,
     with_room,
 )
+from trainer.model.token_tables import TokenTable, added, no_last, pair_rows
 from trainer.protocol import Output, Segment, layered
 
 
@@ -53,6 +54,11 @@ class TransformerXL(nn.Module):
         self.biases = PositionBiases(config.n_head, config.d_head) if shared else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
         self.softmax = AdaptiveSoftmax(config, self.embedding)
+        self.n_words, width = vocabulary_size, config.d_model
+        self.token_tables = nn.ModuleList(
+            TokenTable(vocabulary_size, width) for _ in range(config.token_tables)
+        )
+        self.pairs = TokenTable(config.pair_rows, width) if config.pair_rows else None
         initialise(self, config, projections=self._projections())
 
     def fills(self) -> Fills:
@@ -68,15 +74,19 @@ class TransformerXL(nn.Module):
         return not self.config.activation_checkpointing
 
     def reach(self, mem_len: int, tgt_len: int) -> int | None:
-        """Return how many segments back the top layer looks, see `trainer.protocol.Reach`."""
-        return layered(self.config.n_layer)(mem_len, tgt_len)
+        """Return how many segments back the top layer looks, see `trainer.protocol.Reach`.
+
+        A pair of tokens looks one token farther.
+        """
+        return layered(self.config.n_layer)(mem_len, tgt_len) + (self.pairs is not None)
 
     def empty_memory(
         self, n_streams: int, *, mem_len: int, dtype: torch.dtype, device: torch.device
     ) -> LayerInputs:
         """Return memory of `n_streams` streams that have read nothing."""
         n_layer, width = self.config.n_layer, self.config.d_model
-        return empty_memory(n_layer, n_streams, mem_len, width, dtype=dtype, device=device)
+        memory = empty_memory(n_layer, n_streams, mem_len, width, dtype=dtype, device=device)
+        return memory._replace(last=self._no_last(n_streams, device))
 
     def resized_memory(self, memory: LayerInputs, *, mem_len: int) -> LayerInputs:
         """Return memory of another length, see `trainer.protocol.RecurrentModel`."""
@@ -89,7 +99,11 @@ class TransformerXL(nn.Module):
         backend = choose_backend(self.config, torch.empty((), dtype=dtype, device=device))
         n_layer, n_head = self.config.n_layer, self.config.n_head
         sizes = (n_layer, n_streams, mem_len, n_head, backend.head_width(self.config.d_head))
-        return empty_keys_and_values(*sizes, dtype=dtype, device=device)
+        memory = empty_keys_and_values(*sizes, dtype=dtype, device=device)
+        return memory._replace(last=self._no_last(n_streams, device))
+
+    def _no_last(self, n_streams: int, device: torch.device) -> tuple[Tensor, ...]:
+        return () if self.pairs is None else no_last(n_streams, self.n_words, device)
 
     def forward(
         self,
@@ -199,10 +213,7 @@ class TransformerXL(nn.Module):
         if isinstance(memory, KeysAndValues):
             assert not self.training, "weights do not stay as they are"
             memory = with_room(memory, segment.tokens_BT.shape[1])
-        how = (backend.lookup, segment.filled)
-        x_BTD: Hidden = self._dropped(
-            self.embedding(segment.tokens_BT, segment.token_clusters, *how)
-        )
+        x_BTD: Hidden = self._embedded(segment, memory, backend)
         n_keys, position_SD = memory.mem_len + segment.tokens_BT.shape[1], None
         if not knows_positions(memory, n_keys=n_keys):
             width = self.config.d_model
@@ -211,7 +222,12 @@ class TransformerXL(nn.Module):
         sight = self._sight(backend, memory, segment, same_length=same_length)
         biases = self.biases() if self.biases is not None else None
         inputs, positions = [], []
-        for layer, past in zip(self.layers, pasts(memory, position_SD), strict=True):
+        for i, (layer, past) in enumerate(
+            zip(self.layers, pasts(memory, position_SD), strict=True)
+        ):
+            if 0 < i <= len(self.token_tables):
+                rows_BTD = self.token_tables[i - 1](segment.tokens_BT, backend.lookup)
+                x_BTD = added(x_BTD, self._dropped(rows_BTD))
             if past.written is None:
                 inputs.append(narrow(x_BTD))
             args = (x_BTD, past, sight, biases, backend.layer)
@@ -224,6 +240,17 @@ class TransformerXL(nn.Module):
         if isinstance(memory, KeysAndValues):
             return hidden_BTD, Left(remember_written(memory, segment, positions))
         return hidden_BTD, self._left(memory, segment, inputs, attached=attached)
+
+    def _embedded(self, segment: Segment, memory: Seen, backend: Backend) -> Hidden:
+        """Return what the first layer reads, `[B, T, D]`."""
+        how = (backend.lookup, segment.filled)
+        x_BTD: Hidden = self.embedding(segment.tokens_BT, segment.token_clusters, *how)
+        if self.pairs is not None:
+            (last_B,) = memory.last
+            n_rows = self.config.pair_rows
+            rows_BT = pair_rows(segment, last_B, n_words=self.n_words, n_rows=n_rows)
+            x_BTD = added(x_BTD, self.pairs(rows_BT, backend.lookup))
+        return self._dropped(wide(x_BTD))
 
     def _sight(
         self, backend: Backend, memory: Seen, segment: Segment, *, same_length: bool

@@ -46,6 +46,7 @@ CASES = {
         {"same_length": True, "clamp_len": 4},
         seed=1,
     ),
+    "tables": Case({"token_tables": 1, "pair_rows": 13, "cutoffs": (4, 8)}, {}, seed=3),
     "narrow": Case(
         {"cutoffs": (5, 9), "d_embed": 6, "tie_projections": "all"}, {"mem_len": 0}, seed=10
     ),

@@ -106,3 +106,17 @@ def test_a_model_of_others_is_refused(trained: Path, tmp_path: Path, export: Exp
     assert code == 2
     assert "model.factory others:build, whose code an export cannot carry" in said
     assert not out.exists()
+
+
+def test_tables_are_not_for_the_transformers_of_4_35(
+    trained: Path, tmp_path: Path, export: Export
+) -> None:
+    run, out = Path(shutil.copytree(trained, tmp_path / "run")), tmp_path / "out"
+    old, new = '"pair_rows": 0', '"pair_rows": 64'
+    alter_state(run, old, new)
+    config = run / "config.json"
+    config.write_text(config.read_text().replace(old, new))
+    code, said = export(run, out, "--as", "huggingface")
+    assert code == 2
+    assert "has tables of tokens or pairs" in said
+    assert not out.exists()

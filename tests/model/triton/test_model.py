@@ -37,6 +37,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "d_embed": 6,
         },
     },
+    "tables": {"model": {**ODD, **CLUSTERS, "token_tables": 1, "pair_rows": 30}, "documents": True},
+    "tables, pre-norm": {"model": {**ODD, "token_tables": 1, "pair_rows": 30, "norm": "pre"}},
     "no memory": {"model": ODD, "mem_len": 0, "documents": True},
     "short memory, clamped": {"model": ODD, "mem_len": 2, "clamp_len": 3},
     "same length": {"model": ODD, "same_length": True, "clamp_len": 4},

@@ -7,10 +7,11 @@ import math
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.model.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from trainer.model.attention import RelativeAttention
+from trainer.model.token_tables import TokenTable
 from trainer.model.transformer_xl import Layer, TransformerXL
 
 
@@ -42,6 +43,19 @@ def embed(embedding: AdaptiveEmbedding, word: int) -> Tensor:
     return vector * math.sqrt(embedding.d_model)
 
 
+def pair(model: TransformerXL, before: int | None, word: int) -> int:
+    """Return the row of a pair, by Python's numbers without end."""
+    before = model.n_words if before is None else before
+    mixed = _wrapped(word * 0xC2B2AE3D27D4EB4F + before * 0x165667B19E3779F9)
+    mixed = _wrapped((mixed ^ (mixed >> 29)) * 0xC2B2AE3D27D4EB4F)
+    return (mixed ^ (mixed >> 32)) % model.config.pair_rows
+
+
+def _wrapped(number: int) -> int:
+    """Return the number that 64 bits with a sign hold."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
 def log_probabilities(softmax: AdaptiveSoftmax, hidden_D: Tensor) -> Tensor:
     """Return log P of all words: of the head's own, and log P(cluster) + log P(word in cluster)."""
     n_head = softmax.bounds[0][1]
@@ -68,6 +82,7 @@ class NaiveStream:
         self.clamp_len, self.same_length = clamp_len, same_length
         self.memory: list[list[tuple[Tensor, int]]] = [[] for _ in model.layers]
         self.document = 0
+        self.last: int | None = None
 
     def read(self, words: list[int], starts: set[int]) -> list[Tensor]:
         """Read a segment; `starts` are the indices in it at which a new document begins."""
@@ -76,13 +91,26 @@ class NaiveStream:
         for i in range(len(words)):
             self.document += i in starts
             documents.append(self.document)
+        if self.model.pairs is not None:
+            for i, word in enumerate(words):
+                self.last = None if i in starts else self.last
+                xs[i] = xs[i] + self._row(self.model.pairs, pair(self.model, self.last, word))
+                self.last = word
         for depth, layer in enumerate(self.model.layers):
             assert isinstance(layer, Layer)
+            if 1 <= depth <= len(self.model.token_tables):
+                table = self.model.token_tables[depth - 1]
+                xs = [x + self._row(table, word) for x, word in zip(xs, words, strict=True)]
             known = self.memory[depth] + list(zip(xs, documents, strict=True))
             xs = [self._layer(layer, known, len(self.memory[depth]) + i) for i in range(len(xs))]
             detached = [(x.detach(), document) for x, document in known]
             self.memory[depth] = detached[max(0, len(detached) - self.mem_len) :]
         return [log_probabilities(self.model.softmax, x) for x in xs]
+
+    def _row(self, table: nn.Module, row: int) -> Tensor:
+        assert isinstance(table, TokenTable)
+        found: Tensor = table.weight[row] * math.sqrt(table.weight.shape[1])
+        return found
 
     def _layer(self, layer: Layer, known: list[tuple[Tensor, int]], at: int) -> Tensor:
         x, document = known[at]

@@ -38,6 +38,7 @@ COMMON = [
 SELDOM = ["--tracking.log-interval-steps", "5"]
 CLUSTERS = ["--model.cutoffs", "20", "40"]
 DOCUMENTS = ("--data.memory-reset", "document", "--train.mem-len", "12")
+TABLES = ("--model.token-tables", "1", "--model.pair-rows", "200")
 POISONED = ["--model.factory", "poisoned_model:build"]
 
 
@@ -62,10 +63,10 @@ KINDS = {
     "fp16, two slots": Kind("zero0_fp16_autocast", slots=2),
     "not finite": Kind(text="poisoned", flags=(*POISONED, *SELDOM)),
     "not finite, two slots": Kind(slots=2, text="poisoned", flags=(*POISONED,)),
-    "documents": Kind(flags=DOCUMENTS),
+    "documents, tables": Kind(flags=(*DOCUMENTS, *TABLES)),
     "documents, two slots": Kind(slots=2, flags=DOCUMENTS),
     "Lamb": Kind(flags=("--optim.type", "Lamb", *SELDOM)),
-    "ZeRO-1, documents": Kind("zero1_bf16", flags=DOCUMENTS),
+    "ZeRO-1, documents, tables": Kind("zero1_bf16", flags=(*DOCUMENTS, *TABLES)),
     "ZeRO-1, documents, two slots": Kind("zero1_bf16", slots=2, flags=(*DOCUMENTS, *SELDOM)),
     "ZeRO-1, not finite": Kind("zero1_bf16", text="poisoned", flags=tuple(POISONED)),
     "ZeRO-1 in fp16, not finite, two slots": Kind(

@@ -34,6 +34,10 @@ SAVING = [
     "9",
     "--model.dropout",
     "0.2",
+    "--model.token-tables",
+    "1",
+    "--model.pair-rows",
+    "200",
     "--optim.lr",
     "3e-3",
 ]

@@ -36,6 +36,8 @@ class TxlConfig(PretrainedConfig):
         position_biases: str = "shared",
         tie_embedding: bool = True,
         tie_projections: str = "tails",
+        token_tables: int = 0,
+        pair_rows: int = 0,
         dropout: float = 0.0,
         attn_dropout: float = 0.0,
         init_std: float = 0.02,
@@ -51,6 +53,7 @@ class TxlConfig(PretrainedConfig):
         self.n_head, self.d_head, self.d_inner = n_head, d_head, d_inner
         self.norm, self.position_biases = norm, position_biases
         self.tie_embedding, self.tie_projections = tie_embedding, tie_projections
+        self.token_tables, self.pair_rows = token_tables, pair_rows
         self.dropout, self.attn_dropout = dropout, attn_dropout
         self.init_std, self.projection_init_std = init_std, projection_init_std
         self.tgt_len, self.mem_len = tgt_len, mem_len

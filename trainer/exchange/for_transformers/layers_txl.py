@@ -147,6 +147,27 @@ class AdaptiveEmbedding(nn.Module):
         return embedded_BTD
 
 
+class TokenTable(nn.Module):
+    """Vectors that are added to the residual stream, one for each token or hashed pair."""
+
+    def __init__(self, n_rows: int, config: TxlConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_rows, config.d_model))
+
+    def forward(self, rows_BT: Tensor) -> Tensor:
+        """Return rows times √D, `[B, T, D]`."""
+        rows_BTD: Tensor = self.weight[rows_BT] * math.sqrt(self.weight.shape[1])
+        return rows_BTD
+
+
+def hashed(tokens: Tensor, before: Tensor) -> Tensor:
+    """Return a number of 64 bits for each token and the one before it, as txl-trainer does."""
+    of_token, of_before = 0xC2B2AE3D27D4EB4F - 2**64, 0x165667B19E3779F9
+    mixed = tokens * of_token + before * of_before
+    mixed = (mixed ^ (mixed >> 29)) * of_token
+    return mixed ^ (mixed >> 32)
+
+
 class AdaptiveSoftmax(nn.Module):
     """Log-probabilities of all words; tables and projections that are tied are the embedding's."""
 

@@ -35,6 +35,27 @@ class TxlMemory(Cache):
         self.n_read = 0
         self.pads_B: Tensor | None = None
         """The number of pads on the left of each row; None without pads."""
+        self.last_B: Tensor | None = None
+        """The token that each row has read last; None before the first."""
+
+    def before(self, tokens_BT: Tensor, *, none: int) -> Tensor:
+        """Return the token before each of the next ones, `none` where a row begins; note the last.
+
+        Called once with the next tokens, before `n_read` counts them.
+        """
+        last_B = (
+            self.last_B
+            if self.last_B is not None
+            else tokens_BT.new_full(tokens_BT[:, 0].shape, none)
+        )
+        before_BT = torch.cat([last_B[:, None], tokens_BT[:, :-1]], dim=1)
+        self.last_B = tokens_BT[:, -1]
+        if self.pads_B is None:
+            return before_BT
+        token_T = torch.arange(
+            self.n_read, self.n_read + tokens_BT.shape[1], device=tokens_BT.device
+        )
+        return before_BT.masked_fill(token_T <= self.pads_B[:, None], none)
 
     def join(self, layer: int, new: Tensor, *, n_keys: int, most: int) -> Tensor:
         """Return the newest `n_keys` of what a layer keeps and `new`; keep the newest `most`."""
@@ -52,6 +73,7 @@ class TxlMemory(Cache):
         """Keep the memory of these rows, in this order."""
         self.kept = [None if x is None else x.index_select(0, beam_idx) for x in self.kept]
         self.pads_B = None if self.pads_B is None else self.pads_B.index_select(0, beam_idx)
+        self.last_B = None if self.last_B is None else self.last_B.index_select(0, beam_idx)
 
     batch_select_indices = reorder_cache
 
@@ -63,7 +85,8 @@ class TxlMemory(Cache):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.kept, self.n_read, self.pads_B = [None for _ in self.kept], 0, None
+        self.kept, self.n_read = [None for _ in self.kept], 0
+        self.pads_B = self.last_B = None
 
     def crop(self, tokens_to_remove: int) -> None:
         """Refuse: what is forgotten does not come back."""

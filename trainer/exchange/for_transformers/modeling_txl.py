@@ -30,7 +30,9 @@ from .layers_txl import (
     AdaptiveEmbedding,
     AdaptiveSoftmax,
     PositionBiases,
+    TokenTable,
     TxlLayer,
+    hashed,
     position_embedding,
 )
 from .memory_txl import Sight, TxlMemory, most_kept
@@ -54,6 +56,11 @@ class TxlForCausalLM(PreTrainedModel, GenerationMixin):
         self.biases = PositionBiases(config) if config.position_biases == "shared" else None
         self.layers = nn.ModuleList(TxlLayer(config) for _ in range(config.n_layer))
         self.softmax = AdaptiveSoftmax(config, self.embedding)
+        n_words, n_pairs = config.vocab_size, config.pair_rows
+        self.token_tables = nn.ModuleList(
+            TokenTable(n_words, config) for _ in range(config.token_tables)
+        )
+        self.pairs = TokenTable(n_pairs, config) if n_pairs else None
         self.post_init()
 
     def forward(
@@ -137,11 +144,15 @@ class TxlForCausalLM(PreTrainedModel, GenerationMixin):
         config, n_new = self.config, tokens_BT.shape[1]
         sight = Sight(memory, n_new, n_alone, config)
         hidden_BTS = sight.hidden_keys(tokens_BT.device)
-        x_BTD = F.dropout(self.embedding(tokens_BT), config.dropout, self.training)
+        x_BTD = F.dropout(self._embedded(tokens_BT, memory), config.dropout, self.training)
         distances = self._distances(memory, sight.n_keys, x_BTD)
         states = [x_BTD]
         how = {"n_keys": sight.n_keys, "most": most_kept(config)}
         for i, (layer, r_SHE) in enumerate(zip(self._layers(), distances, strict=True)):
+            if 0 < i <= len(self.token_tables):
+                rows_BTD = self.token_tables[i - 1](tokens_BT)
+                x_BTD = x_BTD + F.dropout(rows_BTD, config.dropout, self.training)
+                states[i] = x_BTD
             attention = layer.attention
             if memory.projected:
                 kv_BS2HE = memory.join(i, attention.keys_and_values(x_BTD), **how)
@@ -153,6 +164,15 @@ class TxlForCausalLM(PreTrainedModel, GenerationMixin):
             states.append(x_BTD)
         memory.n_read += n_new
         return [*states[:-1], F.dropout(states[-1], config.dropout, self.training)]
+
+    def _embedded(self, tokens_BT: Tensor, memory: TxlMemory) -> Tensor:
+        """Return what the first layer reads, `[B, T, D]`."""
+        embedded_BTD: Tensor = self.embedding(tokens_BT)
+        if self.pairs is None:
+            return embedded_BTD
+        before_BT = memory.before(tokens_BT, none=self.config.vocab_size)
+        rows_BTD: Tensor = self.pairs(hashed(tokens_BT, before_BT) % self.config.pair_rows)
+        return embedded_BTD + rows_BTD
 
     def _distances(self, memory: TxlMemory, n_keys: int, like: Tensor) -> list[Tensor]:
         """Return each layer's projection of the distances n_keys-1 … 0, `[n_keys, H, E]`."""
@@ -211,6 +231,8 @@ class TxlForCausalLM(PreTrainedModel, GenerationMixin):
             init.normal_(module.weight, 0.0, std)
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, TokenTable):
+            init.zeros_(module.weight)
         elif isinstance(module, PositionBiases):
             init.normal_(module.content_HE, 0.0, std)
             init.normal_(module.position_HE, 0.0, std)

@@ -31,6 +31,8 @@ _OF_THE_MODEL = (
     "position_biases",
     "tie_embedding",
     "tie_projections",
+    "token_tables",
+    "pair_rows",
     "dropout",
     "attn_dropout",
     "init_std",

@@ -48,6 +48,11 @@ class CompressedInputs(NamedTuple):
         return 0
 
     @property
+    def last(self) -> tuple[Tensor, ...]:
+        """Return (): no pairs are read."""
+        return ()
+
+    @property
     def mem_len(self) -> int:
         """Return K, all positions that attention sees."""
         return self.layers[0].shape[1]

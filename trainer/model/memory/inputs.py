@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.model.memory.seen import newest_positions, valid_after
+from trainer.model.memory.seen import last_after, newest_positions, valid_after
 from trainer.protocol import Segment
 
 
@@ -23,6 +23,8 @@ class LayerInputs(NamedTuple):
     """The number of a stream's newest positions, of M, that may be attended to, int64."""
     valid_min: int
     """A lower bound of `valid_B`, known on the host; if it is M, nothing needs to be masked."""
+    last: tuple[Tensor, ...] = ()
+    """Each stream's last token, `[B]`, if a model reads pairs: see `trainer.model.token_tables`."""
 
     @property
     def mem_len(self) -> int:
@@ -58,7 +60,7 @@ def resized(memory: LayerInputs, mem_len: int) -> LayerInputs:
     more, fewer = max(0, mem_len - memory.mem_len), max(0, memory.mem_len - mem_len)
     layers = tuple(F.pad(old_BMD[:, fewer:], (0, 0, more, 0)) for old_BMD in memory.layers)
     valid_B = memory.valid_B.clamp_max(mem_len)
-    return LayerInputs(layers, valid_B, min(mem_len, memory.valid_min))
+    return LayerInputs(layers, valid_B, min(mem_len, memory.valid_min), memory.last)
 
 
 def remember(
@@ -76,7 +78,7 @@ def remember(
     pairs = zip(memory.layers, read_LBTD, strict=True)
     with torch.set_grad_enabled(attached and torch.is_grad_enabled()):
         layers = tuple(_newest(old_BMD, x_BTD, segment) for old_BMD, x_BTD in pairs)
-    return LayerInputs(layers, *valid_after(memory, segment))
+    return LayerInputs(layers, *valid_after(memory, segment), last_after(memory.last, segment))
 
 
 def _newest(old_BMD: Tensor, x_BTD: Tensor, segment: Segment) -> Tensor:

@@ -3,6 +3,7 @@
 B streams · T tgt_len · M mem_len.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -27,6 +28,10 @@ class Seen(Protocol):
         """Return a lower bound of `valid_B`, known on the host."""
 
     @property
+    def last(self) -> tuple[Tensor, ...]:
+        """Return each stream's last token, `[B]`, where the model reads pairs; else ()."""
+
+    @property
     def mem_len(self) -> int:
         """Return M."""
 
@@ -44,6 +49,15 @@ def valid_after(memory: Seen, segment: Segment) -> tuple[Tensor, int]:
     sure = segment.starts_BT is None and segment.whole
     n_read = memory.valid_min + tgt_len if sure else 0
     return read_B.clamp_max(mem_len), min(mem_len, n_read)
+
+
+def last_after(last: Sequence[Tensor], segment: Segment) -> tuple[Tensor, ...]:
+    """Return each stream's last token after a segment; () where memory has none."""
+    if not last:
+        return ()
+    (last_B,) = last
+    newest_B = segment.tokens_BT.gather(1, (segment.lengths_B - 1).clamp_min(0)[:, None])[:, 0]
+    return (torch.where(segment.lengths_B > 0, newest_B, last_B),)
 
 
 def newest_documents(segment: Segment) -> Tensor | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainer.model.memory.seen import newest_positions, valid_after
+from trainer.model.memory.seen import last_after, newest_positions, valid_after
 from trainer.protocol import Segment
 
 
@@ -39,6 +39,8 @@ class KeysAndValues(NamedTuple):
     """`[S, H, E]` each, the layer's projection of the distances; () before the first segment."""
     valid_B: Tensor
     valid_min: int
+    last: tuple[Tensor, ...] = ()
+    """See `LayerInputs`."""
 
     @property
     def layers(self) -> tuple[Tensor, ...]:
@@ -134,7 +136,11 @@ def remember_written(
     memory.room.n_written = end
     valid_B, valid_min = valid_after(memory, segment)
     after = memory._replace(
-        end=end, positions=tuple(positions), valid_B=valid_B, valid_min=valid_min
+        end=end,
+        positions=tuple(positions),
+        valid_B=valid_B,
+        valid_min=valid_min,
+        last=last_after(memory.last, segment),
     )
     if segment.whole:
         return after

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from trainer.model.attention import PositionBiases
 from trainer.model.choice import backend_name
 from trainer.model.layer import Layer
+from trainer.model.token_tables import TokenTable
 from trainer.model.transformer_xl import TransformerXL
 from trainer.model.triton.alignment import store_rows, store_weight, stored
 from trainer.model.triton.copies import Copies
@@ -26,6 +27,9 @@ def store_aligned(model: nn.Module) -> None:
     assert isinstance(model, TransformerXL), "see `on_kernels`"
     for table in (*model.embedding.tables, *model.softmax.tables):
         store_rows(table)
+    for module in model.modules():
+        if isinstance(module, TokenTable):
+            store_rows(module.weight)
     if model.softmax.cluster_weight is not None:
         store_rows(model.softmax.cluster_weight)
     for projection in (*model.embedding.projections, *model.softmax.projections):
