@@ -24,7 +24,6 @@ from trainer.distributed import Control, World, refuse_shared_gpus
 from trainer.engine.engine import Engine
 from trainer.engine.optimizers import lamb, muon
 from trainer.engine.optimizers.choice import optimizer_of
-from trainer.engine.optimizers.matrices import matrices
 from trainer.engine.optimizers.schedules import cosine_of
 from trainer.engine.passes.unrolled import Unrolled
 from trainer.engine.zero import cut, decide_by_norm, layers_are_called_once, refuse_frozen
@@ -32,6 +31,7 @@ from trainer.errors import InputError
 from trainer.meeting import limit_of, meet
 from trainer.model.initialise import Fills
 from trainer.model.layer import Layer
+from trainer.model.matrices import matrices
 from trainer.model.precision import compute_dtype_of
 from trainer.model.triton.storage import copies_of, on_kernels, store_aligned
 

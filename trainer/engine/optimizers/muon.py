@@ -25,23 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from trainer.engine.full_state import Fragment
-from trainer.engine.optimizers.matrices import Matrices
+from trainer.model.matrices import Batch, Matrices, batches_of
 
 #: Weights of the quintic polynomial, and how often it is applied (Jordan et al. 2024).
 _QUINTIC, _N_TIMES = (3.4445, -4.7750, 2.0315), 5
 #: The root mean square of Adam's steps (Liu et al. 2025).
 _RMS = 0.2
-#: The most elements of a batch, unless one parameter alone has more.
-BATCH = 1 << 24
-
-
-class Batch(NamedTuple):
-    """Parameters that are made of matrices of one size, with their places in a buffer."""
-
-    size: Matrices
-    places: dict[str, int]
-    """The place of each parameter's first element."""
-    numel: int
 
 
 class Piece(NamedTuple):
@@ -97,7 +86,6 @@ class Muon(torch.optim.Optimizer):
                 if each element is on one rank.
         """
         self._sum_over_ranks, self._share = sum_over_ranks, share
-        batches = batches_of(matrices)
         pieces: dict[str, list[tuple[Tensor, Fragment]]] = {}
         for flat, parts in fragments.items():
             for part in parts:
@@ -111,7 +99,7 @@ class Muon(torch.optim.Optimizer):
                     for flat, part in pieces.pop(name, [])
                 ],
             )
-            for batch in batches
+            for batch in batches_of(matrices)
         ]
         self._others = [
             Piece(flat, part.start, part.numel, 0)
@@ -150,10 +138,8 @@ class Muon(torch.optim.Optimizer):
         if not pieces:
             return
         (beta1, beta2), flats = group["betas"], {piece.flat for piece in pieces}
-        steps = {
-            flat: torch.full((), float(self.state[flat]["step"]), device=flat.device)
-            for flat in flats
-        }
+        numbers = {flat: float(self.state[flat]["step"]) for flat in flats}
+        steps = {flat: torch.full((), n, device=flat.device) for flat, n in numbers.items()}
         torch._fused_adamw_(
             [piece.of(piece.flat) for piece in pieces],
             _gradients(pieces),
@@ -172,39 +158,40 @@ class Muon(torch.optim.Optimizer):
 
     def _step_together(self, batch: Batch, pieces: list[Piece], group: dict[str, Any]) -> None:
         """Update the matrices of a batch, of which this rank has these pieces."""
-        beta1, lr = group["betas"][0], group["lr"]
-        gradients, averages = _gradients(pieces), self._moments(pieces, "exp_avg")
-        like = group["params"][0]
+        beta1, lr, like = group["betas"][0], group["lr"], group["params"][0]
         buffer_N = torch.zeros(batch.numel, dtype=like.dtype, device=like.device)
-        places = [buffer_N.narrow(0, piece.at, piece.numel) for piece in pieces]
+        parts = [buffer_N.narrow(0, piece.at, piece.numel) for piece in pieces]
         if pieces:
+            gradients, averages = _gradients(pieces), self._moments(pieces, "exp_avg")
             torch._foreach_lerp_(averages, gradients, 1 - beta1)
-        for gradient_N, average_N, place_N in zip(gradients, averages, places, strict=True):
-            torch.lerp(gradient_N, average_N, beta1, out=place_N)
+            torch._foreach_copy_(parts, torch._foreach_lerp(gradients, averages, beta1))
         self._make_orthogonal(batch, pieces, buffer_N)
         if pieces:
             weights = [piece.of(piece.flat) for piece in pieces]
             torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
-            torch._foreach_add_(weights, places, alpha=-lr * _RMS * batch.size.longest**0.5)
+            torch._foreach_add_(weights, parts, alpha=-lr * _RMS * batch.size.longest**0.5)
 
     def _make_orthogonal(self, batch: Batch, pieces: list[Piece], buffer_N: Tensor) -> None:
-        """Make those matrices of a buffer orthogonal of which this rank has pieces."""
-        buffer_XRC = buffer_N.view(-1, batch.size.n_rows, batch.size.n_columns)
-        numel, n_matrices = buffer_XRC[0].numel(), len(buffer_XRC)
+        """Bring a batch together, and make it orthogonal as far as this rank needs it."""
+        matrices_XRC = buffer_N.view(-1, batch.size.n_rows, batch.size.n_columns)
         if self._share is None:
-            if self._sum_over_ranks is not None:
-                self._sum_over_ranks(buffer_N)
+            self._sum(buffer_N)
+            numel = matrices_XRC[0].numel()
             first = min((piece.at // numel for piece in pieces), default=0)
-            last = max(((piece.at + piece.numel - 1) // numel + 1 for piece in pieces), default=0)
+            end = max(((piece.at + piece.numel - 1) // numel + 1 for piece in pieces), default=0)
         else:
             rank, world_size = self._share
-            first, last = (n_matrices * i // world_size for i in (rank, rank + 1))
-            buffer_XRC[:first] = 0
-            buffer_XRC[last:] = 0
-        if first < last:
-            own_XRC = buffer_XRC[first:last]
+            first, end = (len(matrices_XRC) * i // world_size for i in (rank, rank + 1))
+        if first < end:
+            own_XRC = matrices_XRC[first:end]
             own_XRC.copy_(orthogonalised(own_XRC, dtype=self._dtype))
-        if self._share is not None and self._sum_over_ranks is not None:
+        if self._share is not None:
+            matrices_XRC[:first] = 0
+            matrices_XRC[end:] = 0
+            self._sum(buffer_N)
+
+    def _sum(self, buffer_N: Tensor) -> None:
+        if self._sum_over_ranks is not None:
             self._sum_over_ranks(buffer_N)
 
 
@@ -228,23 +215,8 @@ def orthogonalised(x_XRC: Tensor, *, dtype: torch.dtype) -> Tensor:
         sum_XRR = torch.baddbmm(square_XRR, square_XRR, square_XRR, beta=b, alpha=c)
         del square_XRR
         y_XRC = torch.baddbmm(y_XRC, sum_XRR, y_XRC, beta=a)
-    return y_XRC.mT if is_tall else y_XRC
-
-
-def batches_of(matrices: Mapping[str, Matrices]) -> list[Batch]:
-    """Return parameters in batches of matrices of one size, each of at most `BATCH` elements.
-
-    A parameter that has more elements is a batch.
-    """
-    groups: dict[tuple[int, int, int], list[Batch]] = {}
-    for name, size in matrices.items():
-        batches = groups.setdefault((size.n_rows, size.n_columns, size.longest), [])
-        if not batches or batches[-1].numel + size.numel > BATCH:
-            batches.append(Batch(size, {}, 0))
-        last = batches[-1]
-        places = last.places | {name: last.numel}
-        batches[-1] = Batch(last.size, places, last.numel + size.numel)
-    return [batch for batches in groups.values() for batch in batches]
+    u_XRC: Tensor = y_XRC.mT if is_tall else y_XRC
+    return u_XRC
 
 
 def _in(flats: list[Tensor], pieces: list[Piece]) -> list[Piece]:
