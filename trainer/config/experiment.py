@@ -107,8 +107,10 @@ class OptimConfig(Section):
 
     type: Literal["Adam", "AdamW", "Lamb", "Muon"] = refused(
         "Adam",
-        "the rule; weight decay joins Adam's gradient, but the others' update; Muon makes steps of"
-        " the layers' matrices orthogonal, and takes AdamW's of all else",
+        "the rule; weight decay joins Adam's gradient, but the others' update. Muon makes the steps"
+        " of matrices in layers orthogonal, and takes AdamW's of all else, such as tables of words"
+        " and biases; rates are those of Adam or somewhat higher. In layers is each two-dimensional"
+        " `weight` of a module in an `nn.ModuleList`, and those of PyTorch's recurrent networks",
     )
     lr: float = announced(..., "peak learning rate", gt=0)
     min_lr: float = announced(0.0, "learning rate at the end", ge=0)

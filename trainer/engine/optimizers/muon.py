@@ -198,8 +198,9 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(x_XRC: Tensor, *, dtype: torch.dtype) -> Tensor:
     """Return matrices with the same singular vectors, whose singular values are about 1.
 
-    They are from 0.7 to 1.2: five times the quintic x → a·x + b·x³ + c·x⁵, after a division by the
-    norm, bring all there that are not below 0.001 or so of it. A matrix of zeros stays one.
+    A matrix is divided by its norm, and then five times the quintic x → a·x + b·x³ + c·x⁵ is taken
+    of its singular values: all from 0.0015 of the norm on come between 0.67 and 1.21, and smaller
+    ones grow 480 times. A matrix of zeros stays one.
 
     Args:
         x_XRC: matrices.
