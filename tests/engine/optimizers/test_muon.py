@@ -221,6 +221,19 @@ def test_a_step_is_pytorch_s_own_muon_s() -> None:
         assert float((ours - theirs).detach().norm() / moved.norm()) < 0.04
 
 
+def test_a_gradient_may_lie_in_another_order_than_its_weights() -> None:
+    for sizes in ({}, {"w": of_size(1, 4, 6)}):
+        found = []
+        for transposed in (False, True):
+            torch.manual_seed(0)
+            p = nn.Parameter(torch.ones(4, 6))
+            grad = torch.randn(4, 6)
+            p.grad = grad.T.contiguous().T if transposed else grad
+            made([p], {p: [Fragment("w", 0, 24)]}, sizes, dtype=torch.float32).step()
+            found.append(p.detach())
+        assert torch.equal(*found)
+
+
 def test_a_parameter_without_a_gradient_is_passed_over() -> None:
     parameters = {name: nn.Parameter(torch.ones(4, 3)) for name in ("a", "b", "c", "d")}
     fragments = {p: [Fragment(name, 0, 12)] for name, p in parameters.items()}

@@ -227,4 +227,6 @@ def _in(flats: list[Tensor], pieces: list[Piece]) -> list[Piece]:
 
 
 def _gradients(pieces: list[Piece]) -> list[Tensor]:
-    return [piece.of(grad) for piece in pieces if (grad := piece.flat.grad) is not None]
+    """Return the pieces' gradients, which may lie in another order than weights: then copies."""
+    grads = [(piece, piece.flat.grad) for piece in pieces]
+    return [piece.of(grad.contiguous()) for piece, grad in grads if grad is not None]
