@@ -110,6 +110,20 @@ def test_time_is_operations_and_bytes_at_the_rates_given(
     assert one["sent"]["sum"] == 4 * found["parameters"]  # half there, half back, fp32
 
 
+def test_muon_s_matrices_are_sent_in_fp32_and_no_file_with_offload_is_planned(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    muon = ["enwik8-base", "--gpus", "2", "--optim.type", "Muon"]
+    rows = {row["file"]: row for row in planned(capsys, *muon)["rows"]}
+    model = load_recipe("enwik8-base").model
+    d, x = model.d_model, model.n_head * model.d_head
+    n = model.n_layer * (5 * d * x + 2 * d * model.d_inner)
+    assert list(rows) == [name for name in packaged_names() if not name.endswith("offload")]
+    for row in rows.values():
+        assert row["sent"]["matrices"] == 4 * n  # half there, half back
+        assert row["sent"].pop("sum") == sum(row["sent"].values())
+
+
 def test_a_dry_run_without_a_corpus_is_a_plan_of_its_ranks(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

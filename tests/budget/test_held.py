@@ -14,7 +14,7 @@ from trainer.distributed import World
 from trainer.engine import deepspeed
 
 N_WORDS = 2000
-#: Files, changes of their section on ZeRO, and micro steps of a step.
+#: Files, changes of their section on ZeRO, and micro steps of a step. A name with "Muon" has Muon.
 SETTINGS: dict[str, tuple[str, dict[str, Any], int]] = {
     "stage 0": ("zero0_fp32", {}, 1),
     "stage 0, autocast, 2 slots": ("zero0_bf16_autocast", {}, 2),
@@ -24,6 +24,9 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], int]] = {
     "stage 2, bf16": ("zero2_bf16", {}, 1),
     "stage 3": ("zero3_fp32", {"stage3_param_persistence_threshold": 9000}, 2),
     "stage 3, bf16": ("zero3_bf16", {}, 1),
+    "stage 0, Muon": ("zero0_fp32", {}, 1),
+    "stage 1, Muon": ("zero1_bf16", {}, 1),
+    "stage 3, Muon": ("zero3_fp32", {}, 1),
 }
 
 
@@ -57,6 +60,7 @@ def measure_all(world: World, folder: Path) -> dict[str, Any]:
         if raw["zero_optimization"]["stage"] == 0:
             raw["zero_optimization"] = {"stage": 0}
         experiment = tiny_experiment(
+            optim={"lr": 1e-3, "type": "Muon" if "Muon" in name else "Adam"},
             model={"cutoffs": (300, 800), "d_model": 64, "d_inner": 128, "d_head": 16},
             train={
                 "train_batch_size": slots * world.world_size,

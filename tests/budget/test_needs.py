@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.budget import needs
+from trainer.budget.activations import Widths
+from trainer.budget.moments import Step
 from trainer.budget.needs import Needs
 from trainer.budget.sizes import How, Weights
 from trainer.config.precision import Precision
 from trainer.config.recipe import ExperimentConfig, load_recipe
+from trainer.model.matrices import BATCH
 
 WEIGHTS = Weights(
     total=151_107_538, layer=2_600_000, largest=67_735 * 410, tables=((20_000, 410), (20_000, 410))
@@ -130,6 +133,26 @@ def test_checkpointing_keeps_less_of_a_deep_model() -> None:
         needs.count(experiment, WEIGHTS, HOW, shares=[1.0, 0.1]) for experiment in (whole, again)
     )
     assert made_again.device_bytes < kept.device_bytes / 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16_autocast"])
+@pytest.mark.parametrize("layer", [1_000, 2_600_000, 40_000_000])
+def test_muon_works_with_a_bounded_part_of_the_layers_matrices(
+    layer: int, precision: Precision
+) -> None:
+    recipe = load_recipe("wt103-base").model_dump()
+    n_layer, held = recipe["model"]["n_layer"], {}
+    weights = replace(WEIGHTS, total=n_layer * layer + 10**8, layer=layer)
+    for rule in ("AdamW", "Muon"):
+        recipe["optim"]["type"] = rule
+        experiment = ExperimentConfig.model_validate(recipe)
+        how = replace(HOW, precision=precision)
+        step = Step(experiment, weights, how, Widths.of(precision), [1.0, 0.1])
+        held[rule] = step.moments()["the update"]["working space"].n_bytes
+    most = min(n_layer * layer, max(BATCH, layer))
+    width = 4 if precision == "fp32" else 2
+    # A buffer in fp32; a matrix, its square, a sum of powers and the next matrix, three at a time.
+    assert held["Muon"] - held["AdamW"] == (4 + max(3 * width, 6)) * most
 
 
 @pytest.mark.parametrize("recipe", recipes_of_transformer_xl())

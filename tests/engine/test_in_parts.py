@@ -32,6 +32,7 @@ MODELS: dict[str, tuple[str, list[str]]] = {
         ["--model.cutoffs", "--model.div-val", "1", "--model.position-biases", "per_layer"],
     ),
     "LAMB": ("zero3_fp32", ["--optim.type", "Lamb"]),
+    "Muon": ("zero3_fp32", ["--optim.type", "Muon"]),
 }
 
 

@@ -89,6 +89,7 @@ ROOMS = (
             "trainer/engine/gradients/reduction.py",
             "trainer/engine/gradients/whole.py",
             "trainer/engine/optimizers/lamb.py",
+            "trainer/engine/optimizers/muon.py",
             "trainer/engine/passes/usual.py",
         ),
         ("tests/engine",),

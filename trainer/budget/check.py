@@ -14,6 +14,7 @@ from trainer.budget.needs import Needs
 from trainer.budget.sizes import How, Weights, Words
 from trainer.config.deepspeed.checks import lookup
 from trainer.config.deepspeed.file import ResolvedDs
+from trainer.config.deepspeed.keys import OWN_RULES
 from trainer.config.divisors import divisors
 from trainer.config.factory import named, told
 from trainer.config.recipe import ExperimentConfig, ModelConfig
@@ -279,7 +280,7 @@ def _how(
         offload=resolved.optimizer.offload,
         bucket=int(bucket) if isinstance(bucket, int | float) else _BUCKET,
         on_gpu=world.device.type == "cuda",
-        fused_adam=fused and experiment.optim.type != "Lamb",
+        fused_adam=fused and experiment.optim.type not in OWN_RULES,
         captured=world.device.type == "cuda"
         and resolved.zero_stage <= 1
         and not resolved.optimizer.offload

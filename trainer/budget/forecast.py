@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from trainer.budget.check import GIB, Budget
-from trainer.budget.held import Held, Sent, held, sent
+from trainer.budget.held import Held, Sent, held, n_brought_together, sent
 from trainer.budget.sizes import Words
 from trainer.config.deepspeed.file import ResolvedDs
 from trainer.config.precision import Precision
@@ -121,6 +121,7 @@ def forecast(
     with torch.device("meta"):
         model = build_model(experiment.model, vocabulary_size=words.size, seed=0)
     numels = [p.numel() for p in model.parameters()]
+    n_together = n_brought_together(experiment.optim, model)
     train = experiment.train
     per_epoch = epochs = None
     if n_tokens is not None:
@@ -133,7 +134,8 @@ def forecast(
         )
         per_epoch, epochs = positions.steps_per_epoch, positions.epochs(train.max_steps)
     rows = tuple(
-        _row(name, resolved, experiment, words, machine, numels) for name, resolved in files.items()
+        _row(name, resolved, experiment, words, machine, numels, n_together)
+        for name, resolved in files.items()
     )
     return Forecast(
         machine=machine,
@@ -156,6 +158,7 @@ def _row(
     words: Words,
     machine: Machine,
     numels: Sequence[int],
+    n_together: int,
 ) -> Row:
     """Return what a training would need and send with one DeepSpeed file."""
     device = torch.device("cuda" if machine.on_gpu else "cpu")
@@ -166,7 +169,8 @@ def _row(
     budget = Budget(experiment, words, resolved, world, backend=backend)
     how, needs = budget.how, budget.needs
     zero = resolved.values["zero_optimization"]
-    holds, sends = held(numels, how, zero), sent(numels, how, zero)
+    holds = held(numels, how, zero)
+    sends = sent(numels, how, zero, n_brought_together=n_together)
     activations = sum(n for part, n in needs.device.items() if part not in _NOT_ACTIVATIONS)
     step_s = None
     flops = budget.flops_per_token if experiment.model.builder is None else None

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from trainer.budget.activations import Widths
 from trainer.budget.sizes import How
+from trainer.config.experiment import OptimConfig
+from trainer.model.matrices import matrices
 
 #: DeepSpeed's defaults of keys of ``zero_optimization``.
 _PERSISTENT, _NEAR, _AHEAD = 100_000, 1_000_000_000, 50_000_000
@@ -46,11 +50,13 @@ class Sent(NamedTuple):
     gradients: float
     weights: float
     """Updated weights at stages 1 and 2; at stage 3 weights before they are used."""
+    matrices: float = 0.0
+    """The layers' matrices in fp32, as Muon brings them together."""
 
     @property
     def sum(self) -> float:
         """Return the bytes of all messages but flags and norms, of a number each."""
-        return self.gradients + self.weights
+        return self.gradients + self.weights + self.matrices
 
 
 def held(numels: Sequence[int], how: How, zero: Mapping[str, Any]) -> Held:
@@ -108,12 +114,33 @@ def _kept_whole(numels: Sequence[int], zero: Mapping[str, Any]) -> int:
     return sum(n for n in numels if n <= threshold)
 
 
-def sent(numels: Sequence[int], how: How, zero: Mapping[str, Any]) -> Sent:
-    """Return what each rank sends in a step; the arguments are those of `held`.
+def sent(
+    numels: Sequence[int], how: How, zero: Mapping[str, Any], *, n_brought_together: int = 0
+) -> Sent:
+    """Return what each rank sends in a step.
 
     An all-reduce sends 2(W-1)/W of its data, any other collective (W-1)/W. At stage 3 a model of
     more weights than ``stage3_max_reuse_distance`` sends at least what is returned.
+
+    Args:
+        numels: see `held`.
+        how: likewise.
+        zero: likewise.
+        n_brought_together: elements of matrices that the optimizer brings together.
     """
+    share = (how.world_size - 1) / how.world_size
+    return _sent(numels, how, zero)._replace(matrices=2 * share * 4 * n_brought_together)
+
+
+def n_brought_together(optim: OptimConfig, model: nn.Module) -> int:
+    """Return the elements of matrices of `model` that the optimizer brings together in a step."""
+    if optim.type != "Muon":
+        return 0
+    return sum(parameter.numel for parameter in matrices(model).values())
+
+
+def _sent(numels: Sequence[int], how: How, zero: Mapping[str, Any]) -> Sent:
+    """Return what is sent whatever the optimizer."""
     total, width = sum(numels), Widths.of(how.precision).weight
     once = (how.world_size - 1) / how.world_size * width
     if how.stage == 0:

@@ -12,11 +12,16 @@ from trainer.budget.sizes import How, Weights
 from trainer.config.experiment import ExperimentConfig
 from trainer.config.precision import is_autocast
 from trainer.host_cpu import RETURNED_BYTES
+from trainer.model.matrices import BATCH
 
 #: The share of memory that an allocator cannot use again at once: of a GPU's blocks; of a host's
 #: large blocks, which go back to the system; of a host's small blocks in the heap (measured with
 #: glibc 2.36, where an aligned block never fits into the hole that an equal block has left).
 _ON_GPU, _LARGE, _SMALL = 0.05, 0.04, 0.33
+
+#: Bytes that Muon takes for an element of matrices that it makes orthogonal: in fp32 a buffer and
+#: three of a product's; in 16 bits a buffer, and a quotient in fp32 that is rounded.
+_IN_FP32, _IN_16_BITS = 16, 10
 
 
 class Holding(NamedTuple):
@@ -171,9 +176,18 @@ class Step:
             n_bytes = weights.total * how.share * (width if width == 4 else width + 4)
         if self._type == "Lamb":
             n_bytes += 8 * weights.total * how.share
+        elif self._type == "Muon":
+            n_bytes += self._matrices() * (_IN_FP32 if self._widths.compute == 4 else _IN_16_BITS)
         elif not how.fused_adam and not how.offload:
             n_bytes += 4 * (weights.total * how.share if how.on_gpu else weights.largest)
         return _working(max(0, n_bytes), 4 * weights.total * how.share)
+
+    def _matrices(self) -> int:
+        """Return the most elements of matrices that Muon has whole at a time."""
+        weights = self._weights
+        if not weights.is_ours:
+            return min(weights.total, max(BATCH, weights.largest))
+        return min(self._model.n_layer * weights.layer, max(BATCH, weights.layer))
 
 
 def _flat(n_bytes: float, how: How) -> float:

@@ -105,8 +105,12 @@ class TrainConfig(Section):
 class OptimConfig(Section):
     """The way from a gradient to an update: the rule, and the learning rate's shape."""
 
-    type: Literal["Adam", "AdamW", "Lamb"] = refused(
-        "Adam", "the rule; weight decay joins Adam's gradient, but AdamW's and Lamb's update"
+    type: Literal["Adam", "AdamW", "Lamb", "Muon"] = refused(
+        "Adam",
+        "the rule; weight decay joins Adam's gradient, but the others' update. Muon makes the steps"
+        " of matrices in layers orthogonal, and takes AdamW's of all else, such as tables of words"
+        " and biases; rates are those of Adam or somewhat higher. In layers is each two-dimensional"
+        " `weight` of a module in an `nn.ModuleList`, and those of PyTorch's recurrent networks",
     )
     lr: float = announced(..., "peak learning rate", gt=0)
     min_lr: float = announced(0.0, "learning rate at the end", ge=0)

@@ -22,8 +22,8 @@ from trainer.config.experiment import OptimConfig
 from trainer.config.precision import is_autocast
 from trainer.distributed import Control, World, refuse_shared_gpus
 from trainer.engine.engine import Engine
+from trainer.engine.optimizers import lamb, muon
 from trainer.engine.optimizers.choice import optimizer_of
-from trainer.engine.optimizers.lamb import Lamb, matrices
 from trainer.engine.optimizers.schedules import cosine_of
 from trainer.engine.passes.unrolled import Unrolled
 from trainer.engine.zero import cut, decide_by_norm, layers_are_called_once, refuse_frozen
@@ -31,6 +31,7 @@ from trainer.errors import InputError
 from trainer.meeting import limit_of, meet
 from trainer.model.initialise import Fills
 from trainer.model.layer import Layer
+from trainer.model.matrices import matrices
 from trainer.model.precision import compute_dtype_of
 from trainer.model.triton.storage import copies_of, on_kernels, store_aligned
 
@@ -118,11 +119,11 @@ def build(
     if resolved.zero_stage == 0:
         config["gradient_clipping"] = 0.0  # Engine.step clips, after looking for a NaN
     names = {id(p): name for name, p in model.named_parameters()}
-    lamb_matrices = matrices(model)
     stage, dtype = resolved.zero_stage, compute_dtype_of(resolved.precision)
     on_a_gpu = on_kernels(model, world.device, dtype)
     if on_a_gpu and stage < 3:
         store_aligned(model)
+    wholes, sizes = lamb.matrices(model), matrices(model)
     if stage > 0:
         refuse_frozen(model, stage=stage)
     if fills is not None:
@@ -147,11 +148,18 @@ def build(
         # Moments last as long as the run. If they were made in the first step, they would lie
         # between tensors that come and go, and the heap would grow by the size of all gradients.
         engine.full_state.create_moments(0)
-    if isinstance(optimizer, Lamb):
-        is_shared_out = stage > 0 and world.world_size > 1
+    sum_over_ranks = dist.all_reduce if world.world_size > 1 else None
+    if isinstance(optimizer, lamb.Lamb):
         optimizer.cut(
             engine.full_state.fragments(),
-            matrices=lamb_matrices,
-            sum_over_ranks=dist.all_reduce if is_shared_out else None,
+            matrices=wholes,
+            sum_over_ranks=sum_over_ranks if stage > 0 else None,
+        )
+    elif isinstance(optimizer, muon.Muon):
+        optimizer.cut(
+            engine.full_state.fragments(),
+            matrices=sizes,
+            sum_over_ranks=sum_over_ranks,
+            share=(world.rank, world.world_size) if stage == 0 else None,
         )
     return engine

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from trainer.config.deepspeed import keys
 from trainer.config.deepspeed.checks import REFUSED
 from trainer.config.deepspeed.file import resolve
+from trainer.config.deepspeed.keys import OWN_RULES
 from trainer.config.recipe import ExperimentConfig, load_recipe
 
 
@@ -133,15 +134,16 @@ def test_blocks_that_do_not_go_together_are_refused(
         ("zero_optimization.sub_group_size", 10**6),
     ],
 )
-def test_what_only_adam_has_is_refused_with_lamb(
-    path: str, value: Any, experiment: ExperimentConfig
+@pytest.mark.parametrize("rule", OWN_RULES)
+def test_what_only_adam_has_is_refused_with_rules_of_ours(
+    path: str, value: Any, rule: str, experiment: ExperimentConfig
 ) -> None:
     file = {"zero_optimization": {"stage": 3}}
     block, _, rest = path.partition(".")
     file[block] = file.get(block, {}) | nested(rest, value)
     resolve(file, experiment, world_size=1, where="f")
-    lamb = changed(experiment, "optim", type="Lamb")
-    assert f"{path.removesuffix('.device')} is for optim.type Adam and AdamW" in refusal(file, lamb)
+    ours = changed(experiment, "optim", type=rule)
+    assert f"{path.removesuffix('.device')} is for optim.type Adam and AdamW" in refusal(file, ours)
 
 
 def test_all_kinds_of_problem_are_in_one_error(experiment: ExperimentConfig) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from trainer.config.deepspeed import file
 from trainer.config.deepspeed.checks import lookup
+from trainer.config.deepspeed.keys import OWN_RULES
 from trainer.config.precision import is_autocast
 from trainer.config.recipe import ExperimentConfig, load_recipe
 from trainer.errors import InputError
@@ -145,7 +146,7 @@ def test_a_misspelt_optimizer_is_no_difference_but_corrected(experiment: Experim
 
 
 @pytest.mark.parametrize("name", PACKAGED)
-@pytest.mark.parametrize("rule", ["Adam", "AdamW", "Lamb"])
+@pytest.mark.parametrize("rule", ["Adam", "AdamW", *OWN_RULES])
 def test_packaged_files_take_every_rule_that_their_devices_have(
     name: str, rule: str, experiment: ExperimentConfig
 ) -> None:
@@ -153,14 +154,14 @@ def test_packaged_files_take_every_rule_that_their_devices_have(
 
     ruled = changed(experiment, "optim", type=rule)
     raw = file.load_ds_config(name)
-    if rule == "Lamb" and "offload" in name:
+    if rule in OWN_RULES and "offload" in name:
         assert "offload_optimizer is for optim.type Adam" in refusal(raw, ruled)
         return
     resolved = file.resolve(raw, ruled, world_size=1, where=name)
     assert resolved.values["optimizer"]["type"] == rule
     assert "zero_allow_untested_optimizer" not in resolved.values
     taken = DeepSpeedConfig(resolved.for_deepspeed)
-    assert taken.zero_allow_untested_optimizer == (rule == "Lamb")
+    assert taken.zero_allow_untested_optimizer == (rule in OWN_RULES)
 
 
 def test_the_readers_dict_is_left_alone(experiment: ExperimentConfig) -> None:

@@ -24,6 +24,8 @@ from trainer.engine.gradients.loss_scale import LossScale
 from trainer.engine.gradients.whole import WholeGradients
 from trainer.engine.optimizers.adam import Adam
 from trainer.engine.optimizers.lamb import Lamb
+from trainer.engine.optimizers.muon import Muon
+from trainer.model.matrices import Matrices
 
 WINDOW, POWER, LEAST = 3, 5, 4
 SETTINGS = Fp16(initial_scale_power=POWER, loss_scale_window=WINDOW, min_loss_scale=LEAST)
@@ -117,6 +119,7 @@ OPTIMIZERS: dict[str, Any] = {
     "fused Adam": lambda ps: Adam(ps, lr=0.1, fused=True),
     "Adam": lambda ps: Adam(ps, lr=0.1, fused=False),
     "Lamb": lambda ps: _lamb(ps),
+    "Muon": lambda ps: _muon(ps),
 }
 
 
@@ -126,6 +129,19 @@ def _lamb(parameters: list[nn.Parameter]) -> Lamb:
     matrices = {str(i): str(i) for i in range(len(parameters))}
     lamb.cut(fragments, matrices=matrices, sum_over_ranks=None)
     return lamb
+
+
+def _muon(parameters: list[nn.Parameter]) -> Muon:
+    settings = {"lr": 0.1, "eps": 1e-8, "weight_decay": 0.0, "dtype": torch.float32}
+    muon = Muon(parameters, betas=(0.9, 0.999), **settings)
+    fragments = {p: [Fragment(str(i), 0, p.numel())] for i, p in enumerate(parameters)}
+    matrices = {
+        str(i): Matrices(1, *p.shape, max(p.shape))
+        for i, p in enumerate(parameters)
+        if p.dim() == 2
+    }
+    muon.cut(fragments, matrices=matrices, sum_over_ranks=None)
+    return muon
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import tiny_model
+from cut_up import cut_up
 from hypothesis import given
 from hypothesis import strategies as st
 from plain_loop import plain_loop
@@ -170,33 +171,6 @@ def test_the_update_does_not_depend_on_how_matrices_are_cut(
     for p, pieces in zip(parameters, places, strict=True):
         found = torch.cat([flat[start : start + n] for _, flat, start, n in pieces])
         torch.testing.assert_close(found.detach(), p.detach(), rtol=1e-12, atol=1e-14)
-
-
-Piece = tuple[int, nn.Parameter, int, int]
-
-
-def cut_up(
-    tensors: list[Tensor], names: list[str], cuts: list[int]
-) -> tuple[list[nn.Parameter], dict[Tensor, list[Fragment]], list[list[Piece]]]:
-    """Return flat tensors with a gap before every fragment; where each piece of a tensor went."""
-    total = sum(t.numel() for t in tensors)
-    borders = [0, *sorted(min(cut, total) for cut in cuts), total]
-    flats = [nn.Parameter(torch.full((2 * total + 1,), torch.nan).double()) for _ in borders[1:]]
-    fragments: dict[Tensor, list[Fragment]] = {flat: [] for flat in flats}
-    places: list[list[Piece]] = [[] for _ in tensors]
-    ends = list(itertools.accumulate(t.numel() for t in tensors))
-    for flat, low, high in zip(flats, borders, borders[1:], strict=False):
-        start = 1
-        for i, (end, tensor) in enumerate(zip(ends, tensors, strict=True)):
-            first = max(low, end - tensor.numel())
-            numel = min(high, end) - first
-            if numel > 0:
-                at = first - (end - tensor.numel())
-                flat.data[start : start + numel] = tensor[at : at + numel]
-                fragments[flat].append(Fragment(names[i], start, numel))
-                places[i].append((at, flat, start, numel))
-                start += numel + 1
-    return flats, fragments, places
 
 
 def test_the_norm_of_a_large_matrix_is_exact() -> None:

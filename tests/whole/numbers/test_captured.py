@@ -66,6 +66,7 @@ KINDS = {
     "documents, tables": Kind(flags=(*DOCUMENTS, *TABLES)),
     "documents, two slots": Kind(slots=2, flags=DOCUMENTS),
     "Lamb": Kind(flags=("--optim.type", "Lamb", *SELDOM)),
+    "Muon": Kind(flags=("--optim.type", "Muon", *SELDOM)),
     "ZeRO-1, documents, tables": Kind("zero1_bf16", flags=(*DOCUMENTS, *TABLES)),
     "ZeRO-1, documents, two slots": Kind("zero1_bf16", slots=2, flags=(*DOCUMENTS, *SELDOM)),
     "ZeRO-1, not finite": Kind("zero1_bf16", text="poisoned", flags=tuple(POISONED)),

@@ -15,7 +15,7 @@ _OLD = (KIMIYOUNG, NVIDIA)
 _MICRO = "--train.train-micro-batch-size-per-gpu"
 _LAUNCHER = "none here: the launcher says it (deepspeed, torchrun or srun)"
 _COSINE = "none here: scheduler.type in the --deepspeed-config file says it; by default cosine"
-_RULE = "--optim.type (Adam, AdamW or Lamb)"
+_RULE = "--optim.type (Adam, AdamW, Lamb or Muon)"
 _SCALE = "none here: block fp16 of the --deepspeed-config file, as in zero1_fp16"
 _INIT = "none here: weights start normal: --model.init-std, --model.projection-init-std"
 _EVAL = "none here: evaluation is a command of its own, `txl eval`"
@@ -103,7 +103,7 @@ TABLE: tuple[tuple[tuple[str, ...], str, str], ...] = (
     # Optimizer and learning rate
     ((FAIRSEQ,), "--optimizer", _RULE),
     ((KIMIYOUNG, HF), "--optim", _RULE),
-    ((NVIDIA,), "--optim", "--optim.type Lamb (for lamb and jitlamb; or Adam, AdamW)"),
+    ((NVIDIA,), "--optim", "--optim.type Lamb (for lamb and jitlamb; or Adam, AdamW, Muon)"),
     (_OLD, "--mom", "none here: there is no SGD, and the moments decay by --optim.betas"),
     ((FAIRSEQ, *_OLD), "--lr", "--optim.lr"),
     ((HF,), "--learning-rate", "--optim.lr"),

@@ -6,7 +6,7 @@ from typing import Any, cast, get_args
 from pydantic import BaseModel, ValidationError
 
 from trainer.config import strict
-from trainer.config.deepspeed.keys import SCHEDULE_PARAMS, DsFile, Float16, ScheduleType
+from trainer.config.deepspeed.keys import OWN_RULES, SCHEDULE_PARAMS, DsFile, Float16, ScheduleType
 
 _NOTHING = "it would do nothing here"
 _REMOVED = "DeepSpeed has removed it"
@@ -171,7 +171,7 @@ def _conflicts(values: Mapping[str, Any]) -> list[str]:
             "DeepSpeed's schedules warm up for at least 2 updates: "
             "raise optim.warmup_steps, or use scheduler.type cosine"
         )
-    return conflicts + _lamb_conflicts(values)
+    return conflicts + _own_rule_conflicts(values)
 
 
 def _scale_conflicts(values: Mapping[str, Any], stage: int) -> list[str]:
@@ -189,9 +189,9 @@ def _scale_conflicts(values: Mapping[str, Any], stage: int) -> list[str]:
     return conflicts
 
 
-def _lamb_conflicts(values: Mapping[str, Any]) -> list[str]:
+def _own_rule_conflicts(values: Mapping[str, Any]) -> list[str]:
     """Return the values of the file that only the two Adams can use."""
-    if lookup(values, "optimizer.type") != "Lamb":
+    if lookup(values, "optimizer.type") not in OWN_RULES:
         return []
     only_adam = "is for optim.type Adam and AdamW: leave it out, or take one of them"
     given = {

@@ -17,7 +17,14 @@ import hjson
 
 from trainer.config import strict
 from trainer.config.deepspeed.checks import lookup, problems
-from trainer.config.deepspeed.keys import SCHEDULE_PARAMS, DsFile, Float16, Fp16, ScheduleType
+from trainer.config.deepspeed.keys import (
+    OWN_RULES,
+    SCHEDULE_PARAMS,
+    DsFile,
+    Float16,
+    Fp16,
+    ScheduleType,
+)
 from trainer.config.divisors import divisors_near
 from trainer.config.precision import Precision
 from trainer.config.recipe import ExperimentConfig
@@ -242,8 +249,8 @@ def _resolved(filled: dict[str, Any], micro: int, accumulation: int) -> Resolved
     values["scheduler"]["params"] = params.model_dump(exclude_unset=True, exclude_none=True)
     ours = {"optimizer", "scheduler"} if file.scheduler.type == "cosine" else {"optimizer"}
     theirs = {key: deepcopy(value) for key, value in values.items() if key not in ours}
-    if file.optimizer.type == "Lamb":
-        theirs["zero_allow_untested_optimizer"] = True  # it is tested with this trainer
+    if file.optimizer.type in OWN_RULES:
+        theirs["zero_allow_untested_optimizer"] = True  # they are tested with this trainer
         theirs["zero_optimization"] |= {"sub_group_size": 10**15}  # all matrices in one call
     in_fp16 = file.torch_autocast.dtype in get_args(Float16)
     precisions: dict[Precision, bool | None] = {

@@ -32,6 +32,10 @@ Float16 = Literal["float16", "fp16", "torch.float16", "half"]
 MAX_SCALE_POWER = 127
 
 
+#: Rules that are this trainer's own, which update whole matrices.
+OWN_RULES = ("Lamb", "Muon")
+
+
 class Block(BaseModel):
     """A block of the file: these keys only, and no guessing at types."""
 
@@ -58,8 +62,8 @@ class OptimizerParams(Block):
 class Optimizer(Block):
     """The rule is the experiment's, ``optim.type``; what computes it is the file's."""
 
-    type: Literal["Adam", "AdamW", "Lamb"] | None = _key(
-        "the rule; weight decay joins Adam's gradient, but AdamW's and Lamb's update"
+    type: Literal["Adam", "AdamW", "Lamb", "Muon"] | None = _key(
+        "the rule; weight decay joins Adam's gradient, but the others' update"
     )
     params: OptimizerParams = OptimizerParams()
 

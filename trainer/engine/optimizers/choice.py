@@ -10,6 +10,8 @@ from trainer.config.deepspeed.file import ResolvedDs
 from trainer.config.experiment import OptimConfig
 from trainer.engine.optimizers.adam import Adam
 from trainer.engine.optimizers.lamb import Lamb
+from trainer.engine.optimizers.muon import Muon
+from trainer.model.precision import compute_dtype_of
 
 
 def optimizer_of(
@@ -32,6 +34,8 @@ def optimizer_of(
     }
     if optim.type == "Lamb":
         return Lamb(parameters, **settings)
+    if optim.type == "Muon":
+        return Muon(parameters, dtype=compute_dtype_of(resolved.precision), **settings)
     decoupled = {"Adam": False, "AdamW": True}[optim.type]
     if choice.offload:
         return offloaded(parameters, adamw_mode=decoupled, **settings)
