@@ -30,13 +30,13 @@ class TokenTable(nn.Module):
 
     def __init__(self, n_rows: int, d_model: int) -> None:
         super().__init__()
+        self.scale = math.sqrt(d_model)
         self.weight = nn.Parameter(torch.empty(n_rows, d_model))
 
     def forward(self, rows_BT: Tensor, lookup: Lookup) -> Tensor:
-        """Return rows times √D, `[B, T, D]`, scaled as embeddings are."""
+        """Return rows times √D, `[B, T, D]`, scaled as embeddings are; pads stay pads."""
         found_ND = lookup(rows_BT.flatten(), self.weight, _NOT_THE_SOFTMAXS)
-        scale = math.sqrt(self.weight.shape[1])
-        return torch.unflatten(found_ND * scale, 0, rows_BT.shape)
+        return torch.unflatten(found_ND * self.scale, 0, rows_BT.shape)
 
 
 def added(x_BTD: Hidden, rows_BTD: Tensor) -> Hidden:
