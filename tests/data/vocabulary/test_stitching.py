@@ -70,7 +70,7 @@ def are_as_likely(
     model = content["model"]
     if model["type"] != "Unigram" or vocabulary.decode(one) != vocabulary.decode(other):
         return False
-    scores = [sum(model["vocab"][i][1] for i in ids) for ids in (one, other)]
+    scores = [math.fsum(model["vocab"][i][1] for i in ids) for ids in (one, other)]
     return math.isclose(*scores, rel_tol=1e-12)
 
 
@@ -85,8 +85,10 @@ def test_ids_are_those_of_the_whole_file(tmp_path: Path) -> None:
         if name == "dropout":
             continue
         vocabulary = vocabulary_of(name)
-        wanted = encoded_whole(tokenizer_files()[name], text) + ends_with(vocabulary)
-        assert streamed(vocabulary, pieces) == wanted, name
+        content = tokenizer_files()[name]
+        wanted = encoded_whole(content, text) + ends_with(vocabulary)
+        found = streamed(vocabulary, pieces)
+        assert found == wanted or are_as_likely(vocabulary, content, found, wanted), name
 
 
 def test_documents_one_after_the_other_do_not_touch() -> None:
