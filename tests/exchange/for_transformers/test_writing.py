@@ -96,27 +96,27 @@ def test_a_folder_that_is_there_is_kept(exported: Path, trained: Path, export: E
     assert contents(exported) == before
 
 
-def test_a_model_of_others_is_refused(trained: Path, tmp_path: Path, export: Export) -> None:
-    run, out = Path(shutil.copytree(trained, tmp_path / "run")), tmp_path / "out"
-    old, new = '"factory": null', '"factory": "others:build"'
-    alter_state(run, old, new)
-    config = run / "config.json"
-    config.write_text(config.read_text().replace(old, new))
-    code, said = export(run, out, "--checkpoint", "last")
-    assert code == 2
-    assert "model.factory others:build, whose code an export cannot carry" in said
-    assert not out.exists()
-
-
-def test_tables_are_not_for_the_transformers_of_4_35(
-    trained: Path, tmp_path: Path, export: Export
+@pytest.mark.parametrize(
+    ("old", "new", "form", "why"),
+    [
+        (
+            '"factory": null',
+            '"factory": "others:build"',
+            "transformers",
+            "model.factory others:build, whose code an export cannot carry",
+        ),
+        ('"pair_rows": 0', '"pair_rows": 64', "huggingface", "has tables of tokens or pairs"),
+        ('"token_tables": 0', '"token_tables": 1', "huggingface", "has tables of tokens or pairs"),
+    ],
+)
+def test_what_a_form_cannot_hold_is_refused(
+    trained: Path, tmp_path: Path, export: Export, old: str, new: str, form: str, why: str
 ) -> None:
     run, out = Path(shutil.copytree(trained, tmp_path / "run")), tmp_path / "out"
-    old, new = '"pair_rows": 0', '"pair_rows": 64'
     alter_state(run, old, new)
     config = run / "config.json"
     config.write_text(config.read_text().replace(old, new))
-    code, said = export(run, out, "--as", "huggingface")
+    code, said = export(run, out, "--checkpoint", "last", "--as", form)
     assert code == 2
-    assert "has tables of tokens or pairs" in said
+    assert why in said
     assert not out.exists()
