@@ -27,6 +27,7 @@ from trainer.config.recipe import ExperimentConfig, ModelConfig, load_recipe
 from trainer.data.corpus import Corpus
 from trainer.model.build import build_model
 from trainer.model.transformer_xl import TransformerXL
+from trainer.model.triton.storage import multiplied
 
 V = 300
 
@@ -74,6 +75,7 @@ def assert_counted(config: ModelConfig, size: int) -> None:
     assert counted.total == sum(p.numel() for p in model.parameters())
     assert counted.layer == sum(p.numel() for p in model.layers[0].parameters())
     assert counted.largest == max(p.numel() for p in model.parameters())
+    assert counted.multiplied == sum(weight.numel() for weight in multiplied(model))
     assert list(counted.tables) == [tuple(table.shape) for table in model.softmax.tables]
 
 

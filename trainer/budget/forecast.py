@@ -169,7 +169,7 @@ def _row(
     budget = Budget(experiment, words, resolved, world, backend=backend)
     how, needs = budget.how, budget.needs
     zero = resolved.values["zero_optimization"]
-    holds = held(numels, how, zero)
+    holds = held(numels, how, zero, n_multiplied=budget.weights.multiplied)
     sends = sent(numels, how, zero, n_brought_together=n_together)
     activations = sum(n for part, n in needs.device.items() if part not in _NOT_ACTIVATIONS)
     step_s = None

@@ -59,19 +59,22 @@ class Sent(NamedTuple):
         return self.gradients + self.weights + self.matrices
 
 
-def held(numels: Sequence[int], how: How, zero: Mapping[str, Any]) -> Held:
+def held(
+    numels: Sequence[int], how: How, zero: Mapping[str, Any], *, n_multiplied: int = 0
+) -> Held:
     """Return what a rank holds.
 
     Args:
         numels: elements of each parameter, in the model's order.
         how: how the model is trained.
         zero: the section ``zero_optimization`` of the completed DeepSpeed file.
+        n_multiplied: elements of which a GPU's kernels have copies in 16 bits.
     """
     total, width = sum(numels), Widths.of(how.precision).weight
     share = -(-total // how.world_size)
     kept = _kept_whole(numels, zero) if how.stage == 3 and how.world_size > 1 else 0
     n_weights = total if how.stage < 3 else share + kept
-    copied = 2 * total if how.keeps_copies else 0
+    copied = 2 * n_multiplied if how.keeps_copies else 0
     states = 8 * total if how.stage == 0 else 12 * share
     is_away = how.offload and how.on_gpu
     n_buffers = (2 if zero.get("overlap_comm") else 1) if how.stage > 0 else 0

@@ -117,7 +117,7 @@ def _lasting(
         parts["DeepSpeed's partitions"] = total * widths.weight * share
     if how.keeps_copies:
         n_multiplied = experiment.model.n_layer * weights.layer if weights.is_ours else 0
-        parts["weights in 16 bits"] = 2 * total
+        parts["weights in 16 bits"] = 2 * weights.multiplied
         parts["their gradients in 16 bits"] = 2 * n_multiplied
     # A slot's next memory is made while its present one is read, those between the segments of a
     # step are kept for its backward pass, and a graph has one of its own.

@@ -29,6 +29,8 @@ class Weights:
     """Weights of the largest single parameter."""
     tables: tuple[tuple[int, int], ...]
     """Words and width of each table of the softmax; empty if the model is not ours."""
+    multiplied: int = 0
+    """Weights of which a GPU's kernels have copies in 16 bits; 0 if the model is not ours."""
     state_bytes: int = 0
     """Bytes of the state of a stream of another's model; 0 if the model is ours."""
 
@@ -53,7 +55,8 @@ class Weights:
         n_untied = {"none": n_tails + 1, "tails": 1, "all": 0}[config.tie_projections]
         out_of_it = widths[:n_untied] if is_projected else []
         biases = 2 * x
-        layer = 5 * d * x + 4 * d + 2 * d * f + f + d
+        in_matrices = 5 * d * x + 2 * d * f
+        layer = in_matrices + 4 * d + f + d
         layer += biases if config.position_biases == "per_layer" else 0
         others = d * (sum(into_model) + sum(out_of_it)) + vocabulary_size + n_tails * (widest + 1)
         others += biases if config.position_biases == "shared" else 0
@@ -71,6 +74,7 @@ class Weights:
                 *(n * width for n, width in tables),
             ),
             tables=tables,
+            multiplied=config.n_layer * in_matrices + in_tables,
         )
 
 

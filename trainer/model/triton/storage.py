@@ -44,7 +44,12 @@ def store_aligned(model: nn.Module) -> None:
 
 
 def copies_of(model: nn.Module, dtype: torch.dtype) -> Copies:
-    """Return copies of all that is multiplied: the layers' matrices, and the softmax's tables."""
+    """Return copies of all that is multiplied, see `multiplied`."""
+    return Copies(multiplied(model), dtype)
+
+
+def multiplied(model: nn.Module) -> list[Tensor]:
+    """Return the weights that have copies: the layers' matrices, and the softmax's tables."""
     assert isinstance(model, TransformerXL), "see `on_kernels`"
     weights: list[Tensor] = [*model.softmax.tables]
     for layer in model.layers:
@@ -58,7 +63,7 @@ def copies_of(model: nn.Module, dtype: torch.dtype) -> Copies:
             feed_forward.inner.weight,
             feed_forward.outer.weight,
         ]
-    return Copies(weights, dtype)
+    return weights
 
 
 def _store_layer(layer: Layer) -> None:
