@@ -11,6 +11,8 @@ from trainer.budget import flops
 from trainer.budget.activations import PassSize
 from trainer.budget.sizes import Weights
 from trainer.config.recipe import load_recipe
+from trainer.engine.optimizers.muon import orthogonalised
+from trainer.model.matrices import Matrices
 
 with pytest.MonkeyPatch.context() as importing:
     interpret(importing)  # PyTorch's counter imports Triton, which asks then how to be
@@ -41,6 +43,16 @@ def test_they_are_those_that_pytorch_counts(case: str) -> None:
     per_token = flops.per_token(model.config, SIZE, tables=tables, shares=shares)
     expected = flops.TRAINING * counted.get_total_flops()
     assert per_token * SIZE.n_positions == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("n_rows", "n_columns"), [(6, 20), (20, 6), (9, 9)])
+def test_those_of_an_orthogonal_matrix_are_those_that_pytorch_counts(
+    n_rows: int, n_columns: int
+) -> None:
+    size = Matrices(2, n_rows, n_columns, max(n_rows, n_columns))
+    with FlopCounterMode(display=False) as counted:
+        orthogonalised(torch.ones(2, n_rows, n_columns), dtype=torch.float32)
+    assert flops.orthogonal([size, size]) == 2 * counted.get_total_flops()
 
 
 def test_a_weight_counts_six_times_per_token_where_nothing_else_is_there() -> None:

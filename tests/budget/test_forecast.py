@@ -12,6 +12,7 @@ from trainer.commands.command_line import parse_command
 from trainer.config.deepspeed.file import packaged_names
 from trainer.config.recipe import load_recipe
 from trainer.errors import InputError
+from trainer.model.matrices import N_QUINTICS
 
 NVIDIA = ["wt103-nvidia-base", "--gpus", "8", "--gpu-memory", "80"]
 
@@ -110,18 +111,27 @@ def test_time_is_operations_and_bytes_at_the_rates_given(
     assert one["sent"]["sum"] == 4 * found["parameters"]  # half there, half back, fp32
 
 
-def test_muon_s_matrices_are_sent_in_fp32_and_no_file_with_offload_is_planned(
+def test_muon_s_matrices_are_sent_in_fp32_and_made_orthogonal_and_offload_is_not_planned(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     muon = ["enwik8-base", "--gpus", "2", "--optim.type", "Muon"]
-    rows = {row["file"]: row for row in planned(capsys, *muon)["rows"]}
+    found = planned(capsys, *muon, "--tflops", "100", "--gb-per-s", "10")
+    rows = {row["file"]: row for row in found["rows"]}
     model = load_recipe("enwik8-base").model
     d, x = model.d_model, model.n_head * model.d_head
     n = model.n_layer * (5 * d * x + 2 * d * model.d_inner)
     assert list(rows) == [name for name in packaged_names() if not name.endswith("offload")]
+    short, long = d, model.d_inner
+    assert d == x
+    of_layer = 5 * d**3 * 3 + 2 * short**2 * (2 * long + short)
+    orthogonal = model.n_layer * N_QUINTICS * 2 * of_layer
     for row in rows.values():
         assert row["sent"]["matrices"] == 4 * n  # half there, half back
-        assert row["sent"].pop("sum") == sum(row["sent"].values())
+        computed = row["flops_per_token"] * found["tokens_per_step"] / 2
+        computed += orthogonal / (1 if row["stage"] == 3 else 2)
+        sent = row["sent"].pop("sum")
+        assert row["step_s"] == pytest.approx(computed / 100e12 + sent / 10e9)
+        assert sent == sum(row["sent"].values())
 
 
 def test_a_dry_run_without_a_corpus_is_a_plan_of_its_ranks(

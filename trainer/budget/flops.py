@@ -10,10 +10,11 @@ B rows · T tgt_len · M mem_len · S = M+T · N = B·T · X = n_head·d_head ·
 · V words of a cluster · C its width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from trainer.budget.activations import PassSize
 from trainer.config.model_settings import ModelConfig
+from trainer.model.matrices import N_QUINTICS, Matrices
 
 #: What a training step counts for each operation of the forward pass.
 TRAINING = 3
@@ -86,6 +87,19 @@ def per_token(
     ends = softmax(model, size, tables=tables, shares=shares)
     ends += embedding(model, size, tables=tables, shares=shares)
     return TRAINING * (model.n_layer * layer + ends) / size.n_positions
+
+
+def orthogonal(matrices: Iterable[Matrices]) -> int:
+    """Return the operations of making matrices orthogonal, as Muon does in each step.
+
+    A quintic is three products: of the shorter side's square twice with the longer side, and once
+    with itself.
+    """
+    count = 0
+    for one in matrices:
+        short, long = sorted((one.n_rows, one.n_columns))
+        count += one.n_matrices * N_QUINTICS * 2 * short**2 * (2 * long + short)
+    return count
 
 
 def _is_projected(model: ModelConfig) -> bool:

@@ -1,8 +1,8 @@
 """A plan of a training without a device or a corpus: bytes held and sent, and an estimate of time.
 
 Parameters, bytes and tokens are arithmetic. Activations are the estimate that a run's own check of
-memory makes. The time of a step is a plain estimate: the products of matrices at one rate, then all
-messages at another, and nothing else.
+memory makes. The time of a step is a plain estimate: the products of matrices at one rate, those of
+Muon's update among them, then all messages at another, and nothing else.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from trainer.budget.check import GIB, Budget
-from trainer.budget.held import Held, Sent, held, n_brought_together, sent
+from trainer.budget.flops import orthogonal
+from trainer.budget.held import Held, Sent, brought_together, held, sent
 from trainer.budget.sizes import Words
 from trainer.config.deepspeed.file import ResolvedDs
 from trainer.config.precision import Precision
@@ -20,6 +21,7 @@ from trainer.data.positions import Positions
 from trainer.distributed import World
 from trainer.model.build import build_model
 from trainer.model.choice import BackendName
+from trainer.model.matrices import Matrices
 
 #: What of `Needs.device` a row tells under names of its own; all else are activations.
 _NOT_ACTIVATIONS = {
@@ -121,7 +123,7 @@ def forecast(
     with torch.device("meta"):
         model = build_model(experiment.model, vocabulary_size=words.size, seed=0)
     numels = [p.numel() for p in model.parameters()]
-    n_together = n_brought_together(experiment.optim, model)
+    together = brought_together(experiment.optim, model)
     train = experiment.train
     per_epoch = epochs = None
     if n_tokens is not None:
@@ -134,7 +136,7 @@ def forecast(
         )
         per_epoch, epochs = positions.steps_per_epoch, positions.epochs(train.max_steps)
     rows = tuple(
-        _row(name, resolved, experiment, words, machine, numels, n_together)
+        _row(name, resolved, experiment, words, machine, numels, together)
         for name, resolved in files.items()
     )
     return Forecast(
@@ -158,7 +160,7 @@ def _row(
     words: Words,
     machine: Machine,
     numels: Sequence[int],
-    n_together: int,
+    together: Sequence[Matrices],
 ) -> Row:
     """Return what a training would need and send with one DeepSpeed file."""
     device = torch.device("cuda" if machine.on_gpu else "cpu")
@@ -170,13 +172,16 @@ def _row(
     how, needs = budget.how, budget.needs
     zero = resolved.values["zero_optimization"]
     holds = held(numels, how, zero, n_multiplied=budget.weights.multiplied)
-    sends = sent(numels, how, zero, n_brought_together=n_together)
+    sends = sent(numels, how, zero, together=together)
     activations = sum(n for part, n in needs.device.items() if part not in _NOT_ACTIVATIONS)
     step_s = None
     flops = budget.flops_per_token if experiment.model.builder is None else None
     if flops is not None:
         tokens = experiment.train.tokens_per_step
-        computing_s = flops * tokens / machine.n_devices / machine.flops_per_s
+        passes = flops * tokens / machine.n_devices
+        # At stage 3 every rank has a part of each matrix, and makes all of them orthogonal.
+        of_update = orthogonal(together) / (1 if how.stage == 3 else machine.n_devices)
+        computing_s = (passes + of_update) / machine.flops_per_s
         step_s = computing_s + sends.sum / machine.bytes_per_s
     # The check of a run's memory leaves out what is small enough to stay whole at stage 3.
     at_once = needs.device_bytes + holds.kept_whole

@@ -4,7 +4,7 @@ The numbers are exact for the tensors named here: DeepSpeed 0.19.8's own, and ou
 rank is counted as the one that holds most. N parameters · W ranks · w bytes of a weight.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from torch import nn
 from trainer.budget.activations import Widths
 from trainer.budget.sizes import How
 from trainer.config.experiment import OptimConfig
-from trainer.model.matrices import matrices
+from trainer.model.matrices import Matrices, matrices
 
 #: DeepSpeed's defaults of keys of ``zero_optimization``.
 _PERSISTENT, _NEAR, _AHEAD = 100_000, 1_000_000_000, 50_000_000
@@ -118,7 +118,11 @@ def _kept_whole(numels: Sequence[int], zero: Mapping[str, Any]) -> int:
 
 
 def sent(
-    numels: Sequence[int], how: How, zero: Mapping[str, Any], *, n_brought_together: int = 0
+    numels: Sequence[int],
+    how: How,
+    zero: Mapping[str, Any],
+    *,
+    together: Iterable[Matrices] = (),
 ) -> Sent:
     """Return what each rank sends in a step.
 
@@ -129,17 +133,16 @@ def sent(
         numels: see `held`.
         how: likewise.
         zero: likewise.
-        n_brought_together: elements of matrices that the optimizer brings together.
+        together: matrices that the optimizer brings together.
     """
+    n_together = sum(parameter.numel for parameter in together)
     share = (how.world_size - 1) / how.world_size
-    return _sent(numels, how, zero)._replace(matrices=2 * share * 4 * n_brought_together)
+    return _sent(numels, how, zero)._replace(matrices=2 * share * 4 * n_together)
 
 
-def n_brought_together(optim: OptimConfig, model: nn.Module) -> int:
-    """Return the elements of matrices of `model` that the optimizer brings together in a step."""
-    if optim.type != "Muon":
-        return 0
-    return sum(parameter.numel for parameter in matrices(model).values())
+def brought_together(optim: OptimConfig, model: nn.Module) -> list[Matrices]:
+    """Return the matrices of `model` that the optimizer brings together in a step."""
+    return list(matrices(model).values()) if optim.type == "Muon" else []
 
 
 def _sent(numels: Sequence[int], how: How, zero: Mapping[str, Any]) -> Sent:

@@ -13,6 +13,8 @@ from trainer.model.triton.alignment import pads_of
 
 #: The most elements of a batch, unless one parameter alone has more.
 BATCH = 1 << 24
+#: How often a quintic is taken of a matrix to make it orthogonal (Jordan et al. 2024).
+N_QUINTICS = 5
 
 #: Modules whose parameters are of words or of places in a text.
 _OF_WORDS = (

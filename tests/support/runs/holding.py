@@ -11,7 +11,7 @@ from bare_run import bare_run
 from traffic import Traffic
 
 from trainer.budget.check import Budget, words_of
-from trainer.budget.held import held, n_brought_together, sent
+from trainer.budget.held import brought_together, held, sent
 from trainer.checkpoint.state import TrainState
 from trainer.config.deepspeed.file import resolve
 from trainer.config.recipe import ExperimentConfig
@@ -104,6 +104,6 @@ def planned(
     holds = held(numels, how, zero)
     buckets = holds.buckets if how.stage == 3 else 0  # at 1 and 2 only while they are sent
     everything = holds.sum + buckets
-    n_together = n_brought_together(experiment.optim, model)
-    sends = sent(numels, how, zero, n_brought_together=n_together)
+    together = brought_together(experiment.optim, model)
+    sends = sent(numels, how, zero, together=together)
     return asdict(holds) | {"all": everything, "sent": sends.sum}

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from trainer.engine.full_state import Fragment
-from trainer.model.matrices import Batch, Matrices, batches_of
+from trainer.model.matrices import N_QUINTICS, Batch, Matrices, batches_of
 
-#: Weights of the quintic polynomial, and how often it is applied (Jordan et al. 2024).
-_QUINTIC, _N_TIMES = (3.4445, -4.7750, 2.0315), 5
+#: Weights of the quintic polynomial (Jordan et al. 2024).
+_QUINTIC = (3.4445, -4.7750, 2.0315)
 #: The root mean square of Adam's steps (Liu et al. 2025).
 _RMS = 0.2
 
@@ -211,7 +211,7 @@ def orthogonalised(x_XRC: Tensor, *, dtype: torch.dtype) -> Tensor:
     is_tall = x_XRC.shape[1] > x_XRC.shape[2]
     y_XRC = (x_XRC / norm_X11.clamp_min(torch.finfo(norm_X11.dtype).tiny)).to(dtype)
     y_XRC = y_XRC.mT if is_tall else y_XRC
-    for _ in range(_N_TIMES):
+    for _ in range(N_QUINTICS):
         square_XRR = y_XRC @ y_XRC.mT
         sum_XRR = torch.baddbmm(square_XRR, square_XRR, square_XRR, beta=b, alpha=c)
         del square_XRR
