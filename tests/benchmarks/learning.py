@@ -38,7 +38,9 @@ def main() -> None:
         help="the first is the measure of the others",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of corpus and runs")
-    parser.add_argument("--data", type=Path, help="corpus; by default of some books")
+    parser.add_argument(
+        "--data", type=Path, help="corpus; by default of books, or of what the quick start reads"
+    )
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["0.5M", "2M"])
     parser.add_argument("--tokens", type=int, default=1_024_000, help="to train on, of each run")
     parser.add_argument(

@@ -15,7 +15,7 @@ from typing import Any
 
 from measured.processes import ROOT
 from target.calls import validations
-from target.texts import CLASSICS
+from target.texts import CLASSICS, sources
 
 from trainer.errors import Exit
 from trainer.files import write_atomically
@@ -26,11 +26,23 @@ RESULT = "result.json"
 
 
 def books_in(out: Path, *, vocab_size: int = 4096) -> Path:
-    """Prepare a corpus: some books to train on, and the beginnings of others to validate on."""
+    """Prepare a corpus: some books to train on, and the beginnings of others to validate on.
+
+    Where there are no books it is of the sources that the quick start reads.
+    """
     corpus = out / "corpus"
     if corpus.exists():
         return corpus
     out.mkdir(parents=True, exist_ok=True)
+    flags = _books(out) if CLASSICS.is_dir() else sources([])
+    flags += ["--tokenizer", "bpe", "--vocab-size", str(vocab_size)]
+    command = [sys.executable, "-m", "trainer", "prepare", "--out", str(corpus), *flags]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return corpus
+
+
+def _books(out: Path) -> list[str]:
+    """Write the texts, and return flags that name them."""
     flags = []
     for split, n_books, most in (("train", N_BOOKS, None), ("valid", None, N_CHARACTERS)):
         with lzma.open(CLASSICS / f"{split}.jsonl.xz", "rt") as books:
@@ -38,10 +50,7 @@ def books_in(out: Path, *, vocab_size: int = 4096) -> Path:
         path = out / f"{split}.jsonl"
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         flags += [f"--{split}", str(path)]
-    flags += ["--tokenizer", "bpe", "--vocab-size", str(vocab_size)]
-    command = [sys.executable, "-m", "trainer", "prepare", "--out", str(corpus), *flags]
-    subprocess.run(command, cwd=ROOT, check=True)
-    return corpus
+    return flags
 
 
 def trained(

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from training import ROOT
 
+from trainer.data.corpus import open_corpus
+
 BENCHMARKS = ROOT / "tests" / "benchmarks"
 
 
@@ -18,6 +20,19 @@ def learning(monkeypatch: pytest.MonkeyPatch) -> Any:
     import learning
 
     return learning
+
+
+def test_without_books_the_corpus_is_of_other_sources(
+    learning: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from measured import trained
+
+    (tmp_path / "text.py").write_text("import this  # and that\n" * 400)
+    flags = ["--split", "90,5,5", "--train", str(tmp_path / "text.py")]
+    monkeypatch.setattr(trained, "CLASSICS", tmp_path / "nothing")
+    monkeypatch.setattr(trained, "sources", lambda _: flags)
+    corpus = learning.books_in(tmp_path / "out", vocab_size=300)
+    assert {"train", "valid"} <= open_corpus(corpus).splits.keys()
 
 
 @pytest.mark.parametrize("begin", [-3, 0, 2])
