@@ -90,10 +90,14 @@ def plot(tuned: Sequence[Tuned], file: Path) -> None:
         of_rate.set(title=f"{size}, all tokens", xlabel="peak learning rate")
         of_tokens.set(title=f"{size}, complete runs", xlabel="tokens")
         top = max(one.points[0].mean.loss for one in arms) + 0.1  # a rate may have diverged
-        for axes in (of_rate, of_tokens):
+        rates = {rate for one in arms for rate in one.rates}
+        lengths = {point.n_tokens for one in arms for point in one.points}
+        for axes, places in ((of_rate, sorted(rates)), (of_tokens, sorted(lengths))):
             axes.set(xscale="log", ylabel="loss (nats per token)")
             axes.set_ylim(top=top)
-            axes.legend()
+            axes.set_xticks(places, [f"{place:,}" for place in places])
+            axes.minorticks_off()
+        of_tokens.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(file)
 
 
