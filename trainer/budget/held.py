@@ -59,9 +59,7 @@ class Sent(NamedTuple):
         return self.gradients + self.weights + self.matrices
 
 
-def held(
-    numels: Sequence[int], how: How, zero: Mapping[str, Any], *, n_multiplied: int = 0
-) -> Held:
+def held(numels: Sequence[int], how: How, zero: Mapping[str, Any], *, n_multiplied: int) -> Held:
     """Return what a rank holds.
 
     Args:

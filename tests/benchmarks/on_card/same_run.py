@@ -26,7 +26,7 @@ from trainer.launchers import complete_environ
 from trainer.training.loop import train_step
 
 N_STEPS = 12
-#: Of a whole run, whose steps are told together.
+#: Steps of a run of the command.
 N_WHOLE = {"cuda": 100, "cpu": 12}
 SMALL = replace(
     CONFIGS["tiny"], vocab_size=2_000, cutoffs=(200, 600), d_model=132, d_inner=516, n_streams=8

@@ -99,9 +99,10 @@ def planned(
     model = build_in_parts(experiment.model, vocabulary_size=words.size, seed=0).model
     numels = [p.numel() for p in model.parameters()]
     resolved = resolve(raw, experiment, world_size=world.world_size, where="plan")
-    how = Budget(experiment, words, resolved, world).how
+    budget = Budget(experiment, words, resolved, world)
+    how = budget.how
     zero = resolved.values["zero_optimization"]
-    holds = held(numels, how, zero)
+    holds = held(numels, how, zero, n_multiplied=budget.weights.multiplied)
     buckets = holds.buckets if how.stage == 3 else 0  # at 1 and 2 only while they are sent
     everything = holds.sum + buckets
     together = brought_together(experiment.optim, model)
