@@ -28,7 +28,6 @@ _NOT_ACTIVATIONS = {
     "weights",
     "weights in 16 bits",
     "gradients",
-    "their gradients in 16 bits",
     "DeepSpeed's buckets",
     "DeepSpeed's partitions",
     "optimizer states",

@@ -116,9 +116,7 @@ def _lasting(
     if how.stage == 3:
         parts["DeepSpeed's partitions"] = total * widths.weight * share
     if how.keeps_copies:
-        in_layers = experiment.model.n_layer * weights.layer if weights.is_ours else 0
         parts["weights in 16 bits"] = 2 * weights.multiplied
-        parts["their gradients in 16 bits"] = 2 * in_layers
     # A slot's next memory is made while its present one is read, those between the segments of a
     # step are kept for its backward pass, and a graph has one of its own.
     n_memories = how.slots + experiment.train.bptt_segments + how.captured

@@ -98,7 +98,7 @@ class How:
 
     @property
     def keeps_copies(self) -> bool:
-        """Return whether fp32 weights have copies in 16 bits that last, and take gradients."""
+        """Return whether fp32 weights have copies in 16 bits that last."""
         on_kernels = self.backend == "triton"
         return on_kernels and self.stage == 0 and is_autocast(self.precision)
 
