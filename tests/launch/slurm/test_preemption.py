@@ -6,12 +6,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from slurm_jobs import run, sbatch
+from slurm_jobs import PACED, run, sbatch
 from training import events, losses
 from wandb_reader import read_offline
-
-FLAGS = ["--train.max-steps", "300", "--model.factory", "paced_model:build"]
-FLAGS += ["--checkpoint.interval-steps", "2", "--tracking.wandb", "offline"]
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(3600)]  # one cluster waits for another
 
@@ -55,7 +52,7 @@ def test_a_run_that_is_preempted_requeued_and_loses_a_node_ends_as_if_undisturbe
     # As from the task of an array that submits it: Slurm leaves these as they are.
     other = {"SLURM_ARRAY_JOB_ID": "987654", "SLURM_ARRAY_TASK_ID": "3"}
     python = python_that_tells(tmp_path)
-    job = submit("disturbed", FLAGS, "--partition=low", PYTHON=python, GO=str(go), **other)
+    job = submit("disturbed", PACED, "--partition=low", PYTHON=python, GO=str(go), **other)
     run_dir = job.case.run_dir
 
     job.wait("its ranks", lambda _: len(list(tmp_path.glob("rank-*"))) == 2)
@@ -81,7 +78,7 @@ def test_a_run_that_is_preempted_requeued_and_loses_a_node_ends_as_if_undisturbe
     assert job.wait_for_end() == "0:0", job.output.read_text()
     assert job.state()["Restarts"] == "5"
 
-    whole = submit("whole", FLAGS, "--partition=low", GO=str(go))
+    whole = submit("whole", PACED, "--partition=low", GO=str(go))
     assert whole.wait_for_end() == "0:0", whole.output.read_text()
     assert whole.state()["Restarts"] == "0"
     assert len(losses(run_dir)) == 300

@@ -17,6 +17,10 @@ FAILED = ("FAILED", "TIMEOUT", "NODE_FAIL")
 OVER = (*FAILED, "COMPLETED", "CANCELLED")
 STARTED = (*OVER, "RUNNING")
 
+PACED = ["--train.max-steps", "300", "--model.factory", "paced_model:build"]
+PACED += ["--checkpoint.interval-steps", "2", "--tracking.wandb", "offline"]
+"""A run that lasts until the file named by `GO` lets it end, on a machine of any speed."""
+
 
 @dataclass(frozen=True)
 class Job:
