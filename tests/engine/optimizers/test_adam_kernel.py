@@ -106,6 +106,17 @@ def test_gradients_and_moments_may_move_or_be_absent() -> None:
     torch.testing.assert_close(weights, others)
 
 
+def test_gradients_of_another_layout_may_come_where_others_were() -> None:
+    (ours, weights), (theirs, others) = adams()
+    place = torch.empty(SHAPES[0][::-1], device=DEVICE)
+    for seed in range(3):
+        place.copy_(torch.randn(place.shape, generator=torch.Generator().manual_seed(seed)))
+        weights[0].grad, others[0].grad = place.T, place.T.contiguous()
+        ours.step()
+        theirs.step()
+    torch.testing.assert_close(weights, others)
+
+
 def test_a_parameter_of_another_layout_is_refused() -> None:
     tensors = trainer.engine.optimizers.adam_kernel.Tensors(
         *[torch.ones(3, 2, device=DEVICE).T] * 5, None

@@ -47,6 +47,8 @@ class CopyingSteps:
         rule = Rule(
             group["betas"], group["eps"], group["weight_decay"], group["decoupled_weight_decay"]
         )
+        for parameter in parameters:
+            _lay_out_as_weight(parameter)
         places = self._places_of(parameters, state)
         flags = {"found_inf": found_inf, "grad_scale": grad_scale}
         places.step(rule, lr=group["lr"], **flags)
@@ -58,7 +60,7 @@ class CopyingSteps:
         from trainer.engine.optimizers.adam_kernel import Places, Tensors
 
         known = [
-            (grad.data_ptr(), grad.stride(), state[p]["exp_avg"].data_ptr())
+            (grad.data_ptr(), state[p]["exp_avg"].data_ptr())
             for p in parameters
             if (grad := p.grad) is not None
         ]
@@ -68,13 +70,18 @@ class CopyingSteps:
         return self._places
 
 
+def _lay_out_as_weight(parameter: Tensor) -> None:
+    """Put a gradient of another layout into one of the weight's, of which a step reads all."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if gradient.stride() != parameter.stride():
+        parameter.grad = torch.empty_like(parameter).copy_(gradient)
+
+
 def _tensors(
     parameter: Tensor, state: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    weight, gradient = parameter.detach(), parameter.grad
+    weight, gradient, copy = parameter.detach(), parameter.grad, computed(parameter)
     assert gradient is not None
-    if gradient.stride() != weight.stride():
-        gradient = parameter.grad = torch.empty_like(weight).copy_(gradient)
-    copy = computed(parameter)
     own = state["exp_avg"], state["exp_avg_sq"], state["step"]
     return weight, gradient, *own, None if copy is parameter else copy
