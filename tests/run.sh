@@ -11,4 +11,4 @@ ruff format --check .
 mypy
 # Two at a time, and one that waits for Slurm; the tests of a file together, for they share what
 # their fixtures trained. What takes the longest begins: see tests/conftest.py.
-pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder --cov --cov-report=term "$@"
+pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder "$@"

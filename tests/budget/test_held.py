@@ -38,7 +38,7 @@ def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     write_corpus(folder / "corpus", vocabulary_size=N_WORDS, train=documents)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DS_ACCELERATOR", "cpu")
-        return told_by_ranks(measure_all, folder, n_ranks=request.param, timeout_s=400)
+        return told_by_ranks(measure_all, folder, n_ranks=request.param)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -52,7 +52,7 @@ def test_ranks_hold_and_send_what_the_plan_says(told: Any, name: str) -> None:
 def measure_all(world: World, folder: Path) -> dict[str, Any]:
     """Return what each setting holds and sends on this rank."""
     torch.set_num_threads(1)
-    world = deepspeed.connect(world, timeout_s=60)
+    world = deepspeed.connect(world, timeout_s=300)
     found = {}
     for name, (file, changes, slots) in SETTINGS.items():
         raw = load_ds_config(file)

@@ -34,7 +34,7 @@ def run_short(
         capture_output=True,
         text=True,
         check=False,
-        timeout=400,
+        timeout=1000,
     )
 
 

@@ -29,7 +29,7 @@ assert log_probs.exp().sum().sub(1).abs() < 1e-4
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1000,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "done 12 Best(loss=" in done.stdout

@@ -45,7 +45,7 @@ def found(corpus: Path, runs: Path) -> dict[str, Any]:
     worker = SUPPORT / "runs" / "calls_worker.py"
     command = [sys.executable, str(worker), str(corpus), str(runs), json.dumps(overrides())]
     done = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, check=False, timeout=300
+        command, env=environment(), capture_output=True, text=True, check=False, timeout=1000
     )
     assert done.returncode == 0, done.stderr[-4000:]
     values: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -145,7 +145,7 @@ def test_ranks_share_the_batch_of_one_call(corpus: Path, tmp_path: Path, trained
         command = [sys.executable, "-c", RANK, *words]
         ranks.append(subprocess.Popen(command, env=launched, stdout=subprocess.PIPE, text=True))
     try:
-        told = [rank.communicate(timeout=120)[0] for rank in ranks]
+        told = [rank.communicate(timeout=1000)[0] for rank in ranks]
     finally:
         for process in ranks:
             process.kill()

@@ -89,7 +89,7 @@ def found(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[s
     prepare(PrepareOptions(out=folder / "other", train=(text,), valid=(text,), tokenizer="words"))
     argv = Case(folder / "runs", flags=["--model.cutoffs"]).argv(folder / "corpus")
     (folder / "argv.json").write_text(json.dumps(argv))
-    return told_by_ranks(examinations, folder, timeout_s=300)
+    return told_by_ranks(examinations, folder)
 
 
 def test_a_pair_that_is_well_has_nothing_wrong(found: list[dict[str, list[Any]]]) -> None:

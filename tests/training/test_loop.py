@@ -56,7 +56,7 @@ def stepped(world: World, folder: Path) -> dict[str, Any]:
         model={"cutoffs": (), "dropout": 0.0, "factory": "extra_loss_model:build"},
         train={"train_micro_batch_size_per_gpu": 2},
     )
-    world = deepspeed.connect(world, timeout_s=60)
+    world = deepspeed.connect(world, timeout_s=300)
     raw = load_ds_config("zero0_fp32")
     run, state = bare_run(world, folder / "corpus", raw, experiment), TrainState()
     expected = mean_and_its_norm(run)

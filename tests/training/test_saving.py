@@ -113,7 +113,7 @@ def test_a_job_of_which_one_rank_cannot_save_trains_to_its_end(
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1000,
     )
     assert done.returncode == 1, done.stderr
     assert list(losses(case.run_dir)) == list(range(1, 21))
@@ -210,7 +210,7 @@ def test_the_last_checkpoint_knows_of_the_last_validation(corpus: Path, tmp_path
 def train(case: Case, corpus: Path, **variables: str) -> int:
     """Exit code of the training command under these variables."""
     command = [sys.executable, TRAIN, *case.argv(corpus)]
-    done = subprocess.run(command, env=environment(**variables), check=False, timeout=300)
+    done = subprocess.run(command, env=environment(**variables), check=False, timeout=1000)
     return done.returncode
 
 

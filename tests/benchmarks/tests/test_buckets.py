@@ -67,7 +67,7 @@ def measure_all(world: World, folder: Path) -> Any:
     from measured.dims import CONFIGS
 
     torch.set_num_threads(1)
-    world = deepspeed.connect(world, timeout_s=60)
+    world = deepspeed.connect(world, timeout_s=300)
     dims = replace(CONFIGS["wt103-narrow"], n_layer=2, n_streams=4)
     return {
         file: {

@@ -86,7 +86,7 @@ def test_slots_send_nothing_until_the_last_but_where_gradients_are_shared_out(
 
 def train_with_all(world: World, folder: Path) -> dict[str, Any]:
     """Return what each file sends on this rank."""
-    world = deepspeed.connect(world, timeout_s=60)
+    world = deepspeed.connect(world, timeout_s=300)
     corpus = folder / "corpus"
     found = {name: second_step(world, corpus, raw, slots=1) for name, raw in FILES.items()}
     for stage in range(3):

@@ -85,7 +85,7 @@ def train_with_all(world: World, folder: Path) -> dict[str, Any]:
     # The CPU computes in fp16 well enough to test loss scaling; DeepSpeed only refuses to.
     type(get_accelerator()).is_fp16_supported = lambda self: True
     torch.set_num_threads(1)
-    world = deepspeed.connect(world, timeout_s=60)
+    world = deepspeed.connect(world, timeout_s=300)
     found: dict[str, Any] = {"stays": {}, "old nodes": {}}
     for name in FILES:
         with mock.patch.object(under_zero, "_early", return_value="as DeepSpeed does"):

@@ -39,7 +39,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _wait(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not happened():
         assert time.monotonic() < deadline, "the cluster does not end"
         time.sleep(0.5)

@@ -17,7 +17,7 @@ Work = Callable[[World, Path], Any]
 
 
 def told_by_ranks(
-    work: Work, folder: Path, *, n_ranks: int = 2, timeout_s: float = 120
+    work: Work, folder: Path, *, n_ranks: int = 2, timeout_s: float = 1000
 ) -> list[Any]:
     """Run `work`, a function of a module, on each rank; return what each gave, as JSON keeps it."""
     context = multiprocessing.get_context("spawn")
@@ -40,7 +40,7 @@ def _run(rank: int, n_ranks: int, port: str, work: Work, folder: Path) -> None:
     os.environ.update(complete_environ(os.environ))
     n_threads: list[int] = []
     atexit.register(_fail_if_threads_remain, n_threads)  # runs after what `join` registers
-    world = join(this_process(os.environ, device="cpu"), timeout_s=60)
+    world = join(this_process(os.environ, device="cpu"), timeout_s=300)
     (folder / f"rank {rank}.json").write_text(json.dumps(work(world, folder)))
     n_threads.append(len(gloo_threads()))
 

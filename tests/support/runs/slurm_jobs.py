@@ -36,7 +36,7 @@ class Job:
         shown = run("scontrol", "--oneliner", "show", "job", self.id)
         return dict(word.split("=", 1) for word in shown.split() if "=" in word)
 
-    def wait(self, what: str, happened: Callable[["Job"], object], timeout_s: float = 500) -> None:
+    def wait(self, what: str, happened: Callable[["Job"], object], timeout_s: float = 1000) -> None:
         """Return when it `happened`; a job that fails before that says why.
 
         Slurm lets a job that was requeued wait two minutes, for nodes that are not idle are not rid

@@ -141,7 +141,7 @@ class Case:
 
 
 def run_cases(
-    cases: list[Case], *, corpus: Path, n_ranks: int, timeout_s: float = 500
+    cases: list[Case], *, corpus: Path, n_ranks: int, timeout_s: float = 1000
 ) -> list[str]:
     """Train the cases one after the other in the same `n_ranks` processes.
 

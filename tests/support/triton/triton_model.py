@@ -184,7 +184,7 @@ def world() -> World:
     from trainer.engine import deepspeed
 
     os.environ.update(complete_environ(os.environ))
-    return deepspeed.connect(lone_world(), timeout_s=60)
+    return deepspeed.connect(lone_world(), timeout_s=300)
 
 
 def engine_of(

@@ -66,7 +66,7 @@ def test_the_thread_tells_of_a_loss(run_dir: Path, claim_of) -> None:
     told: list[str] = []
     claim_of(ELSEWHERE).keep(on_lost=told.append, beat_s=0.01)
     shutil.rmtree(run_dir)
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + 300
     while not told:
         assert time.monotonic() < deadline_s
         time.sleep(0.01)

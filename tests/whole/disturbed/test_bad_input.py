@@ -140,7 +140,7 @@ def refused(*argv: str) -> str:
     """Return what a training process says when it exits as bad input makes it; all of it."""
     command = [sys.executable, str(ROOT / "launch" / "train.py"), *argv]
     ended = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, check=False, timeout=300
+        command, env=environment(), capture_output=True, text=True, check=False, timeout=1000
     )
     assert ended.returncode == Exit.BAD_INPUT, ended.stderr
     assert ended.stdout == ""

@@ -142,7 +142,7 @@ def inspected(*commands: list[str]) -> list[dict[str, Any]]:
         text=True,
         capture_output=True,
         check=False,
-        timeout=300,
+        timeout=1000,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads(f"{{{part}") for part in re.split(r"^{", done.stdout, flags=re.M)[1:]]

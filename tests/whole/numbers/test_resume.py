@@ -132,7 +132,7 @@ def test_a_killed_run_has_every_step_once_after_its_resumption(corpus, tmp_path)
     assert 53 in losses(case.run_dir)
     before = losses(case.run_dir)
     done = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, check=False, timeout=300
+        command, env=environment(), capture_output=True, text=True, check=False, timeout=1000
     )
     assert done.returncode == 0, done.stderr
     found = losses(case.run_dir)
